@@ -29,7 +29,7 @@ from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, did_you_mean, load_domains
 from react_pipeline.stop import raise_if_stopped
-from react_pipeline.store import ConfigError, InputError, ReactError
+from react_pipeline.store import ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.upkeep import APART, Place, up_to_date
 
@@ -84,22 +84,27 @@ def materialize(
         on_line: Called with what steps report, and with what failed or is skipped.
 
     Raises:
-        InputError: If the selection, a domain or a method is wrong. Nothing has run then.
+        InputError: If the selection, a domain or a method is wrong. Nothing has run then. What is wrong with domains
+            only warns where nothing of a domain is selected.
     """
     project = Project.load(config_path)
     methods = methods or project.config.methods
     defs = build_defs(methods, project=ProjectResource(config_path=str(project.path)))
-    slugs = _usable(project, domains)
-    files = {slug: project.domain(slug) for slug in slugs}
+    slugs, problems, is_refused = _usable(project, domains)
     places = plan(defs, selection, slugs, methods)
+    shown = sorted({key.split("/")[0] for _, key in places} - {ALL})
+    if is_refused and shown:
+        raise ConfigError(problems)
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    files = {slug: project.domain(slug) for slug in shown}
     if ("base_checkpoint", ALL) in places and (problems := encoder_problems(project)):
         raise ConfigError(problems)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
-        shown = sorted({key.split("/")[0] for _, key in places} - {ALL})
         instance.add_dynamic_partitions(DOMAINS, shown)
-        for event in changed_files(instance, project.config.domains, {slug: files[slug] for slug in shown}):
+        for event in changed_files(instance, project.config.domains, files):
             instance.report_runless_asset_event(event)
         logged = Tracking.of(project).logged(project)
         for place in places:
@@ -119,11 +124,10 @@ def materialize(
     return summary
 
 
-def _usable(project: Project, domains: Sequence[str]) -> list[str]:
-    """The slugs of these domains, or of all that have no problem.
+def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
+    """The slugs of these domains, or of all that have no problem; the problems; whether they refuse any domain.
 
-    Raises:
-        ConfigError: If one of `domains` has a problem, or all of the project's have.
+    They do if one of `domains` has a problem, or all of the project's have. The slugs are then those with problems.
     """
     files = sorted(project.config.domains.glob("*.yaml"))
     slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
@@ -133,10 +137,8 @@ def _usable(project: Project, domains: Sequence[str]) -> list[str]:
     if not domains:
         problems += [problem for problem in load_domains(project.config.domains)[1] if problem not in problems]
     if problems and (domains or not usable):
-        raise ConfigError(problems)
-    for problem in problems:
-        logger.warning("left out: %s", problem)
-    return usable
+        return sorted({problem.file.stem for problem in problems}), problems, True
+    return usable, problems, False
 
 
 def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]) -> list[Place]:

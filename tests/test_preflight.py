@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support_launch import dagster_home
 
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main
@@ -85,6 +86,19 @@ def test_where_every_domain_has_a_problem_nothing_is_built(tiny_project: Project
     with pytest.raises(ConfigError, match="single class"):
         materialize("*", (), (), tiny_project.path)
     assert not list(tiny_project.config.store.glob("*/**/current"))
+
+
+@pytest.mark.parametrize("domains", [(), ("shapes",)])
+def test_problems_of_domains_only_warn_where_nothing_of_a_domain_is_selected(
+    domains: tuple[str, ...], tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in tiny_project.config.domains.glob("*.yaml"):
+        edit(path, classes=["circle"])
+    with dagster_home(tiny_project.path.parent / "home"):
+        assert materialize("corpus", domains, (), tiny_project.path).built == 1
+    assert "single class" in caplog.text
+    with pytest.raises(ConfigError, match="single class"):
+        materialize("evaluation_set", domains, (), tiny_project.path)
 
 
 def test_a_selection_that_is_misspelt_is_answered_with_the_asset_that_may_be_meant(tiny_project: Project) -> None:

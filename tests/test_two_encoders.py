@@ -105,6 +105,12 @@ def test_a_plan_counts_each_encoder_where_it_works(make_project: Callable[..., P
     project = make_project(retrieval_encoder={"pretrained": str(retrieving)})
     sums = Sums(project, Machine(cores=8, memory=10**11, disk=10**12), CorpusSize(100, 0, 0))
     assert (sums.retrieval.encoder.dimension, sums.processor.encoder.dimension) == (24, 32)
+    disks = {step.stage: step.disk for step in sums.steps()}
+    for stage, encoder in (
+        ("base_checkpoint", sums.processor.encoder),
+        ("retrieval_checkpoint", sums.retrieval.encoder),
+    ):
+        assert disks[stage] == encoder.weights_bytes
 
 
 @pytest.mark.parametrize("two", [True, False])

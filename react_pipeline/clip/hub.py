@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 CONNECT_SECONDS = 10
+_SOCKS_PORT = 1080
 
 
 @contextmanager
@@ -32,13 +33,16 @@ def reach_hub() -> Iterator[str]:
 
 
 def _unreachable(endpoint: str) -> str:
-    server = urlsplit(endpoint)
-    proxy = getproxies().get(server.scheme)
-    if proxy and not proxy_bypass(server.hostname or ""):
-        server = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    port = server.port or (443 if server.scheme == "https" else 80)
+    but = "and its cache does not hold it"
     try:
+        server, proxies = urlsplit(endpoint), getproxies()
+        proxy = proxies.get(server.scheme) or proxies.get("all")
+        if proxy and not proxy_bypass(server.hostname or ""):
+            server = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = server.port or {"https": 443, "http": 80}.get(server.scheme, _SOCKS_PORT)
         socket.create_connection((server.hostname or "", port), CONNECT_SECONDS).close()
     except OSError as error:
-        return f"{server.hostname} cannot be reached ({error.strerror or error}), and its cache does not hold it"
+        return f"{server.hostname} cannot be reached ({error.strerror or error}), {but}"
+    except ValueError:  # its text may hold a part of the proxy's password
+        return f"{endpoint} cannot be reached (its address, or its proxy's, is malformed), {but}"
     return ""

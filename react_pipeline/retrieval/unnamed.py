@@ -1,8 +1,9 @@
 """Unnamed classes: those that no caption of the corpus names, with the nearest words of the captions.
 
 Their pairs are whatever is nearest, so a misspelt name trains on images of something else. That a class is unnamed
-is exact, of `name_counts`. Near words are looked for in a sample of the captions, so their cost does not grow with the
-corpus: `_SAMPLE_ROWS` captions at most, here or on a cluster, and `_MOST_SEARCHED` classes.
+is exact, of `name_counts`: a name that captions say only within a longer one of the domain is said too. Near words are
+looked for in a sample of the captions, so their cost does not grow with the corpus: `_SAMPLE_ROWS` captions at most,
+here or on a cluster, and `_MOST_SEARCHED` classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +37,8 @@ def unnamed_classes(names: pd.DataFrame, embeddings: Artifact, distributor: Dist
     Returns:
         None if the corpus has no captions.
     """
-    said = names.groupby("class_id")["captions"].transform("sum")
-    groups = [group for _, group in names[said == 0].groupby("class_id", sort=True)]
+    is_said = _are_said(names).groupby(names["class_id"]).transform("any")
+    groups = [group for _, group in names[~is_said].groupby("class_id", sort=True)]
     if not groups:
         return {}
     texts = [name for group in groups[:_MOST_SEARCHED] for name in group["name"]]
@@ -56,6 +57,14 @@ def unnamed_message(unnamed: Sequence[str], near: Sequence[str]) -> str:
         f"no caption of the corpus says {', '.join(named[:_MOST_LISTED])}{more}: such a class is trained on whatever "
         "is nearest; correct its name, or add a synonym that captions use"
     )
+
+
+def _are_said(names: pd.DataFrame) -> pd.Series:
+    """Whether captions say each name: `count_names` leaves out `bear` in "a polar bear" if that is a name too."""
+    words = words_of(pa.array(names["name"], pa.string())).to_pylist()
+    texts = pd.Series([f" {' '.join(filter(None, text))} " for text in words], names.index)
+    said = "\n".join(texts[names["captions"] > 0])
+    return texts.map(lambda text: text in said)
 
 
 def _near_words(names: list[str], embeddings: Artifact, distributor: DistributorConfig) -> dict[str, set[str]] | None:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from react_pipeline.settings.near_names import did_you_mean
+from react_pipeline.settings.near_names import did_you_mean, near_names
 from react_pipeline.settings.secrets import without_secrets
 from react_pipeline.settings.yaml_files import line_of, read_nodes
 from react_pipeline.store import Problem
@@ -195,8 +195,7 @@ def _meant(fault: _Fault) -> str:
     """The field of the same section that a misspelt one is taken for."""
     if fault.kind != "extra_forbidden":
         return ""
-    question = did_you_mean(str(fault.path[-1]), fault.section.model_fields)
-    return question.removeprefix("did you mean ").partition("?")[0].partition(" or ")[0]
+    return next(iter(near_names(str(fault.path[-1]), fault.section.model_fields)), "")
 
 
 def _unknown(fault: _Fault, model: type[BaseModel]) -> str:

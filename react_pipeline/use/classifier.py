@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, choose_device, load
-from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import CorruptArtifact, InputError, sha256_of
@@ -255,13 +255,17 @@ def _listed(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
 
 
 def _decoded(picture: Picture, number: int) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture).convert("RGB")
-    name = f"picture {number}" if isinstance(picture, bytes) else str(picture)
+    name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
     try:
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+                raise ValueError(f"an array {picture.shape} of {picture.dtype}; give (H, W, 3) of uint8")
+            picture = Image.fromarray(picture)
+        if isinstance(picture, Image.Image):
+            if 0 in picture.size:
+                raise ValueError("no pixels")
+            return picture.convert("RGB")
         data = picture if isinstance(picture, bytes) else Path(picture).expanduser().read_bytes()
         return decode_image(data, MAX_PIXELS)
-    except (OSError, BadImage) as error:
+    except Exception as error:  # Pillow reads an opened image only now, and its decoders raise nearly anything
         raise InputError(f"{name}: no usable image ({error})") from error

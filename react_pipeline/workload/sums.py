@@ -25,7 +25,14 @@ from react_pipeline.labelled import count_images
 from react_pipeline.pipeline import RETRIEVAL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, TrainingConfig, is_linear_head, load_domains
+from react_pipeline.settings import (
+    CONTROL_SUFFIX,
+    DomainConfig,
+    EncoderConfig,
+    TrainingConfig,
+    is_linear_head,
+    load_domains,
+)
 from react_pipeline.store import InputError
 from react_pipeline.training import head_step_seconds
 from react_pipeline.workload.machine import Machine
@@ -102,7 +109,7 @@ class Sums:
         if config.two_encoders:
             self.retrieval = Processor(self.project, self.machine, config.retrieves_with, RETRIEVAL)
         found = load_domains(self.settings.domains)[0]
-        self.keys = {name: stage.keys(found, self.settings.methods) for name, stage in STAGES.items()}
+        self.keys = {name: row.keys(found, config.methods, config.two_encoders) for name, row in STAGES.items()}
         self.domains = {slug: self._domain(slug, config) for slug, config in found.items()}
         self.key = self._chosen_key()
 
@@ -123,7 +130,8 @@ class Sums:
         """In the order of the data, without those that no configured method needs."""
         sums: dict[str, Callable[[], Step]] = {
             "corpus": self._corpus,
-            "base_checkpoint": self._base,
+            "base_checkpoint": partial(self._checkpoint, "base_checkpoint", self.processor, self.settings.encoder),
+            RETRIEVAL: partial(self._checkpoint, RETRIEVAL, self.retrieval, self.settings.retrieves_with),
             "corpus_embeddings": self._embeddings,
             "faiss_index": self._index,
             "evaluation_set": self._evaluation_sets,
@@ -171,15 +179,14 @@ class Sums:
         here = min(self.settings.corpus.download.processes, cores)
         return [rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / at for at in (here, here, cores * workers)]
 
-    def _base(self) -> Step:
-        encoder = self.processor.encoder
+    def _checkpoint(self, stage: str, processor: Processor, config: EncoderConfig) -> Step:
+        encoder = processor.encoder
         cost = Cost(alone=START_SECONDS + 3 * encoder.weights_bytes / BYTES_PER_SECOND)
-        if self.settings.encoder.model == "demo":
+        if config.model == "demo":
             from react_pipeline.demo import ENCODED_NAMES
 
-            cost += Cost(ENCODED_NAMES * self.processor.encoding.text)
-        step = Step("base_checkpoint", f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes)
-        return self._timed(step, cost)
+            cost += Cost(ENCODED_NAMES * processor.encoding.text)
+        return self._timed(Step(stage, f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes), cost)
 
     def _embeddings(self) -> Step:
         rows, encoding, corpus = self.corpus.pairs, self.retrieval.encoding, self.settings.corpus

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
 from react_pipeline.clip.base import fetched, publish_base
+from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
@@ -169,6 +170,27 @@ def test_a_hub_that_cannot_be_reached_is_named_at_once_and_its_cache_is_used(
     cached(tmp_path / "cache", "organization/cached", tmp_path / "folder")
     with fetched(EncoderConfig(model="hf-hub:organization/cached")) as found:
         assert (Path(str(found.pretrained)) / "open_clip_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "token"),
+    [
+        ("socks5://127.0.0.1:1", "127.0.0.1 cannot"),
+        ("127.0.0.1:1", "127.0.0.1 cannot"),
+        ("http://name:secret/x@127.0.0.1:1", "malformed"),
+        ("http://[::1", "malformed"),
+    ],
+)
+def test_a_proxy_of_all_schemes_is_asked_and_a_malformed_one_is_said(
+    proxy: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("all_proxy", proxy)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with reach_hub() as why:
+        assert token in why and "secret" not in why
 
 
 def test_a_whole_model_takes_no_weights_beside_it() -> None:

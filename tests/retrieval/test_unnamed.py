@@ -50,6 +50,14 @@ def test_the_nearest_words_of_captions_are_named(names: list[str], near: str, mo
     assert unnamed_of(monkeypatch, [*CAPTIONS], *named, [(name, 0) for name in names]) == {names[0]: near}
 
 
+@pytest.mark.parametrize(("longer", "unsaid"), [("Polar bear", []), ("bearded man", ["bear"]), ("polarbear", ["bear"])])
+def test_a_name_that_captions_say_within_a_longer_one_is_said(
+    longer: str, unsaid: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(unnamed_of(monkeypatch, [f"a {longer}"], [("bear", 0)], [(longer, 1)])) == unsaid
+    assert list(unnamed_of(monkeypatch, ["a cub"], [("bear", 0)], [(longer, 0)])) == ["bear", longer]
+
+
 def test_a_corpus_without_captions_names_nothing_and_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unnamed_of(monkeypatch, [None, "", "?"], [("hammer", 0)]) is None
 

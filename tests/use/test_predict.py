@@ -346,6 +346,23 @@ def test_bytes_that_are_no_picture_are_named_by_their_place(
     assert only.error
 
 
+def test_opened_images_and_arrays_that_are_no_picture_are_named_or_skipped(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    path = photos / "a" / "circle-green.png"
+    Image.effect_noise((64, 64), 90).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2_000])
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    odd = [pixels[:, :, :2], pixels[None], pixels / 255, pixels[:0], pixels[0], np.array("a.png")]
+    bad = [Image.open(tmp_path / "cut.png"), Image.new("RGB", (0, 4)), *odd]
+    for picture in bad:
+        with pytest.raises(InputError, match="picture 1:"):
+            classifier.predict([path, picture])
+    good, *others, last = classifier.predict([path, *bad, pixels], errors="skip")
+    assert last == good
+    assert all(one.error.startswith(f"picture {number}:") for number, one in enumerate(others, 1))
+
+
 def test_a_single_picture_is_no_list_of_characters_or_rows(classifier: Classifier, photos: Path) -> None:
     path = photos / "a" / "circle-green.png"
     expected = classifier.predict([path])
