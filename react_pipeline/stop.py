@@ -87,8 +87,8 @@ def watched() -> Iterator[None]:
 
 
 def is_stop(kind: type[BaseException]) -> bool:
-    """Whether an exception is that of a signal: Python's own, or Dagster's, whose name is not public."""
-    return not issubclass(kind, (Exception, SystemExit, GeneratorExit))
+    """Whether an exception is that of a signal: Python's own, or Dagster's, which its public modules do not have."""
+    return issubclass(kind, KeyboardInterrupt) or kind.__name__ == "DagsterExecutionInterruptedError"
 
 
 class _Watch:

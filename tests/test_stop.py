@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -127,6 +128,18 @@ def test_python_itself_does_not_change_the_exit_code(number: int, tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+
+
+def test_only_an_exception_of_a_signal_is_a_stop() -> None:
+    kinds = {kind.__name__: kind for kind in BaseException.__subclasses__()}  # Dagster's among them
+    stops = [name for name, kind in kinds.items() if stop.is_stop(kind)]
+    assert sorted(stops) == ["DagsterExecutionInterruptedError", "KeyboardInterrupt"]
+    assert not stop.is_stop(asyncio.CancelledError)
+
+
+def test_a_foreign_exception_is_reported_as_python_does() -> None:
+    done = run("\nwith stop.watched(): raise type('PanicException', (BaseException,), {})('index out of range')", 15)
+    assert done.returncode == 1 and "index out of range" in done.stderr and LINE not in done.stderr
 
 
 def test_a_command_with_servers_ends_in_its_own_way() -> None:
