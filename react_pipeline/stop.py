@@ -133,6 +133,17 @@ class _Watch:
         """Take no part in a stop that comes from now on."""
         self._left = True
 
+    def abandon(self) -> None:
+        """Undo all but the signals' actions, in a fork: the pipe and the hooks are its parent's."""
+        if sys.unraisablehook == self._dropped:
+            sys.unraisablehook = self._report_dropped
+        if threading.excepthook == self._thread_failed:
+            threading.excepthook = self._report_thread
+        for descriptor in (self._pipe, self._write_end, self._terminal):
+            with suppress(OSError):
+                os.close(descriptor)
+        self._pipe = self._write_end = self._terminal = -1  # a hook that wraps ours may still write
+
     def end(self, leave: Callable[[int], Any]) -> None:
         """Say what resumes, end all child processes, and leave."""
         if self._ending.acquire(blocking=False):
@@ -196,6 +207,8 @@ def _as_child() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     global _watch
+    if _watch is not None:
+        _watch.abandon()
     _watch = None
 
 

@@ -170,6 +170,21 @@ with stop.watched():
     assert run(forking, number).returncode == 0
 
 
+def test_a_fork_has_neither_the_hooks_nor_the_pipe_of_its_parent() -> None:
+    forking = """
+def state(): return sys.unraisablehook, threading.excepthook, sorted(os.listdir("/proc/self/fd"))
+before = state()
+with stop.watched():
+    process = os.fork()
+    if not process:
+        os._exit(0 if state() == before else 7)
+    assert os.waitpid(process, 0)[1] == 0
+    assert stop._watch._read(0) is False and state() != before
+"""
+    done = run(forking, signal.SIGTERM)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_closed_standard_error_takes_no_stop_away() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + DROPPED, "15"],
