@@ -13,6 +13,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNK = b"x" * (1 << 20)
 
 
+def well(connection: socket.socket, _over: threading.Event) -> None:
+    connection.sendall(OK + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+
 def silent(_connection: socket.socket, over: threading.Event) -> None:
     over.wait()
 

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 import requests
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    _TIMEOUT: "4",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # Those of the tracking API are POST, which a redirect turns into GET.
@@ -28,10 +29,10 @@ SETTINGS = {
 """Defaults of MLflow's own variables; what the environment sets wins."""
 
 FAILURE_SHARE = 1.2
-"""All failed requests together may take this many times the time of one, and as much again every hour."""
+"""Failed requests with no success among them may take this many times the time of one, and as much again every hour."""
 
-MIN_SECONDS = 0.5
-"""With less than this left a server is not asked at all."""
+MIN_SHARE = 0.5
+"""With less than this share of the time of a request left, a server is not asked: a slow one could only fail."""
 
 MAX_ANSWER_BYTES = 32 << 20
 MIN_UPLOAD_BYTES_PER_SECOND = 128 << 10
@@ -52,15 +53,19 @@ class Allowance:
 
     def seconds(self) -> float:
         """How long the next request may take; 0: not to be asked."""
-        request, now = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]), time.monotonic()
+        request, now = _request_seconds(), time.monotonic()
         limit = FAILURE_SHARE * request
         self._lost, self._time = max(0.0, self._lost - (now - self._time) * limit / 3600), now
         left = min(request, limit - self._lost)
-        return left if left >= MIN_SECONDS else 0.0
+        return left if left >= MIN_SHARE * request else 0.0
 
     def charge(self, seconds: float) -> None:
-        """Count the time of a request that failed."""
-        self._lost += seconds
+        """Count the time of a request that failed; more than the limit would not be earned again within an hour."""
+        self._lost = min(FAILURE_SHARE * _request_seconds(), self._lost + seconds)
+
+    def refill(self) -> None:
+        """Forget what earlier requests lost, after one that succeeded."""
+        self._lost = 0.0
 
 
 def bound(uri: str) -> None:
@@ -75,6 +80,10 @@ def bound(uri: str) -> None:
     if "send" not in vars(TCPKeepAliveHTTPAdapter):
         # MLflow makes its sessions itself and has no place for an adapter of ours.
         TCPKeepAliveHTTPAdapter.send = _send  # type: ignore[method-assign, assignment]
+
+
+def _request_seconds() -> float:
+    return float(os.environ[_TIMEOUT])
 
 
 def _origin(url: str) -> str:
@@ -102,7 +111,10 @@ def _send(
     if allowance is None:
         return plain(adapter, request, stream, timeout, verify, cert, proxies)
     if not (seconds := allowance.seconds()):
-        raise requests.Timeout("it did not answer before; it is asked again by the next command, or within an hour")
+        raise requests.Timeout(
+            "it did not answer before; it is asked again by the next command, or within an hour; "
+            f"if it is slow, raise {_TIMEOUT}"
+        )
     _watch(adapter.get_connection_with_tls_context(request, verify, proxies, cert))
     upload = int(request.headers.get("Content-Length") or 0) / MIN_UPLOAD_BYTES_PER_SECOND
     waits = (seconds, seconds + upload)
@@ -115,6 +127,8 @@ def _send(
     finally:
         if failed:
             allowance.charge(time.monotonic() - started)
+        else:
+            allowance.refill()
 
 
 class _Exchange(threading.Thread):
@@ -149,7 +163,7 @@ class _Exchange(threading.Thread):
                     self._connection.sock.shutdown(socket.SHUT_RDWR)
         # Before the error: cutting the connection may have caused it.
         if self._over or (self._answer is None and self._error is None):
-            raise requests.Timeout(f"no whole answer within {seconds:.1f} s")
+            raise requests.Timeout(f"no whole answer within {seconds:.1f} s; {_TIMEOUT} sets the time")
         if self._error is not None:
             raise self._error
         assert self._answer is not None  # noqa: S101 - one of the two is set
