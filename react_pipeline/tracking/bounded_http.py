@@ -36,7 +36,7 @@ MIN_SHARE = 0.5
 
 MAX_ANSWER_BYTES = 32 << 20
 MIN_UPLOAD_BYTES_PER_SECOND = 128 << 10
-"""A request may take longer by the time in which its body is sent at this speed."""
+"""Sending a request may take longer by the time in which its body is sent at this speed."""
 
 _READ_BYTES = 1 << 16
 
@@ -117,11 +117,15 @@ def _send(
         )
     _watch(adapter.get_connection_with_tls_context(request, verify, proxies, cert))
     upload = int(request.headers.get("Content-Length") or 0) / MIN_UPLOAD_BYTES_PER_SECOND
-    waits = (seconds, seconds + upload)
-    exchange = _Exchange(lambda: plain(adapter, request, stream, waits, verify, cert, proxies), whole=not stream)
+    waits = (seconds, seconds)
+    exchange = _Exchange(
+        lambda: plain(adapter, request, stream, waits, verify, cert, proxies),
+        whole=not stream,
+        send_seconds=seconds + upload,
+    )
     started, failed = time.monotonic(), True
     try:
-        answer = exchange.answer(seconds + upload)
+        answer = exchange.answer(seconds)
         failed = answer.status_code >= 500 or answer.status_code == 429
         return answer
     finally:
@@ -134,9 +138,10 @@ def _send(
 class _Exchange(threading.Thread):
     """A request and its answer, in a thread: looking a name up, connecting and TLS cannot be bounded otherwise."""
 
-    def __init__(self, send: Callable[[], requests.Response], *, whole: bool) -> None:
+    def __init__(self, send: Callable[[], requests.Response], *, whole: bool, send_seconds: float) -> None:
         super().__init__(name="mlflow-request", daemon=True)
-        self._send, self._whole = send, whole
+        self._send, self._whole, self.send_seconds = send, whole, send_seconds
+        self.sent = threading.Event()
         self._answer: requests.Response | None = None
         self._error: Exception | None = None
         self._connection: Any = None
@@ -150,12 +155,19 @@ class _Exchange(threading.Thread):
             self._answer = answer
         except Exception as error:
             self._error = error
+        finally:
+            self.sent.set()
 
     def answer(self, seconds: float) -> requests.Response:
-        """Wait for the answer; the connection of one that does not come is cut, which ends the thread."""
+        """Wait for the answer; the connection of one that does not come is cut, which ends the thread.
+
+        Sending takes what it needs of `send_seconds`; the answer then has `seconds`, and no more than is left in all.
+        """
+        end = time.monotonic() + self.send_seconds
         self.start()
         try:
-            self.join(seconds)
+            self.sent.wait(self.send_seconds)
+            self.join(max(0.0, min(seconds, end - time.monotonic())))
         finally:
             self._over = self.is_alive()
             if self._over and self._connection is not None:
@@ -188,13 +200,23 @@ def _body(answer: requests.Response) -> bytes:
 
 
 class _Watched:
-    """Mixed into the connections of a pool: reports to an exchange which one it uses."""
+    """Mixed into the connections of a pool: reports to an exchange which one it uses, and that all is sent."""
+
+    sock: socket.socket | None
+    timeout: float
+    connect: Callable[[], None]
 
     def request(self, *args: Any, **options: Any) -> None:
         exchange = threading.current_thread()
         if isinstance(exchange, _Exchange):
             exchange.uses(self)
-        super().request(*args, **options)  # type: ignore[misc]
+            if self.sock is None:
+                self.connect()
+            self.timeout = exchange.send_seconds  # of the body as a whole; for the answer, urllib3 sets its own
+            super().request(*args, **options)  # type: ignore[misc]
+            exchange.sent.set()
+        else:
+            super().request(*args, **options)  # type: ignore[misc]
 
 
 def _watch(pool: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 import requests
 import yaml
 from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
-from support_sick_servers import SICK, overloaded, sick_server, well
+from support_sick_servers import SICK, late_reader, overloaded, sick_server, taking, well
 from support_tracking import artifact_of
 
 from react_pipeline.commands.doctor import diagnose
@@ -121,6 +121,30 @@ def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplo
         for _ in range(3):
             assert Tracking(Runs(uri, "tiny")).logged(tiny_project) is None
     assert "it did not answer before" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("behave", "seconds", "end"), [(taking, "0.2", "given up"), (late_reader, "2", 200)], ids=["silent", "late"]
+)
+def test_the_time_of_an_upload_is_for_sending_alone(
+    behave: Callable[..., None], seconds: str, end: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", seconds)
+    monkeypatch.setitem(SICK, "upload", behave)
+    monkeypatch.setattr(bounded_http, "MIN_UPLOAD_BYTES_PER_SECOND", 1 << 16)  # 256 s
+    ends: list[object] = []
+
+    def use() -> None:
+        with asking("upload") as ask:
+            try:
+                ends.append(ask(bytes(16 << 20) + b".").status_code)
+            except requests.Timeout:
+                ends.append("given up")
+
+    user = threading.Thread(target=use, daemon=True)
+    user.start()
+    user.join(HANG_SECONDS)
+    assert ends == [end]
 
 
 @pytest.mark.parametrize("kind", ["dripping_body", "endless_body", "silent"])
