@@ -53,7 +53,12 @@ def raise_if_stopped() -> None:
 
 
 def stop_in_own_way() -> None:
-    """From here on the command ends in its own way, such as one that has servers to end."""
+    """From here on the command ends in its own way, such as one that has servers to end; loading is over.
+
+    Raises:
+        KeyboardInterrupt: If it was to stop before, and something caught that.
+    """
+    raise_if_stopped()
     for number in _SIGNALS:
         signal.signal(number, signal.default_int_handler)
     if _watch is not None:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +20,10 @@ import pytest
 from react_pipeline import stop
 from react_pipeline.assets import launch
 from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
+from react_pipeline.commands import cli, use
 from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
+from react_pipeline.store.errors import InputError
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 ROOT = Path(__file__).parents[1]
@@ -206,6 +210,38 @@ def test_a_launch_begins_no_further_run(tiny_project: Project, stopped: None, mo
     with pytest.raises(KeyboardInterrupt):
         launch.materialize("corpus", ["shapes"], ["base"], tiny_project.path)
     assert not tiny_project.store.keys("corpus")
+
+
+@pytest.mark.parametrize("stopping", [False, True], ids=["runs", "stops"])
+@pytest.mark.parametrize("arguments", [["serve"], ["judge", "shapes", "pictures"]], ids=lambda arguments: arguments[0])
+def test_a_server_is_watched_until_it_has_loaded(
+    arguments: list[str], stopping: bool, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def serve(_create: object, _port: int, on_start: Callable[[str], None]) -> None:
+        events.append("loaded")
+        if stopping:
+            monkeypatch.setattr(stop, "_watch", SimpleNamespace(number=signal.SIGINT))
+            raise KeyboardInterrupt
+        on_start("http://127.0.0.1:1/")
+        raise InputError("enough")
+
+    for module in (cli, use):
+        monkeypatch.setattr(module, "stop_in_own_way", lambda: events.append("own way"))
+    prepared = SimpleNamespace(log=None, pictures={})
+    for place in ("react_pipeline.browse", "react_pipeline.browse.serve"):
+        monkeypatch.setattr(f"{place}.serve_app", serve)
+    monkeypatch.setattr("react_pipeline.use.prepare_log", lambda *_: prepared)
+    monkeypatch.setattr("react_pipeline.evaluation.open_log", lambda *_: nullcontext())
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "--config", str(tiny_project.path)])
+    assert (events, end.value.code) == ((["loaded"], 130) if stopping else (["loaded", "own way"], 2))
+
+
+def test_a_stop_that_loading_caught_comes_before_the_own_way(stopped: None) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stop.stop_in_own_way()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])
