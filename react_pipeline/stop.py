@@ -53,7 +53,12 @@ def raise_if_stopped() -> None:
 
 
 def stop_in_own_way() -> None:
-    """From here on the command ends in its own way, such as one that has servers to end."""
+    """From here on the command ends in its own way, such as one that has servers to end; loading is over.
+
+    Raises:
+        KeyboardInterrupt: If it was to stop before, and something caught that.
+    """
+    raise_if_stopped()
     for number in _SIGNALS:
         signal.signal(number, signal.default_int_handler)
     if _watch is not None:
@@ -87,8 +92,8 @@ def watched() -> Iterator[None]:
 
 
 def is_stop(kind: type[BaseException]) -> bool:
-    """Whether an exception is that of a signal: Python's own, or Dagster's, whose name is not public."""
-    return not issubclass(kind, (Exception, SystemExit, GeneratorExit))
+    """Whether an exception is that of a signal: Python's own, or Dagster's, which its public modules do not have."""
+    return issubclass(kind, KeyboardInterrupt) or kind.__name__ == "DagsterExecutionInterruptedError"
 
 
 class _Watch:
@@ -132,6 +137,17 @@ class _Watch:
     def leave(self) -> None:
         """Take no part in a stop that comes from now on."""
         self._left = True
+
+    def abandon(self) -> None:
+        """Undo all but the signals' actions, in a fork: the pipe and the hooks are its parent's."""
+        if sys.unraisablehook == self._dropped:
+            sys.unraisablehook = self._report_dropped
+        if threading.excepthook == self._thread_failed:
+            threading.excepthook = self._report_thread
+        for descriptor in (self._pipe, self._write_end, self._terminal):
+            with suppress(OSError):
+                os.close(descriptor)
+        self._pipe = self._write_end = self._terminal = -1  # a hook that wraps ours may still write
 
     def end(self, leave: Callable[[int], Any]) -> None:
         """Say what resumes, end all child processes, and leave."""
@@ -196,6 +212,8 @@ def _as_child() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     global _watch
+    if _watch is not None:
+        _watch.abandon()
     _watch = None
 
 

@@ -73,7 +73,7 @@ GUARDS = (
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),
     Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "test_upkeep.py"),
-    Guard("react_pipeline/tracking/bounded_http.py", "            self.join(seconds)\n", "            self.join()\n", SICK),
+    Guard("react_pipeline/tracking/bounded_http.py", "            self.join(max(0.0, min(seconds, end - time.monotonic())))\n", "            self.join()\n", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", "size_bytes > MAX_ANSWER_BYTES", "False", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),

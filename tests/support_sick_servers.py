@@ -13,8 +13,25 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNK = b"x" * (1 << 20)
 
 
+def well(connection: socket.socket, _over: threading.Event) -> None:
+    connection.sendall(OK + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+
 def silent(_connection: socket.socket, over: threading.Event) -> None:
     over.wait()
+
+
+def taking(connection: socket.socket, _over: threading.Event) -> None:
+    while connection.recv(1 << 20):
+        pass
+
+
+def late_reader(connection: socket.socket, over: threading.Event) -> None:
+    """Takes three seconds to begin with the body, which ends with a full stop."""
+    over.wait(3)
+    while (part := connection.recv(1 << 20)) and not part.endswith(b"."):
+        pass
+    well(connection, over)
 
 
 def overloaded(connection: socket.socket, _over: threading.Event) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +20,10 @@ import pytest
 from react_pipeline import stop
 from react_pipeline.assets import launch
 from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
+from react_pipeline.commands import cli, use
 from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
+from react_pipeline.store.errors import InputError
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 ROOT = Path(__file__).parents[1]
@@ -129,6 +134,18 @@ def test_python_itself_does_not_change_the_exit_code(number: int, tmp_path: Path
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
 
 
+def test_only_an_exception_of_a_signal_is_a_stop() -> None:
+    kinds = {kind.__name__: kind for kind in BaseException.__subclasses__()}  # Dagster's among them
+    stops = [name for name, kind in kinds.items() if stop.is_stop(kind)]
+    assert sorted(stops) == ["DagsterExecutionInterruptedError", "KeyboardInterrupt"]
+    assert not stop.is_stop(asyncio.CancelledError)
+
+
+def test_a_foreign_exception_is_reported_as_python_does() -> None:
+    done = run("\nwith stop.watched(): raise type('PanicException', (BaseException,), {})('index out of range')", 15)
+    assert done.returncode == 1 and "index out of range" in done.stderr and LINE not in done.stderr
+
+
 def test_a_command_with_servers_ends_in_its_own_way() -> None:
     own = "\nwith stop.watched():\n stop.stop_in_own_way()\n try: send()\n except KeyboardInterrupt: print('own way')"
     done = run(own, signal.SIGTERM)
@@ -157,6 +174,21 @@ with stop.watched():
     assert run(forking, number).returncode == 0
 
 
+def test_a_fork_has_neither_the_hooks_nor_the_pipe_of_its_parent() -> None:
+    forking = """
+def state(): return sys.unraisablehook, threading.excepthook, sorted(os.listdir("/proc/self/fd"))
+before = state()
+with stop.watched():
+    process = os.fork()
+    if not process:
+        os._exit(0 if state() == before else 7)
+    assert os.waitpid(process, 0)[1] == 0
+    assert stop._watch._read(0) is False and state() != before
+"""
+    done = run(forking, signal.SIGTERM)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_closed_standard_error_takes_no_stop_away() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + DROPPED, "15"],
@@ -178,6 +210,38 @@ def test_a_launch_begins_no_further_run(tiny_project: Project, stopped: None, mo
     with pytest.raises(KeyboardInterrupt):
         launch.materialize("corpus", ["shapes"], ["base"], tiny_project.path)
     assert not tiny_project.store.keys("corpus")
+
+
+@pytest.mark.parametrize("stopping", [False, True], ids=["runs", "stops"])
+@pytest.mark.parametrize("arguments", [["serve"], ["judge", "shapes", "pictures"]], ids=lambda arguments: arguments[0])
+def test_a_server_is_watched_until_it_has_loaded(
+    arguments: list[str], stopping: bool, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def serve(_create: object, _port: int, on_start: Callable[[str], None]) -> None:
+        events.append("loaded")
+        if stopping:
+            monkeypatch.setattr(stop, "_watch", SimpleNamespace(number=signal.SIGINT))
+            raise KeyboardInterrupt
+        on_start("http://127.0.0.1:1/")
+        raise InputError("enough")
+
+    for module in (cli, use):
+        monkeypatch.setattr(module, "stop_in_own_way", lambda: events.append("own way"))
+    prepared = SimpleNamespace(log=None, pictures={})
+    for place in ("react_pipeline.browse", "react_pipeline.browse.serve"):
+        monkeypatch.setattr(f"{place}.serve_app", serve)
+    monkeypatch.setattr("react_pipeline.use.prepare_log", lambda *_: prepared)
+    monkeypatch.setattr("react_pipeline.evaluation.open_log", lambda *_: nullcontext())
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "--config", str(tiny_project.path)])
+    assert (events, end.value.code) == ((["loaded"], 130) if stopping else (["loaded", "own way"], 2))
+
+
+def test_a_stop_that_loading_caught_comes_before_the_own_way(stopped: None) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stop.stop_in_own_way()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])

@@ -178,9 +178,13 @@ def serve(
     from react_pipeline.browse import serve_corpus
 
     project = load_project(config)
-    stop_in_own_way()
+
+    def start(url: str) -> None:
+        stop_in_own_way()
+        console.print(f"{url}\nCtrl-C stops.")
+
     console.print("loading the index and the model ...")
-    serve_corpus(project, port, lambda url: console.print(f"{url}\nCtrl-C stops."))
+    serve_corpus(project, port, start)
 
 
 @app.command()

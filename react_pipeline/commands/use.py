@@ -10,7 +10,7 @@ import typer
 
 from react_pipeline.commands.command_line import Config, Domain, console, load_project
 from react_pipeline.commands.terminal import print_error
-from react_pipeline.stop import stop_in_own_way
+from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 
 if TYPE_CHECKING:
     from react_pipeline.use import Classifier, Done, Options
@@ -127,16 +127,20 @@ def judge(
     def report(line: str) -> None:
         console.print(line)
 
-    stop_in_own_way()
+    def start(url: str) -> None:
+        stop_in_own_way()
+        report(f"{url}\nKeys: 1, 2, n (neither), u (unsure), z (take back). Ctrl-C stops.")
+
     prepared = prepare_log(project, domain, source, candidate, against, report)
     with open_log(prepared.log, judge_name or getpass.getuser()) as log:
         try:
             serve_app(
                 lambda: create_page(log, prepared.pictures, project.config.corpus.max_pixels),
                 port,
-                lambda url: report(f"{url}\nKeys: 1, 2, n (neither), u (unsure), z (take back). Ctrl-C stops."),
+                start,
             )
         except KeyboardInterrupt:
+            raise_if_stopped()  # before it started
             report("stopping ...")
     report(describe(Session.read(prepared.log)))
     if (judged := judgements_of(project, domain)) is not None:

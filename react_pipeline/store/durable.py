@@ -130,11 +130,13 @@ def fsync(path: Path) -> None:
 def fsync_tree(root: Path) -> None:
     """`fsync` of everything below a directory, and of itself; files get the mode that the umask gives new ones.
 
-    Programs that write to a temporary file and rename it leave mode 600 behind.
+    Programs that write to a temporary file and rename it leave mode 600 behind. A file with another name got its mode
+    when it was published under that one, maybe by another user.
     """
     mode = S_IMODE(root.stat().st_mode) & 0o666
     for path in [*root.rglob("*"), root]:
-        if path.is_file() and not path.is_symlink() and S_IMODE(path.stat().st_mode) != mode:
+        stat = path.lstat()
+        if S_ISREG(stat.st_mode) and stat.st_nlink == 1 and S_IMODE(stat.st_mode) != mode:
             path.chmod(mode)
         fsync(path)
 

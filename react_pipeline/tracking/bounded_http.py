@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 import requests
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    _TIMEOUT: "4",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # Those of the tracking API are POST, which a redirect turns into GET.
@@ -28,14 +29,14 @@ SETTINGS = {
 """Defaults of MLflow's own variables; what the environment sets wins."""
 
 FAILURE_SHARE = 1.2
-"""All failed requests together may take this many times the time of one, and as much again every hour."""
+"""Failed requests with no success among them may take this many times the time of one, and as much again every hour."""
 
-MIN_SECONDS = 0.5
-"""With less than this left a server is not asked at all."""
+MIN_SHARE = 0.5
+"""With less than this share of the time of a request left, a server is not asked: a slow one could only fail."""
 
 MAX_ANSWER_BYTES = 32 << 20
 MIN_UPLOAD_BYTES_PER_SECOND = 128 << 10
-"""A request may take longer by the time in which its body is sent at this speed."""
+"""Sending a request may take longer by the time in which its body is sent at this speed."""
 
 _READ_BYTES = 1 << 16
 
@@ -52,15 +53,19 @@ class Allowance:
 
     def seconds(self) -> float:
         """How long the next request may take; 0: not to be asked."""
-        request, now = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]), time.monotonic()
+        request, now = _request_seconds(), time.monotonic()
         limit = FAILURE_SHARE * request
         self._lost, self._time = max(0.0, self._lost - (now - self._time) * limit / 3600), now
         left = min(request, limit - self._lost)
-        return left if left >= MIN_SECONDS else 0.0
+        return left if left >= MIN_SHARE * request else 0.0
 
     def charge(self, seconds: float) -> None:
-        """Count the time of a request that failed."""
-        self._lost += seconds
+        """Count the time of a request that failed; more than the limit would not be earned again within an hour."""
+        self._lost = min(FAILURE_SHARE * _request_seconds(), self._lost + seconds)
+
+    def refill(self) -> None:
+        """Forget what earlier requests lost, after one that succeeded."""
+        self._lost = 0.0
 
 
 def bound(uri: str) -> None:
@@ -75,6 +80,10 @@ def bound(uri: str) -> None:
     if "send" not in vars(TCPKeepAliveHTTPAdapter):
         # MLflow makes its sessions itself and has no place for an adapter of ours.
         TCPKeepAliveHTTPAdapter.send = _send  # type: ignore[method-assign, assignment]
+
+
+def _request_seconds() -> float:
+    return float(os.environ[_TIMEOUT])
 
 
 def _origin(url: str) -> str:
@@ -102,27 +111,37 @@ def _send(
     if allowance is None:
         return plain(adapter, request, stream, timeout, verify, cert, proxies)
     if not (seconds := allowance.seconds()):
-        raise requests.Timeout("it did not answer before; it is asked again by the next command, or within an hour")
+        raise requests.Timeout(
+            "it did not answer before; it is asked again by the next command, or within an hour; "
+            f"if it is slow, raise {_TIMEOUT}"
+        )
     _watch(adapter.get_connection_with_tls_context(request, verify, proxies, cert))
     upload = int(request.headers.get("Content-Length") or 0) / MIN_UPLOAD_BYTES_PER_SECOND
-    waits = (seconds, seconds + upload)
-    exchange = _Exchange(lambda: plain(adapter, request, stream, waits, verify, cert, proxies), whole=not stream)
+    waits = (seconds, seconds)
+    exchange = _Exchange(
+        lambda: plain(adapter, request, stream, waits, verify, cert, proxies),
+        whole=not stream,
+        send_seconds=seconds + upload,
+    )
     started, failed = time.monotonic(), True
     try:
-        answer = exchange.answer(seconds + upload)
+        answer = exchange.answer(seconds)
         failed = answer.status_code >= 500 or answer.status_code == 429
         return answer
     finally:
         if failed:
             allowance.charge(time.monotonic() - started)
+        else:
+            allowance.refill()
 
 
 class _Exchange(threading.Thread):
     """A request and its answer, in a thread: looking a name up, connecting and TLS cannot be bounded otherwise."""
 
-    def __init__(self, send: Callable[[], requests.Response], *, whole: bool) -> None:
+    def __init__(self, send: Callable[[], requests.Response], *, whole: bool, send_seconds: float) -> None:
         super().__init__(name="mlflow-request", daemon=True)
-        self._send, self._whole = send, whole
+        self._send, self._whole, self.send_seconds = send, whole, send_seconds
+        self.sent = threading.Event()
         self._answer: requests.Response | None = None
         self._error: Exception | None = None
         self._connection: Any = None
@@ -136,12 +155,19 @@ class _Exchange(threading.Thread):
             self._answer = answer
         except Exception as error:
             self._error = error
+        finally:
+            self.sent.set()
 
     def answer(self, seconds: float) -> requests.Response:
-        """Wait for the answer; the connection of one that does not come is cut, which ends the thread."""
+        """Wait for the answer; the connection of one that does not come is cut, which ends the thread.
+
+        Sending takes what it needs of `send_seconds`; the answer then has `seconds`, and no more than is left in all.
+        """
+        end = time.monotonic() + self.send_seconds
         self.start()
         try:
-            self.join(seconds)
+            self.sent.wait(self.send_seconds)
+            self.join(max(0.0, min(seconds, end - time.monotonic())))
         finally:
             self._over = self.is_alive()
             if self._over and self._connection is not None:
@@ -149,7 +175,7 @@ class _Exchange(threading.Thread):
                     self._connection.sock.shutdown(socket.SHUT_RDWR)
         # Before the error: cutting the connection may have caused it.
         if self._over or (self._answer is None and self._error is None):
-            raise requests.Timeout(f"no whole answer within {seconds:.1f} s")
+            raise requests.Timeout(f"no whole answer within {seconds:.1f} s; {_TIMEOUT} sets the time")
         if self._error is not None:
             raise self._error
         assert self._answer is not None  # noqa: S101 - one of the two is set
@@ -174,13 +200,23 @@ def _body(answer: requests.Response) -> bytes:
 
 
 class _Watched:
-    """Mixed into the connections of a pool: reports to an exchange which one it uses."""
+    """Mixed into the connections of a pool: reports to an exchange which one it uses, and that all is sent."""
+
+    sock: socket.socket | None
+    timeout: float
+    connect: Callable[[], None]
 
     def request(self, *args: Any, **options: Any) -> None:
         exchange = threading.current_thread()
         if isinstance(exchange, _Exchange):
             exchange.uses(self)
-        super().request(*args, **options)  # type: ignore[misc]
+            if self.sock is None:
+                self.connect()
+            self.timeout = exchange.send_seconds  # of the body as a whole; for the answer, urllib3 sets its own
+            super().request(*args, **options)  # type: ignore[misc]
+            exchange.sent.set()
+        else:
+            super().request(*args, **options)  # type: ignore[misc]
 
 
 def _watch(pool: Any) -> None:

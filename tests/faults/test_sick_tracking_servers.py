@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
-from support_sick_servers import SICK, sick_server
+from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
+from support_sick_servers import SICK, late_reader, overloaded, sick_server, taking, well
 from support_tracking import artifact_of
 
 from react_pipeline.commands.doctor import diagnose
@@ -77,11 +81,39 @@ def test_requests_that_fail_lose_little_more_than_the_time_of_one(monkeypatch: p
     monkeypatch.setattr(bounded_http.time, "monotonic", lambda: now[0])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     allowance = Allowance()
-    for left, failure in ((10, 10), (2, 1.75), (0, 0)):
+    for left, failure in ((10, 4), (8, 2), (6, 2), (0, 100)):  # less than half the time of one: not asked
         assert allowance.seconds() == left
         allowance.charge(failure)
-    now[0] += 3600  # the hour earns what one hour may lose
+    now[0] += 3600  # the hour earns what one hour may lose, whatever an upload lost
     assert allowance.seconds() == 10
+
+
+@contextmanager
+def asking(kind: str) -> Iterator[Callable[..., requests.Response]]:
+    """A function that asks such a server as MLflow's client does, without its retries."""
+    with sick_server(kind) as uri, requests.Session() as session:
+        bounded_http.bound(uri)
+        session.mount("http://", TCPKeepAliveHTTPAdapter())
+        yield lambda body=None: session.post(uri, body, timeout=1)
+
+
+def test_a_server_that_answers_again_has_all_its_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    behaviors = [overloaded, well]
+    monkeypatch.setitem(SICK, "recovering", lambda connection, over: behaviors.pop(0)(connection, over))
+    with asking("recovering") as ask:
+        (allowance,) = bounded_http._allowances.values()
+        allowance.charge(0.4)
+        assert ask().status_code == 503
+        assert allowance.seconds() < 1
+        assert ask().status_code == 200
+        assert allowance.seconds() == 1
+
+
+def test_a_timeout_names_the_setting_of_a_slow_server() -> None:
+    with asking("silent") as ask:
+        for message in ("no whole answer.*MLFLOW_HTTP_REQUEST_TIMEOUT", "before.*MLFLOW_HTTP_REQUEST_TIMEOUT"):
+            with pytest.raises(requests.Timeout, match=message):
+                ask()
 
 
 def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,6 +121,30 @@ def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplo
         for _ in range(3):
             assert Tracking(Runs(uri, "tiny")).logged(tiny_project) is None
     assert "it did not answer before" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("behave", "seconds", "end"), [(taking, "0.2", "given up"), (late_reader, "2", 200)], ids=["silent", "late"]
+)
+def test_the_time_of_an_upload_is_for_sending_alone(
+    behave: Callable[..., None], seconds: str, end: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", seconds)
+    monkeypatch.setitem(SICK, "upload", behave)
+    monkeypatch.setattr(bounded_http, "MIN_UPLOAD_BYTES_PER_SECOND", 1 << 16)  # 256 s
+    ends: list[object] = []
+
+    def use() -> None:
+        with asking("upload") as ask:
+            try:
+                ends.append(ask(bytes(16 << 20) + b".").status_code)
+            except requests.Timeout:
+                ends.append("given up")
+
+    user = threading.Thread(target=use, daemon=True)
+    user.start()
+    user.join(HANG_SECONDS)
+    assert ends == [end]
 
 
 @pytest.mark.parametrize("kind", ["dripping_body", "endless_body", "silent"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from react_pipeline.store.artifacts import Inputs, manifest_digest
-from react_pipeline.store.durable import append, write_atomically
+from react_pipeline.store.durable import append, fsync_tree, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.store.store import Store
 
@@ -83,3 +83,15 @@ def test_a_manifest_of_another_format_or_artifact_is_refused(tmp_path: Path, cha
     path.write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
         store.current("thing", "all")
+
+
+def test_a_file_gets_the_mode_of_its_folder_but_for_one_that_was_published_before(tmp_path: Path) -> None:
+    folder, published = tmp_path / "folder", tmp_path / "published"
+    folder.mkdir()
+    folder.chmod(0o755)
+    for path in (published, folder / "temporary"):
+        path.touch()
+        path.chmod(0o600)
+    os.link(published, folder / "linked")
+    fsync_tree(folder)
+    assert [oct(path.stat().st_mode & 0o777) for path in (folder / "temporary", published)] == ["0o644", "0o600"]
