@@ -120,7 +120,7 @@ def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplo
     with sick_server("silent") as uri:
         for _ in range(3):
             assert Tracking(Runs(uri, "tiny")).logged(tiny_project) is None
-    assert "it did not answer before" in caplog.messages[-1]
+    assert any("it did not answer before" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(
