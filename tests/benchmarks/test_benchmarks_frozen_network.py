@@ -55,7 +55,7 @@ def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(
     count = sum(parameter.numel() for parameter in trained_blocks(project)) + 1
     assert f"| {count:,} |" in lines[0]
     assert project.store.keys("customized_checkpoint") == []
-    monkeypatch.setattr("benchmarks.methods.customize", None)  # what is there is not made again
+    monkeypatch.setattr("benchmarks.methods.customize_with_pairs", None)  # what is there is not made again
     benchmark.main()
     assert capsys.readouterr().out == first
 
