@@ -41,8 +41,8 @@ def losses(artifact: Artifact) -> list[Loss]:
     for field_name in ("reasons", "skipped"):
         by_reason = artifact.counts.get(field_name)
         counts.update(by_reason if isinstance(by_reason, dict) else {})
-    found = [Loss(reason, count, names[reason]) for reason, count in counts.items() if count]
-    return sorted(found, key=lambda loss: -loss.count)
+    skipped = [Loss(reason, count, names[reason]) for reason, count in counts.items() if count]
+    return sorted(skipped, key=lambda loss: -loss.count)
 
 
 def loss_line(artifact: Artifact) -> str:

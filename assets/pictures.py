@@ -41,10 +41,10 @@ def with_addresses(shown: Mapping[str, Any], run_id: str, asset: str) -> dict[st
 
 def picture_at(path: str) -> bytes | None:
     """The JPEG that the path of a request names, empty if there is none; None for any other path."""
-    found = _ADDRESSED.search(path)
-    if found is None:
+    match = _ADDRESSED.search(path)
+    if match is None:
         return None
-    run_id, asset, name, preview = found.groups()
+    run_id, asset, name, preview = match.groups()
     picture = _read(run_id, asset, name)
     return _preview(picture) if picture and preview else picture
 

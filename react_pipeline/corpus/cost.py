@@ -71,7 +71,7 @@ class CorpusSize:
             return cls(drawings, size, seconds)
         if corpus.kind == "embeddings" and corpus.embeddings is not None:
             rows = sum(part.rows for part in find_parts(corpus.embeddings, corpus))
-            subset = rows if corpus.subset is None else len(np.load(corpus.subset, mmap_mode="r"))
+            subset = rows if corpus.subset is None else len(np.load(corpus.subset, mmap_mode="r", allow_pickle=False))
             return cls(min(rows, subset), IMAGE_BYTES)
         files = source_files(corpus)
         local = [path for path in files if isinstance(path, Path)]
