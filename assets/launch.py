@@ -24,12 +24,12 @@ from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTERRUPTED, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import COMMAND_LINE, USER_TAG, reason_of, registered, tags_of, tags_of_key
-from react_pipeline.pipeline import ALL, STAGES, method_key
+from react_pipeline.pipeline import ALL, BASE, RETRIEVAL, STAGES, method_key
 from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, did_you_mean, load_domains
 from react_pipeline.stop import raise_if_stopped
-from react_pipeline.store import ConfigError, InputError, Problem, ReactError
+from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.upkeep import APART, Place, up_to_date
 
@@ -98,7 +98,9 @@ def materialize(
     for problem in problems:
         logger.warning("left out: %s", problem)
     files = {slug: project.domain(slug) for slug in shown}
-    if ("base_checkpoint", ALL) in places and (problems := encoder_problems(project)):
+    # A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for nothing.
+    stale = any(place[0] in (*BASE, RETRIEVAL) and fresh_artifact(project, *place) is None for place in places)
+    if stale and (problems := encoder_problems(project)):
         raise ConfigError(problems)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
@@ -190,10 +192,9 @@ def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logge
     `logged` is what MLflow has, by fingerprint; None if it does not answer.
     """
     stage, key = place
-    try:
-        artifact = up_to_date(project, stage, key)
-    except (ReactError, OSError, ValueError):
-        return False  # if it is more than out of date, the step itself says so
+    artifact = fresh_artifact(project, stage, key)
+    if artifact is None:
+        return False
     if logged is not None and artifact.fingerprint not in logged:
         return False
     if stage == "promotion" and Tracking.of(project).hand_edit(project, key) is not None:
@@ -204,6 +205,14 @@ def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logge
     run = instance.get_run_by_id(records[0].run_id) if records else None
     tags = {DATA_VERSION_TAG: artifact.fingerprint, CHECKED_TAG: checked_by(project, STAGES[stage], key)}
     return made is not None and run is not None and run.is_success and tags.items() <= (made.tags or {}).items()
+
+
+def fresh_artifact(project: Project, stage: str, key: str) -> Artifact | None:
+    """The artifact that would be built today; None if it is not there, out of date, or damaged."""
+    try:
+        return up_to_date(project, stage, key)
+    except (ReactError, OSError, ValueError):
+        return None  # if it is more than out of date, the step itself says so
 
 
 def named(place: Place) -> str:

@@ -317,6 +317,14 @@ def test_index_is_checked_again_by_another_threshold(indexed_project: Project, t
         assert again(indexed_project, "faiss_index", retrieval={"max_starving_fraction": 0.5}) == 0
 
 
+def test_encoder_of_a_fresh_checkpoint_is_not_looked_up_again(
+    indexed_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.assets.launch.encoder_problems", lambda _project: pytest.fail("looked up"))
+    with dagster_home(tmp_path / "home"):
+        assert not materialize("base_checkpoint", config_path=indexed_project.path).failed
+
+
 def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Project, tmp_path: Path) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     tags = {
