@@ -1,8 +1,9 @@
 """Automation: what runs without a person.
 
-Belongs here: the sensors that register domains and show what is out of date, and the schedule. Does not belong here:
-asking for what is out of date (`upkeep_sensor`), what is (`react_pipeline.upkeep`), what a run does. Dagster's
-freshness policies judge by time alone, so they cannot say what another class name made stale; checks do.
+Belongs here: the sensors that register domains and show what is out of date, and the schedule. Does
+not belong here: asking for what is out of date (`upkeep_sensor`), what is
+(`react_pipeline.upkeep`), what a run does. Dagster's freshness policies judge by time alone, so
+they cannot say what another class name made stale; checks do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,10 @@ from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
 from react_pipeline.store import ReactError, digest_of
 from react_pipeline.upkeep import survey
 
-CHECKS = {"retrieved_set": "pairs_are_up_to_date", "customized_checkpoint": "checkpoints_are_up_to_date"}
+CHECKS = {
+    "retrieved_set": "pairs_are_up_to_date",
+    "customized_checkpoint": "checkpoints_are_up_to_date",
+}
 """The check of each asset that is watched. What follows from these two is made in minutes."""
 
 MAX_LISTED = 20
@@ -32,8 +36,9 @@ MAX_LISTED = 20
     name="domain_files",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes every valid file of the domains folder a partition and reports its changes. A broken file is "
-    "reported here in the tick and holds up no other. A domain whose file is gone is kept and reported. Starts no run.",
+    description="Makes every valid file of the domains folder a partition and reports its "
+    "changes. A broken file is reported here in the tick and holds up no other. A domain whose "
+    "file is gone is kept and reported. Starts no run.",
 )
 def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Register new domain files and report changed ones."""
@@ -45,7 +50,10 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
     registered = sorted(context.instance.get_dynamic_partitions(DOMAINS))
     new = sorted(set(found).difference(registered))
     gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
-    lines = [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
+    lines = [
+        *map(str, problems),
+        *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
+    ]
     lines += [f"registered {', '.join(new)}"] if new else []
     return dg.SensorResult(
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
@@ -81,7 +89,9 @@ def changed_files(
 
 
 def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.ScheduleDefinition]:
-    """The schedule of those stages that read files outside the store; none if the configuration has none."""
+    """The schedule of those stages that read files outside the store; none if the configuration has
+    none.
+    """
     if settings.schedule is None:
         return []
     looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
@@ -93,34 +103,47 @@ def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.
         cron_schedule=settings.schedule,
         execution_timezone=settings.timezone,
         target=dg.AssetSelection.assets(*shared, *(row.name for row in of_domain)),
-        default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
-        description="Lists the corpus, the base checkpoint and the labelled images. What follows from a "
-        "change is asked for by the sensor `upkeep`.",
+        default_status=dg.DefaultScheduleStatus.RUNNING
+        if settings.enabled
+        else dg.DefaultScheduleStatus.STOPPED,
+        description="Lists the corpus, the base checkpoint and the labelled images. What follows "
+        "from a change is asked for by the sensor `upkeep`.",
     )
-    def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectParam) -> Iterator[dg.RunRequest]:
+    def look_outside(
+        context: dg.ScheduleEvaluationContext, project: ProjectParam
+    ) -> Iterator[dg.RunRequest]:
         tags = {REASON_TAG: "schedule", "dagster/priority": "90"}
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=shared, tags=tags)
         pipeline = project.load()
         found, _problems = load_domains(pipeline.config.domains)
         for slug in filter(found.__contains__, context.instance.get_dynamic_partitions(DOMAINS)):
-            reading = [row for row in of_domain if row.outside and row.outside(pipeline, slug) != outside.Files()]
+            reading = [
+                row
+                for row in of_domain
+                if row.outside and row.outside(pipeline, slug) != outside.Files()
+            ]
             assets, tags = [dg.AssetKey(row.name) for row in reading], {**tags, DOMAIN_TAG: slug}
             if assets:
-                yield dg.RunRequest(f"{when} {slug}", asset_selection=assets, partition_key=slug, tags=tags)
+                yield dg.RunRequest(
+                    f"{when} {slug}", asset_selection=assets, partition_key=slug, tags=tags
+                )
 
     return [look_outside]
 
 
 @check("retrieved_set", partitioned=False)
 def pairs_are_up_to_date(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or base."""
+    """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or
+    base.
+    """
     return look_at(project.load(), context.instance)["retrieved_set"]
 
 
 @check("customized_checkpoint", partitioned=False)
 def checkpoints_are_up_to_date(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Warns of trainings that would see other pairs or settings today, and says what `automation.training` holds back.
+    """Warns of trainings that would see other pairs or settings today, and says what
+    `automation.training` holds back.
 
     Trained again are those that are not held back, if automation is switched on.
     """
@@ -131,9 +154,9 @@ def checkpoints_are_up_to_date(context: CheckContext, project: ProjectParam) -> 
     name="freshness",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Evaluates the checks `pairs_are_up_to_date` and `checkpoints_are_up_to_date` again when their answer "
-    "has changed, so that the UI shows what is out of date and why. Closes runs of the command line whose process was "
-    "killed. Starts no run.",
+    description="Evaluates the checks `pairs_are_up_to_date` and `checkpoints_are_up_to_date` "
+    "again when their answer has changed, so that the UI shows what is out of date and why. Closes "
+    "runs of the command line whose process was killed. Starts no run.",
 )
 def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Report what the UI does not show yet."""
@@ -145,20 +168,34 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
     new = []
     for stage, answer in answers.items():
         key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
-        record = context.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-        # Of a run that has not come to the check yet, which may take hours, or that never will, there is no evaluation.
-        last = record.evaluation if record and isinstance(record.evaluation, dg.AssetCheckEvaluation) else None
-        if answer.metadata["built"].value and (last is None or last.description != answer.description):
+        record = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(
+            [key]
+        ).get(key)
+        # Of a run that has not come to the check yet, which may take hours, or that never will,
+        # there is no evaluation.
+        last = (
+            record.evaluation
+            if record and isinstance(record.evaluation, dg.AssetCheckEvaluation)
+            else None
+        )
+        if answer.metadata["built"].value and (
+            last is None or last.description != answer.description
+        ):
             new.append(dg.AssetCheckEvaluation(blocking=False, **answer._asdict()))
     return dg.SensorResult(
-        asset_events=new, skip_reason="\n".join(f"{stage}: {answer.description}" for stage, answer in answers.items())
+        asset_events=new,
+        skip_reason="\n".join(
+            f"{stage}: {answer.description}" for stage, answer in answers.items()
+        ),
     )
 
 
 def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckResult]:
     """The status of each watched asset."""
     look, slugs = Manifests.of(project), sorted(instance.get_dynamic_partitions(DOMAINS))
-    held = {task.place: f"; held back by the policy: {task.reason}" for task in survey(look, slugs).held}
+    held = {
+        task.place: f"; held back by the policy: {task.reason}" for task in survey(look, slugs).held
+    }
     answers = {}
     for stage in CHECKS:
         keys = [key for key in look.store.keys(stage) if key.split("/")[0] in slugs]
@@ -170,7 +207,9 @@ def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.Asse
             check_name=CHECKS[stage],
             passed=not reasons,
             severity=dg.AssetCheckSeverity.WARN,
-            description="\n".join([f"{len(reasons)} of {len(keys)} out of date", *lines[:MAX_LISTED], *more]),
+            description="\n".join(
+                [f"{len(reasons)} of {len(keys)} out of date", *lines[:MAX_LISTED], *more]
+            ),
             metadata={"built": len(keys), "out_of_date": len(reasons)},
         )
     return answers

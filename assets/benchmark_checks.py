@@ -25,17 +25,25 @@ CHUNK_ROWS = 65_536
 
 
 @check("benchmark_features", blocking=True)
-def features_are_finite_and_have_a_direction(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which 0 cannot be."""
+def features_are_finite_and_have_a_direction(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which
+    0 cannot be.
+    """
     artifact = project.load().store.current("benchmark_features", key_of(context))
     bad = {name: count for name, count in bad_features(artifact) if count}
     return dg.AssetCheckResult(
-        passed=not bad, metadata={"bad": sum(bad.values())}, description=f"bad features: {bad or 'none'}"
+        passed=not bad,
+        metadata={"bad": sum(bad.values())},
+        description=f"bad features: {bad or 'none'}",
     )
 
 
 @check("benchmark_results", blocking=True)
-def what_is_unavailable_has_no_value(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+def what_is_unavailable_has_no_value(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
     """Missing data must never count as a score of zero, nor a figure exist without images."""
     artifact = project.load().store.current("benchmark_results", key_of(context))
     wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
@@ -43,14 +51,18 @@ def what_is_unavailable_has_no_value(context: CheckContext, project: ProjectPara
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={"wrong": wrong, "datasets_evaluated": counts["datasets_evaluated"]},
-        description=f"{wrong} rows contradict themselves; {counts['datasets_evaluated']} of {counts['of']} data sets "
-        "were measured",
+        description=f"{wrong} rows contradict themselves; {counts['datasets_evaluated']} of "
+        f"{counts['of']} data sets were measured",
     )
 
 
 @check("benchmark_results")
-def benchmark_mean_is_at_least_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Zero-shot, on the data sets that both were measured on: customization should not cost on average."""
+def benchmark_mean_is_at_least_base(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """Zero-shot, on the data sets that both were measured on: customization should not cost on
+    average.
+    """
     pipeline, key = project.load(), key_of(context)
     slug, method = key.split("/")
     base = fresh_or_none(pipeline, "benchmark_results", method_key(slug, "base"))
@@ -63,17 +75,25 @@ def benchmark_mean_is_at_least_base(context: CheckContext, project: ProjectParam
     delta = float(mean["delta"])
     if np.isnan(delta):
         return unmeasured("no data set was measured of both")
-    return warning_below(delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9)
+    return warning_below(
+        delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9
+    )
 
 
 @check("benchmark_results")
-def training_pairs_hold_no_test_image(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """A test image among the training pairs makes its data set's figure worthless; near duplicates are not seen."""
+def training_pairs_hold_no_test_image(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """A test image among the training pairs makes its data set's figure worthless; near duplicates
+    are not seen.
+    """
     return look_for_test_images(project.load(), *key_of(context).split("/"))
 
 
 def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCheckResult:
-    """The result of `training_pairs_hold_no_test_image`; unmeasured where there is nothing to look for or in."""
+    """The result of `training_pairs_hold_no_test_image`; unmeasured where there is nothing to look
+    for or in.
+    """
     if method == "base":
         return unmeasured("nothing was trained")
     stage = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
@@ -88,7 +108,8 @@ def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCh
         passed=leaked == 0,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"leaked": leaked, "pairs": pairs.counts["pairs"]},
-        description=f"{leaked} of {pairs.counts['pairs']} training pairs are test images of the benchmark",
+        description=f"{leaked} of {pairs.counts['pairs']} training pairs are test images of the "
+        "benchmark",
     )
 
 
@@ -99,18 +120,25 @@ def count_test_images(pairs: Artifact, features: Artifact) -> int:
 
 
 def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
-    """For each array of features how many rows are not finite or zero; few rows are in memory at a time."""
+    """For each array of features how many rows are not finite or zero; few rows are in memory at a
+    time.
+    """
     for name in artifact.manifest["files"]:
         if name.endswith(".npy") and not name.endswith(("_labels.npy", "_sha256.npy")):
             features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
-            parts = (features[start : start + CHUNK_ROWS] for start in range(0, len(features), CHUNK_ROWS))
+            parts = (
+                features[start : start + CHUNK_ROWS]
+                for start in range(0, len(features), CHUNK_ROWS)
+            )
             norms = [np.linalg.norm(part, axis=1) for part in parts]
             # A NaN compares as false, so it counts as bad.
             yield name, int(sum((~((norm > 0) & np.isfinite(norm))).sum() for norm in norms))
 
 
 def contradictions(rows: pd.DataFrame) -> int:
-    """Rows with both a value and a reason or neither, with a value of no image or one that is not a fraction."""
+    """Rows with both a value and a reason or neither, with a value of no image or one that is not a
+    fraction.
+    """
     has_value, has_reason = rows["value"].notna(), rows["unavailable"].notna()
     no_images = has_value & (rows["n"] == 0)
     no_fraction = has_value & ~rows["value"].between(0, 1)
@@ -118,21 +146,32 @@ def contradictions(rows: pd.DataFrame) -> int:
 
 
 @check("dense_results", blocking=True)
-def detections_are_finite_and_in_their_images(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """A score that is not finite comes from such features; a box outside its image from another set's images."""
+def detections_are_finite_and_in_their_images(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """A score that is not finite comes from such features; a box outside its image from another
+    set's images.
+    """
     wrong = wrong_detections(project.load().store.current("dense_results", key_of(context)))
-    return dg.AssetCheckResult(passed=wrong == 0, metadata={"wrong": wrong}, description=f"{wrong} wrong detections")
+    return dg.AssetCheckResult(
+        passed=wrong == 0, metadata={"wrong": wrong}, description=f"{wrong} wrong detections"
+    )
 
 
 @check("dense_results", blocking=True)
-def what_was_not_measured_has_no_value(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Every class of a figure belongs to its set by name, and data that are not there never count as 0."""
+def what_was_not_measured_has_no_value(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """Every class of a figure belongs to its set by name, and data that are not there never count
+    as 0.
+    """
     artifact = project.load().store.current("dense_results", key_of(context))
     wrong = dense_contradictions(artifact)
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={"wrong": wrong},
-        description=f"{wrong} rows contradict themselves; missing: {artifact.counts['not_measured'] or 'none'}",
+        description=f"{wrong} rows contradict themselves; missing: "
+        f"{artifact.counts['not_measured'] or 'none'}",
     )
 
 
@@ -150,18 +189,26 @@ def wrong_detections(artifact: Artifact) -> int:
         left, top, width, height = np.array(joined["bbox"].tolist(), float).T
         inside = (left >= -0.01) & (top >= -0.01) & (width > 0) & (height > 0)
         # Boxes are written with two decimals.
-        inside &= (left + width <= joined["width"] + 0.02) & (top + height <= joined["height"] + 0.02)
+        inside &= (left + width <= joined["width"] + 0.02) & (
+            top + height <= joined["height"] + 0.02
+        )
         wrong += int((~(inside & joined["score"].between(0, 1))).sum())
     return wrong
 
 
 def dense_contradictions(artifact: Artifact) -> int:
-    """Rows with a value and a reason, or with neither; figures that are no fraction; classes of no measured set."""
+    """Rows with a value and a reason, or with neither; figures that are no fraction; classes of no
+    measured set.
+    """
     rows = pd.read_parquet(artifact.file("results.parquet"))
     classes = pd.read_parquet(artifact.file("per_class.parquet"))
     measured = rows[rows["value"].notna()]
     fractions = measured[measured["figure"] != "classes"]["value"]
     places = set(zip(measured["set"], measured["source"], strict=True))
-    strangers = [place for place in zip(classes["set"], classes["source"], strict=True) if place not in places]
+    strangers = [
+        place
+        for place in zip(classes["set"], classes["source"], strict=True)
+        if place not in places
+    ]
     both = (rows["value"].notna() == rows["unavailable"].notna()).sum()
     return int(both + (~fractions.between(0, 1)).sum() + len(strangers))

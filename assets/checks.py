@@ -1,7 +1,8 @@
 """Checks: what must hold for an artifact before anything is built on it.
 
-Belongs here: the assertions, each on published files alone. A blocking check that fails ends the run before the next
-asset; one that warns shows up in the UI and blocks nothing. Does not belong here: repairing anything.
+Belongs here: the assertions, each on published files alone. A blocking check that fails ends the
+run before the next asset; one that warns shows up in the UI and blocks nothing. Does not belong
+here: repairing anything.
 """
 
 import json
@@ -30,23 +31,31 @@ CHUNK_ROWS = 65_536
 """Rows that are read at once: a file of ready embeddings may be larger than memory."""
 
 STEP0_TOLERANCE = 1e-4
-"""Largest difference at step 0 of a feature where the weights themselves train (rounding of another order), or of a
-class vector where a head trains (rounding of its length)."""
+"""Largest difference at step 0 of a feature where the weights themselves train (rounding of another
+order), or of a class vector where a head trains (rounding of its length)."""
 
 
 @check("corpus_embeddings", blocking=True)
 def vectors_are_finite_and_unit_norm(project: ProjectParam) -> dg.AssetCheckResult:
-    """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
+    """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an
+    error.
+    """
     artifact = project.load().store.current("corpus_embeddings", ALL)
-    bad = {FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS}
-    return dg.AssetCheckResult(passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}")
+    bad = {
+        FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS
+    }
+    return dg.AssetCheckResult(
+        passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}"
+    )
 
 
 @check("faiss_index", blocking=True)
 def index_holds_every_row(project: ProjectParam) -> dg.AssetCheckResult:
     """The row numbers of the index are those of the metadata, so neither may have more."""
     store = project.load().store
-    indexed, rows = (store.current(stage, ALL).counts["rows"] for stage in ("faiss_index", "corpus_embeddings"))
+    indexed, rows = (
+        store.current(stage, ALL).counts["rows"] for stage in ("faiss_index", "corpus_embeddings")
+    )
     return dg.AssetCheckResult(
         passed=indexed == rows,
         metadata={"indexed": indexed, "rows": rows},
@@ -61,9 +70,17 @@ def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
     counts, config = pipeline.store.current("faiss_index", ALL).counts, pipeline.config.index
     measured = {10: counts["recall_at_10"], 100: counts["recall_at_100"]}
     wanted = {10: config.min_recall, 100: config.min_recall_100}
-    found = {f"{side}_at_{depth}": value for depth, recall in measured.items() for side, value in recall.items()}
-    enough = all(value >= wanted[depth] for depth, recall in measured.items() for value in recall.values())
-    recalls = ", ".join(f"recall@{depth} {recall}, at least {wanted[depth]}" for depth, recall in measured.items())
+    found = {
+        f"{side}_at_{depth}": value
+        for depth, recall in measured.items()
+        for side, value in recall.items()
+    }
+    enough = all(
+        value >= wanted[depth] for depth, recall in measured.items() for value in recall.values()
+    )
+    recalls = ", ".join(
+        f"recall@{depth} {recall}, at least {wanted[depth]}" for depth, recall in measured.items()
+    )
     return dg.AssetCheckResult(
         passed=enough,
         metadata={**found, "key": counts["key"], "reason": counts["reason"]},
@@ -75,30 +92,40 @@ def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
 def classes_have_pairs(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
     pipeline, slug = project.load(), key_of(context)
-    counts, settings = pipeline.store.current("retrieved_set", slug).counts, pipeline.retrieval(slug)
+    counts, settings = (
+        pipeline.store.current("retrieved_set", slug).counts,
+        pipeline.retrieval(slug),
+    )
     starving, fraction = counts["starving"], counts["starving_fraction"]
     return dg.AssetCheckResult(
         passed=fraction <= settings.max_starving_fraction,
         metadata={"starving": len(starving), "starving_fraction": fraction},
         description=f"{len(starving)} classes have fewer than {settings.min_per_class} pairs: "
-        f"{', '.join(starving[:20]) or 'none'} (allowed: {settings.max_starving_fraction:.0%} of the classes)",
+        f"{', '.join(starving[:20]) or 'none'} (allowed: {settings.max_starving_fraction:.0%} of "
+        "the classes)",
     )
 
 
 @check("retrieved_set")
 def classes_are_named(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """A class that no caption names, such as a misspelt one, is trained on images of something else."""
+    """A class that no caption names, such as a misspelt one, is trained on images of something
+    else.
+    """
     return naming(project.load().store.current("retrieved_set", key_of(context)).counts)
 
 
 @check("retrieved_set", blocking=True)
-def retrieved_set_holds_no_evaluation_image(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+def retrieved_set_holds_no_evaluation_image(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
     """Training on the images one measures with would make every number worthless."""
     return leakage(project.load(), "retrieved_set", key_of(context))
 
 
 @check("control_set", blocking=True)
-def control_set_holds_no_evaluation_image(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+def control_set_holds_no_evaluation_image(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
     """The control is held to the same rule as the retrieved set."""
     return leakage(project.load(), "control_set", key_of(context))
 
@@ -107,7 +134,9 @@ def control_set_holds_no_evaluation_image(context: CheckContext, project: Projec
 def loss_is_finite(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
     artifact = project.load().store.current("customized_checkpoint", key_of(context))
-    losses = [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()
+    ]
     finite = sum(map(math.isfinite, losses))
     return dg.AssetCheckResult(
         passed=finite == len(losses) > 0,
@@ -117,20 +146,26 @@ def loss_is_finite(context: CheckContext, project: ProjectParam) -> dg.AssetChec
 
 
 @check("customized_checkpoint", blocking=True)
-def training_starts_at_the_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+def training_starts_at_the_base(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
     """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
 
     A linear head must start as the zero-shot head of the base.
     """
     key = key_of(context)
-    artifact, method = project.load().store.current("customized_checkpoint", key), key.partition("/")[2]
+    artifact, method = (
+        project.load().store.current("customized_checkpoint", key),
+        key.partition("/")[2],
+    )
     difference = artifact.counts["step0_max_difference"]
     allowed = 0.0 if method.removesuffix(CONTROL_SUFFIX) == "gated-image" else STEP0_TOLERANCE
     what = "class vectors" if is_linear_head(method) else "features"
     return dg.AssetCheckResult(
         passed=difference <= allowed,
         metadata={"max_difference": difference},
-        description=f"{what} at step 0 differ from the base's by {difference:g} at most; allowed: {allowed:g}",
+        description=f"{what} at step 0 differ from the base's by {difference:g} at most; allowed: "
+        f"{allowed:g}",
     )
 
 
@@ -147,8 +182,12 @@ def accuracy_is_at_least_base(context: CheckContext, project: ProjectParam) -> d
 
 
 @check("comparison")
-def gain_is_not_shared_by_the_control(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """A gain that random pairs give too does not come from retrieval; this is the smallest lead of any method."""
+def gain_is_not_shared_by_the_control(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """A gain that random pairs give too does not come from retrieval; this is the smallest lead of
+    any method.
+    """
     top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]
     leads = {
         name: top1[name] - top1[name + CONTROL_SUFFIX]
@@ -185,12 +224,17 @@ def count_bad_vectors(path: Path) -> int:
 
 
 def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
-    """Whether pairs show an evaluation image, byte for byte or as a near duplicate, or a subject that is excluded.
+    """Whether pairs show an evaluation image, byte for byte or as a near duplicate, or a subject
+    that is excluded.
 
-    Independent of what retrieval recorded: the collected images are hashed and their vectors are compared again.
+    Independent of what retrieval recorded: the collected images are hashed and their vectors are
+    compared again.
     """
     leaks = leaked_images(pipeline, stage, slug)
-    leaked, pairs = leaks.same + leaks.near + leaks.subject, pipeline.store.current(stage, slug).counts["pairs"]
+    leaked, pairs = (
+        leaks.same + leaks.near + leaks.subject,
+        pipeline.store.current(stage, slug).counts["pairs"],
+    )
     return dg.AssetCheckResult(
         passed=leaked == 0,
         metadata={
@@ -209,7 +253,9 @@ def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
 
 def unmeasured(reason: str) -> dg.AssetCheckResult:
     """Nothing to compare is not a fault, but it must not look like a success either."""
-    return dg.AssetCheckResult(passed=True, description=f"not measured: {reason}", metadata={"measured": False})
+    return dg.AssetCheckResult(
+        passed=True, description=f"not measured: {reason}", metadata={"measured": False}
+    )
 
 
 def warning_below(difference: float, what: str, *, tolerance: float) -> dg.AssetCheckResult:

@@ -1,7 +1,8 @@
-"""Declaring: how a function with a docstring becomes an asset or a check, with all else taken from `pipeline.STAGES`.
+"""Declaring: how a function with a docstring becomes an asset or a check, with all else taken from
+`pipeline.STAGES`.
 
-Belongs here: the decorators, and what follows from the table: dependencies, partitions, kinds, pools, code versions.
-Does not belong here: any asset or check itself.
+Belongs here: the decorators, and what follows from the table: dependencies, partitions, kinds,
+pools, code versions. Does not belong here: any asset or check itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,13 +58,18 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
 
 
 def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:
-    """The assets of these stages, where these methods are wanted. A stage without a function of its own gets one."""
+    """The assets of these stages, where these methods are wanted. A stage without a function of its
+    own gets one.
+    """
     rows = {stage.name: stage for stage in stages}
     return [
         dg.asset(
             name=stage.name,
             description=getdoc(body) or stage.about,
-            deps=[dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods)) for name in deps_of(stage, rows)],
+            deps=[
+                dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods))
+                for name in deps_of(stage, rows)
+            ],
             partitions_def=partitions_of(stage, methods),
             group_name=stage.group,
             kinds=set(stage.kinds),
@@ -84,7 +90,9 @@ def checks_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetC
         dg.asset_check(
             asset=dg.AssetKey(declared.stage),
             retry_policy=RETRIES,
-            partitions_def=partitions_of(STAGES[declared.stage], methods) if declared.partitioned else None,
+            partitions_def=partitions_of(STAGES[declared.stage], methods)
+            if declared.partitioned
+            else None,
             **declared.options,
         )(readable_failures()(declared.body))
         for declared in _checks
@@ -102,7 +110,8 @@ def blocking_checks(stage: str) -> list[dg.AssetCheckKey]:
 
 
 def deps_of(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
-    """The transitive reduction of the parents among the rows that are assets, so that the lineage page stays readable.
+    """The transitive reduction of the parents among the rows that are assets, so that the lineage
+    page stays readable.
 
     The library's own lineage stays complete.
     """
@@ -113,7 +122,8 @@ def deps_of(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
 def _named(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
     parents = as_configured(stage.parents, two_encoders=RETRIEVAL in rows)
     named = [name for name in (*parents, *stage.gathers) if name in rows]
-    # Everything that belongs to a domain follows from its file, if only through something that follows from it.
+    # Everything that belongs to a domain follows from its file, if only through something that
+    # follows from it.
     by_file = stage.scope == "domain" and all(rows[name].scope == "all" for name in named)
     return [DOMAIN_FILE, *named] if by_file else named
 

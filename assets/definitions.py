@@ -1,6 +1,7 @@
 """The entry point of the code location: `defs` is what Dagster loads.
 
-Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource itself.
+Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource
+itself.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,12 @@ from react_pipeline.upkeep import left_out_groups
 
 
 def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
-    """All definitions, of the stages that have keys for the methods, and data where they measure on data of their own.
+    """All definitions, of the stages that have keys for the methods, and data where they measure on
+    data of their own.
 
     Args:
-        methods: Partitions in addition to those that `methods` of pipeline.yaml names, for one launch.
+        methods: Partitions in addition to those that `methods` of pipeline.yaml names, for one
+            launch.
         resource_overrides: Replace `project`, in tests or from the command line.
     """
     resources = {"project": ProjectResource(), **resource_overrides}
@@ -32,14 +35,27 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
         configured, settings, left_out = config.methods, config.automation, left_out_groups(config)
         two_encoders = config.two_encoders
     except ReactError:  # nothing is automatic then, and no asset or partition disappears
-        configured, settings, left_out, two_encoders = METHODS, AutomationConfig(schedule=None), set(), True
+        configured, settings, left_out, two_encoders = (
+            METHODS,
+            AutomationConfig(schedule=None),
+            set(),
+            True,
+        )
     wanted = [method for method in METHODS if method in {*configured, *methods}]
-    rows = [row for row in STAGES.values() if row.group not in left_out and row.keys(["any"], wanted, two_encoders)]
+    rows = [
+        row
+        for row in STAGES.values()
+        if row.group not in left_out and row.keys(["any"], wanted, two_encoders)
+    ]
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, wanted)],
         asset_checks=checks_of(rows, wanted),
         schedules=automation.recustomize(settings, rows),
-        sensors=[automation.domain_files, automation.freshness, upkeep(settings, {row.name for row in rows})],
+        sensors=[
+            automation.domain_files,
+            automation.freshness,
+            upkeep(settings, {row.name for row in rows}),
+        ],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources={name: fixed(resource) for name, resource in resources.items()},

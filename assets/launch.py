@@ -1,9 +1,10 @@
-"""Launching: materialize assets from the command line, in one process, on the real Dagster instance.
+"""Launching: materialize assets from the command line, in one process, on the real Dagster
+instance.
 
-Belongs here: which runs a selection becomes, in which order, which of them are needed, what happens after one fails.
-Does not belong here: what is out of date (`react_pipeline.upkeep`), what a killed launch leaves behind (`runs`). Every
-run makes one artifact and looks in the UI like one that was started there. One process for all of them imports torch
-and loads the definitions once.
+Belongs here: which runs a selection becomes, in which order, which of them are needed, what happens
+after one fails. Does not belong here: what is out of date (`react_pipeline.upkeep`), what a killed
+launch leaves behind (`runs`). Every run makes one artifact and looks in the UI like one that was
+started there. One process for all of them imports torch and loads the definitions once.
 """
 
 import logging
@@ -23,7 +24,14 @@ from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTERRUPTED, checked_by
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import COMMAND_LINE, USER_TAG, reason_of, registered, tags_of, tags_of_key
+from react_pipeline.assets.runs import (
+    COMMAND_LINE,
+    USER_TAG,
+    reason_of,
+    registered,
+    tags_of,
+    tags_of_key,
+)
 from react_pipeline.pipeline import ALL, BASE, RETRIEVAL, STAGES, method_key
 from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
@@ -45,7 +53,9 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass
 class Summary:
-    """The result for all assets: how many were built, or were up to date; why others failed or were skipped."""
+    """The result for all assets: how many were built, or were up to date; why others failed or were
+    skipped.
+    """
 
     seconds: float = 0.0
     built: int = 0
@@ -56,7 +66,8 @@ class Summary:
 
 
 def open_instance(project: Project) -> dg.DagsterInstance:
-    """The Dagster instance: `DAGSTER_HOME`, or the `dagster_home` next to the project's `pipeline.yaml`.
+    """The Dagster instance: `DAGSTER_HOME`, or the `dagster_home` next to the project's
+    `pipeline.yaml`.
 
     Raises:
         InputError: If that folder cannot be written.
@@ -72,9 +83,11 @@ def materialize(
     config_path: Path | str | None = None,
     on_line: OnLine = lambda line: None,
 ) -> Summary:
-    """Run what is not up to date of a selection of assets; a failure stops what depends on it and nothing else.
+    """Run what is not up to date of a selection of assets; a failure stops what depends on it and
+    nothing else.
 
-    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it.
+    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show
+    it.
 
     Args:
         selection: Dagster's syntax, such as `*`, `+domain_results` or `comparison`.
@@ -84,8 +97,8 @@ def materialize(
         on_line: Called with what steps report, and with what failed or is skipped.
 
     Raises:
-        InputError: If the selection, a domain or a method is wrong. Nothing has run then. What is wrong with domains
-            only warns where nothing of a domain is selected.
+        InputError: If the selection, a domain or a method is wrong. Nothing has run then. What is
+            wrong with domains only warns where nothing of a domain is selected.
     """
     project = Project.load(config_path)
     methods = methods or project.config.methods
@@ -98,8 +111,12 @@ def materialize(
     for problem in problems:
         logger.warning("left out: %s", problem)
     files = {slug: project.domain(slug) for slug in shown}
-    # A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for nothing.
-    stale = any(place[0] in (*BASE, RETRIEVAL) and fresh_artifact(project, *place) is None for place in places)
+    # A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
+    # nothing.
+    stale = any(
+        place[0] in (*BASE, RETRIEVAL) and fresh_artifact(project, *place) is None
+        for place in places
+    )
     if stale and (problems := encoder_problems(project)):
         raise ConfigError(problems)
     summary, started = Summary(), time.monotonic()
@@ -127,9 +144,11 @@ def materialize(
 
 
 def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
-    """The slugs of these domains, or of all that have no problem; the problems; whether they refuse any domain.
+    """The slugs of these domains, or of all that have no problem; the problems; whether they refuse
+    any domain.
 
-    They do if one of `domains` has a problem, or all of the project's have. The slugs are then those with problems.
+    They do if one of `domains` has a problem, or all of the project's have. The slugs are then
+    those with problems.
     """
     files = sorted(project.config.domains.glob("*.yaml"))
     slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
@@ -137,28 +156,43 @@ def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[P
     usable = [slug for slug in slugs if not faults[slug]]
     problems = [problem for found in faults.values() for problem in found]
     if not domains:
-        problems += [problem for problem in load_domains(project.config.domains)[1] if problem not in problems]
+        problems += [
+            problem
+            for problem in load_domains(project.config.domains)[1]
+            if problem not in problems
+        ]
     if problems and (domains or not usable):
         return sorted({problem.file.stem for problem in problems}), problems, True
     return usable, problems, False
 
 
-def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]) -> list[Place]:
-    """What a selection names, in the order of the runs: what belongs to no domain, domains, the overview of all.
+def plan(
+    defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]
+) -> list[Place]:
+    """What a selection names, in the order of the runs: what belongs to no domain, domains, the
+    overview of all.
 
-    Of a domain first what all methods need, then method after method, then what gathers their results.
+    Of a domain first what all methods need, then method after method, then what gathers their
+    results.
 
     Raises:
-        InputError: If the selection names nothing that is made for these domains and methods, or a method is unknown.
+        InputError: If the selection names nothing that is made for these domains and methods, or a
+            method is unknown.
     """
-    hint = "".join(f"; `{group}` assets need `{name}`" for group, (name, _) in APART.items() if group in selection)
+    hint = "".join(
+        f"; `{group}` assets need `{name}`"
+        for group, (name, _) in APART.items()
+        if group in selection
+    )
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
         text = _misspelt(defs, selection) or " ".join(str(error).split())
         raise InputError(f"--select {selection!r}: {text}{hint}") from error
     if not selected:
-        raise InputError(f"--select {selection!r}: {_misspelt(defs, selection) or 'no such asset'}{hint}")
+        raise InputError(
+            f"--select {selection!r}: {_misspelt(defs, selection) or 'no such asset'}{hint}"
+        )
     for method in methods:
         method_key("any", method)
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
@@ -169,7 +203,10 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
         domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
         return domain, bool(row.gathers), METHODS.index(method) if method else -1
 
-    places = sorted(((row.name, key) for row in rows for key in row.keys(slugs, methods, two_encoders=True)), key=turn)
+    places = sorted(
+        ((row.name, key) for row in rows for key in row.keys(slugs, methods, two_encoders=True)),
+        key=turn,
+    )
     if not places:
         wanted = f"{len(slugs)} domains and the methods {', '.join(methods)}"
         raise InputError(f"--select {selection!r}: there is nothing of it for {wanted}")
@@ -179,15 +216,20 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
 def _misspelt(defs: dg.Definitions, selection: str) -> str:
     """Which name in a selection is no asset's, and what may be meant; "" if all are."""
     names = {key.path[-1] for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    unknown = [word for word in _WORD.findall(selection) if word not in {*names, "and", "or", "not"}]
+    unknown = [
+        word for word in _WORD.findall(selection) if word not in {*names, "and", "or", "not"}
+    ]
     if not unknown:
         return ""
     meant = did_you_mean(unknown[0], names, f"there are {', '.join(sorted(names))}")
     return f"no asset is called {unknown[0]!r}; {meant}"
 
 
-def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logged: Collection[str] | None) -> bool:
-    """Whether an artifact is what would be built today, and is shown: by MLflow, and by a run whose checks passed.
+def is_shown(
+    instance: dg.DagsterInstance, project: Project, place: Place, logged: Collection[str] | None
+) -> bool:
+    """Whether an artifact is what would be built today, and is shown: by MLflow, and by a run whose
+    checks passed.
 
     `logged` is what MLflow has, by fingerprint; None if it does not answer.
     """
@@ -199,12 +241,22 @@ def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logge
         return False
     if stage == "promotion" and Tracking.of(project).hand_edit(project, key) is not None:
         return False
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(stage), asset_partitions=None if key == ALL else [str(name_of(key))])
+    wanted = dg.AssetRecordsFilter(
+        dg.AssetKey(stage), asset_partitions=None if key == ALL else [str(name_of(key))]
+    )
     records = instance.fetch_materializations(wanted, limit=1).records
     made = records[0].asset_materialization if records else None
     run = instance.get_run_by_id(records[0].run_id) if records else None
-    tags = {DATA_VERSION_TAG: artifact.fingerprint, CHECKED_TAG: checked_by(project, STAGES[stage], key)}
-    return made is not None and run is not None and run.is_success and tags.items() <= (made.tags or {}).items()
+    tags = {
+        DATA_VERSION_TAG: artifact.fingerprint,
+        CHECKED_TAG: checked_by(project, STAGES[stage], key),
+    }
+    return (
+        made is not None
+        and run is not None
+        and run.is_success
+        and tags.items() <= (made.tags or {}).items()
+    )
 
 
 def fresh_artifact(project: Project, stage: str, key: str) -> Artifact | None:
@@ -221,19 +273,30 @@ def named(place: Place) -> str:
 
 
 def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed: set[Place]) -> str:
-    """What failed of all that an artifact is made from; of results that are gathered, one is enough."""
+    """What failed of all that an artifact is made from; of results that are gathered, one is
+    enough.
+    """
     row, key = STAGES[place[0]], place[1]
     for parent in failed.intersection(row.parents_of(key, project.config.two_encoders).items()):
         return named(parent)
     for gathered in row.gathers:
-        results = [found for found in places if found[0] == gathered and key in (ALL, found[1].split("/")[0])]
+        results = [
+            found
+            for found in places
+            if found[0] == gathered and key in (ALL, found[1].split("/")[0])
+        ]
         if results and failed.issuperset(results):
             return f"every {named((gathered, key))}"
     return ""
 
 
 def _run(
-    defs: dg.Definitions, instance: dg.DagsterInstance, launch: str, place: Place, summary: Summary, on_line: OnLine
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    launch: str,
+    place: Place,
+    summary: Summary,
+    on_line: OnLine,
 ) -> None:
     """Make one artifact in a run of its own.
 
@@ -270,9 +333,15 @@ def _run(
             if not check.passed:  # one that blocks has failed the run
                 on_line(f"{named(place)}: warning: {check.description}")
         return
-    checks = [check for check in result.get_asset_check_evaluations() if check.blocking and not check.passed]
+    checks = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.blocking and not check.passed
+    ]
     reasons = [f"check {check.check_name}: {check.description}" for check in checks]
-    reasons = reasons or [reason_of(event) for event in result.all_events if event.is_step_failure][:1]
+    reasons = (
+        reasons or [reason_of(event) for event in result.all_events if event.is_step_failure][:1]
+    )
     summary.failed[place] = "; ".join(reasons) or "failed; see the run in the UI"
     if summary.failed[place] == INTERRUPTED:
         raise KeyboardInterrupt

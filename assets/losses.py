@@ -1,4 +1,5 @@
-"""Losses: what an artifact says of the files and samples that were skipped, as a line and as a table.
+"""Losses: what an artifact says of the files and samples that were skipped, as a line and as a
+table.
 
 Does not belong here: counting them (`react_pipeline.corpus`, `react_pipeline.embedding`).
 """
@@ -30,7 +31,9 @@ class Loss:
     def __str__(self) -> str:
         """The reason, the count and the names."""
         more = ", ..." if self.names and self.count > len(self.names) else ""
-        return f"{self.reason} {self.count:,}" + (f" ({', '.join(self.names)}{more})" if self.names else "")
+        return f"{self.reason} {self.count:,}" + (
+            f" ({', '.join(self.names)}{more})" if self.names else ""
+        )
 
 
 def losses(artifact: Artifact) -> list[Loss]:
@@ -61,9 +64,15 @@ def _names(artifact: Artifact) -> dict[str, list[str]]:
     names: dict[str, list[str]] = defaultdict(list)
     for file in {SKIPPED_FILE, FAILED_FILE, LEDGER_FILE} & set(artifact.manifest["files"]):
         with pq.ParquetFile(artifact.file(file)) as table:
-            columns = [name for name in ("reason", "source", "url", "key") if name in table.schema_arrow.names]
+            columns = [
+                name
+                for name in ("reason", "source", "url", "key")
+                if name in table.schema_arrow.names
+            ]
             for batch in islice(table.iter_batches(columns=columns), _BATCHES):
                 for row in batch.to_pylist():
                     if len(names[row["reason"]]) < MAX_NAMES:
-                        names[row["reason"]].append(row.get("source") or row.get("url") or row["key"])
+                        names[row["reason"]].append(
+                            row.get("source") or row.get("url") or row["key"]
+                        )
     return names

@@ -1,8 +1,9 @@
-"""Metadata: an artifact as Dagster shows it: small pictures, tables, and numbers that make plots over time.
+"""Metadata: an artifact as Dagster shows it: small pictures, tables, and numbers that make plots
+over time.
 
-Belongs here: turning manifests and files into metadata values, and their order. Does not belong here: how a picture
-reaches the page (`pictures`). File names, captions and class names come from outside, so everything that goes into
-Markdown is escaped; `table.md` already is, by its writer.
+Belongs here: turning manifests and files into metadata values, and their order. Does not belong
+here: how a picture reaches the page (`pictures`). File names, captions and class names come from
+outside, so everything that goes into Markdown is escaped; `table.md` already is, by its writer.
 """
 
 import base64
@@ -32,7 +33,15 @@ ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
 MAX_BARS = 30
 
 
-_AFTER_COUNTS = ("registry", "dashboard", "mlflow", "mlflow_run_id", "path", "fingerprint", PICTURES)
+_AFTER_COUNTS = (
+    "registry",
+    "dashboard",
+    "mlflow",
+    "mlflow_run_id",
+    "path",
+    "fingerprint",
+    PICTURES,
+)
 """Entries in the order in which they end the metadata."""
 
 
@@ -42,12 +51,16 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "fingerprint": artifact.fingerprint,
         "path": dg.MetadataValue.path(str(artifact.path)),
     }
-    shown |= {name: _value(value) for name, value in flatten({**rate_of(artifact), **artifact.counts})}
+    shown |= {
+        name: _value(value) for name, value in flatten({**rate_of(artifact), **artifact.counts})
+    }
     shown["bytes"] = sum(recorded["bytes"] for recorded in artifact.manifest["files"].values())
     shown["reused"] = dg.MetadataValue.bool(artifact.reused)
     for file in artifact.manifest["files"]:
         name, _, suffix = file.partition(".")
-        if suffix == "png" and name.isidentifier() and not name[-1].isdigit():  # of several sheets the first
+        if (
+            suffix == "png" and name.isidentifier() and not name[-1].isdigit()
+        ):  # of several sheets the first
             shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
     if bars := _accuracy_bars(artifact):
         shown["accuracy"] = dg.MetadataValue.md(f"![accuracy]({bars})")
@@ -61,7 +74,9 @@ def describe(artifact: Artifact) -> dict[str, Any]:
 
 
 def in_order(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures, tables, counts, links, path and fingerprint: Dagster shows metadata in the order given."""
+    """Pictures, tables, counts, links, path and fingerprint: Dagster shows metadata in the order
+    given.
+    """
 
     def rank(name: str) -> int:
         if name in _AFTER_COUNTS:
@@ -97,11 +112,19 @@ def _table(artifact: Artifact) -> str:
         return artifact.file("table.md").read_text(encoding="utf-8")
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
         classes = pd.read_parquet(artifact.file("classes.parquet"))
-        return _head(classes.drop(columns=["prompts"], errors="ignore"), "kept", "classes with the fewest pairs")
+        return _head(
+            classes.drop(columns=["prompts"], errors="ignore"),
+            "kept",
+            "classes with the fewest pairs",
+        )
     if artifact.stage == "customized_checkpoint":
         return _held_out(artifact)
     if artifact.stage == "domain_results" and "per_class.parquet" in files:
-        return _head(pd.read_parquet(artifact.file("per_class.parquet")), "accuracy", "least accurate classes")
+        return _head(
+            pd.read_parquet(artifact.file("per_class.parquet")),
+            "accuracy",
+            "least accurate classes",
+        )
     return ""
 
 
@@ -114,17 +137,25 @@ def _accuracy_bars(artifact: Artifact) -> str:
     if classes.empty:
         return ""
     many = len(classes) > MAX_BARS
-    shown = pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)]) if many else classes
+    shown = (
+        pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)]) if many else classes
+    )
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.1 + 0.22 * len(shown)), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(shown)), 100 * shown["accuracy"], color="#1f5fa8")
     # Names come from outside: a dollar sign in one does not start a formula.
-    axes.set_yticks(range(len(shown)), [str(name)[:40] for name in shown["class"]], parse_math=False, fontsize=8)
+    axes.set_yticks(
+        range(len(shown)), [str(name)[:40] for name in shown["class"]], parse_math=False, fontsize=8
+    )
     axes.axvline(100 * classes["accuracy"].mean(), color="#6b7280", linestyle=":")
     axes.invert_yaxis()
-    title = f"{len(shown)} of {len(classes)} classes: the highest and the lowest" if many else f"{len(classes)} classes"
+    title = (
+        f"{len(shown)} of {len(classes)} classes: the highest and the lowest"
+        if many
+        else f"{len(classes)} classes"
+    )
     axes.set(xlim=(0, 100), xlabel="right at rank 1, %; dotted: mean of all classes", title=title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
@@ -133,8 +164,16 @@ def _accuracy_bars(artifact: Artifact) -> str:
 
 def _held_out(artifact: Artifact) -> str:
     before, after = (artifact.counts.get(f"held_out_{when}") or {} for when in ("before", "after"))
-    rows = [(name, before[name], after[name], after[name] - before[name]) for name in before if name in after]
-    return markdown_table(["recall of held-out pairs", "base", "customized", "difference"], rows) if rows else ""
+    rows = [
+        (name, before[name], after[name], after[name] - before[name])
+        for name in before
+        if name in after
+    ]
+    return (
+        markdown_table(["recall of held-out pairs", "base", "customized", "difference"], rows)
+        if rows
+        else ""
+    )
 
 
 def _gates(artifact: Artifact) -> str:
@@ -143,8 +182,13 @@ def _gates(artifact: Artifact) -> str:
         return ""
     *_, last = artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines() or ["{}"]
     record = json.loads(last)
-    layers = sorted(int(name.removeprefix(ATTENTION_GATE)) for name in record if name.startswith(ATTENTION_GATE))
-    rows = [(layer, record[f"{ATTENTION_GATE}{layer}"], record[f"{DENSE_GATE}{layer}"]) for layer in layers]
+    layers = sorted(
+        int(name.removeprefix(ATTENTION_GATE)) for name in record if name.startswith(ATTENTION_GATE)
+    )
+    rows = [
+        (layer, record[f"{ATTENTION_GATE}{layer}"], record[f"{DENSE_GATE}{layer}"])
+        for layer in layers
+    ]
     return markdown_table(["before layer", "attention gate", "dense gate"], rows) if rows else ""
 
 

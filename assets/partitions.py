@@ -1,7 +1,8 @@
 """Partitions: one a domain, and one a domain and method, with the mappings between them.
 
-Belongs here: the partition definitions, what a partition key means, and which keys are refused. Does not belong here:
-which domains exist (`automation` registers the files of `domains/`), which methods (`methods` of pipeline.yaml).
+Belongs here: the partition definitions, what a partition key means, and which keys are refused.
+Does not belong here: which domains exist (`automation` registers the files of `domains/`), which
+methods (`methods` of pipeline.yaml).
 """
 
 from collections.abc import Iterable
@@ -23,11 +24,15 @@ to_domain = dg.MultiToSingleDimensionPartitionMapping(DOMAIN)
 
 
 def partitions_of(stage: Stage, methods: Iterable[str]) -> dg.PartitionsDefinition | None:
-    """The partitions of a stage where these methods are wanted; None where there is one artifact for all domains."""
+    """The partitions of a stage where these methods are wanted; None where there is one artifact
+    for all domains.
+    """
     if stage.scope in ("all", "domain"):
         return None if stage.scope == "all" else domain_partitions
     wanted = [method for method in methods if stage.is_for(method)]
-    return dg.MultiPartitionsDefinition({DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(wanted)})
+    return dg.MultiPartitionsDefinition(
+        {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(wanted)}
+    )
 
 
 def mapping_of(parent: Stage, child: Stage, methods: Iterable[str]) -> dg.PartitionMapping | None:
@@ -38,7 +43,9 @@ def mapping_of(parent: Stage, child: Stage, methods: Iterable[str]) -> dg.Partit
     if "domain" in scopes:
         return to_domain
     # `base` is measured with no checkpoint of its own, so nothing is upstream of it here.
-    same = dg.StaticPartitionMapping({name: name for name in methods if parent.is_for(name) and child.is_for(name)})
+    same = dg.StaticPartitionMapping(
+        {name: name for name in methods if parent.is_for(name) and child.is_for(name)}
+    )
     return dg.MultiPartitionMapping(
         {
             DOMAIN: dg.DimensionPartitionMapping(DOMAIN, dg.IdentityPartitionMapping()),
@@ -65,7 +72,8 @@ def key_of(context: Context | CheckContext) -> str:
     """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 
     Raises:
-        dagster.Failure: If the domain is not a valid slug. Dagster itself accepts `..`, `a/b` or `x,y` as keys.
+        dagster.Failure: If the domain is not a valid slug. Dagster itself accepts `..`, `a/b` or
+        `x,y` as keys.
     """
     if not context.has_partition_key:
         return ALL
@@ -80,8 +88,8 @@ def require_slug(domain: str) -> str:
     """The domain, if it may be one."""
     if not SLUG.fullmatch(domain):
         raise dg.Failure(
-            f"{domain!r} is not a domain: use a-z, 0-9 and '-', 63 characters at most. Delete this partition and add "
-            "the domain with `react-pipeline domains add`",
+            f"{domain!r} is not a domain: use a-z, 0-9 and '-', 63 characters at most. Delete this "
+            "partition and add the domain with `react-pipeline domains add`",
             allow_retries=False,
         )
     return domain

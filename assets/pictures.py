@@ -1,10 +1,13 @@
-"""Pictures: those in the metadata of a materialization, and the addresses at which its page shows them.
+"""Pictures: those in the metadata of a materialization, and the addresses at which its page shows
+them.
 
-Belongs here: both ends of these addresses. Does not belong here: which pictures there are (`metadata`).
+Belongs here: both ends of these addresses. Does not belong here: which pictures there are
+(`metadata`).
 
-Dagster shows Markdown of 1,000 characters or more only after a click, and an embedded picture is longer. So the last
-entry of the metadata holds all pictures, and short entries at the front show each by its address, which `webserver`
-answers from the event log: it need not read the store. Dagster's own webserver shows the last entry alone.
+Dagster shows Markdown of 1,000 characters or more only after a click, and an embedded picture is
+longer. So the last entry of the metadata holds all pictures, and short entries at the front show
+each by its address, which `webserver` answers from the event log: it need not read the store.
+Dagster's own webserver shows the last entry alone.
 """
 
 import base64
@@ -20,7 +23,9 @@ PICTURES = "pictures"
 """The entry that holds all pictures of a materialization."""
 
 PREVIEW_PIXELS = (480, 640)
-"""Width and height at the most of what is shown in the column of values; a click opens the picture in full."""
+"""Width and height at the most of what is shown in the column of values; a click opens the picture
+in full.
+"""
 
 _ADDRESS = "react/pictures"
 _ADDRESSED = re.compile(rf"/{_ADDRESS}/([0-9a-f-]{{36}})/(\w+)/(\w+)(/preview)?$")
@@ -28,14 +33,23 @@ _EMBEDDED = re.compile(r"!\[(\w+)\]\(data:image/jpeg;base64,([A-Za-z0-9+/=]+)\)"
 
 
 def with_addresses(shown: Mapping[str, Any], run_id: str, asset: str) -> dict[str, Any]:
-    """Metadata in which each entry that is an embedded picture shows it by its address; `PICTURES` holds them all."""
-    texts = {name: value.value or "" for name, value in shown.items() if isinstance(value, dg.MarkdownMetadataValue)}
+    """Metadata in which each entry that is an embedded picture shows it by its address; `PICTURES`
+    holds them all.
+    """
+    texts = {
+        name: value.value or ""
+        for name, value in shown.items()
+        if isinstance(value, dg.MarkdownMetadataValue)
+    }
     embedded = {name: text for name, text in texts.items() if _EMBEDDED.fullmatch(text)}
     if not embedded:
         return dict(shown)
     # Relative, so that it holds below any path under which a proxy shows Dagster.
     addresses = {name: f"{_ADDRESS}/{run_id}/{asset}/{name}" for name in embedded}
-    short = {name: dg.MetadataValue.md(f"[![{name}]({url}/preview)]({url})") for name, url in addresses.items()}
+    short = {
+        name: dg.MetadataValue.md(f"[![{name}]({url}/preview)]({url})")
+        for name, url in addresses.items()
+    }
     return {**shown, **short, PICTURES: dg.MetadataValue.md("\n\n".join(embedded.values()))}
 
 

@@ -1,11 +1,14 @@
-"""Training processes: whether a training runs in the asset's own process or in several, and how these are started.
+"""Training processes: whether a training runs in the asset's own process or in several, and how
+these are started.
 
-Belongs here: torchrun, its arguments, and what is made of its failure. Does not belong here: what one of these
-processes does (`training_process`), the training itself (`react_pipeline.training.customization`).
+Belongs here: torchrun, its arguments, and what is made of its failure. Does not belong here: what
+one of these processes does (`training_process`), the training itself
+(`react_pipeline.training.customization`).
 
-The processes are started through Dagster Pipes, so that their log lines are in the run's log and a cancelled run takes
-them with it. They share a folder of files with this process: each failure as text, and a lock that this process
-holds. The kernel frees the lock however this process ends, and then all of them end.
+The processes are started through Dagster Pipes, so that their log lines are in the run's log and a
+cancelled run takes them with it. They share a folder of files with this process: each failure as
+text, and a lock that this process holds. The kernel frees the lock however this process ends, and
+then all of them end.
 """
 
 import builtins
@@ -42,7 +45,9 @@ from react_pipeline.tracking import LiveRun
 from react_pipeline.training import TrainingObserver
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
-"""Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for several nodes."""
+"""Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for
+several nodes.
+"""
 
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
 """Names the folder that the processes share with the launching process."""
@@ -55,7 +60,9 @@ PROGRESS_SECONDS = 10.0
 
 
 class Progress:
-    """Writes the progress of a training to the run's log and passes everything on to another observer."""
+    """Writes the progress of a training to the run's log and passes everything on to another
+    observer.
+    """
 
     def __init__(self, observer: TrainingObserver, report: Callable[[str], None]) -> None:
         """`report` is called with one line, every `PROGRESS_SECONDS` at the most."""
@@ -78,8 +85,12 @@ class Progress:
         if time.monotonic() - self._reported < PROGRESS_SECONDS:
             return
         self._reported = time.monotonic()
-        speed = f", {record['images_per_second']:g} images/s" if "images_per_second" in record else ""
-        self._report(f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}")
+        speed = (
+            f", {record['images_per_second']:g} images/s" if "images_per_second" in record else ""
+        )
+        self._report(
+            f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}"
+        )
         url = getattr(self._observer, "url", None)
         if url and not self._url_reported:
             self._url_reported = True
@@ -94,7 +105,8 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
     """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say.
 
     Raises:
-        ReactError: What the training raised; in other processes its text, as `TrainingError` or `StoreWriteError`.
+        ReactError: What the training raised; in other processes its text, as `TrainingError` or
+            `StoreWriteError`.
         OSError: A transient fault.
     """
     processes = processes_of(project, slug, method)
@@ -126,7 +138,9 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
     """
     batch_size = project.training(slug, method).batch_size
     if batch_size % processes:
-        raise InputError(f"customization.batch_size {batch_size} does not divide among {processes} processes")
+        raise InputError(
+            f"customization.batch_size {batch_size} does not divide among {processes} processes"
+        )
     arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
     with _exchange() as exchange:
         client = dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_SECONDS)
@@ -137,7 +151,8 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
                 f"a training process exited without an error message ({stopped}): out of memory? "
-                "See the step's stderr; raise customization accumulation, or lower batch_size or processes"
+                "See the step's stderr; raise customization accumulation, or lower batch_size or "
+                "processes"
             )
             _show_failed(project, context.run.run_id, method_key(slug, method), error)
             raise error from None
@@ -147,7 +162,14 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
 def torchrun_command(processes: int, several_nodes: list[str], arguments: list[str]) -> list[str]:
     """The command line of torchrun; a machine by itself finds a free port."""
     rendezvous = several_nodes or ["--standalone"]
-    run = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", str(processes)]
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *rendezvous,
+        "--nproc-per-node",
+        str(processes),
+    ]
     return [*run, "-m", "react_pipeline.assets.training_process", *arguments]
 
 
@@ -172,14 +194,22 @@ def _exchange() -> Iterator[Path]:
 def write_failure(exchange: Path, rank: int, error: Exception) -> None:
     """Leave the error of one process for the launching process."""
     kind = "OSError" if isinstance(error, OSError) else type(error).__name__
-    text = str(error) if isinstance(error, (ReactError, OSError)) else f"{type(error).__name__}: {error}"
+    text = (
+        str(error)
+        if isinstance(error, (ReactError, OSError))
+        else f"{type(error).__name__}: {error}"
+    )
     failure = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
     write_atomically(exchange / f"failure-{rank}.json", json.dumps(failure))
 
 
 def failure(exchange: Path) -> Exception | None:
-    """The error that ended a training: the library's own first, for when one process fails the others lose touch."""
-    failures = [json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")]
+    """The error that ended a training: the library's own first, for when one process fails the
+    others lose touch.
+    """
+    failures = [
+        json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")
+    ]
     if not failures:
         return None
     first = min(failures, key=lambda entry: (_type_of(entry["kind"]) is None, entry["time"]))
@@ -189,7 +219,9 @@ def failure(exchange: Path) -> Exception | None:
     if kind is not None and issubclass(kind, StoreWriteError):
         return StoreWriteError(first["text"])
     # The other types differ only in what they say; some cannot be made of a text alone.
-    return (InputError if kind is not None and issubclass(kind, InputError) else TrainingError)(first["text"])
+    return (InputError if kind is not None and issubclass(kind, InputError) else TrainingError)(
+        first["text"]
+    )
 
 
 def _type_of(name: str) -> type[Exception] | None:
@@ -197,7 +229,8 @@ def _type_of(name: str) -> type[Exception] | None:
 
 
 def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> None:
-    # The process that streams may have been killed, or know only that it lost touch with the one that failed.
+    # The process that streams may have been killed, or know only that it lost touch with the one
+    # that failed.
     if isinstance(error, InputError):
         return  # no training has begun
     inputs = resolve(project, "customized_checkpoint", key)

@@ -1,6 +1,8 @@
-"""The promotion asset: which model of a domain is champion, and the check that says when that is in doubt.
+"""The promotion asset: which model of a domain is champion, and the check that says when that is in
+doubt.
 
-Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (`react_pipeline.tracking`).
+Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry
+(`react_pipeline.tracking`).
 """
 
 import dagster as dg
@@ -23,9 +25,10 @@ MAX_NAMED = 5
 def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
-    Every trained method is tested against the current champion (the base, at first) on the same images, and against
-    its control. The verdict, with its interval and its reason, is kept here and shown in MLflow's model registry as the
-    aliases `champion` and `challenger` of `react-<domain>`. A person's choice made there is taken over.
+    Every trained method is tested against the current champion (the base, at first) on the same
+    images, and against its control. The verdict, with its interval and its reason, is kept here and
+    shown in MLflow's model registry as the aliases `champion` and `challenger` of `react-<domain>`.
+    A person's choice made there is taken over.
     """
     with readable_failures():
         pipeline, slug = project.load(), key_of(context)
@@ -41,16 +44,24 @@ def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
 
 @check("promotion")
 def champion_is_in_no_doubt(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
+    """Warns if the champion cannot be compared, if newer results were not weighed, or if the base
+    is ahead of it.
+    """
     doubt = doubt_of(project.load(), key_of(context))
     return dg.AssetCheckResult(
-        passed=not doubt, severity=dg.AssetCheckSeverity.WARN, description=doubt or "measured, compared and not behind"
+        passed=not doubt,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=doubt or "measured, compared and not behind",
     )
 
 
 def describe_delivery(delivery: Delivery) -> str:
     """What a verdict changed in MLflow's registry."""
-    registry = f"{delivery.waits} verdicts wait for MLflow until the next run" if delivery.waits else "updated"
+    registry = (
+        f"{delivery.waits} verdicts wait for MLflow until the next run"
+        if delivery.waits
+        else "updated"
+    )
     return "; ".join([registry, *delivery.notes[:MAX_NAMED]])
 
 

@@ -1,7 +1,7 @@
 """Reporting: how the body of an asset or a check runs, and what an asset reports to Dagster.
 
-Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what the metadata look
-like (`metadata`).
+Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what
+the metadata look like (`metadata`).
 """
 
 import time
@@ -56,7 +56,8 @@ def publish(
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
     Args:
-        step: In place of the one that the row of the stage names; called with the project and the parts of the key.
+        step: In place of the one that the row of the stage names; called with the project and the
+            parts of the key.
         more: Metadata of the artifact beside those of `describe`.
 
     Raises:
@@ -83,8 +84,12 @@ def publish(
 
 
 def checked_by(project: Project, stage: Stage, key: str) -> str:
-    """A digest of what requires a run if it changes and is not an input: thresholds of checks, and where MLflow is."""
-    return digest_of([stage.thresholds(project, key), project.config.tracking_uri, project.config.project])
+    """A digest of what requires a run if it changes and is not an input: thresholds of checks, and
+    where MLflow is.
+    """
+    return digest_of(
+        [stage.thresholds(project, key), project.config.tracking_uri, project.config.project]
+    )
 
 
 @contextmanager
@@ -110,7 +115,9 @@ def readable_failures() -> Iterator[None]:
 
 @contextmanager
 def _as_interrupted() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the place of what the stop of a command became on its way, such as an error of C++."""
+    """Raise KeyboardInterrupt in the place of what the stop of a command became on its way, such as
+    an error of C++.
+    """
     try:
         yield
     except Exception as error:
@@ -120,19 +127,27 @@ def _as_interrupted() -> Iterator[None]:
 
 
 def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:
-    """Log an artifact, which never fails the step; returns the metadata that leads to its MLflow run."""
+    """Log an artifact, which never fails the step; returns the metadata that leads to its MLflow
+    run.
+    """
     tracking = Tracking.of(project)
     tracked = tracking.log_artifact(project, artifact, run_id)
     if tracked is None:
-        return {"mlflow": dg.MetadataValue.text("tracking unavailable, will be logged at the next run")}
+        return {
+            "mlflow": dg.MetadataValue.text("tracking unavailable, will be logged at the next run")
+        }
     url = tracking.runs.url(tracked)
-    shown = dg.MetadataValue.url(url) if url else dg.MetadataValue.text("open it with `react-pipeline ui`")
+    shown = (
+        dg.MetadataValue.url(url)
+        if url
+        else dg.MetadataValue.text("open it with `react-pipeline ui`")
+    )
     return {"mlflow": shown, "mlflow_run_id": dg.MetadataValue.text(tracked)}
 
 
 def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:
-    # Spares a run that has nothing to do the seconds in which a step imports torch. Where a stage looks at more than
-    # the artifacts before it, only running it shows whether it is fresh.
+    # Spares a run that has nothing to do the seconds in which a step imports torch. Where a stage
+    # looks at more than the artifacts before it, only running it shows whether it is fresh.
     if stage.outside is not None or stage.gathers:
         return None
     try:

@@ -1,10 +1,10 @@
 """Resources: the project, as every asset is given it.
 
-Belongs here: where the configuration is found when Dagster runs a step. Does not belong here: reading or checking it
-(`react_pipeline.settings.config`).
+Belongs here: where the configuration is found when Dagster runs a step. Does not belong here:
+reading or checking it (`react_pipeline.settings.config`).
 
-It is a plain object, which `fixed` keeps out of the configuration of a run: who launches a run chooses what it makes,
-and only who starts the servers chooses the files it reads and where it logs.
+It is a plain object, which `fixed` keeps out of the configuration of a run: who launches a run
+chooses what it makes, and only who starts the servers chooses the files it reads and where it logs.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ class ProjectResource:
     """The pipeline that the assets belong to.
 
     Attributes:
-        config_path: A `pipeline.yaml`; empty: what `REACT_PIPELINE_CONFIG` names, else `pipeline.yaml` here.
+        config_path: A `pipeline.yaml`; empty: what `REACT_PIPELINE_CONFIG` names, else
+            `pipeline.yaml` here.
     """
 
     config_path: str = ""

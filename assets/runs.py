@@ -1,9 +1,9 @@
 """Runs: which are under way, how the others ended, and closing those of launches that were killed.
 
-Belongs here: reading runs, and keeping those of the command line alive. Does not belong here: what is due
-(`react_pipeline.upkeep`), asking for it (`upkeep_sensor`), running anything (`launch`). A launch holds a lock file in
-the Dagster home, which the kernel frees however the process ends. Seen from another machine, where that lock may not
-count, it is alive while its heartbeat is recent.
+Belongs here: reading runs, and keeping those of the command line alive. Does not belong here: what
+is due (`react_pipeline.upkeep`), asking for it (`upkeep_sensor`), running anything (`launch`). A
+launch holds a lock file in the Dagster home, which the kernel frees however the process ends. Seen
+from another machine, where that lock may not count, it is alive while its heartbeat is recent.
 """
 
 import platform
@@ -28,10 +28,14 @@ from react_pipeline.upkeep import Place
 DOMAIN_TAG, METHOD_TAG, REASON_TAG = "domain", "method", "reason"
 """What people filter runs by, and why automation asked for one."""
 USER_TAG, COMMAND_LINE = "user", "command line"
-"""Dagster's own, for its column *Launched by*; and what it holds of runs that no user interface started."""
+"""Dagster's own, for its column *Launched by*; and what it holds of runs that no user interface
+started.
+"""
 
 HIDDEN = ".dagster/react-"
-"""Tags that begin so are for programs: Dagster's pages show no tag of `.dagster/`, and queries find it."""
+"""Tags that begin so are for programs: Dagster's pages show no tag of `.dagster/`, and queries find
+it.
+"""
 INPUTS_TAG = f"{HIDDEN}inputs."
 """With the name of a stage: the tag with the digest of all that its artifact is made from."""
 
@@ -41,10 +45,13 @@ WILL_RETRY_TAG = "dagster/will_retry"
 LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 600.0
-"""A launch of another machine without a heartbeat for so long is dead; clocks may differ a little."""
+"""A launch of another machine without a heartbeat for so long is dead; clocks may differ a little.
+"""
 
 OUT_OF_RETRIES = "RetryRequestedFromPolicy"
-"""Dagster's name of the error of a step whose retries are exhausted; only transient faults are retried."""
+"""Dagster's name of the error of a step whose retries are exhausted; only transient faults are
+retried.
+"""
 
 MAX_REASON_CHARS = 200
 _OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
@@ -60,14 +67,18 @@ def newest_run(instance: dg.DagsterInstance, place: Place) -> dg.DagsterRun | No
 
 
 def is_under_way(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> bool:
-    """Whether a run may still succeed: it is active, or its process was killed and Dagster starts it again."""
+    """Whether a run may still succeed: it is active, or its process was killed and Dagster starts
+    it again.
+    """
     if run is None or run.status == _STATUS.FAILURE:
         return run is not None and run.tags.get(WILL_RETRY_TAG) == "true"
     return not run.is_finished and is_alive(instance, run)
 
 
 class Ending(NamedTuple):
-    """How a run ended, as the end of a sentence; whether with the servers, and whether trying again may help."""
+    """How a run ended, as the end of a sentence; whether with the servers, and whether trying again
+    may help.
+    """
 
     text: str
     is_interrupted: bool = False
@@ -75,25 +86,40 @@ class Ending(NamedTuple):
 
 
 def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> Ending:
-    """How a run ended: by this step, else by any other, else by none, as when its process was killed.
+    """How a run ended: by this step, else by any other, else by none, as when its process was
+    killed.
 
-    Only an error of the step itself may last. A check that raises one neither passed nor failed, so it is tried again.
+    Only an error of the step itself may last. A check that raises one neither passed nor failed, so
+    it is tried again.
     """
     name = f"run {run.run_id[:8]}"
     if run.status != _STATUS.FAILURE:
-        return Ending(f"{name} " + ("was cancelled" if run.is_failure_or_canceled else "built nothing that is fresh"))
+        return Ending(
+            f"{name} "
+            + ("was cancelled" if run.is_failure_or_canceled else "built nothing that is fresh")
+        )
     entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     events = [entry.get_dagster_event() for entry in entries]
-    failed = next((event for event in events if event.step_key == step), events[-1] if events else None)
+    failed = next(
+        (event for event in events if event.step_key == step), events[-1] if events else None
+    )
     if failed is None:
         return Ending(f"{name} failed: it ended before its work was done")
     reason, error = reason_of(failed), failed.step_failure_data.error
-    is_transient = failed.step_key != step or (error is not None and error.cls_name == OUT_OF_RETRIES)
-    return Ending(f"{name} failed: {reason[:MAX_REASON_CHARS].rstrip('.')}", reason == INTERRUPTED, is_transient)
+    is_transient = failed.step_key != step or (
+        error is not None and error.cls_name == OUT_OF_RETRIES
+    )
+    return Ending(
+        f"{name} failed: {reason[:MAX_REASON_CHARS].rstrip('.')}",
+        reason == INTERRUPTED,
+        is_transient,
+    )
 
 
 def reason_of(event: dg.DagsterEvent) -> str:
-    """The text of a step's failure, or of why it is tried again, without traceback and class of the error."""
+    """The text of a step's failure, or of why it is tried again, without traceback and class of the
+    error.
+    """
     data = event.step_retry_data if event.is_step_up_for_retry else event.step_failure_data
     user_data = getattr(data, "user_failure_data", None)
     described = user_data.description if user_data else None
@@ -103,24 +129,34 @@ def reason_of(event: dg.DagsterEvent) -> str:
 
 
 def instance_with_runs(project: Project) -> dg.DagsterInstance | None:
-    """The Dagster instance as `launch.open_instance` finds it, if there is one yet; nothing is made."""
+    """The Dagster instance as `launch.open_instance` finds it, if there is one yet; nothing is
+    made.
+    """
     home = locate_home(project.path.parent)
     settings = home / SETTINGS_FILE
     # Without a storage of its own, Dagster keeps its databases in the home.
     elsewhere = settings.is_file() and "\nstorage:" in f"\n{settings.read_text(encoding='utf-8')}"
-    return dg.DagsterInstance.from_config(str(home)) if elsewhere or (home / "history").is_dir() else None
+    return (
+        dg.DagsterInstance.from_config(str(home))
+        if elsewhere or (home / "history").is_dir()
+        else None
+    )
 
 
 @contextmanager
 def registered(instance: dg.DagsterInstance) -> Iterator[str]:
-    """Close what killed launches left, and keep the runs of this one alive; gives its name for `tags_of`."""
+    """Close what killed launches left, and keep the runs of this one alive; gives its name for
+    `tags_of`.
+    """
     reap_abandoned(instance)
     name, ended = f"{platform.node()} {uuid.uuid4().hex}", threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
             with suppress(Exception):  # a database that is briefly unavailable ends no launch
-                for run in instance.get_runs(dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_UNFINISHED)):
+                for run in instance.get_runs(
+                    dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_UNFINISHED)
+                ):
                     instance.add_run_tags(run.run_id, tags_of(name))
 
     heart = threading.Thread(target=beat, daemon=True)
@@ -137,7 +173,9 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
 def tags_of_key(key: str) -> dict[str, str]:
     """The tags with domain and method of an artifact's key, as far as it has them."""
     domain, _, method = ("" if key == ALL else key).partition("/")
-    return {name: value for name, value in {DOMAIN_TAG: domain, METHOD_TAG: method}.items() if value}
+    return {
+        name: value for name, value in {DOMAIN_TAG: domain, METHOD_TAG: method}.items() if value
+    }
 
 
 def tags_of(launch: str) -> dict[str, str]:
@@ -151,20 +189,30 @@ def lock_of(instance: dg.DagsterInstance, launch: str) -> Path:
 
 
 def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
-    """Close the runs of launches that were killed, and free their places in pools; returns their run ids.
+    """Close the runs of launches that were killed, and free their places in pools; returns their
+    run ids.
 
-    Without this they would look started forever, and the next run would wait for the place on the GPU that they hold.
+    Without this they would look started forever, and the next run would wait for the place on the
+    GPU that they hold.
     """
-    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)) if not is_alive(instance, run)]
+    dead = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+        if not is_alive(instance, run)
+    ]
     for run in dead:
-        instance.report_run_failed(run, "The process of this launch was killed; launch again to resume.")
+        instance.report_run_failed(
+            run, "The process of this launch was killed; launch again to resume."
+        )
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         lock_of(instance, run.tags[LAUNCH_TAG]).unlink(missing_ok=True)
     return [run.run_id for run in dead]
 
 
 def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether an unfinished run has its process; true of runs that no launch started, which Dagster watches itself."""
+    """Whether an unfinished run has its process; true of runs that no launch started, which Dagster
+    watches itself.
+    """
     if (name := run.tags.get(LAUNCH_TAG)) is None:
         return True
     if name.split()[0] == platform.node() and lock_of(instance, name).exists():

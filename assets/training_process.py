@@ -1,9 +1,12 @@
-"""One process of a training that torchrun started, by `torchrun ... -m react_pipeline.assets.training_process`.
+"""One process of a training that torchrun started, by `torchrun ... -m
+react_pipeline.assets.training_process`.
 
-Belongs here: what surrounds `customize` in such a process: the way to Dagster and to MLflow (the writing process
-only), and an end that the launching process can read. Does not belong here: starting processes (`processes`).
+Belongs here: what surrounds `customize` in such a process: the way to Dagster and to MLflow (the
+writing process only), and an end that the launching process can read. Does not belong here:
+starting processes (`processes`).
 
-It needs no Dagster run: started by hand, as on the second node of a training, it trains and reports to its terminal.
+It needs no Dagster run: started by hand, as on the second node of a training, it trains and reports
+to its terminal.
 """
 
 import argparse
@@ -34,7 +37,9 @@ GRACE_SECONDS = 10.0
 
 def main() -> int:
     """Train as one process of several; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("config", "domain", "method"):
         parser.add_argument(f"--{name}", required=True)
     given = parser.parse_args()
@@ -43,7 +48,9 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format=f"[{rank}] %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     if exchange:
-        threading.Thread(target=_end_with_launcher, args=(Path(exchange) / LIFELINE,), daemon=True).start()
+        threading.Thread(
+            target=_end_with_launcher, args=(Path(exchange) / LIFELINE,), daemon=True
+        ).start()
     try:
         project = Project.load(given.config)
         with _observer(project, rank) as observer:
@@ -74,7 +81,10 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
 def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
     """The id of the Dagster run that started this process, and a way to its log."""
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        yield "", lambda line: print(line, flush=True)  # the terminal is where such a process reports
+        yield (
+            "",
+            lambda line: print(line, flush=True),
+        )  # the terminal is where such a process reports
         return
     pipes = open_dagster_pipes()
     library = logging.getLogger("react_pipeline")
@@ -84,7 +94,8 @@ def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
     try:
         yield pipes.run_id, pipes.log.info
     finally:
-        # Not as a context: that would send the traceback of an error whose text is reported in another way.
+        # Not as a context: that would send the traceback of an error whose text is reported in
+        # another way.
         pipes.close()
 
 

@@ -1,8 +1,10 @@
-"""The sensor `upkeep`: asks for every artifact that is due, unless a run with the same inputs says otherwise.
+"""The sensor `upkeep`: asks for every artifact that is due, unless a run with the same inputs says
+otherwise.
 
-Belongs here: one tick, when something is asked for again, and the blocking checks before a task. Does not belong here:
-what is due (`react_pipeline.upkeep`), reading a run (`runs`). Runs are the only memory of what was asked for: their
-tags hold the digests of the inputs and of the sources, and the number of the try.
+Belongs here: one tick, when something is asked for again, and the blocking checks before a task.
+Does not belong here: what is due (`react_pipeline.upkeep`), reading a run (`runs`). Runs are the
+only memory of what was asked for: their tags hold the digests of the inputs and of the sources, and
+the number of the try.
 """
 
 import hashlib
@@ -53,10 +55,12 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
         name="upkeep",
         asset_selection=dg.AssetSelection.all(),
         minimum_interval_seconds=settings.interval_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Asks for every artifact that is missing or out of date and can be built now, once for the same "
-        "inputs; the policy of training is `automation` in pipeline.yaml. A tick's log says what is asked for and why, "
-        "and what is held back.",
+        default_status=dg.DefaultSensorStatus.RUNNING
+        if settings.enabled
+        else dg.DefaultSensorStatus.STOPPED,
+        description="Asks for every artifact that is missing or out of date and can be built now, "
+        "once for the same inputs; the policy of training is `automation` in pipeline.yaml. A "
+        "tick's log says what is asked for and why, and what is held back.",
     )
     def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
@@ -75,7 +79,9 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
         behind = sum(state in (State.DUE, State.WAITING) for state in tick.found.states.values())
         lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
         requests = [request_of(task, tick.code, tries) for task, (tries, _) in tick.asked.items()]
-        skipped = None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
+        skipped = (
+            None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
+        )
         return dg.SensorResult(run_requests=requests, skip_reason=skipped)
 
     return look
@@ -112,7 +118,9 @@ class Tick:
             return
         self.judged.add(task.place)
         if task.stage not in self.loaded:
-            self.failed[task.place] = "not asked for: reload the code location, which was loaded without this asset"
+            self.failed[task.place] = (
+                "not asked for: reload the code location, which was loaded without this asset"
+            )
             return
         tries, why = self._outlook(task)
         if not tries and why:
@@ -126,12 +134,21 @@ class Tick:
         It follows from the last run of the artifact, and the last with today's inputs.
         """
         newest = newest_run(self.instance, task.place)
-        records = self.instance.get_run_records(dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs}), limit=1)
+        records = self.instance.get_run_records(
+            dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs}), limit=1
+        )
         run = records[0].dagster_run if records else None
         if is_under_way(self.instance, newest) or is_under_way(self.instance, run):
             return 0, ""
-        if run is None and newest and newest.is_failure_or_canceled and INPUTS_TAG + task.stage not in newest.tags:
-            return 1, ending_of(self.instance, newest, task.stage).text  # as one that a person started
+        if (
+            run is None
+            and newest
+            and newest.is_failure_or_canceled
+            and INPUTS_TAG + task.stage not in newest.tags
+        ):
+            return 1, ending_of(
+                self.instance, newest, task.stage
+            ).text  # as one that a person started
         if run is None or (newest and newest.run_id != run.run_id and newest.is_success):
             return 1, ""  # never asked for, or another version was built since
         tries = int(run.tags.get(TRY_TAG, "1"))
@@ -143,10 +160,15 @@ class Tick:
         if is_interrupted:
             return tries, why
         if not is_transient:
-            return 0, f"{why}. It will keep failing until something changes; or materialize it by hand"
+            return (
+                0,
+                f"{why}. It will keep failing until something changes; or materialize it by hand",
+            )
         if tries > len(WAIT_HOURS):
             return 0, f"{why}; tried {tries} times. Fix the cause, then materialize it by hand"
-        due = (records[0].end_time or records[0].update_timestamp.timestamp()) + 3600 * WAIT_HOURS[tries - 1]
+        due = (records[0].end_time or records[0].update_timestamp.timestamp()) + 3600 * WAIT_HOURS[
+            tries - 1
+        ]
         if time.time() >= due:
             return tries + 1, why
         when = f"{datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
@@ -155,20 +177,30 @@ class Tick:
     def _is_clear(self, task: Task) -> bool:
         """Whether the blocking checks of all that a task is made from passed.
 
-        What has one that was planned and never evaluated is asked for again: it is reused, and its checks evaluated.
+        What has one that was planned and never evaluated is asked for again: it is reused, and its
+        checks evaluated.
         """
-        for place in STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items():
+        for place in (
+            STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items()
+        ):
             keys, partition = blocking_checks(place[0]), name_of(place[1])
             if keys and is_under_way(self.instance, newest_run(self.instance, place)):
                 return False  # it may evaluate them now
             partitions = [partition] if partition else None
-            for check in self.instance.event_log_storage.get_asset_check_partition_info(keys, None, partitions):
-                status, what = check.latest_execution_status.value, f"{check.check_key.name} of {place[0]}"
+            for check in self.instance.event_log_storage.get_asset_check_partition_info(
+                keys, None, partitions
+            ):
+                status, what = (
+                    check.latest_execution_status.value,
+                    f"{check.check_key.name} of {place[0]}",
+                )
                 if status == "FAILED" and check.is_current:
                     self.failed[task.place] = f"not asked for: {what} has failed"
                     return False
                 if status == "PLANNED":
-                    if not is_under_way(self.instance, self.instance.get_run_by_id(check.latest_planned_run_id)):
+                    if not is_under_way(
+                        self.instance, self.instance.get_run_by_id(check.latest_planned_run_id)
+                    ):
                         made = self.project.store.current(*place).fingerprint
                         self._ask_once(Task(*place, f"{what} was not evaluated", made))
                         if place in self.failed:
@@ -182,7 +214,10 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
     found = tags_of_key(task.key)
-    partition, definition = partition_of(task.key), partitions_of(STAGES[task.stage], [found.get(METHOD_TAG, "")])
+    partition, definition = (
+        partition_of(task.key),
+        partitions_of(STAGES[task.stage], [found.get(METHOD_TAG, "")]),
+    )
     tags = {
         **found,
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
@@ -193,10 +228,18 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
         **(definition.get_tags_for_partition_key(partition) if partition and definition else {}),
     }
     tags = {name: tag for name, tag in tags.items() if tag}
-    return dg.RunRequest(partition_key=partition, tags=tags, asset_selection=[dg.AssetKey(task.stage)])
+    return dg.RunRequest(
+        partition_key=partition, tags=tags, asset_selection=[dg.AssetKey(task.stage)]
+    )
 
 
 def code_digest() -> str:
-    """Of the sources that a run would load now: what failed because of a fault of theirs may succeed with others."""
-    files = (path for package in (react_pipeline, assets) for path in Path(package.__path__[0]).rglob("*.py"))
+    """Of the sources that a run would load now: what failed because of a fault of theirs may
+    succeed with others.
+    """
+    files = (
+        path
+        for package in (react_pipeline, assets)
+        for path in Path(package.__path__[0]).rglob("*.py")
+    )
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]

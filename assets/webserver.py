@@ -1,10 +1,13 @@
-"""The Dagster webserver behind a guard: `python -m react_pipeline.assets.webserver`, used as `dagster-webserver` is.
+"""The Dagster webserver behind a guard: `python -m react_pipeline.assets.webserver`, used as
+`dagster-webserver` is.
 
-Belongs here: what is refused of Dagster's requests, and what is answered in its place: the start page, and the pictures
-of materializations (`pictures`). Does not belong here: what any server refuses (`react_pipeline.browse.cross_site`).
+Belongs here: what is refused of Dagster's requests, and what is answered in its place: the start
+page, and the pictures of materializations (`pictures`). Does not belong here: what any server
+refuses (`react_pipeline.browse.cross_site`).
 
-Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor Origin, so that each page
-its user visits could launch runs. Behind a proxy, `REACT_DAGSTER_URL` names the address that browsers use.
+Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor
+Origin, so that each page its user visits could launch runs. Behind a proxy, `REACT_DAGSTER_URL`
+names the address that browsers use.
 """
 
 import os
@@ -24,7 +27,8 @@ from react_pipeline.pipeline import STAGES
 from react_pipeline.tracking import DAGSTER_VARIABLE
 
 LINEAGE_PAGE = "/asset-groups?expanded=" + ",".join(
-    f"global%40global%3A{group}" for group in dict.fromkeys(stage.group for stage in STAGES.values())
+    f"global%40global%3A{group}"
+    for group in dict.fromkeys(stage.group for stage in STAGES.values())
 )
 """All assets with every group opened, by the names that Dagster's page gives to groups."""
 
@@ -53,7 +57,11 @@ class Guard:
             if reason:
                 await PlainTextResponse(reason, status)(scope, receive, send)
                 return
-        if scope["type"] == "http" and scope["method"] in SAFE_METHODS and (own := await _own_answer(scope["path"])):
+        if (
+            scope["type"] == "http"
+            and scope["method"] in SAFE_METHODS
+            and (own := await _own_answer(scope["path"]))
+        ):
             await own(scope, receive, send_unframed)
             return
         await self._app(scope, receive, send_unframed)
@@ -77,18 +85,26 @@ class Guard:
 async def _own_answer(path: str) -> Response | None:
     """The answer to what Dagster's own server has no useful page for."""
     if path == "/":
-        # Dagster would show a timeline of its jobs, which is empty where runs were launched from the command line.
+        # Dagster would show a timeline of its jobs, which is empty where runs were launched from
+        # the command line.
         return RedirectResponse(LINEAGE_PAGE)
     if (picture := await run_in_threadpool(picture_at, path)) is None:
         return None
-    kept = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+    kept = {
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "X-Content-Type-Options": "nosniff",
+    }
     return Response(picture, 200 if picture else 404, kept if picture else None, "image/jpeg")
 
 
 def guard(allowed: Collection[str]) -> None:
     """Put the guard in front of every Dagster webserver of this process."""
     inner = DagsterWebserver.build_middleware
-    DagsterWebserver.build_middleware = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]  # type: ignore[method-assign]
+
+    def build_middleware(self: DagsterWebserver) -> list[Middleware]:
+        return [Middleware(Guard, allowed=allowed), *inner(self)]
+
+    DagsterWebserver.build_middleware = build_middleware  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

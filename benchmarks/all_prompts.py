@@ -1,10 +1,12 @@
-"""All prompts of a domain against one side of a corpus: in list order and exactly, beside FAISS' own ways.
+"""All prompts of a domain against one side of a corpus: in list order and exactly, beside FAISS'
+own ways.
 
-A stage of `benchmarks.retrieval`, which has built the index of cells. FAISS' ways are timed with some of the prompts,
-`IndexFlat` also with a million rows at most, in the process that times ours, and scaled. Ratios are of seconds of a
-core, since a machine may be shared. The floor is what the products alone would take at the rate of a matrix product of
-the same type, measured in the same process; a share above 1 skips products, and "no bound" skips none. Hits are
-compared where both ways were run.
+A stage of `benchmarks.retrieval`, which has built the index of cells. FAISS' ways are timed with
+some of the prompts, `IndexFlat` also with a million rows at most, in the process that times ours,
+and scaled. Ratios are of seconds of a core, since a machine may be shared. The floor is what the
+products alone would take at the rate of a matrix product of the same type, measured in the same
+process; a share above 1 skips products, and "no bound" skips none. Hits are compared where both
+ways were run.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ SOME_PROMPTS, GROWTH_PROMPTS, FLAT_ROWS = 1_600, 8_000, 1_000_000
 
 def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -> Row:
     """Time every way; seconds are those of all prompts."""
-    stored, prompts = StoredVectors(embeddings, "image"), Cloud(rows, WIDTH).prompts(classes, TEMPLATES)
+    stored, prompts = (
+        StoredVectors(embeddings, "image"),
+        Cloud(rows, WIDTH).prompts(classes, TEMPLATES),
+    )
     name = key.replace(",", "-")
     built = json.loads((folder / f"{name}.json").read_text())
     index = read_index(folder / f"{name}.index", mapped=True)
@@ -49,25 +54,38 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
     fast = batch.product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
-    def measure(name: str, call: Callable[[], Any], asked: int, precision: str = fast, scale: float = 1) -> Any:
+    def measure(
+        name: str, call: Callable[[], Any], asked: int, precision: str = fast, scale: float = 1
+    ) -> Any:
         with patch.object(batch, "product_precision", lambda *_: precision), peak_memory() as peak:
             started, cpu = time.perf_counter(), time.process_time()
             found = call()
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         scale *= len(prompts) / asked
-        ways[name] = {"seconds": seconds * scale, "cpu": cpu * scale, "prompts": asked, "mib": peak[0] / MIB}
+        ways[name] = {
+            "seconds": seconds * scale,
+            "cpu": cpu * scale,
+            "prompts": asked,
+            "mib": peak[0] / MIB,
+        }
         return found
 
     def exact(asked: Any, hits: int = HITS, templates: int = TEMPLATES, last: int = rows) -> Any:
         return batch.exact_hits(stored, asked, hits, templates=templates, rows=(0, last))
 
     def in_lists(asked: Any, hits: int = HITS) -> Any:
-        return batch.list_order_hits(index, asked, hits, built["rerank"], stored, templates=TEMPLATES)
+        return batch.list_order_hits(
+            index, asked, hits, built["rerank"], stored, templates=TEMPLATES
+        )
 
     find_rows(index, some[:80], HITS, built["rerank"], stored)
-    one_by_one = measure("one by one", lambda: find_rows(index, some, HITS, built["rerank"], stored), len(some))
+    one_by_one = measure(
+        "one by one", lambda: find_rows(index, some, HITS, built["rerank"], stored), len(some)
+    )
     lists = measure("list order", lambda: in_lists(prompts), len(prompts))
-    flat_hits = measure("IndexFlat", partial(find_rows, flat, some, HITS), len(some), scale=rows / flat_rows)
+    flat_hits = measure(
+        "IndexFlat", partial(find_rows, flat, some, HITS), len(some), scale=rows / flat_rows
+    )
     del flat
     measure("exact", lambda: exact(prompts), len(prompts))
     if fast != "fp32":
@@ -108,11 +126,19 @@ def cases(prompts: int, rows: int) -> list[tuple[int, int, int]]:
         return []
     few = min(GROWTH_PROMPTS, prompts)
     more = [(4 * few, rows, HITS)] if 4 * few <= prompts else []
-    return [(few, rows // 4, HITS), (few, rows // 2, HITS), (few, rows, HITS), *more, (few, rows, 5 * HITS)]
+    return [
+        (few, rows // 4, HITS),
+        (few, rows // 2, HITS),
+        (few, rows, HITS),
+        *more,
+        (few, rows, 5 * HITS),
+    ]
 
 
 def same(found: Any, wanted: Any) -> float:
-    """Share of hits that are as similar as those wanted, to the sixth digit: equal rows, or rows that are tied."""
+    """Share of hits that are as similar as those wanted, to the sixth digit: equal rows, or rows
+    that are tied.
+    """
     return float(np.isclose(found[0][: len(wanted[0])], wanted[0], atol=2e-6).mean())
 
 
@@ -129,7 +155,9 @@ def rate(precision: str) -> float:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The most bytes of its own, mapped files not counted, that this process took within; known on leaving."""
+    """The most bytes of its own, mapped files not counted, that this process took within; known on
+    leaving.
+    """
     process, peak, ended = psutil.Process(), [0], threading.Event()
 
     def own() -> int:
@@ -172,19 +200,31 @@ def table(row: Row) -> str:
             }
         )
     text = (
-        f"{row['prompts']:,} prompts, {HITS} hits each, against {row['rows']:,} vectors ({row['vectors_mib']:,.0f} MiB "
-        f"mapped), `{row['key']}` at {row['parameters']}, {row['threads']} threads, fastest type {row['type']}. "
-        f"Hits of list order as similar as the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
+        f"{row['prompts']:,} prompts, {HITS} hits each, against {row['rows']:,} vectors "
+        f"({row['vectors_mib']:,.0f} MiB mapped), `{row['key']}` at {row['parameters']}, "
+        f"{row['threads']} threads, fastest type {row['type']}. Hits of list order as similar as "
+        f"the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
         f"{row['same_as_flat']:.4%}."
     )
     grown = [
         {
-            **{"prompts": f"{asked:,}", "rows": f"{rows:,}", "hits": str(hits), "exact, s of a core": f"{exact:,.1f}"},
+            **{
+                "prompts": f"{asked:,}",
+                "rows": f"{rows:,}",
+                "hits": str(hits),
+                "exact, s of a core": f"{exact:,.1f}",
+            },
             "ns a prompt and row": f"{exact / asked / rows * 1e9:.2f}",
             "list order, s of a core": "–" if in_lists is None else f"{in_lists:,.1f}",
         }
         for asked, rows, hits, exact, in_lists in row["growth"]
     ]
-    text += " Ways timed with fewer prompts (`IndexFlat` also with a million rows at most) are scaled."
-    tables = [pd.DataFrame(some).to_markdown(index=False, disable_numparse=True) for some in (lines, grown) if some]
+    text += (
+        " Ways timed with fewer prompts (`IndexFlat` also with a million rows at most) are scaled."
+    )
+    tables = [
+        pd.DataFrame(some).to_markdown(index=False, disable_numparse=True)
+        for some in (lines, grown)
+        if some
+    ]
     return "\n\n".join([text, tables[0], *(["Growth:", tables[1]] if grown else [])])

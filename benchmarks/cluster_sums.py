@@ -1,10 +1,12 @@
-"""The sums for corpora that no machine here can hold: disk, memory and hours, from a formula and a few rates.
+"""The sums for corpora that no machine here can hold: disk, memory and hours, from a formula and a
+few rates.
 
-`.venv/bin/python -m benchmarks.cluster_sums --page docs/clusters.md` writes the tables into that page from the rates
-below. `--measure` measures those of FAISS on one core, in two minutes; put what it prints into `indexing/cost.py`.
+`.venv/bin/python -m benchmarks.cluster_sums --page docs/clusters.md` writes the tables into that
+page from the rates below. `--measure` measures those of FAISS on one core, in two minutes; put what
+it prints into `indexing/cost.py`.
 
-Belongs here: the tables. Does not belong here: rates and formulas (`indexing.cost`), the size of an index
-(`indexing.keys`). N pairs, D width of the vectors, n cells.
+Belongs here: the tables. Does not belong here: rates and formulas (`indexing.cost`), the size of an
+index (`indexing.keys`). N pairs, D width of the vectors, n cells.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ from react_pipeline.workload import GPU_PAIRS_PER_SECOND
 BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}
 DIMENSION, PROMPTS = 512, 80_000
-MACHINES = [("2 cores", 2, False), ("64 cores", 64, False), ("16 Spark workers of 64 cores", 1_024, False)]
+MACHINES = [
+    ("2 cores", 2, False),
+    ("64 cores", 64, False),
+    ("16 Spark workers of 64 cores", 1_024, False),
+]
 MACHINES += [("one H100 (100 T operations a second, assumed)", 1, True)]
 TB, GIB = 1e12, 2**30
 KEY_BYTES = 30
@@ -61,23 +67,41 @@ def corpus_table() -> str:
 
     sizes = list(CORPORA.values())
     row("pairs, N", [f"{size / 1e9:.2f} billion" for size in sizes])
-    row("images at 256 px, 25 kB each (assumed)", [f"{size * IMAGE_BYTES / TB:,.0f} TB" for size in sizes])
-    row(f"vectors, both sides, D = {DIMENSION}: 4 D N", [f"{4 * DIMENSION * size / TB:.2f} TB" for size in sizes])
+    row(
+        "images at 256 px, 25 kB each (assumed)",
+        [f"{size * IMAGE_BYTES / TB:,.0f} TB" for size in sizes],
+    )
+    row(
+        f"vectors, both sides, D = {DIMENSION}: 4 D N",
+        [f"{4 * DIMENSION * size / TB:.2f} TB" for size in sizes],
+    )
     row(
         "metadata, 200 B a pair (assumed; 115 B on the demo)",
         [f"{METADATA_BYTES * size / TB:.2f} TB" for size in sizes],
     )
-    row("register of keys while it is embedded, 30 B a pair", [f"{KEY_BYTES * size / 1e9:,.0f} GB" for size in sizes])
+    row(
+        "register of keys while it is embedded, 30 B a pair",
+        [f"{KEY_BYTES * size / 1e9:,.0f} GB" for size in sizes],
+    )
 
     def hours(per_second: float) -> list[float]:
         return [size / per_second / 3_600 for size in sizes]
 
-    row("download, hours of a machine of 16 cores", [f"{value:,.0f}" for value in hours(16 * URLS_PER_CORE_SECOND)])
+    row(
+        "download, hours of a machine of 16 cores",
+        [f"{value:,.0f}" for value in hours(16 * URLS_PER_CORE_SECOND)],
+    )
     row("embedding, GPU hours", [f"{value:,.0f}" for value in hours(GPU_PAIRS_PER_SECOND)])
-    row("GPUs to be done in 24 h", [f"{np.ceil(value / 24):,.0f}" for value in hours(GPU_PAIRS_PER_SECOND)])
+    row(
+        "GPUs to be done in 24 h",
+        [f"{np.ceil(value / 24):,.0f}" for value in hours(GPU_PAIRS_PER_SECOND)],
+    )
     cores = hours(CORE_PAIRS_PER_SECOND)
     row("embedding without GPUs (bf16), core hours", [f"{value:,.0f}" for value in cores])
-    row("machines of 64 cores to be done in 24 h", [f"{np.ceil(value / 24 / 64):,.0f}" for value in cores])
+    row(
+        "machines of 64 cores to be done in 24 h",
+        [f"{np.ceil(value / 24 / 64):,.0f}" for value in cores],
+    )
     return markdown_table(["what", *CORPORA], rows).rstrip()
 
 
@@ -96,10 +120,22 @@ def index_table(name: str) -> str:
         parsed = Key.parse(key)
         size = parsed.bytes(rows, DIMENSION)
         sample = 4 * DIMENSION * SAMPLE_POINTS_PER_CELL * parsed.cells
-        training, adding = 2 * training_seconds(rows, parsed.cells, DIMENSION), 2 * adding_seconds(rows, parsed)
-        hours = [training / 3_600, adding / 3_600, index_seconds(rows, parsed, DIMENSION) / 3_600 / 64]
+        training, adding = (
+            2 * training_seconds(rows, parsed.cells, DIMENSION),
+            2 * adding_seconds(rows, parsed),
+        )
+        hours = [
+            training / 3_600,
+            adding / 3_600,
+            index_seconds(rows, parsed, DIMENSION) / 3_600 / 64,
+        ]
         about = [f"{value:,.1f}" for value in hours]
-        cells = [Markup(f"`{key}`"), f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
+        cells = [
+            Markup(f"`{key}`"),
+            f"{2 * size / GIB:,.0f} GiB",
+            f"{(size + sample) / GIB:,.0f} GiB",
+            *about,
+        ]
         lines.append(cells)
     head = f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:"
     return f"{head}\n\n{markdown_table([*columns, 'hours on 64 cores'], lines)}".rstrip()
@@ -112,8 +148,19 @@ def search_table(rows: int = CORPORA["LAION-400M"]) -> str:
         places = ["cuda"] if gpu else ["fp32", "bf16"]
         for place in places:
             device, precision = ("cuda", "fp16") if gpu else ("cpu", place)
-            sums = estimate("auto", built, PROMPTS, 10, device=device, cores=cores, precision=precision, templates=80)
-            one_by_one = estimate("exact", built, PROMPTS, 10, device=device, cores=cores, precision=precision)
+            sums = estimate(
+                "auto",
+                built,
+                PROMPTS,
+                10,
+                device=device,
+                cores=cores,
+                precision=precision,
+                templates=80,
+            )
+            one_by_one = estimate(
+                "exact", built, PROMPTS, 10, device=device, cores=cores, precision=precision
+            )
             seconds = (one_by_one.exact_seconds, sums.exact_seconds, sums.index_seconds)
             lines.append([name, precision, *(f"{value / 3_600:,.2f}" for value in seconds)])
     head = f"{PROMPTS:,} prompts (1,000 names x 80 templates), 10 hits each, against one side of LAION-400M, in hours, "
@@ -128,11 +175,17 @@ def page() -> str:
 
 
 def measure() -> None:
-    """Print FAISS' rates on one thread: cells are random vectors, since which they are changes no time."""
+    """Print FAISS' rates on one thread: cells are random vectors, since which they are changes no
+    time.
+    """
     import faiss
 
     faiss.omp_set_num_threads(1)
-    for key in ("IVF32768,SQfp16", "OPQ64_512,IVF32768_HNSW32,PQ64x8", "OPQ64_512,IVF65536_HNSW32,PQ64x8"):
+    for key in (
+        "IVF32768,SQfp16",
+        "OPQ64_512,IVF32768_HNSW32,PQ64x8",
+        "OPQ64_512,IVF65536_HNSW32,PQ64x8",
+    ):
         parsed = Key.parse(key)
         index = faiss.index_factory(DIMENSION, key, faiss.METRIC_INNER_PRODUCT)
         lists = faiss.downcast_index(faiss.extract_index_ivf(index))
@@ -147,20 +200,30 @@ def measure() -> None:
             lists.pq.train(_vectors(10_000, 7))
         lists.is_trained = index.is_trained = True
         vectors = _vectors(16_384, 3)
-        print(f"add to {key}: {_rate(lambda index=index, vectors=vectors: index.add(vectors), 16_384):,.0f} rows/s")
+        print(
+            f"add to {key}: "
+            f"{_rate(lambda index=index, vectors=vectors: index.add(vectors), 16_384):,.0f} rows/s"
+        )
     queries, vectors = _vectors(QUERIES, 4), _vectors(32_768, 5)
-    nearest = _rate(lambda: faiss.knn(queries, vectors, 101, metric=faiss.METRIC_INNER_PRODUCT), len(vectors))
+    nearest = _rate(
+        lambda: faiss.knn(queries, vectors, 101, metric=faiss.METRIC_INNER_PRODUCT), len(vectors)
+    )
     print(f"exact neighbours of {QUERIES} queries: {nearest:,.0f} rows/s")
     clustering, rounds, sample = faiss.Clustering(DIMENSION, 1_024), 4, _vectors(65_536, 8)
     clustering.niter, clustering.max_points_per_centroid = rounds, SAMPLE_POINTS_PER_CELL
     operations = 2 * len(sample) * 1_024 * DIMENSION * rounds
-    print(f"k-means: {_rate(lambda: clustering.train(sample, faiss.IndexFlatIP(DIMENSION)), operations) / 1e9:.0f} G/s")
+    print(
+        "k-means: "
+        f"{_rate(lambda: clustering.train(sample, faiss.IndexFlatIP(DIMENSION)), operations) / 1e9:.0f} G/s"
+    )
 
 
 def _vectors(count: int, seed: int) -> np.ndarray:
     chance = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(2_000, DIMENSION))
-    vectors = centres[chance.integers(0, 2_000, count)] + 0.9 * chance.normal(size=(count, DIMENSION))
+    vectors = centres[chance.integers(0, 2_000, count)] + 0.9 * chance.normal(
+        size=(count, DIMENSION)
+    )
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -172,9 +235,13 @@ def _rate(work: object, amount: float) -> float:
 
 def main() -> None:
     """Write or measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
-    parser.add_argument("--measure", action="store_true", help="measure the rates of FAISS on one core")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the rates of FAISS on one core"
+    )
     given = parser.parse_args()
     if given.measure:
         measure()

@@ -1,13 +1,15 @@
 """Collecting chosen pairs out of tars by byte range, against reading the tars through.
 
-Run `.venv/bin/python -m benchmarks.collect` from the repository's root; `--page docs/performance.md` writes the table
-into that page. It needs 2.3 GB in `--scratch`, which are removed at the end, and about two minutes.
+Run `.venv/bin/python -m benchmarks.collect` from the repository's root; `--page
+docs/performance.md` writes the table into that page. It needs 2.3 GB in `--scratch`, which are
+removed at the end, and about two minutes.
 
-100 tars of 1,000 pairs are written; images are random bytes, 20 kB on average, spread as those of a web corpus. Then
-0.1%, 1% and 10% of the pairs are collected into training shards, by `collect_pairs` and by reading every tar
-through from its start to its end (`tarfile` as a stream, which skips what was not chosen but must read it) into the
-same shards. Both give the same bytes, which is checked. Before each run the tars are dropped from the page cache, so
-that both read from the disk. Where pairs are is known, as it is once a corpus is embedded: the range reads are given
+100 tars of 1,000 pairs are written; images are random bytes, 20 kB on average, spread as those of a
+web corpus. Then 0.1%, 1% and 10% of the pairs are collected into training shards, by
+`collect_pairs` and by reading every tar through from its start to its end (`tarfile` as a stream,
+which skips what was not chosen but must read it) into the same shards. Both give the same bytes,
+which is checked. Before each run the tars are dropped from the page cache, so that both read from
+the disk. Where pairs are is known, as it is once a corpus is embedded: the range reads are given
 the table of offsets, reading through needs only names.
 """
 
@@ -46,17 +48,23 @@ def write_tars(directory: Path, tars: int) -> tuple[list[Path], pd.DataFrame]:
     paths, located = [], []
     for number in tqdm(range(tars), desc="writing tars", unit="tar", leave=False, disable=None):
         path = directory / f"{number:05d}.tar"
-        sizes = (chance.lognormal(0, 0.6, PAIRS) / np.exp(0.18) * MEAN_IMAGE_BYTES).astype(int) + 100
+        sizes = (chance.lognormal(0, 0.6, PAIRS) / np.exp(0.18) * MEAN_IMAGE_BYTES).astype(
+            int
+        ) + 100
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for pair, size in enumerate(sizes):
                 image, key = chance.bytes(int(size)), f"{number:05d}{pair:04d}"
-                located.append((number, key, tar.offset + tarfile.BLOCKSIZE, len(image), _digest(image)))
+                located.append(
+                    (number, key, tar.offset + tarfile.BLOCKSIZE, len(image), _digest(image))
+                )
                 for extension, data in (("jpg", image), ("txt", b"a caption"), ("json", b"{}")):
                     member = tarfile.TarInfo(f"{key}.{extension}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
         paths.append(path)
-    table = pd.DataFrame(located, columns=["shard", "image_path", "image_offset", "image_bytes", "image_sha256"])
+    table = pd.DataFrame(
+        located, columns=["shard", "image_path", "image_offset", "image_bytes", "image_sha256"]
+    )
     return paths, table.assign(row=range(len(table)), caption="a caption", **{"class": ""})
 
 
@@ -72,7 +80,10 @@ class ReadThrough:
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Keep the images that are wanted, with the check that the range reads make too."""
-        wanted = {f"{row.image_path}.jpg": row for row in rows.rename(columns={"class": "label"}).itertuples()}
+        wanted = {
+            f"{row.image_path}.jpg": row
+            for row in rows.rename(columns={"class": "label"}).itertuples()
+        }
         for path in self.shards:
             with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
@@ -92,7 +103,9 @@ def drop_from_cache(paths: Sequence[Path]) -> None:
         os.close(descriptor)
 
 
-def timed(make: Callable[[], Any], rows: pd.DataFrame, paths: Sequence[Path], directory: Path) -> float:
+def timed(
+    make: Callable[[], Any], rows: pd.DataFrame, paths: Sequence[Path], directory: Path
+) -> float:
     """Seconds of collecting."""
     drop_from_cache(paths)
     source, began = make(), time.perf_counter()
@@ -101,7 +114,9 @@ def timed(make: Callable[[], Any], rows: pd.DataFrame, paths: Sequence[Path], di
 
 
 def measure(scratch: Path, tars: int, repeats: int) -> tuple[pd.DataFrame, int]:
-    """One row a fraction: best seconds and bytes read of both ways, taken in turns; and the size of all tars."""
+    """One row a fraction: best seconds and bytes read of both ways, taken in turns; and the size of
+    all tars.
+    """
     (scratch / "corpus").mkdir()
     paths, table = write_tars(scratch / "corpus", tars)
     size_bytes = sum(path.stat().st_size for path in paths)
@@ -118,7 +133,16 @@ def measure(scratch: Path, tars: int, repeats: int) -> tuple[pd.DataFrame, int]:
                     raise AssertionError(f"{path.name} differs")
             for path in [*a.iterdir(), *b.iterdir()]:
                 path.unlink()
-        found.append((fraction, len(rows), min(by_range), int(rows["image_bytes"].sum()), min(through), size_bytes))
+        found.append(
+            (
+                fraction,
+                len(rows),
+                min(by_range),
+                int(rows["image_bytes"].sum()),
+                min(through),
+                size_bytes,
+            )
+        )
     columns = ["fraction", "pairs", "seconds", "bytes", "seconds_through", "bytes_through"]
     return pd.DataFrame(found, columns=columns), size_bytes
 
@@ -127,13 +151,27 @@ def to_markdown(table: pd.DataFrame, size_bytes: int, tars: int) -> str:
     """The table, and what it was measured on."""
     rows = [
         [
-            *(f"{row.fraction:.1%}", row.pairs, f"{row.seconds:.2f} s", f"{row.bytes / MIB:,.0f} MiB"),
+            *(
+                f"{row.fraction:.1%}",
+                row.pairs,
+                f"{row.seconds:.2f} s",
+                f"{row.bytes / MIB:,.0f} MiB",
+            ),
             *(f"{row.seconds_through:.2f} s", f"{row.bytes_through / MIB:,.0f} MiB"),
             *(f"{row.seconds_through / row.seconds:.1f}", f"{row.bytes_through / row.bytes:.1f}"),
         ]
         for row in table.itertuples()
     ]
-    columns = ["taken", "pairs", "by range", "read", "reading through", "read", "ratio of time", "of bytes"]
+    columns = [
+        "taken",
+        "pairs",
+        "by range",
+        "read",
+        "reading through",
+        "read",
+        "ratio of time",
+        "of bytes",
+    ]
     of = f"{tars} tars of {PAIRS:,} pairs, {size_bytes / MIB:,.0f} MiB, dropped from the page cache each time."
     return f"{markdown_table(columns, rows)}\n{of}"
 
@@ -144,9 +182,13 @@ def _digest(data: bytes) -> str:
 
 def main() -> None:
     """Measure, print, and write the page if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
-    parser.add_argument("--scratch", type=Path, help="folder for the tars; by default the system's temporary folder")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for the tars; by default the system's temporary folder"
+    )
     parser.add_argument("--tars", type=int, default=TARS)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()

@@ -1,10 +1,12 @@
-"""One optimizer step of `gated-image`: ours against the published design of REACT, measured and reported.
+"""One optimizer step of `gated-image`: ours against the published design of REACT, measured and
+reported.
 
-Run `.venv/bin/python -m benchmarks.customize` from the repository's root: `--quick` only to see that it works, `--page
-docs/performance.md` to write the tables into that page. Both train the same model, shaped like ViT-B/32 with random
-weights and six gated blocks, on the same batch with the same threads. The steps of all variants are taken in turns, so
-that what else the machine does hits all of them alike. Batches are ready in memory: reading, decoding and augmenting
-images is not measured, and kept vectors and tokens are made before the clock starts.
+Run `.venv/bin/python -m benchmarks.customize` from the repository's root: `--quick` only to see
+that it works, `--page docs/performance.md` to write the tables into that page. Both train the same
+model, shaped like ViT-B/32 with random weights and six gated blocks, on the same batch with the
+same threads. The steps of all variants are taken in turns, so that what else the machine does hits
+all of them alike. Batches are ready in memory: reading, decoding and augmenting images is not
+measured, and kept vectors and tokens are made before the clock starts.
 
 The steps themselves are in `benchmarks.published`, counting and timing in `benchmarks.operations`.
 """
@@ -43,7 +45,9 @@ Rows = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to take a step: its parts (none: the published design), and the ratio of speeds that is wanted of it."""
+    """A way to take a step: its parts (none: the published design), and the ratio of speeds that is
+    wanted of it.
+    """
 
     parts: frozenset[str] = frozenset()
     wanted: float | None = None
@@ -69,12 +73,22 @@ def step_of(name: str, model: Any, batches: steps.Batches, device: str) -> steps
     parts = VARIANTS[name].parts
     if not parts:
         return steps.published_step(model, batches)
-    return steps.our_step(model, batches, parts, ImageTower(model, compiled=VARIANTS[name].compiled), device)
+    return steps.our_step(
+        model, batches, parts, ImageTower(model, compiled=VARIANTS[name].compiled), device
+    )
 
 
 def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
     """Peak memory of a fresh process that takes a few steps of one variant."""
-    command = [sys.executable, "-m", "benchmarks.customize", "--memory-of", name, "--batch", str(given.batch)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.customize",
+        "--memory-of",
+        name,
+        "--batch",
+        str(given.batch),
+    ]
     command += ["--device", given.device, "--threads", str(given.threads)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)  # noqa: S603 - ourselves
     return int(ran.stdout)
@@ -83,10 +97,16 @@ def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
 def take_few_steps(given: argparse.Namespace) -> int:
     """What the fresh process does: peak memory in bytes, of the GPU's allocator or of the process."""
     model = steps.random_model(given.device)
-    take = step_of(given.memory_of, model, steps.Batches.random(model, 1, given.batch, given.device), given.device)
+    take = step_of(
+        given.memory_of,
+        model,
+        steps.Batches.random(model, 1, given.batch, given.device),
+        given.device,
+    )
     with tempfile.TemporaryDirectory() as directory:
         if steps.TEXTS in VARIANTS[given.memory_of].parts:
-            # As the trainer does once it has the vectors: the frozen text tower is mapped from the base's file.
+            # As the trainer does once it has the vectors: the frozen text tower is mapped from the
+            # base's file.
             path, names = Path(directory) / "base.safetensors", text_parameters(model)
             parameters = dict(model.named_parameters())
             save_file({name: parameters[name].detach() for name in names}, path)
@@ -99,15 +119,20 @@ def take_few_steps(given: argparse.Namespace) -> int:
 
 
 def curves(model: Any, given: argparse.Namespace) -> dict[str, list[float]]:
-    """Losses of short trainings that all see the same pairs from the same weights, but for what their name says.
+    """Losses of short trainings that all see the same pairs from the same weights, but for what
+    their name says.
 
-    What a difference to the published fp32 run is to be measured by: for fp32 the published step with the pairs of each
-    batch in another order, which changes rounding alone; for bf16 the published step with another seed of the new
-    blocks, since two users who repeat a training differ by that.
+    What a difference to the published fp32 run is to be measured by: for fp32 the published step
+    with the pairs of each batch in another order, which changes rounding alone; for bf16 the
+    published step with another seed of the new blocks, since two users who repeat a training differ
+    by that.
     """
     batches = steps.Batches.random(model, given.curve_steps, given.batch, given.device)
     start = {name: parameter.detach().clone() for name, parameter in steps.trained(model).items()}
-    other = {key: weight.detach() for key, weight in steps.trained(steps.random_model(given.device, 1)).items()}
+    other = {
+        key: weight.detach()
+        for key, weight in steps.trained(steps.random_model(given.device, 1)).items()
+    }
     runs = {
         PUBLISHED: (PUBLISHED, batches, start),
         OURS_FP32: (OURS_FP32, batches, start),
@@ -129,7 +154,9 @@ def curves(model: Any, given: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def speed_rows(seconds: Mapping[str, list[float]], batch: int) -> dict[str, dict[str, float]]:
-    """Seconds of the best step, ratios to the published step of best and of median, and images a second."""
+    """Seconds of the best step, ratios to the published step of best and of median, and images a
+    second.
+    """
     reference = seconds[PUBLISHED]
     return {
         name: {
@@ -142,15 +169,21 @@ def speed_rows(seconds: Mapping[str, list[float]], batch: int) -> dict[str, dict
     }
 
 
-def variants(model: Any, memory: Mapping[str, int], given: argparse.Namespace) -> tuple[Rows, dict[str, float]]:
-    """Each variant in turns, with its share of the floor; and operations a second of matrix products, of the same run.
+def variants(
+    model: Any, memory: Mapping[str, int], given: argparse.Namespace
+) -> tuple[Rows, dict[str, float]]:
+    """Each variant in turns, with its share of the floor; and operations a second of matrix
+    products, of the same run.
 
     The floor of a variant is the time its matrix products take at these rates.
     """
     batches = steps.Batches.random(model, 1, given.batch, given.device)
     takes = {name: step_of(name, model, batches, given.device) for name in memory}
     rows: Rows = speed_rows(timed(takes, given.repeats, given.device), given.batch)
-    (tokens, width), (length, text_width) = model.visual.positional_embedding.shape, model.positional_embedding.shape
+    (tokens, width), (length, text_width) = (
+        model.visual.positional_embedding.shape,
+        model.positional_embedding.shape,
+    )
     rates = {
         "fp32": matmul_rate(given.batch * tokens, width, torch.float32, given),
         "bf16": matmul_rate(given.batch * tokens, width, torch.bfloat16, given),
@@ -159,12 +192,16 @@ def variants(model: Any, memory: Mapping[str, int], given: argparse.Namespace) -
     for name, row in rows.items():
         parts = VARIANTS[name].parts
         image, text = operations(model, given.batch, parts)
-        floor_seconds = image / rates["bf16" if steps.BF16 in parts else "fp32"] + text / rates["text fp32"]
+        floor_seconds = (
+            image / rates["bf16" if steps.BF16 in parts else "fp32"] + text / rates["text fp32"]
+        )
         row |= {"wanted": VARIANTS[name].wanted, "GFLOP": (image + text) / 1e9}
         row |= {"share of floor": floor_seconds / row["seconds (best)"]}
         row |= {"peak MiB": memory[name] / 2**20, "memory ratio": memory[name] / memory[PUBLISHED]}
         if given.peak_tflops:
-            row["FLOPs utilisation"] = (image + text) / row["seconds (best)"] / (given.peak_tflops * 1e12)
+            row["FLOPs utilisation"] = (
+                (image + text) / row["seconds (best)"] / (given.peak_tflops * 1e12)
+            )
     return rows, rates
 
 
@@ -174,7 +211,9 @@ def ablation(model: Any, given: argparse.Namespace) -> Rows:
     takes = {PUBLISHED: step_of(PUBLISHED, model, batches, given.device)}
     for count, part in enumerate(steps.PARTS, 1):
         parts = frozenset(steps.PARTS[:count])
-        takes[f"+ {part}"] = steps.our_step(model, batches, parts, steps.PartialTower(model, parts), given.device)
+        takes[f"+ {part}"] = steps.our_step(
+            model, batches, parts, steps.PartialTower(model, parts), given.device
+        )
     rows: Rows = speed_rows(timed(takes, max(1, given.repeats // 2), given.device), given.batch)
     for before, now in itertools.pairwise(rows.values()):
         now["to the row before"] = now["ratio of best"] / before["ratio of best"]
@@ -183,17 +222,37 @@ def ablation(model: Any, given: argparse.Namespace) -> Rows:
 
 def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=None, help="pairs (default: 32, quick: 8)")
-    parser.add_argument("--repeats", type=int, default=None, help="steps of each variant that count (default: 7)")
-    parser.add_argument("--curve-steps", type=int, default=None, help="steps of the loss curves (default: 12)")
+    parser.add_argument(
+        "--repeats", type=int, default=None, help="steps of each variant that count (default: 7)"
+    )
+    parser.add_argument(
+        "--curve-steps", type=int, default=None, help="steps of the loss curves (default: 12)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda was not run yet")
-    parser.add_argument("--peak-tflops", type=float, default=None, help="of the device, to report the share in use")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler and a minute")
-    parser.add_argument("--quick", action="store_true", help="batch 8, one repeat, short curves, no ablation")
-    parser.add_argument("--json", type=Path, default=None, help="write everything that was measured to this file")
-    parser.add_argument("--page", type=Path, default=None, help="has the two markers; gets the tables")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda was not run yet"
+    )
+    parser.add_argument(
+        "--peak-tflops", type=float, default=None, help="of the device, to report the share in use"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile too; needs a C++ compiler and a minute",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="batch 8, one repeat, short curves, no ablation"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=None, help="write everything that was measured to this file"
+    )
+    parser.add_argument(
+        "--page", type=Path, default=None, help="has the two markers; gets the tables"
+    )
     parser.add_argument("--memory-of", choices=VARIANTS, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     for name, usual, quick in (("batch", 32, 8), ("repeats", 7, 1), ("curve_steps", 12, 3)):
@@ -209,14 +268,18 @@ def curve_rows(losses: Mapping[str, list[float]]) -> Rows:
         name: {
             "first loss": f"{curve[0]:.4f}",
             "last loss": f"{curve[-1]:.4f}",
-            "largest difference": max(abs(one - other) for one, other in zip(reference, curve, strict=True)),
+            "largest difference": max(
+                abs(one - other) for one, other in zip(reference, curve, strict=True)
+            ),
         }
         for name, curve in losses.items()
     }
 
 
 def figure(value: Any) -> str:
-    """A number with three digits or all before its point, a dash where there is none; text stays as it is."""
+    """A number with three digits or all before its point, a dash where there is none; text stays as
+    it is.
+    """
     if isinstance(value, str):
         return value
     if pd.isna(value):
@@ -242,7 +305,9 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
 
 
 def section(setting: str, rows: Rows) -> str:
-    """What the page shows of a run: speed and memory of the variants. Parts, curves and floor are printed."""
+    """What the page shows of a run: speed and memory of the variants. Parts, curves and floor are
+    printed.
+    """
     note = "Ratios are over the published step; memory is the peak of a fresh process; `wanted` is the goal"
     return f"{setting}.\n\n{note}:\n\n{to_markdown(rows, SPEED + MEMORY)}"
 
@@ -254,11 +319,14 @@ def main() -> None:
     if given.memory_of:
         print(take_few_steps(given))
         return
-    setting = f"batch {given.batch}, {given.threads} threads, {given.device}, torch {torch.__version__}"
+    setting = (
+        f"batch {given.batch}, {given.threads} threads, {given.device}, torch {torch.__version__}"
+    )
     title = f"{steps.ARCHITECTURE} with {steps.GATED} gated blocks, {setting}; best and median of {given.repeats} steps"
     print(title, flush=True)
     names = [name for name, variant in VARIANTS.items() if given.compile or not variant.compiled]
-    # Before this process grows: Linux counts the memory of the process that starts another one to the other's peak.
+    # Before this process grows: Linux counts the memory of the process that starts another one to
+    # the other's peak.
     memory = {name: peak_memory_bytes(given, name) for name in names}
     model = steps.random_model(given.device)
     rows, rates = variants(model, memory, given)
@@ -270,12 +338,22 @@ def main() -> None:
         show("One part after the other", parts)
     losses = curves(model, given)
     reference = losses[PUBLISHED]
-    print(f"\nLosses of {PUBLISHED}: {reference[0]:.4f} falling to {reference[-1]:.4f} in {len(reference)} steps")
+    print(
+        f"\nLosses of {PUBLISHED}: {reference[0]:.4f} falling to {reference[-1]:.4f} in "
+        f"{len(reference)} steps"
+    )
     for name, row in list(curve_rows(losses).items())[1:]:
         print(f"  {name:45} differs by {row['largest difference']:.1e} at most")
     if given.json is not None:
-        measured = {"variants": rows, "matmul_operations_per_second": rates, "ablation": parts, "losses": losses}
-        given.json.write_text(json.dumps({"setting": setting, **measured}, indent=1) + "\n", encoding="utf-8")
+        measured = {
+            "variants": rows,
+            "matmul_operations_per_second": rates,
+            "ablation": parts,
+            "losses": losses,
+        }
+        given.json.write_text(
+            json.dumps({"setting": setting, **measured}, indent=1) + "\n", encoding="utf-8"
+        )
     if given.page is not None:
         # Not at the top: the process that is asked for its memory would hold what this loads.
         from benchmarks.methods import write_section

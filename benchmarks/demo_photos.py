@@ -1,11 +1,14 @@
-"""What customizing on drawings does to photographs: forgetting, and what interpolation with the base saves of it.
+"""What customizing on drawings does to photographs: forgetting, and what interpolation with the
+base saves of it.
 
-Run after `make demo`: `make demo-photos`, or `python -m benchmarks.demo_photos --folder STAMPS`. The photographs are
-stamps of Tux Paint (Debian package `tuxpaint-stamps-default`, GPL-2, 80 MB), which `apt-get` downloads and nothing
-installs. Their classes are the package's own English names; no label is ours. Without `apt-get` it is skipped.
+Run after `make demo`: `make demo-photos`, or `python -m benchmarks.demo_photos --folder STAMPS`.
+The photographs are stamps of Tux Paint (Debian package `tuxpaint-stamps-default`, GPL-2, 80 MB),
+which `apt-get` downloads and nothing installs. Their classes are the package's own English names;
+no label is ours. Without `apt-get` it is skipped.
 
-Belongs here: listing the photographs, models of the demo and of both ends of interpolation. A photograph is classified
-among the names of all photographs, and a drawing of a domain's evaluation set among its classes.
+Belongs here: listing the photographs, models of the demo and of both ends of interpolation. A
+photograph is classified among the names of all photographs, and a drawing of a domain's evaluation
+set among its classes.
 """
 
 from __future__ import annotations
@@ -23,7 +26,14 @@ from PIL import Image
 
 from benchmarks.demo_proof import DOMAINS, METHOD
 from benchmarks.methods import write_section
-from react_pipeline.clip import EVALUATION_PRECISION, Clip, choose_device, gated_layers, load_classifier, scale_gates
+from react_pipeline.clip import (
+    EVALUATION_PRECISION,
+    Clip,
+    choose_device,
+    gated_layers,
+    load_classifier,
+    scale_gates,
+)
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
@@ -33,7 +43,9 @@ from react_pipeline.store import MissingArtifact
 
 PACKAGE = "tuxpaint-stamps-default"
 PHOTOGRAPHED = ("animals", "food", "hobbies", "plants", "sports")
-"""Folders of the package whose PNGs are photographs, nearly all, and cut out; `cartoon` below them is left out."""
+"""Folders of the package whose PNGs are photographs, nearly all, and cut out; `cartoon` below them
+is left out.
+"""
 BEGIN, END = "<!-- photos:begin -->", "<!-- photos:end -->"
 WEIGHTS = (0.5, 1.0)
 """Of the customized model in the interpolation with the base."""
@@ -56,12 +68,16 @@ def download(folder: Path) -> Path | None:
 def photographs(stamps: Path) -> list[tuple[Path, str]]:
     """Files and English names, without article: [(.../badger.png, "badger"), ...]."""
     listed = []
-    for path in sorted(path for folder in PHOTOGRAPHED for path in (stamps / folder).rglob("*.png")):
+    for path in sorted(
+        path for folder in PHOTOGRAPHED for path in (stamps / folder).rglob("*.png")
+    ):
         text = path.with_suffix(".txt")
         if "cartoon" in path.parts or path.stem.endswith("_mirror") or not text.is_file():
             continue
         first = text.read_text(encoding="utf-8").splitlines()[0]
-        listed.append((path, re.sub(r"^(an?|the|some) ", "", first.strip().rstrip(".!"), flags=re.IGNORECASE)))
+        listed.append(
+            (path, re.sub(r"^(an?|the|some) ", "", first.strip().rstrip(".!"), flags=re.IGNORECASE))
+        )
     return listed
 
 
@@ -83,18 +99,28 @@ def top1_of_photographs(clip: Clip, listed: Sequence[tuple[Path, str]]) -> float
         images = [clip.preprocess(on_white(path)) for path, _ in listed[start : start + 64]]
         vectors.append(clip.encode_images(torch.stack(images)))
     predicted = (torch.cat(vectors) @ head.T).argmax(dim=1).tolist()
-    return 100 * float(np.mean([names[place] == name for place, (_, name) in zip(predicted, listed, strict=True)]))
+    return 100 * float(
+        np.mean([names[place] == name for place, (_, name) in zip(predicted, listed, strict=True)])
+    )
 
 
-def measure(project: Project, slug: str, method: str, weight: float, listed: Sequence[tuple[Path, str]]) -> list[float]:
-    """Top-1 in percent on the domain's drawings and on the photographs, of a checkpoint at a weight.
+def measure(
+    project: Project, slug: str, method: str, weight: float, listed: Sequence[tuple[Path, str]]
+) -> list[float]:
+    """Top-1 in percent on the domain's drawings and on the photographs, of a checkpoint at a
+    weight.
 
     Raises:
         MissingArtifact: If the demo was not run.
     """
     base = method == "base"
-    stage, key = ("base_checkpoint", ALL) if base else ("customized_checkpoint", method_key(slug, method))
-    checkpoint, images = fresh_or_none(project, stage, key), fresh_or_none(project, "evaluation_set", slug)
+    stage, key = (
+        ("base_checkpoint", ALL) if base else ("customized_checkpoint", method_key(slug, method))
+    )
+    checkpoint, images = (
+        fresh_or_none(project, stage, key),
+        fresh_or_none(project, "evaluation_set", slug),
+    )
     if checkpoint is None or images is None:
         raise MissingArtifact(f"{key}: has no fresh `{stage}`; run `make demo` first")
     domain = project.domain(slug)
@@ -109,10 +135,16 @@ def measure(project: Project, slug: str, method: str, weight: float, listed: Seq
 
 def main() -> None:
     """Measure the demo's models on photographs and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=None, help="stamps of Tux Paint that are there already")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="stamps of Tux Paint that are there already"
+    )
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument("--page", type=Path, default=None, help="has the two markers; gets the table")
+    parser.add_argument(
+        "--page", type=Path, default=None, help="has the two markers; gets the table"
+    )
     options = parser.parse_args()
     project = Project.load(options.config)
     stamps = options.folder or download(project.config.store.parent / "photos")
@@ -126,7 +158,13 @@ def main() -> None:
             for weight in (1.0,) if method == "base" else WEIGHTS:
                 drawings, photos = measure(project, slug, method, weight, listed)
                 rows.append(
-                    [slug, method, "–" if method == "base" else f"{weight}", f"{drawings:.1f}", f"{photos:.1f}"]
+                    [
+                        slug,
+                        method,
+                        "–" if method == "base" else f"{weight}",
+                        f"{drawings:.1f}",
+                        f"{photos:.1f}",
+                    ]
                 )
                 print(*rows[-1], flush=True)
     names = ["customized for", "method", "weight", "its drawings", f"{len(listed)} photographs"]

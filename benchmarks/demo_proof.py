@@ -1,14 +1,16 @@
 """What the demo's gain is: two arms, each with two controls, over seeds, with 95% intervals.
 
-Run after `make demo`, whose corpus, index and base are used: `.venv/bin/python -m benchmarks.demo_proof`.
+Run after `make demo`, whose corpus, index and base are used: `.venv/bin/python -m
+benchmarks.demo_proof`.
 
-Arms: `without the same drawing` keeps out of training every pair that shows an emoji of a class, by whatever artist;
-`as it is` keeps them. Both train with the demo's recipe, which was chosen on other domains (`--choosing`). Controls:
-`control` trains on as many random pairs, drawn for each seed and domain; `shuffled` trains on the retrieved images with
-captions of other classes, so that all but the match of image and text is equal, and wrong names are learned.
+Arms: `without the same drawing` keeps out of training every pair that shows an emoji of a class, by
+whatever artist; `as it is` keeps them. Both train with the demo's recipe, which was chosen on other
+domains (`--choosing`). Controls: `control` trains on as many random pairs, drawn for each seed and
+domain; `shuffled` trains on the retrieved images with captions of other classes, so that all but
+the match of image and text is equal, and wrong names are learned.
 
-Each arm and seed has a store of its own beside the demo's, with the shared artifacts linked in; what a store holds is
-not made again, so the benchmark can be stopped and started again.
+Each arm and seed has a store of its own beside the demo's, with the shared artifacts linked in;
+what a store holds is not made again, so the benchmark can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ Correct = NDArray[np.bool_]
 
 
 def seeded(project: Project, seed: int) -> Project:
-    """The project with another seed of training and control, in a store that shares what does not depend on it."""
+    """The project with another seed of training and control, in a store that shares what does not
+    depend on it.
+    """
     return beside(project, f"seeds/{seed}", seed)
 
 
@@ -68,14 +72,16 @@ def beside(
     *,
     same_subject: str | None = None,
 ) -> Project:
-    """The same project with another training, in a store `name` beside its own that shares what does not depend on it.
+    """The same project with another training, in a store `name` beside its own that shares what
+    does not depend on it.
 
     Args:
         project: Its own store is left alone.
         name: Path of the store, relative to the folder of the project's.
         seed: Of the training and of the control.
         methods: Fields of the training by method; they win over what is configured.
-        same_subject: Of the retrieval; unset: the project's own, whose retrieved pairs are shared too.
+        same_subject: Of the retrieval; unset: the project's own, whose retrieved pairs are shared
+            too.
 
     Raises:
         MissingArtifact: If the demo was not run.
@@ -83,8 +89,11 @@ def beside(
     store = project.config.store.parent / name
     for stage in (*SHARED, *(("retrieved_set",) if same_subject is None else ())):
         if not (project.config.store / stage).is_dir():
-            raise MissingArtifact(f"{project.config.store}: has no `{stage}`; run `make demo` first")
-        # Linked again each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
+            raise MissingArtifact(
+                f"{project.config.store}: has no `{stage}`; run `make demo` first"
+            )
+        # Linked again each time, so that a rebuilt corpus is never mixed with the pairs of an older
+        # one.
         shutil.rmtree(store / stage, ignore_errors=True)
         shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
     (store / "store.json").write_bytes((project.config.store / "store.json").read_bytes())
@@ -92,9 +101,15 @@ def beside(
     own = {method: customization.methods.get(method, TrainingOverrides()) for method in methods}
     changed = {
         "defaults": _joined(customization.defaults, {"seed": seed}),
-        "methods": {**customization.methods, **{name: _joined(own[name], fields) for name, fields in methods.items()}},
+        "methods": {
+            **customization.methods,
+            **{name: _joined(own[name], fields) for name, fields in methods.items()},
+        },
     }
-    update: dict[str, Any] = {"store": store, "customization": customization.model_copy(update=changed)}
+    update: dict[str, Any] = {
+        "store": store,
+        "customization": customization.model_copy(update=changed),
+    }
     if same_subject is not None:
         update["retrieval"] = retrieval.model_copy(update={"same_subject": same_subject})
     return Project(project.path, project.config.model_copy(update=update))
@@ -112,10 +127,11 @@ def _joined(overrides: TrainingOverrides, fields: Mapping[str, Any]) -> Training
 
 
 def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int) -> Artifact:
-    """Publish the images of a retrieved set with captions of other classes as the retrieved set of `project`.
+    """Publish the images of a retrieved set with captions of other classes as the retrieved set of
+    `project`.
 
-    Pairs are ordered by class and each takes the caption from half of the table further on, so that no pair keeps a
-    caption of its class unless the class has more than half of all pairs.
+    Pairs are ordered by class and each takes the caption from half of the table further on, so that
+    no pair keeps a caption of its class unless the class has more than half of all pairs.
     """
     inputs = resolve(project, "retrieved_set", slug)
 
@@ -123,23 +139,36 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
         embeddings = inputs.parents["corpus_embeddings"]
         source = open_source(project, inputs.parents["corpus"], directory / FETCHED)
         pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
-        pairs = pairs.sample(frac=1, random_state=seed).sort_values("class", kind="stable", ignore_index=True)
+        pairs = pairs.sample(frac=1, random_state=seed).sort_values(
+            "class", kind="stable", ignore_index=True
+        )
         pairs["caption"] = np.roll(pairs["caption"], len(pairs) // 2)
         more = [column for column in source.columns if column not in pairs]
         pairs = pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
         config = project.config
         shard_pairs = project.retrieval(slug).shard_pairs
-        written = write_pairs(directory, pairs, source, shard_pairs=shard_pairs, max_pixels=config.corpus.max_pixels)
-        return source, {**retrieved.counts, "pairs": len(written), "captions": "shuffled between classes"}
+        written = write_pairs(
+            directory, pairs, source, shard_pairs=shard_pairs, max_pixels=config.corpus.max_pixels
+        )
+        return source, {
+            **retrieved.counts,
+            "pairs": len(written),
+            "captions": "shuffled between classes",
+        }
 
     return project.store.build(inputs, resumable(choose), resumable=True)
 
 
 def trained(project: Project, slug: str, method: str) -> Artifact:
     """The published result of a method, made if it is not there."""
-    if method != "base" and fresh_or_none(project, "customized_checkpoint", method_key(slug, method)) is None:
+    if (
+        method != "base"
+        and fresh_or_none(project, "customized_checkpoint", method_key(slug, method)) is None
+    ):
         customize_with_pairs(project, slug, method)
-    return fresh_or_none(project, "domain_results", method_key(slug, method)) or evaluate(project, slug, method)
+    return fresh_or_none(project, "domain_results", method_key(slug, method)) or evaluate(
+        project, slug, method
+    )
 
 
 def correct_images(result: Artifact) -> NDArray[np.bool_]:
@@ -149,7 +178,9 @@ def correct_images(result: Artifact) -> NDArray[np.bool_]:
 
 
 def measure(project: Project, arm: str, slug: str, seeds: int) -> dict[str, Correct]:
-    """The base, the method and its controls on one domain in one arm, by kind; "base" and those of `KINDS`."""
+    """The base, the method and its controls on one domain in one arm, by kind; "base" and those of
+    `KINDS`.
+    """
     rows: dict[str, list[NDArray[np.bool_]]] = {"base": [], **{kind: [] for kind in KINDS}}
     for seed in range(seeds):
         store = f"proof/{ARMS[arm]}/{seed}"
@@ -158,7 +189,10 @@ def measure(project: Project, arm: str, slug: str, seeds: int) -> dict[str, Corr
         retrieved = fresh_or_none(one, "retrieved_set", slug) or retrieve_pairs(one, slug)
         if fresh_or_none(other, "retrieved_set", slug) is None:
             shuffle_captions(other, slug, retrieved, seed)
-        results = {"": trained(one, slug, METHOD), "control": trained(one, slug, f"{METHOD}-control")}
+        results = {
+            "": trained(one, slug, METHOD),
+            "control": trained(one, slug, f"{METHOD}-control"),
+        }
         results["shuffled"] = trained(other, slug, METHOD)
         if seed == 0:
             results["base"] = trained(one, slug, "base")
@@ -168,15 +202,22 @@ def measure(project: Project, arm: str, slug: str, seeds: int) -> dict[str, Corr
     return {kind: np.stack(of_kind) for kind, of_kind in rows.items()}
 
 
-def interval(first: Sequence[Correct], second: Sequence[Correct], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over domains of the difference of two methods in top-1, percentage points, and its 95% interval.
+def interval(
+    first: Sequence[Correct], second: Sequence[Correct], seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean over domains of the difference of two methods in top-1, percentage points, and its 95%
+    interval.
 
-    Bootstrap over images, drawn within each domain and together for both methods, and over the seeds of each method.
+    Bootstrap over images, drawn within each domain and together for both methods, and over the
+    seeds of each method.
     """
     random = np.random.default_rng(seed)
     gains, drawn = np.zeros(RESAMPLES), []
     for one, other in zip(first, second, strict=True):
-        images = random.multinomial(one.shape[1], np.full(one.shape[1], 1 / one.shape[1]), RESAMPLES) / one.shape[1]
+        images = (
+            random.multinomial(one.shape[1], np.full(one.shape[1], 1 / one.shape[1]), RESAMPLES)
+            / one.shape[1]
+        )
         for sign, of_method in ((1, one), (-1, other)):
             chances = np.full(len(of_method), 1 / len(of_method))
             seeds = random.multinomial(len(of_method), chances, RESAMPLES) / len(of_method)
@@ -191,33 +232,57 @@ def to_markdown(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]]) -> s
     arms, domains = list(figures), list(next(iter(figures.values())))
     names = ["top-1 %", "base", *(f"{arm}, {kind or METHOD}" for arm in arms for kind in KINDS)]
     columns = [(arms[0], "base"), *((arm, kind) for arm in arms for kind in KINDS)]
-    rows = [[slug, *(f"{100 * figures[arm][slug][kind].mean():.1f}" for arm, kind in columns)] for slug in domains]
-    means = [100 * np.mean([figures[arm][slug][kind].mean() for slug in domains]) for arm, kind in columns]
+    rows = [
+        [slug, *(f"{100 * figures[arm][slug][kind].mean():.1f}" for arm, kind in columns)]
+        for slug in domains
+    ]
+    means = [
+        100 * np.mean([figures[arm][slug][kind].mean() for slug in domains])
+        for arm, kind in columns
+    ]
     rows.append(["mean", *(f"{mean:.1f}" for mean in means)])
     gains = []
     for arm in arms:
         for label, chosen in [*((slug, [slug]) for slug in domains), ("mean", domains)]:
-            of_kind = {kind: [figures[arm][slug][kind] for slug in chosen] for kind in ("base", "", "control")}
+            of_kind = {
+                kind: [figures[arm][slug][kind] for slug in chosen]
+                for kind in ("base", "", "control")
+            }
             drawn = [interval(of_kind[""], of_kind[other]) for other in ("base", "control")]
-            gains.append([arm, label, *(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in drawn)])
+            gains.append(
+                [
+                    arm,
+                    label,
+                    *(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in drawn),
+                ]
+            )
     heads = ["points (95% interval)", "domain", "over base", "over control"]
     return f"{markdown_table(names, rows).rstrip()}\n\n{markdown_table(heads, gains).rstrip()}"
 
 
 def named_classes(project: Project, slug: str) -> NDArray[np.bool_]:
-    """Whether each evaluation image is of a class whose name is in a caption that was retrieved for it, (N,)."""
+    """Whether each evaluation image is of a class whose name is in a caption that was retrieved for
+    it, (N,).
+    """
     pairs = pd.read_parquet(project.store.current("retrieved_set", slug).file("pairs.parquet"))
-    says = [name.lower() in caption.lower() for name, caption in zip(pairs["class"], pairs["caption"], strict=True)]
+    says = [
+        name.lower() in caption.lower()
+        for name, caption in zip(pairs["class"], pairs["caption"], strict=True)
+    ]
     images = pd.read_parquet(project.store.current("evaluation_set", slug).file("images.parquet"))
     return images["class"].isin(set(pairs.loc[says, "class"])).to_numpy()
 
 
-def split_table(named: Mapping[str, NDArray[np.bool_]], figures: Mapping[str, Mapping[str, Correct]]) -> str:
+def split_table(
+    named: Mapping[str, NDArray[np.bool_]], figures: Mapping[str, Mapping[str, Correct]]
+) -> str:
     """Top-1 of one arm on the classes that retrieved captions name, and on the others."""
     rows = []
     for slug, of_named in named.items():
         for label, images in (("named", of_named), ("not named", ~of_named)):
-            means = [100 * figures[slug][kind][:, images].mean() for kind in ("base", "", "control")]
+            means = [
+                100 * figures[slug][kind][:, images].mean() for kind in ("base", "", "control")
+            ]
             rows.append([slug, label, str(int(images.sum())), *(f"{mean:.1f}" for mean in means)])
     return markdown_table(
         ["domain", "class in a retrieved caption", "images", "base", METHOD, "control"], rows
@@ -225,9 +290,15 @@ def split_table(named: Mapping[str, NDArray[np.bool_]], figures: Mapping[str, Ma
 
 
 def draw(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]], path: Path) -> None:
-    """Bars of mean top-1 by domain: base, then method and controls of each arm; whiskers: one sd over the seeds."""
+    """Bars of mean top-1 by domain: base, then method and controls of each arm; whiskers: one sd
+    over the seeds.
+    """
     arms, domains = list(figures), list(next(iter(figures.values())))
-    shades = {"": ("#08519c", "#a63603"), "control": ("#6baed6", "#fd8d3c"), "shuffled": ("#c6dbef", "#fdd0a2")}
+    shades = {
+        "": ("#08519c", "#a63603"),
+        "control": ("#6baed6", "#fd8d3c"),
+        "shuffled": ("#c6dbef", "#fdd0a2"),
+    }
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots()
     bars = [(arms[0], "base"), *((arm, kind) for arm in arms for kind in KINDS)]
@@ -258,15 +329,23 @@ def draw(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]], path: Path)
 
 
 def main() -> None:
-    """Train and evaluate both arms, print the tables, and write them and the picture where asked to."""
+    """Train and evaluate both arms, print the tables, and write them and the picture where asked
+    to.
+    """
     from benchmarks.methods import write_section  # which imports this module
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--domains", nargs="+")
-    parser.add_argument("--choosing", action="store_true", help="the domains on which the recipe was chosen")
+    parser.add_argument(
+        "--choosing", action="store_true", help="the domains on which the recipe was chosen"
+    )
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument("--page", type=Path, default=None, help="has the two markers; gets the tables")
+    parser.add_argument(
+        "--page", type=Path, default=None, help="has the two markers; gets the tables"
+    )
     parser.add_argument("--figure", type=Path, default=None, help="draw the means into this PNG")
     options = parser.parse_args()
     project = Project.load(options.config)
@@ -274,7 +353,9 @@ def main() -> None:
     if options.choosing:
         project = Project(project.path, project.config.model_copy(update={"domains": CHOOSING}))
         domains = options.domains or tuple(sorted(path.stem for path in CHOOSING.glob("*.yaml")))
-    figures = {arm: {slug: measure(project, arm, slug, options.seeds) for slug in domains} for arm in ARMS}
+    figures = {
+        arm: {slug: measure(project, arm, slug, options.seeds) for slug in domains} for arm in ARMS
+    }
     arm = next(iter(ARMS))
     first = beside(project, f"proof/{ARMS[arm]}/0", 0, same_subject=ARMS[arm])
     named = {slug: named_classes(first, slug) for slug in domains}

@@ -1,8 +1,9 @@
 """What dense features cost: a ViT-B/16 at 448 px against its plain forward pass on the same tokens.
 
-Run `python -m benchmarks.dense`. Weights are random: they change no time. Each round times the plain pass and every
-attention one after the other, and a ratio is taken within a round, so that other work on the machine changes both
-sides; the medians over rounds are printed. CPU time is that of all threads: it does not count waiting for a core.
+Run `python -m benchmarks.dense`. Weights are random: they change no time. Each round times the
+plain pass and every attention one after the other, and a ratio is taken within a round, so that
+other work on the machine changes both sides; the medians over rounds are printed. CPU time is that
+of all threads: it does not count waiting for a core.
 """
 
 from __future__ import annotations
@@ -50,18 +51,29 @@ def main() -> None:
     names, rounds = list(sides), []
     with torch.inference_mode():
         for number in range(given.rounds + 1):
-            order = names[:: -1 if number % 2 else 1]  # what comes first in a round is not always the same
+            order = names[
+                :: -1 if number % 2 else 1
+            ]  # what comes first in a round is not always the same
             measured = {name: seconds(sides[name]) for name in order}
             rounds.append([measured[name] for name in names])
     times = np.array(rounds[1:])  # round, side, wall or CPU; the first round warms up
     ratios = np.median(times / times[:, :1], axis=0)
     rows = [
         [name, f"{wall:.3f}", f"{of_wall:.2f}", f"{of_cpu:.2f}"]
-        for name, wall, (of_wall, of_cpu) in zip(names, np.median(times[..., 0], axis=0), ratios, strict=True)
+        for name, wall, (of_wall, of_cpu) in zip(
+            names, np.median(times[..., 0], axis=0), ratios, strict=True
+        )
     ]
-    print(markdown_table([f"{given.model}, {given.side} px", "seconds", "of plain, wall", "of plain, CPU"], rows))
+    print(
+        markdown_table(
+            [f"{given.model}, {given.side} px", "seconds", "of plain, wall", "of plain, CPU"], rows
+        )
+    )
     highest = ratios[:, 1].max()
-    print(f"highest of plain, CPU: {highest:.2f}, {'at most' if highest <= AT_MOST else 'MORE THAN'} {AT_MOST}")
+    print(
+        f"highest of plain, CPU: {highest:.2f}, "
+        f"{'at most' if highest <= AT_MOST else 'MORE THAN'} {AT_MOST}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Detection and segmentation on the demo's scenes over several seeds: mean and spread of each method.
+"""Detection and segmentation on the demo's scenes over several seeds: mean and spread of each
+method.
 
-Run `python -m benchmarks.dense_seeds` after `make demo`. A seed is that of the scenes (which drawings, where, how
-large), of the training and of the control; methods of `TRAINED_ONCE` are trained with seed 0 and measured on the scenes
-of all. Each training seed has a store of its own (`demo_proof`), so what is made already is not made again. `--page
-docs/results.md` writes the table there, and a picture of one scene beside it.
+Run `python -m benchmarks.dense_seeds` after `make demo`. A seed is that of the scenes (which
+drawings, where, how large), of the training and of the control; methods of `TRAINED_ONCE` are
+trained with seed 0 and measured on the scenes of all. Each training seed has a store of its own
+(`demo_proof`), so what is made already is not made again. `--page docs/results.md` writes the table
+there, and a picture of one scene beside it.
 
-With `--student-steps` a student learns from the map on other scenes, and both maps are measured; boxes are not.
+With `--student-steps` a student learns from the map on other scenes, and both maps are measured;
+boxes are not.
 """
 
 from __future__ import annotations
@@ -34,13 +37,20 @@ from react_pipeline.store import Artifact
 METHODS = ("base", "gated-image", "gated-image-control", "locked-text")
 TRAINED_ONCE = ("locked-text", "locked-text-control")
 """Their trainings take minutes."""
-COLUMNS = {"truth": "AP50, true boxes", "objects": "AP50, proposals", "map": "mIoU", "student": "mIoU of a student"}
+COLUMNS = {
+    "truth": "AP50, true boxes",
+    "objects": "AP50, proposals",
+    "map": "mIoU",
+    "student": "mIoU of a student",
+}
 UNLABELLED = 1_000
 """Seed of the scenes that a student learns from, which no model is measured on."""
 
 
 def scenes(root: Path, slug: str, seed: int, **given: Any) -> str:
-    """Folder below the root with the scenes of a seed; those of the domain are made where there are none."""
+    """Folder below the root with the scenes of a seed; those of the domain are made where there are
+    none.
+    """
     if not (root / f"seed-{seed}" / slug).is_dir():
         build_scenes(f"demo/{slug}", root / f"seed-{seed}" / slug, seed, **given)
     return f"seed-{seed}/{{domain}}"
@@ -51,12 +61,19 @@ def on_scenes(project: Project, slug: str, seed: int, student_steps: int = 0) ->
     root = project.config.dense.root or Path()
     folder = scenes(root, slug, seed)
     labels = {"labels": f"{folder}/labels", "names": f"{folder}/names.txt"}
-    boxes = OwnDenseSet(name="scene-boxes", images=f"{folder}/images", annotations=f"{folder}/annotations.json")
+    boxes = OwnDenseSet(
+        name="scene-boxes", images=f"{folder}/images", annotations=f"{folder}/annotations.json"
+    )
     masks = OwnDenseSet(name="scene-masks", images=f"{folder}/images", **labels)
     fields: dict[str, Any] = {"own": (boxes, masks)}
     if student_steps:
         images = f"{scenes(root, slug, UNLABELLED, scenes=200)}/images"
-        fields = {"own": (masks,), "student_images": images, "student_steps": student_steps, "student_batch": 4}
+        fields = {
+            "own": (masks,),
+            "student_images": images,
+            "student_steps": student_steps,
+            "student_batch": 4,
+        }
     dense = project.config.dense.model_copy(update=fields)
     return replace(project, config=project.config.model_copy(update={"dense": dense}))
 
@@ -68,7 +85,10 @@ def summarise(table: pd.DataFrame, domains: Sequence[str], methods: Sequence[str
     summary = means.groupby(["method", "source"])["value"].agg(["mean", "std"])
     columns = {name: title for name, title in COLUMNS.items() if name in set(table["source"])}
     where = "mean" if len(domains) > 1 else domains[0]
-    rows = [[where, method, *(_with_spread(*summary.loc[method, name]) for name in columns)] for method in methods]
+    rows = [
+        [where, method, *(_with_spread(*summary.loc[method, name]) for name in columns)]
+        for method in methods
+    ]
     return markdown_table(["domain", "method", *columns.values()], rows)
 
 
@@ -83,16 +103,22 @@ def draw(results: dict[str, Artifact], path: Path) -> None:
             (Path(folder) / method / "shown").mkdir(parents=True)
             for picture in result.path.glob("shown/*--0-*.png"):
                 shutil.copy(picture, Path(folder) / method / "shown")
-        write_overlays(Path(folder) / "base", {method: Path(folder) / method for method in results}, path)
+        write_overlays(
+            Path(folder) / "base", {method: Path(folder) / method for method in results}, path
+        )
 
 
 def main() -> None:
     """Print a line for each seed, method and domain, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--domains", nargs="+", default=DOMAINS)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--student-steps", type=int, default=0, help="train a student on 200 other scenes; 0: none")
+    parser.add_argument(
+        "--student-steps", type=int, default=0, help="train a student on 200 other scenes; 0: none"
+    )
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     project, parts, first = Project.load(), [], {}
@@ -100,21 +126,42 @@ def main() -> None:
     for seed in range(given.seeds):
         for method in given.methods:
             for slug in given.domains:
-                one = on_scenes(trained(0 if method in TRAINED_ONCE else seed), slug, seed, given.student_steps)
+                one = on_scenes(
+                    trained(0 if method in TRAINED_ONCE else seed), slug, seed, given.student_steps
+                )
                 if method != "base":
                     customize_with_pairs(one, slug, method)
                 made = publish_dense(one, slug, method)
-                rows = pd.read_parquet(made.file("results.parquet")).query("figure in ['ap50', 'miou']")
-                parts.append(rows.assign(domain=slug, method=method, seed=seed, value=100 * rows["value"]))
-                print(seed, method, slug, parts[-1].set_index("source")["value"].round(2).to_dict(), flush=True)
+                rows = pd.read_parquet(made.file("results.parquet")).query(
+                    "figure in ['ap50', 'miou']"
+                )
+                parts.append(
+                    rows.assign(domain=slug, method=method, seed=seed, value=100 * rows["value"])
+                )
+                print(
+                    seed,
+                    method,
+                    slug,
+                    parts[-1].set_index("source")["value"].round(2).to_dict(),
+                    flush=True,
+                )
                 if (seed, slug) == (0, given.domains[0]):
                     first[method] = made
     text = summarise(pd.concat(parts), given.domains, given.methods)
     print(f"\n{text}")
     if given.page:
         name = "student" if given.student_steps else "dense"
-        seeds = "one seed" if given.seeds == 1 else f"mean ± standard deviation over {given.seeds} seeds"
-        write_section(given.page, f"{text}\nPercent, {seeds}.", f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
+        seeds = (
+            "one seed"
+            if given.seeds == 1
+            else f"mean ± standard deviation over {given.seeds} seeds"
+        )
+        write_section(
+            given.page,
+            f"{text}\nPercent, {seeds}.",
+            f"<!-- {name}:begin -->",
+            f"<!-- {name}:end -->",
+        )
     if given.page and not given.student_steps:
         draw(first, given.page.parent / "images" / "dense.png")
 

@@ -1,18 +1,20 @@
-"""Pairs a second of the embedding: ours, `clip-retrieval inference` and the bare forward pass, on the same shards.
+"""Pairs a second of the embedding: ours, `clip-retrieval inference` and the bare forward pass, on
+the same shards.
 
-Run `.venv/bin/python -m benchmarks.embed` from the repository's root: `--quick` only to see that it works, `--page
-docs/performance.md` to write the tables into that page. All three use the same weights of a ViT-B/32, drawn at random,
-the same pairs, the same batch size and the same threads, and take their turns, so that what else the machine does hits
-all of them alike.
+Run `.venv/bin/python -m benchmarks.embed` from the repository's root: `--quick` only to see that it
+works, `--page docs/performance.md` to write the tables into that page. All three use the same
+weights of a ViT-B/32, drawn at random, the same pairs, the same batch size and the same threads,
+and take their turns, so that what else the machine does hits all of them alike.
 
-clip-retrieval runs as its sequential distributor runs it, with its own reader, mapper and writer; the model is put into
-eval mode before, which it does not do itself. Seconds are of reading, encoding and writing batches, the start of the
-decoding processes included: those its `Runner` counts, and for ours, which reads ahead of the same `Runner`, those from
-one group of shards to the next. Loading and its warm-up are left out, and so are the processes that its logger starts,
-which would weigh on a run as short as this. The bare pass encodes tensors that are ready in memory.
+clip-retrieval runs as its sequential distributor runs it, with its own reader, mapper and writer;
+the model is put into eval mode before, which it does not do itself. Seconds are of reading,
+encoding and writing batches, the start of the decoding processes included: those its `Runner`
+counts, and for ours, which reads ahead of the same `Runner`, those from one group of shards to the
+next. Loading and its warm-up are left out, and so are the processes that its logger starts, which
+would weigh on a run as short as this. The bare pass encodes tensors that are ready in memory.
 
-What is encoded is made by `benchmarks.embed_inputs`, the three ways are in `benchmarks.embed_runs`, the parts of the
-gain in `benchmarks.embed_parts`.
+What is encoded is made by `benchmarks.embed_inputs`, the three ways are in `benchmarks.embed_runs`,
+the parts of the gain in `benchmarks.embed_parts`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,11 @@ from react_pipeline.clip import Clip
 from react_pipeline.embedding import FOLDERS
 
 BEGIN, END = "<!-- embed:begin -->", "<!-- embed:end -->"
-THEIRS, BARE, BARE_BF16 = "clip-retrieval fp32", "bare forward pass fp32", "bare forward pass bf16 (autocast)"
+THEIRS, BARE, BARE_BF16 = (
+    "clip-retrieval fp32",
+    "bare forward pass fp32",
+    "bare forward pass bf16 (autocast)",
+)
 OURS = {"ours fp32": "fp32", "ours bf16": "bf16"}
 WANTED = {"ours fp32": (1.4, 0.999999), "ours bf16": (2.5, 0.999)}
 """Goals: speed over clip-retrieval's, and the smallest cosine to its vectors."""
@@ -62,7 +68,9 @@ def in_turns(takes: Mapping[str, Callable[[], float]], rounds: int) -> dict[str,
     return seconds
 
 
-def speed_rows(seconds: Mapping[str, list[float]], pairs: int, vectors: Mapping[str, Vectors]) -> Rows:
+def speed_rows(
+    seconds: Mapping[str, list[float]], pairs: int, vectors: Mapping[str, Vectors]
+) -> Rows:
     """Pairs a second and ratios of medians, and the smallest cosine to clip-retrieval's vectors."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     rows: Rows = {}
@@ -75,7 +83,11 @@ def speed_rows(seconds: Mapping[str, list[float]], pairs: int, vectors: Mapping[
             "over the bare pass": medians[BARE] / median,
         }
         for side in FOLDERS:
-            cosine = (vectors[name][side] * vectors[THEIRS][side]).sum(1).min() if name in vectors else None
+            cosine = (
+                (vectors[name][side] * vectors[THEIRS][side]).sum(1).min()
+                if name in vectors
+                else None
+            )
             row[f"smallest cosine, {side}"] = "–" if cosine is None else f"{cosine:.7f}"
         row["wanted cosine"] = "–" if wanted_cosine is None else str(wanted_cosine)
         rows[name] = row
@@ -88,7 +100,8 @@ def part_rows(clip: Clip, batch: Batch, repeats: int) -> Rows:
     best = {name: min(taken) for name, taken in seconds.items()}
     first = next(iter(best.values()))
     rows: Rows = {
-        name: {"pairs/s": len(batch.images) / took, "over the bare pass": first / took} for name, took in best.items()
+        name: {"pairs/s": len(batch.images) / took, "over the bare pass": first / took}
+        for name, took in best.items()
     }
     for before, now in itertools.pairwise(rows.values()):
         now["to the row before"] = now["pairs/s"] / before["pairs/s"]
@@ -96,7 +109,9 @@ def part_rows(clip: Clip, batch: Batch, repeats: int) -> Rows:
 
 
 def memory_rows() -> Rows:
-    """Peak memory of a fresh process, and of its largest worker, over the length of the corpus; small towers."""
+    """Peak memory of a fresh process, and of its largest worker, over the length of the corpus;
+    small towers.
+    """
     rows: Rows = {}
     for shards in MEMORY_SHARDS:
         command = [sys.executable, "-m", "benchmarks.embed", "--memory-of", str(shards)]
@@ -112,11 +127,22 @@ def embed_and_weigh(shards: int) -> dict[str, float]:
         embed_inputs.write_shards(root / "shards", shards, MEMORY_PAIRS, pixels=64, images=50)
         embed_inputs.write_small_checkpoint(root / "base")
         embedding = {"batch_size": 64, "workers": 2}
-        ours = Ours(embed_inputs.write_project(root, root / "shards", {"pretrained": str(root / "base")}, embedding))
+        ours = Ours(
+            embed_inputs.write_project(
+                root, root / "shards", {"pretrained": str(root / "base")}, embedding
+            )
+        )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         ours()
-    peak, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"before MiB": before / 1024, "peak MiB": peak / 1024, "largest worker MiB": worker / 1024}
+    peak, worker = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {
+        "before MiB": before / 1024,
+        "peak MiB": peak / 1024,
+        "largest worker MiB": worker / 1024,
+    }
 
 
 def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) -> str:
@@ -128,12 +154,13 @@ def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) 
     alike = (np.linalg.norm(images.sum(0)) ** 2 - pairs) / (pairs * (pairs - 1))
     short = float((lengths < 20).float().mean())
     return (
-        f"{embed_inputs.ARCHITECTURE} with random weights, {pairs} pairs in {given.shards} shards (JPEG of "
-        f"{embed_inputs.PIXELS} pixels; captions of {int(lengths.min())} to {int(lengths.max())} token ids, median "
-        f"{int(lengths.median())}, {short:.0%} under 20; {pairs - texts} captions repeat another), batch "
-        f"{given.batch}, {given.workers} decoding workers, {given.threads} threads, {given.device}, torch "
-        f"{torch.__version__}; medians of {given.rounds} rounds. Image vectors of different pairs have a mean cosine "
-        f"of {alike:.2f}."
+        f"{embed_inputs.ARCHITECTURE} with random weights, {pairs} pairs in {given.shards} shards "
+        f"(JPEG of {embed_inputs.PIXELS} pixels; captions of {int(lengths.min())} to "
+        f"{int(lengths.max())} token ids, median {int(lengths.median())}, {short:.0%} under 20; "
+        f"{pairs - texts} captions repeat another), batch {given.batch}, {given.workers} decoding "
+        f"workers, {given.threads} threads, {given.device}, torch {torch.__version__}; medians of "
+        f"{given.rounds} rounds. Image vectors of different pairs have a mean cosine of "
+        f"{alike:.2f}."
     )
 
 
@@ -144,17 +171,32 @@ def section(setting: str, speed: Rows) -> str:
 
 def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument(
-        "--batch", type=int, default=None, help="pairs of a batch and of a shard (default: 64, quick: 8)"
+        "--batch",
+        type=int,
+        default=None,
+        help="pairs of a batch and of a shard (default: 64, quick: 8)",
     )
-    parser.add_argument("--rounds", type=int, default=None, help="turns that count (default: 3, quick: 1)")
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes, of ours and of clip-retrieval")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="turns that count (default: 3, quick: 1)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="decoding processes, of ours and of clip-retrieval"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet")
-    parser.add_argument("--quick", action="store_true", help="batch 8, one round, no parts, no memory")
-    parser.add_argument("--page", type=Path, default=None, help="has the two markers; gets the tables")
+    parser.add_argument(
+        "--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="batch 8, one round, no parts, no memory"
+    )
+    parser.add_argument(
+        "--page", type=Path, default=None, help="has the two markers; gets the tables"
+    )
     parser.add_argument("--memory-of", type=int, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     for name, usual, quick in (("batch", 64, 8), ("rounds", 3, 1)):
@@ -171,7 +213,8 @@ def main() -> None:
     if given.memory_of:
         print(json.dumps(embed_and_weigh(given.memory_of)))
         return
-    # Before this process grows: Linux counts the memory of the process that starts another one to the other's peak.
+    # Before this process grows: Linux counts the memory of the process that starts another one to
+    # the other's peak.
     memory = {} if given.quick else memory_rows()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
@@ -179,16 +222,27 @@ def main() -> None:
         checkpoint = root / "weights.pt"
         embed_inputs.write_checkpoint(checkpoint)
         # What open_clip, and so clip-retrieval, takes where a checkpoint does not say.
-        encoder = {"model": embed_inputs.ARCHITECTURE, "pretrained": str(checkpoint), "quick_gelu": False}
+        encoder = {
+            "model": embed_inputs.ARCHITECTURE,
+            "pretrained": str(checkpoint),
+            "quick_gelu": False,
+        }
         encoder |= {"mean": list(OPENAI_DATASET_MEAN), "std": list(OPENAI_DATASET_STD)}
         ours = {}
         for name, precision in OURS.items():
-            embedding = {"batch_size": given.batch, "workers": given.workers, "precision": precision}
+            embedding = {
+                "batch_size": given.batch,
+                "workers": given.workers,
+                "precision": precision,
+            }
             ours[name] = Ours(embed_inputs.write_project(root, root / "shards", encoder, embedding))
         clip = ours["ours fp32"].clip()
         batches = Batch.read(root / "shards", clip)
         theirs = Theirs(pattern, checkpoint, root / "theirs", given)
-        takes: dict[str, Callable[[], float]] = {THEIRS: theirs, BARE: bare(clip, batches, bf16=False)}
+        takes: dict[str, Callable[[], float]] = {
+            THEIRS: theirs,
+            BARE: bare(clip, batches, bf16=False),
+        }
         takes |= {BARE_BF16: bare(clip, batches, bf16=True), **ours}
         seconds = in_turns(takes, given.rounds)
         vectors = {THEIRS: theirs.vectors(), **{name: one.vectors() for name, one in ours.items()}}
@@ -196,7 +250,11 @@ def main() -> None:
         setting = describe(batches, vectors[THEIRS], given)
         parts = {} if given.quick else part_rows(clip, batches[0], 2)
     print(setting)
-    for title, rows in (("From shards to files", speed), ("Encoding alone", parts), ("Memory", memory)):
+    for title, rows in (
+        ("From shards to files", speed),
+        ("Encoding alone", parts),
+        ("Memory", memory),
+    ):
         if rows:
             show(title, rows)
     if given.page:

@@ -1,4 +1,5 @@
-"""What `benchmarks.embed` encodes: shards of drawn photos with captions of usual lengths, models with random weights.
+"""What `benchmarks.embed` encodes: shards of drawn photos with captions of usual lengths, models
+with random weights.
 
 No time is taken here. Shapes: H x W pixels.
 """
@@ -23,13 +24,14 @@ from react_pipeline.clip.model import from_parts
 ARCHITECTURE = "ViT-B-32"
 PIXELS = 256
 TEXT = (
-    "a the of and in on with for to by from at old new red blue white black green small large vintage modern photo "
-    "image picture view house garden street city beach mountain river lake forest sunset winter summer man woman "
-    "child dog cat horse bird car train bicycle table chair kitchen bedroom wedding dress shirt shoes ring watch "
-    "phone camera book cover poster print wall art canvas design logo template vector illustration background free "
-    "sale price best top how guide recipe chicken cake coffee wine company service hotel room near downtown "
-    "international university football player season episode official trailer watercolor handmade leather stainless "
-    "steel wireless bluetooth portable waterproof"
+    "a the of and in on with for to by from at old new red blue white black green small large "
+    "vintage modern photo image picture view house garden street city beach mountain river lake "
+    "forest sunset winter summer man woman child dog cat horse bird car train bicycle table chair "
+    "kitchen bedroom wedding dress shirt shoes ring watch phone camera book cover poster print "
+    "wall art canvas design logo template vector illustration background free sale price best top "
+    "how guide recipe chicken cake coffee wine company service hotel room near downtown "
+    "international university football player season episode official trailer watercolor handmade "
+    "leather stainless steel wireless bluetooth portable waterproof"
 )
 REPEATED_FRACTION = 0.03
 """Of the captions that repeat an earlier one, as product names and placeholders do on the web."""
@@ -60,10 +62,13 @@ def draw_jpeg(seed: int, pixels: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_shards(directory: Path, shards: int, pairs: int, pixels: int = PIXELS, images: int | None = None) -> str:
+def write_shards(
+    directory: Path, shards: int, pairs: int, pixels: int = PIXELS, images: int | None = None
+) -> str:
     """Shards `00000.tar` and so on of `pairs` pairs each; returns their pattern in braces.
 
-    With `images`, so many different ones are drawn and used in turns; keys and captions differ all the same.
+    With `images`, so many different ones are drawn and used in turns; keys and captions differ all
+    the same.
     """
     directory.mkdir(parents=True, exist_ok=True)
     captions = draw_captions(shards * pairs)
@@ -71,7 +76,10 @@ def write_shards(directory: Path, shards: int, pairs: int, pixels: int = PIXELS,
     for shard in range(shards):
         with tarfile.open(directory / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for number in range(shard * pairs, (shard + 1) * pairs):
-                for extension, data in (("jpg", drawn[number % len(drawn)]), ("txt", captions[number].encode())):
+                for extension, data in (
+                    ("jpg", drawn[number % len(drawn)]),
+                    ("txt", captions[number].encode()),
+                ):
                     info = tarfile.TarInfo(f"{number:09d}.{extension}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
@@ -88,14 +96,31 @@ def write_small_checkpoint(directory: Path) -> None:
     """A folder with a CLIP of two narrow layers, for what does not depend on the towers."""
     model_cfg = {
         "embed_dim": 512,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 2,
+            "layers": 2,
+        },
     }
     torch.manual_seed(0)
-    save(from_parts(CLIP(**model_cfg), model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None), directory)
+    save(
+        from_parts(CLIP(**model_cfg), model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None),
+        directory,
+    )
 
 
-def write_project(directory: Path, shards: Path, encoder: dict[str, object], embedding: dict[str, object]) -> Path:
+def write_project(
+    directory: Path, shards: Path, encoder: dict[str, object], embedding: dict[str, object]
+) -> Path:
     """A `pipeline.yaml` in `directory`, with its store beside it."""
     (directory / "domains").mkdir(parents=True, exist_ok=True)
     pipeline = {

@@ -1,7 +1,9 @@
-"""The parts that make our encoder faster than the bare forward pass, switched on one after the other.
+"""The parts that make our encoder faster than the bare forward pass, switched on one after the
+other.
 
-With all parts on it computes what `react_pipeline.embedding.encoder.Encoder` does, which the last row is. Nothing is
-measured here. Shapes: B images, N texts, L token ids of a text, T tokens of an image, W width, D embedding dimension.
+With all parts on it computes what `react_pipeline.embedding.encoder.Encoder` does, which the last
+row is. Nothing is measured here. Shapes: B images, N texts, L token ids of a text, T tokens of an
+image, W width, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ def part_takes(clip: Clip, batch: Batch) -> dict[str, Take]:
     return takes
 
 
-def _take(images: Callable[[Tensor], Tensor], texts: Callable[[Tensor], Tensor], batch: Batch) -> Take:
+def _take(
+    images: Callable[[Tensor], Tensor], texts: Callable[[Tensor], Tensor], batch: Batch
+) -> Take:
     def take(_step: int) -> float:
         with torch.inference_mode():
             return float(
@@ -101,7 +105,9 @@ def _images(visual: Any, images: Tensor, on: frozenset[str]) -> Tensor:
         *blocks, final = visual.transformer.resblocks
         for block in blocks:
             x = host_block(x, block)
-        x = host_block(x, final, only=torch.zeros(len(x), dtype=torch.long) if ONE_TOKEN in on else None)
+        x = host_block(
+            x, final, only=torch.zeros(len(x), dtype=torch.long) if ONE_TOKEN in on else None
+        )
         features.append(visual._pool(x)[0] @ visual.proj)
     return torch.cat(features)
 

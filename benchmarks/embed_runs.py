@@ -1,7 +1,8 @@
-"""The three ways to embed that `benchmarks.embed` compares: clip-retrieval, ours, and the bare forward pass.
+"""The three ways to embed that `benchmarks.embed` compares: clip-retrieval, ours, and the bare
+forward pass.
 
-Each is called to embed everything once and gives the seconds it took; nothing is compared or reported here. Shapes: N
-pairs, D embedding dimension.
+Each is called to embed everything once and gives the seconds it took; nothing is compared or
+reported here. Shapes: N pairs, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ Vectors = dict[str, npt.NDArray[np.float64]]
 class Theirs:
     """clip-retrieval over the shards; a call gives the seconds its runner counted."""
 
-    def __init__(self, pattern: str, checkpoint: Path, output: Path, given: argparse.Namespace) -> None:
+    def __init__(
+        self, pattern: str, checkpoint: Path, output: Path, given: argparse.Namespace
+    ) -> None:
         """Load and warm up, as it does."""
         from all_clip.main import load_clip_without_warmup
         from clip_retrieval.clip_inference import worker
@@ -85,7 +88,9 @@ class Theirs:
 
     def vectors(self) -> Vectors:
         """What the last call wrote."""
-        keys = pd.read_parquet(self.output / "metadata" / "metadata_0.parquet")["image_path"].tolist()
+        keys = pd.read_parquet(self.output / "metadata" / "metadata_0.parquet")[
+            "image_path"
+        ].tolist()
         files = {side: self.output / folder / f"{folder}_0.npy" for side, folder in FOLDERS.items()}
         return {side: unit_rows(np.load(path), keys) for side, path in files.items()}
 
@@ -93,7 +98,8 @@ class Theirs:
 class Ours:
     """Our embedding over the shards; a call gives the seconds from one group to the next.
 
-    Ours reads ahead, so the runner would not count the wait for a group's first batch, which clip-retrieval's does.
+    Ours reads ahead, so the runner would not count the wait for a group's first batch, which
+    clip-retrieval's does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,7 +122,7 @@ class Ours:
 
     def vectors(self) -> Vectors:
         """What the last call published."""
-        assert self.artifact is not None  # noqa: S101 - asked for after a call
+        assert self.artifact is not None
         keys = read_metadata(self.artifact, ["image_path"])["image_path"].tolist()
         return {side: unit_rows(read_vectors(self.artifact, side), keys) for side in FOLDERS}
 
@@ -132,7 +138,10 @@ def bare(clip: Clip, batches: list[Batch], *, bf16: bool) -> Callable[[], float]
 
     def take() -> float:
         began = time.perf_counter()
-        with torch.inference_mode(), torch.autocast(clip.device, dtype=torch.bfloat16, enabled=bf16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(clip.device, dtype=torch.bfloat16, enabled=bf16),
+        ):
             for batch in batches:
                 clip.model.encode_image(batch.images, normalize=True)
                 clip.model.encode_text(batch.tokens, normalize=True)

@@ -1,13 +1,16 @@
 """How soon a training of millions of pairs takes its first step, and in how much memory.
 
-Run `.venv/bin/python -m benchmarks.engine` from the repository's root: 10 million pairs, one process and two, each from
-its start (imports included) to the first step, then once more to resume; `--pairs 100000` to see that it works. The set
-is published like any other: captions and classes of the usual lengths, one in six captions occurring again, offsets
-into tars of 10,000 pairs. All tars are names of one file that holds a small pool of images, so the images are read from
-the page cache. The towers are small, with vectors of 512 numbers, so that what is measured is the engine and not the
-model. Text vectors are made beforehand (`warm`), as a resumed training or one on GPUs would find or make them.
+Run `.venv/bin/python -m benchmarks.engine` from the repository's root: 10 million pairs, one
+process and two, each from its start (imports included) to the first step, then once more to resume;
+`--pairs 100000` to see that it works. The set is published like any other: captions and classes of
+the usual lengths, one in six captions occurring again, offsets into tars of 10,000 pairs. All tars
+are names of one file that holds a small pool of images, so the images are read from the page cache.
+The towers are small, with vectors of 512 numbers, so that what is measured is the engine and not
+the model. Text vectors are made beforehand (`warm`), as a resumed training or one on GPUs would
+find or make them.
 
-Memory is what a process holds itself (RssAnon), sampled 20 times a second; files that it maps belong to all.
+Memory is what a process holds itself (RssAnon), sampled 20 times a second; files that it maps
+belong to all.
 """
 
 from __future__ import annotations
@@ -41,15 +44,23 @@ from react_pipeline.store import Artifact, Inputs, Store
 POOL, SHARD_PAIRS, CLASSES, DIMENSION = 64, 10_000, 1_000, 512
 WORDS = "red old small photo image vintage wooden garden house street bird water light stock vector set".split()  # noqa: SIM905
 INPUTS = Inputs("retrieved_set", "things", {}, {}, "1")
-DOMAIN = DomainConfig(slug="things", classes=tuple(f"thing {number}" for number in range(CLASSES)), templates=("a {}",))
-TRAINING = TrainingConfig(steps=2, batch_size=256, checkpoint_every=1, probe_every=0, workers=1, precision="fp32")
+DOMAIN = DomainConfig(
+    slug="things",
+    classes=tuple(f"thing {number}" for number in range(CLASSES)),
+    templates=("a {}",),
+)
+TRAINING = TrainingConfig(
+    steps=2, batch_size=256, checkpoint_every=1, probe_every=0, workers=1, precision="fp32"
+)
 
 
 def encoded_images() -> Iterator[bytes]:
     """JPEGs of 384 pixels, about as large as those of img2dataset at that size."""
     chance = np.random.default_rng(0)
     for _ in range(POOL):
-        noise = Image.fromarray(chance.integers(0, 255, (384, 384, 3), np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
+        noise = Image.fromarray(chance.integers(0, 255, (384, 384, 3), np.uint8)).filter(
+            ImageFilter.GaussianBlur(1.5)
+        )
         file = io.BytesIO()
         noise.save(file, format="JPEG", quality=90)
         yield file.getvalue()
@@ -171,15 +182,29 @@ def train(root: Path, began: float, steps: int) -> None:
     world = World.join("cpu")
     config: dict[str, Any] = {
         "embed_dim": DIMENSION,
-        "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+        "vision_cfg": {
+            "image_size": 224,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 32,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     prepare = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
     clip = from_parts(CLIP(**config), config, prepare, None)
     before = anonymous_bytes("self")
     store, first = Store(root / "store"), FirstStep()
     pairs = CollectedPairs(store.open(INPUTS.stage, INPUTS.key, INPUTS.fingerprint))
-    training = TRAINING.model_copy(update={"steps": steps, "last_k_layers": 2, "processes": world.size})
+    training = TRAINING.model_copy(
+        update={"steps": steps, "last_k_layers": 2, "processes": world.size}
+    )
     trainer = Trainer(clip, pairs, DOMAIN, "gated-image", training, world, root / "scratch")
     counts = trainer.run(first, INPUTS)
     figures = {
@@ -196,7 +221,16 @@ def measure(root: Path, processes: int, steps: int) -> dict[str, Any]:
     """Train in so many processes; figures of all of them."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    command += ["-m", "benchmarks.engine", "--train", str(root), "--steps", str(steps), "--began", str(time.time())]
+    command += [
+        "-m",
+        "benchmarks.engine",
+        "--train",
+        str(root),
+        "--steps",
+        str(steps),
+        "--began",
+        str(time.time()),
+    ]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])  # noqa: S603 - ourselves
     ranks = [json.loads((root / f"rank{rank}.json").read_text()) for rank in range(processes)]
     return {
@@ -213,7 +247,9 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", type=int, default=10_000_000)
-    parser.add_argument("--keep", type=Path, help="folder for the set, used again where it is there")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the set, used again where it is there"
+    )
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
@@ -225,7 +261,10 @@ def main() -> None:
         root = given.keep or Path(temporary)
         began = time.monotonic()
         pairs = CollectedPairs(publish(Store(root / "store"), given.pairs))
-        print(f"{len(pairs):,} pairs, {len(pairs.captions):,} captions: {time.monotonic() - began:.0f} s to publish")
+        print(
+            f"{len(pairs):,} pairs, {len(pairs.captions):,} captions: "
+            f"{time.monotonic() - began:.0f} s to publish"
+        )
         if not (root / "scratch" / "texts.json").exists():
             warm(root / "scratch", len(pairs.captions))
         rows = []
@@ -233,7 +272,9 @@ def main() -> None:
             for state in (root / "scratch").glob("*"):
                 if state.is_file() and not state.name.startswith("texts."):
                     state.unlink()
-            rows += [measure(root, processes, steps) for steps in (TRAINING.steps, 2 * TRAINING.steps)]
+            rows += [
+                measure(root, processes, steps) for steps in (TRAINING.steps, 2 * TRAINING.steps)
+            ]
         print(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
 
 

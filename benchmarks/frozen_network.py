@@ -1,10 +1,12 @@
-"""Why gated-image stays behind locked-text on the demo: the image tower trained in one part at a time.
+"""Why gated-image stays behind locked-text on the demo: the image tower trained in one part at a
+time.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.frozen_network`; `--page docs/results.md` writes the table into
-that page. The demo's image tower is a convolutional network with two transformer blocks behind it. If gated blocks were
-at fault, training those two blocks themselves would do better than training gated blocks in front of them; if the
-frozen network is, training it alone would do as well as `locked-text`, which trains the whole tower. Each variant has a
-store of its own beside the demo's, with the demo's pairs; what a store holds is not made again.
+Run after `make demo`: `.venv/bin/python -m benchmarks.frozen_network`; `--page docs/results.md`
+writes the table into that page. The demo's image tower is a convolutional network with two
+transformer blocks behind it. If gated blocks were at fault, training those two blocks themselves
+would do better than training gated blocks in front of them; if the frozen network is, training it
+alone would do as well as `locked-text`, which trains the whole tower. Each variant has a store of
+its own beside the demo's, with the demo's pairs; what a store holds is not made again.
 """
 
 from __future__ import annotations
@@ -53,28 +55,45 @@ PARTS: Mapping[str, Callable[[str], bool]] = {
 VARIANTS: Mapping[str, Variant] = {
     "gated": Variant("gated blocks in front of the two transformer blocks", "gated-image", {}),
     "gated-longer": Variant("the same, five times as long", "gated-image", {"steps": 1_000}),
-    "blocks": Variant("the two transformer blocks themselves", "blocks-alone", {"learning_rate": 1e-4}),
-    "blocks-faster": Variant("the same, five times the learning rate", "blocks-alone", {"learning_rate": 5e-4}),
-    "network": Variant("the convolutional network", "network-alone", {"learning_rate": 1e-4, "steps": 100}),
+    "blocks": Variant(
+        "the two transformer blocks themselves", "blocks-alone", {"learning_rate": 1e-4}
+    ),
+    "blocks-faster": Variant(
+        "the same, five times the learning rate", "blocks-alone", {"learning_rate": 5e-4}
+    ),
+    "network": Variant(
+        "the convolutional network", "network-alone", {"learning_rate": 1e-4, "steps": 100}
+    ),
 }
 """Variants by the name of their store."""
 
 
 def add_parts() -> None:
-    """Make `PARTS` methods of this process: what trains asks the two tables, what is measured asks `stages`."""
+    """Make `PARTS` methods of this process: what trains asks the two tables, what is measured asks
+    `stages`.
+    """
     training.METHOD_DEFAULTS = {**training.METHOD_DEFAULTS, **{name: {} for name in PARTS}}
     methods.TRAINED_PARTS = {**methods.TRAINED_PARTS, **PARTS}
     stages.METHODS = (*stages.METHODS, *PARTS)  # type: ignore[attr-defined]
 
 
 def to_markdown(found: Mapping[str, Sequence[Row]], steps: Mapping[str, tuple[int, float]]) -> str:
-    """One line a variant; a figure is the mean over seeds, ± their standard deviation of the mean over domains."""
+    """One line a variant; a figure is the mean over seeds, ± their standard deviation of the mean
+    over domains.
+    """
     lines = []
     for name, rows in found.items():
         seeds = sorted({row.seed for row in rows})
-        of_domain = [100 * statistics.mean(row.top1 for row in rows if row.domain == domain) for domain in DOMAINS]
-        means = [100 * statistics.mean(row.top1 for row in rows if row.seed == seed) for seed in seeds]
-        mean = f"{statistics.mean(means):.1f}" + (f" ± {statistics.stdev(means):.1f}" if means[1:] else "")
+        of_domain = [
+            100 * statistics.mean(row.top1 for row in rows if row.domain == domain)
+            for domain in DOMAINS
+        ]
+        means = [
+            100 * statistics.mean(row.top1 for row in rows if row.seed == seed) for seed in seeds
+        ]
+        mean = f"{statistics.mean(means):.1f}" + (
+            f" ± {statistics.stdev(means):.1f}" if means[1:] else ""
+        )
         cells = [
             Markup(VARIANTS[name].trains),
             f"{rows[0].trainable_parameters:,.0f}",
@@ -87,12 +106,16 @@ def to_markdown(found: Mapping[str, Sequence[Row]], steps: Mapping[str, tuple[in
 
 def main() -> None:
     """Train what is missing, then print the table of all variants that are whole."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--seeds", type=int, default=1, help="training seeds 0 to this, less one")
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--report", action="store_true", help="train nothing: show what is there")
-    parser.add_argument("--page", type=Path, default=None, help="has the two markers; gets the table")
+    parser.add_argument(
+        "--page", type=Path, default=None, help="has the two markers; gets the table"
+    )
     given = parser.parse_args()
     if given.page is not None:
         require_markers(given.page, BEGIN, END)
@@ -103,8 +126,13 @@ def main() -> None:
     for name in given.variants:
         variant = VARIANTS[name]
         for seed in range(given.seeds):
-            one = beside(project, f"frozen_network/{name}/{seed}", seed, {variant.method: variant.fields})
-            rows = [row_of(one, (seed, domain, variant.method), train=not given.report) for domain in DOMAINS]
+            one = beside(
+                project, f"frozen_network/{name}/{seed}", seed, {variant.method: variant.fields}
+            )
+            rows = [
+                row_of(one, (seed, domain, variant.method), train=not given.report)
+                for domain in DOMAINS
+            ]
             print(name, seed, *rows, sep="\n  ", flush=True)
             whole = [row for row in rows if isinstance(row, Row)]
             if len(whole) == len(DOMAINS):

@@ -1,8 +1,9 @@
 """What rounding to bf16 takes from the sums of gated blocks, and whether a training notices.
 
-Run after `make demo`: `.venv/bin/python benchmarks/gate_sums.py`. One domain of the demo is trained in bf16 as it is,
-in bf16 with the two sums of each gated block in fp32 and rounded once, in bf16 with an fp32 residual stream from the
-first gated block on, and in fp32. Of the first, it prints what of the gates' contribution rounding loses.
+Run after `make demo`: `.venv/bin/python benchmarks/gate_sums.py`. One domain of the demo is trained
+in bf16 as it is, in bf16 with the two sums of each gated block in fp32 and rounded once, in bf16
+with an fp32 residual stream from the first gated block on, and in fp32. Of the first, it prints
+what of the gates' contribution rounding loses.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ RATIOS: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
 
 
 def _rounded(name: str, x: Tensor, gate: Tensor, branch: Tensor) -> None:
-    """Record |contribution| / |stream|, the share of elements that keep their value, and the relative error."""
+    """Record |contribution| / |stream|, the share of elements that keep their value, and the
+    relative error.
+    """
     if not float(gate) or x.dtype != torch.bfloat16:
         return
     exact = gate.float().tanh() * branch.float()
@@ -54,7 +57,9 @@ def _branches(block: GatedBlock, x: Tensor) -> Tensor:
 
 
 def fp32_sums(block: GatedBlock, x: Tensor) -> Tensor:
-    """Both sums in fp32, and what leaves the block in the dtype of the stream; no change at all while gates are 0."""
+    """Both sums in fp32, and what leaves the block in the dtype of the stream; no change at all
+    while gates are 0.
+    """
     return _branches(block, x.float()).to(x.dtype)
 
 
@@ -77,7 +82,9 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--domain", default="objects")
     arguments.add_argument("--config", type=Path, default=None)
-    arguments.add_argument("--curves", type=Path, default=None, help="write the losses of every step into this CSV")
+    arguments.add_argument(
+        "--curves", type=Path, default=None, help="write the losses of every step into this CSV"
+    )
     given = arguments.parse_args()
     project, rows, curves = Project.load(given.config), [], {}
     for seed in range(given.seeds):
@@ -90,15 +97,36 @@ def main() -> None:
             losses = pd.read_json(checkpoint.file(METRICS_FILE), lines=True)
             curves[name, seed] = losses["loss"]
             top1 = EvalResult.read(evaluate(one, given.domain, "gated-image")).top1
-            row = {"variant": name, "seed": seed, "top1": top1, "loss": float(losses["loss"][-10:].mean())}
-            rows.append({**row, **{f"loss_{step}": float(losses["loss"][step]) for step in (0, 10, 30)}})
+            row = {
+                "variant": name,
+                "seed": seed,
+                "top1": top1,
+                "loss": float(losses["loss"][-10:].mean()),
+            }
+            rows.append(
+                {**row, **{f"loss_{step}": float(losses["loss"][step]) for step in (0, 10, 30)}}
+            )
             print(json.dumps(rows[-1]), flush=True)
             for branch, found in RATIOS.items():
-                for steps in (1, 5, 20, len(losses) - 1):  # two gated layers; while gates are 0 nothing is recorded
-                    print(f"  {branch} after {steps} steps: contribution, unchanged, error:", found[2 * (steps - 1)])
+                for steps in (
+                    1,
+                    5,
+                    20,
+                    len(losses) - 1,
+                ):  # two gated layers; while gates are 0 nothing is recorded
+                    print(
+                        f"  {branch} after {steps} steps: contribution, unchanged, error:",
+                        found[2 * (steps - 1)],
+                    )
     GatedBlock.forward = AS_IS  # type: ignore[method-assign]
     table = pd.DataFrame(rows)
-    print(table.groupby("variant", sort=False).mean(numeric_only=True).drop(columns="seed").round(4).to_string())
+    print(
+        table.groupby("variant", sort=False)
+        .mean(numeric_only=True)
+        .drop(columns="seed")
+        .round(4)
+        .to_string()
+    )
     if given.curves is not None:
         pd.DataFrame(curves).to_csv(given.curves)
 

@@ -1,14 +1,17 @@
-"""The first hour on a GPU: one command, one table, with the card's name. It was not run on a GPU yet.
+"""The first hour on a GPU: one command, one table, with the card's name. It was not run on a GPU
+yet.
 
-Run `.venv/bin/python -m benchmarks.gpu` from the repository's root, with `--json FILE` to keep the figures; the tests
-that need a card are run by `make test-gpu`. `--device cpu --quick` shows that it works, on a machine without one.
-Measured are:
+Run `.venv/bin/python -m benchmarks.gpu` from the repository's root, with `--json FILE` to keep the
+figures; the tests that need a card are run by `make test-gpu`. `--device cpu --quick` shows that it
+works, on a machine without one. Measured are:
 
 - attaching gated blocks changes no feature (a difference of 0);
-- the step of `gated-image` on ViT-B/32 against the published design, in fp32 and bf16: images a second, share of the
-  operations that the card does in matrix products of the same shape (its utilisation), peak memory;
+- the step of `gated-image` on ViT-B/32 against the published design, in fp32 and bf16: images a
+  second, share of the operations that the card does in matrix products of the same shape (its
+  utilisation), peak memory;
 - losses in bf16, and of the published step, against ours in fp32, on the same batches;
-- a training as it runs, from JPEGs to steps: images a second, share of the time that it waits for data;
+- a training as it runs, from JPEGs to steps: images a second, share of the time that it waits for
+  data;
 - embedding: images a second of the image tower in bf16;
 - the normalisation of pixels there against the model's own preprocessing on a CPU.
 """
@@ -50,7 +53,9 @@ def steps_taken(given: argparse.Namespace) -> Rows:
     memory = {name: customize.peak_memory_bytes(given, name) for name in names}
     model = steps.random_model(given.device)
     rows, rates = customize.variants(model, memory, given)
-    found: Rows = [(f"matrix products, {name}, TFLOP/s", rate / 1e12) for name, rate in rates.items()]
+    found: Rows = [
+        (f"matrix products, {name}, TFLOP/s", rate / 1e12) for name, rate in rates.items()
+    ]
     for name, row in rows.items():
         found.append((f"{name}: images/s", row["images/s (best)"]))
         found.append((f"{name}: times the published step", row["ratio of best"]))
@@ -68,24 +73,38 @@ def training(given: argparse.Namespace, precision: str) -> Rows:
     """A whole training from JPEGs, and what it found at its first step."""
     workers = 2 if given.quick else max(1, (os.cpu_count() or 2) - 1)
     size, count = (4, 3) if given.quick else (256, 60)
-    config = TrainingConfig(steps=count, batch_size=size, workers=workers, precision=precision, warmup_steps=2)  # type: ignore[arg-type]
-    config = config.model_copy(update={"probe_every": 0, "held_out_fraction": 0.002, "checkpoint_every": count})
+    config = TrainingConfig(
+        steps=count, batch_size=size, workers=workers, precision=precision, warmup_steps=2
+    )  # type: ignore[arg-type]
+    config = config.model_copy(
+        update={"probe_every": 0, "held_out_fraction": 0.002, "checkpoint_every": count}
+    )
     model_cfg: Any = steps.open_clip.get_model_config(steps.ARCHITECTURE)
     model = steps.open_clip.create_model(steps.ARCHITECTURE, pretrained=None)
     clip = from_parts(model, model_cfg, {"mean": CONFIG.mean, "std": CONFIG.std}, None)
     clip.model.to(given.device)
     clip.device = given.device
     with tempfile.TemporaryDirectory() as directory:
-        pairs = CollectedPairs(publish(Store(Path(directory) / "store"), 500 if given.quick else 20_000))
-        trainer = Trainer(clip, pairs, DOMAIN, "gated-image", config, World(device=given.device), Path(directory))
+        pairs = CollectedPairs(
+            publish(Store(Path(directory) / "store"), 500 if given.quick else 20_000)
+        )
+        trainer = Trainer(
+            clip, pairs, DOMAIN, "gated-image", config, World(device=given.device), Path(directory)
+        )
         counts = trainer.run(NoObserver(), INPUTS)
         lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     tail = [json.loads(line) for line in lines[len(lines) // 2 :]]
     title = f"training from JPEGs, {precision}, {workers} decoding processes"
     return [
         (f"{title}: change of features by attaching", counts["step0_max_difference"]),
-        (f"{title}: images/s, second half", sum(one["images_per_second"] for one in tail) / len(tail)),
-        (f"{title}: share of the time that waits for data", sum(one["data_wait_fraction"] for one in tail) / len(tail)),
+        (
+            f"{title}: images/s, second half",
+            sum(one["images_per_second"] for one in tail) / len(tail),
+        ),
+        (
+            f"{title}: share of the time that waits for data",
+            sum(one["data_wait_fraction"] for one in tail) / len(tail),
+        ),
         (f"{title}: peak MiB", counts["peak_memory_bytes"] / 2**20),
     ]
 
@@ -102,7 +121,12 @@ def embedding(given: argparse.Namespace) -> Rows:
             tower.visual(images)
         return 0.0
 
-    return [("embedding, bf16: images/s", len(images) / min(timed({"": take}, given.repeats, given.device)[""]))]
+    return [
+        (
+            "embedding, bf16: images/s",
+            len(images) / min(timed({"": take}, given.repeats, given.device)[""]),
+        )
+    ]
 
 
 def pixels(given: argparse.Namespace) -> Rows:
@@ -119,8 +143,12 @@ def pixels(given: argparse.Namespace) -> Rows:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
+    )
     parser.add_argument("--quick", action="store_true", help="tiny batches, to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     given = parser.parse_args()
@@ -128,8 +156,18 @@ def main() -> None:
         parser.error("there is no GPU: give --device cpu --quick to see that it works")
     given.batch, given.repeats, given.curve_steps = (4, 1, 2) if given.quick else (256, 10, 30)
     given.threads, given.peak_tflops = torch.get_num_threads(), None
-    card = torch.cuda.get_device_name() if given.device == "cuda" else f"a CPU, {given.threads} threads"
-    rows: Rows = [("card", card), ("torch", torch.__version__), *pixels(given), *steps_taken(given), *embedding(given)]
+    card = (
+        torch.cuda.get_device_name()
+        if given.device == "cuda"
+        else f"a CPU, {given.threads} threads"
+    )
+    rows: Rows = [
+        ("card", card),
+        ("torch", torch.__version__),
+        *pixels(given),
+        *steps_taken(given),
+        *embedding(given),
+    ]
     for precision in ("bf16",) if given.quick else ("bf16", "fp16", "fp32"):
         rows += training(given, precision)
     print(markdown_table(["what", "figure"], rows))

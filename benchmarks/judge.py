@@ -1,16 +1,19 @@
-"""Simulated judges: whether the interval of `react-pipeline judge` covers the truth, and how many clicks it takes.
+"""Simulated judges: whether the interval of `react-pipeline judge` covers the truth, and how many
+clicks it takes.
 
-Run: `.venv/bin/python -m benchmarks.judge`; `--page docs/judge.md` writes the table there. Needs no data and no model.
+Run: `.venv/bin/python -m benchmarks.judge`; `--page docs/judge.md` writes the table there. Needs no
+data and no model.
 
-Two models disagree on D pictures. On 20% of them neither is right; on the others the candidate is right more often than
-the base by the stated difference of all D. A judge errs on a share of the pictures: where one model is right it names
-the other, where neither is right it names one of them by chance. Each simulation draws the pictures in another order
-and judges all of them.
+Two models disagree on D pictures. On 20% of them neither is right; on the others the candidate is
+right more often than the base by the stated difference of all D. A judge errs on a share of the
+pictures: where one model is right it names the other, where neither is right it names one of them
+by chance. Each simulation draws the pictures in another order and judges all of them.
 
-`covers` is the share of simulations in which no interval, after any click, excluded the difference as this judge
-sees it: the promise is 95%. Mistakes draw what a judge sees towards 0. A judge stops as soon as the answer is clear
-(the interval excludes 0 and the exact test agrees), after `--most` clicks, or when all are judged. `wrong` is the share
-in which it was clear on the wrong side, or where there is no difference at all.
+`covers` is the share of simulations in which no interval, after any click, excluded the difference
+as this judge sees it: the promise is 95%. Mistakes draw what a judge sees towards 0. A judge stops
+as soon as the answer is clear (the interval excludes 0 and the exact test agrees), after `--most`
+clicks, or when all are judged. `wrong` is the share in which it was clear on the wrong side, or
+where there is no difference at all.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ def _excludes(values: NDArray[np.int64]) -> bool:
 
 
 def _clear(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """After which clicks the sum is clearly above 0 (T,): by the sequence so far, and by the exact test."""
+    """After which clicks the sum is clearly above 0 (T,): by the sequence so far, and by the exact
+    test.
+    """
     won, lost = np.cumsum(values == 1), np.cumsum(values == -1)
     sequence = np.maximum.accumulate(log_wealth(values, 0, len(values))) >= -np.log(LEVEL)
     return sequence & (binom.sf(won - 1, won + lost, 0.5) <= LEVEL)
@@ -85,13 +90,19 @@ def _clear(values: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--most", type=int, default=200, help="Clicks after which a judge gives up.")
+    parser.add_argument(
+        "--most", type=int, default=200, help="Clicks after which a judge gives up."
+    )
     parser.add_argument("--page", type=Path)
     given = parser.parse_args(arguments)
-    settings = [(size, gain, error) for size in given.sizes for gain in DIFFERENCES for error in ERRORS]
+    settings = [
+        (size, gain, error) for size in given.sizes for gain in DIFFERENCES for error in ERRORS
+    ]
     text = markdown_table(COLUMNS, [simulate(*one, given.runs, given.most) for one in settings])
     print(text)
     if given.page:

@@ -1,16 +1,21 @@
-"""How much of a core a training image takes: ours, torchvision's transforms, and webdataset; and who waits for whom.
+"""How much of a core a training image takes: ours, torchvision's transforms, and webdataset; and
+who waits for whom.
 
-Run `.venv/bin/python -m benchmarks.loader` from the repository's root; `--page docs/scale.md` writes the tables there.
+Run `.venv/bin/python -m benchmarks.loader` from the repository's root; `--page docs/scale.md`
+writes the tables there.
 
-- All three ways read the same JPEGs in the same tar and make what the paper trains with: random crop to 224, flip,
-  RandAugment of two operations, erasing. Ours is timm's augmentation (the reference's), which ends with bytes; the
-  others end with normalised floats, as their documentation does it. Crop and flip alone are measured too. Rounds of one
-  batch alternate, each beginning with another way; figures are medians of the rounds, ratios are taken within a round.
-  Time is the processor's of one thread, which other work on the machine changes little.
-- A training whose model is a sleep: of a step that takes as long as 512 images on a GPU, one decoding process makes the
-  share that falls to one of so many cores. What it waits is the share of the time that the GPU would.
-- Parts of a JPEG that is decoded at a fraction of its size and resized with vector instructions, against those of the
-  whole image by Pillow: pixels, and vectors of the demo's base. Photographs are scikit-learn's, side by side.
+- All three ways read the same JPEGs in the same tar and make what the paper trains with: random
+  crop to 224, flip, RandAugment of two operations, erasing. Ours is timm's augmentation (the
+  reference's), which ends with bytes; the others end with normalised floats, as their documentation
+  does it. Crop and flip alone are measured too. Rounds of one batch alternate, each beginning with
+  another way; figures are medians of the rounds, ratios are taken within a round. Time is the
+  processor's of one thread, which other work on the machine changes little.
+- A training whose model is a sleep: of a step that takes as long as 512 images on a GPU, one
+  decoding process makes the share that falls to one of so many cores. What it waits is the share of
+  the time that the GPU would.
+- Parts of a JPEG that is decoded at a fraction of its size and resized with vector instructions,
+  against those of the whole image by Pillow: pixels, and vectors of the demo's base. Photographs
+  are scikit-learn's, side by side.
 """
 
 from __future__ import annotations
@@ -52,16 +57,22 @@ from react_pipeline.training.data import Views
 
 BEGIN, END = "<!-- loader:begin -->", "<!-- loader:end -->"
 SIZES = ((512, 512, 95), (640, 480, 90), (2048, 1536, 90))
-"""Width, height and quality: as img2dataset resizes, as many web images are, and as a camera makes them."""
+"""Width, height and quality: as img2dataset resizes, as many web images are, and as a camera makes
+them.
+"""
 
 IMAGES, BATCH, STEP_IMAGES, VIEWS, MAX_PIXELS = 8, 32, 512, 40, 1 << 30
 CORES, STEPS, AHEAD = (4, 6, 8, 16), 30, 5
-"""Processes among which a step is divided; steps, and the first of them, whose batches are made before they count."""
+"""Processes among which a step is divided; steps, and the first of them, whose batches are made
+before they count.
+"""
 
 CONFIG = PreprocessCfg(size=224)
 TIMM = {"size": 224, "mean": CONFIG.mean, "std": CONFIG.std, "interpolation": "bicubic"}
 CROP = (
-    transforms.RandomResizedCrop(224, (0.08, 1), interpolation=transforms.InterpolationMode.BICUBIC),
+    transforms.RandomResizedCrop(
+        224, (0.08, 1), interpolation=transforms.InterpolationMode.BICUBIC
+    ),
     transforms.RandomHorizontalFlip(),
 )
 PLAIN, PAPER = "crop and flip", "the paper's"
@@ -94,7 +105,9 @@ def torchvision_transform(kind: str) -> Callable[[Image.Image], Tensor]:
     end = [transforms.ToTensor(), transforms.Normalize(CONFIG.mean, CONFIG.std)]
     if kind == PLAIN:
         return transforms.Compose([*CROP, *end])
-    return transforms.Compose([*CROP, transforms.RandAugment(2, 9), *end, transforms.RandomErasing(0.25)])
+    return transforms.Compose(
+        [*CROP, transforms.RandAugment(2, 9), *end, transforms.RandomErasing(0.25)]
+    )
 
 
 class Torchvision(Dataset[Tensor]):
@@ -120,7 +133,10 @@ def views(pairs: CollectedPairs, kind: str = PAPER) -> Views:
     """Ours."""
     augment: Any = augmentation("timm", Pixels(image_transform_v2(CONFIG, is_train=False)), TIMM)
     if kind == PLAIN:
-        augment._transform.transforms = [augment._transform.transforms[0], augment._transform.transforms[-1]]
+        augment._transform.transforms = [
+            augment._transform.transforms[0],
+            augment._transform.transforms[-1],
+        ]
         augment._erased = lambda pixels: pixels
     return Views(pairs, Pixels(image_transform_v2(CONFIG, is_train=False)), augment, 0)
 
@@ -128,7 +144,9 @@ def views(pairs: CollectedPairs, kind: str = PAPER) -> Views:
 def ways(pairs: CollectedPairs, tar: Path, kind: str) -> dict[str, Iterator[Any]]:
     """Batches of each way, without an end, made when they are taken."""
     transform = torchvision_transform(kind)
-    shards = webdataset.WebDataset(str(tar), shardshuffle=False).repeat().decode("pil").to_tuple("jpg")
+    shards = (
+        webdataset.WebDataset(str(tar), shardshuffle=False).repeat().decode("pil").to_tuple("jpg")
+    )
     loaders = {
         "ours": DataLoader(views(pairs, kind), batch_sampler=draws(BATCH)),
         "torchvision": DataLoader(Torchvision(pairs, transform), batch_sampler=draws(BATCH)),
@@ -138,7 +156,9 @@ def ways(pairs: CollectedPairs, tar: Path, kind: str) -> dict[str, Iterator[Any]
 
 
 def compared(pairs: CollectedPairs, tar: Path, kind: str, rounds: int) -> list[Any]:
-    """Row of a table: ours in milliseconds and images a second, the others in times ours, by the processor."""
+    """Row of a table: ours in milliseconds and images a second, the others in times ours, by the
+    processor.
+    """
     taken = ways(pairs, tar, kind)
     for batches in taken.values():
         next(batches)
@@ -151,7 +171,9 @@ def compared(pairs: CollectedPairs, tar: Path, kind: str, rounds: int) -> list[A
             seconds[name].append(time.process_time() - began)
     ours = seconds.pop("ours")
     alone = statistics.median(ours) / BATCH
-    ratios = [[its / own for its, own in zip(theirs, ours, strict=True)] for theirs in seconds.values()]
+    ratios = [
+        [its / own for its, own in zip(theirs, ours, strict=True)] for theirs in seconds.values()
+    ]
     return [kind, 1e3 * alone, round(1 / alone), *map(statistics.median, ratios)]
 
 
@@ -169,7 +191,9 @@ def waited(pairs: CollectedPairs, cores: int, step_seconds: float) -> float:
 
 
 def differences(width: int, times: int) -> list[Any]:
-    """Row of a table: parts of JPEGs at least `times` the model's size, against timm's way to the same parts."""
+    """Row of a table: parts of JPEGs at least `times` the model's size, against timm's way to the
+    same parts.
+    """
     clip = from_parts(*build_base())
     pixels = Pixels(clip.preprocess)
     augment: Any = augmentation("timm", pixels, clip.preprocess_cfg)
@@ -198,7 +222,11 @@ def differences(width: int, times: int) -> list[Any]:
             one, other = clip.encode_images(pixels.normalised(pair))
             cosines.append(float(one @ other))
     share = len(apart) / (2 * VIEWS)
-    what = f"decoded at a fraction, {times} times the size or more" if times else "bilinear instead of bicubic"
+    what = (
+        f"decoded at a fraction, {times} times the size or more"
+        if times
+        else "bilinear instead of bicubic"
+    )
     return [what, width, share, statistics.mean(apart), statistics.mean(cosines), min(cosines)]
 
 
@@ -206,7 +234,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--step-seconds", type=float, default=0.256, help=f"of {STEP_IMAGES} images on a GPU")
+    parser.add_argument(
+        "--step-seconds", type=float, default=0.256, help=f"of {STEP_IMAGES} images on a GPU"
+    )
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -223,19 +253,30 @@ def main() -> None:
             if width == SIZES[0][0]:
                 needed = STEP_IMAGES / given.step_seconds * rows[0][2] / 1e3
                 waits = [
-                    [cores, max(0.0, 1 - cores / needed), waited(pairs, cores, given.step_seconds)] for cores in CORES
+                    [cores, max(0.0, 1 - cores / needed), waited(pairs, cores, given.step_seconds)]
+                    for cores in CORES
                 ]
     apart = [differences(*case) for case in ((1_024, 0), (1_024, 2), (2_048, 2))]
-    columns = ["JPEG", "augmentation", "ms of a core", "images/s", "torchvision, times ours", "webdataset, times ours"]
+    columns = [
+        "JPEG",
+        "augmentation",
+        "ms of a core",
+        "images/s",
+        "torchvision, times ours",
+        "webdataset, times ours",
+    ]
     about = f"{IMAGES} synthetic photographs of each size, {given.rounds} rounds of {BATCH}, torch {torch.__version__}."
     text = [
         about,
         markdown_table(columns, tables),
-        f"A step of {STEP_IMAGES} images in {given.step_seconds} s wants {needed:.1f} cores, by the first row. With a "
-        "sleep in place of the model:",
+        f"A step of {STEP_IMAGES} images in {given.step_seconds} s wants {needed:.1f} cores, by "
+        "the first row. With a sleep in place of the model:",
         markdown_table(["cores", "waits, by the sum", "waits, measured"], waits),
-        "Against the same part of the whole image, resized by Pillow, in levels of 255 and cosines of the demo's base:",
-        markdown_table(["way", "width", "share of views", "difference", "mean cosine", "smallest"], apart),
+        "Against the same part of the whole image, resized by Pillow, in levels of 255 and "
+        "cosines of the demo's base:",
+        markdown_table(
+            ["way", "width", "share of views", "difference", "mean cosine", "smallest"], apart
+        ),
     ]
     section = "\n\n".join(part.strip() for part in text)
     print(section)

@@ -1,13 +1,16 @@
-"""Every method on the demo's domains over several training seeds: accuracy beside what it costs, as table and plot.
+"""Every method on the demo's domains over several training seeds: accuracy beside what it costs, as
+table and plot.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own (`demo_proof`), with
-the demo's pairs linked in, and results of the demo itself for the seed it was trained with. What a store holds is never
-made again, so this can be stopped at any time and started again; a training that was cut off resumes. Cheap methods of
-all seeds come first. Table and plot are written at the end, after Ctrl-C too, and cover what is there by then;
-`--report` trains nothing and writes them; it needs no demo where every result is on file.
+Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own
+(`demo_proof`), with the demo's pairs linked in, and results of the demo itself for the seed it was
+trained with. What a store holds is never made again, so this can be stopped at any time and started
+again; a training that was cut off resumes. Cheap methods of all seeds come first. Table and plot
+are written at the end, after Ctrl-C too, and cover what is there by then; `--report` trains nothing
+and writes them; it needs no demo where every result is on file.
 
-Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with. A result that is
-there with today's recipe is taken from there, on whatever machine it was made; `--anew` leaves the file aside.
+Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with.
+A result that is there with today's recipe is taken from there, on whatever machine it was made;
+`--anew` leaves the file aside.
 
 A control is drawn for each seed, so that its spread is that of training and of the draw.
 """
@@ -60,7 +63,9 @@ class Row:
 
 
 def store_of(project: Project, seed: int) -> Project:
-    """The project with another training seed, as `seeded`; a seed that is the project's own finds what is made."""
+    """The project with another training seed, as `seeded`; a seed that is the project's own finds
+    what is made.
+    """
     one = seeded(project, seed)
     if seed == (project.config.customization.defaults.seed or 0):
         for stage in MADE:
@@ -73,7 +78,8 @@ def store_of(project: Project, seed: int) -> Project:
 
 
 def in_order(seeds: int, domains: Sequence[str], methods: Sequence[str]) -> list[Work]:
-    """All work, cheap methods of all seeds first; then seed after seed, so that a stop leaves whole seeds.
+    """All work, cheap methods of all seeds first; then seed after seed, so that a stop leaves whole
+    seeds.
 
     The base trains nothing, so one seed of it is all there is.
     """
@@ -81,12 +87,16 @@ def in_order(seeds: int, domains: Sequence[str], methods: Sequence[str]) -> list
     def place(work: Work) -> tuple[bool, int]:
         return work[2] not in CHEAP, work[0]
 
-    every = [(seed, domain, method) for method in methods for seed in range(seeds) for domain in domains]
+    every = [
+        (seed, domain, method) for method in methods for seed in range(seeds) for domain in domains
+    ]
     return sorted((work for work in every if work[0] == 0 or work[2] != "base"), key=place)
 
 
 def published(project: Project, work: Work) -> Row | None:
-    """The row of what the store of a seed holds; None where it is not there, out of date, or without a figure."""
+    """The row of what the store of a seed holds; None where it is not there, out of date, or
+    without a figure.
+    """
     seed, domain, method = work
     key = method_key(domain, method)
     result = fresh_or_none(project, "domain_results", key)
@@ -101,7 +111,9 @@ def published(project: Project, work: Work) -> Row | None:
 
 
 def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
-    """The row of one piece of work, made if it is not there and `train`; or a text that says why there is none."""
+    """The row of one piece of work, made if it is not there and `train`; or a text that says why
+    there is none.
+    """
     _, domain, method = work
     try:
         row = published(project, work)
@@ -111,13 +123,21 @@ def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
             customize_with_pairs(project, domain, method)
         result = EvalResult.read(evaluate(project, domain, method))
         return published(project, work) or str(result.unavailable)
-    except ReactError as error:  # a guard that stops one training says something of that method, not of the others
+    except (
+        ReactError
+    ) as error:  # a guard that stops one training says something of that method, not of the others
         return str(error)
 
 
 def recipe_of(project: Project, domain: str, method: str) -> str:
-    """Digest of what is configured: the training (its seed is another column), the retrieval, classes and templates."""
-    training = {} if method == "base" else project.training(domain, method).model_dump(mode="json", exclude={"seed"})
+    """Digest of what is configured: the training (its seed is another column), the retrieval,
+    classes and templates.
+    """
+    training = (
+        {}
+        if method == "base"
+        else project.training(domain, method).model_dump(mode="json", exclude={"seed"})
+    )
     retrieval = project.retrieval(domain).model_dump(mode="json")
     classes = project.domain(domain).model_dump(mode="json", include={"classes", "templates"})
     return hashlib.sha256(canonical_json([training, retrieval, classes]).encode()).hexdigest()[:12]
@@ -127,8 +147,14 @@ def read_results(path: Path, recipes: Mapping[tuple[str, str], str]) -> dict[Wor
     """Earlier results that were made with today's recipes, by domain and method."""
     if not path.exists():
         return {}
-    lines = pd.read_csv(path, dtype={"recipe": str}, float_precision="round_trip").to_dict("records")
-    kept = [line for line in lines if recipes.get((line["domain"], line["method"])) == line.pop("recipe")]
+    lines = pd.read_csv(path, dtype={"recipe": str}, float_precision="round_trip").to_dict(
+        "records"
+    )
+    kept = [
+        line
+        for line in lines
+        if recipes.get((line["domain"], line["method"])) == line.pop("recipe")
+    ]
     return {(line["seed"], line["domain"], line["method"]): Row(**line) for line in kept}
 
 
@@ -139,22 +165,31 @@ def write_results(path: Path, rows: Sequence[Row], recipes: Mapping[tuple[str, s
 
 
 def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
-    """One line a method: means over seeds and domains, and their spread over seeds (standard deviation).
+    """One line a method: means over seeds and domains, and their spread over seeds (standard
+    deviation).
 
-    Only seeds in which a method has a figure of every domain count. A gain is taken seed by seed and then averaged; the
-    base has one figure, which is shown beside all seeds. Columns: `seeds`, each domain, `mean`, `spread`, `over_base`,
-    `over_base_spread`, `over_control`, `over_control_spread` (percent and percentage points), `trainable_parameters`,
-    `seconds` (of one training, mean).
+    Only seeds in which a method has a figure of every domain count. A gain is taken seed by seed
+    and then averaged; the base has one figure, which is shown beside all seeds. Columns: `seeds`,
+    each domain, `mean`, `spread`, `over_base`, `over_base_spread`, `over_control`,
+    `over_control_spread` (percent and percentage points), `trainable_parameters`, `seconds` (of one
+    training, mean).
     """
     figures: dict[str, dict[int, dict[str, Row]]] = {}
     for row in rows:
         figures.setdefault(row.method, {}).setdefault(row.seed, {})[row.domain] = row
     whole = {
-        method: {seed: [row[domain] for domain in domains] for seed, row in by_seed.items() if {*domains} <= {*row}}
+        method: {
+            seed: [row[domain] for domain in domains]
+            for seed, row in by_seed.items()
+            if {*domains} <= {*row}
+        }
         for method, by_seed in figures.items()
     }
     means = {
-        method: {seed: 100 * statistics.mean(row.top1 for row in found) for seed, found in by_seed.items()}
+        method: {
+            seed: 100 * statistics.mean(row.top1 for row in found)
+            for seed, found in by_seed.items()
+        }
         for method, by_seed in whole.items()
     }
     base = means.get("base", {}).get(0)
@@ -167,12 +202,18 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
             line[domain] = 100 * statistics.mean(row.top1 for row in found if row.domain == domain)
         gains = {
             "mean": list(mine.values()),
-            "over_base": [value - base for value in mine.values()] if base is not None and method != "base" else [],
-            "over_control": [value - control[seed] for seed, value in mine.items() if seed in control],
+            "over_base": [value - base for value in mine.values()]
+            if base is not None and method != "base"
+            else [],
+            "over_control": [
+                value - control[seed] for seed, value in mine.items() if seed in control
+            ],
         }
         for name, values in gains.items():
             line[name] = statistics.mean(values) if values else None
-            line["spread" if name == "mean" else f"{name}_spread"] = statistics.stdev(values) if values[1:] else None
+            line["spread" if name == "mean" else f"{name}_spread"] = (
+                statistics.stdev(values) if values[1:] else None
+            )
         line["trainable_parameters"] = statistics.mean(row.trainable_parameters for row in found)
         line["seconds"] = statistics.mean(row.seconds for row in found)
         lines.append(line)
@@ -181,14 +222,30 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
 
 def to_markdown(summary: pd.DataFrame, domains: Sequence[str]) -> str:
     """The summary as a Markdown table; a spread follows its mean where there are two seeds or more."""
-    names = ["method", *domains, "mean", "over base", "over control", "trained parameters", "seconds", "seeds"]
+    names = [
+        "method",
+        *domains,
+        "mean",
+        "over base",
+        "over control",
+        "trained parameters",
+        "seconds",
+        "seeds",
+    ]
     rows = []
     for line in summary.to_dict("records"):
         cells = [Markup(f"`{line['method']}`"), *(f"{line[domain]:.1f}" for domain in domains)]
         cells += [_with_spread(line["mean"], line["spread"], "")]
-        cells += [_with_spread(line[name], line[f"{name}_spread"], "+") for name in ("over_base", "over_control")]
+        cells += [
+            _with_spread(line[name], line[f"{name}_spread"], "+")
+            for name in ("over_base", "over_control")
+        ]
         trains = line["method"] != "base"
-        cells += [f"{line['trainable_parameters']:,.0f}", f"{line['seconds']:.0f}"] if trains else ["0", "–"]
+        cells += (
+            [f"{line['trainable_parameters']:,.0f}", f"{line['seconds']:.0f}"]
+            if trains
+            else ["0", "–"]
+        )
         rows.append([*cells, str(line["seeds"]) if trains else "–"])
     return markdown_table(names, rows).rstrip()
 
@@ -205,7 +262,10 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     trained = [line for line in summary.to_dict("records") if line["method"] != "base"]
     kinds = list(dict.fromkeys(line["method"].removesuffix(CONTROL_SUFFIX) for line in trained))
-    axis_names = {"trainable_parameters": "trained parameters", "seconds": "seconds of one training"}
+    axis_names = {
+        "trainable_parameters": "trained parameters",
+        "seconds": "seconds of one training",
+    }
     for axes, (column, label) in zip(panels, axis_names.items(), strict=True):
         for line in trained:
             kind = line["method"].removesuffix(CONTROL_SUFFIX)
@@ -213,7 +273,12 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
             spread = None if pd.isna(line["spread"]) else line["spread"]
             axes.errorbar(
                 *(line[column], line["mean"], spread),
-                **{"fmt": "o", "color": colour, "mfc": "white" if control else colour, "capsize": 3},
+                **{
+                    "fmt": "o",
+                    "color": colour,
+                    "mfc": "white" if control else colour,
+                    "capsize": 3,
+                },
                 label=None if control else kind,
             )
         for value in summary.loc[summary["method"] == "base", "mean"]:
@@ -226,14 +291,19 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     panels[0].set_ylabel("zero-shot top-1 %, mean of the domains")
-    panels[0].errorbar([], [], fmt="o", color="#444444", mfc="white", label="its control (random pairs)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    panels[0].errorbar(
+        [], [], fmt="o", color="#444444", mfc="white", label="its control (random pairs)"
+    )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
 def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
-    """Put `text` between the two markers of a page, by default this benchmark's; all else stays as it is.
+    """Put `text` between the two markers of a page, by default this benchmark's; all else stays as
+    it is.
 
     Raises:
         ValueError: If the page has not both markers, once each and in this order.
@@ -251,11 +321,15 @@ def require_markers(page: Path, begin: str, end: str) -> tuple[str, str]:
     head, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found_end, tail = rest.partition(end)
     if not (found and found_end):
-        raise ValueError(f"{page}: needs the lines {begin} and {end}; the table is written between them")
+        raise ValueError(
+            f"{page}: needs the lines {begin} and {end}; the table is written between them"
+        )
     return head, tail
 
 
-def report(rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[str], page: Path) -> str:
+def report(
+    rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[str], page: Path
+) -> str:
     """Write the section of the page and the plot beside it; return the table."""
     summary = summarise(rows, domains)
     if summary.empty:
@@ -269,27 +343,42 @@ def report(rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[s
         lines += [f"Not in the table: {len(skipped)} results.", ""]
         lines += [f"- `{method}`, {count}: {why}" for (method, why), count in reasons.items()]
         lines += [""]
-    lines += ["![Top-1 against trained parameters and against seconds of each method](images/methods.png)"]
+    lines += [
+        "![Top-1 against trained parameters and against seconds of each method](images/methods.png)"
+    ]
     write_section(page, "\n".join(lines))
     return table
 
 
 def main() -> None:
     """Make what is missing, method by method, and write table and plot as it goes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3, help="training seeds 0 to this, less one")
     parser.add_argument("--domains", nargs="+", default=DOMAINS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument("--page", type=Path, default=DOCS / "results.md", help="has the two markers; gets the table")
+    parser.add_argument(
+        "--page", type=Path, default=DOCS / "results.md", help="has the two markers; gets the table"
+    )
     parser.add_argument("--report", action="store_true", help="train nothing: write what is there")
-    parser.add_argument("--results", type=Path, default=DOCS / "results.csv", help="the results line by line")
-    parser.add_argument("--anew", action="store_true", help="take nothing from the results of earlier runs")
+    parser.add_argument(
+        "--results", type=Path, default=DOCS / "results.csv", help="the results line by line"
+    )
+    parser.add_argument(
+        "--anew", action="store_true", help="take nothing from the results of earlier runs"
+    )
     given = parser.parse_args()
     project = Project.load(given.config)
-    # Of the demo's domains too where they are not asked for, so that their lines of the file are kept.
+    # Of the demo's domains too where they are not asked for, so that their lines of the file are
+    # kept.
     everywhere = {*given.domains, *(domain for domain in DOMAINS if project.has_domain(domain))}
-    recipes = {(domain, method): recipe_of(project, domain, method) for domain in everywhere for method in METHODS}
+    recipes = {
+        (domain, method): recipe_of(project, domain, method)
+        for domain in everywhere
+        for method in METHODS
+    }
     known = {} if given.anew else read_results(given.results, recipes)
     seeded_project = functools.cache(lambda seed: store_of(project, seed))
     order = in_order(given.seeds, given.domains, given.methods)

@@ -1,9 +1,10 @@
 """How much of the time that gradients take between processes is hidden behind the backward pass.
 
-Run `.venv/bin/python -m benchmarks.overlap` from the repository's root. Two gloo processes of one thread take steps of
-`gated-image` on a small tower. Every reduction is slowed to the speed of a link, at which all of them take half of a
-step: it sleeps for its bytes, in a thread of its own. Measured in turns: a step without a link, one that reduces at its
-end, and one that reduces while it goes backward.
+Run `.venv/bin/python -m benchmarks.overlap` from the repository's root. Two gloo processes of one
+thread take steps of `gated-image` on a small tower. Every reduction is slowed to the speed of a
+link, at which all of them take half of a step: it sleeps for its bytes, in a thread of its own.
+Measured in turns: a step without a link, one that reduces at its end, and one that reduces while it
+goes backward.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[T
     attach(model, "gated-image", LAYERS)
     model.requires_grad_(False)
     set_trainable(model, "gated-image")
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     optimizer = torch.optim.AdamW(parameter_groups(trained.items(), 0.1), lr=1e-3, fused=True)
     state = TrainingState(trained, optimizer, torch.amp.GradScaler("cpu", enabled=False))
     texts: Any = Texts(functional.normalize(torch.randn(BATCH * world.size, 128), dim=-1))
@@ -139,8 +142,23 @@ def measure(repeats: int) -> dict[str, Any]:
     """Medians of the first process, and the share that is hidden."""
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "figures.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-        command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.overlap", "--process", str(target)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--rdzv-backend",
+            "c10d",
+        ]
+        command += [
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+            "-m",
+            "benchmarks.overlap",
+            "--process",
+            str(target),
+        ]
         root, environment = Path(__file__).parents[1], {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*command, "--repeats", str(repeats)], check=True, cwd=root, env=environment)  # noqa: S603 - ourselves
         figures: dict[str, Any] = json.loads(target.read_text())

@@ -1,8 +1,10 @@
-"""What `react-pipeline plan` announces and what the steps then take, on a project that is built anew.
+"""What `react-pipeline plan` announces and what the steps then take, on a project that is built
+anew.
 
-Run `.venv/bin/python -m benchmarks.plan --page docs/performance.md` on a quiet machine, for four minutes on 2 cores. On
-a busy one add `--processor-time`: everything runs in one thread, is announced for one core, and measured in processor
-seconds (user and system) in place of the clock's. Steps run in one process, as in `materialize`, without Dagster.
+Run `.venv/bin/python -m benchmarks.plan --page docs/performance.md` on a quiet machine, for four
+minutes on 2 cores. On a busy one add `--processor-time`: everything runs in one thread, is
+announced for one core, and measured in processor seconds (user and system) in place of the clock's.
+Steps run in one process, as in `materialize`, without Dagster.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ LEFT_OUT = ("benchmark", "dense")
 
 
 def clock(processor_time: bool) -> Callable[[], float]:
-    """Seconds of the clock, or of the processor: those of this process and of its children that have ended."""
+    """Seconds of the clock, or of the processor: those of this process and of its children that
+    have ended.
+    """
     if not processor_time:
         return time.monotonic
     import faiss
@@ -52,14 +56,23 @@ def machine_of(project: Project, processor_time: bool) -> Machine:
 
 
 def comparison(announced: Mapping[str, float], measured: Mapping[str, float]) -> str:
-    """A table of seconds by stage; ratios of steps that take `FROM_SECONDS`, in bold where they are too far off."""
+    """A table of seconds by stage; ratios of steps that take `FROM_SECONDS`, in bold where they are
+    too far off.
+    """
     rows = []
     for stage, seconds in measured.items():
         shown = announced.get(stage)
         ratio = "" if shown is None or seconds < FROM_SECONDS else f"{shown / seconds:.2f}"
         if ratio and not 1 / ALLOWED <= float(ratio) <= ALLOWED:
             ratio = Markup(f"**{ratio}**")
-        rows.append([Markup(f"`{stage}`"), "–" if shown is None else f"{shown:,.1f}", f"{seconds:,.1f}", ratio])
+        rows.append(
+            [
+                Markup(f"`{stage}`"),
+                "–" if shown is None else f"{shown:,.1f}",
+                f"{seconds:,.1f}",
+                ratio,
+            ]
+        )
     return markdown_table(["step", "announced, s", "measured, s", "ratio"], rows).rstrip()
 
 
@@ -86,17 +99,25 @@ def copied(config: Path, folder: Path, domains: Iterable[str]) -> Project:
 
 def main() -> None:
     """Run, and write the page if one is named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, default=ROOT / "pipeline.yaml")
     parser.add_argument("--domains", nargs="*", default=[], help="default: all")
-    parser.add_argument("--processor-time", action="store_true", help="on a busy machine: one core, processor seconds")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="on a busy machine: one core, processor seconds",
+    )
     parser.add_argument("--page", type=Path, help="gets the table between its markers")
     given = parser.parse_args()
     now = clock(given.processor_time)
     with tempfile.TemporaryDirectory() as name:
         project = copied(given.config, Path(name), given.domains)
         plan = plan_of(project, machine_of(project, given.processor_time))
-        text = comparison({step.stage: 3_600 * step.cpu_hours for step in plan.steps}, build(project, now))
+        text = comparison(
+            {step.stage: 3_600 * step.cpu_hours for step in plan.steps}, build(project, now)
+        )
     print(text)
     if given.page:
         write_section(given.page, text, BEGIN, END)

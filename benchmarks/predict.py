@@ -1,9 +1,11 @@
-"""Pictures a second of `predict`, from JPEG files to predictions, against the bare tower on the same batches.
+"""Pictures a second of `predict`, from JPEG files to predictions, against the bare tower on the
+same batches.
 
-Run `.venv/bin/python -m benchmarks.predict`, about two minutes on 2 cores (`--checkpoint FOLDER` for a model on disk).
-The bare side is open_clip's `encode_image` on batches that are decoded and preprocessed already, in the precision that
-`predict` chooses; decoding, class scores, files and the page are ours alone. The sides take turns, another one first in
-each round; the ratio is the median of the rounds. The model has random weights unless a folder is given.
+Run `.venv/bin/python -m benchmarks.predict`, about two minutes on 2 cores (`--checkpoint FOLDER`
+for a model on disk). The bare side is open_clip's `encode_image` on batches that are decoded and
+preprocessed already, in the precision that `predict` chooses; decoding, class scores, files and the
+page are ours alone. The sides take turns, another one first in each round; the ratio is the median
+of the rounds. The model has random weights unless a folder is given.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def random_clip(name: str, device: str) -> Clip:
     import open_clip
 
     torch.manual_seed(0)
-    clip = from_parts(open_clip.create_model(name).eval(), open_clip.get_model_config(name), {}, None)
+    clip = from_parts(
+        open_clip.create_model(name).eval(), open_clip.get_model_config(name), {}, None
+    )
     clip.model.to(device)
     clip.device = device
     return clip
@@ -49,7 +53,9 @@ def seconds_of_tower(clip: Clip, batches: list[torch.Tensor], precision: str) ->
 
 def main() -> None:
     """Print both sides and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pictures", type=int, default=800)
     parser.add_argument("--pixels", type=int, default=256, help="side of a JPEG")
     parser.add_argument("--model", default="ViT-B-32")
@@ -58,7 +64,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     device = choose_device("auto")
-    clip = load(arguments.checkpoint, device) if arguments.checkpoint else random_clip(arguments.model, device)
+    clip = (
+        load(arguments.checkpoint, device)
+        if arguments.checkpoint
+        else random_clip(arguments.model, device)
+    )
     precision = choose_precision("auto", device)
     head = functional.normalize(torch.randn(clip.dimension, 100), dim=0)
     origin = Origin("none", "random", "0" * 16)
@@ -68,7 +78,10 @@ def main() -> None:
         folder.mkdir()
         for number in range(arguments.pictures):
             (folder / f"{number:06d}.jpg").write_bytes(draw_jpeg(number % 200, arguments.pixels))
-        images = [clip.preprocess(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:BATCH]]
+        images = [
+            clip.preprocess(Image.open(path).convert("RGB"))
+            for path in sorted(folder.iterdir())[:BATCH]
+        ]
         batches = [torch.stack(images)] * -(-arguments.pictures // BATCH)
 
         def bare() -> float:
@@ -82,15 +95,20 @@ def main() -> None:
 
         seconds_of_tower(clip, batches[:1], precision)
         print(
-            f"{torch.get_num_threads()} threads, {device}, {precision}, {arguments.pictures} pictures of "
-            f"{arguments.pixels} px; pictures/s"
+            f"{torch.get_num_threads()} threads, {device}, {precision}, {arguments.pictures} "
+            f"pictures of {arguments.pixels} px; pictures/s"
         )
         ratios = []
         for number in range(arguments.rounds):
-            rates = {side.__name__: side() for side in ((bare, ours) if number % 2 == 0 else (ours, bare))}
+            rates = {
+                side.__name__: side()
+                for side in ((bare, ours) if number % 2 == 0 else (ours, bare))
+            }
             ratios.append(rates["ours"] / rates["bare"])
             print(
-                f"bare tower {rates['bare']:8.1f}   predict {rates['ours']:8.1f}   ratio {ratios[-1]:.2f}", flush=True
+                f"bare tower {rates['bare']:8.1f}   predict {rates['ours']:8.1f}   ratio "
+                f"{ratios[-1]:.2f}",
+                flush=True,
             )
     print(f"median ratio {median(ratios):.2f}")
 

@@ -1,10 +1,12 @@
-"""The published design of a step of REACT's `gated-image`, written out plainly, and the parts that lead to our step.
+"""The published design of a step of REACT's `gated-image`, written out plainly, and the parts that
+lead to our step.
 
-What both steps train is here too: the model, the pairs, the recipe. Each part of our step can be switched on by
-itself, which only an ablation needs; with all parts on it is the step that trains. How steps are measured is in
-`benchmarks.operations` and `benchmarks.customize`.
+What both steps train is here too: the model, the pairs, the recipe. Each part of our step can be
+switched on by itself, which only an ablation needs; with all parts on it is the step that trains.
+How steps are measured is in `benchmarks.operations` and `benchmarks.customize`.
 
-Shapes: N batches, B pairs of a batch, T tokens of an image, L token ids of a text, W width, D embedding dimension.
+Shapes: N batches, B pairs of a batch, T tokens of an image, L token ids of a text, W width, D
+embedding dimension.
 """
 
 from __future__ import annotations
@@ -42,8 +44,21 @@ FUSED = "fused optimizer"
 BF16 = "bf16 (autocast)"
 HELD = "frozen weights held in bf16"
 PREFIX = "frozen first blocks kept as tokens"
-PARTS = (OUR_LOOP, TEXTS, NO_CHECKPOINTING, LAYOUT, LEAN_GELU, CLASS_TOKEN, FUSED, BF16, HELD, PREFIX)
-"""What our step does and the published one does not, in the order in which the ablation switches them on."""
+PARTS = (
+    OUR_LOOP,
+    TEXTS,
+    NO_CHECKPOINTING,
+    LAYOUT,
+    LEAN_GELU,
+    CLASS_TOKEN,
+    FUSED,
+    BF16,
+    HELD,
+    PREFIX,
+)
+"""What our step does and the published one does not, in the order in which the ablation switches
+them on.
+"""
 
 Take = Callable[[int], float]
 """Takes step number n on batch n and returns its loss."""
@@ -62,7 +77,9 @@ class Batches:
         rng = torch.Generator().manual_seed(seed)
         pixels, length = model.visual.image_size[0], model.context_length
         coarse = torch.randn(count * size, 3, 4, 4, generator=rng)
-        images = functional.interpolate(coarse, size=pixels, mode="nearest").view(count, size, 3, pixels, pixels)
+        images = functional.interpolate(coarse, size=pixels, mode="nearest").view(
+            count, size, 3, pixels, pixels
+        )
         last = model.vocab_size - 1  # the largest id ends a text; the tower pools there
         texts = torch.randint(1, last, (count, size, length), generator=rng)
         texts[..., -1] = last
@@ -86,7 +103,9 @@ def random_model(device: str, blocks_seed: int = 0) -> Any:
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 # The published design: everything at every step, by the modules of open_clip and PyTorch.
@@ -100,13 +119,19 @@ def published_block(x: Tensor, block: GatedBlock) -> Tensor:
 
 
 def published_features(visual: Any, images: Tensor) -> Tensor:
-    """Image features (B, D), not normalised; gated blocks are checkpointed where their input has a gradient."""
+    """Image features (B, D), not normalised; gated blocks are checkpointed where their input has a
+    gradient.
+    """
     x = visual._embeds(images)
     for host in visual.transformer.resblocks:
         block = getattr(host, "gated_attn_block", None)
         if block is not None:
             forced = x.requires_grad
-            x = checkpoint(published_block, x, block, use_reentrant=False) if forced else published_block(x, block)
+            x = (
+                checkpoint(published_block, x, block, use_reentrant=False)
+                if forced
+                else published_block(x, block)
+            )
         x = host.forward(x)  # `forward`, since calling the host would run our gated block before it
     pooled, _ = visual._pool(x)
     return pooled @ visual.proj
@@ -119,7 +144,9 @@ def published_loss(model: Any, images: Tensor, texts: Tensor) -> Tensor:
     image_features = functional.normalize(published_features(model.visual, images), dim=-1)
     logits = model.logit_scale.exp() * image_features @ text_features.T
     target = torch.arange(len(logits), device=logits.device)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    return (
+        functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+    ) / 2
 
 
 def published_step(model: Any, batches: Batches) -> Take:
@@ -145,7 +172,9 @@ def published_step(model: Any, batches: Batches) -> Take:
 def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
     """AdamW of the recipe; `fused` None is PyTorch's own choice, which is not the fused one."""
     groups = parameter_groups(trained(model).items(), TRAINING.weight_decay)
-    return torch.optim.AdamW(groups, lr=TRAINING.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=fused)
+    return torch.optim.AdamW(
+        groups, lr=TRAINING.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=fused
+    )
 
 
 # Ours: the classes that train or, for the ablation, the same with some parts left as published.
@@ -198,12 +227,16 @@ class PartialTower(ImageTower):
 
 
 class Texts:
-    """Unit vectors of the texts of all batches, kept or made at every step; replaces `TrainingTexts`."""
+    """Unit vectors of the texts of all batches, kept or made at every step; replaces
+    `TrainingTexts`.
+    """
 
     def __init__(self, model: Any, batches: Batches, *, kept: bool) -> None:
         """Encode all texts now if they are to be kept."""
         self._model, self._tokens = model, batches.texts.flatten(0, 1)
-        self._vectors = torch.cat([self._encoded(part) for part in self._tokens.split(256)]) if kept else None
+        self._vectors = (
+            torch.cat([self._encoded(part) for part in self._tokens.split(256)]) if kept else None
+        )
 
     def vectors(self, texts: Tensor) -> Tensor:
         """Unit vectors (B, D) of the texts at these positions."""
@@ -214,7 +247,9 @@ class Texts:
         return self._model.encode_text(tokens, normalize=True)
 
 
-def our_step(model: Any, batches: Batches, parts: frozenset[str], tower: ImageTower, device: str) -> Take:
+def our_step(
+    model: Any, batches: Batches, parts: frozenset[str], tower: ImageTower, device: str
+) -> Take:
     """The step that trains, `TrainingStep`, with these parts on."""
     training = TRAINING.model_copy(update={"precision": "bf16" if BF16 in parts else "fp32"})
     if HELD in parts:
@@ -231,7 +266,8 @@ def our_step(model: Any, batches: Batches, parts: frozenset[str], tower: ImageTo
             inputs = [tower.tokens(images).to(torch.bfloat16) for images in batches.images]
 
     def take(step: int) -> float:
-        # In eval mode nn.MultiheadAttention has a faster path without gradients: the published design trains.
+        # In eval mode nn.MultiheadAttention has a faster path without gradients: the published
+        # design trains.
         model.train(LAYOUT not in parts)
         number = step % len(inputs)
         positions = torch.arange(number * size, (number + 1) * size)

@@ -1,20 +1,24 @@
-"""The index over corpora of several sizes: what it costs, what it finds, how fast, against exact and published ways.
+"""The index over corpora of several sizes: what it costs, what it finds, how fast, against exact
+and published ways.
 
-Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page docs/performance.md` writes the
-tables into that page, between the markers that `--section` names. `--quick` shows on 20,000 vectors that it works. All
-prompts alone (small with `--sizes 20000 --classes 25`) take about 7 minutes on 2 cores, also with five million vectors,
-which need 20 GB of disk:
+Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page
+docs/performance.md` writes the tables into that page, between the markers that `--section` names.
+`--quick` shows on 20,000 vectors that it works. All prompts alone (small with `--sizes 20000
+--classes 25`) take about 7 minutes on 2 cores, also with five million vectors, which need 20 GB of
+disk:
 
-    python -m benchmarks.retrieval --prompts-only --sizes 1000000 --section retrieval-prompts --page docs/performance.md
-    python -m benchmarks.retrieval --prompts-only --sizes 5000000 --classes 100 --prompts-key IVF2048,SQfp16 \
+    python -m benchmarks.retrieval --prompts-only --sizes 1000000 --section retrieval-prompts --page
+    docs/performance.md python -m benchmarks.retrieval --prompts-only --sizes 5000000 --classes 100
+    --prompts-key IVF2048,SQfp16 \
         --section retrieval-5m --page docs/performance.md
 
-Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with texts, which form
-another cloud. Each size and key is built in a process of its own and searched in another, so that their memory is
-theirs. How all prompts are searched is in `benchmarks.all_prompts`. Exact search and the reference's way are timed in
-the process that times ours: a search is one call for all prompts; the reference searches class by class and leaves
-FAISS' parameters at their defaults (one cell of an IVF, efSearch 16 of a graph) with no re-ranking. Making the vectors
-is not measured, nor is encoding prompts.
+Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with
+texts, which form another cloud. Each size and key is built in a process of its own and searched in
+another, so that their memory is theirs. How all prompts are searched is in
+`benchmarks.all_prompts`. Exact search and the reference's way are timed in the process that times
+ours: a search is one call for all prompts; the reference searches class by class and leaves FAISS'
+parameters at their defaults (one cell of an IVF, efSearch 16 of a graph) with no re-ranking. Making
+the vectors is not measured, nor is encoding prompts.
 """
 
 from __future__ import annotations
@@ -92,10 +96,21 @@ def build(folder: Path, rows: int, key: str) -> Row:
     embeddings = project.store.current("corpus_embeddings", ALL)
     before = psutil.Process().memory_info().rss
     built = build_side(
-        project.config.index, key, embeddings, "image", path, draw_queries(embeddings, 2 * 200), device="cpu"
+        project.config.index,
+        key,
+        embeddings,
+        "image",
+        path,
+        draw_queries(embeddings, 2 * 200),
+        device="cpu",
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    row = {**asdict(built), "rows": rows, "bytes": path.stat().st_size, "build_peak_mib": (peak - before) / MIB}
+    row = {
+        **asdict(built),
+        "rows": rows,
+        "bytes": path.stat().st_size,
+        "build_peak_mib": (peak - before) / MIB,
+    }
     path.with_suffix(".json").write_text(json.dumps(row))
     return row
 
@@ -105,7 +120,10 @@ def search(folder: Path, rows: int, key: str) -> Row:
     project, path = project_in(folder), file_of(folder, key)
     built = json.loads(path.with_suffix(".json").read_text())
     embeddings = project.store.current("corpus_embeddings", ALL)
-    stored, prompts = StoredVectors(embeddings, "image"), Cloud(rows, WIDTH).prompts(TIMED_CLASSES, TEMPLATES)
+    stored, prompts = (
+        StoredVectors(embeddings, "image"),
+        Cloud(rows, WIDTH).prompts(TIMED_CLASSES, TEMPLATES),
+    )
     if key == "Flat":
         prompts = prompts[:EXACT_PROMPTS]
     before = psutil.Process().memory_info().rss
@@ -114,7 +132,12 @@ def search(folder: Path, rows: int, key: str) -> Row:
         set_parameters(index, built["parameters"])
     ours = rate(lambda part: find_rows(index, part, HITS, built["rerank"], stored), [prompts])
     memory = psutil.Process().memory_info()
-    row = {**built, "ours": ours, "resident_mib": (memory.rss - before) / MIB, "mapped_mib": memory.shared / MIB}
+    row = {
+        **built,
+        "ours": ours,
+        "resident_mib": (memory.rss - before) / MIB,
+        "mapped_mib": memory.shared / MIB,
+    }
     exact = index if key == "Flat" else read_index(file_of(folder, "Flat"), mapped=True)
     row["exact"] = rate(lambda part: find_rows(exact, part, HITS), [prompts[:EXACT_PROMPTS]])
     if default := default_parameters(index):
@@ -160,7 +183,15 @@ def file_of(folder: Path, key: str) -> Path:
 
 def in_process(stage: str, folder: Path, rows: int, extra: str = "") -> Row:
     """Run one stage in a fresh process; its last line is the result."""
-    command = [sys.executable, "-m", "benchmarks.retrieval", "--stage", stage, "--folder", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.retrieval",
+        "--stage",
+        stage,
+        "--folder",
+        str(folder),
+    ]
     command += ["--sizes", str(rows), "--extra", extra]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)  # noqa: S603
     result: Row = json.loads(done.stdout.splitlines()[-1])
@@ -188,25 +219,47 @@ def run(given: argparse.Namespace) -> str:
             if rows == given.prompts_at or given.prompts_only:
                 asked = in_process("ask", folder, rows, f"{given.classes} {cells}")
             steps.close()
-    setting = f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
+    setting = (
+        f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
+    )
     text = [f"{setting}.", index_table(rows_of_table)] if rows_of_table else []
     return "\n\n".join(text + ([table(asked)] if asked else []))
 
 
 def main() -> None:
     """Run everything, or one stage (in a process that `run` starts)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000])
-    parser.add_argument("--keys", nargs="+", help="instead of those for each size; exact search is always there")
-    parser.add_argument("--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked")
-    parser.add_argument("--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each")
-    parser.add_argument("--prompts-key", help="key of cells, among `--keys`, of the index that is asked")
-    parser.add_argument("--prompts-only", action="store_true", help="ask all prompts, and nothing else")
-    parser.add_argument("--folder", type=Path, help="where to put vectors and indices; a temporary folder by default")
+    parser.add_argument(
+        "--keys", nargs="+", help="instead of those for each size; exact search is always there"
+    )
+    parser.add_argument(
+        "--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked"
+    )
+    parser.add_argument(
+        "--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each"
+    )
+    parser.add_argument(
+        "--prompts-key", help="key of cells, among `--keys`, of the index that is asked"
+    )
+    parser.add_argument(
+        "--prompts-only", action="store_true", help="ask all prompts, and nothing else"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where to put vectors and indices; a temporary folder by default",
+    )
     parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
     parser.add_argument("--section", default="retrieval", help="name in the markers of the page")
-    parser.add_argument("--quick", action="store_true", help="20,000 vectors and 50 classes, to see that it works")
-    parser.add_argument("--stage", choices=["make", "build", "search", "ask"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--quick", action="store_true", help="20,000 vectors and 50 classes, to see that it works"
+    )
+    parser.add_argument(
+        "--stage", choices=["make", "build", "search", "ask"], help=argparse.SUPPRESS
+    )
     parser.add_argument("--extra", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.stage:
@@ -214,7 +267,9 @@ def main() -> None:
             "make": lambda: make(given.folder, given.sizes[0]),
             "build": lambda: build(given.folder, given.sizes[0], given.extra),
             "search": lambda: search(given.folder, given.sizes[0], given.extra),
-            "ask": lambda: ask_all(given.folder, given.sizes[0], int(given.extra.split()[0]), given.extra.split()[1]),
+            "ask": lambda: ask_all(
+                given.folder, given.sizes[0], int(given.extra.split()[0]), given.extra.split()[1]
+            ),
         }
         print(json.dumps(stages[given.stage]()))
         return
@@ -223,7 +278,9 @@ def main() -> None:
     text = run(given)
     print(text)
     if given.page:
-        write_section(given.page, text, f"<!-- {given.section}:begin -->", f"<!-- {given.section}:end -->")
+        write_section(
+            given.page, text, f"<!-- {given.section}:begin -->", f"<!-- {given.section}:end -->"
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def index_table(rows: Sequence[Row]) -> str:
             "building, MiB": f"{row['build_peak_mib']:,.0f}",
             "disk, MiB": f"{row['bytes'] / MIB:,.0f}",
             "searching, MiB": f"{row['resident_mib']:,.0f}",
-            "tuned": f"{row['parameters'].split(',')[0] or '–'}" + (f", x{row['rerank']}" if row["rerank"] > 1 else ""),
+            "tuned": f"{row['parameters'].split(',')[0] or '–'}"
+            + (f", x{row['rerank']}" if row["rerank"] > 1 else ""),
             "recall@10": f"{row['recall_at_10']:.3f}",
             "recall@100": f"{row['recall_at_100']:.3f}",
             "queries/s": f"{row['ours']:,.0f}",

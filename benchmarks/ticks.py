@@ -1,7 +1,9 @@
-"""One tick of the sensor `upkeep`: its time for 10, 100, 1,000 domains when nothing is due, and after one change.
+"""One tick of the sensor `upkeep`: its time for 10, 100, 1,000 domains when nothing is due, and
+after one change.
 
-Artifacts are published by the real store from the real lineage; what is in them is made up. Every domain has a folder
-of labelled images. The first tick of a process reads everything, later ones what has changed.
+Artifacts are published by the real store from the real lineage; what is in them is made up. Every
+domain has a folder of labelled images. The first tick of a process reads everything, later ones
+what has changed.
 
     python -m benchmarks.ticks --domains 10 100 1000
 """
@@ -44,7 +46,10 @@ def main() -> None:
     parser.add_argument("--domains", type=int, nargs="+", default=[10, 100, 1_000])
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    print("| domains | artifacts | first tick | next tick | one domain edited |\n|---|---|---|---|---|")
+    print(
+        "| domains | artifacts | first tick | next tick | one domain edited "
+        "|\n|---|---|---|---|---|"
+    )
     for count in given.domains:
         with tempfile.TemporaryDirectory() as directory:
             print(_row(Path(directory), count), flush=True)
@@ -53,7 +58,9 @@ def main() -> None:
 def _row(directory: Path, count: int) -> str:
     project = _project(directory, count)
     slugs = [f"domain-{number}" for number in range(count)]
-    builder = multiprocessing.Process(target=_build_all, args=(project, slugs))  # so that nothing is parsed here yet
+    builder = multiprocessing.Process(
+        target=_build_all, args=(project, slugs)
+    )  # so that nothing is parsed here yet
     builder.start()
     builder.join()
     with dg.DagsterInstance.local_temp() as instance:
@@ -66,14 +73,17 @@ def _row(directory: Path, count: int) -> str:
                 path = project.config.domains / "domain-0.yaml"
                 path.write_text(path.read_text() + "templates: [a sketch of a {}]\n")
             context = dg.build_sensor_context(
-                instance=instance, cursor=cursor, repository_def=repository, resources={"project": resource}
+                instance=instance,
+                cursor=cursor,
+                repository_def=repository,
+                resources={"project": resource},
             )
             began = time.perf_counter()
             data = sensor.evaluate_tick(context)
             seconds.append(time.perf_counter() - began)
             cursor = data.cursor
             asked.append(len(data.run_requests or ()))
-    assert asked[:2] == [0, 0] and asked[2] > 0, (asked, data.skip_message)  # noqa: S101
+    assert asked[:2] == [0, 0] and asked[2] > 0, (asked, data.skip_message)
     times = " | ".join(f"{value:.2f} s" for value in seconds)
     return f"| {count:,} | {len(list(project.store.root.rglob('current'))):,} | {times} |"
 
@@ -87,7 +97,10 @@ def _project(directory: Path, count: int) -> Project:
         images.mkdir(parents=True)
         for image in range(IMAGES):
             (images / f"{image}.png").write_bytes(b"x")
-        domain = {"classes": classes, "evaluation": {"name": "own", "kind": "folder", "path": str(images)}}
+        domain = {
+            "classes": classes,
+            "evaluation": {"name": "own", "kind": "folder", "path": str(images)},
+        }
         (directory / "domains" / f"domain-{number}.yaml").write_text(yaml.safe_dump(domain))
     pipeline = {
         "project": "ticks",
@@ -107,7 +120,7 @@ def _build_all(project: Project, slugs: list[str]) -> None:
                 for key in row.keys(slugs, METHODS):
                     _build(look, row.name, key)
     found = survey(project, slugs)
-    assert not found.tasks, found.tasks[:3]  # noqa: S101
+    assert not found.tasks, found.tasks[:3]
 
 
 def _build(project: Project, stage: str, key: str) -> None:
@@ -116,21 +129,44 @@ def _build(project: Project, stage: str, key: str) -> None:
     content: Any = None
     files: dict[str, str] = {"report.json": json.dumps({"stage": stage})}
     if stage == "comparison":
-        parents = {method: fresh(project, "domain_results", method_key(slug, method)) for method in METHODS}
+        parents = {
+            method: fresh(project, "domain_results", method_key(slug, method)) for method in METHODS
+        }
         content = {"skipped": {}}
     elif stage == "overview":
-        parents = {slug: fresh(project, "comparison", slug) for slug in project.store.keys("comparison")}
+        parents = {
+            slug: fresh(project, "comparison", slug) for slug in project.store.keys("comparison")
+        }
         content = {"skipped": {}}
     elif stage == "promotion":
         content = {"results": gather(project, slug).seen}
         base = Contender(method="base")
-        verdict = Verdict(domain=slug, decision="nothing", reason="made up", champion_before=base, champion=base)
+        verdict = Verdict(
+            domain=slug, decision="nothing", reason="made up", champion_before=base, champion=base
+        )
         files[VERDICT_FILE] = verdict.model_dump_json()
     elif stage == "domain_results":
-        about = {"dataset": "own", "domain": slug, "method": method, "evaluator_version": "1", "n_classes": CLASSES}
+        about = {
+            "dataset": "own",
+            "domain": slug,
+            "method": method,
+            "evaluator_version": "1",
+            "n_classes": CLASSES,
+        }
         made_from = {"checkpoint_fingerprint": "0", "evaluation_set_fingerprint": "0"}
-        classes = [{"name": f"class {n}", "images": 2, "correct": 1, "correct_top5": 2} for n in range(CLASSES)]
-        result = EvalResult(**about, **made_from, n=IMAGES, top1=0.5, top5=1.0, mean_per_class=0.5, per_class=classes)
+        classes = [
+            {"name": f"class {n}", "images": 2, "correct": 1, "correct_top5": 2}
+            for n in range(CLASSES)
+        ]
+        result = EvalResult(
+            **about,
+            **made_from,
+            n=IMAGES,
+            top1=0.5,
+            top5=1.0,
+            mean_per_class=0.5,
+            per_class=classes,
+        )
         files["result.json"] = result.model_dump_json()
 
     def write(folder: Path) -> dict[str, Any]:
@@ -139,7 +175,9 @@ def _build(project: Project, stage: str, key: str) -> None:
         return {"pairs": 1, "top1": 0.5}
 
     def step(project: Project, *_: str) -> Artifact:
-        return project.store.build(resolve(project, stage, key, parents=parents, content=content), write)
+        return project.store.build(
+            resolve(project, stage, key, parents=parents, content=content), write
+        )
 
     run(project, stage, key, step)
 

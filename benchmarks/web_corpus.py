@@ -1,13 +1,15 @@
-"""A corpus as DataComp publishes it, of 100,000 rows: planned, searched, fetched where chosen, and trained on.
+"""A corpus as DataComp publishes it, of 100,000 rows: planned, searched, fetched where chosen, and
+trained on.
 
-Run `make demo`, then `.venv/bin/python -m benchmarks.web_corpus --page docs/performance.md`, for about three minutes on
-2 cores; `--rows 26000 --steps 4` is small.
+Run `make demo`, then `.venv/bin/python -m benchmarks.web_corpus --page docs/performance.md`, for
+about three minutes on 2 cores; `--rows 26000 --steps 4` is small.
 
-What is real: the first 24,252 rows are the demo's drawings, with their captions, and image and text vectors of its
-encoder. The others are fillers: the caption names two drawings ("shark and filter"), its vector is the encoder's too,
-the image vector is the mean of the two drawings' with weights of 3 and 1, and at the URL is the first of them. Images
-are served over HTTP on loopback from the demo's tars, one in ten is gone, and only chosen images are fetched. Hits are
-compared with plain products of all prompts and all vectors.
+What is real: the first 24,252 rows are the demo's drawings, with their captions, and image and text
+vectors of its encoder. The others are fillers: the caption names two drawings ("shark and filter"),
+its vector is the encoder's too, the image vector is the mean of the two drawings' with weights of 3
+and 1, and at the URL is the first of them. Images are served over HTTP on loopback from the demo's
+tars, one in ten is gone, and only chosen images are fetched. Hits are compared with plain products
+of all prompts and all vectors.
 """
 
 from __future__ import annotations
@@ -51,19 +53,33 @@ BEGIN, END = "<!-- web-corpus:begin -->", "<!-- web-corpus:end -->"
 def rows_of(demo: Project, rows: int) -> tuple[pd.DataFrame, Any, Any]:
     """The table, and the vectors of images and captions (N, D)."""
     embeddings = demo.store.current("corpus_embeddings", ALL)
-    real = read_metadata(embeddings)[["caption", "shard", "image_offset", "image_bytes", "image_sha256"]]
+    real = read_metadata(embeddings)[
+        ["caption", "shard", "image_offset", "image_bytes", "image_sha256"]
+    ]
     image, text = (read_vectors(embeddings, side) for side in ("image", "text"))
     chance = np.random.default_rng(0)
     pairs = chance.integers(0, len(real), (MIXED_CAPTIONS, 2))
-    mixed = (real["caption"].to_numpy()[pairs[:, 0]] + " and " + real["caption"].to_numpy()[pairs[:, 1]]).tolist()
+    mixed = (
+        real["caption"].to_numpy()[pairs[:, 0]] + " and " + real["caption"].to_numpy()[pairs[:, 1]]
+    ).tolist()
     chosen = chance.integers(0, MIXED_CAPTIONS, max(rows - len(real), 0))
     wanted, place = np.unique(chosen, return_inverse=True)
-    encoded = load(demo.store.current("base_checkpoint", ALL).path).encode_texts([mixed[number] for number in wanted])
+    encoded = load(demo.store.current("base_checkpoint", ALL).path).encode_texts(
+        [mixed[number] for number in wanted]
+    )
     first, second = pairs[chosen].T
-    between = 0.75 * image[first] + 0.25 * image[second] + 0.02 * chance.standard_normal((len(first), image.shape[1]))
+    between = (
+        0.75 * image[first]
+        + 0.25 * image[second]
+        + 0.02 * chance.standard_normal((len(first), image.shape[1]))
+    )
     fillers = real.iloc[first].assign(caption=[mixed[number] for number in chosen])
     table = pd.concat([real, fillers], ignore_index=True)[:rows]
-    return table, np.concatenate([image, _unit(between)])[:rows], np.concatenate([text, encoded.numpy()[place]])[:rows]
+    return (
+        table,
+        np.concatenate([image, _unit(between)])[:rows],
+        np.concatenate([text, encoded.numpy()[place]])[:rows],
+    )
 
 
 def _unit(vectors: Any) -> Any:
@@ -96,7 +112,7 @@ def served(tars: Artifact, table: pd.DataFrame) -> Iterator[tuple[str, set[int]]
     asked: set[int] = set()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             row = int(Path(self.path).stem)
             asked.add(row)
             if row % 10 == 3:
@@ -127,13 +143,26 @@ def served(tars: Artifact, table: pd.DataFrame) -> Iterator[tuple[str, set[int]]
 def project_in(folder: Path, steps: int) -> Project:
     """The demo's project over that corpus."""
     fields = yaml.safe_load((ROOT / "pipeline.yaml").read_text())
-    fields["domains"], fields["store"], fields["methods"] = "domains", "store", ["base", "gated-image"]
+    fields["domains"], fields["store"], fields["methods"] = (
+        "domains",
+        "store",
+        ["base", "gated-image"],
+    )
     (folder / "domains").mkdir()
     shutil.copy(ROOT / "domains" / f"{DOMAIN}.yaml", folder / "domains")
     columns = {"caption_column": "text", "hash_column": "sha256", "layout": "datacomp-b32"}
     download = {"timeout_seconds": 5, "retries": 0, "allow_private_addresses": True}
-    fields["corpus"] = {"kind": "embeddings", "embeddings": "datacomp", **columns, "download": download}
-    fields["retrieval"] |= {"modes": ["t2t", "t2i"], "k_per_prompt": HITS}
+    fields["corpus"] = {
+        "kind": "embeddings",
+        "embeddings": "datacomp",
+        **columns,
+        "download": download,
+    }
+    fields["retrieval"] |= {
+        "modes": ["t2t", "t2i"],
+        "k_per_prompt": HITS,
+        "same_subject": "keep",  # pairs of the web name no subject
+    }
     fields["customization"]["defaults"]["steps"] = steps
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(fields))
     return Project.load(folder / "pipeline.yaml")
@@ -165,14 +194,16 @@ def run(folder: Path, rows: int, steps: int, processor_time: bool) -> str:
         timed("evaluation_set", publish_evaluation_set, project, DOMAIN)
         retrieved = timed("retrieved_set", retrieve_pairs, project, DOMAIN)
         chosen = pd.read_parquet(retrieved.file("pairs.parquet"))
-        assert (chosen["image_sha256"].to_numpy() == table["image_sha256"].to_numpy()[chosen["row"]]).all()
+        assert (
+            chosen["image_sha256"].to_numpy() == table["image_sha256"].to_numpy()[chosen["row"]]
+        ).all()
         assert not (chosen["row"] % 10 == 3).any()
         trained = timed("customized_checkpoint", customize, project, DOMAIN, "gated-image")
     gone = sum(row % 10 == 3 for row in asked)
     assert trained.counts["steps"] == steps
     head = (
-        f"{rows:,} rows; {len(asked):,} images were asked for, of which {gone:,} were gone; {len(chosen):,} pairs of "
-        f"`{DOMAIN}`, {steps} steps of `gated-image`. {same}"
+        f"{rows:,} rows; {len(asked):,} images were asked for, of which {gone:,} were gone; "
+        f"{len(chosen):,} pairs of `{DOMAIN}`, {steps} steps of `gated-image`. {same}"
     )
     announced = {step.stage: 3_600 * step.cpu_hours for step in plan.steps}
     return f"{head}\n\n{comparison(announced, measured)}"
@@ -183,7 +214,12 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
     prompts = class_prompts(project.domain(DOMAIN))["prompt"].tolist()
     base = project.store.current("base_checkpoint", ALL)
     asked = load(base.path).encode_texts(prompts).numpy()
-    index = Index(project.store.current("faiss_index", ALL), base.fingerprint, embeddings=embeddings, device="cpu")
+    index = Index(
+        project.store.current("faiss_index", ALL),
+        base.fingerprint,
+        embeddings=embeddings,
+        device="cpu",
+    )
     shares = []
     for side, vectors in (("text", text), ("image", image)):
         similarities = asked @ vectors.astype(np.float32).T
@@ -197,10 +233,16 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
 
 def main() -> None:
     """Run, and write the page if one is named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--processor-time", action="store_true", help="on a busy machine: one core, processor seconds")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="on a busy machine: one core, processor seconds",
+    )
     parser.add_argument("--page", type=Path, help="gets the table between its markers")
     given = parser.parse_args()
     os.environ["no_proxy"] = "*"

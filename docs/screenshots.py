@@ -1,7 +1,8 @@
 """The pictures of the documentation, taken from the running user interfaces in headless Chromium.
 
-Run after `make demo`: `.venv/bin/python -m docs.screenshots`. Needs Chromium (`apt-get install chromium`), which
-Playwright drives. The browser test takes the same steps (`tests/e2e/test_browser.py`).
+Run after `make demo`: `.venv/bin/python -m docs.screenshots`. Needs Chromium (`apt-get install
+chromium`), which Playwright drives. The browser test takes the same steps
+(`tests/e2e/test_browser.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ IMAGES = Path(__file__).parent / "images"
 WAIT_MS = 60_000
 """How long a page may take on a busy machine."""
 
-ASSISTANT_SEEN = "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true') } catch {}"
+ASSISTANT_SEEN = (
+    "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true') } catch {}"
+)
 """Else MLflow's assistant opens by itself in a new browser and covers a quarter of the page."""
 
 
@@ -38,12 +41,18 @@ def open_page(width: int = 1600, height: int = 900) -> Iterator[Page]:
     Raises:
         FileNotFoundError: If there is no Chromium.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         raise FileNotFoundError("Chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
         # Without a sandbox, as containers often forbid it; only pages of this machine are opened.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(WAIT_MS)
         page.add_init_script(ASSISTANT_SEEN)
@@ -61,7 +70,9 @@ def ask_dagster(dagster: str, query: str) -> Any:
 def find_runs(mlflow: str, experiment: str, condition: str) -> tuple[str, dict[str, str]]:
     """Id of an experiment, and its runs by name that a condition holds for."""
     name = urllib.parse.quote(experiment)
-    with urllib.request.urlopen(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}") as answer:  # noqa: S310
+    with urllib.request.urlopen(  # noqa: S310
+        f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
+    ) as answer:
         experiment_id = json.load(answer)["experiment"]["experiment_id"]
     body = {"experiment_ids": [experiment_id], "filter": condition, "max_results": 1_000}
     runs = _post(f"{mlflow}/api/2.0/mlflow/runs/search", body).get("runs", [])
@@ -84,7 +95,8 @@ def show_picture(page: Page, dagster: str, asset: str, partition: str) -> None:
     page.goto(f"{dagster}/assets/{asset}?view=partitions&partition={urllib.parse.quote(partition)}")
     page.locator("img[src*='react/pictures']:visible").first.wait_for()
     page.wait_for_function(
-        "[...document.images].filter(i => i.src.includes('react/pictures')).every(i => i.naturalWidth > 0)"
+        "[...document.images].filter(i => i.src.includes('react/pictures')).every(i => "
+        "i.naturalWidth > 0)"
     )
 
 
@@ -105,11 +117,15 @@ def launch_partition(page: Page, dagster: str, asset: str, partition: str) -> No
     page.get_by_role("button", name="Launch 1 run").click()
 
 
-def show_comparison_of_runs(page: Page, mlflow: str, experiment_id: str, run_ids: Sequence[str]) -> None:
+def show_comparison_of_runs(
+    page: Page, mlflow: str, experiment_id: str, run_ids: Sequence[str]
+) -> None:
     """MLflow's own page that compares runs."""
     chosen = urllib.parse.quote(json.dumps(list(run_ids)))
     experiments = urllib.parse.quote(json.dumps([experiment_id]))
-    page.goto(f"{mlflow}/#/compare-runs?runs={chosen}&experiments={experiments}&workflowType=machine_learning")
+    page.goto(
+        f"{mlflow}/#/compare-runs?runs={chosen}&experiments={experiments}&workflowType=machine_learning"
+    )
     page.get_by_text("Run details").first.wait_for()
     page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
 
@@ -127,12 +143,16 @@ def show_results(page: Page, mlflow: str, experiment_id: str, *, charts: bool = 
 def show_models(page: Page, mlflow: str, experiment_id: str) -> None:
     """MLflow's charts of all models, side by side."""
     # The list of models sorts by time alone; the chart has bars of what was measured of each.
-    page.goto(f"{mlflow}/#/experiments/{experiment_id}/models?workflowType=machine_learning&viewMode=CHART")
+    page.goto(
+        f"{mlflow}/#/experiments/{experiment_id}/models?workflowType=machine_learning&viewMode=CHART"
+    )
     page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+    request = urllib.request.Request(  # noqa: S310
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - an address on loopback
         return json.load(answer)
 
@@ -149,7 +169,9 @@ def main() -> None:
     from react_pipeline.commands import serve
     from react_pipeline.project import Project
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--domain", default="objects")
     given = parser.parse_args()
@@ -172,7 +194,9 @@ def main() -> None:
         show_picture(page, dagster, "retrieved_set", domain)
         take("dagster-picture")
         experiment_id, found = find_runs(
-            mlflow, project.config.project, f"tags.asset = 'domain_results' and tags.domain = '{domain}'"
+            mlflow,
+            project.config.project,
+            f"tags.asset = 'domain_results' and tags.domain = '{domain}'",
         )
         show_comparison_of_runs(page, mlflow, experiment_id, list(found.values())[:5])
         take("mlflow-compare")

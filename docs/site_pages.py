@@ -1,7 +1,7 @@
 """MkDocs hook: the files of the repository's root that are pages of the site too.
 
-On the site the root and `docs/` are one folder, so links between the two lose one level; in the repository they are
-what they are.
+On the site the root and `docs/` are one folder, so links between the two lose one level; in the
+repository they are what they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT_FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff")
+ROOT_FILES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "LICENSE",
+    "CITATION.cff",
+)
 
 _INTO_DOCS = re.compile(r"\]\(docs/")
 _OUT_OF_DOCS = re.compile(rf"\]\(\.\./((?:\.\./)*(?:{'|'.join(map(re.escape, ROOT_FILES))}))\b")

@@ -1,7 +1,8 @@
-"""The tables of docs/architecture.md that follow from the code: `python -m docs.stages` writes them into the page.
+"""The tables of docs/architecture.md that follow from the code: `python -m docs.stages` writes them
+into the page.
 
-Belongs here: the table of stages (`pipeline.STAGES`) and of rooms with their floors (`tests/support_rooms.py`). Does
-not belong here: any sentence about them.
+Belongs here: the table of stages (`pipeline.STAGES`) and of rooms with their floors
+(`tests/support_rooms.py`). Does not belong here: any sentence about them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support_rooms import arrows, floors  # noqa: E402
+from support_rooms import arrows, floors
 
 PAGE = Path(__file__).with_name("architecture.md")
 SCOPES = {
@@ -31,9 +32,12 @@ SCOPES = {
 def stage_table() -> str:
     """Every stage in the order in which data flows, as a Markdown table."""
     rows = [
-        (f"`{row.name}`", SCOPES[row.scope], row.about, f"`{row.step.replace(':', '.')}`") for row in STAGES.values()
+        (f"`{row.name}`", SCOPES[row.scope], row.about, f"`{row.step.replace(':', '.')}`")
+        for row in STAGES.values()
     ]
-    return markdown_table(("stage", "partition", "content", "step"), [list(map(Markup, row)) for row in rows]).rstrip()
+    return markdown_table(
+        ("stage", "partition", "content", "step"), [list(map(Markup, row)) for row in rows]
+    ).rstrip()
 
 
 def room_table() -> str:
@@ -41,8 +45,14 @@ def room_table() -> str:
     used = arrows()
     by_room = floors(used)
     top = max(by_room.values())
-    on_floor = {number: sorted(room for room in by_room if by_room[room] == number) for number in range(1, top + 1)}
-    lines = [f"{number}. {', '.join(f'`{room}`' for room in rooms)}" for number, rooms in on_floor.items()]
+    on_floor = {
+        number: sorted(room for room in by_room if by_room[room] == number)
+        for number in range(1, top + 1)
+    }
+    lines = [
+        f"{number}. {', '.join(f'`{room}`' for room in rooms)}"
+        for number, rooms in on_floor.items()
+    ]
     total = f"{len(used)} rooms, {top} floors, {sum(map(len, used.values()))} arrows, none back up."
     return "\n".join([total, "", *lines])
 
@@ -51,7 +61,12 @@ def page_with_tables(text: str) -> str:
     """The page with today's tables between its markers."""
     for name, table in (("stages", stage_table()), ("rooms", room_table())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        text = re.sub(f"{begin}.*{end}", lambda _, new=f"{begin}\n\n{table}\n\n{end}": new, text, flags=re.DOTALL)
+        text = re.sub(
+            f"{begin}.*{end}",
+            lambda _, new=f"{begin}\n\n{table}\n\n{end}": new,
+            text,
+            flags=re.DOTALL,
+        )
     return text
 
 

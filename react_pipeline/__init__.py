@@ -1,8 +1,8 @@
 """REACT as a library: class names in, a customized CLIP out.
 
-Every step reads published artifacts and a frozen configuration and publishes one artifact; `assets/` wraps each step
-as a Dagster asset. Nothing here imports dagster, only the room `tracking` imports mlflow, and importing this package
-loads no torch.
+Every step reads published artifacts and a frozen configuration and publishes one artifact;
+`assets/` wraps each step as a Dagster asset. Nothing here imports dagster, only the room `tracking`
+imports mlflow, and importing this package loads no torch.
 """
 
 from typing import TYPE_CHECKING

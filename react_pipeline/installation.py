@@ -1,7 +1,8 @@
 """The installation: the command that adds an extra to it.
 
-The name of this package is on no index, so a command that names it would install whatever somebody puts there. What
-pip keeps of the origin (PEP 610) names the wheel or the clone instead. The standard library alone.
+The name of this package is on no index, so a command that names it would install whatever somebody
+puts there. What pip keeps of the origin (PEP 610) names the wheel or the clone instead. The
+standard library alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ DISTRIBUTION = "react-pipeline"
 def install_command(extra: str) -> str:
     """The command that installs this package again with an extra; an editable clone stays one."""
     try:
-        recorded = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
+        recorded = json.loads(
+            metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}"
+        )
     except (metadata.PackageNotFoundError, ValueError, RecursionError):
         recorded = {}
     address = urlsplit(recorded.get("url", ""))

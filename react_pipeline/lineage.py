@@ -1,7 +1,9 @@
-"""Lineage: whether a published artifact is still made from today's inputs, and the verified parents of a step.
+"""Lineage: whether a published artifact is still made from today's inputs, and the verified parents
+of a step.
 
-Belongs here: the check of freshness, also of stages that gather results. Does not belong here: the table of what is
-made from what (`pipeline`), how a stage is built, where configuration and store come from (`project`).
+Belongs here: the check of freshness, also of stages that gather results. Does not belong here: the
+table of what is made from what (`pipeline`), how a stage is built, where configuration and store
+come from (`project`).
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +22,12 @@ Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
 
 
 def resolve(
-    project: Project, stage: str, key: str = ALL, *, content: Any = None, parents: Mapping[str, Artifact] | None = None
+    project: Project,
+    stage: str,
+    key: str = ALL,
+    *,
+    content: Any = None,
+    parents: Mapping[str, Artifact] | None = None,
 ) -> Inputs:
     """The inputs of a step: its configuration and its parents, each current, verified and fresh.
 
@@ -38,14 +45,17 @@ def resolve(
     if parents is None:
         found: Judged = {}
         places = row.parents_of(key, project.config.two_encoders)
-        parents = {name: _fresh(project, name, parent_key, found) for name, parent_key in places.items()}
+        parents = {
+            name: _fresh(project, name, parent_key, found) for name, parent_key in places.items()
+        }
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
 def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
     """The current artifact of a stage, if it and all before it were built from today's inputs.
 
-    Outside content (shards, evaluation images) is not read again: it counts when its own stage is materialized.
+    Outside content (shards, evaluation images) is not read again: it counts when its own stage is
+    materialized.
 
     Raises:
         MissingArtifact: If it, or one before it, was never built.
@@ -56,7 +66,9 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
 
 
 def _fresh(project: Project, stage: str, key: str, found: Judged) -> Artifact:
-    """As `fresh`; `found` holds what this look has judged already, since most stages share their ancestors."""
+    """As `fresh`; `found` holds what this look has judged already, since most stages share their
+    ancestors.
+    """
     if (stage, key) not in found:
         try:
             found[stage, key] = _judge(project, stage, key, found)
@@ -73,19 +85,23 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
     if artifact.manifest["code_version"] != row.version:
-        raise StaleArtifact(f"{where} was built by an older version of the code: rematerialize {where}")
+        raise StaleArtifact(
+            f"{where} was built by an older version of the code: rematerialize {where}"
+        )
     today = row.identity(project, key)
     if artifact.manifest["config"] != today:
         recorded = artifact.manifest["config"]
-        fields = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
+        fields = sorted(
+            name for name in {*today, *recorded} if today.get(name) != recorded.get(name)
+        )
         changes = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
         raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
     for name, parent_key in row.parents_of(key, project.config.two_encoders).items():
         parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
-                f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now {parent.fingerprint}: "
-                f"rematerialize {where}"
+                f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "
+                f"{parent.fingerprint}: rematerialize {where}"
             )
     return artifact
 
@@ -105,7 +121,8 @@ def gather(project: Project, stage: str, slug: str) -> Gathered:
         stage: One that gathers the results of one other stage.
 
     Returns:
-        The fresh results by method, and the reasons by method. Methods that were never measured are in neither.
+        The fresh results by method, and the reasons by method. Methods that were never measured are
+        in neither.
     """
     (gathered,) = STAGES[stage].gathers
     results: dict[str, Artifact] = {}
@@ -120,30 +137,45 @@ def gather(project: Project, stage: str, slug: str) -> Gathered:
     return results, skipped
 
 
-def gathered_is_current(project: Project, stage: str, key: str, today: Callable[[], Shown]) -> Artifact:
-    """The published artifact of a stage that gathers results, if it shows what `today` gathers, by method or domain.
+def gathered_is_current(
+    project: Project, stage: str, key: str, today: Callable[[], Shown]
+) -> Artifact:
+    """The published artifact of a stage that gathers results, if it shows what `today` gathers, by
+    method or domain.
 
     Raises:
         MissingArtifact: If none was published.
         StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
         CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
     """
-    artifact, where = fresh(project, stage, key), f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+    artifact, where = (
+        fresh(project, stage, key),
+        f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}",
+    )
     results, skipped = today()
     for name, fingerprint in artifact.parents.items():
         if name in skipped:
-            raise StaleArtifact(f"{where} shows {name}, which is {skipped[name]}; then rematerialize {where}")
+            raise StaleArtifact(
+                f"{where} shows {name}, which is {skipped[name]}; then rematerialize {where}"
+            )
         if name not in results or results[name].fingerprint != fingerprint:
-            raise StaleArtifact(f"{where} does not show today's result of {name}: rematerialize {where}")
+            raise StaleArtifact(
+                f"{where} does not show today's result of {name}: rematerialize {where}"
+            )
     if new := [name for name in results if name not in artifact.parents]:
         raise StaleArtifact(f"{where} lacks the results of {', '.join(new)}: rematerialize {where}")
     if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"{where} gives other reasons for what is missing than today's: rematerialize {where}")
+        raise StaleArtifact(
+            f"{where} gives other reasons for what is missing than today's: rematerialize {where}"
+        )
     return artifact
 
 
-def run(project: Project, stage: str, key: str, step: Callable[..., Artifact] | None = None) -> Artifact:
-    """Run the step of a stage for one key, and remember how the files outside the store looked before it.
+def run(
+    project: Project, stage: str, key: str, step: Callable[..., Artifact] | None = None
+) -> Artifact:
+    """Run the step of a stage for one key, and remember how the files outside the store looked
+    before it.
 
     Args:
         step: In place of the one that the row names.
@@ -169,7 +201,8 @@ def look_outside(project: Project, stage: str, key: str) -> Look | None:
 def is_current(project: Project, stage: str, key: str) -> Artifact:
     """The published artifact of a stage that gathers results, if it is what would be made today.
 
-    The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors: `gathered_is_current`.
+    The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
+    `gathered_is_current`.
     """
     if reference := STAGES[stage].is_current:
         return call(reference, project, key)

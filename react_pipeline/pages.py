@@ -1,7 +1,8 @@
 """Pages: text for people from Jinja2 templates, and tables in Markdown.
 
-Templates are in `<room>/templates`; what pages share is in `templates`. Whatever a template puts in is escaped for its
-format unless it is `Markup`, because names, captions, and reasons come from outside.
+Templates are in `<room>/templates`; what pages share is in `templates`. Whatever a template puts in
+is escaped for its format unless it is `Markup`, because names, captions, and reasons come from
+outside.
 """
 
 import functools
@@ -19,7 +20,9 @@ _JOINERS = "\u200c\u200d"
 
 
 def render(room: str, template: str, **values: Any) -> str:
-    """Fill a template of a room; its name ends in `.html` or `.md`, which decides how values are escaped."""
+    """Fill a template of a room; its name ends in `.html` or `.md`, which decides how values are
+    escaped.
+    """
     return _environment(room, template.endswith(".md")).get_template(template).render(values)
 
 
@@ -31,7 +34,9 @@ def _environment(room: str, markdown: bool) -> Environment:
         return Markup(escaped(value)) if markdown else one_line(value)  # noqa: S704  # escaped here
 
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader("react_pipeline", f"{place}templates") for place in (f"{room}/", "")]),
+        loader=ChoiceLoader(
+            [PackageLoader("react_pipeline", f"{place}templates") for place in (f"{room}/", "")]
+        ),
         autoescape=True,
         finalize=finalize,
         undefined=StrictUndefined,
@@ -48,9 +53,15 @@ def one_line(text: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text from outside for a line of Markdown: no markup, HTML, link, line break or invisible sign comes through."""
-    visible = (letter if letter in _JOINERS or unicodedata.category(letter)[0] != "C" else " " for letter in text)
-    # A colon is what turns http into a link; a bar ends a cell of a table. Brackets alone make a link of parentheses.
+    """Text from outside for a line of Markdown: no markup, HTML, link, line break or invisible sign
+    comes through.
+    """
+    visible = (
+        letter if letter in _JOINERS or unicodedata.category(letter)[0] != "C" else " "
+        for letter in text
+    )
+    # A colon is what turns http into a link; a bar ends a cell of a table. Brackets alone make a
+    # link of parentheses.
     return re.sub(r"([\\`*_{}\[\]<>#|~!&:@$])", r"\\\1", one_line("".join(visible)))
 
 

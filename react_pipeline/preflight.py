@@ -1,7 +1,8 @@
 """Preflight: what is wrong with a project that shows before anything is built.
 
-Belongs here: names and places that a step would miss only minutes after the first one starts. Does not belong here:
-rules of single fields (`settings`), what is out of date (`upkeep`), the machine (`commands.doctor`).
+Belongs here: names and places that a step would miss only minutes after the first one starts. Does
+not belong here: rules of single fields (`settings`), what is out of date (`upkeep`), the machine
+(`commands.doctor`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _FEWEST_CLASSES = 2
 
 
 def encoder_problems(project: Project) -> list[Problem]:
-    """What is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag, or weights not there."""
+    """What is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag, or
+    weights not there.
+    """
     from react_pipeline.clip import require_available  # loads torch
 
     problems = []
@@ -28,7 +31,9 @@ def encoder_problems(project: Project) -> list[Problem]:
                 require_available(encoder)
         except InputError as error:
             lines = str(error).splitlines()
-            problems += [Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines]
+            problems += [
+                Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines
+            ]
     return problems
 
 
@@ -46,7 +51,9 @@ def domain_problems(project: Project, slug: str) -> list[Problem]:
 
 
 def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
-    """What is wrong with a valid domain file: a single class; seeds or labelled images that are not there."""
+    """What is wrong with a valid domain file: a single class; seeds or labelled images that are not
+    there.
+    """
     problems = []
     if len(domain.classes) < _FEWEST_CLASSES:
         message = "has a single class, and every image would get its name; list at least two"
@@ -54,7 +61,13 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
     for number, entry in enumerate(domain.classes):
         for seed in entry.seeds:
             if missing := absence(seed_path(path.parent, seed)):
-                problems.append(Problem(path, f"classes.{number}.seeds", f"{missing}; correct the path, or remove it"))
+                problems.append(
+                    Problem(
+                        path,
+                        f"classes.{number}.seeds",
+                        f"{missing}; correct the path, or remove it",
+                    )
+                )
     images = domain.evaluation.path if domain.evaluation else None
     if images is not None and not images.exists():
         missing = absence(images) or f"there is no file or folder {images}"

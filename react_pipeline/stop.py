@@ -1,10 +1,12 @@
-"""A stop: SIGINT or SIGTERM to a command, which ends within seconds, with one line and no process left behind.
+"""A stop: SIGINT or SIGTERM to a command, which ends within seconds, with one line and no process
+left behind.
 
-Python raises the exception of a signal wherever the main thread is. In a weak reference's callback or a `__del__` it is
-printed and dropped, in C++ it becomes another error, and a library may catch it: the command would go on. So each
-signal is also written to a pipe by the interpreter itself (`signal.set_wakeup_fd`), whoever handles it. A thread reads
-it, raises it again where it was dropped, and ends the process when `GRACE_SECONDS` are over. That is safe at any
-point: an artifact is absent, or complete and verified.
+Python raises the exception of a signal wherever the main thread is. In a weak reference's callback
+or a `__del__` it is printed and dropped, in C++ it becomes another error, and a library may catch
+it: the command would go on. So each signal is also written to a pipe by the interpreter itself
+(`signal.set_wakeup_fd`), whoever handles it. A thread reads it, raises it again where it was
+dropped, and ends the process when `GRACE_SECONDS` are over. That is safe at any point: an artifact
+is absent, or complete and verified.
 
 Imports the standard library alone, so that a command is watched before anything else is loaded.
 """
@@ -47,13 +49,16 @@ def requested() -> bool:
 
 
 def raise_if_stopped() -> None:
-    """Raise KeyboardInterrupt if a signal asked to stop and something caught it; call it between steps."""
+    """Raise KeyboardInterrupt if a signal asked to stop and something caught it; call it between
+    steps.
+    """
     if requested():
         raise KeyboardInterrupt
 
 
 def stop_in_own_way() -> None:
-    """From here on the command ends in its own way, such as one that has servers to end; loading is over.
+    """From here on the command ends in its own way, such as one that has servers to end; loading is
+    over.
 
     Raises:
         KeyboardInterrupt: If it was to stop before, and something caught that.
@@ -67,10 +72,11 @@ def stop_in_own_way() -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Run a command; a stop ends it with exit code 128 + the number of the signal, whatever was raised meanwhile.
+    """Run a command; a stop ends it with exit code 128 + the number of the signal, whatever was
+    raised meanwhile.
 
-    Also in a shell that ignores SIGINT, as scripts do for what they start in the background: Dagster would then ignore
-    SIGTERM as well.
+    Also in a shell that ignores SIGINT, as scripts do for what they start in the background:
+    Dagster would then ignore SIGTERM as well.
     """
     global _watch
     watch = _watch = _Watch()
@@ -86,14 +92,19 @@ def watched() -> Iterator[None]:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN if watch.number else signal.SIG_DFL)
     if watch.number:
-        # `python -m` ends by SIGINT if the exception passed an `exec` of a text, as in dataclasses; this resets it.
+        # `python -m` ends by SIGINT if the exception passed an `exec` of a text, as in dataclasses;
+        # this resets it.
         exec("")  # noqa: S102
         watch.end(sys.exit)
 
 
 def is_stop(kind: type[BaseException]) -> bool:
-    """Whether an exception is that of a signal: Python's own, or Dagster's, which its public modules do not have."""
-    return issubclass(kind, KeyboardInterrupt) or kind.__name__ == "DagsterExecutionInterruptedError"
+    """Whether an exception is that of a signal: Python's own, or Dagster's, which its public
+    modules do not have.
+    """
+    return (
+        issubclass(kind, KeyboardInterrupt) or kind.__name__ == "DagsterExecutionInterruptedError"
+    )
 
 
 class _Watch:
@@ -127,7 +138,8 @@ class _Watch:
         threading.Thread(target=self._run, name="stop", daemon=True).start()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        # A stop is raised once, and again only where it was lost: what cleans up is not disturbed by a second Ctrl-C.
+        # A stop is raised once, and again only where it was lost: what cleans up is not disturbed
+        # by a second Ctrl-C.
         if not self._raise:
             return
         self._raise = False
@@ -175,7 +187,8 @@ class _Watch:
         end, again = now + GRACE_SECONDS, now + AGAIN_SECONDS
         self._children = set(descendants())
         while now < end:
-            # Not while Python finalizes, which puts the signals' own actions back: it would kill the process.
+            # Not while Python finalizes, which puts the signals' own actions back: it would kill
+            # the process.
             if (dropped or now >= again) and not self._ending.locked():
                 again = now + AGAIN_SECONDS
                 self._raise = True
@@ -218,7 +231,9 @@ def _as_child() -> None:
 
 
 def descendants() -> Iterator[tuple[int, str]]:
-    """Id and time of start of every process below this one; those that clean up behind it are left out."""
+    """Id and time of start of every process below this one; those that clean up behind it are left
+    out.
+    """
     parents: dict[int, list[int]] = {}
     starts: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
@@ -243,7 +258,9 @@ def end_processes(processes: Iterable[tuple[int, str]]) -> None:
             with suppress(OSError):
                 os.kill(process, number)
         deadline = time.monotonic() + seconds
-        while (living := [process for process in living if _lives(process)]) and time.monotonic() < deadline:
+        while (
+            living := [process for process in living if _lives(process)]
+        ) and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
@@ -253,7 +270,9 @@ def _lives(process: tuple[int, str]) -> bool:
 
 
 def _stat(process: int) -> list[str]:
-    """The fields of `/proc/PID/stat` from the third, the state: parent is 1, time of start 19. Empty: it is gone."""
+    """The fields of `/proc/PID/stat` from the third, the state: parent is 1, time of start 19.
+    Empty: it is gone.
+    """
     try:
         return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

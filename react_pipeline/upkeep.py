@@ -1,11 +1,12 @@
-"""Upkeep: which artifacts are missing or out of date, which of them can be built right now, and which are held back.
+"""Upkeep: which artifacts are missing or out of date, which of them can be built right now, and
+which are held back.
 
-Belongs here: one look at the whole pipeline and the policy of training (`automation:` of pipeline.yaml). Does not
-belong here: asking anybody to build something (`assets.upkeep_sensor`), how freshness is judged (`lineage` and the
-`is_current` of the stages that gather results).
+Belongs here: one look at the whole pipeline and the policy of training (`automation:` of
+pipeline.yaml). Does not belong here: asking anybody to build something (`assets.upkeep_sensor`),
+how freshness is judged (`lineage` and the `is_current` of the stages that gather results).
 
-A look depends on nothing but the files, so that it comes to the same result however often, and by whomever, it is
-taken. It reads manifests and never hashes an artifact: the step that reads it does.
+A look depends on nothing but the files, so that it comes to the same result however often, and by
+whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -36,9 +37,14 @@ Place = tuple[str, str]
 APART: Mapping[str, tuple[str, Callable[[PipelineConfig], bool]]] = {
     "benchmark": ("elevater.root", lambda config: config.elevater.root is not None),
     # The demo's scenes are made after they are configured.
-    "dense": ("dense.root", lambda config: config.dense.root is not None and config.dense.root.is_dir()),
+    "dense": (
+        "dense.root",
+        lambda config: config.dense.root is not None and config.dense.root.is_dir(),
+    ),
 }
-"""Groups of stages that measure on data of their own: the field that names the folder, and whether there are data."""
+"""Groups of stages that measure on data of their own: the field that names the folder, and whether
+there are data.
+"""
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -97,13 +103,15 @@ class Survey:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = frozenset()) -> Survey:
+def survey(
+    project: Project, slugs: Sequence[str], failed: Collection[Place] = frozenset()
+) -> Survey:
     """Look at everything that is kept up for these domains.
 
     Args:
         slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
-        failed: Places that were tried with today's inputs and failed: they are not tasks again, and a comparison
-            does not wait for them.
+        failed: Places that were tried with today's inputs and failed: they are not tasks again, and
+            a comparison does not wait for them.
     """
     look = _Look(Manifests.of(project), frozenset(failed))
     for slug in slugs:
@@ -122,14 +130,17 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
 
     Raises:
         MissingArtifact: If it, or one before it, was never built.
-        StaleArtifact: If it, or one before it, was built from other inputs, or only its step can say.
+        StaleArtifact: If it, or one before it, was built from other inputs, or only its step can
+            say.
         CorruptArtifact: If its bytes differ from its manifest.
     """
     if STAGES[stage].gathers:
         return is_current(project, stage, key)
     artifact, look = fresh(project, stage, key), look_outside(project, stage, key)
     if look is not None and not look.is_complete:
-        raise StaleArtifact(f"`{stage}` of {key!r}: only its step can say whether its files have changed")
+        raise StaleArtifact(
+            f"`{stage}` of {key!r}: only its step can say whether its files have changed"
+        )
     if look is not None and (reason := changed_since_run(project, artifact, look)):
         raise StaleArtifact(f"`{stage}` of {key!r}: {reason}")
     return artifact
@@ -146,7 +157,9 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     left_out = left_out_groups(config) if config.automation.benchmark else APART
     for row in STAGES.values():
         if row.group not in left_out and (slugs or not row.gathers):
-            yield from ((row.name, key) for key in row.keys(slugs, config.methods, config.two_encoders))
+            yield from (
+                (row.name, key) for key in row.keys(slugs, config.methods, config.two_encoders)
+            )
 
 
 def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:
@@ -158,7 +171,10 @@ def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Arti
         old = store.open(stage, slug, before)
     except (MissingArtifact, CorruptArtifact):
         return 1.0
-    tables = (pd.read_parquet(found.file("pairs.parquet"), columns=["image_sha256"]) for found in (old, today))
+    tables = (
+        pd.read_parquet(found.file("pairs.parquet"), columns=["image_sha256"])
+        for found in (old, today)
+    )
     left, right = (set(table["image_sha256"]) for table in tables)
     return 1 - len(left & right) / len(left | right) if left | right else 0.0
 
@@ -174,9 +190,14 @@ class _Look:
 
     def at(self, stage: str, key: str) -> None:
         try:
-            state = self._gathered(STAGES[stage], key) if STAGES[stage].gathers else self._made(STAGES[stage], key)
+            state = (
+                self._gathered(STAGES[stage], key)
+                if STAGES[stage].gathers
+                else self._made(STAGES[stage], key)
+            )
         except (ReactError, OSError, ValueError) as error:
-            # Such as conflicting fields of training, or a damaged table: no other domain waits for it.
+            # Such as conflicting fields of training, or a damaged table: no other domain waits for
+            # it.
             self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
         self.found.states[stage, key] = state
@@ -184,7 +205,10 @@ class _Look:
             self.results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
-        stage, parents = row.name, list(row.parents_of(key, self.project.config.two_encoders).items())
+        stage, parents = (
+            row.name,
+            list(row.parents_of(key, self.project.config.two_encoders).items()),
+        )
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
         look = look_outside(self.project, stage, key)
@@ -210,15 +234,22 @@ class _Look:
         slug, method = key.split("/")
         policy = self.project.config.automation
         pairs = pairs_of(method)
-        images = self.project.training(slug, method).images(lambda: self.artifacts[pairs, slug].counts["pairs"])
+        images = self.project.training(slug, method).images(
+            lambda: self.artifacts[pairs, slug].counts["pairs"]
+        )
         if policy.training == "never":
             return self._hold(stage, key, f"`automation.training` is `never` ({reason})", images)
         try:
             old = self.project.store.current(stage, key)
         except (MissingArtifact, CorruptArtifact):
             return self._due(stage, key, reason, inputs, images)
-        others = {name for name, value in inputs["parents"].items() if old.parents.get(name) != value} - {pairs}
-        other_settings = old.manifest["config"] != inputs["config"] or old.manifest["code_version"] != inputs["code"]
+        others = {
+            name for name, value in inputs["parents"].items() if old.parents.get(name) != value
+        } - {pairs}
+        other_settings = (
+            old.manifest["config"] != inputs["config"]
+            or old.manifest["code_version"] != inputs["code"]
+        )
         if policy.training == "always" or others or other_settings:
             return self._due(stage, key, reason, inputs, images)
         before, today = old.parents.get(pairs, ""), self.artifacts[pairs, slug]
@@ -263,7 +294,9 @@ class _Look:
         except (MissingArtifact, CorruptArtifact):
             return ""
 
-    def _due(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0) -> State:
+    def _due(
+        self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0
+    ) -> State:
         if (stage, key) in self.failed:
             return State.FAILED
         self.found.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))

@@ -1,23 +1,28 @@
-"""Fixtures that every test may use: a tiny real CLIP, drawings as a corpus, and projects made of them.
+"""Fixtures that every test may use: a tiny real CLIP, drawings as a corpus, and projects made of
+them.
 
-=================== ======== ===========================================================================================
-fixture             scope    what it is
-=================== ======== ===========================================================================================
-tiny_checkpoint     session  folder written by `react_pipeline.clip.save`: a CLIP of 2 vision layers, 32 px, D = 32
-drawings            session  folder: `shards/0000[0-2].tar` (96 pairs) and `evaluation/{shapes,colours}/<class>/<n>.png`
-make_project        test     makes a project in a fresh folder: `make_project(corpus={...}, index={...}, ...)` joins the
+=================== ========
+=========================================================================================== fixture
+scope    what it is =================== ========
+===========================================================================================
+tiny_checkpoint     session  folder written by `react_pipeline.clip.save`: a CLIP of 2 vision
+layers, 32 px, D = 32 drawings            session  folder: `shards/0000[0-2].tar` (96 pairs) and
+`evaluation/{shapes,colours}/<class>/<n>.png` make_project        test     makes a project in a
+fresh folder: `make_project(corpus={...}, index={...}, ...)` joins the
                              given fields over `PIPELINE`, section by section
 tiny_project        test     `make_project()`: nothing built yet; domains `shapes` and `colours`
-indexed_project     test     the same with everything up to `faiss_index` published, in a store of its own
-retrieved_project   test     the same with evaluation, retrieved and control sets of both domains published too
-mlflow_database     session  `mlflow.db`: MLflow's tables and nothing in them; migrating a fresh one takes seconds
-tracking            test     `Tracking` in a copy of it, where `tiny_project` logs too
-processor           test     one whose seconds `plan` need not measure: `EncodingCost(1e-3, 2e-2, 1e-2)`, and so on
-built               session  folder: the source distribution and the wheel that was built from it
-installed           session  folder: a fresh environment with that wheel and the dependencies of this one
-=================== ======== ===========================================================================================
+indexed_project     test     the same with everything up to `faiss_index` published, in a store of
+its own retrieved_project   test     the same with evaluation, retrieved and control sets of both
+domains published too mlflow_database     session  `mlflow.db`: MLflow's tables and nothing in them;
+migrating a fresh one takes seconds tracking            test     `Tracking` in a copy of it, where
+`tiny_project` logs too processor           test     one whose seconds `plan` need not measure:
+`EncodingCost(1e-3, 2e-2, 1e-2)`, and so on built               session  folder: the source
+distribution and the wheel that was built from it installed           session  folder: a fresh
+environment with that wheel and the dependencies of this one =================== ========
+===========================================================================================
 
-Session fixtures are shared: copy before you change them. `support_drawings` makes images, pairs and shards.
+Session fixtures are shared: copy before you change them. `support_drawings` makes images, pairs and
+shards.
 """
 
 from __future__ import annotations
@@ -43,8 +48,8 @@ from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
 
-# Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy machine take seconds.
-# Set before torch is loaded; processes that tests start inherit it.
+# Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy
+# machine take seconds. Set before torch is loaded; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A server of a test is slow on a busy machine, and not down.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -68,8 +73,14 @@ PIPELINE: dict[str, Any] = {
     # fp32, so that no result depends on what the processor runs fastest.
     "embedding": {"batch_size": 32, "workers": 0, "precision": "fp32"},
     "index": {"recall_queries": 20},
-    # To random towers many drawings look alike, so near duplicates are reported by their bytes only.
-    "retrieval": {"k_per_prompt": 10, "max_per_class": 12, "near_duplicate_similarity": 1.01, "shard_pairs": 20},
+    # To random towers many drawings look alike, so near duplicates are reported by their bytes
+    # only.
+    "retrieval": {
+        "k_per_prompt": 10,
+        "max_per_class": 12,
+        "near_duplicate_similarity": 1.01,
+        "shard_pairs": 20,
+    },
     "customization": {
         "defaults": {
             "last_k_layers": 2,
@@ -105,8 +116,20 @@ def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Pat
 
     model_cfg = {
         "embed_dim": dimension,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -117,7 +140,10 @@ def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Pat
                 torch.nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.5)
-    save(from_parts(model, model_cfg, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, None), directory)
+    save(
+        from_parts(model, model_cfg, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, None),
+        directory,
+    )
     return directory
 
 
@@ -148,7 +174,9 @@ def tiny_project(make_project: Callable[..., Project]) -> Project:
 
 
 @pytest.fixture(scope="session")
-def _indexed_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
+def _indexed_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> Path:
     from react_pipeline.lineage import run
 
     project = write_project(tmp_path_factory.mktemp("indexed"), tiny_checkpoint, drawings)
@@ -165,7 +193,10 @@ def indexed_project(tiny_project: Project, _indexed_store: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def _retrieved_store(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    _indexed_store: Path,
 ) -> Path:
     from react_pipeline.lineage import run
 
@@ -211,21 +242,37 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:
-    """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`, field by field."""
+    """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`,
+    field by field.
+    """
     given = {
         "corpus": {"shards": [str(drawings / "shards" / "*.tar")]},
         "encoder": {"pretrained": str(checkpoint)},
     }
     pipeline = {}
-    for name, default in (PIPELINE | {key: value for key, value in sections.items() if key not in PIPELINE}).items():
+    for name, default in (
+        PIPELINE | {key: value for key, value in sections.items() if key not in PIPELINE}
+    ).items():
         value = sections.get(name, {} if isinstance(default, dict) else default)
-        pipeline[name] = {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
+        pipeline[name] = (
+            {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
+        )
     # A test that gives its own training fields trains in fp32 too, unless it says otherwise.
-    pipeline["customization"]["defaults"] = {"precision": "fp32", "workers": 0, **pipeline["customization"]["defaults"]}
+    pipeline["customization"]["defaults"] = {
+        "precision": "fp32",
+        "workers": 0,
+        **pipeline["customization"]["defaults"],
+    }
     (directory / "domains").mkdir(exist_ok=True)
     for slug, domain in DOMAINS.items():
-        evaluation = {"name": f"drawn {slug}", "kind": "folder", "path": str(drawings / "evaluation" / slug)}
-        (directory / "domains" / f"{slug}.yaml").write_text(yaml.safe_dump({**domain, "evaluation": evaluation}))
+        evaluation = {
+            "name": f"drawn {slug}",
+            "kind": "folder",
+            "path": str(drawings / "evaluation" / slug),
+        }
+        (directory / "domains" / f"{slug}.yaml").write_text(
+            yaml.safe_dump({**domain, "evaluation": evaluation})
+        )
     path = directory / "pipeline.yaml"
     path.write_text(yaml.safe_dump(pipeline))
     return Project.load(path)
@@ -234,7 +281,8 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what was skipped and why, a line a reason, with how many tests it cost."""
     reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
     )
     if reasons:
         terminalreporter.section("skipped, and why")
@@ -247,22 +295,38 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("built")
     # Of a copy: setuptools also packs what an earlier build here has listed.
-    leftovers = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "storage", "history", "schedules")
+    leftovers = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "storage", "history", "schedules"
+    )
     sources = shutil.copytree(REPOSITORY, folder / "sources", symlinks=True, ignore=leftovers)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(sources)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(sources),
+    ]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def installed(built: Path) -> Path:
-    """A fresh environment with the wheel; its dependencies are those of the environment that runs the tests."""
+    """A fresh environment with the wheel; its dependencies are those of the environment that runs
+    the tests.
+    """
     folder = built / "environment"
     venv.create(folder)
     (packages,) = folder.glob("lib/python*/site-packages")
     # Links among these folders, such as an editable installation's, are not followed from here.
-    (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (packages / "dependencies.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("site-packages"))
+    )
     (wheel,) = built.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True
+    )
     return folder

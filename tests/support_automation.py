@@ -1,4 +1,6 @@
-"""Ticks of `upkeep` in this process, and the real daemon with the real code location on a home of a test's own."""
+"""Ticks of `upkeep` in this process, and the real daemon with the real code location on a home of a
+test's own.
+"""
 
 from __future__ import annotations
 
@@ -61,11 +63,22 @@ class Upkeep:
         self.tags.update(asked)
         return set(asked)
 
-    def run(self, stage: str, partition: str | None = None, error: Exception | None = None, *, by_hand: bool = False):
-        """The run that was asked for last, of an asset that builds nothing: it succeeds, or raises an error."""
+    def run(
+        self,
+        stage: str,
+        partition: str | None = None,
+        error: Exception | None = None,
+        *,
+        by_hand: bool = False,
+    ):
+        """The run that was asked for last, of an asset that builds nothing: it succeeds, or raises
+        an error.
+        """
 
         @dg.asset(
-            name=stage, partitions_def=partitions_of(STAGES[stage], METHODS), retry_policy=dg.RetryPolicy(max_retries=1)
+            name=stage,
+            partitions_def=partitions_of(STAGES[stage], METHODS),
+            retry_policy=dg.RetryPolicy(max_retries=1),
         )
         def made() -> None:
             with readable_failures():
@@ -73,7 +86,9 @@ class Upkeep:
                     raise error
 
         tags = {} if by_hand else self._own(self.tags[stage, partition])
-        dg.materialize([made], instance=self.instance, partition_key=partition, tags=tags, raise_on_error=False)
+        dg.materialize(
+            [made], instance=self.instance, partition_key=partition, tags=tags, raise_on_error=False
+        )
 
     def plan(self, status: dg.DagsterRunStatus, **tags: str) -> None:
         """A run in this state for everything that was asked for."""
@@ -83,19 +98,26 @@ class Upkeep:
             pass
 
         for asked in self.tags.values():
-            self.instance.create_run_for_job(empty, status=status, tags={**self._own(asked), **tags})
+            self.instance.create_run_for_job(
+                empty, status=status, tags={**self._own(asked), **tags}
+            )
 
     @staticmethod
     def _own(tags: dict[str, str]) -> dict[str, str]:
-        return {name: value for name, value in tags.items() if name.startswith((HIDDEN, "domain", "method", "reason"))}
+        return {
+            name: value
+            for name, value in tags.items()
+            if name.startswith((HIDDEN, "domain", "method", "reason"))
+        }
 
 
 @contextmanager
 def running_daemon(project: Project, home: Path) -> Iterator[Path]:
-    """`dagster-daemon run` with the code location of this repository, until the context ends; gives its log.
+    """`dagster-daemon run` with the code location of this repository, until the context ends; gives
+    its log.
 
-    `home` is a `DAGSTER_HOME` with its dagster.yaml (`support_launch.dagster_home`). A run that is still going on is
-    ended too.
+    `home` is a `DAGSTER_HOME` with its dagster.yaml (`support_launch.dagster_home`). A run that is
+    still going on is ended too.
     """
     environment = {
         **os.environ,
@@ -105,8 +127,15 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
     }
     log = home / "daemon.log"
     with log.open("wb") as output:
-        daemon = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            [sys.executable, "-c", "from dagster._daemon.cli import main; main()", "run", "-w", "workspace.yaml"],
+        daemon = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from dagster._daemon.cli import main; main()",
+                "run",
+                "-w",
+                "workspace.yaml",
+            ],
             cwd=REPOSITORY,
             env=environment,
             stdout=output,
@@ -125,8 +154,11 @@ def hurry(home: Path) -> None:
     """Let the monitoring of runs look every 3 seconds, and free the place of an ended one after 5."""
     path = home / "dagster.yaml"
     text = path.read_text()
-    for field, usual, seconds in (("poll_interval_seconds", 30, 3), ("free_slots_after_run_end_seconds", 60, 5)):
-        assert f"{field}: {usual}" in text  # noqa: S101
+    for field, usual, seconds in (
+        ("poll_interval_seconds", 30, 3),
+        ("free_slots_after_run_end_seconds", 60, 5),
+    ):
+        assert f"{field}: {usual}" in text
         text = text.replace(f"{field}: {usual}", f"{field}: {seconds}")
     path.write_text(text)
 
@@ -148,7 +180,10 @@ def lines_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
 
 def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
     """The process that a run is carried out in."""
-    found = [re.search(r"Started process for run \(pid: (\d+)\)", line) for line in lines_of(instance, run)]
+    found = [
+        re.search(r"Started process for run \(pid: (\d+)\)", line)
+        for line in lines_of(instance, run)
+    ]
     return next(int(match[1]) for match in found if match)
 
 
@@ -163,4 +198,6 @@ def wait_for(happened: Callable[[], object], seconds: float, what: str, log: Pat
         if happened():
             return
         time.sleep(0.5)
-    raise AssertionError(f"{what}: not after {seconds:.0f} seconds\n{log.read_text(errors='replace')[-6000:]}")
+    raise AssertionError(
+        f"{what}: not after {seconds:.0f} seconds\n{log.read_text(errors='replace')[-6000:]}"
+    )

@@ -21,7 +21,9 @@ sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)
 
 def assert_loads_no_torch(*command: str, cwd: Path | None = None) -> None:
     """Run a command, which loads neither torch nor MLflow."""
-    done = subprocess.run([sys.executable, "-c", _CODE, *command], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, *command], cwd=cwd, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

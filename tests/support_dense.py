@@ -19,8 +19,16 @@ def instances(images: int = 4) -> dict[str, Any]:
     """COCO's JSON: in every image a box of two classes, and a crowd region in the first."""
     boxes = [
         {
-            **{"id": 10 * image + place, "image_id": 100 + image, "category_id": IDS[(image + place) % 4]},
-            **{"bbox": [4 + 30 * place, 6, 24, 30], "area": 700, "iscrowd": int(image == 0 and place == 1)},
+            **{
+                "id": 10 * image + place,
+                "image_id": 100 + image,
+                "category_id": IDS[(image + place) % 4],
+            },
+            **{
+                "bbox": [4 + 30 * place, 6, 24, 30],
+                "area": 700,
+                "iscrowd": int(image == 0 and place == 1),
+            },
         }
         for image in range(images)
         for place in range(2)
@@ -31,12 +39,16 @@ def instances(images: int = 4) -> dict[str, Any]:
             for number in range(images)
         ],
         "annotations": boxes,
-        "categories": [{"id": number, "name": name} for number, name in zip(IDS, CLASSES, strict=True)],
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(IDS, CLASSES, strict=True)
+        ],
     }
 
 
 def write_sets(root: Path, images: int = 4) -> Path:
-    """`images/`, `annotations.json`, `labels/` (0 background, 255 border) and `names.txt` below a folder."""
+    """`images/`, `annotations.json`, `labels/` (0 background, 255 border) and `names.txt` below a
+    folder.
+    """
     given = instances(images)
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)
@@ -60,6 +72,11 @@ def write_sets(root: Path, images: int = 4) -> Path:
 
 OWN = [
     {"name": "boxes", "images": "{domain}/images", "annotations": "{domain}/annotations.json"},
-    {"name": "masks", "images": "{domain}/images", "labels": "{domain}/labels", "names": "{domain}/names.txt"},
+    {
+        "name": "masks",
+        "images": "{domain}/images",
+        "labels": "{domain}/labels",
+        "names": "{domain}/names.txt",
+    },
 ]
 """`dense.own` of what `write_sets` wrote in a folder of the domain's name."""

@@ -1,4 +1,6 @@
-"""Synthetic drawings with captions, and the tar shards made of them: input for tests, drawn in milliseconds."""
+"""Synthetic drawings with captions, and the tar shards made of them: input for tests, drawn in
+milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def encode(image: Image.Image, extension: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def pair(shape: str, colour: str, seed: int, extension: str = "png", **metadata: object) -> dict[str, bytes]:
+def pair(
+    shape: str, colour: str, seed: int, extension: str = "png", **metadata: object
+) -> dict[str, bytes]:
     """The members of one sample: image, caption and, if there is any, metadata."""
     members = {
         extension: encode(draw(shape, colour, seed), extension),
@@ -60,10 +64,18 @@ def pair(shape: str, colour: str, seed: int, extension: str = "png", **metadata:
     return members | ({"json": json.dumps(metadata).encode()} if metadata else {})
 
 
-def write_shard(path: Path, samples: Mapping[str, Mapping[str, bytes]] | Iterable[tuple[str, bytes]]) -> Path:
-    """A tar of samples {key: {extension: bytes}}, or of members (name, bytes); equal input gives equal bytes."""
+def write_shard(
+    path: Path, samples: Mapping[str, Mapping[str, bytes]] | Iterable[tuple[str, bytes]]
+) -> Path:
+    """A tar of samples {key: {extension: bytes}}, or of members (name, bytes); equal input gives
+    equal bytes.
+    """
     if isinstance(samples, Mapping):
-        members = [(f"{key}.{ext}", data) for key, sample in samples.items() for ext, data in sample.items()]
+        members = [
+            (f"{key}.{ext}", data)
+            for key, sample in samples.items()
+            for ext, data in sample.items()
+        ]
     else:
         members = list(samples)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +88,11 @@ def write_shard(path: Path, samples: Mapping[str, Mapping[str, bytes]] | Iterabl
 
 
 def write_corpus(directory: Path) -> Path:
-    """`SHARDS` shards of `PAIRS_PER_SHARD` pairs each: every shape in every colour, in jpg, png and webp.
+    """`SHARDS` shards of `PAIRS_PER_SHARD` pairs each: every shape in every colour, in jpg, png and
+    webp.
 
-    The last pair of the last shard is, byte for byte, the image `circle/0.png` of the shapes' evaluation set.
+    The last pair of the last shard is, byte for byte, the image `circle/0.png` of the shapes'
+    evaluation set.
     """
     count = 0
     for shard in range(SHARDS):
@@ -86,7 +100,9 @@ def write_corpus(directory: Path) -> Path:
         for number in range(PAIRS_PER_SHARD):
             shape, colour = SHAPES[number % 4], COLOURS[number // 4 % 4]
             extension = ("jpg", "png", "webp")[count % 3]
-            samples[f"{shard:02d}{number:04d}"] = pair(shape, colour, count, extension, number=count)
+            samples[f"{shard:02d}{number:04d}"] = pair(
+                shape, colour, count, extension, number=count
+            )
             count += 1
         if shard == SHARDS - 1:
             samples[f"{shard:02d}{number:04d}"] = {

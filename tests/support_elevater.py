@@ -1,4 +1,6 @@
-"""Tiny stand-ins of ELEVATER's 20 data sets, in the folders, index formats and archives of the published ones."""
+"""Tiny stand-ins of ELEVATER's 20 data sets, in the folders, index formats and archives of the
+published ones.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +58,14 @@ def write_elevater(
         shuffle_names: Seed for another order of the names in the label maps; labels follow it.
         registry: Write `vision_datasets.json`.
 
-    Images differ from each other; those of a class share a colour. In voc-2007 every second image has two classes.
+    Images differ from each other; those of a class share a colour. In voc-2007 every second image
+    has two classes.
     """
     root.mkdir(parents=True, exist_ok=True)
     names = [name for name in (DATASETS if only is None else only) if name not in without]
-    entries = [_write_dataset(root, DATASETS[name], images_per_class, shuffle_names) for name in names]
+    entries = [
+        _write_dataset(root, DATASETS[name], images_per_class, shuffle_names) for name in names
+    ]
     if registry:
         (root / "vision_datasets.json").write_text(json.dumps(entries, indent=1))
     return root
@@ -99,7 +104,8 @@ def edit_json(path: Path, change: Any) -> None:
 def edit_registry(root: Path, name: str, **fields: object) -> None:
     """Set fields of one data set's entry in the registry."""
     edit_json(
-        root / "vision_datasets.json", lambda entries: next(e for e in entries if e["name"] == name).update(fields)
+        root / "vision_datasets.json",
+        lambda entries: next(e for e in entries if e["name"] == name).update(fields),
     )
 
 
@@ -133,18 +139,28 @@ def _write_dataset(
         write = _write_coco if layout.get("format") == "coco" else _write_iris
         write(folder / layout[split]["index_path"], archive, rows, names)
         layout[split] |= {"files_for_local_usage": [archive], "num_images": len(rows)}
-    return {**layout, "version": 1, "description": f"A stand-in of {entry.title}.", "num_classes": entry.num_classes}
+    return {
+        **layout,
+        "version": 1,
+        "description": f"A stand-in of {entry.title}.",
+        "num_classes": entry.num_classes,
+    }
 
 
-def _write_iris(path: Path, archive: str, rows: list[tuple[str, list[int]]], _names: list[str]) -> None:
+def _write_iris(
+    path: Path, archive: str, rows: list[tuple[str, list[int]]], _names: list[str]
+) -> None:
     lines = (f"{archive}@{member} {','.join(map(str, labels))}\n" for member, labels in rows)
     path.write_text("".join(lines))
 
 
-def _write_coco(path: Path, archive: str, rows: list[tuple[str, list[int]]], names: list[str]) -> None:
+def _write_coco(
+    path: Path, archive: str, rows: list[tuple[str, list[int]]], names: list[str]
+) -> None:
     # Ids have gaps and the lists are not sorted by them, as the format allows.
     images = [
-        {"id": 7 * number + 1, "file_name": member, "zip_file": archive} for number, (member, _) in enumerate(rows)
+        {"id": 7 * number + 1, "file_name": member, "zip_file": archive}
+        for number, (member, _) in enumerate(rows)
     ]
     annotations = [
         {"id": number, "image_id": 7 * number + 1, "category_id": 10 * label + 3}

@@ -1,4 +1,6 @@
-"""Judged pictures without any picture: logs with answers of a test's choice, over stand-ins of models."""
+"""Judged pictures without any picture: logs with answers of a test's choice, over stand-ins of
+models.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,12 @@ def unavailable(project: Project, *methods: str) -> None:
         result(project, SLUG, method, None)
 
 
-def header_of(project: Project, candidate: Side, against: Side, disagreements: int, images: int) -> Header:
-    pictures = tuple(Disagreement(path=f"{n}.png", candidate=0, against=1) for n in range(disagreements))
+def header_of(
+    project: Project, candidate: Side, against: Side, disagreements: int, images: int
+) -> Header:
+    pictures = tuple(
+        Disagreement(path=f"{n}.png", candidate=0, against=1) for n in range(disagreements)
+    )
     return Header(
         domain=SLUG,
         measure=measure_of(project, SLUG),
@@ -69,7 +75,12 @@ def judge(
 ) -> Path:
     """A log of two present models in which these answers, of `ANSWERS`, were given in some order."""
     sides = [present_model(project, SLUG, method) for method in (candidate, against)]
-    path = project.path.parent / JUDGEMENTS / SLUG / f"{candidate}--{against}--{len(answers):012d}.jsonl"
+    path = (
+        project.path.parent
+        / JUDGEMENTS
+        / SLUG
+        / f"{candidate}--{against}--{len(answers):012d}.jsonl"
+    )
     create_log(path, header_of(project, sides[0], sides[1], disagreements, images))
     with open_log(path, "a tester") as log:
         shuffled = random.Random(0).sample(list(answers), len(answers))  # noqa: S311 - the same in every run

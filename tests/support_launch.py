@@ -29,8 +29,12 @@ def dagster_home(directory: Path) -> Iterator[Path]:
             os.environ["DAGSTER_HOME"] = before
 
 
-def metadata_of(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dict[str, object]:
+def metadata_of(
+    instance: dg.DagsterInstance, asset: str, partition: str | None
+) -> dict[str, object]:
     """The values of the metadata of the last materialization, by name."""
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
+    wanted = dg.AssetRecordsFilter(
+        dg.AssetKey(asset), asset_partitions=[partition] if partition else None
+    )
     (record,) = instance.fetch_materializations(wanted, limit=1).records
     return {name: value.value for name, value in record.asset_materialization.metadata.items()}

@@ -1,4 +1,6 @@
-"""Pairs in memory, in the form in which trainings read them, for cases that no retrieval would give."""
+"""Pairs in memory, in the form in which trainings read them, for cases that no retrieval would
+give.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ class DrawnPairs:
         classes: Sequence[str] | None = None,
     ) -> None:
         self._drawings = list(drawings)
-        self.texts = list(captions or (f"a drawing of a {colour} {shape}" for shape, colour in drawings))
+        self.texts = list(
+            captions or (f"a drawing of a {colour} {shape}" for shape, colour in drawings)
+        )
         self.labels = list(classes or (shape for shape, _ in drawings))
-        (self.captions, self.caption_ids), (names, self.class_ids) = map(_columns, (self.texts, self.labels))
+        (self.captions, self.caption_ids), (names, self.class_ids) = map(
+            _columns, (self.texts, self.labels)
+        )
         self.classes = names.to_pylist()
 
     def __len__(self) -> int:
@@ -39,7 +45,9 @@ class DrawnPairs:
 
     def vectors(self, clip: Clip) -> PairVectors:
         """What a corpus of them would hold of each."""
-        images = torch.stack([clip.preprocess(self.decoded(position)) for position in range(len(self))])
+        images = torch.stack(
+            [clip.preprocess(self.decoded(position)) for position in range(len(self))]
+        )
         return PairVectors(clip.encode_images(images), clip.encode_texts(self.texts))
 
 

@@ -1,4 +1,6 @@
-"""Processes of a test's own, forked from one that has loaded torch and img2dataset: loading takes seconds each time."""
+"""Processes of a test's own, forked from one that has loaded torch and img2dataset: loading takes
+seconds each time.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def preload() -> None:
     """Name what the process that all are forked from loads; it starts with the first of them."""
-    _CONTEXT.set_forkserver_preload(["react_pipeline.training.customization", "react_pipeline.corpus.download_process"])
+    _CONTEXT.set_forkserver_preload(
+        ["react_pipeline.training.customization", "react_pipeline.corpus.download_process"]
+    )
 
 
 def started(function: Callable[..., object], *arguments: object) -> BaseProcess:
-    """Call a function of a test module in another process; its changes of modules are seen by no test."""
+    """Call a function of a test module in another process; its changes of modules are seen by no
+    test.
+    """
     preload()
     process = _CONTEXT.Process(target=_call, args=(function, *arguments))
     process.start()

@@ -1,7 +1,8 @@
-"""Results made to measure: published `domain_results` with chosen predictions, and all that they are made from.
+"""Results made to measure: published `domain_results` with chosen predictions, and all that they
+are made from.
 
-Everything before a result is a stand-in with the right configuration and parents, so that the lineage calls it fresh;
-the results themselves have the files that the real step writes.
+Everything before a result is a stand-in with the right configuration and parents, so that the
+lineage calls it fresh; the results themselves have the files that the real step writes.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[
 
 
 def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Artifact:
-    """A published artifact of a stage with one small file; what it is made from is made if it is not there."""
+    """A published artifact of a stage with one small file; what it is made from is made if it is
+    not there.
+    """
     for name, parent in STAGES[stage].parents_of(key, project.config.two_encoders).items():
         try:
             fresh(project, name, parent)
-        except Exception:  # noqa: BLE001 - missing or stale
+        except Exception:
             stand_in(project, name, parent)
     inputs = resolve(project, stage, key, content=content)
 
@@ -89,11 +92,16 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    for name, parent in STAGES["domain_results"].parents_of(key, project.config.two_encoders).items():
+    for name, parent in (
+        STAGES["domain_results"].parents_of(key, project.config.two_encoders).items()
+    ):
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(
-        project, "domain_results", key, content={"right": None if correct is None else list(map(int, correct))}
+        project,
+        "domain_results",
+        key,
+        content={"right": None if correct is None else list(map(int, correct))},
     )
     model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     return _publish(project, inputs, slug, method, model, correct, evaluator_version)
@@ -104,7 +112,10 @@ def reevaluated(project: Project, champion: Contender, correct: np.ndarray[Any, 
     slug = "shapes"
     key = f"{slug}/{champion.method}"
     model = project.store.open("customized_checkpoint", key, champion.checkpoint)
-    parents = {"customized_checkpoint": model, "evaluation_set": fresh(project, "evaluation_set", slug)}
+    parents = {
+        "customized_checkpoint": model,
+        "evaluation_set": fresh(project, "evaluation_set", slug),
+    }
     config = STAGES["domain_results"].identity(project, key)
     inputs = Inputs(REEVALUATED, slug, config, parents, "1")
     return _publish(project, inputs, slug, champion.method, model, correct, EVALUATOR_VERSION)
@@ -121,7 +132,12 @@ def _publish(
 ) -> Artifact:
     names = project.domain(slug).class_names
     about: dict[str, Any] = {
-        **{"dataset": "drawn", "domain": slug, "method": method, "evaluator_version": evaluator_version},
+        **{
+            "dataset": "drawn",
+            "domain": slug,
+            "method": method,
+            "evaluator_version": evaluator_version,
+        },
         "checkpoint_fingerprint": model.fingerprint,
         "evaluation_set_fingerprint": inputs.parents["evaluation_set"].fingerprint,
         "n_classes": len(names),
@@ -137,9 +153,16 @@ def _publish(
             ranked = np.stack([first, (first + 2) % len(names)], axis=1)
             measured = EvalResult(**about, **score(ranked, class_ids, names))
             images = [f"{number:06d}.png" for number in range(len(correct))]
-            table = {"image": images, "class_id": class_ids, "predicted": ranked.tolist(), "probability": 0.5}
+            table = {
+                "image": images,
+                "class_id": class_ids,
+                "predicted": ranked.tolist(),
+                "probability": 0.5,
+            }
             pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
-            counts = measured.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"})
+            counts = measured.model_dump(
+                include={"top1", "top5", "mean_per_class", "n", "n_classes"}
+            )
         (directory / "result.json").write_text(measured.model_dump_json())
         return counts
 

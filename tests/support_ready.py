@@ -1,4 +1,6 @@
-"""Ready embeddings as clip-retrieval lays them out: captions truly encoded, images as vectors of any direction."""
+"""Ready embeddings as clip-retrieval lays them out: captions truly encoded, images as vectors of
+any direction.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def write_ready(
     names: tuple[str, str] = ("url", "caption"),
     rows_per_group: int = 4,
 ) -> pd.DataFrame:
-    """Write the three folders; returns the whole metadata. Row n has the URL `http://127.0.0.1:9/n.png`."""
+    """Write the three folders; returns the whole metadata. Row n has the URL
+    `http://127.0.0.1:9/n.png`.
+    """
     chance = np.random.default_rng(0)
     image = chance.standard_normal(text.shape)
     image = (image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float16)
@@ -43,7 +47,9 @@ def write_ready(
         np.save(folder / f"img_emb/img_emb_{number:02d}.npy", image[rows])
         np.save(folder / f"text_emb/text_emb_{number:02d}.npy", text[rows])
         table.iloc[rows].to_parquet(
-            folder / f"metadata/metadata_{number:02d}.parquet", index=False, row_group_size=rows_per_group
+            folder / f"metadata/metadata_{number:02d}.parquet",
+            index=False,
+            row_group_size=rows_per_group,
         )
     return table
 
@@ -51,7 +57,9 @@ def write_ready(
 def paired(text: NDArray[Any], noise: float = 0.5) -> NDArray[np.float32]:
     """Vectors of images that are near those of their captions, as a CLIP makes them."""
     chance = np.random.default_rng(3)
-    image = text.astype(np.float32) + noise * chance.standard_normal(text.shape) / np.sqrt(text.shape[1])
+    image = text.astype(np.float32) + noise * chance.standard_normal(text.shape) / np.sqrt(
+        text.shape[1]
+    )
     return (image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -66,7 +74,9 @@ def write_datacomp(
     save: Any = np.savez,
     sha256: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """`HEX.parquet` beside `HEX.npz` as DataComp publishes them; returns all tables with the part of each row."""
+    """`HEX.parquet` beside `HEX.npz` as DataComp publishes them; returns all tables with the part
+    of each row.
+    """
     folder.mkdir(parents=True)
     chance = np.random.default_rng(0)
     image = paired(text).astype(np.float16)
@@ -74,8 +84,13 @@ def write_datacomp(
     names = sorted(chance.bytes(16).hex() for _ in range(parts))
     for name, rows in zip(names, np.array_split(np.arange(len(text)), parts), strict=True):
         other = chance.standard_normal((len(rows), 8)).astype(np.float16)
-        members = {f"{clip}_{kind}": other for clip in ("b32", "l14") for kind in ("img", "txt")} | {"dedup": other}
-        save(folder / f"{name}.npz", **{**members, f"{side}_img": image[rows], f"{side}_txt": text[rows]})
+        members = {
+            f"{clip}_{kind}": other for clip in ("b32", "l14") for kind in ("img", "txt")
+        } | {"dedup": other}
+        save(
+            folder / f"{name}.npz",
+            **{**members, f"{side}_img": image[rows], f"{side}_txt": text[rows]},
+        )
         similarity = (image[rows].astype(np.float32) * text[rows].astype(np.float32)).sum(axis=1)
         table = pd.DataFrame(
             {
@@ -101,7 +116,9 @@ def write_subset(path: Path, uids: Sequence[str]) -> None:
     np.save(path, np.sort(np.array(halves, np.dtype("u8,u8"))))
 
 
-def write_pd12m(folder: Path, image: NDArray[Any], captions: Sequence[str], urls: Sequence[str]) -> None:
+def write_pd12m(
+    folder: Path, image: NDArray[Any], captions: Sequence[str], urls: Sequence[str]
+) -> None:
     """PD12M: float32 vectors of images alone, in fewer files than the tables."""
     for name in ("embeddings", "metadata"):
         (folder / name).mkdir(parents=True)
@@ -109,12 +126,27 @@ def write_pd12m(folder: Path, image: NDArray[Any], captions: Sequence[str], urls
         np.save(folder / f"embeddings/pd12m.{number:02d}.npy", image[rows].astype(np.float32))
         for tenth, some in enumerate(np.array_split(rows, 3)):
             table = {"id": [f"{row}" for row in some], "url": [urls[row] for row in some]}
-            table |= {"caption": [captions[row] for row in some], "hash": [f"{row:032x}" for row in some]}
-            pd.DataFrame(table).to_parquet(folder / f"metadata/pd12m.{number:02d}{tenth}.parquet", index=False)
+            table |= {
+                "caption": [captions[row] for row in some],
+                "hash": [f"{row:032x}" for row in some],
+            }
+            pd.DataFrame(table).to_parquet(
+                folder / f"metadata/pd12m.{number:02d}{tenth}.parquet", index=False
+            )
 
 
-def write_vector_column(folder: Path, image: NDArray[Any], columns: dict[str, Sequence[str]]) -> None:
-    """TreeOfLife: one table, its vectors lists of fixed length in half precision, and taxa in place of captions."""
+def write_vector_column(
+    folder: Path, image: NDArray[Any], columns: dict[str, Sequence[str]]
+) -> None:
+    """TreeOfLife: one table, its vectors lists of fixed length in half precision, and taxa in place
+    of captions.
+    """
     folder.mkdir(parents=True)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(image.astype(np.float16).ravel()), image.shape[1])
-    pq.write_table(pa.table({**columns, "emb": lists}), folder / "part-00000-a1b2.snappy.parquet", row_group_size=3)
+    lists = pa.FixedSizeListArray.from_arrays(
+        pa.array(image.astype(np.float16).ravel()), image.shape[1]
+    )
+    pq.write_table(
+        pa.table({**columns, "emb": lists}),
+        folder / "part-00000-a1b2.snappy.parquet",
+        row_group_size=3,
+    )

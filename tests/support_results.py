@@ -1,7 +1,8 @@
-"""Published results of methods without any training: the artifacts of a whole lineage, with answers of a test's choice.
+"""Published results of methods without any training: the artifacts of a whole lineage, with answers
+of a test's choice.
 
-Their manifests, fingerprints and files are those of the real steps' form, so that comparing, averaging, reporting and
-tracking work on them; nothing here loads torch.
+Their manifests, fingerprints and files are those of the real steps' form, so that comparing,
+averaging, reporting and tracking work on them; nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -28,24 +29,34 @@ COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4}
 
 
 def publish_results(
-    project: Project, slug: str, answers: Mapping[str, Sequence[bool]], *, captions: Sequence[str] = ("a pair",)
+    project: Project,
+    slug: str,
+    answers: Mapping[str, Sequence[bool]],
+    *,
+    captions: Sequence[str] = ("a pair",),
 ) -> dict[str, Artifact]:
     """Publish `domain_results` of these methods and all before them.
 
     Args:
         project: A pipeline; its corpus and encoder need not exist.
         slug: The domain.
-        answers: For each method, whether it names each image right; image i is of class i modulo the classes.
+        answers: For each method, whether it names each image right; image i is of class i modulo
+            the classes.
         captions: Of the retrieved pairs of each class.
     """
     for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
         _publish(project, stage, "all")
     count = len(next(iter(answers.values())))
     _publish(project, "evaluation_set", slug, images=count)
-    return {method: _publish_result(project, slug, method, list(right), captions) for method, right in answers.items()}
+    return {
+        method: _publish_result(project, slug, method, list(right), captions)
+        for method, right in answers.items()
+    }
 
 
-def _publish_result(project: Project, slug: str, method: str, right: list[bool], captions: Sequence[str]) -> Artifact:
+def _publish_result(
+    project: Project, slug: str, method: str, right: list[bool], captions: Sequence[str]
+) -> Artifact:
     key = method_key(slug, method)
     names = project.domain(slug).class_names
     if method != "base":
@@ -56,12 +67,16 @@ def _publish_result(project: Project, slug: str, method: str, right: list[bool],
     trained = inputs.parents.get("customized_checkpoint", inputs.parents.get("base_checkpoint"))
     assert trained is not None
     ids = [position % len(names) for position in range(len(right))]
-    predicted = [[true if hit else (true + 1) % len(names)] for true, hit in zip(ids, right, strict=True)]
+    predicted = [
+        [true if hit else (true + 1) % len(names)] for true, hit in zip(ids, right, strict=True)
+    ]
     per_class = [
         {
             "name": name,
             "images": ids.count(number),
-            "correct": (correct := sum(hit for true, hit in zip(ids, right, strict=True) if true == number)),
+            "correct": (
+                correct := sum(hit for true, hit in zip(ids, right, strict=True) if true == number)
+            ),
             "correct_top5": correct,
         }
         for number, name in enumerate(names)
@@ -83,39 +98,59 @@ def _publish_result(project: Project, slug: str, method: str, right: list[bool],
     def write(directory: Path) -> dict[str, Any]:
         (directory / "result.json").write_text(result.model_dump_json())
         images = [f"{position:04d}.png" for position in range(len(right))]
-        table = pd.DataFrame({"image": images, "class_id": ids, "predicted": predicted, "probability": 0.5})
+        table = pd.DataFrame(
+            {"image": images, "class_id": ids, "predicted": predicted, "probability": 0.5}
+        )
         table.to_parquet(directory / "predictions.parquet", index=False)
         classes = pd.DataFrame([(e["name"], e["images"], e["correct"]) for e in per_class])
         classes.columns = ["class", "images", "correct"]
-        classes.assign(accuracy=classes["correct"] / classes["images"]).to_parquet(directory / "per_class.parquet")
-        return {**result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}), "seconds": 0.5}
+        classes.assign(accuracy=classes["correct"] / classes["images"]).to_parquet(
+            directory / "per_class.parquet"
+        )
+        return {
+            **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
+            "seconds": 0.5,
+        }
 
     return project.store.build(inputs, write)
 
 
-def _publish_pairs(project: Project, stage: str, slug: str, names: Sequence[str], captions: Sequence[str]) -> None:
+def _publish_pairs(
+    project: Project, stage: str, slug: str, names: Sequence[str], captions: Sequence[str]
+) -> None:
     pairs = [(name, caption) for name in names for caption in captions]
 
     def write(directory: Path) -> dict[str, Any]:
         rows = [(row, name, 1 - row / 100) for row, (name, _) in enumerate(pairs)]
-        pd.DataFrame(rows, columns=["row", "class", "similarity"]).to_parquet(directory / "pairs.parquet")
+        pd.DataFrame(rows, columns=["row", "class", "similarity"]).to_parquet(
+            directory / "pairs.parquet"
+        )
         (directory / "shards").mkdir()
         places = []
         path = directory / "shards" / "00000.tar"
-        with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            path.open("wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for row, (name, caption) in enumerate(pairs):
                 picture = io.BytesIO()
                 Image.new("RGB", (8, 8), (row % 256, 80, 80)).save(picture, format="PNG")
                 places.append((row, 0, file.tell() + tarfile.BLOCKSIZE, len(picture.getvalue())))
                 about = json.dumps({"row": row, "class": name})
-                for suffix, data in (("png", picture.getvalue()), ("txt", caption.encode()), ("json", about.encode())):
+                for suffix, data in (
+                    ("png", picture.getvalue()),
+                    ("txt", caption.encode()),
+                    ("json", about.encode()),
+                ):
                     member = tarfile.TarInfo(f"{row:09d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
         numbers = zip(("row", "shard", "offset", "bytes"), zip(*places, strict=True), strict=True)
         columns = {name: pa.array(column, pa.int64()) for name, column in numbers}
         texts = zip(("class", "caption"), zip(*pairs, strict=True), strict=True)
-        columns |= {name: pa.array(column, pa.large_string()).dictionary_encode() for name, column in texts}
+        columns |= {
+            name: pa.array(column, pa.large_string()).dictionary_encode() for name, column in texts
+        }
         write_table(directory / "shards", columns)
         return {"pairs": len(pairs)}
 
@@ -124,8 +159,13 @@ def _publish_pairs(project: Project, stage: str, slug: str, names: Sequence[str]
 
 def _publish_training(project: Project, key: str) -> None:
     def write(directory: Path) -> dict[str, Any]:
-        records = [{"step": step, "time_ms": 1_000 + step, "loss": 1 / (1 + step)} for step in range(COSTS["steps"])]
-        (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        records = [
+            {"step": step, "time_ms": 1_000 + step, "loss": 1 / (1 + step)}
+            for step in range(COSTS["steps"])
+        ]
+        (directory / "metrics.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
         return dict(COSTS)
 
     project.store.build(resolve(project, "customized_checkpoint", key), write)

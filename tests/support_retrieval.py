@@ -13,7 +13,9 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.settings.config import ClassConfig, DomainConfig
 
-DOMAIN = DomainConfig(slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel"))
+DOMAIN = DomainConfig(
+    slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel")
+)
 NOTHING = EvaluationImages(frozenset(), np.zeros((0, 2), np.float32), 0.9)
 
 
@@ -26,12 +28,19 @@ def hits_of(*hits: tuple[str, str, int, float, int]) -> pd.DataFrame:
 
 
 def configure(
-    project: Project, slug: str = "shapes", seeds: dict[str, list[str]] | None = None, **retrieval: Any
+    project: Project,
+    slug: str = "shapes",
+    seeds: dict[str, list[str]] | None = None,
+    **retrieval: Any,
 ) -> None:
     """Set `retrieval` of a domain file, and seed images of its classes."""
     path = project.config.domains / f"{slug}.yaml"
     domain = yaml.safe_load(path.read_text())
     if seeds is not None:
-        entries = [entry if isinstance(entry, dict) else {"name": entry} for entry in domain["classes"]]
+        entries = [
+            entry if isinstance(entry, dict) else {"name": entry} for entry in domain["classes"]
+        ]
         domain["classes"] = [{**entry, "seeds": seeds.get(entry["name"], [])} for entry in entries]
-    path.write_text(yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})}))
+    path.write_text(
+        yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})})
+    )

@@ -1,4 +1,5 @@
-"""The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them with their floors.
+"""The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them
+with their floors.
 
 A room is a package of `react_pipeline` or a module beside them. A room is on the floor above all
 that it imports. Imports for type checkers alone do not count.
@@ -61,7 +62,9 @@ def door_of(room: str) -> dict[str, str]:
     stub, names = LIBRARY / room / "__init__.pyi", {}
     for node in ast.parse(stub.read_text()).body if stub.is_file() else ():
         if isinstance(node, ast.ImportFrom) and node.level == 1:
-            names |= {alias.name: f"{PACKAGE}.{room}.{node.module or alias.name}" for alias in node.names}
+            names |= {
+                alias.name: f"{PACKAGE}.{room}.{node.module or alias.name}" for alias in node.names
+            }
     return names
 
 
@@ -74,8 +77,16 @@ def definitions_of(module: str) -> frozenset[str]:
     found: set[str] = set()
     for node in ast.parse(place.with_suffix(".py").read_text()).body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
-            stored = (name for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store))
-            named = (inner for inner in ast.walk(node) if isinstance(inner, ast.ClassDef | ast.FunctionDef))
+            stored = (
+                name
+                for name in ast.walk(node)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            )
+            named = (
+                inner
+                for inner in ast.walk(node)
+                if isinstance(inner, ast.ClassDef | ast.FunctionDef)
+            )
             found |= {name.id for name in stored} | {inner.name for inner in named}
     return frozenset(found)
 
@@ -83,14 +94,22 @@ def definitions_of(module: str) -> frozenset[str]:
 def imports_of(path: Path) -> Iterator[Import]:
     """What a file takes from the library, name by name."""
     tree = ast.parse(path.read_text())
-    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    guarded = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    ]
     for_types = {id(child) for node in guarded for child in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
             module = str(node.module)
             room = module.split(".")[1]
             for alias in node.names:
-                origin = door_of(room).get(alias.name, module) if module == f"{PACKAGE}.{room}" else module
+                origin = (
+                    door_of(room).get(alias.name, module)
+                    if module == f"{PACKAGE}.{room}"
+                    else module
+                )
                 defined = alias.name in definitions_of(origin) or origin == f"{module}.{alias.name}"
                 yield Import(path, module, alias.name, room, id(node) in for_types, defined)
 
@@ -115,8 +134,15 @@ def floors(used: dict[str, set[str]]) -> dict[str, int]:
 if __name__ == "__main__":
     measured = arrows()
     by_room = floors(measured)
-    lines = sum(len(path.read_text().splitlines()) for path in [*modules_of_library(), *ASSETS.glob("*.py")])
+    lines = sum(
+        len(path.read_text().splitlines()) for path in [*modules_of_library(), *ASSETS.glob("*.py")]
+    )
     arrow_count = sum(map(len, measured.values()))
-    print(f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} lines")
+    print(
+        f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} "
+        "lines"
+    )
     for number in sorted(set(by_room.values())):
-        print(f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}")
+        print(
+            f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}"
+        )

@@ -1,4 +1,6 @@
-"""Real services on loopback for tests: PostgreSQL, an S3 store, and any program that answers at a port."""
+"""Real services on loopback for tests: PostgreSQL, an S3 store, and any program that answers at a
+port.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
-    """A PostgreSQL of its own; gives the URL of its server, to which the name of a database is added."""
+    """A PostgreSQL of its own; gives the URL of its server, to which the name of a database is
+    added.
+    """
     folders = ["/usr/lib/postgresql/*/bin"]
     initdb, server = (program(name, "postgresql", folders) for name in ("initdb", "postgres"))
     port, data = free_port(), directory / "postgres"
@@ -82,12 +86,21 @@ def postgres(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def running(
-    command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | str | None = None
+    command: Sequence[str],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program with all its children, ended on leaving."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            list(command), stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True
+            list(command),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
         )
     try:
         yield process
@@ -96,7 +109,9 @@ def running(
         process.wait()
 
 
-def answer(url: str, seconds: float = 120, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+def answer(
+    url: str, seconds: float = 120, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     """Status and body of a page, as soon as its server answers at all."""
     deadline = time.monotonic() + seconds
     while True:
@@ -118,12 +133,21 @@ def _inside(folder: str, name: str) -> list[Path]:
 
 @contextmanager
 def user_interfaces(project: Project) -> Iterator[tuple[str, str]]:
-    """`react-pipeline ui` over a Dagster home beside the project; gives where Dagster and MLflow answer."""
+    """`react-pipeline ui` over a Dagster home beside the project; gives where Dagster and MLflow
+    answer.
+    """
     directory, ports = project.path.parent, (free_port(), free_port())
     home = directory / "dagster_home"
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
-    options = ["--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1]), "--config", str(project.path)]
+    options = [
+        "--dagster-port",
+        str(ports[0]),
+        "--mlflow-port",
+        str(ports[1]),
+        "--config",
+        str(project.path),
+    ]
     command = [sys.executable, "-m", "react_pipeline", "ui", *options]
     with running(command, directory / "ui.log", env={**os.environ, "DAGSTER_HOME": str(home)}):
         dagster, mlflow = (f"http://127.0.0.1:{port}" for port in ports)

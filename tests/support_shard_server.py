@@ -1,4 +1,6 @@
-"""Web servers on loopback that serve a folder: with byte ranges or without, with or without an ETag; all is counted."""
+"""Web servers on loopback that serve a folder: with byte ranges or without, with or without an
+ETag; all is counted.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class ShardServer:
 
 
 @contextmanager
-def serve_folder(folder: Path, *, ranges: bool = True, tagged: bool = True) -> Iterator[ShardServer]:
+def serve_folder(
+    folder: Path, *, ranges: bool = True, tagged: bool = True
+) -> Iterator[ShardServer]:
     """Serve until the context ends."""
     state = ShardServer(folder, ranges, tagged)
 
@@ -48,10 +52,10 @@ def serve_folder(folder: Path, *, ranges: bool = True, tagged: bool = True) -> I
         def log_message(self, *_args: object) -> None:
             pass
 
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self._answer(head=True)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             with state.lock:
                 state.requests[self.path] += 1
                 status = state.answers[self.path].pop(0) if state.answers.get(self.path) else 200
@@ -66,11 +70,17 @@ def serve_folder(folder: Path, *, ranges: bool = True, tagged: bool = True) -> I
                 self._end(404, b"" if head else b"no")
                 return
             data = path.read_bytes()
-            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if state.ranges else None
+            found = (
+                re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if state.ranges
+                else None
+            )
             body = data[int(found[1]) : int(found[2]) + 1] if found else data
             self.send_response(206 if found else 200)
             if found:
-                self.send_header("Content-Range", f"bytes {found[1]}-{int(found[1]) + len(body) - 1}/{len(data)}")
+                self.send_header(
+                    "Content-Range", f"bytes {found[1]}-{int(found[1]) + len(body) - 1}/{len(data)}"
+                )
             if state.tagged:
                 self.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')  # noqa: S324
             self.send_header("Content-Length", str(len(body)))
@@ -93,7 +103,9 @@ def serve_folder(folder: Path, *, ranges: bool = True, tagged: bool = True) -> I
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield state

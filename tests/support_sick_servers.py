@@ -1,4 +1,6 @@
-"""Servers on loopback that answer as no server should: a port where nothing listens, and sockets with bad manners."""
+"""Servers on loopback that answer as no server should: a port where nothing listens, and sockets
+with bad manners.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def late_reader(connection: socket.socket, over: threading.Event) -> None:
 
 
 def overloaded(connection: socket.socket, _over: threading.Event) -> None:
-    connection.sendall(b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    connection.sendall(
+        b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
 
 
 def dripping_body(connection: socket.socket, over: threading.Event) -> None:
@@ -60,12 +64,17 @@ def bomb(connection: socket.socket, _over: threading.Event) -> None:
 
 
 def looping(connection: socket.socket, _over: threading.Event) -> None:
-    connection.sendall(b"HTTP/1.1 307 Away\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    connection.sendall(
+        b"HTTP/1.1 307 Away\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
 
 
 SICK: dict[str, Callable[[socket.socket, threading.Event], None] | None] = {
     "down": None,
-    **{f.__name__: f for f in (silent, overloaded, dripping_body, dripping_head, endless_body, bomb, looping)},
+    **{
+        f.__name__: f
+        for f in (silent, overloaded, dripping_body, dripping_head, endless_body, bomb, looping)
+    },
 }
 """How each answers; None: nothing listens."""
 

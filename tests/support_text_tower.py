@@ -1,4 +1,6 @@
-"""A checkpoint folder whose text tower and tokenizer come from transformers: a BERT of one layer and eleven words."""
+"""A checkpoint folder whose text tower and tokenizer come from transformers: a BERT of one layer
+and eleven words.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,19 @@ from transformers import BertConfig, BertTokenizerFast
 
 from react_pipeline.clip.model import from_parts, save
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "square", "drawing", "of"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "circle",
+    "square",
+    "drawing",
+    "of",
+]
 
 
 def write_text_tower_checkpoint(directory: Path) -> Path:
@@ -19,7 +33,12 @@ def write_text_tower_checkpoint(directory: Path) -> Path:
     source.mkdir()
     (source / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     BertTokenizerFast(str(source / "vocab.txt")).save_pretrained(source)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes).save_pretrained(source)
     text_cfg = {
         "hf_model_name": source.name,
@@ -34,5 +53,8 @@ def write_text_tower_checkpoint(directory: Path) -> Path:
         24, vision_cfg, {**text_cfg, "hf_model_name": str(source), "hf_model_pretrained": False}
     )
     model_cfg = {"embed_dim": 24, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    save(from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.25,) * 3}, source), directory / "checkpoint")
+    save(
+        from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.25,) * 3}, source),
+        directory / "checkpoint",
+    )
     return directory / "checkpoint"

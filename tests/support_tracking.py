@@ -15,14 +15,21 @@ from react_pipeline.tracking.log import Tracking
 STEPS = 5
 
 
-def artifact_of(project: Project, stage: str, key: str, *, parents: Any = None, seed: int = 0) -> Artifact:
+def artifact_of(
+    project: Project, stage: str, key: str, *, parents: Any = None, seed: int = 0
+) -> Artifact:
     """A published artifact of a stage, as that stage's step would leave it in the eyes of tracking."""
 
     def write(directory: Path) -> dict[str, Any]:
         (directory / "table.csv").write_text("a,b\n1,2\n")
         if stage == "customized_checkpoint":
-            lines = [{"step": step, "loss": 1 / (1 + step), "gate_attn_0": 0.1 * step} for step in range(STEPS)]
-            (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            lines = [
+                {"step": step, "loss": 1 / (1 + step), "gate_attn_0": 0.1 * step}
+                for step in range(STEPS)
+            ]
+            (directory / "metrics.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            )
             (directory / "open_clip_model.safetensors").write_bytes(b"weights")
         return {"pairs": 7, "device": "cpu", "seconds": 1.5, "dropped": {"cap": 2}}
 

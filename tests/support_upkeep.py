@@ -1,7 +1,7 @@
 """Artifacts made in milliseconds, for tests of what is outdated.
 
-They are published by the real store from the real lineage; what is in them is made up, since upkeep reads only
-manifests, the pairs' digests and the inventory of shards.
+They are published by the real store from the real lineage; what is in them is made up, since upkeep
+reads only manifests, the pairs' digests and the inventory of shards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from react_pipeline.upkeep import Place, survey
 METHODS = ("base", "gated-image")
 
 
-def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = ("a", "b")) -> Artifact:
+def build(
+    project: Project, stage: str, key: str = ALL, images: Sequence[str] = ("a", "b")
+) -> Artifact:
     """Publish a stage as it would be built today, with made-up files."""
     if stage == "corpus":
         return run(project, stage, key)
@@ -37,15 +39,21 @@ def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = 
         return {"pairs": len(images)}
 
     def step(project: Project, *_: str) -> Artifact:
-        return project.store.build(resolve(project, stage, key, parents=parents, content=content), write)
+        return project.store.build(
+            resolve(project, stage, key, parents=parents, content=content), write
+        )
 
     return run(project, stage, key, step)
 
 
-def build_all(project: Project, slugs: Sequence[str], until: str = "comparison") -> list[list[Place]]:
+def build_all(
+    project: Project, slugs: Sequence[str], until: str = "comparison"
+) -> list[list[Place]]:
     """Build what is asked for, round after round, up to a stage; returns the places of each round."""
     rounds: list[list[Place]] = []
-    while tasks := [task for task in survey(project, slugs).tasks if task.stage not in ("promotion", "overview")]:
+    while tasks := [
+        task for task in survey(project, slugs).tasks if task.stage not in ("promotion", "overview")
+    ]:
         rounds.append([task.place for task in tasks])
         for stage, key in rounds[-1]:
             build(project, stage, key)

@@ -16,18 +16,23 @@ from support_processes import preload
 from react_pipeline.corpus import downloads
 
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
-"""The body of a 200, or a function of the handler and of how often the path was asked for before."""
+"""The body of a 200, or a function of the handler and of how often the path was asked for before.
+"""
 
 
 def keep_img2dataset_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork downloading processes from one that has loaded img2dataset, which takes each of them seconds otherwise."""
+    """Fork downloading processes from one that has loaded img2dataset, which takes each of them
+    seconds otherwise.
+    """
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(downloads, "_START_METHOD", "forkserver")
     preload()
 
 
 class Web:
-    """The server: `url` without a slash at its end, `answers` by path, `asked` how often each path was asked for."""
+    """The server: `url` without a slash at its end, `answers` by path, `asked` how often each path
+    was asked for.
+    """
 
     def __init__(self, answers: Mapping[str, Answer], port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -40,7 +45,7 @@ def served(answers: Mapping[str, Answer]) -> Iterator[Web]:
     """Serve until the block ends; paths without an answer are 404."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             before = web.asked[self.path]
             web.asked[self.path] += 1
             answer = web.answers.get(self.path)
@@ -60,7 +65,9 @@ def served(answers: Mapping[str, Answer]) -> Iterator[Web]:
 
     server = Server(("127.0.0.1", 0), Handler)
     web = Web(answers, server.server_port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield web

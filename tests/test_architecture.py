@@ -1,4 +1,6 @@
-"""A checkpoint folder tells what it is; a configuration that says otherwise is refused, and no card repeats it."""
+"""A checkpoint folder tells what it is; a configuration that says otherwise is refused, and no card
+repeats it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a model that open_clip knows as `tiny`, and with QuickGELU as `tiny-quickgelu`."""
     model_cfg, _ = read_config(tiny_checkpoint)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True}
+    )
     return tiny_checkpoint
 
 
@@ -35,14 +39,26 @@ def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("given", "reported"),
     [
         ({"model": "ViT-L-14"}, ["encoder.model is 'ViT-L-14'", "embed_dim 32 instead of 768"]),
-        ({"model": "ViT-B-32"}, ["encoder.model is 'ViT-B-32'", "vision_cfg.layers 2 instead of 12"]),
+        (
+            {"model": "ViT-B-32"},
+            ["encoder.model is 'ViT-B-32'", "vision_cfg.layers 2 instead of 12"],
+        ),
         ({"model": "mine"}, ["encoder.model is 'mine'", "unknown to open_clip", "patches of 16"]),
         ({"model": "react_tiny"}, ["encoder.model is 'react_tiny'", "no gated blocks"]),
         ({"model": "tiny-quickgelu"}, ["encoder.model is 'tiny-quickgelu'", "QuickGELU"]),
         ({"quick_gelu": True}, ["encoder.quick_gelu is True", "the folder's is False"]),
-        ({"mean": (0.1, 0.2, 0.3)}, ["encoder.mean is [0.1, 0.2, 0.3]", "the folder's is [0.5, 0.5, 0.5]"]),
-        ({"std": (0.1, 0.2, 0.3)}, ["encoder.std is [0.1, 0.2, 0.3]", "the folder's is [0.5, 0.5, 0.5]"]),
-        ({"model": "ViT-L-14", "quick_gelu": True, "std": (1, 1, 1)}, ["encoder.model", "quick_gelu", "encoder.std"]),
+        (
+            {"mean": (0.1, 0.2, 0.3)},
+            ["encoder.mean is [0.1, 0.2, 0.3]", "the folder's is [0.5, 0.5, 0.5]"],
+        ),
+        (
+            {"std": (0.1, 0.2, 0.3)},
+            ["encoder.std is [0.1, 0.2, 0.3]", "the folder's is [0.5, 0.5, 0.5]"],
+        ),
+        (
+            {"model": "ViT-L-14", "quick_gelu": True, "std": (1, 1, 1)},
+            ["encoder.model", "quick_gelu", "encoder.std"],
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -63,7 +79,9 @@ def test_a_folder_that_is_not_what_is_configured_is_refused_with_field_and_both_
         {"model": "tiny-quickgelu", "quick_gelu": False},
     ],
 )
-def test_a_folder_loads_with_nothing_said_of_it_or_with_what_it_says_itself(named: Path, given: dict[str, Any]) -> None:
+def test_a_folder_loads_with_nothing_said_of_it_or_with_what_it_says_itself(
+    named: Path, given: dict[str, Any]
+) -> None:
     clip = from_open_clip(EncoderConfig(pretrained=str(named), **given))
     assert (clip.dimension, tuple(clip.preprocess_cfg["mean"])) == (32, HALF)
 
@@ -75,24 +93,34 @@ def test_a_folder_with_gated_blocks_has_the_name_of_its_base_and_reacts_own(
     clip = load(named)
     add_gated_blocks(clip.model, 1)
     save(clip, tmp_path)
-    assert list(gated_layers(from_open_clip(EncoderConfig(model=name, pretrained=str(tmp_path))).model)) == [1]
+    assert list(
+        gated_layers(from_open_clip(EncoderConfig(model=name, pretrained=str(tmp_path))).model)
+    ) == [1]
 
 
-def test_a_folder_of_an_activation_that_the_name_leaves_open_loads_by_that_name(named: Path, tmp_path: Path) -> None:
+def test_a_folder_of_an_activation_that_the_name_leaves_open_loads_by_that_name(
+    named: Path, tmp_path: Path
+) -> None:
     clip = load(named)
     clip.model_cfg["quick_gelu"] = True
     save(clip, tmp_path)
-    assert from_open_clip(EncoderConfig(model="tiny", pretrained=str(tmp_path))).model_cfg["quick_gelu"]
+    assert from_open_clip(EncoderConfig(model="tiny", pretrained=str(tmp_path))).model_cfg[
+        "quick_gelu"
+    ]
 
 
-def test_a_base_that_is_not_what_the_pipeline_says_is_never_published(make_project: Callable[..., Project]) -> None:
+def test_a_base_that_is_not_what_the_pipeline_says_is_never_published(
+    make_project: Callable[..., Project],
+) -> None:
     project = make_project(encoder={"model": "ViT-B-16", "mean": [0.1, 0.2, 0.3]})
     with pytest.raises(InputError, match=r"encoder\.model"):
         publish_base(project)
     assert project.store.keys("base_checkpoint") == []
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"model_cfg": {"embed_dim": 8}, "preprocess_cfg": {}}', "{", "1"])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"model_cfg": {"embed_dim": 8}, "preprocess_cfg": {}}', "{", "1"]
+)
 def test_a_folder_with_another_files_content_is_no_checkpoint(tmp_path: Path, content: str) -> None:
     (tmp_path / "open_clip_config.json").write_text(content)
     with pytest.raises(InputError, match=r"open_clip_config\.json"):
@@ -104,20 +132,42 @@ def test_values_that_mean_the_same_are_no_difference() -> None:
     one = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"layers": 1}}
     same = {"image_size": [32, 32], "norm_kwargs": {}, "width": 768, "react_cfg": {"enabled": True}}
     assert differences(one, {**one, "quick_gelu": True, "vision_cfg": {**vision, **same}}) == []
-    other = {**one, "vision_cfg": {**vision, "image_size": [32, 64]}, "text_cfg": {"layers": 1, "hf_model_name": "x"}}
-    assert [line.split()[0] for line in differences(one, other)] == ["vision_cfg.image_size", "text_cfg"]
+    other = {
+        **one,
+        "vision_cfg": {**vision, "image_size": [32, 64]},
+        "text_cfg": {"layers": 1, "hf_model_name": "x"},
+    }
+    assert [line.split()[0] for line in differences(one, other)] == [
+        "vision_cfg.image_size",
+        "text_cfg",
+    ]
 
 
 def test_every_architecture_of_open_clip_agrees_with_itself_only() -> None:
     known = open_clip.get_model_config("ViT-B-32")
-    alike = [name for name in open_clip.list_models() if not differences(open_clip.get_model_config(name), known)]
+    alike = [
+        name
+        for name in open_clip.list_models()
+        if not differences(open_clip.get_model_config(name), known)
+    ]
     assert alike == ["ViT-B-32", "ViT-B-32-quickgelu"]
 
 
-def test_a_card_takes_the_architecture_from_the_folder_and_a_name_only_where_it_fits(named: Path) -> None:
-    said = {"model": "ViT-B-32", "pretrained": "local", "quick_gelu": None, "mean": None, "std": None}
+def test_a_card_takes_the_architecture_from_the_folder_and_a_name_only_where_it_fits(
+    named: Path,
+) -> None:
+    said = {
+        "model": "ViT-B-32",
+        "pretrained": "local",
+        "quick_gelu": None,
+        "mean": None,
+        "std": None,
+    }
     fields = encoder_fields(said, named)
-    assert "layers 2, width 32, patches of 16, images of 32 px" in fields["model"] and "ViT" not in fields["model"]
+    assert (
+        "layers 2, width 32, patches of 16, images of 32 px" in fields["model"]
+        and "ViT" not in fields["model"]
+    )
     assert fields["mean"] == fields["std"] == list(HALF) and fields["quick_gelu"] is False
     assert encoder_fields({**said, "model": "tiny"}, named)["model"] == "tiny"
     assert encoder_fields({**said, "model": "demo"}, named)["model"] == "demo"
@@ -126,7 +176,10 @@ def test_a_card_takes_the_architecture_from_the_folder_and_a_name_only_where_it_
 def test_towers_of_timm_and_of_transformers_are_described_by_what_they_are(tmp_path: Path) -> None:
     vision, text = {"timm_model_name": "convnext_atto", "image_size": 64}, {"hf_model_name": "text"}
     resnet = {"layers": [1, 2, 3, 4], "width": 8, "patch_size": None}
-    for vision_cfg, words in ((vision, "convnext_atto of timm"), (resnet, "layers [1, 2, 3, 4], width 8, images")):
+    for vision_cfg, words in (
+        (vision, "convnext_atto of timm"),
+        (resnet, "layers [1, 2, 3, 4], width 8, images"),
+    ):
         model_cfg = {"embed_dim": 8, "vision_cfg": vision_cfg, "text_cfg": text}
         config = {"model_cfg": model_cfg, "preprocess_cfg": {}}
         (tmp_path / "open_clip_config.json").write_text(json.dumps(config))

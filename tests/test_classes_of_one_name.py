@@ -63,7 +63,9 @@ def test_results_and_predictions_keep_them_apart(project: Project, method: str) 
     assert [(entry.name, entry.images) for entry in result.per_class] == [*((name, 2) for name in TWINS), *(
         (name, 4) for name in LABELS[2:]
     )]  # fmt: skip
-    classifier = Classifier.load("shapes", method, config=project.path, device="cpu", precision="fp32")
+    classifier = Classifier.load(
+        "shapes", method, config=project.path, device="cpu", precision="fp32"
+    )
     assert list(classifier.classes) == LABELS
     (found,) = classifier.predict([draw("circle", "red", 7)], top_k=5)
     assert sorted(found.classes) == sorted(LABELS)

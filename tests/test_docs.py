@@ -1,4 +1,6 @@
-"""The pages say what the code does: every field is listed, every link leads somewhere, every command is one."""
+"""The pages say what the code does: every field is listed, every link leads somewhere, every
+command is one.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +30,39 @@ from react_pipeline.settings.files import load_domain, load_pipeline
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 IDIOM = re.compile(
-    r"\b(?:told|tells|mends?|reign(?:s|ed|ing)?|crown(?:s|ed|ing)?|dethron(?:e|es|ed|ing)|in vain|spoilt"
+    r"\b(?:told|tells|mends?|reign(?:s|ed|ing)?|crown(?:s|ed|ing)?|dethron(?:e|es|ed|ing)|in "
+    r"vain|spoilt"
     r"|be had|had of|goes on|at hand|without a word|says nothing"
     r"|(?:lies?|stands?) (?:in|at|on|beside|under|below|there))\b",
     re.IGNORECASE,
 )
-"""Phrases that a native reader stumbles over: write reports, fixes, is champion, available, resumes, is in."""
+"""Phrases that a native reader stumbles over: write reports, fixes, is champion, available,
+resumes, is in.
+"""
 IDIOM_IN_CODE = re.compile(
     rf"{IDIOM.pattern}|\b(?:lies?|stands? (?!by\b|alone\b|out\b)|telling|mended|anew"
     r"|say nothing|of the like|whereof|thereof|hence|nobody)\b",
     re.IGNORECASE,
 )
 PROSE_TOKENS = {"COMMENT", "STRING", "FSTRING_MIDDLE"}
-SOURCES = [path for folder in ("react_pipeline", "assets") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    path
+    for folder in ("react_pipeline", "assets")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 def idioms(source: str) -> list[str]:
     """The phrases in comments, docstrings and messages of a module; code in backticks is left out."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    prose = [token.string for token in tokens if tokenize.tok_name[token.type] in PROSE_TOKENS and " " in token.string]
-    code = re.compile(r"`[^`\n]*`|^ +\w+(?=: )", re.MULTILINE)  # also the names of documented arguments
+    prose = [
+        token.string
+        for token in tokens
+        if tokenize.tok_name[token.type] in PROSE_TOKENS and " " in token.string
+    ]
+    code = re.compile(
+        r"`[^`\n]*`|^ +\w+(?=: )", re.MULTILINE
+    )  # also the names of documented arguments
     return [found for text in prose for found in IDIOM_IN_CODE.findall(code.sub("", text))]
 
 
@@ -65,7 +80,10 @@ def test_the_configuration_page_has_every_field_with_its_default() -> None:
         "encoder": {"pretrained": given["encoder"]["pretrained"]},
     }
     on_page, by_default = config.PipelineConfig(**given), config.PipelineConfig(**needed)
-    assert on_page == by_default and training_config.TrainingConfig(**training) == training_config.TrainingConfig()
+    assert (
+        on_page == by_default
+        and training_config.TrainingConfig(**training) == training_config.TrainingConfig()
+    )
     assert set(training) == set(training_config.TrainingConfig.model_fields)
     assert_complete(on_page, but={"customization"})
 
@@ -81,14 +99,21 @@ def assert_complete(section: BaseModel, but: Set[str] = frozenset()) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_local_link_leads_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    missing = [
+        target for target in targets if "://" not in target and not (page.parent / target).exists()
+    ]
     assert not missing
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
+)
 def test_pages_are_in_plain_english(page: Path) -> None:
     prose = re.sub(
-        r"^(?:```.*?^```$|<!-- (\S+):begin.*?<!-- \1:end -->|> .*?$)", "", page.read_text(), flags=re.M | re.S
+        r"^(?:```.*?^```$|<!-- (\S+):begin.*?<!-- \1:end -->|> .*?$)",
+        "",
+        page.read_text(),
+        flags=re.M | re.S,
     )
     assert not IDIOM.findall(prose)
 
@@ -99,10 +124,13 @@ def test_code_is_in_plain_english() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['"""The rank that is told."""', "x = 1  # lies there", 'raise ValueError(f"{x}: mend it")']
+    "line",
+    ['"""The rank that is told."""', "x = 1  # lies there", 'raise ValueError(f"{x}: mend it")'],
 )
 def test_an_idiom_in_code_is_found(line: str) -> None:
-    assert idioms(line) and not idioms(line.replace("told", "sent").replace("lies", "is").replace("mend", "fix"))
+    assert idioms(line) and not idioms(
+        line.replace("told", "sent").replace("lies", "is").replace("mend", "fix")
+    )
 
 
 def test_readme_is_short_and_has_one_picture_above_the_fold() -> None:
@@ -121,15 +149,24 @@ def test_every_place_to_add_something_exists() -> None:
     places = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:of|in) `([\w/]+\.py)`", section)
     assert len(places) >= 14
     for *names, file in places:
-        path = next(root / file for root in (ROOT, ROOT / "react_pipeline") if (root / file).is_file())
+        path = next(
+            root / file for root in (ROOT, ROOT / "react_pipeline") if (root / file).is_file()
+        )
         for name in filter(None, names):
-            assert re.search(rf"^(?:def |class |){name}\b", path.read_text(), flags=re.MULTILINE), (name, file)
+            assert re.search(rf"^(?:def |class |){name}\b", path.read_text(), flags=re.MULTILINE), (
+                name,
+                file,
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> None:
-    blocks = re.findall(r"^```(?:console|bash)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = re.findall(r"^(?:\$ )?(?:\S*bin/)?react-pipeline (.*)$", "\n".join(blocks), flags=re.MULTILINE)
+    blocks = re.findall(
+        r"^```(?:console|bash)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+    lines = re.findall(
+        r"^(?:\$ )?(?:\S*bin/)?react-pipeline (.*)$", "\n".join(blocks), flags=re.MULTILINE
+    )
     for line in lines:
         words = shlex.split(line, comments=True)
         command = typer.main.get_command(app)
@@ -137,23 +174,36 @@ def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> No
         while hasattr(command, "resolve_command"):
             name, command, words = command.resolve_command(context, words)
             if not hasattr(command, "resolve_command"):
-                command.make_context(name, words, parent=context)  # raises at an unknown option or a missing argument
+                command.make_context(
+                    name, words, parent=context
+                )  # raises at an unknown option or a missing argument
 
 
 def test_the_citation_names_this_version_and_its_licence() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__
-    assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+    assert (
+        citation["license"]
+        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+    )
 
 
-def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_the_tutorial_fit_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text()
     (tmp_path / "domains").mkdir()
     monkeypatch.chdir(tmp_path)
-    for name, content in re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+    for name, content in re.findall(
+        r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
+    ):
         Path(name).write_text(content)
-        for module, imported in re.findall(r"^from (react_pipeline\S*) import (.*)$", content, flags=re.MULTILINE):
-            source = (ROOT / f"{module.replace('.', '/')}.py").read_text()  # not imported: some load torch
+        for module, imported in re.findall(
+            r"^from (react_pipeline\S*) import (.*)$", content, flags=re.MULTILINE
+        ):
+            source = (
+                ROOT / f"{module.replace('.', '/')}.py"
+            ).read_text()  # not imported: some load torch
             for wanted in imported.split(", "):
                 assert re.search(rf"^(?:def|class) {wanted}\b", source, flags=re.MULTILINE), wanted
     script = runpy.run_path(str(ROOT / "docs" / "tutorial_data.py"))

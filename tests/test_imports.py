@@ -1,4 +1,6 @@
-"""The guard of the house: which room may import which. Imports are read from the source, those inside functions too."""
+"""The guard of the house: which room may import which. Imports are read from the source, those
+inside functions too.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,30 @@ import pytest
 from support_rooms import ASSETS, LIBRARY, arrows, floors, imports_of, modules_of_library, room_of
 
 ROOMS = (
-    *("store", "stop", "installation", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus"),
-    *("embedding", "labelled", "indexing", "retrieval", "training", "evaluation", "benchmark", "promotion", "tracking"),
+    *(
+        "store",
+        "stop",
+        "installation",
+        "pages",
+        "demo",
+        "settings",
+        "project",
+        "pipeline",
+        "lineage",
+        "clip",
+        "corpus",
+    ),
+    *(
+        "embedding",
+        "labelled",
+        "indexing",
+        "retrieval",
+        "training",
+        "evaluation",
+        "benchmark",
+        "promotion",
+        "tracking",
+    ),
     *("preflight", "browse", "use", "upkeep", "workload", "assets", "commands"),
 )
 """Every room in the order in which data flows; none may import a later one."""
@@ -44,13 +68,19 @@ def test_rooms_have_floors() -> None:
 
 
 def test_no_module_is_long() -> None:
-    assert not [name_of(path) for path in [*MODULES, *ASSET_MODULES] if len(path.read_text().splitlines()) > 300]
+    assert not [
+        name_of(path)
+        for path in [*MODULES, *ASSET_MODULES]
+        if len(path.read_text().splitlines()) > 300
+    ]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
 def test_no_import_runs_back_up(path: Path) -> None:
     later = set(ROOMS[ROOMS.index(room_of(path)) + 1 :])
-    assert not [str(found) for found in imports_of(path) if found.room in later and not found.for_types]
+    assert not [
+        str(found) for found in imports_of(path) if found.room in later and not found.for_types
+    ]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
@@ -81,5 +111,7 @@ def test_assets_keep_their_annotations_as_objects(path: Path) -> None:
 )
 def test_importing_the_front_doors_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""How this package is installed: never by its name from an index, where nobody has registered it yet."""
+"""How this package is installed: never by its name from an index, where nobody has registered it
+yet.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,22 @@ HARMLESS = re.compile(r"react[-_.]?pipeline (?:as|is|in|and|of|to|with|alone)\b"
 
 
 def by_name(text: str) -> list[str]:
-    return [found[0] for found in BY_NAME.finditer(text) if not HARMLESS.search(text[found.start() : found.end() + 10])]
+    return [
+        found[0]
+        for found in BY_NAME.finditer(text)
+        if not HARMLESS.search(text[found.start() : found.end() + 10])
+    ]
 
 
 def texts() -> list[Path]:
     found = []
     for path in ROOT.rglob("*"):
         parts = path.relative_to(ROOT).parts
-        hidden = [part for part in parts if part.startswith(".venv") or part.endswith(("_cache", "__pycache__"))]
+        hidden = [
+            part
+            for part in parts
+            if part.startswith(".venv") or part.endswith(("_cache", "__pycache__"))
+        ]
         if path.suffix in TEXTS and path.is_file() and not hidden and not LEFT_OUT & set(parts):
             found.append(path)
     return found
@@ -45,7 +55,9 @@ def test_no_text_installs_it_by_name() -> None:
         if path == Path(__file__):
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
-        if path.name == "pyproject.toml":  # its extras are made of one another: pip takes those from the same place
+        if (
+            path.name == "pyproject.toml"
+        ):  # its extras are made of one another: pip takes those from the same place
             text = re.sub(r'"react-pipeline\[pipeline\]",?', "", text)
         if hits := by_name(text):
             wrong[str(path.relative_to(ROOT))] = hits
@@ -83,9 +95,15 @@ def test_the_guard_lets_a_wheel_and_a_clone_pass(text: str) -> None:
 @pytest.mark.parametrize(
     ("recorded", "command"),
     [
-        ({"url": "file:///a/clone", "dir_info": {"editable": True}}, "pip install -e '/a/clone[demo]'"),
+        (
+            {"url": "file:///a/clone", "dir_info": {"editable": True}},
+            "pip install -e '/a/clone[demo]'",
+        ),
         ({"url": "file:///a/b%20c/x.whl", "archive_info": {}}, "pip install '/a/b c/x.whl[demo]'"),
-        ({"url": "https://host/x.whl", "archive_info": {}}, "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'"),
+        (
+            {"url": "https://host/x.whl", "archive_info": {}},
+            "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'",
+        ),
         (None, "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'"),
     ],
 )

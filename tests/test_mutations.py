@@ -1,4 +1,6 @@
-"""Every row of the table of guards fits the source and names tests that exist; running it takes minutes."""
+"""Every row of the table of guards fits the source and names tests that exist; running it takes
+minutes.
+"""
 
 from __future__ import annotations
 
@@ -13,4 +15,8 @@ def test_a_row_fits_the_source(row: Guard) -> None:
     text = (ROOT / row.file).read_text(encoding="utf-8")
     assert text.count(row.source) == 1 and row.replacement != row.source
     file, _, name = row.test.partition("::")
-    assert re.search(rf"^def {name or 'test_'}", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(
+        rf"^def {name or 'test_'}",
+        (ROOT / "tests" / file).read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )

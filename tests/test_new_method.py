@@ -32,7 +32,9 @@ def last_norm(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_method_of_a_row_and_a_function_is_configured_and_trains_its_part(
     last_norm: str, make_project: Callable[..., Project], tiny_checkpoint: Path
 ) -> None:
-    project = make_project(customization={"defaults": {}, "methods": {last_norm: {"weight_decay": 0.01}}})
+    project = make_project(
+        customization={"defaults": {}, "methods": {last_norm: {"weight_decay": 0.01}}}
+    )
     chosen = project.config.customization.resolve(last_norm)
     assert (chosen.learning_rate, chosen.steps, chosen.weight_decay) == (3e-4, 7, 0.01)
     assert project.config.customization.resolve(last_norm + "-control") == chosen
@@ -43,7 +45,9 @@ def test_a_method_of_a_row_and_a_function_is_configured_and_trains_its_part(
     assert trained == 2 * 32 + 1
 
 
-def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_other_problem(tmp_path: Path) -> None:
+def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_other_problem(
+    tmp_path: Path,
+) -> None:
     raw = {
         "corpus": {"kind": "demo"},
         "encoder": {"model": "demo"},
@@ -63,6 +67,10 @@ def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_ot
 def test_the_page_names_tables_and_files_that_exist() -> None:
     root = Path(__file__).parents[1]
     recipe = (root / "docs" / "methods.md").read_text().split("## A new method")[1]
-    for table, module in (("METHOD_DEFAULTS", training), ("TRAINED_PARTS", methods), ("attach", methods)):
+    for table, module in (
+        ("METHOD_DEFAULTS", training),
+        ("TRAINED_PARTS", methods),
+        ("attach", methods),
+    ):
         assert f"`{table}`" in recipe and hasattr(module, table)
         assert f"`{Path(str(module.__file__)).relative_to(root)}`" in recipe

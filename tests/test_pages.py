@@ -106,7 +106,12 @@ def test_every_page_has_the_one_stylesheet_and_its_colours() -> None:
     for page in folder.rglob("templates/*.html"):
         text = page.read_text()
         assert ("<html" in text) == (page.name == "page.html"), page
-        assert "<style" not in text.partition('{% include "style.css" %}')[2] and "style=" not in text, page
+        assert (
+            "<style" not in text.partition('{% include "style.css" %}')[2] and "style=" not in text
+        ), page
     style = (folder / "templates" / "style.css").read_text()
-    light, dark = (set(re.findall(r"--\w[\w-]*(?=:)", part)) for part in style.split("@media (prefers-color", 2)[:2])
+    light, dark = (
+        set(re.findall(r"--\w[\w-]*(?=:)", part))
+        for part in style.split("@media (prefers-color", 2)[:2]
+    )
     assert light == dark and set(re.findall(r"var\((--[\w-]+)\)", style)) <= light

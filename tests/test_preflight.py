@@ -31,7 +31,9 @@ ENCODERS = [
 ]
 
 
-@pytest.mark.parametrize(("encoder", "token"), ENCODERS, ids=lambda value: "" if isinstance(value, str) else str(value))
+@pytest.mark.parametrize(
+    ("encoder", "token"), ENCODERS, ids=lambda value: "" if isinstance(value, str) else str(value)
+)
 def test_a_wrong_encoder_is_named_with_what_may_be_meant(
     tiny_project: Project, encoder: dict[str, str], token: str
 ) -> None:
@@ -41,14 +43,27 @@ def test_a_wrong_encoder_is_named_with_what_may_be_meant(
     assert not encoder_problems(tiny_project)
     edit(tiny_project.path, encoder=encoder)
     (problem,) = encoder_problems(Project.load(tiny_project.path))
-    assert problem.file == tiny_project.path and "encoder" in str(problem) + token and token in problem.message
+    assert (
+        problem.file == tiny_project.path
+        and "encoder" in str(problem) + token
+        and token in problem.message
+    )
 
 
 DOMAINS = [
     ({"classes": ["circle"]}, "classes: has a single class"),
-    ({"evaluation": {"name": "a", "kind": "folder", "path": "imgs"}}, "evaluation.path: there is no file or folder"),
-    ({"evaluation": {"name": "a", "kind": "manifest", "path": "imgs.csv"}}, "evaluation.path: there is no file"),
-    ({"classes": ["circle", {"name": "square", "seeds": ["a.png"]}]}, "classes.1.seeds: there is no file"),
+    (
+        {"evaluation": {"name": "a", "kind": "folder", "path": "imgs"}},
+        "evaluation.path: there is no file or folder",
+    ),
+    (
+        {"evaluation": {"name": "a", "kind": "manifest", "path": "imgs.csv"}},
+        "evaluation.path: there is no file",
+    ),
+    (
+        {"classes": ["circle", {"name": "square", "seeds": ["a.png"]}]},
+        "classes.1.seeds: there is no file",
+    ),
 ]
 
 
@@ -70,8 +85,12 @@ def test_validate_doctor_and_materialize_refuse_them_before_anything_is_built(
     with pytest.raises(SystemExit) as stop:
         main(["domains", "validate", "--config", str(tiny_project.path)])
     reported = capsys.readouterr().err
-    assert stop.value.code == 2 and "single class" in reported and "did you mean ViT-B-32" in reported
-    missing = " ".join(finding.detail for finding in diagnose(tiny_project.path) if finding.state == "missing")
+    assert (
+        stop.value.code == 2 and "single class" in reported and "did you mean ViT-B-32" in reported
+    )
+    missing = " ".join(
+        finding.detail for finding in diagnose(tiny_project.path) if finding.state == "missing"
+    )
     assert "single class" in missing and "did you mean ViT-B-32" in missing
     with pytest.raises(ConfigError, match="single class"):
         materialize("*", ["shapes"], (), tiny_project.path)
@@ -101,8 +120,13 @@ def test_problems_of_domains_only_warn_where_nothing_of_a_domain_is_selected(
         materialize("evaluation_set", domains, (), tiny_project.path)
 
 
-def test_a_selection_that_is_misspelt_is_answered_with_the_asset_that_may_be_meant(tiny_project: Project) -> None:
-    for selection, token in (("comparisn", "did you mean comparison?"), ("key:foo+", "there are base_checkpoint,")):
+def test_a_selection_that_is_misspelt_is_answered_with_the_asset_that_may_be_meant(
+    tiny_project: Project,
+) -> None:
+    for selection, token in (
+        ("comparisn", "did you mean comparison?"),
+        ("key:foo+", "there are base_checkpoint,"),
+    ):
         with pytest.raises(Exception, match="no asset is called") as caught:
             materialize(selection, (), (), tiny_project.path)
         assert token in str(caught.value) and "AssetKey" not in str(caught.value)

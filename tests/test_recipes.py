@@ -28,11 +28,19 @@ def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> No
     project = Project.load(recipe)
     training = project.training("imagenet", "gated-image")
     domain = project.domain("imagenet")
-    assert (len(domain.classes), len(set(domain.class_names)), len(set(domain.prompt_names))) == (1_000, 1_000, 998)
+    assert (len(domain.classes), len(set(domain.class_names)), len(set(domain.prompt_names))) == (
+        1_000,
+        1_000,
+        998,
+    )
     assert domain.evaluation is not None and domain.evaluation.dataset == "imagenet-1k"
     # Of the pairs that the authors could download.
     assert training.in_steps(8_530_639, training.batch_size).steps == 66_624
-    assert (training.learning_rate, training.warmup_steps, training.last_k_layers) == (5e-4, 5_000, 6)
+    assert (training.learning_rate, training.warmup_steps, training.last_k_layers) == (
+        5e-4,
+        5_000,
+        6,
+    )
     assert training.adam_eps == pytest.approx(1e-6 * training.processes)
     assert project.config.elevater.datasets == ("imagenet-1k",)
 

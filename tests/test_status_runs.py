@@ -44,7 +44,11 @@ def fail(home: Path, **tags: str) -> None:
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions(DOMAINS, ["shapes"])
         dg.materialize(
-            [training], instance=instance, partition_key="shapes|gated-image", tags=tags, raise_on_error=False
+            [training],
+            instance=instance,
+            partition_key="shapes|gated-image",
+            tags=tags,
+            raise_on_error=False,
         )
 
 
@@ -58,9 +62,15 @@ def test_what_failed_with_todays_inputs_is_reported_as_failed_and_stops_nothing_
 ) -> None:
     fail(home, **{INPUTS_TAG + PLACE[0]: due(project)})
     lines = status(project)
-    (failed,) = [line for line in lines if line.startswith("shapes failed customized_checkpoint of gated-image")]
+    (failed,) = [
+        line
+        for line in lines
+        if line.startswith("shapes failed customized_checkpoint of gated-image")
+    ]
     assert "failed: the loss is not finite" in failed
-    assert [line for line in lines if line.startswith("shapes failed domain_results of gated-image")]
+    assert [
+        line for line in lines if line.startswith("shapes failed domain_results of gated-image")
+    ]
     assert [line for line in lines if line.startswith("shapes out of date comparison")]
     assert not [line for line in lines if line.startswith("note:")]
 
@@ -72,13 +82,21 @@ def test_what_failed_by_hand_is_reported_beside_the_reason(project: Project, hom
     assert "failed: the loss is not finite" in reported
 
 
-def test_what_failed_with_other_inputs_is_out_of_date_and_no_more(project: Project, home: Path) -> None:
+def test_what_failed_with_other_inputs_is_out_of_date_and_no_more(
+    project: Project, home: Path
+) -> None:
     fail(home, **{INPUTS_TAG + PLACE[0]: "another"})
-    (line,) = [line for line in status(project) if line.startswith("shapes out of date customized_checkpoint")]
+    (line,) = [
+        line
+        for line in status(project)
+        if line.startswith("shapes out of date customized_checkpoint")
+    ]
     assert "the loss is not finite" not in line
 
 
-def test_runs_that_cannot_be_read_are_said_so_and_hide_nothing_else(project: Project, home: Path) -> None:
+def test_runs_that_cannot_be_read_are_said_so_and_hide_nothing_else(
+    project: Project, home: Path
+) -> None:
     (home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
     lines = status(project)
     assert [line for line in lines if line.startswith("shapes out of date customized_checkpoint")]

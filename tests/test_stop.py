@@ -1,4 +1,6 @@
-"""A stop is never lost: dropped by Python, caught by a library, turned into another error, or sent to a fork."""
+"""A stop is never lost: dropped by Python, caught by a library, turned into another error, or sent
+to a fork.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
 from react_pipeline.store.errors import InputError
 
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+SIGNALS = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
+)
 ROOT = Path(__file__).parents[1]
 HANG_SECONDS = 60
 
@@ -92,7 +96,9 @@ def run(code: str, number: int, *, ignoring: bool = False) -> subprocess.Complet
         signal.signal(signal.SIGINT, signal.SIG_IGN if ignoring else signal.SIG_DFL)
 
     command = [sys.executable, "-c", PRELUDE + code, str(int(number))]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, preexec_fn=prepare)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=HANG_SECONDS, preexec_fn=prepare
+    )
 
 
 @SIGNALS
@@ -111,7 +117,9 @@ def test_what_catches_every_stop_is_ended_with_its_children(number: int) -> None
 
 
 def wait_for_end(process: int) -> None:
-    """A process that was killed ends when it gets its next turn, on a busy machine later than the one that killed."""
+    """A process that was killed ends when it gets its next turn, on a busy machine later than the
+    one that killed.
+    """
     until = time.monotonic() + HANG_SECONDS
     while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < until, "it still lives"
@@ -119,7 +127,9 @@ def wait_for_end(process: int) -> None:
 
 
 @SIGNALS
-@pytest.mark.parametrize("code", [OTHER_ERROR, SUCCESS, TRACEBACK], ids=["other error", "success", "thread"])
+@pytest.mark.parametrize(
+    "code", [OTHER_ERROR, SUCCESS, TRACEBACK], ids=["other error", "success", "thread"]
+)
 def test_a_stop_counts_whatever_it_becomes(code: str, number: int) -> None:
     done = run(code, number)
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
@@ -130,7 +140,9 @@ def test_python_itself_does_not_change_the_exit_code(number: int, tmp_path: Path
     (tmp_path / "program.py").write_text(PRELUDE + IN_EXEC)
     command = [sys.executable, "-m", "program", str(int(number))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS
+    )
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
 
 
@@ -142,7 +154,11 @@ def test_only_an_exception_of_a_signal_is_a_stop() -> None:
 
 
 def test_a_foreign_exception_is_reported_as_python_does() -> None:
-    done = run("\nwith stop.watched(): raise type('PanicException', (BaseException,), {})('index out of range')", 15)
+    done = run(
+        "\nwith stop.watched(): raise type('PanicException', (BaseException,), {})('index out of "
+        "range')",
+        15,
+    )
     assert done.returncode == 1 and "index out of range" in done.stderr and LINE not in done.stderr
 
 
@@ -205,7 +221,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop, "_watch", SimpleNamespace(number=signal.SIGINT))
 
 
-def test_a_launch_begins_no_further_run(tiny_project: Project, stopped: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_begins_no_further_run(
+    tiny_project: Project, stopped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tiny_project.path.parent / "home"))
     with pytest.raises(KeyboardInterrupt):
         launch.materialize("corpus", ["shapes"], ["base"], tiny_project.path)
@@ -213,7 +231,9 @@ def test_a_launch_begins_no_further_run(tiny_project: Project, stopped: None, mo
 
 
 @pytest.mark.parametrize("stopping", [False, True], ids=["runs", "stops"])
-@pytest.mark.parametrize("arguments", [["serve"], ["judge", "shapes", "pictures"]], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments", [["serve"], ["judge", "shapes", "pictures"]], ids=lambda arguments: arguments[0]
+)
 def test_a_server_is_watched_until_it_has_loaded(
     arguments: list[str], stopping: bool, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +256,9 @@ def test_a_server_is_watched_until_it_has_loaded(
     monkeypatch.setattr("react_pipeline.evaluation.open_log", lambda *_: nullcontext())
     with pytest.raises(SystemExit) as end:
         cli.main([*arguments, "--config", str(tiny_project.path)])
-    assert (events, end.value.code) == ((["loaded"], 130) if stopping else (["loaded", "own way"], 2))
+    assert (events, end.value.code) == (
+        (["loaded"], 130) if stopping else (["loaded", "own way"], 2)
+    )
 
 
 def test_a_stop_that_loading_caught_comes_before_the_own_way(stopped: None) -> None:
@@ -245,7 +267,9 @@ def test_a_stop_that_loading_caught_comes_before_the_own_way(stopped: None) -> N
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])
-def test_an_error_that_a_stop_became_is_not_tried_again(error: type[Exception], stopped: None) -> None:
+def test_an_error_that_a_stop_became_is_not_tried_again(
+    error: type[Exception], stopped: None
+) -> None:
     with pytest.raises(dg.Failure, match=INTERRUPTED) as failure, readable_failures():
         raise error("computation interrupted")
     assert not failure.value.allow_retries

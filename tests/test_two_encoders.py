@@ -45,7 +45,10 @@ def retrieving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, retrieving: Path, drawings: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    retrieving: Path,
+    drawings: Path,
 ) -> Project:
     """A project of two encoders with all up to the results of `shapes`."""
     sections = {"methods": METHODS, "retrieval": {"near_duplicate_similarity": 1.0}}
@@ -61,16 +64,23 @@ def test_one_encoder_finds_the_pairs_and_the_other_is_customized(
     published: Project, tiny_checkpoint: Path, retrieving: Path
 ) -> None:
     store, finder = published.store, load(retrieving)
-    embeddings, pairs = store.current("corpus_embeddings", ALL), store.current("retrieved_set", "shapes")
+    embeddings, pairs = (
+        store.current("corpus_embeddings", ALL),
+        store.current("retrieved_set", "shapes"),
+    )
     assert set(embeddings.parents) == {"corpus", "retrieval_checkpoint"}
     assert embeddings.counts["dimension"] == 24
     table = pd.read_parquet(pairs.file("pairs.parquet")).query("mode == 't2t'")
-    prompts, captions = (finder.encode_texts(table[name].tolist()).numpy() for name in ("prompt", "caption"))
+    prompts, captions = (
+        finder.encode_texts(table[name].tolist()).numpy() for name in ("prompt", "caption")
+    )
     np.testing.assert_allclose((prompts * captions).sum(axis=1), table["similarity"], atol=2e-3)
 
     trained = store.current("customized_checkpoint", "shapes/gated-image")
     assert set(trained.parents) == {"base_checkpoint", "retrieved_set"}
-    weights, frozen = (load_file(path / "open_clip_model.safetensors") for path in (trained.path, tiny_checkpoint))
+    weights, frozen = (
+        load_file(path / "open_clip_model.safetensors") for path in (trained.path, tiny_checkpoint)
+    )
     assert all(torch.equal(weights[name], frozen[name]) for name in frozen if name != "logit_scale")
     head = store.current("customized_checkpoint", "shapes/linear-head-control")
     assert len(load_file(head.file("head.safetensors"))["trained"]) == 32
@@ -78,7 +88,9 @@ def test_one_encoder_finds_the_pairs_and_the_other_is_customized(
     assert measured == store.current("base_checkpoint", ALL).fingerprint
 
 
-def test_search_page_and_check_of_leaks_use_the_encoder_that_retrieves(published: Project, retrieving: Path) -> None:
+def test_search_page_and_check_of_leaks_use_the_encoder_that_retrieves(
+    published: Project, retrieving: Path
+) -> None:
     hit = search_pairs(published, "a red circle", k=1).iloc[0]
     query, caption = load(retrieving).encode_texts(["a red circle", hit["caption"]])
     assert hit["similarity"] == pytest.approx(float(query @ caption), abs=2e-3)
@@ -91,7 +103,9 @@ def test_another_base_is_customized_on_the_same_pairs(published: Project, tmp_pa
     project = Project.load(copied / "pipeline.yaml")
     assert survey(project, ["shapes"]).states["domain_results", "shapes/gated-image"] is State.FRESH
 
-    project = change_pipeline(project, encoder={"pretrained": str(write_checkpoint(tmp_path / "base", seed=2))})
+    project = change_pipeline(
+        project, encoder={"pretrained": str(write_checkpoint(tmp_path / "base", seed=2))}
+    )
     run(project, "base_checkpoint", ALL)
     states = survey(project, ["shapes"]).states
     assert states["retrieved_set", "shapes"] is states["control_set", "shapes"] is State.FRESH
@@ -101,7 +115,9 @@ def test_another_base_is_customized_on_the_same_pairs(published: Project, tmp_pa
     assert survey(project, ["shapes"]).states["corpus_embeddings", ALL] is State.DUE
 
 
-def test_a_plan_counts_each_encoder_where_it_works(make_project: Callable[..., Project], retrieving: Path) -> None:
+def test_a_plan_counts_each_encoder_where_it_works(
+    make_project: Callable[..., Project], retrieving: Path
+) -> None:
     project = make_project(retrieval_encoder={"pretrained": str(retrieving)})
     sums = Sums(project, Machine(cores=8, memory=10**11, disk=10**12), CorpusSize(100, 0, 0))
     assert (sums.retrieval.encoder.dimension, sums.processor.encoder.dimension) == (24, 32)
@@ -125,24 +141,36 @@ def test_it_is_an_asset_only_where_it_is_configured(
 
 
 def test_without_it_no_artifact_has_another_parent_or_field(retrieved_project: Project) -> None:
-    for stage, key in (("corpus_embeddings", ALL), ("retrieved_set", "shapes"), ("control_set", "shapes")):
+    for stage, key in (
+        ("corpus_embeddings", ALL),
+        ("retrieved_set", "shapes"),
+        ("control_set", "shapes"),
+    ):
         artifact = retrieved_project.store.current(stage, key)
-        assert {"base_checkpoint", "retrieval_checkpoint"} & set(artifact.parents) == {"base_checkpoint"}
+        assert {"base_checkpoint", "retrieval_checkpoint"} & set(artifact.parents) == {
+            "base_checkpoint"
+        }
         assert "encoder" not in json.dumps(artifact.manifest["config"])
 
 
-def test_the_base_gives_a_head_the_vectors_that_the_corpus_would(retrieved_project: Project) -> None:
+def test_the_base_gives_a_head_the_vectors_that_the_corpus_would(
+    retrieved_project: Project,
+) -> None:
     store = retrieved_project.store
     pairs = CollectedPairs(store.current("retrieved_set", "shapes"))
     stored = PairVectors.read(pairs, store.current("corpus_embeddings", ALL))
     clip = load(store.current("base_checkpoint", ALL).path)
-    encoded = PairVectors.encode(pairs, clip, EmbeddingConfig(precision="fp32", batch_size=7, workers=0))
+    encoded = PairVectors.encode(
+        pairs, clip, EmbeddingConfig(precision="fp32", batch_size=7, workers=0)
+    )
     # Stored ones are float16.
     torch.testing.assert_close(encoded.images, stored.images, atol=2e-3, rtol=0)
     torch.testing.assert_close(encoded.captions, stored.captions, atol=2e-3, rtol=0)
 
 
-def test_errors_name_the_encoder_that_is_wrong(make_project: Callable[..., Project], tmp_path: Path) -> None:
+def test_errors_name_the_encoder_that_is_wrong(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     project = make_project(retrieval_encoder={"pretrained": str(tmp_path / "empty")})
     with pytest.raises(InputError, match="retrieval_encoder"):

@@ -25,7 +25,9 @@ from react_pipeline.upkeep import Place, State, pairs_distance, places, survey
 Make = Callable[..., Project]
 
 
-def asked(project: Project, slugs: Sequence[str] = ("shapes",), failed: Sequence[Place] = ()) -> list[Place]:
+def asked(
+    project: Project, slugs: Sequence[str] = ("shapes",), failed: Sequence[Place] = ()
+) -> list[Place]:
     return [task.place for task in survey(project, slugs, frozenset(failed)).tasks]
 
 
@@ -49,7 +51,10 @@ def test_only_what_can_be_built_now_is_asked_for_in_the_order_of_the_data(projec
         ("base_checkpoint", ALL),
         *[("evaluation_set", slug) for slug in both],
     ]
-    assert rounds[1] == [("corpus_embeddings", ALL), *[("domain_results", f"{slug}/base") for slug in both]]
+    assert rounds[1] == [
+        ("corpus_embeddings", ALL),
+        *[("domain_results", f"{slug}/base") for slug in both],
+    ]
     assert rounds[2:] == [
         [("faiss_index", ALL)],
         [("retrieved_set", slug) for slug in both],
@@ -57,7 +62,11 @@ def test_only_what_can_be_built_now_is_asked_for_in_the_order_of_the_data(projec
         [("domain_results", f"{slug}/gated-image") for slug in both],
         [("comparison", slug) for slug in both],
     ]
-    assert asked(project, both) == [("promotion", "shapes"), ("promotion", "colours"), ("overview", ALL)]
+    assert asked(project, both) == [
+        ("promotion", "shapes"),
+        ("promotion", "colours"),
+        ("overview", ALL),
+    ]
 
 
 def test_comparison_waits_for_every_method_but_not_for_one_that_failed(project: Project) -> None:
@@ -73,12 +82,17 @@ def test_equal_inputs_are_equal_work_and_a_change_is_another(project: Project) -
     assert {task.place: task.inputs for task in survey(project, ["shapes"]).tasks} == first
     edit_domain(project, "shapes", classes=["circle", "square"])
     second = {task.place: task.inputs for task in survey(project, ["shapes"]).tasks}
-    assert [place for place in first if first[place] != second[place]] == [("evaluation_set", "shapes")]
+    assert [place for place in first if first[place] != second[place]] == [
+        ("evaluation_set", "shapes")
+    ]
 
 
 def test_fields_of_automation_make_nothing_outdated(trained: Project) -> None:
     before = asked(trained)
-    assert asked(change_pipeline(trained, automation={"training": "always", "schedule": "5 4 * * 1"})) == before
+    assert (
+        asked(change_pipeline(trained, automation={"training": "always", "schedule": "5 4 * * 1"}))
+        == before
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,20 +116,30 @@ def test_policy_decides_whether_other_pairs_are_trained_on(
     assert [task.place for task in found.tasks] == ([training] if expected is State.DUE else [])
 
 
-def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_reported(trained: Project) -> None:
+def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_reported(
+    trained: Project,
+) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     build(trained, "retrieved_set", "shapes", images=tuple("abcdefghij") + ("k",))
-    build(change_pipeline(trained, automation={"training": "always"}), "customized_checkpoint", "shapes/gated-image")
+    build(
+        change_pipeline(trained, automation={"training": "always"}),
+        "customized_checkpoint",
+        "shapes/gated-image",
+    )
     edit_domain(trained, "shapes", retrieval={"max_per_class": 6})
     build(trained, "retrieved_set", "shapes", images=tuple("abcdefghij"))
     found = survey(change_pipeline(trained, automation={"training": "changed"}), ["shapes"])
     assert found.tasks == []
-    assert found.held[0].reason == "9.1% of its pairs changed; `automation.changed_fraction` is 10.0%"
+    assert (
+        found.held[0].reason == "9.1% of its pairs changed; `automation.changed_fraction` is 10.0%"
+    )
     assert found.states["comparison", "shapes"] is State.HELD
 
 
 @pytest.mark.parametrize("policy", ["never", "changed"])
-def test_missing_checkpoint_is_trained_unless_the_policy_is_never(project: Project, policy: str) -> None:
+def test_missing_checkpoint_is_trained_unless_the_policy_is_never(
+    project: Project, policy: str
+) -> None:
     build_all(project, ["shapes"], until="retrieved_set")
     found = survey(change_pipeline(project, automation={"training": policy}), ["shapes"])
     assert found.states["customized_checkpoint", "shapes/gated-image"] is (
@@ -123,9 +147,13 @@ def test_missing_checkpoint_is_trained_unless_the_policy_is_never(project: Proje
     )
 
 
-def test_a_method_that_was_never_trained_keeps_no_comparison_of_the_others_waiting(trained: Project) -> None:
+def test_a_method_that_was_never_trained_keeps_no_comparison_of_the_others_waiting(
+    trained: Project,
+) -> None:
     methods = [*METHODS, "gated-image-control"]
-    found = survey(change_pipeline(trained, automation={"training": "never"}, methods=methods), ["shapes"])
+    found = survey(
+        change_pipeline(trained, automation={"training": "never"}, methods=methods), ["shapes"]
+    )
     assert [task.key for task in found.held] == []  # its control set comes first
     build(trained, "control_set", "shapes")
     found = survey(Project.load(trained.path), ["shapes"])
@@ -134,7 +162,9 @@ def test_a_method_that_was_never_trained_keeps_no_comparison_of_the_others_waiti
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
-def test_damaged_file_of_one_domain_is_built_again_and_harms_no_other(project: Project, damage: str) -> None:
+def test_damaged_file_of_one_domain_is_built_again_and_harms_no_other(
+    project: Project, damage: str
+) -> None:
     build_all(project, ["shapes", "colours"], until="retrieved_set")
     damaged = project.store.current("retrieved_set", "shapes").file("pairs.parquet")
     whole = damaged.read_bytes()
@@ -165,9 +195,13 @@ def test_table_that_cannot_be_read_is_reported_and_harms_no_other_domain(trained
     assert ("evaluation_set", "colours") in [task.place for task in found.tasks]
 
 
-def test_files_are_parsed_once_until_they_change(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_parsed_once_until_they_change(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = trained.config.domains / "shapes.yaml"
-    os.utime(path, (1, 1))  # what was written just now may be written again at the same time of its clock
+    os.utime(
+        path, (1, 1)
+    )  # what was written just now may be written again at the same time of its clock
     before = survey(trained, ["shapes"])
     with monkeypatch.context() as unread:
         unread.setattr(files, "read_yaml", None)
@@ -182,7 +216,9 @@ def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
 ) -> None:
     project, listed = make_project(methods=list(METHODS)), []
     listing = Store.keys
-    monkeypatch.setattr(Store, "keys", lambda store, stage: listed.append(stage) or listing(store, stage))
+    monkeypatch.setattr(
+        Store, "keys", lambda store, stage: listed.append(stage) or listing(store, stage)
+    )
     build_all(project, ["shapes", "colours"])
     for slugs in (["shapes"], ["shapes", "colours"]):
         listed.clear()
@@ -191,12 +227,16 @@ def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
 
 
 def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
-    changed = change_pipeline(trained, customization={"defaults": {"steps": 9, "batch_size": 8, "warmup_steps": 1}})
+    changed = change_pipeline(
+        trained, customization={"defaults": {"steps": 9, "batch_size": 8, "warmup_steps": 1}}
+    )
     (task,) = survey(changed, ["shapes"]).tasks
     assert task.place == ("customized_checkpoint", "shapes/gated-image")
     assert "steps" in task.reason
     assert task.images == 72
-    (task,) = survey(change_pipeline(trained, customization={"defaults": {"epochs": 3}}), ["shapes"]).tasks
+    (task,) = survey(
+        change_pipeline(trained, customization={"defaults": {"epochs": 3}}), ["shapes"]
+    ).tasks
     assert "epochs" in task.reason
     assert task.images == 3 * trained.store.current("retrieved_set", "shapes").counts["pairs"]
 
@@ -237,7 +277,9 @@ def test_labelled_images_that_change_are_seen_without_reading_them(
 ) -> None:
     images = Path(shutil.copytree(drawings / "evaluation" / "shapes", tmp_path / "labelled"))
     project = make_project(methods=["base"])
-    edit_domain(project, "shapes", evaluation={"name": "own", "kind": "folder", "path": str(images)})
+    edit_domain(
+        project, "shapes", evaluation={"name": "own", "kind": "folder", "path": str(images)}
+    )
     build(project, "evaluation_set", "shapes")
     place = ("evaluation_set", "shapes")
     assert survey(project, ["shapes"]).states[place] is State.FRESH
@@ -247,14 +289,21 @@ def test_labelled_images_that_change_are_seen_without_reading_them(
     assert survey(project, ["shapes"]).states[place] is State.FRESH
 
 
-def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(make_project: Make, tmp_path: Path) -> None:
+def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(
+    make_project: Make, tmp_path: Path
+) -> None:
     stages = {stage for stage, _ in places(make_project(methods=["base"]), ["shapes"])}
     assert not stages & {"control_set", "customized_checkpoint", "benchmark_results"}
-    wanted: dict[str, Any] = {"methods": ["base", "gated-image-control"], "automation": {"benchmark": True}}
+    wanted: dict[str, Any] = {
+        "methods": ["base", "gated-image-control"],
+        "automation": {"benchmark": True},
+    }
     without_data = {stage for stage, _ in places(make_project(**wanted), ["shapes"])}
     assert "control_set" in without_data
     assert not without_data & {"benchmark_results", "dense_results"}
-    with_data = make_project(**wanted, elevater={"root": str(tmp_path)}, dense={"root": str(tmp_path)})
+    with_data = make_project(
+        **wanted, elevater={"root": str(tmp_path)}, dense={"root": str(tmp_path)}
+    )
     found = set(places(with_data, ["shapes"]))
     assert {("benchmark_comparison", "shapes"), ("dense_comparison", "shapes")} <= found
     not_made = make_project(**wanted, dense={"root": str(tmp_path / "none")})
@@ -262,26 +311,35 @@ def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(make_project:
 
 
 def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -> None:
-    measured = change_pipeline(project, automation={"benchmark": True}, dense={"root": str(tmp_path)})
+    measured = change_pipeline(
+        project, automation={"benchmark": True}, dense={"root": str(tmp_path)}
+    )
     build_all(measured, ["shapes"], until="retrieved_set")
     build(measured, "dense_results", "shapes/base")
     training = ("customized_checkpoint", "shapes/gated-image")
     assert survey(measured, ["shapes"]).states["dense_comparison", "shapes"] is State.WAITING
     assert asked(measured, failed=[training]) == [("comparison", "shapes")]
     only_base = set(places(change_pipeline(measured, methods=["base"]), ["shapes"]))
-    assert ("dense_results", "shapes/base") in only_base and ("dense_comparison", "shapes") not in only_base
+    assert ("dense_results", "shapes/base") in only_base and (
+        "dense_comparison",
+        "shapes",
+    ) not in only_base
 
 
 def test_distance_of_two_sets_is_the_share_of_images_that_only_one_has(trained: Project) -> None:
     before = trained.store.current("retrieved_set", "shapes").fingerprint
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     today = build(trained, "retrieved_set", "shapes", images=("b", "c"))
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", before, today) == pytest.approx(2 / 3)
+    assert pairs_distance(trained.store, "retrieved_set", "shapes", before, today) == pytest.approx(
+        2 / 3
+    )
     assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
     assert pairs_distance(trained.store, "retrieved_set", "shapes", "0" * 16, today) == 1
 
 
-@pytest.mark.parametrize("line", ["0 3 * * *", "*/15 0-6 1,15 jan-mar mon-fri", "0 0 29 2 7", "5/10 * * * *"])
+@pytest.mark.parametrize(
+    "line", ["0 3 * * *", "*/15 0-6 1,15 jan-mar mon-fri", "0 0 29 2 7", "5/10 * * * *"]
+)
 def test_cron_lines_are_accepted(line: str) -> None:
     require_cron_line(line)
 
@@ -306,8 +364,14 @@ def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) ->
 @pytest.mark.parametrize(
     ("fields", "reported"),
     [
-        ({"automation": {"schedule": "every night"}}, "automation.schedule: 'every night' has 2 fields"),
-        ({"automation": {"timezone": "Mars/Olympus"}}, "automation.timezone: 'Mars/Olympus' is not a time zone"),
+        (
+            {"automation": {"schedule": "every night"}},
+            "automation.schedule: 'every night' has 2 fields",
+        ),
+        (
+            {"automation": {"timezone": "Mars/Olympus"}},
+            "automation.timezone: 'Mars/Olympus' is not a time zone",
+        ),
         ({"methods": ["base", "magic"]}, "methods: unknown: magic"),
         ({"methods": ["base", "base"]}, "methods: a method is listed twice"),
         ({"automation": {"changed_fraction": 2}}, "automation.changed_fraction"),

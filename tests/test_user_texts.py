@@ -11,7 +11,9 @@ import react_pipeline
 ROOT = Path(react_pipeline.__file__).parent
 MAKEFILE = (ROOT.parent / "Makefile").read_text(encoding="utf-8")
 TARGETS = "|".join(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-OF_A_CLONE = re.compile(rf"\b(docs|production|recipes|benchmarks|tests)/|CONTRIBUTING|\bmake ({TARGETS})\b")
+OF_A_CLONE = re.compile(
+    rf"\b(docs|production|recipes|benchmarks|tests)/|CONTRIBUTING|\bmake ({TARGETS})\b"
+)
 
 
 def strings(path: Path) -> list[str]:
@@ -25,8 +27,15 @@ def strings(path: Path) -> list[str]:
 def test_no_message_and_no_file_of_the_package_names_what_a_wheel_has_not() -> None:
     modules = [*ROOT.rglob("*.py"), *(ROOT / "assets").glob("*.py")]
     assert len(modules) > 150
-    named = [f"{path}: {text}" for path in modules for text in strings(path) if OF_A_CLONE.search(text)]
-    files = [path for folder in ("project", ".") for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    named = [
+        f"{path}: {text}" for path in modules for text in strings(path) if OF_A_CLONE.search(text)
+    ]
+    files = [
+        path
+        for folder in ("project", ".")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in SUFFIXES
+    ]
     assert len(files) > 8
     named += [str(path) for path in files if OF_A_CLONE.search(path.read_text(encoding="utf-8"))]
     assert not named

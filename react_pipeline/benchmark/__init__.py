@@ -1,4 +1,5 @@
-"""Benchmarks: ELEVATER (20 data sets, protocols, submissions), image-text retrieval, detection and segmentation.
+"""Benchmarks: ELEVATER (20 data sets, protocols, submissions), image-text retrieval, detection and
+segmentation.
 
 Does not belong here: reading data sets (`labelled`).
 """

@@ -38,8 +38,8 @@ class DatasetReport:
     """What was found of one data set.
 
     Attributes:
-        state: `complete` (every split with its official number of images), `partial` (fewer), `unavailable` (nothing),
-            `wrong` (something there cannot be used).
+        state: `complete` (every split with its official number of images), `partial` (fewer),
+            `unavailable` (nothing), `wrong` (something there cannot be used).
         splits: Of the benchmark, in the order train, val, test.
         notes: What else a user should know.
     """
@@ -54,7 +54,8 @@ class DatasetReport:
 
 
 def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetReport]:
-    """Look for every data set below `root`. Lists are read in full; a few images of each split are decoded.
+    """Look for every data set below `root`. Lists are read in full; a few images of each split are
+    decoded.
 
     Args:
         names: Data sets to look for; unset, all 20 and ImageNet-1K.
@@ -77,7 +78,11 @@ def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
         rows.append([report.name, report.state, *(cells.get(name, "–") for name in names)])
     lines = markdown_table(["data set", "state", *names], rows).splitlines()
     states = Counter(report.state for report in reports)
-    lines += ["", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) + f" of {len(reports)}"]
+    lines += [
+        "",
+        ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        + f" of {len(reports)}",
+    ]
     for report in reports:
         said = [*report.problems, *(f"note: {note}" for note in report.notes)]
         if said:
@@ -117,7 +122,9 @@ def _check(root: Path, entry: Dataset) -> DatasetReport:
         state = "unavailable"
     elif problems:
         state = "partial"
-    return DatasetReport(entry.name, entry.title, state, tuple(splits), tuple(problems), tuple(notes), entry.homepage)
+    return DatasetReport(
+        entry.name, entry.title, state, tuple(splits), tuple(problems), tuple(notes), entry.homepage
+    )
 
 
 def _decode_some(images: LabelledImages) -> list[str]:
@@ -126,7 +133,9 @@ def _decode_some(images: LabelledImages) -> list[str]:
     for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
         try:
             if decode_what_is_there(images.read(int(position)), MAX_PIXELS)[1]:
-                truncated.append(f"{images.locations[position]}: truncated; the decodable part is used")
+                truncated.append(
+                    f"{images.locations[position]}: truncated; the decodable part is used"
+                )
         except BadImage as error:
             raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
     return truncated
@@ -135,4 +144,8 @@ def _decode_some(images: LabelledImages) -> list[str]:
 def _cell(split: SplitReport) -> str:
     if split.found is None:
         return "missing"
-    return f"{split.found:,}" if split.found == split.expected else f"{split.found:,} of {split.expected:,}"
+    return (
+        f"{split.found:,}"
+        if split.found == split.expected
+        else f"{split.found:,} of {split.expected:,}"
+    )

@@ -1,7 +1,8 @@
-"""Where boxes come from: the truth, a results file, torchvision's proposals, parts of a drawing, or a grid.
+"""Where boxes come from: the truth, a results file, torchvision's proposals, parts of a drawing, or
+a grid.
 
-Does not belong here: what a box shows (`dense_regions`). Boxes are x0 y0 x1 y1 in pixels, float32 (R, 4); objectness is
-a fraction (R,), or None where a source has none.
+Does not belong here: what a box shows (`dense_regions`). Boxes are x0 y0 x1 y1 in pixels, float32
+(R, 4); objectness is a fraction (R,), or None where a source has none.
 """
 
 import json
@@ -57,7 +58,8 @@ def box_source(kind: str, images: DenseImages, config: DenseConfig, device: str)
 
 
 def objects(image: Image.Image) -> Tensor:
-    """Boxes of parts that differ from the colour of the border, with all unions of two of the largest.
+    """Boxes of parts that differ from the colour of the border, with all unions of two of the
+    largest.
 
     For drawings on a plain ground; of a photograph it makes little.
     """
@@ -80,14 +82,19 @@ def objects(image: Image.Image) -> Tensor:
 
 
 def grid(image: Image.Image) -> Tensor:
-    """Boxes of several sizes and ratios at all places, overlapping by half: proposals that know nothing of objects."""
+    """Boxes of several sizes and ratios at all places, overlapping by half: proposals that know
+    nothing of objects.
+    """
     width, height = image.size
     boxes = []
     for side in GRID_SIDES:
         for ratio in GRID_RATIOS:
             wide, tall = (min(width, height) * side * ratio**power for power in (0.5, -0.5))
             for x in np.arange(0, max(width - wide, 0) + 1, wide / 2):
-                boxes += [(x, y, x + wide, y + tall) for y in np.arange(0, max(height - tall, 0) + 1, tall / 2)]
+                boxes += [
+                    (x, y, x + wide, y + tall)
+                    for y in np.arange(0, max(height - tall, 0) + 1, tall / 2)
+                ]
     return _usable(np.array(boxes, np.float32), image)
 
 
@@ -115,14 +122,20 @@ def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
                 left, top, width, height = map(float, row["bbox"])
                 boxes[row["image_id"]].append(([left, top, width, height], float(row["score"])))
     except OSError as error:
-        raise InputError(f"dense.boxes_file: {path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(
+            f"dense.boxes_file: {path}: cannot be read ({error.strerror or error})"
+        ) from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"dense.boxes_file: {path}: is not a COCO results JSON ({type(error).__name__}: {error})"
+            f"dense.boxes_file: {path}: is not a COCO results JSON ({type(error).__name__}: "
+            f"{error})"
         ) from error
     scores = [score for rows in boxes.values() for _, score in rows]
     if not boxes or not 0 <= min(scores) <= max(scores) <= 1:
-        raise InputError(f"dense.boxes_file: {path}: needs boxes of this set's images, with scores between 0 and 1")
+        raise InputError(
+            f"dense.boxes_file: {path}: needs boxes of this set's images, with scores between 0 "
+            "and 1"
+        )
     return boxes
 
 
@@ -130,7 +143,9 @@ def _cut(rows: list[Any], image: Image.Image) -> Proposals:
     boxes = torch.tensor([box for box, _ in rows], dtype=torch.float32).reshape(-1, 4)
     boxes = clip_boxes_to_image(box_convert(boxes, "xywh", "xyxy"), (image.height, image.width))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    scores = None if not rows or rows[0][1] is None else torch.tensor([score for _, score in rows])[kept]
+    scores = (
+        None if not rows or rows[0][1] is None else torch.tensor([score for _, score in rows])[kept]
+    )
     return boxes[kept], scores
 
 
@@ -142,11 +157,15 @@ def _rpn(config: DenseConfig, device: str) -> Source:
     heads = [weights[name] for name in weights if name.endswith("box_predictor.cls_score.weight")]
     try:
         classes = len(heads[0])
-        model: Any = get_model(config.rpn_model, weights=None, weights_backbone=None, num_classes=classes)
+        model: Any = get_model(
+            config.rpn_model, weights=None, weights_backbone=None, num_classes=classes
+        )
         model.load_state_dict(weights)
     except (IndexError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"dense.rpn_checkpoint: {path}: not a state dict of {config.rpn_model} ({reason})") from error
+        raise InputError(
+            f"dense.rpn_checkpoint: {path}: not a state dict of {config.rpn_model} ({reason})"
+        ) from error
     model.eval().to(device)
 
     @torch.inference_mode()

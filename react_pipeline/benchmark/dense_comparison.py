@@ -1,4 +1,5 @@
-"""Detection and segmentation compared: the base against each method of a domain, by figures and by pictures.
+"""Detection and segmentation compared: the base against each method of a domain, by figures and by
+pictures.
 
 Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
 """
@@ -23,9 +24,11 @@ PLACE = ["set", "source", "figure"]
 
 
 def compare_dense(project: Project, slug: str) -> Artifact:
-    """Publish the base with every method of a domain that has a fresh result, on the sets that both were measured on.
+    """Publish the base with every method of a domain that has a fresh result, on the sets that both
+    were measured on.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods), `dashboard.html`.
+    Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods),
+    `dashboard.html`.
 
     Raises:
         MissingArtifact: As `results_to_compare`.
@@ -39,19 +42,45 @@ def compare_dense(project: Project, slug: str) -> Artifact:
         table.to_csv(directory / "table.csv", index=False)
         reasons = {**skipped, **left_out}
         rows = [
-            [*row[:4], *(f"{100 * value:.1f}" for value in row[4:6]), f"{100 * row.delta:+.1f}", row.n]
+            [
+                *row[:4],
+                *(f"{100 * value:.1f}" for value in row[4:6]),
+                f"{100 * row.delta:+.1f}",
+                row.n,
+            ]
             for row in table.itertuples(index=False)
         ]
         columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
         notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
-        (directory / "table.md").write_text(markdown_table(columns, rows) + notes + "\n", encoding="utf-8")
-        overlays, folders = directory / "overlays.png", {name: found.path for name, found in results.items()}
+        (directory / "table.md").write_text(
+            markdown_table(columns, rows) + notes + "\n", encoding="utf-8"
+        )
+        overlays, folders = (
+            directory / "overlays.png",
+            {name: found.path for name, found in results.items()},
+        )
         is_drawn = write_overlays(results["base"].path, folders, overlays)
-        picture = "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode() if is_drawn else ""
-        shown = {"domain": slug, "columns": columns, "rows": rows, "reasons": reasons, "picture": picture}
-        page = render("benchmark", "dense.html", page_title=f"Detection and segmentation: {slug}", **shown)
+        picture = (
+            "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode()
+            if is_drawn
+            else ""
+        )
+        shown = {
+            "domain": slug,
+            "columns": columns,
+            "rows": rows,
+            "reasons": reasons,
+            "picture": picture,
+        }
+        page = render(
+            "benchmark", "dense.html", page_title=f"Detection and segmentation: {slug}", **shown
+        )
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
-        return {"methods": [name for name in results if name != "base"], "skipped": reasons, **_counts(table)}
+        return {
+            "methods": [name for name in results if name != "base"],
+            "skipped": reasons,
+            **_counts(table),
+        }
 
     return project.store.build(inputs, write)
 
@@ -62,8 +91,13 @@ def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, st
     Args:
         results: By method, the base among them.
     """
-    tables = {name: pd.read_parquet(found.file("results.parquet")) for name, found in results.items()}
-    tables = {name: table[table["value"].notna() & (table["figure"] != "classes")] for name, table in tables.items()}
+    tables = {
+        name: pd.read_parquet(found.file("results.parquet")) for name, found in results.items()
+    }
+    tables = {
+        name: table[table["value"].notna() & (table["figure"] != "classes")]
+        for name, table in tables.items()
+    }
     base, parts = tables.pop("base")[[*PLACE, "value"]].rename(columns={"value": "base"}), []
     left_out = {
         f"{name}, {place}": str(reason)

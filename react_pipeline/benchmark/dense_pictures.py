@@ -1,4 +1,5 @@
-"""Pictures of detection and segmentation: boxes and masks drawn on images, and grids of such pictures.
+"""Pictures of detection and segmentation: boxes and masks drawn on images, and grids of such
+pictures.
 
 Does not belong here: which images are shown (`dense_results`, `dense_comparison`).
 """
@@ -23,7 +24,9 @@ MIN_NAMED = 0.02
 """Part of the image from which a class is named on a mask."""
 
 
-def boxes_tile(image: Image.Image, boxes: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Image.Image:
+def boxes_tile(
+    image: Image.Image, boxes: Sequence[Mapping[str, Any]], names: Mapping[int, str]
+) -> Image.Image:
     """The image with boxes in COCO's form, named, with their scores where they have one."""
     tile, pen, scale = _tile(image)
     colours = dict(zip(names, cycle(COLOURS), strict=False))
@@ -37,13 +40,19 @@ def boxes_tile(image: Image.Image, boxes: Sequence[Mapping[str, Any]], names: Ma
 
 
 def map_tile(image: Image.Image, ids: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
-    """The image under its label map, with the names of large classes; ignored pixels are left as they are."""
+    """The image under its label map, with the names of large classes; ignored pixels are left as
+    they are.
+    """
     tile, pen, scale = _tile(image)
-    painted = np.asarray(Image.fromarray(ids.astype(np.uint8)).resize(tile.size, Image.Resampling.NEAREST))
+    painted = np.asarray(
+        Image.fromarray(ids.astype(np.uint8)).resize(tile.size, Image.Resampling.NEAREST)
+    )
     numbers, counts = np.unique(painted[painted != IGNORED], return_counts=True)
     for number in numbers:
         colour = Image.new("RGB", tile.size, COLOURS[number % len(COLOURS)])
-        tile.paste(colour, mask=Image.fromarray(np.where(painted == number, 130, 0).astype(np.uint8)))
+        tile.paste(
+            colour, mask=Image.fromarray(np.where(painted == number, 130, 0).astype(np.uint8))
+        )
     for number in numbers[counts > MIN_NAMED * painted.size]:
         rows, columns = (painted == number).nonzero()
         place = float(np.median(columns)) - 20, float(np.median(rows)) - 5
@@ -52,13 +61,18 @@ def map_tile(image: Image.Image, ids: NDArray[np.int64], names: Sequence[str]) -
 
 
 def write_overlays(truth: Path, found: Mapping[str, Path], path: Path) -> bool:
-    """Write a PNG of the pictures of results, a result a column, an image a row; False if there are no pictures.
+    """Write a PNG of the pictures of results, a result a column, an image a row; False if there are
+    no pictures.
 
     Args:
         truth: Folder of the result that has the pictures of the truth.
-        found: Folders of the results by the titles of their columns; a picture that is missing leaves a gap.
+        found: Folders of the results by the titles of their columns; a picture that is missing
+            leaves a gap.
     """
-    names = [picture.name.removesuffix("-truth.png") for picture in sorted(truth.glob("shown/*-truth.png"))]
+    names = [
+        picture.name.removesuffix("-truth.png")
+        for picture in sorted(truth.glob("shown/*-truth.png"))
+    ]
     tiles = [
         [_read(truth / "shown" / f"{name}-truth.png")]
         + [_read(folder / "shown" / f"{name}-found.png") for folder in found.values()]
@@ -80,7 +94,11 @@ def write_overlays(truth: Path, found: Mapping[str, Path], path: Path) -> bool:
 
 
 def _read(picture: Path) -> Image.Image:
-    return Image.open(picture).convert("RGB") if picture.is_file() else Image.new("RGB", (TILE, 1), "white")
+    return (
+        Image.open(picture).convert("RGB")
+        if picture.is_file()
+        else Image.new("RGB", (TILE, 1), "white")
+    )
 
 
 def _tile(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, float]:

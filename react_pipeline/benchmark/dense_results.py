@@ -1,10 +1,13 @@
-"""Detection and segmentation by one checkpoint, as an artifact: figures, detections, and pictures of some images.
+"""Detection and segmentation by one checkpoint, as an artifact: figures, detections, and pictures
+of some images.
 
-Belongs here: publishing, and going on image by image after a kill. Does not belong here: predicting (`dense_regions`,
-`dense_maps`, `dense_student`), figures (`dense_measures`), the difference to the base (`dense_comparison`).
+Belongs here: publishing, and going on image by image after a kill. Does not belong here: predicting
+(`dense_regions`, `dense_maps`, `dense_student`), figures (`dense_measures`), the difference to the
+base (`dense_comparison`).
 
-Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `images.parquet`, `table.md`, `overlays.png`,
-`detections/<set>--<source>.json` (COCO's form of results), `shown/<set>--<source>--<number>-{truth,found}.png`.
+Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `images.parquet`,
+`table.md`, `overlays.png`, `detections/<set>--<source>.json` (COCO's form of results),
+`shown/<set>--<source>--<number>-{truth,found}.png`.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ if TYPE_CHECKING:
 
 STAGE = "dense_results"
 COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
-"""`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions."""
+"""`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions.
+"""
 SHOWN = 3
 """Images of each set of which pictures are kept."""
 
@@ -59,12 +63,12 @@ SHOWN = 3
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     """Publish what one checkpoint makes of the configured sets with boxes and with label maps.
 
-    Data that are not there are rows with a reason and no value. Killed in between, finished images are not predicted
-    again.
+    Data that are not there are rows with a reason and no value. Killed in between, finished images
+    are not predicted again.
 
     Raises:
-        InputError: If there is no `dense.root`, or the method is a linear head; or listing every set that is there and
-            wrong, before anything is predicted.
+        InputError: If there is no `dense.root`, or the method is a linear head; or listing every
+            set that is there and wrong, before anything is predicted.
     """
     require_encoder(method)
     dense, key = project.config.dense, method_key(project.domain(slug).slug, method)
@@ -83,7 +87,9 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         return {
             **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, found),
             "digests": digests,
-            "skipped_boxes": {images.entry.name: dict(images.skipped) for images in found if images.skipped},
+            "skipped_boxes": {
+                images.entry.name: dict(images.skipped) for images in found if images.skipped
+            },
             "seconds": round(time.monotonic() - started, 2),
         }
 
@@ -113,7 +119,9 @@ class _Measuring:
                 reason = "" if figures else "nothing in this set counts"
             except Unavailable as error:
                 figures, reason = {}, error.reason
-            rows += [[*about, figure, value, len(images), None] for figure, value in figures.items()]
+            rows += [
+                [*about, figure, value, len(images), None] for figure, value in figures.items()
+            ]
             rows += [[*about, "", np.nan, len(images), reason]] if reason else []
         return rows
 
@@ -127,7 +135,9 @@ class _Measuring:
         from react_pipeline.benchmark.dense_regions import Detector
 
         truth = images.truth or {}
-        detector = _or_unavailable(lambda: Detector(self.clip, images.class_names, self._templates(images), self.dense))
+        detector = _or_unavailable(
+            lambda: Detector(self.clip, images.class_names, self._templates(images), self.dense)
+        )
         propose = box_source(kind, images, self.dense, self.clip.device)
         categories = [category["id"] for category in truth["categories"]]
         where = f"{images.entry.name}--{kind}"
@@ -140,11 +150,23 @@ class _Measuring:
             about = {"image_id": truth["images"][position]["id"]}
             return {
                 "found": [
-                    {**about, "category_id": categories[number], "bbox": _xywh(place), "score": round(score, 5)}
-                    for place, score, number in zip(places.tolist(), scores.tolist(), classes.tolist(), strict=True)
+                    {
+                        **about,
+                        "category_id": categories[number],
+                        "bbox": _xywh(place),
+                        "score": round(score, 5),
+                    }
+                    for place, score, number in zip(
+                        places.tolist(), scores.tolist(), classes.tolist(), strict=True
+                    )
                 ],
                 "proposed": [
-                    {**about, "category_id": categories[0], "bbox": _xywh(place), "score": float(score)}
+                    {
+                        **about,
+                        "category_id": categories[0],
+                        "bbox": _xywh(place),
+                        "score": float(score),
+                    }
                     for place, score in zip(boxes.tolist(), ranked, strict=True)
                 ],
             }
@@ -154,12 +176,21 @@ class _Measuring:
         (self.directory / "detections").mkdir(exist_ok=True)
         (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
         figures, classes = box_figures(truth, found, images.entry.groups)
-        self.per_class += [[*where.split("--"), name, "ap50", value] for name, value in classes.items()]
+        self.per_class += [
+            [*where.split("--"), name, "ap50", value] for name, value in classes.items()
+        ]
         if figures and kind != "truth":
             figures |= proposal_figures(truth, [box for line in lines for box in line["proposed"]])
         for position in range(min(SHOWN, len(images))):
-            mine = [box for box in truth["annotations"] if box["image_id"] == truth["images"][position]["id"]]
-            likeliest = {tuple(box["bbox"]): box for box in sorted(lines[position]["found"], key=itemgetter("score"))}
+            mine = [
+                box
+                for box in truth["annotations"]
+                if box["image_id"] == truth["images"][position]["id"]
+            ]
+            likeliest = {
+                tuple(box["bbox"]): box
+                for box in sorted(lines[position]["found"], key=itemgetter("score"))
+            }
             best = sorted(likeliest.values(), key=itemgetter("score"), reverse=True)[: len(mine)]
             names = dict(zip(categories, images.class_names, strict=True))
             for side, boxes in (("truth", mine), ("found", best)):
@@ -170,7 +201,9 @@ class _Measuring:
     def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
         from react_pipeline.benchmark.dense_maps import Segmenter
 
-        segmenter = _or_unavailable(lambda: Segmenter(self.clip, images, self._templates(images), self.dense))
+        segmenter = _or_unavailable(
+            lambda: Segmenter(self.clip, images, self._templates(images), self.dense)
+        )
         predictor: Callable[[Image.Image], Any] = segmenter
         where, classes = f"{images.entry.name}--{source}", len(images.class_names)
         if source == "student":
@@ -178,7 +211,12 @@ class _Measuring:
 
             predictor = Student(segmenter, self.dense)
             folder = str(self.dense.student_images).replace("{domain}", self.slug)
-            predictor.train(self.dense.root or Path(), folder, self.directory / PROGRESS / where, self.max_pixels)
+            predictor.train(
+                self.dense.root or Path(),
+                folder,
+                self.directory / PROGRESS / where,
+                self.max_pixels,
+            )
 
         def predict(position: int) -> list[list[int]]:
             image = images.image(position, self.max_pixels)
@@ -186,8 +224,13 @@ class _Measuring:
             if not segmenter.scores_background and images.background is not None:
                 truth = np.where(truth == images.background, IGNORED, truth)
             if position < SHOWN:
-                for side, painted in (("truth", truth), ("found", np.where(truth == IGNORED, IGNORED, ids))):
-                    self._keep(map_tile(image, painted, images.class_names), f"{where}--{position}-{side}")
+                for side, painted in (
+                    ("truth", truth),
+                    ("found", np.where(truth == IGNORED, IGNORED, ids)),
+                ):
+                    self._keep(
+                        map_tile(image, painted, images.class_names), f"{where}--{position}-{side}"
+                    )
             matrix = confusion(truth, ids, classes)
             return np.column_stack([*matrix.nonzero(), matrix[matrix.nonzero()]]).tolist()
 
@@ -196,11 +239,17 @@ class _Measuring:
             for row, column, count in cells:
                 matrix[row, column] += count
         ious = zip(images.class_names, intersection_over_union(matrix).tolist(), strict=True)
-        self.per_class += [[*where.split("--"), name.split(";")[0], "iou", iou] for name, iou in ious if iou == iou]
+        self.per_class += [
+            [*where.split("--"), name.split(";")[0], "iou", iou] for name, iou in ious if iou == iou
+        ]
         return map_figures(matrix)
 
-    def _by_image(self, where: str, images: DenseImages, predict: Callable[[int], Any]) -> Iterator[Any]:
-        """What is predicted of each image; each is on disk before the next, and read again after a kill."""
+    def _by_image(
+        self, where: str, images: DenseImages, predict: Callable[[int], Any]
+    ) -> Iterator[Any]:
+        """What is predicted of each image; each is on disk before the next, and read again after a
+        kill.
+        """
         for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
             marker = self.directory / PROGRESS / where / f"{position}.json"
             if (predicted := sealed(marker)) is None:
@@ -219,7 +268,9 @@ def _finish(
     remove_scratch(directory / PROGRESS)
     rows = rows.astype({"value": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
-    (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
+    (directory / "results.json").write_text(
+        rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8"
+    )
     table = pd.DataFrame(per_class, columns=["set", "source", "class", "figure", "value"])
     table.to_parquet(directory / "per_class.parquet", index=False)
     sizes = [
@@ -227,19 +278,29 @@ def _finish(
         for images in found
         for about in (images.truth or {"images": []})["images"]
     ]
-    pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(directory / "images.parquet")
+    pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(
+        directory / "images.parquet"
+    )
     lines = [
         [row.set, row.source, row.figure, _percent(row.figure, row.value), row.n, row.unavailable]
         for row in rows.itertuples()
     ]
     text = markdown_table(["set", "source", "figure", "%", "images", "not measured because"], lines)
     few = [images for images in found if len(images) < images.entry.expected]
-    text += "".join(f"\n{images.entry.name}: {len(images)} of {images.entry.expected} images.\n" for images in few)
+    text += "".join(
+        f"\n{images.entry.name}: {len(images)} of {images.entry.expected} images.\n"
+        for images in few
+    )
     (directory / "table.md").write_text(text, encoding="utf-8")
     write_overlays(directory, {"found": directory}, directory / "overlays.png")
-    values: dict[str, dict[str, dict[str, dict[str, float]]]] = {"detection": {}, "segmentation": {}}
+    values: dict[str, dict[str, dict[str, dict[str, float]]]] = {
+        "detection": {},
+        "segmentation": {},
+    }
     for row in rows[rows["value"].notna()].itertuples():
-        values[row.task].setdefault(row.set, {}).setdefault(row.source, {})[row.figure] = float(row.value)
+        values[row.task].setdefault(row.set, {}).setdefault(row.source, {})[row.figure] = float(
+            row.value
+        )
     reasons = rows[rows["value"].isna()]
     return {
         **values,
@@ -249,11 +310,15 @@ def _finish(
 
 
 def _percent(figure: str, value: float) -> str | None:
-    return None if value != value else f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
+    return (
+        None if value != value else f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
+    )
 
 
 def _or_unavailable(build: Callable[[], Any]) -> Any:
-    """A tower that cannot be used in this way is not an error of the data: the figures are unavailable."""
+    """A tower that cannot be used in this way is not an error of the data: the figures are
+    unavailable.
+    """
     try:
         return build()
     except InputError as error:

@@ -1,7 +1,9 @@
-"""Annotation-free training (MaskCLIP+): a small network learns from what the frozen map says of unlabelled images.
+"""Annotation-free training (MaskCLIP+): a small network learns from what the frozen map says of
+unlabelled images.
 
-Belongs here: pseudo labels on disk, the training, resuming it. Does not belong here: the map (`dense_maps`), what is
-measured (`dense_results`). Unlike in MaskCLIP's code the map labels each image once and whole, not each crop.
+Belongs here: pseudo labels on disk, the training, resuming it. Does not belong here: the map
+(`dense_maps`), what is measured (`dense_results`). Unlike in MaskCLIP's code the map labels each
+image once and whole, not each crop.
 """
 
 import zipfile
@@ -56,10 +58,16 @@ class Student:
                 f"dense.student_model: {config.student_model!r} is none of torchvision's: {error}"
             ) from error
         if path := config.student_backbone:
-            given = {key.removeprefix("features."): value for key, value in read_weights(path).items()}
+            given = {
+                key.removeprefix("features."): value for key, value in read_weights(path).items()
+            }
             own = self.network.backbone.state_dict()
-            if lacking := [key for key in own if key not in given or given[key].shape != own[key].shape]:
-                raise InputError(f"dense.student_backbone: {path} does not fit {name}: {lacking[0]}")
+            if lacking := [
+                key for key in own if key not in given or given[key].shape != own[key].shape
+            ]:
+                raise InputError(
+                    f"dense.student_backbone: {path} does not fit {name}: {lacking[0]}"
+                )
             self.network.backbone.load_state_dict({key: given[key] for key in own})
         self.network.to(segmenter.clip.device)
 
@@ -70,10 +78,16 @@ class Student:
         pixels = normalized(self.segmenter.clip, resized(image, self.side))
         tall, wide = pixels.shape[-2:]
         logits = self.network(padded(pixels, MULTIPLE))["out"][..., :tall, :wide]
-        return functional.interpolate(logits, (image.height, image.width), mode="bilinear")[0].argmax(0).cpu().numpy()
+        return (
+            functional.interpolate(logits, (image.height, image.width), mode="bilinear")[0]
+            .argmax(0)
+            .cpu()
+            .numpy()
+        )
 
     def train(self, root: Path, folder: str, scratch: Path, max_pixels: int) -> None:
-        """Label the images of a folder or zip and learn from them; killed in between, it resumes from its last state.
+        """Label the images of a folder or zip and learn from them; killed in between, it resumes
+        from its last state.
 
         Raises:
             InputError: If there is no image.
@@ -81,9 +95,13 @@ class Student:
         """
         scratch.mkdir(parents=True, exist_ok=True)
         found = files_below(root, folder)
-        locations = tuple(where for name, where in found.items() if name.lower().endswith(EXTENSIONS))
+        locations = tuple(
+            where for name, where in found.items() if name.lower().endswith(EXTENSIONS)
+        )
         if not locations:
-            raise InputError(f"dense.student_images: {root / folder} holds no image ({', '.join(EXTENSIONS)})")
+            raise InputError(
+                f"dense.student_images: {root / folder} holds no image ({', '.join(EXTENSIONS)})"
+            )
         source = FileSource(root, locations)
 
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
@@ -95,12 +113,17 @@ class Student:
             labelled(number)
         network, marker = self.network.train(), scratch / "state.done"
         optimizer = torch.optim.SGD(
-            network.parameters(), self.config.student_learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+            network.parameters(),
+            self.config.student_learning_rate,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
         )
         first, steps = 0, self.config.student_steps
         if (number := sealed(marker)) is not None:
             state = torch.load(
-                scratch / f"state-{number}.pt", map_location=self.segmenter.clip.device, weights_only=True
+                scratch / f"state-{number}.pt",
+                map_location=self.segmenter.clip.device,
+                weights_only=True,
             )
             network.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
@@ -111,12 +134,19 @@ class Student:
                 group["lr"] = self.config.student_learning_rate * fall
             loss = self._loss(network, self._batch(step, labelled, len(locations)))
             if not torch.isfinite(loss):
-                raise TrainingError(f"student, step {step}: the loss is not finite; lower dense.student_learning_rate")
+                raise TrainingError(
+                    f"student, step {step}: the loss is not finite; lower "
+                    "dense.student_learning_rate"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                state = {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                }
                 torch.save(state, newest := scratch / f"state-{step + 1}.pt")
                 seal(marker, [newest], step + 1)
                 for older in set(scratch.glob("state-*.pt")) - {newest}:
@@ -132,17 +162,28 @@ class Student:
             return ids
 
     def _batch(
-        self, step: int, labelled: Callable[[int], tuple[Image.Image, NDArray[np.uint8]]], count: int
+        self,
+        step: int,
+        labelled: Callable[[int], tuple[Image.Image, NDArray[np.uint8]]],
+        count: int,
     ) -> tuple[Tensor, Tensor]:
-        """Random crops, half of them mirrored: pixels (B, 3, S, S) and labels (B, S, S), a function of the step."""
+        """Random crops, half of them mirrored: pixels (B, 3, S, S) and labels (B, S, S), a function
+        of the step.
+        """
         chance = np.random.default_rng((0, step))
         pixels, truths = [], []
         for number in chance.integers(count, size=self.config.student_batch):
             image, labels = labelled(int(number))
-            left, top = (int(chance.integers(0, max(side - self.side, 0) + 1)) for side in image.size)
-            crop = normalized(self.segmenter.clip, image.crop((left, top, left + self.side, top + self.side)))
+            left, top = (
+                int(chance.integers(0, max(side - self.side, 0) + 1)) for side in image.size
+            )
+            crop = normalized(
+                self.segmenter.clip, image.crop((left, top, left + self.side, top + self.side))
+            )
             truth = torch.full((self.side, self.side), IGNORED)
-            part = torch.from_numpy(labels[top : top + self.side, left : left + self.side].astype(np.int64))
+            part = torch.from_numpy(
+                labels[top : top + self.side, left : left + self.side].astype(np.int64)
+            )
             truth[: part.shape[0], : part.shape[1]] = part
             mirrored = chance.random() < 0.5
             pixels.append(crop.flip(-1) if mirrored else crop)

@@ -35,8 +35,9 @@ def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
 def union_domain() -> dict[str, Any]:
     """The domain of the classes of all 20 data sets, to train one model for the whole benchmark.
 
-    A name that several data sets have, in any spelling, occurs once, with the spelling of the first; an alias that
-    names another class elsewhere is left out. It has no labelled images: `benchmark_results` measures it.
+    A name that several data sets have, in any spelling, occurs once, with the spelling of the
+    first; an alias that names another class elsewhere is left out. It has no labelled images:
+    `benchmark_results` measures it.
     """
     names: dict[str, str] = {}
     aliases: dict[str, list[str]] = {}
@@ -67,12 +68,20 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
     """
     domains = [*(domain_of(entry, root.resolve()) for entry in DATASETS.values()), union_domain()]
     texts = {
-        directory / f"{domain['slug']}.yaml": yaml.safe_dump(domain, sort_keys=False, allow_unicode=True, width=120)
+        directory / f"{domain['slug']}.yaml": yaml.safe_dump(
+            domain, sort_keys=False, allow_unicode=True, width=120
+        )
         for domain in domains
     }
-    others = [str(path) for path, text in texts.items() if path.exists() and path.read_text(encoding="utf-8") != text]
+    others = [
+        str(path)
+        for path, text in texts.items()
+        if path.exists() and path.read_text(encoding="utf-8") != text
+    ]
     if others:
-        raise InputError(f"these exist and differ; remove them or give another --into\n{lines_of(others)}")
+        raise InputError(
+            f"these exist and differ; remove them or give another --into\n{lines_of(others)}"
+        )
     for path, text in texts.items():
         if not path.exists():
             write_atomically(path, text)

@@ -1,6 +1,7 @@
 """What is measured on a data set of the benchmark, and the form of one figure.
 
-Plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
+Plain data, without torch. Does not belong here: measuring (`measuring`), means of figures
+(`summary`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ Protocol = Literal["zero-shot", "elevater", "clean"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is measured on a data set: `zero-shot`, or an adaptation to a number of shots drawn with a seed."""
+    """What is measured on a data set: `zero-shot`, or an adaptation to a number of shots drawn with
+    a seed.
+    """
 
     adaptation: Literal["zero-shot", "linear-probe", "fine-tune"] = "zero-shot"
     shots: int = 0
@@ -30,12 +33,16 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        """Of its prediction files, as the benchmark names them: `zero_shot`, `linear_probe_5`, `finetuning_full`."""
+        """Of its prediction files, as the benchmark names them: `zero_shot`, `linear_probe_5`,
+        `finetuning_full`.
+        """
         return self.name.replace("fine-tune", "finetuning").replace("-", "_")
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        """How it is read: a training by its last epoch (`clean`) and by its best on the test images (`elevater`)."""
+        """How it is read: a training by its last epoch (`clean`) and by its best on the test images
+        (`elevater`).
+        """
         return ("zero-shot",) if self.adaptation == "zero-shot" else ("clean", "elevater")
 
 
@@ -47,8 +54,8 @@ class Measurement(BaseModel):
         shots: Training images a class; 0 zero-shot, -1 all.
         value: None if it is unavailable.
         expected: Official number of test images; a figure of fewer is not the benchmark's.
-        images: Digest of the test images and their labels, after training also of the training images, from which the
-            shots are drawn; figures compare only where it is equal.
+        images: Digest of the test images and their labels, after training also of the training
+            images, from which the shots are drawn; figures compare only where it is equal.
         seconds: To search and train, or to classify; encoding is counted with the features.
     """
 

@@ -1,10 +1,12 @@
-"""Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded once.
+"""Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded
+once.
 
 Does not belong here: encoding (`react_pipeline.labelled`), measuring (`results`).
 
-Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data set>/<split>_labels.npy`,
-`<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and `<data set>/<split>.json` (`SplitFeatures`);
-`<data set>/<split>_unprojected.npy` (N, W) where a linear probe with a merged projection is asked for.
+Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
+set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and
+`<data set>/<split>.json` (`SplitFeatures`); `<data set>/<split>_unprojected.npy` (N, W) where a
+linear probe with a merged projection is asked for.
 """
 
 import logging
@@ -19,7 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, load_model, read_all, require_encoder
+from react_pipeline.benchmark.inputs import (
+    PROGRESS,
+    checkpoint_of,
+    load_model,
+    read_all,
+    require_encoder,
+)
 from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import STAGES, method_key
@@ -74,7 +82,8 @@ class Features:
     Attributes:
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
-        unprojected: (N, W) float32, before the tower's last projection; None if the artifact has none.
+        unprojected: (N, W) float32, before the tower's last projection; None if the artifact has
+            none.
     """
 
     about: SplitFeatures
@@ -92,9 +101,15 @@ class Features:
         place = f"{name}/{split}"
         if place in artifact.counts["missing"]:
             raise Unavailable(artifact.counts["missing"][place])
-        about = SplitFeatures.model_validate_json(artifact.file(f"{place}.json").read_text(encoding="utf-8"))
-        features, labels = (np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False) for end in ("", "_labels"))
-        # Most readers want the others, so the file stays where it is until rows of it are asked for.
+        about = SplitFeatures.model_validate_json(
+            artifact.file(f"{place}.json").read_text(encoding="utf-8")
+        )
+        features, labels = (
+            np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False)
+            for end in ("", "_labels")
+        )
+        # Most readers want the others, so the file stays where it is until rows of it are asked
+        # for.
         unprojected = None
         if (before := f"{place}{UNPROJECTED}") in artifact.manifest["files"]:
             unprojected = np.load(artifact.file(before), mmap_mode="c", allow_pickle=False)
@@ -102,20 +117,25 @@ class Features:
 
 
 def publish_features(project: Project, slug: str, method: str) -> Artifact:
-    """Publish the features of every configured data set's test split and, if shots are configured, training split.
+    """Publish the features of every configured data set's test split and, if shots are configured,
+    training split.
 
-    Splits that are not there are counted with their reason. Splits whose images another published artifact of this
-    stage has encoded with the same checkpoint (the base's, for another domain; the same, before a change of the
-    configuration) are taken over. Killed in between, finished splits are not encoded again.
+    Splits that are not there are counted with their reason. Splits whose images another published
+    artifact of this stage has encoded with the same checkpoint (the base's, for another domain; the
+    same, before a change of the configuration) are taken over. Killed in between, finished splits
+    are not encoded again.
 
     Raises:
-        InputError: If there is no `elevater.root`, or the method is a linear head; listing every split that is there
-            and wrong, before anything is encoded; or naming an image that cannot be decoded.
+        InputError: If there is no `elevater.root`, or the method is a linear head; listing every
+            split that is there and wrong, before anything is encoded; or naming an image that
+            cannot be decoded.
     """
     require_encoder(method)
     elevater = project.config.elevater
     splits = ("test", "train") if elevater.shots else ("test",)
-    places = {f"{name}/{split}": (name, split) for name in elevater.dataset_names for split in splits}
+    places = {
+        f"{name}/{split}": (name, split) for name in elevater.dataset_names for split in splits
+    }
 
     def read(root: Path, place: tuple[str, str]) -> tuple[LabelledImages, str]:
         images = read_dataset(root, *place)
@@ -129,14 +149,18 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
 
     def write(directory: Path) -> dict[str, Any]:
         writer = _Writer(project, checkpoint_of(inputs.parents), directory)
-        splits = {place: writer.publish(images, digest) for place, (images, digest) in found.items()}
+        splits = {
+            place: writer.publish(images, digest) for place, (images, digest) in found.items()
+        }
         remove_scratch(directory / PROGRESS)
         return {
             "images": sum(about.n for about in splits.values()),
             "datasets": sum(about.split == "test" for about in splits.values()),
             "of": len(elevater.dataset_names),
             "splits_taken_over": writer.taken_over,
-            "truncated": {place: about.truncated for place, about in splits.items() if about.truncated},
+            "truncated": {
+                place: about.truncated for place, about in splits.items() if about.truncated
+            },
             "incomplete": {
                 place: f"{about.n} of {about.expected} images"
                 for place, about in splits.items()
@@ -152,7 +176,11 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
 def digests_of_test_images(artifact: Artifact) -> set[str]:
     """SHA-256 of every test image's file, as hexadecimal digits."""
     names = [name for name in artifact.manifest["files"] if name.endswith("/test_sha256.npy")]
-    return {row.tobytes().hex() for name in names for row in np.load(artifact.file(name), allow_pickle=False)}
+    return {
+        row.tobytes().hex()
+        for name in names
+        for row in np.load(artifact.file(name), allow_pickle=False)
+    }
 
 
 class _Writer:
@@ -163,11 +191,16 @@ class _Writer:
             left.unlink()
 
     def publish(self, images: LabelledImages, digest: str) -> SplitFeatures:
-        """Write the files of a split, or link those of another artifact with the same checkpoint and images."""
+        """Write the files of a split, or link those of another artifact with the same checkpoint
+        and images.
+        """
         marker = self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
         if (about := sealed(marker)) is None:
             about = self._take_over(images, digest) or self._encode(images, digest)
-            files = [self.directory / images.dataset / f"{images.split}{end}" for end in (".json", *self.ends)]
+            files = [
+                self.directory / images.dataset / f"{images.split}{end}"
+                for end in (".json", *self.ends)
+            ]
             files[0].write_text(about, encoding="utf-8")
             seal(marker, files, about)
         return SplitFeatures.model_validate_json(about)
@@ -178,7 +211,9 @@ class _Writer:
 
     @cached_property
     def projection(self) -> Any:
-        """The tower's last projection, taken out of it, if features before it are wanted; None without either."""
+        """The tower's last projection, taken out of it, if features before it are wanted; None
+        without either.
+        """
         from react_pipeline.benchmark.finetune import take_projection
 
         if not self.project.config.elevater.probes_unprojected:
@@ -202,13 +237,17 @@ class _Writer:
         preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
         sha256, truncated = encode(
             self.clip,
-            PreprocessedImages(images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels),
+            PreprocessedImages(
+                images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels
+            ),
             len(images),
             folder / f"{images.split}.npy",
             batch_size=config.embedding.batch_size,
             workers=config.embedding.workers,
             title=f"{images.dataset} {images.split}",
-            unprojected=None if self.projection is None else (folder / f"{images.split}{UNPROJECTED}", self.projection),
+            unprojected=None
+            if self.projection is None
+            else (folder / f"{images.split}{UNPROJECTED}", self.projection),
         )
         np.save(folder / f"{images.split}_labels.npy", images.labels)
         np.save(folder / f"{images.split}_sha256.npy", sha256)
@@ -227,7 +266,8 @@ class _Writer:
     def _take_over(self, images: LabelledImages, digest: str) -> str | None:
         split = f"{images.dataset}/{images.split}"
         for artifact in self._published():
-            # Made without `merge_projection`, an artifact lacks an array; the images are then encoded again.
+            # Made without `merge_projection`, an artifact lacks an array; the images are then
+            # encoded again.
             whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
             if artifact.manifest["content"]["images"].get(split) == digest and whole:
                 for end in self.ends:

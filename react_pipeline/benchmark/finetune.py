@@ -1,8 +1,8 @@
 """Fine-tuning: the image tower and a linear head train together, as ELEVATER does.
 
-A trial encodes every image in every epoch, and trials run one after another, each on a fresh copy of the tower. Does
-not belong here: the head (`head`), which trials to run (`sweep`), reading images. Shapes: N images of H x W pixels, B
-of them in a batch, D width of the features, C classes.
+A trial encodes every image in every epoch, and trials run one after another, each on a fresh copy
+of the tower. Does not belong here: the head (`head`), which trials to run (`sweep`), reading
+images. Shapes: N images of H x W pixels, B of them in a batch, D width of the features, C classes.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from react_pipeline.benchmark.head import BATCH_SIZE, MOMENTUM, NOT_FINITE, SEED, Head, batches, losses, record
+from react_pipeline.benchmark.head import (
+    BATCH_SIZE,
+    MOMENTUM,
+    NOT_FINITE,
+    SEED,
+    Head,
+    batches,
+    losses,
+    record,
+)
 from react_pipeline.benchmark.shots import Indices, Split
 from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
 from react_pipeline.clip import Clip
@@ -26,7 +35,8 @@ class ImageExamples:
     """Images with labels.
 
     Attributes:
-        read: The number of an image to its preprocessed tensor (3, H, W), float32; the same each time.
+        read: The number of an image to its preprocessed tensor (3, H, W), float32; the same each
+            time.
         labels: Class ids (N,), int64, or indicators (N, C) for multilabel data.
         numbers: What `read` is called with, for each label; 0 to N - 1 if None.
         workers: Processes that read images ahead; 0 reads in this process.
@@ -58,15 +68,17 @@ def projection_of(visual: Any) -> Tensor:
     """
     projection = getattr(visual, "proj", None)
     if not isinstance(projection, Tensor):
-        raise InputError(f"{type(visual).__name__}: has no projection matrix `proj` to merge with the head")
+        raise InputError(
+            f"{type(visual).__name__}: has no projection matrix `proj` to merge with the head"
+        )
     return projection.detach()
 
 
 def take_projection(visual: Any) -> Tensor:
     """Take the last projection (W, D) out of an image tower, which then gives features of width W.
 
-    With `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is changed
-    in place. Errors as of `projection_of`.
+    With `Head.merged` this is the benchmark's option to train projection and head as one matrix.
+    The tower is changed in place. Errors as of `projection_of`.
     """
     projection = projection_of(visual)
     visual.proj = None
@@ -83,11 +95,17 @@ def fine_tune(
     *,
     merge_projection: bool = False,
 ) -> Adaptation:
-    """Search and fine-tune: `sweep.adapt`. The head is for features of width D; the given model is never changed."""
+    """Search and fine-tune: `sweep.adapt`. The head is for features of width D; the given model is
+    never changed.
+    """
 
-    def train_trials(train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any) -> list[Curve]:
+    def train_trials(
+        train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any
+    ) -> list[Curve]:
         how["merge_projection"] = merge_projection
-        return [train_tower(clip, train, evaluation, head, trial, metric, **how) for trial in trials]
+        return [
+            train_tower(clip, train, evaluation, head, trial, metric, **how) for trial in trials
+        ]
 
     return adapt(train_trials, train, test, split)
 
@@ -104,10 +122,12 @@ def train_tower(
     merge_projection: bool = False,
     keep_probabilities: bool = False,
 ) -> Curve:
-    """Train a fresh copy of the tower, batch normalisation without scale and shift, and a head; measure each epoch.
+    """Train a fresh copy of the tower, batch normalisation without scale and shift, and a head;
+    measure each epoch.
 
-    SGD with momentum at a constant learning rate, weight decay on everything that trains; the order of the batches is
-    that of `probe.train_heads`. The tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
+    SGD with momentum at a constant learning rate, weight decay on everything that trains; the order
+    of the batches is that of `probe.train_heads`. The tower is in training mode, as in the
+    benchmark: a ResNet's batch statistics move.
 
     Raises:
         InputError: If the projection is to be merged and the tower has none.
@@ -119,7 +139,9 @@ def train_tower(
     linear = nn.Linear(width, n_classes)
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
     model = nn.Sequential(visual, nn.BatchNorm1d(width, affine=False), linear).to(clip.device)
-    optimizer = torch.optim.SGD(model.parameters(), trial.learning_rate, MOMENTUM, weight_decay=trial.weight_decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), trial.learning_rate, MOMENTUM, weight_decay=trial.weight_decay
+    )
     curve = Curve(trial, n_trainable=sum(parameter.numel() for parameter in model.parameters()))
     generator = torch.Generator().manual_seed(SEED)
     with torch.random.fork_rng():
@@ -130,13 +152,18 @@ def train_tower(
                 curve.failure = NOT_FINITE
                 break
             logits = _logits(model, evaluation)
-            if not record(curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities):
+            if not record(
+                curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities
+            ):
                 break
     return curve
 
 
 def _epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, train: ImageExamples, generator: torch.Generator
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: ImageExamples,
+    generator: torch.Generator,
 ) -> bool:
     """Train for one epoch; False if the loss overflowed."""
     model.train()
@@ -158,5 +185,7 @@ def _logits(model: nn.Module, examples: ImageExamples) -> Tensor:
     model.eval()
     device = next(model.parameters()).device
     count = len(examples.labels)
-    order = [list(range(start, min(start + BATCH_SIZE, count))) for start in range(0, count, BATCH_SIZE)]
+    order = [
+        list(range(start, min(start + BATCH_SIZE, count))) for start in range(0, count, BATCH_SIZE)
+    ]
     return torch.cat([model(images.to(device)) for images in examples.loader(order)])

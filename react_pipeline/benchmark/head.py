@@ -1,7 +1,7 @@
 """A linear head as ELEVATER builds it: where it starts, its loss, its batches, how it is scored.
 
-Does not belong here: training it alone (`probe`) and with the tower (`finetune`). Shapes: N examples, B of them in a
-batch, D width of the features, C classes, T trials.
+Does not belong here: training it alone (`probe`) and with the tower (`finetune`). Shapes: N
+examples, B of them in a batch, D width of the features, C classes, T trials.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,9 @@ MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
 """Of SGD and of the batches, as in the benchmark; their order is the same in each trial."""
 
 NOT_FINITE = "values are not finite"
-"""The failure of a trial whose weights or logits overflow: learning rate times weight decay is too large."""
+"""The failure of a trial whose weights or logits overflow: learning rate times weight decay is too
+large.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Head:
 
     @classmethod
     def from_text(cls, zero_shot: Tensor) -> Self:
-        """Start from class vectors (D, C) of a text tower (`clip.zero_shot_head`), with a bias of 0."""
+        """Start from class vectors (D, C) of a text tower (`clip.zero_shot_head`), with a bias of
+        0.
+        """
         return cls(zero_shot.T.float().contiguous(), torch.zeros(zero_shot.shape[1]))
 
     @classmethod
@@ -49,7 +53,9 @@ class Head:
 
 
 def batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of one epoch's batches, shuffled; none of a single example. The order is that of PyTorch's loader."""
+    """Indices of one epoch's batches, shuffled; none of a single example. The order is that of
+    PyTorch's loader.
+    """
     loader: DataLoader[Tensor] = DataLoader(
         range(n),  # type: ignore[arg-type]  # a range is a dataset of indices
         batch_size=BATCH_SIZE,
@@ -61,16 +67,22 @@ def batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each trial's mean loss (T,) of logits (B, T, C) and labels (B,) or, for multilabel data, (B, C)."""
+    """Each trial's mean loss (T,) of logits (B, T, C) and labels (B,) or, for multilabel data, (B,
+    C).
+    """
     size, trials, n_classes = logits.shape
     if labels.ndim == 2:
         wanted = labels.to(logits.dtype)[:, None].expand_as(logits)
         return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(0, 2))
-    flat = F.cross_entropy(logits.reshape(size * trials, n_classes), labels.repeat_interleave(trials), reduction="none")
+    flat = F.cross_entropy(
+        logits.reshape(size * trials, n_classes), labels.repeat_interleave(trials), reduction="none"
+    )
     return flat.view(size, trials).mean(dim=0)
 
 
-def record(curve: Curve, logits: Tensor, labels: Tensor, metric: str, *, keep_probabilities: bool) -> bool:
+def record(
+    curve: Curve, logits: Tensor, labels: Tensor, metric: str, *, keep_probabilities: bool
+) -> bool:
     """Add an epoch's logits (N, C) to the curve of its trial; whether the trial continues."""
     if not torch.isfinite(logits).all():
         curve.failure = NOT_FINITE

@@ -1,7 +1,7 @@
 """Image-text retrieval on Flickr30k and COCO: reading captioned images, and recall both ways.
 
-Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M captions (several an
-image), D width.
+Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M
+captions (several an image), D width.
 """
 
 import csv
@@ -30,8 +30,8 @@ BLOCK_BYTES = 64 * 2**20
 """Similarities that are in memory at a time."""
 
 Recall = dict[str, dict[int, float]]
-"""`image to text`: for each k of `KS`, the fraction of the images with one of their captions among the first k;
-`text to image`: the fraction of the captions with their image among the first k."""
+"""`image to text`: for each k of `KS`, the fraction of the images with one of their captions among
+the first k; `text to image`: the fraction of the captions with their image among the first k."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class _Karpathy(BaseModel):
     images: list[_Image]
 
 
-def read_karpathy(path: Path, split: str = "test", captions_per_image: int = CAPTIONS_PER_IMAGE) -> CaptionedImages:
+def read_karpathy(
+    path: Path, split: str = "test", captions_per_image: int = CAPTIONS_PER_IMAGE
+) -> CaptionedImages:
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
 
     Args:
@@ -102,7 +104,8 @@ def read_caption_csv(
     delimiter: str = ",",
     captions_per_image: int = CAPTIONS_PER_IMAGE,
 ) -> CaptionedImages:
-    """Read a table with a header and one caption a row; rows of the same image need not be adjacent.
+    """Read a table with a header and one caption a row; rows of the same image need not be
+    adjacent.
 
     Raises:
         InputError: If the file cannot be read, lacks a column, or holds no caption.
@@ -110,12 +113,16 @@ def read_caption_csv(
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             # A shell hands `\t` on as two characters.
-            reader = csv.DictReader(file, delimiter=delimiter.replace("\\t", "\t"), skipinitialspace=True)
+            reader = csv.DictReader(
+                file, delimiter=delimiter.replace("\\t", "\t"), skipinitialspace=True
+            )
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             for column in (image_column, caption_column):
                 if column not in columns:
-                    raise InputError(f"{path}: no column {column!r}; it has {', '.join(columns) or 'none'}")
+                    raise InputError(
+                        f"{path}: no column {column!r}; it has {', '.join(columns) or 'none'}"
+                    )
             rows = [(row[image_column] or "", row[caption_column] or "") for row in reader]
     except TypeError as error:
         raise InputError(f"delimiter {delimiter!r}: {error}") from error
@@ -131,7 +138,8 @@ def recall(
 ) -> Recall:
     """Recall both ways.
 
-    Of equal similarities the item with the lower number ranks first, whether right or wrong: order decides, never luck.
+    Of equal similarities the item with the lower number ranks first, whether right or wrong: order
+    decides, never luck.
 
     Args:
         image_vectors: Unit vectors (N, D).
@@ -171,7 +179,9 @@ def _ranks(
     return ranks
 
 
-def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int) -> CaptionedImages:
+def _collect(
+    path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int
+) -> CaptionedImages:
     numbers: dict[str, int] = {}
     captions: list[str] = []
     image_of_caption: list[int] = []
@@ -185,14 +195,21 @@ def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: in
         elif kept[image] >= captions_per_image:
             dropped["more_captions_than_counted"] += 1
         elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
-            raise InputError(f"{path}: the image {image!r} leads out of the folder of the images; use relative paths")
+            raise InputError(
+                f"{path}: the image {image!r} leads out of the folder of the images; use relative "
+                "paths"
+            )
         else:
             kept[image] += 1
             captions.append(caption.strip())
             image_of_caption.append(numbers.setdefault(image, len(numbers)))
     if not captions:
-        raise InputError(f"{path}: holds no caption with an image; left out: {dict(dropped) or 'nothing'}")
-    return CaptionedImages(tuple(numbers), tuple(captions), np.asarray(image_of_caption, dtype=np.int64), dict(dropped))
+        raise InputError(
+            f"{path}: holds no caption with an image; left out: {dict(dropped) or 'nothing'}"
+        )
+    return CaptionedImages(
+        tuple(numbers), tuple(captions), np.asarray(image_of_caption, dtype=np.int64), dict(dropped)
+    )
 
 
 def measure_recall(
@@ -205,7 +222,8 @@ def measure_recall(
         method: How it was customized; `base` needs no domain.
 
     Raises:
-        InputError: If an image is missing or cannot be decoded, or the method has no image tower of its own.
+        InputError: If an image is missing or cannot be decoded, or the method has no image tower of
+            its own.
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
@@ -214,8 +232,15 @@ def measure_recall(
     require_encoder(method)
     missing = [name for name in captioned.images if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder}: {len(missing)} of {len(captioned.images)} images are missing\n{lines_of(missing)}")
-    place = ("base_checkpoint",) if method == "base" else ("customized_checkpoint", method_key(slug, method))
+        raise InputError(
+            f"{folder}: {len(missing)} of {len(captioned.images)} images are "
+            f"missing\n{lines_of(missing)}"
+        )
+    place = (
+        ("base_checkpoint",)
+        if method == "base"
+        else ("customized_checkpoint", method_key(slug, method))
+    )
     clip = load_model(project, fresh(project, *place))
     paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
@@ -227,7 +252,14 @@ def measure_recall(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "images.npy"
         embedding = project.config.embedding
-        encode(clip, images, len(paths), file, batch_size=embedding.batch_size, workers=embedding.workers)
+        encode(
+            clip,
+            images,
+            len(paths),
+            file,
+            batch_size=embedding.batch_size,
+            workers=embedding.workers,
+        )
         features = np.load(file, allow_pickle=False)
     vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
     texts = clip.encode_texts(captioned.captions).numpy()

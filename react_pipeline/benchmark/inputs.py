@@ -1,4 +1,5 @@
-"""What the protocols measure: the model of a method, on those of the configured data that are there.
+"""What the protocols measure: the model of a method, on those of the configured data that are
+there.
 
 Does not belong here: reading a data set (`react_pipeline.labelled`), what is measured.
 """
@@ -31,7 +32,9 @@ def require_encoder(method: str) -> None:
         InputError: If it is a linear head.
     """
     if is_linear_head(method):
-        raise InputError(f"{method}: a linear head is used on the base's own features; measure `base`")
+        raise InputError(
+            f"{method}: a linear head is used on the base's own features; measure `base`"
+        )
 
 
 def checkpoint_of(parents: Mapping[str, Artifact]) -> Artifact:
@@ -47,7 +50,10 @@ def load_model(project: Project, checkpoint: Artifact) -> Clip:
 
 
 def read_all(
-    root: Path | None, section: str, places: Mapping[str, Place], read: Callable[[Path, Place], Data]
+    root: Path | None,
+    section: str,
+    places: Mapping[str, Place],
+    read: Callable[[Path, Place], Data],
 ) -> tuple[dict[str, Data], dict[str, str]]:
     """The data that are there, by name, and why others are not.
 
@@ -71,15 +77,20 @@ def read_all(
             problems.append(f"{name}: {error}")
     if problems:
         raise InputError(
-            f"{root}: {len(problems)} of {len(places)} cannot be used; fix or remove them, or leave them out of "
+            f"{root}: {len(problems)} of {len(places)} cannot be used; fix or remove them, or "
+            "leave them out of "
             f"`{section}`\n{lines_of(problems)}"
         )
     return found, missing
 
 
 def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], dict[str, str]]:
-    """The configured sets with boxes and with label maps that are there, and why others are not: `read_all`."""
-    found, missing = read_all(dense.root, "dense", {entry.name: entry for entry in dense.sets(slug)}, read_dense_set)
+    """The configured sets with boxes and with label maps that are there, and why others are not:
+    `read_all`.
+    """
+    found, missing = read_all(
+        dense.root, "dense", {entry.name: entry for entry in dense.sets(slug)}, read_dense_set
+    )
     return list(found.values()), missing
 
 
@@ -95,7 +106,9 @@ def digests_of_files(dense: DenseConfig, found: list[DenseImages]) -> dict[str, 
     for images in found if "file" in dense.boxes else ():
         if images.entry.task == "detection":
             name = images.entry.name
-            files[f"boxes of {name}"] = (dense.root or Path()) / dense.boxes_file.replace("{dataset}", name)
+            files[f"boxes of {name}"] = (dense.root or Path()) / dense.boxes_file.replace(
+                "{dataset}", name
+            )
     try:
         return {name: sha256_of(path) for name, path in files.items() if path is not None}
     except OSError as error:

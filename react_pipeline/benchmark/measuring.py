@@ -1,7 +1,7 @@
 """Measuring one data set of the benchmark: zero-shot, and after training on its shots.
 
-Does not belong here: training (`probe`, `finetune`), metrics, what is published (`results`). Shapes: N images, C
-classes, D width.
+Does not belong here: training (`probe`, `finetune`), metrics, what is published (`results`).
+Shapes: N images, C classes, D width.
 """
 
 import time
@@ -33,8 +33,9 @@ class Outcome:
     """What an experiment gave.
 
     Attributes:
-        probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
-            experiment failed. After training those of the best epoch, as in the benchmark.
+        probabilities: (N, C) of the test images, in the table's order of classes, for a prediction
+            file; None if the experiment failed. After training those of the best epoch, as in the
+            benchmark.
     """
 
     measurements: tuple[Measurement, ...]
@@ -42,11 +43,16 @@ class Outcome:
     n_trainable: int = 0
 
 
-def unavailable(entry: Dataset, experiment: Experiment, reason: str, test: Features | None = None) -> Outcome:
+def unavailable(
+    entry: Dataset, experiment: Experiment, reason: str, test: Features | None = None
+) -> Outcome:
     """An experiment that could not be made."""
     about = _about(entry, experiment, test)
     return Outcome(
-        tuple(Measurement(**about, protocol=protocol, unavailable=reason) for protocol in experiment.protocols)
+        tuple(
+            Measurement(**about, protocol=protocol, unavailable=reason)
+            for protocol in experiment.protocols
+        )
     )
 
 
@@ -68,7 +74,9 @@ class DatasetMeasurer:
         """Classify by the class names alone."""
         started, experiment = time.monotonic(), Experiment()
         logits = LOGIT_SCALE * F.normalize(torch.from_numpy(self.test.features), dim=-1) @ self.head
-        probabilities = logits.softmax(dim=-1).numpy()  # for multilabel sets too, as in the benchmark
+        probabilities = logits.softmax(
+            dim=-1
+        ).numpy()  # for multilabel sets too, as in the benchmark
         try:
             value = measure(self.entry.metric, self.test.labels, probabilities)
         except InputError as error:
@@ -77,7 +85,9 @@ class DatasetMeasurer:
         row = Measurement(**about, protocol="zero-shot", value=value, seconds=_since(started))
         return Outcome((row,), probabilities)
 
-    def adapted(self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]) -> Outcome:
+    def adapted(
+        self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]
+    ) -> Outcome:
         """Search and train on the shots, and measure by both protocols.
 
         Args:
@@ -85,8 +95,13 @@ class DatasetMeasurer:
             images: For `fine-tune`: features to the images that they were made of.
         """
         started = time.monotonic()
-        # Outside of the try: data that changed stop everything, they are no figure that is unavailable.
-        tuned_on = [images(part) for part in (train, self.test)] if experiment.adaptation == "fine-tune" else []
+        # Outside of the try: data that changed stop everything, they are no figure that is
+        # unavailable.
+        tuned_on = (
+            [images(part) for part in (train, self.test)]
+            if experiment.adaptation == "fine-tune"
+            else []
+        )
         try:
             found = self._adapt(experiment, train, tuned_on)
         except (InputError, TrainingError) as error:
@@ -99,35 +114,65 @@ class DatasetMeasurer:
             "failed_trials": sum(found.search.failures.values()),
         }
         rows = tuple(
-            Measurement(**about, protocol=protocol, value=found.clean if protocol == "clean" else found.elevater)
+            Measurement(
+                **about,
+                protocol=protocol,
+                value=found.clean if protocol == "clean" else found.elevater,
+            )
             for protocol in experiment.protocols
         )
         return Outcome(rows, found.final.best_probabilities, found.final.n_trainable)
 
-    def _adapt(self, experiment: Experiment, train: Features, images: Sequence[ImageExamples]) -> Adaptation:
+    def _adapt(
+        self, experiment: Experiment, train: Features, images: Sequence[ImageExamples]
+    ) -> Adaptation:
         n_classes = self.entry.num_classes
         split = split_training(
-            train.labels, n_classes=n_classes, shots=experiment.shots, seed=experiment.seed, dataset=self.entry.name
+            train.labels,
+            n_classes=n_classes,
+            shots=experiment.shots,
+            seed=experiment.seed,
+            dataset=self.entry.name,
         )
         starts_at_text = self.config.head_start == "text"
-        head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
+        head = (
+            Head.from_text(self.head)
+            if starts_at_text
+            else Head.random(n_classes, self.clip.dimension)
+        )
         if images:
             merge = self.config.merge_projection
-            return fine_tune(self.clip, images[0], images[1], head, split, self.entry.metric, merge_projection=merge)
+            return fine_tune(
+                self.clip,
+                images[0],
+                images[1],
+                head,
+                split,
+                self.entry.metric,
+                merge_projection=merge,
+            )
         device, parts = self.clip.device, (train, self.test)
         arrays: list[Any] = [part.features for part in parts]
         if self.config.merge_projection:
             head = head.merged(projection_of(self.clip.model.visual).cpu())
-            arrays = [part.unprojected for part in parts]  # there, since this setting is part of their fingerprint
+            arrays = [
+                part.unprojected for part in parts
+            ]  # there, since this setting is part of their fingerprint
         examples = [
-            FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
+            FeatureExamples(
+                torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device)
+            )
             for features, part in zip(arrays, parts, strict=True)
         ]
         return linear_probe(examples[0], examples[1], head, split, self.entry.metric)
 
 
 def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
-    known = {} if test is None else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
+    known = (
+        {}
+        if test is None
+        else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
+    )
     return {
         "dataset": entry.name,
         **vars(experiment),

@@ -1,10 +1,12 @@
 """The four metrics of ELEVATER, as functions of true labels and scores; every value is a fraction.
 
-They are those of the benchmark's own package, vision-evaluation, which adds only the mean over 11 points to
-scikit-learn, and would bring OpenCV and pycocotools. Shapes: N images, C classes. Of degenerate input:
-    Equal scores: the class with the lower number is predicted. Curves treat equal scores as one threshold.
-    Absent class (no image of it): left out of a mean over classes. It can still be predicted, wrongly.
-    Nothing to measure (no class has a positive; ROC AUC where all images are of one class): `InputError`, never 0.
+They are those of the benchmark's own package, vision-evaluation, which adds only the mean over 11
+points to scikit-learn, and would bring OpenCV and pycocotools. Shapes: N images, C classes. Of
+degenerate input:
+    Equal scores: the class with the lower number is predicted. Curves treat equal scores as one
+    threshold. Absent class (no image of it): left out of a mean over classes. It can still be
+    predicted, wrongly. Nothing to measure (no class has a positive; ROC AUC where all images are of
+    one class): `InputError`, never 0.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,8 @@ Labels = NDArray[np.integer[Any]]
 Scores = NDArray[np.floating[Any]]
 
 RECALL_POINTS = np.linspace(1, 0, 11)
-"""From 1 down to 0: so counted, no point exceeds its recall (upwards, 0.3 is 0.30000000000000004)."""
+"""From 1 down to 0: so counted, no point exceeds its recall (upwards, 0.3 is 0.30000000000000004).
+"""
 
 
 def measure(metric: str, labels: Labels, scores: Scores) -> float:
@@ -34,7 +37,9 @@ def measure(metric: str, labels: Labels, scores: Scores) -> float:
         InputError: If a score is not finite, or nothing can be measured.
     """
     if not np.isfinite(scores).all():
-        raise InputError(f"{metric}: {np.count_nonzero(~np.isfinite(scores))} scores are not finite")
+        raise InputError(
+            f"{metric}: {np.count_nonzero(~np.isfinite(scores))} scores are not finite"
+        )
     return METRICS[metric](labels, scores)
 
 
@@ -44,23 +49,30 @@ def accuracy(labels: Labels, scores: Scores) -> float:
 
 
 def mean_per_class(labels: Labels, scores: Scores) -> float:
-    """Balanced accuracy: the mean, over the classes that have images, of the fraction of their images that are right.
+    """Balanced accuracy: the mean, over the classes that have images, of the fraction of their
+    images that are right.
 
-    vision-evaluation takes the columns of absent classes away before it predicts; where all classes have images, as in
-    every test split of the benchmark, that is the same.
+    vision-evaluation takes the columns of absent classes away before it predicts; where all classes
+    have images, as in every test split of the benchmark, that is the same.
     """
-    return float(recall_score(labels, scores.argmax(axis=1), labels=np.unique(labels), average="macro"))
+    return float(
+        recall_score(labels, scores.argmax(axis=1), labels=np.unique(labels), average="macro")
+    )
 
 
 def eleven_point_map(labels: Labels, scores: Scores) -> float:
-    """Pascal VOC 2007's mean average precision: per class, the mean of the interpolated precision at 11 recalls.
+    """Pascal VOC 2007's mean average precision: per class, the mean of the interpolated precision
+    at 11 recalls.
 
-    The interpolated precision at a recall is the highest precision at that recall or a higher one. As in
-    vision-evaluation, the curve ends at recall 0 with precision 1, so the last of the 11 points is always 1.
+    The interpolated precision at a recall is the highest precision at that recall or a higher one.
+    As in vision-evaluation, the curve ends at recall 0 with precision 1, so the last of the 11
+    points is always 1.
     """
     present = np.flatnonzero(labels.any(axis=0))
     if not len(present):
-        raise InputError("11point_mAP: no class has a positive image, so there is nothing to measure")
+        raise InputError(
+            "11point_mAP: no class has a positive image, so there is nothing to measure"
+        )
     averages = []
     for column in present:
         precision, recall, _ = precision_recall_curve(labels[:, column], scores[:, column])

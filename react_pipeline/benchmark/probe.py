@@ -1,8 +1,9 @@
 """Linear probe: a linear head on the features of a frozen image tower, trained as ELEVATER does.
 
-All trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one
-matrix product a batch. Each trial's numbers are those it would have alone, up to rounding. Does not belong here: the
-head (`head`), which trials to run (`sweep`). Shapes: N examples, D width of the features, C classes.
+All trials of a round see the same batches in the same order, so they are one problem with T heads
+side by side: one matrix product a batch. Each trial's numbers are those it would have alone, up to
+rounding. Does not belong here: the head (`head`), which trials to run (`sweep`). Shapes: N
+examples, D width of the features, C classes.
 """
 
 from collections.abc import Sequence
@@ -39,10 +40,14 @@ class FeatureExamples:
         return type(self)(self.features[chosen], self.labels[chosen])
 
 
-def linear_probe(train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, metric: str) -> Adaptation:
+def linear_probe(
+    train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, metric: str
+) -> Adaptation:
     """Search and train a linear probe: `sweep.adapt`."""
     return adapt(
-        lambda train, evaluation, trials, **how: train_heads(train, evaluation, head, trials, metric, **how),
+        lambda train, evaluation, trials, **how: train_heads(
+            train, evaluation, head, trials, metric, **how
+        ),
         *(train, test, split),
     )
 
@@ -59,12 +64,14 @@ def train_heads(
 ) -> list[Curve]:
     """Train one head for each trial, all from the same start and on the same batches.
 
-    SGD with momentum at a constant learning rate; weight decay on everything that trains. A batch of a single example
-    is skipped: it has no batch statistics. A trial whose values overflow fails and costs nothing more.
+    SGD with momentum at a constant learning rate; weight decay on everything that trains. A batch
+    of a single example is skipped: it has no batch statistics. A trial whose values overflow fails
+    and costs nothing more.
 
     Args:
         evaluation: Examples to measure on after each epoch.
-        keep_probabilities: Whether the curves hold the probabilities of the best and of the last epoch.
+        keep_probabilities: Whether the curves hold the probabilities of the best and of the last
+            epoch.
 
     Raises:
         InputError: If the metric cannot be measured on `evaluation`.
@@ -105,21 +112,31 @@ class _HeadGroup:
         count, n_classes, width = weight.shape
         inputs = self.norm.train()(features.to(weight))
         flat = F.linear(inputs, weight.view(count * n_classes, width), bias.view(-1))
-        gradients = torch.autograd.grad(losses(flat.view(len(inputs), count, n_classes), labels).sum(), leaves)
+        gradients = torch.autograd.grad(
+            losses(flat.view(len(inputs), count, n_classes), labels).sum(), leaves
+        )
         with torch.no_grad():
-            for values, gradient, moment in zip(self.parameters, gradients, self.moments, strict=True):
+            for values, gradient, moment in zip(
+                self.parameters, gradients, self.moments, strict=True
+            ):
                 shape = (count,) + (1,) * (values.ndim - 1)
                 moment.mul_(MOMENTUM).add_(gradient).addcmul_(values, self.decays.view(shape))
                 values.addcmul_(moment, self.rates.view(shape), value=-1)
 
     @torch.no_grad()
-    def evaluate(self, evaluation: FeatureExamples, metric: str, *, keep_probabilities: bool) -> None:
+    def evaluate(
+        self, evaluation: FeatureExamples, metric: str, *, keep_probabilities: bool
+    ) -> None:
         inputs = self.norm.eval()(evaluation.features.to(self.rates))
         going = []
         # One trial at a time: the logits of all of them could be large.
-        for place, (curve, weight, bias) in enumerate(zip(self.curves, *self.parameters, strict=True)):
+        for place, (curve, weight, bias) in enumerate(
+            zip(self.curves, *self.parameters, strict=True)
+        ):
             logits = F.linear(inputs, weight, bias)
-            if record(curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities):
+            if record(
+                curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities
+            ):
                 going.append(place)
         if len(going) < len(self.curves):
             self.curves = [self.curves[place] for place in going]

@@ -1,11 +1,13 @@
-"""Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
+"""Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction
+files.
 
-Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a single figure (`measuring`),
-means (`summary`), encoding (`features`), the difference to the base (`comparison`).
+Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a single
+figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base
+(`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
-`predictions/<experiment>/*.json`, and `all_predictions.zip` next to these where the experiment covers all 20 data sets
-of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
+`predictions/<experiment>/*.json`, and `all_predictions.zip` next to these where the experiment
+covers all 20 data sets of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ from react_pipeline.benchmark.submission import (
     write_prediction,
     write_submission,
 )
-from react_pipeline.benchmark.summary import fewer_images, figure_name, mean_over_datasets, summarize, to_markdown
+from react_pipeline.benchmark.summary import (
+    fewer_images,
+    figure_name,
+    mean_over_datasets,
+    summarize,
+    to_markdown,
+)
 from react_pipeline.labelled import LAYOUT, LabelledImages, Unavailable, read_dataset
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
@@ -50,10 +58,11 @@ STAGE = "benchmark_results"
 
 
 def publish_results(project: Project, slug: str, method: str) -> Artifact:
-    """Publish zero-shot and, if shots are configured, the adaptations of a method on every configured data set.
+    """Publish zero-shot and, if shots are configured, the adaptations of a method on every
+    configured data set.
 
-    Missing data, and experiments that cannot be made (a training diverges), are rows with a reason and no value.
-    Killed in between, finished data sets are not measured again.
+    Missing data, and experiments that cannot be made (a training diverges), are rows with a reason
+    and no value. Killed in between, finished data sets are not measured again.
 
     Raises:
         StaleArtifact: If fine-tuning finds other images than the features were made of.
@@ -91,14 +100,18 @@ def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[
     folder = artifact.path / "predictions" / experiment
     if not folder.is_dir():
         known = sorted(found.name for found in (artifact.path / "predictions").glob("*"))
-        raise InputError(f"{artifact.path}: no predictions of {experiment!r}; there are {', '.join(known) or 'none'}")
+        raise InputError(
+            f"{artifact.path}: no predictions of {experiment!r}; there are "
+            f"{', '.join(known) or 'none'}"
+        )
     write_submission(folder, path)
     rows = pd.read_parquet(artifact.file("results.parquet")).drop_duplicates("dataset")
     others = rows[~rows["layout"].isin(["", LAYOUT])]
     return [
         *(str(problem) for problem in check_submission(path, expected_datasets({}))),
         *(
-            f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not the benchmark's"
+            f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not "
+            "the benchmark's"
             for row in others.itertuples()
         ),
     ]
@@ -132,7 +145,11 @@ class _Measuring:
         measurer = DatasetMeasurer(self.clip, entry, test, self.project.config.elevater)
         rows = []
         for experiment in planned:
-            outcome = measurer.zero_shot() if experiment == Experiment() else self._adapted(measurer, experiment)
+            outcome = (
+                measurer.zero_shot()
+                if experiment == Experiment()
+                else self._adapted(measurer, experiment)
+            )
             rows += [row.model_dump() for row in outcome.measurements]
             self._predict(test, experiment, outcome)
         return rows
@@ -155,17 +172,23 @@ class _Measuring:
 
         config, about = self.project.config, features.about
         if about.digest not in self._found:
-            found = read_dataset(config.elevater.root or Path(), about.dataset, about.split, warn=False)
+            found = read_dataset(
+                config.elevater.root or Path(), about.dataset, about.split, warn=False
+            )
             if found.digest() != about.digest:
                 raise StaleArtifact(
-                    f"{about.dataset}, split {about.split}: its images changed since they were encoded; rematerialize "
-                    f"`{self.features.stage}` for {self.features.key!r}"
+                    f"{about.dataset}, split {about.split}: its images changed since they were "
+                    f"encoded; rematerialize `{self.features.stage}` for {self.features.key!r}"
                 )
             self._found[about.digest] = found
         found = self._found[about.digest]
         preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
-        read = PreprocessedImages(found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels)
-        return ImageExamples(read, torch.from_numpy(features.labels), workers=config.embedding.workers)
+        read = PreprocessedImages(
+            found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels
+        )
+        return ImageExamples(
+            read, torch.from_numpy(features.labels), workers=config.embedding.workers
+        )
 
     def _predict(self, test: Features, experiment: Experiment, outcome: Outcome) -> None:
         if outcome.probabilities is None:
@@ -177,7 +200,11 @@ class _Measuring:
             for module in (self.clip.model.visual, self.clip.model)
         )
         # The mean head of the 20 data sets, without its bias.
-        head = round(self.clip.dimension * sum(entry.num_classes for entry in DATASETS.values()) / len(DATASETS))
+        head = round(
+            self.clip.dimension
+            * sum(entry.num_classes for entry in DATASETS.values())
+            / len(DATASETS)
+        )
         prediction = Prediction(
             model_name=f"CLIP-{self.model_name}" if experiment.shots == 0 else self.model_name,
             dataset_name=test.about.dataset,
@@ -195,14 +222,18 @@ class _Measuring:
 def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) -> dict[str, Any]:
     rows = rows.astype({"value": "float64", "learning_rate": "float64", "weight_decay": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
-    (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
+    (directory / "results.json").write_text(
+        rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8"
+    )
     summary = summarize(rows)
     summary.to_parquet(directory / "summary.parquet", index=False)
     (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
     means = mean_over_datasets(summary)
     values: dict[str, dict[str, float]] = {}
     for row in summary[summary["status"] == "ok"].itertuples():
-        values.setdefault(figure_name(row.experiment, row.protocol), {})[row.dataset] = float(row.value)
+        values.setdefault(figure_name(row.experiment, row.protocol), {})[row.dataset] = float(
+            row.value
+        )
     zero_shot = summary[summary["experiment"] == "zero-shot"]
     # Rows in the order of another layout would line up with other images on the leaderboard.
     in_order = set(rows["layout"]) <= {"", LAYOUT}
@@ -216,12 +247,19 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) 
         "not_measured": missing,
         "datasets_with_fewer_images": fewer_images(summary),
         "submissions": list(_submissions(directory, planned)) if in_order else [],
-        "seconds": round(float(rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()), 2),
+        "seconds": round(
+            float(
+                rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()
+            ),
+            2,
+        ),
     }
 
 
 def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str]:
-    """Write the zip of each experiment that the leaderboard would show an average of, and name its folder."""
+    """Write the zip of each experiment that the leaderboard would show an average of, and name its
+    folder.
+    """
     for name, experiments_of_it in groupby(planned, key=attrgetter("folder")):
         mine = list(experiments_of_it)
         folder = directory / "predictions" / name

@@ -1,7 +1,8 @@
 """Which training images ELEVATER uses: few-shot samples and the part that is held out to tune on.
 
-Belongs here: choosing indices from labels. Does not belong here: images, features, training. Labels are class ids (N,)
-or, for multilabel data, indicators (N, C) of 0 and 1. Nothing here depends on anything but labels and seed.
+Belongs here: choosing indices from labels. Does not belong here: images, features, training. Labels
+are class ids (N,) or, for multilabel data, indicators (N, C) of 0 and 1. Nothing here depends on
+anything but labels and seed.
 """
 
 import math
@@ -29,7 +30,8 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the training images. The dataset's own `val` split is never used, as in the benchmark.
+    """Indices into the training images. The dataset's own `val` split is never used, as in the
+    benchmark.
 
     Attributes:
         search: Images that the trials of the search train on.
@@ -41,11 +43,13 @@ class Split:
     final: Indices
 
 
-def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: int = 0, dataset: str = "") -> Split:
+def split_training(
+    labels: Labels, *, n_classes: int, shots: int = FULL, seed: int = 0, dataset: str = ""
+) -> Split:
     """Choose the images of the search and of the final training.
 
-    The final model trains on everything that was drawn, the held-out part too. At full shot nothing is drawn, but
-    `patch-camelyon` searches on 10,000 images a class.
+    The final model trains on everything that was drawn, the held-out part too. At full shot nothing
+    is drawn, but `patch-camelyon` searches on 10,000 images a class.
 
     Args:
         shots: Images a class, see `sample_shots`; the benchmark has 5, 20, 50 and `FULL`.
@@ -61,18 +65,22 @@ def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: i
         drawn = sample_shots(labels, LARGE_DATASET_SHOTS, seed, n_classes=n_classes)
     search, held_out = hold_out(labels[drawn])
     if len(search) < 2 or not len(held_out):
-        raise InputError(f"labels: of {len(drawn)} images {len(held_out)} are held out; too few are left to train on")
+        raise InputError(
+            f"labels: of {len(drawn)} images {len(held_out)} are held out; too few are left to "
+            "train on"
+        )
     return Split(search=drawn[search], held_out=drawn[held_out], final=final)
 
 
 def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int) -> Indices:
     """Draw about `shots` images of every class; the indices in the order in which they were drawn.
 
-    The rule is that of `sample_few_shot_subset` in vision-datasets 0.2, which the benchmark's toolkit calls. Images are
-    visited in the order of `random.Random(seed).shuffle`, until every class has its shots. An image is kept if one of
-    its classes needs examples and the sample stays balanced: its rarest class has at most half of the shots, or its
-    most frequent one at most 1.5 times the shots. Of images without a class, the first `shots` are kept. A class with
-    fewer images gives all of them.
+    The rule is that of `sample_few_shot_subset` in vision-datasets 0.2, which the benchmark's
+    toolkit calls. Images are visited in the order of `random.Random(seed).shuffle`, until every
+    class has its shots. An image is kept if one of its classes needs examples and the sample stays
+    balanced: its rarest class has at most half of the shots, or its most frequent one at most 1.5
+    times the shots. Of images without a class, the first `shots` are kept. A class with fewer
+    images gives all of them.
     """
     has_class = _indicators(labels, n_classes)
     order = list(range(len(labels)))
@@ -99,8 +107,9 @@ def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int) -> In
 def hold_out(labels: Labels) -> tuple[Indices, Indices]:
     """Part images into (trained on, held out); both together are all of them.
 
-    Held out are the first 20%, rounded up, of each class in the given order; nothing is drawn. Of multilabel images:
-    while a class still lacks some of its 20%, the lowest such class takes its first free image.
+    Held out are the first 20%, rounded up, of each class in the given order; nothing is drawn. Of
+    multilabel images: while a class still lacks some of its 20%, the lowest such class takes its
+    first free image.
     """
     if labels.ndim == 1:
         held: list[int] = []

@@ -1,6 +1,8 @@
-"""Prediction files of the ELEVATER leaderboard: one JSON for each dataset and seed, joined into one zip, and checked.
+"""Prediction files of the ELEVATER leaderboard: one JSON for each dataset and seed, joined into one
+zip, and checked.
 
-Does not belong here: making predictions. Shapes: S seeds, N test images in the manifest's order, C classes.
+Does not belong here: making predictions. Shapes: S seeds, N test images in the manifest's order, C
+classes.
 """
 
 import json
@@ -58,7 +60,9 @@ KEYS = tuple(field.name for field in fields(Prediction))
 
 
 def expected_datasets(sizes: Mapping[str, int]) -> dict[str, Dataset]:
-    """The 20 datasets and ImageNet, by name, with these numbers of test images or the official ones."""
+    """The 20 datasets and ImageNet, by name, with these numbers of test images or the official
+    ones.
+    """
     return {
         entry.name: replace(entry, sizes={"test": sizes.get(entry.name, entry.sizes["test"])})
         for entry in (*DATASETS.values(), IMAGENET)
@@ -66,12 +70,17 @@ def expected_datasets(sizes: Mapping[str, int]) -> dict[str, Dataset]:
 
 
 def write_prediction(prediction: Prediction, directory: Path) -> Path:
-    """Write `<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`; floats are rounded to 6 decimals."""
+    """Write `<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`; floats are rounded to 6
+    decimals.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     prefix = "" if prediction.n_shot == 0 else f"seed{prediction.rnd_seeds[0]}_"
     path = directory / f"{prefix}{prediction.dataset_name}.json"
     # Python's rounding is exact; numpy's multiplies first and can miss a tie.
-    rounded = [[[round(value, DECIMALS) for value in row] for row in seed] for seed in prediction.predictions.tolist()]
+    rounded = [
+        [[round(value, DECIMALS) for value in row] for row in seed]
+        for seed in prediction.predictions.tolist()
+    ]
     path.write_text(json.dumps({**vars(prediction), "predictions": rounded}), encoding="utf-8")
     return path
 
@@ -82,7 +91,8 @@ def dataset_of(path: Path) -> str:
 
 
 def write_submission(directory: Path, path: Path | None = None) -> Path:
-    """Join all prediction files of a folder into the leaderboard's zip, `all_predictions.zip` next to them.
+    """Join all prediction files of a folder into the leaderboard's zip, `all_predictions.zip` next
+    to them.
 
     One dataset is in memory at a time. The zip's bytes depend on the files only.
     """
@@ -96,9 +106,14 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        with zipfile.ZipFile(partial, "w") as archive, archive.open(member, "w", force_zip64=True) as stream:
+        with (
+            zipfile.ZipFile(partial, "w") as archive,
+            archive.open(member, "w", force_zip64=True) as stream,
+        ):
             for number, files in enumerate(by_dataset.values()):
-                stream.write(((", " if number else '{"data": [') + json.dumps(_merged(files))).encode())
+                stream.write(
+                    ((", " if number else '{"data": [') + json.dumps(_merged(files))).encode()
+                )
             stream.write(b"]}")
         # A submission that could not be finished is never mistaken for one.
         rename_synced(partial, path)
@@ -116,18 +131,34 @@ def check_submission(path: Path, expected: Mapping[str, Dataset]) -> list[Proble
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.namelist() != [MEMBER]:
-                return [Problem(path, "", f"must hold exactly {MEMBER}; holds {archive.namelist()}")]
+                return [
+                    Problem(path, "", f"must hold exactly {MEMBER}; holds {archive.namelist()}")
+                ]
             if (size_bytes := archive.getinfo(MEMBER).file_size) > MAX_MEMBER_BYTES:
-                return [Problem(path, "", f"{MEMBER} holds {size_bytes:,} bytes, allowed are {MAX_MEMBER_BYTES:,}")]
+                return [
+                    Problem(
+                        path,
+                        "",
+                        f"{MEMBER} holds {size_bytes:,} bytes, allowed are {MAX_MEMBER_BYTES:,}",
+                    )
+                ]
             # The hook turns each dataset's numbers into an array before the next is read.
             document = json.loads(archive.read(MEMBER), object_hook=_as_array)
     # RuntimeError: an encrypted member, an unknown compression, JSON that is nested too deeply.
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         return [Problem(path, "", f"cannot be read as a zip of JSON ({error}); write it again")]
-    if not isinstance(document, dict) or set(document) != {"data"} or not isinstance(document["data"], list):
+    if (
+        not isinstance(document, dict)
+        or set(document) != {"data"}
+        or not isinstance(document["data"], list)
+    ):
         return [Problem(path, "", 'the JSON must be {"data": [one object a dataset]}')]
     entries = document["data"]
-    problems = [problem for number, entry in enumerate(entries) for problem in _entry(path, number, entry, expected)]
+    problems = [
+        problem
+        for number, entry in enumerate(entries)
+        for problem in _entry(path, number, entry, expected)
+    ]
     objects = [entry for entry in entries if isinstance(entry, dict)]
     names = Counter(str(entry.get("dataset_name")) for entry in objects)
     for name, times in names.items():
@@ -137,14 +168,22 @@ def check_submission(path: Path, expected: Mapping[str, Dataset]) -> list[Proble
     missing = [name for name in wanted if name not in names]
     if missing:
         present = f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}"
-        problems.append(Problem(path, "data", f"{present}. The leaderboard shows an average only for all of them"))
+        problems.append(
+            Problem(
+                path, "data", f"{present}. The leaderboard shows an average only for all of them"
+            )
+        )
     shots = sorted({str(entry.get("n_shot")) for entry in objects})
     if len(shots) > 1:
-        problems.append(Problem(path, "data.*.n_shot", f"differs between datasets: {', '.join(shots)}"))
+        problems.append(
+            Problem(path, "data.*.n_shot", f"differs between datasets: {', '.join(shots)}")
+        )
     return problems
 
 
-def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, Dataset]) -> Iterator[Problem]:
+def _entry(
+    path: Path, number: int, entry: Any, expected: Mapping[str, Dataset]
+) -> Iterator[Problem]:
     if not isinstance(entry, dict):
         yield Problem(path, f"data[{number}]", "is not an object")
         return
@@ -167,14 +206,18 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, Dataset])
             yield problem(key, f"{count!r} is not a number of parameters")
     n_shot = entry.get("n_shot", 0)
     if type(n_shot) is not int or n_shot < -1:
-        yield problem("n_shot", f"{n_shot!r} is not a number of images a class (0 zero-shot, -1 all)")
+        yield problem(
+            "n_shot", f"{n_shot!r} is not a number of images a class (0 zero-shot, -1 all)"
+        )
         n_shot = 0
     seeds = entry.get("rnd_seeds", [])
     n_seeds = len(FEW_SHOT_SEEDS) if n_shot > 0 else 1
     if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
         yield problem("rnd_seeds", f"{seeds!r} is not a list of integers")
     elif "rnd_seeds" in entry and len(seeds) != n_seeds:
-        yield problem("rnd_seeds", f"{seeds} are {len(seeds)} seeds; n_shot {n_shot} needs {n_seeds}")
+        yield problem(
+            "rnd_seeds", f"{seeds} are {len(seeds)} seeds; n_shot {n_shot} needs {n_seeds}"
+        )
     elif len(set(seeds)) < len(seeds):
         yield problem("rnd_seeds", f"{seeds} names a seed twice")
     if name not in expected:
@@ -212,8 +255,13 @@ def _as_array(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(files: Iterable[Path]) -> dict[str, Any]:
-    """The files of one dataset as one, in the order of their seeds; in all else but parameters they are equal."""
-    parts = sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=itemgetter("rnd_seeds"))
+    """The files of one dataset as one, in the order of their seeds; in all else but parameters they
+    are equal.
+    """
+    parts = sorted(
+        (json.loads(file.read_text(encoding="utf-8")) for file in files),
+        key=itemgetter("rnd_seeds"),
+    )
     trained = [part["num_trainable_params"] for part in parts]
     return {
         **parts[0],

@@ -11,17 +11,32 @@ from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.settings import DATASETS
 
 SUMMARY_COLUMNS = [
-    *("dataset", "experiment", "protocol", "metric", "value", "spread", "seeds", "n", "expected", "images", "status")
+    *(
+        "dataset",
+        "experiment",
+        "protocol",
+        "metric",
+        "value",
+        "spread",
+        "seeds",
+        "n",
+        "expected",
+        "images",
+        "status",
+    )
 ]
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average the seeds of each experiment and protocol on each data set; `rows` are those of `results.parquet`.
+    """Average the seeds of each experiment and protocol on each data set; `rows` are those of
+    `results.parquet`.
 
-    A mean covers all seeds: where one could not be measured there is no value, and `status` says why.
+    A mean covers all seeds: where one could not be measured there is no value, and `status` says
+    why.
 
     Returns:
-        `SUMMARY_COLUMNS`; `spread` is the standard deviation over seeds (0 for one), `status` `ok` or the reason.
+        `SUMMARY_COLUMNS`; `spread` is the standard deviation over seeds (0 for one), `status` `ok`
+        or the reason.
     """
     summary = []
     keys = ["dataset", "adaptation", "shots", "protocol"]
@@ -44,7 +59,8 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
-    """For each experiment and protocol the mean over the data sets of the 20 that were measured, and their number.
+    """For each experiment and protocol the mean over the data sets of the 20 that were measured,
+    and their number.
 
     ImageNet is never averaged with them. An experiment measured on none has no entry.
     """
@@ -54,7 +70,9 @@ def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
 
 
 def fewer_images(summary: pd.DataFrame) -> int:
-    """How many data sets have fewer test images than officially: their figures are not the benchmark's."""
+    """How many data sets have fewer test images than officially: their figures are not the
+    benchmark's.
+    """
     return int(summary[summary["n"].between(1, summary["expected"] - 1)]["dataset"].nunique())
 
 
@@ -64,26 +82,37 @@ def figure_name(experiment: str, protocol: str) -> str:
 
 
 def to_markdown(summary: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, means with their number of data sets; problems below."""
-    labelled = summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
+    """The table for people: percent with one decimal, means with their number of data sets;
+    problems below.
+    """
+    labelled = summary.assign(
+        figure=list(map(figure_name, summary["experiment"], summary["protocol"]))
+    )
     figures = list(dict.fromkeys(labelled["figure"]))
     means = mean_over_datasets(summary)
     rows = []
     for name, group in labelled.groupby("dataset", sort=False):
         cells = {row.figure: _cell(row.value, row.spread, row.seeds) for row in group.itertuples()}
-        rows.append([name, group["metric"].iloc[0], _images(group), *(cells[key] for key in figures)])
+        rows.append(
+            [name, group["metric"].iloc[0], _images(group), *(cells[key] for key in figures)]
+        )
     shown = [
-        f"{100 * means[name][0]:.1f} ({means[name][1]} of {len(DATASETS)})" if name in means else "–"
+        f"{100 * means[name][0]:.1f} ({means[name][1]} of {len(DATASETS)})"
+        if name in means
+        else "–"
         for name in figures
     ]
     columns = ["data set", "metric", "images", *(f"{name} %" for name in figures)]
     table = markdown_table(columns, [*rows, ["mean", "", "", *shown]])
     missing = labelled[labelled["status"] != "ok"].drop_duplicates(["dataset", "status"])
-    reasons = "".join(f"- {row.dataset}, {row.figure}: {escaped(row.status)}\n" for row in missing.itertuples())
+    reasons = "".join(
+        f"- {row.dataset}, {row.figure}: {escaped(row.status)}\n" for row in missing.itertuples()
+    )
     if few := fewer_images(summary):
         whole = int((summary.groupby("dataset")["n"].max() > 0).sum())
         table += (
-            f"\nFewer test images than officially: {few} of {whole} data sets that are there. Such a figure is not the "
+            f"\nFewer test images than officially: {few} of {whole} data sets that are there. "
+            "Such a figure is not the "
             "benchmark's, nor is a mean over it.\n"
         )
     return table + (f"\nNot measured:\n\n{reasons}" if reasons else "")

@@ -1,9 +1,11 @@
-"""The search for learning rate and weight decay, and the final training with what it found (ELEVATER's protocol).
+"""The search for learning rate and weight decay, and the final training with what it found
+(ELEVATER's protocol).
 
-Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them, two decades apart,
-and then looks 8, 4, 2 and 1 points to both sides of its best. Learning rates do not depend on each other: a round holds
-the trials of all of them, for a trainer that can train many at once. Does not belong here: how a trial trains (`probe`,
-`finetune`). Shapes: N images, C classes.
+Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them,
+two decades apart, and then looks 8, 4, 2 and 1 points to both sides of its best. Learning rates do
+not depend on each other: a round holds the trials of all of them, for a trainer that can train many
+at once. Does not belong here: how a trial trains (`probe`, `finetune`). Shapes: N images, C
+classes.
 """
 
 from collections import Counter
@@ -37,9 +39,11 @@ class Curve:
     """How one trial goes.
 
     Attributes:
-        scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial failed.
+        scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial
+            failed.
         failure: Why it failed; "" if it did not.
-        best_probabilities: (N, C) after the epoch with the best score (the first of equals), if they were asked for.
+        best_probabilities: (N, C) after the epoch with the best score (the first of equals), if
+            they were asked for.
         last_probabilities: (N, C) after the last epoch, if they were asked for.
     """
 
@@ -79,10 +83,12 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A model adapted to a dataset: the search, and the final training with its scores on the test images.
+    """A model adapted to a dataset: the search, and the final training with its scores on the test
+    images.
 
-    `elevater` is what the leaderboard shows: the best of all epochs on the test images, which tunes on them. `clean` is
-    the last epoch. Decisions belong to `clean`; `elevater` is there to compare with published numbers.
+    `elevater` is what the leaderboard shows: the best of all epochs on the test images, which tunes
+    on them. `clean` is the last epoch. Decisions belong to `clean`; `elevater` is there to compare
+    with published numbers.
     """
 
     search: SweepResult
@@ -100,10 +106,11 @@ class Adaptation:
 
 
 def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
-    """Find the learning rate and weight decay with the best score; `run_round` gives the curves of a round's trials.
+    """Find the learning rate and weight decay with the best score; `run_round` gives the curves of
+    a round's trials.
 
-    Of equal scores the trial that was visited first wins: within a round the lower weight decay, between rounds the
-    earlier one, between learning rates the lower one. A failed trial never wins.
+    Of equal scores the trial that was visited first wins: within a round the lower weight decay,
+    between rounds the earlier one, between learning rates the lower one. A failed trial never wins.
 
     Raises:
         TrainingError: If every trial failed.
@@ -113,26 +120,39 @@ def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
     points = {rate: list(FIRST_POINTS) for rate in LEARNING_RATES}
     for step in (*STEPS, 0):  # after the last round none
         places = [(rate, point) for rate, chosen in points.items() for point in chosen]
-        finished = run_round([Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places]) if places else []
+        finished = (
+            run_round([Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places])
+            if places
+            else []
+        )
         curves += finished
         for (rate, point), curve in zip(places, finished, strict=True):
             if not curve.failure and (rate not in peaks or curve.best > peaks[rate][0]):
                 peaks[rate] = curve.best, point
-        points = {rate: _neighbours(point, step, last=len(WEIGHT_DECAYS) - 1) for rate, (_, point) in peaks.items()}
+        points = {
+            rate: _neighbours(point, step, last=len(WEIGHT_DECAYS) - 1)
+            for rate, (_, point) in peaks.items()
+        }
     failures = dict(Counter(curve.failure for curve in curves if curve.failure))
     if not peaks:
-        raise TrainingError(f"sweep: all {len(curves)} trials failed ({failures}); look at the features' scale")
+        raise TrainingError(
+            f"sweep: all {len(curves)} trials failed ({failures}); look at the features' scale"
+        )
     # The first of equal scores, which has the lowest learning rate.
     learning_rate, (score, point) = max(peaks.items(), key=lambda peak: peak[1][0])
     return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
 
 
-def adapt(train_trials: Callable[..., list[Curve]], train: Any, test: Any, split: Split) -> Adaptation:
-    """Search on the training images, then train the final model and evaluate it on the test images after each epoch.
+def adapt(
+    train_trials: Callable[..., list[Curve]], train: Any, test: Any, split: Split
+) -> Adaptation:
+    """Search on the training images, then train the final model and evaluate it on the test images
+    after each epoch.
 
     Args:
-        train_trials: Called with the examples to train on, those to evaluate on after each epoch, and the trials, for
-            each of which it trains a fresh model; `epochs` and `keep_probabilities` by name. One curve a trial.
+        train_trials: Called with the examples to train on, those to evaluate on after each epoch,
+            and the trials, for each of which it trains a fresh model; `epochs` and
+            `keep_probabilities` by name. One curve a trial.
         train: `train.subset(indices)` gives some of the examples.
         test: All test examples; the search never sees them.
 
@@ -142,12 +162,14 @@ def adapt(train_trials: Callable[..., list[Curve]], train: Any, test: Any, split
     how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
     searched, held_out = train.subset(split.search), train.subset(split.held_out)
     found = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
-    (final,) = train_trials(train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True)
+    (final,) = train_trials(
+        train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True
+    )
     if final.failure:
         raise TrainingError(
             f"final training with learning rate {found.best.learning_rate:g} and weight decay "
-            f"{found.best.weight_decay:g}: {final.failure} after {len(final.scores)} of {FINAL_EPOCHS} epochs; give a "
-            "lower learning rate"
+            f"{found.best.weight_decay:g}: {final.failure} after {len(final.scores)} of "
+            f"{FINAL_EPOCHS} epochs; give a lower learning rate"
         )
     return Adaptation(found, final)
 

@@ -39,7 +39,9 @@ class _Handler(WSGIRequestHandler):
 
 
 class BoundedServer(ThreadedWSGIServer):
-    """Serves `app` at a socket that listens already; bodies above its `MAX_CONTENT_LENGTH` are refused unread."""
+    """Serves `app` at a socket that listens already; bodies above its `MAX_CONTENT_LENGTH` are
+    refused unread.
+    """
 
     daemon_threads = True
 
@@ -58,7 +60,9 @@ class BoundedServer(ThreadedWSGIServer):
             while len(self._reading_since) >= CLIENTS:
                 oldest, since = min(self._reading_since.items(), key=lambda found: found[1])
                 if time.monotonic() - since > PATIENCE_SECONDS:
-                    self._reading_since[oldest] = math.inf  # its thread finds the end of the request, and removes it
+                    self._reading_since[oldest] = (
+                        math.inf
+                    )  # its thread finds the end of the request, and removes it
                     with suppress(OSError):  # gone already
                         oldest.shutdown(socket.SHUT_RDWR)
                 self._changed.wait(PATIENCE_SECONDS / 10)

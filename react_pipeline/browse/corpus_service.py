@@ -1,8 +1,9 @@
 """clip-retrieval's `KnnService` and `MetadataService` around our index, our model and our pictures.
 
-Theirs are the form of requests and answers, the order of a search, the removal of near duplicates. Not taken is what
-opens things that a user names: URLs of images to search with, and files at the path that the metadata calls
-`image_path`. Shapes: K hits, D width. Does not belong here: pages, addresses, ports (`serve`).
+Theirs are the form of requests and answers, the order of a search, the removal of near duplicates.
+Not taken is what opens things that a user names: URLs of images to search with, and files at the
+path that the metadata calls `image_path`. Shapes: K hits, D width. Does not belong here: pages,
+addresses, ports (`serve`).
 """
 
 import base64
@@ -33,7 +34,12 @@ from react_pipeline.store import Artifact, ReactError
 with warnings.catch_warnings():
     # clip-retrieval imports packages that warn of their own age.
     warnings.simplefilter("ignore")
-    from clip_retrieval.clip_back import FULL_KNN_REQUEST_TIME, ClipResource, KnnService, MetadataService
+    from clip_retrieval.clip_back import (
+        FULL_KNN_REQUEST_TIME,
+        ClipResource,
+        KnnService,
+        MetadataService,
+    )
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +78,20 @@ class MetadataQuestion(BaseModel):
 
 
 class SearchedSide:
-    """One side of the index in the form in which clip-retrieval asks FAISS: tuned, and ranked again where it must."""
+    """One side of the index in the form in which clip-retrieval asks FAISS: tuned, and ranked again
+    where it must.
+    """
 
     def __init__(self, index: Index, embeddings: Artifact, side: Side) -> None:
         self._index, self._side = index, side
         self.stored = StoredVectors(embeddings, side)
 
-    def search_and_reconstruct(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[Any], ...]:
-        """Similarities (1, K), rows (1, K) and vectors (1, K, D) of the hits of one query (1, D), best first."""
+    def search_and_reconstruct(
+        self, query: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[Any], ...]:
+        """Similarities (1, K), rows (1, K) and vectors (1, K, D) of the hits of one query (1, D),
+        best first.
+        """
         hits = self._index.search(self._side, query, k)
         rows = hits["row"].to_numpy(np.int64)
         return hits["similarity"].to_numpy()[None], rows[None], self.stored.take(rows)[None]
@@ -96,10 +108,16 @@ class Descriptions:
         self._row_of: OrderedDict[str, int] = OrderedDict()
 
     def get(self, ids: Sequence[int], _columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """One description a row, in their order; the first `PICTURES` of tars have `image`, a JPEG in base64."""
+        """One description a row, in their order; the first `PICTURES` of tars have `image`, a JPEG
+        in base64.
+        """
         if not len(ids):
             return []
-        table = row_metadata(self._embeddings, ids, self._source.columns).rename_axis("row").reset_index()
+        table = (
+            row_metadata(self._embeddings, ids, self._source.columns)
+            .rename_axis("row")
+            .reset_index()
+        )
         table["caption"] = table["caption"].fillna("").astype(str)
         if "url" in table:
             shown = zip(table["row"], table["url"], table["caption"], strict=True)
@@ -141,10 +159,14 @@ class Descriptions:
 
 
 class SearchService(KnnService):
-    """clip-retrieval's search with our encoder; what it is asked is checked, and it opens no address and no file."""
+    """clip-retrieval's search with our encoder; what it is asked is checked, and it opens no
+    address and no file.
+    """
 
     def post(self) -> Any:
-        """Answer one search: a list of results, each with id, similarity and, of the first ones, its description."""
+        """Answer one search: a list of results, each with id, similarity and, of the first ones,
+        its description.
+        """
         asked = _checked(Question)
         _known(asked.indice_name, self.clip_resources)
         wanted = min(asked.num_result_ids or asked.num_images or 1, RESULTS)
@@ -179,7 +201,8 @@ class SearchService(KnnService):
         """The query as a unit vector (1, D).
 
         Raises:
-            ValueError: If it is not an image, is a URL that no result had, or a vector of another width.
+            ValueError: If it is not an image, is a URL that no result had, or a vector of another
+                width.
         """
         clip = clip_resource.model
         if text_input:
@@ -190,12 +213,16 @@ class SearchService(KnnService):
         if image_url_input is not None:
             row = clip_resource.metadata_provider.row_of(image_url_input)
             if row is None:
-                raise ValueError("addresses are not opened here: search with an image file, or with a result")
+                raise ValueError(
+                    "addresses are not opened here: search with an image file, or with a result"
+                )
             return clip_resource.image_index.stored.take(np.array([row]))
         vector = np.asarray(embedding_input, dtype=np.float32)
         length = float(np.linalg.norm(vector))
         if len(vector) != clip.dimension or not 0 < length < np.inf:
-            raise ValueError(f"embedding_input must be {clip.dimension} finite numbers that are not all 0")
+            raise ValueError(
+                f"embedding_input must be {clip.dimension} finite numbers that are not all 0"
+            )
         return (vector / length)[None]
 
 
@@ -216,7 +243,8 @@ def open_corpus(project: Project) -> Any:
 
     Raises:
         MissingArtifact: If the corpus is not indexed yet.
-        StaleArtifact: If the index is not of today's corpus or encoder; names the asset to rematerialize.
+        StaleArtifact: If the index is not of today's corpus or encoder; names the asset to
+            rematerialize.
     """
     from react_pipeline.clip import choose_device, load
 

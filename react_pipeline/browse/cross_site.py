@@ -1,7 +1,8 @@
 """Cross-site requests: which requests of a browser a server on loopback refuses, by their headers.
 
-A server without a password trusts whoever reaches it, and the browser of its user reaches it for every page that he
-visits. Programs such as `curl` send none of these headers but `Host`, so they are not held up.
+A server without a password trusts whoever reaches it, and the browser of its user reaches it for
+every page that he visits. Programs such as `curl` send none of these headers but `Host`, so they
+are not held up.
 """
 
 import re
@@ -15,7 +16,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def origin_of(url: str) -> str:
-    """Scheme, name and port of an address, as the header `Origin` has them; "" for what is not a web address."""
+    """Scheme, name and port of an address, as the header `Origin` has them; "" for what is not a
+    web address.
+    """
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}".lower() if parts.scheme in ("http", "https") else ""
 
@@ -26,10 +29,13 @@ def refusal(method: str, header: Callable[[str], str | None], allowed: Collectio
     Args:
         method: The HTTP method; `GET` for a websocket.
         header: Gives a header of the request by its name, whatever its case.
-        allowed: Origins such as `https://your.host:8300` by which browsers find this server behind a proxy.
+        allowed: Origins such as `https://your.host:8300` by which browsers find this server behind
+            a proxy.
     """
     host = (header("Host") or "").lower()
-    if not LOOPBACK_HOST.fullmatch(host) and host not in {origin.partition("://")[2] for origin in allowed}:
+    if not LOOPBACK_HOST.fullmatch(host) and host not in {
+        origin.partition("://")[2] for origin in allowed
+    }:
         # A name of another site that leads here: DNS rebinding.
         return f"host {host!r} is not allowed: ask for 127.0.0.1 or localhost"
     origin = header("Origin")

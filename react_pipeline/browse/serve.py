@@ -1,8 +1,10 @@
-"""Browsing the corpus: a page over clip-retrieval's back end on loopback, with our index and our model.
+"""Browsing the corpus: a page over clip-retrieval's back end on loopback, with our index and our
+model.
 
-clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are assembled
-in another way, and its clients find the same requests and answers. Its own page has controls for models that are not
-here. Ours may load nothing from elsewhere but, for corpora of URLs, their pictures.
+clip-retrieval's own server listens to every network and lets every web page ask it; here its parts
+are assembled in another way, and its clients find the same requests and answers. Its own page has
+controls for models that are not here. Ours may load nothing from elsewhere but, for corpora of
+URLs, their pictures.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ INDEX_NAME = "corpus"
 
 
 def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C, on any port that is free if it is 0; `on_start` gets the address as soon as it answers.
+    """Serve until Ctrl-C, on any port that is free if it is 0; `on_start` gets the address as soon
+    as it answers.
 
     Raises:
         InputError: If the port is taken, or the corpus is not indexed as it is today.
@@ -38,14 +41,18 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
 
 
 def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], None]) -> None:
-    """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the port is bound."""
+    """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the
+    port is bound.
+    """
     from react_pipeline.browse.bounded_server import BoundedServer
 
     try:
         # Bound before the model is loaded, which takes seconds.
         listening = socket.create_server((HOST, port))
     except OSError as error:
-        raise InputError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
+        raise InputError(
+            f"port {port} cannot be used ({error.strerror}): choose another with --port"
+        ) from error
     with listening:
         number = int(listening.getsockname()[1])
         with BoundedServer(listening, create()) as server:
@@ -54,7 +61,8 @@ def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], 
 
 
 def create_app(project: Project) -> Flask:
-    """The WSGI application: `/` the page, `/knn-service` a search, `/metadata` descriptions, `/indices-list`.
+    """The WSGI application: `/` the page, `/knn-service` a search, `/metadata` descriptions,
+    `/indices-list`.
 
     Raises:
         InputError: If the corpus is not indexed as it is today, or clip-retrieval is not installed.
@@ -77,7 +85,12 @@ def create_app(project: Project) -> Flask:
     def page() -> str:
         name, rows = project.config.project, resource.metadata_provider.rows
         return render(
-            "browse", "corpus.html", page_title=f"Corpus of {name}", project=name, rows=rows, index=INDEX_NAME
+            "browse",
+            "corpus.html",
+            page_title=f"Corpus of {name}",
+            project=name,
+            rows=rows,
+            index=INDEX_NAME,
         )
 
     @app.get("/corpus.js")
@@ -85,15 +98,23 @@ def create_app(project: Project) -> Flask:
         return send_from_directory(Path(__file__).with_name("templates"), "corpus.js")
 
     api = Api(app)
-    api.add_resource(IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)})
-    api.add_resource(SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources})
-    api.add_resource(DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources})
+    api.add_resource(
+        IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)}
+    )
+    api.add_resource(
+        SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources}
+    )
+    api.add_resource(
+        DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources}
+    )
     guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
     return app
 
 
 def guard(app: Flask, pictures_from: str = "") -> None:
-    """Let only pages of this server ask, and let its pages load nothing from elsewhere but pictures from these."""
+    """Let only pages of this server ask, and let its pages load nothing from elsewhere but pictures
+    from these.
+    """
     from flask import Response, abort, request
     from flask.json.provider import DefaultJSONProvider
 
@@ -108,8 +129,9 @@ def guard(app: Flask, pictures_from: str = "") -> None:
 
     app.json = Json(app)
     policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
-        f"img-src 'self' data: {pictures_from}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src "
+        f"'self'; img-src 'self' data: {pictures_from}; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
 
     @app.before_request

@@ -1,4 +1,5 @@
-"""Any open_clip model: load and save, precision, gated blocks, towers, classifiers from class names, and the base.
+"""Any open_clip model: load and save, precision, gated blocks, towers, classifiers from class
+names, and the base.
 
 Does not belong here: training one, or encoding a corpus.
 """

@@ -30,14 +30,17 @@ _NO_ARCHITECTURE = frozenset(
         *("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs"),
     }
 )
-"""Fields of a tower that act in training alone, or that name a place; in a saved folder the latter is the folder."""
+"""Fields of a tower that act in training alone, or that name a place; in a saved folder the latter
+is the folder.
+"""
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read `model_cfg` and `preprocess_cfg` of a checkpoint folder, as they are written.
 
     Raises:
-        InputError: If the directory holds no such file, or another one, or one with a field that could run code.
+        InputError: If the directory holds no such file, or another one, or one with a field that
+            could run code.
     """
     try:
         config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -46,28 +49,35 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             model_cfg[part] = dict(model_cfg[part])
         model_cfg["embed_dim"] = int(model_cfg["embed_dim"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})") from error
+        raise InputError(
+            f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})"
+        ) from error
     require_allowed(model_cfg, directory / CONFIG_FILE)
     return model_cfg, preprocess_cfg
 
 
 def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
-    """Refuse a checkpoint folder that contradicts the configuration; fields that are not given are not compared.
+    """Refuse a checkpoint folder that contradicts the configuration; fields that are not given are
+    not compared.
 
     Raises:
-        InputError: If the folder is not a checkpoint; or naming each field of `encoder` that differs, with both values.
+        InputError: If the folder is not a checkpoint; or naming each field of `encoder` that
+            differs, with both values.
     """
     model_cfg, preprocess_cfg = read_config(directory)
     # An architecture that is not configured is the default of the field.
-    problems = list(_of_another_name(encoder, model_cfg)) if "model" in encoder.model_fields_set else []
+    problems = (
+        list(_of_another_name(encoder, model_cfg)) if "model" in encoder.model_fields_set else []
+    )
     for field, value in _recorded(model_cfg, preprocess_cfg).items():
         given, own = _plain(getattr(encoder, field)), _plain(value)
         if given is not None and given != own:
             problems.append(f"encoder.{field} is {given}, and the folder's is {own}")
     if problems:
         raise InputError(
-            f"encoder.pretrained: {directory} records its own architecture, activation and normalisation, and the "
-            f"configuration says otherwise: {'; '.join(problems)}. Remove what differs, or name the checkpoint meant"
+            f"encoder.pretrained: {directory} records its own architecture, activation and "
+            f"normalisation, and the configuration says otherwise: {'; '.join(problems)}. Remove "
+            "what differs, or name the checkpoint meant"
         )
 
 
@@ -87,12 +97,17 @@ def _of_another_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> It
 
 
 def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The fields in which two of open_clip's architectures differ, with the values of both; none: the same one.
+    """The fields in which two of open_clip's architectures differ, with the values of both; none:
+    the same one.
 
     Activation, gated blocks, and which text tower of transformers it is are not compared.
     """
     mine, others = _flat(model_cfg), _flat(other)
-    return [f"{name} {value} instead of {others[name]}" for name, value in mine.items() if value != others[name]]
+    return [
+        f"{name} {value} instead of {others[name]}"
+        for name, value in mine.items()
+        if value != others[name]
+    ]
 
 
 def description(model_cfg: Mapping[str, Any]) -> str:
@@ -115,8 +130,8 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     """What a published base checkpoint is: fields as `EncoderConfig` has them, as its folder says.
 
     Args:
-        encoder: What the configuration said when it was published. Its `model` is kept where the folder's architecture
-            is open_clip's of that name, or the demo's.
+        encoder: What the configuration said when it was published. Its `model` is kept where the
+            folder's architecture is open_clip's of that name, or the demo's.
 
     Raises:
         InputError: If the directory is not a checkpoint folder.
@@ -127,14 +142,20 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     known = open_clip.get_model_config(encoder["model"].removeprefix(GATED_PREFIX))
     named = known is not None and not differences(model_cfg, known)
     name = encoder["model"] if named else description(model_cfg)
-    return {"model": name, "pretrained": encoder["pretrained"], **_recorded(model_cfg, preprocess_cfg)}
+    return {
+        "model": name,
+        "pretrained": encoder["pretrained"],
+        **_recorded(model_cfg, preprocess_cfg),
+    }
 
 
 def _recorded(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Activation and preparation of images, as fields of `EncoderConfig`."""
     prepared = {**asdict(PreprocessCfg()), **preprocess_cfg}
     fields = {field: prepared[field] for field in ("mean", "std", "resize_mode")}
-    fields = {field: list(value) if isinstance(value, tuple) else value for field, value in fields.items()}
+    fields = {
+        field: list(value) if isinstance(value, tuple) else value for field, value in fields.items()
+    }
     return {"quick_gelu": bool(model_cfg.get("quick_gelu")), **fields}
 
 
@@ -142,7 +163,11 @@ def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     fields = {"embed_dim": model_cfg["embed_dim"]}
     for tower, defaults in _TOWERS.items():
         values = {**defaults, **model_cfg[tower]}
-        fields |= {f"{tower}.{name}": _plain(values[name]) for name in defaults if name not in _NO_ARCHITECTURE}
+        fields |= {
+            f"{tower}.{name}": _plain(values[name])
+            for name in defaults
+            if name not in _NO_ARCHITECTURE
+        }
         fields[f"{tower} of transformers"] = bool(values.get("hf_model_name"))
     return fields
 

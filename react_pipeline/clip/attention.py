@@ -1,8 +1,9 @@
-"""Self-attention and transformer blocks as plain functions of their modules' weights, laid out for speed.
+"""Self-attention and transformer blocks as plain functions of their modules' weights, laid out for
+speed.
 
-`nn.MultiheadAttention` transposes its input even where it need not; the linear layers behind it then copy their weights
-once per token. In the memory order of (B, T, W) the same formula takes a fraction of the time, above all in bf16.
-Shapes: B images, T tokens, W width, H heads.
+`nn.MultiheadAttention` transposes its input even where it need not; the linear layers behind it
+then copy their weights once per token. In the memory order of (B, T, W) the same formula takes a
+fraction of the time, above all in bf16. Shapes: B images, T tokens, W width, H heads.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,14 +36,18 @@ def self_attention(
     """
     weight, bias = _cast(attn.in_proj_weight, casts), _cast(attn.in_proj_bias, casts)
     if only is None:
-        query, key, value = functional.linear(x, weight, bias).unflatten(2, (3, attn.num_heads, -1)).unbind(2)
+        query, key, value = (
+            functional.linear(x, weight, bias).unflatten(2, (3, attn.num_heads, -1)).unbind(2)
+        )
         mixed = functional.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=causal
         )
         joined = mixed.transpose(1, 2).flatten(2)
     else:
         joined = _one_token(x, weight, bias, attn.num_heads, only, causal=causal)
-    return functional.linear(joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts))
+    return functional.linear(
+        joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts)
+    )
 
 
 def _token_at(x: Tensor, positions: Tensor) -> Tensor:
@@ -50,15 +55,20 @@ def _token_at(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)
 
 
-def _one_token(x: Tensor, weight: Tensor, bias: Tensor, heads: int, position: Tensor, *, causal: bool) -> Tensor:
-    """What the token at `position` (B,) of (B, T, W) collects, (B, 1, W), before the output projection.
+def _one_token(
+    x: Tensor, weight: Tensor, bias: Tensor, heads: int, position: Tensor, *, causal: bool
+) -> Tensor:
+    """What the token at `position` (B,) of (B, T, W) collects, (B, 1, W), before the output
+    projection.
 
-    With a single query no key or value need be computed: `q (K x)` is `(q K) x`, and the sum of `p (V x)` is `V` of the
-    sum of `p x`. A key's bias adds the same to every score, which the softmax does not see; a value's bias is added
-    once, since the shares `p` sum to 1.
+    With a single query no key or value need be computed: `q (K x)` is `(q K) x`, and the sum of `p
+    (V x)` is `V` of the sum of `p x`. A key's bias adds the same to every score, which the softmax
+    does not see; a value's bias is added once, since the shares `p` sum to 1.
     """
     batch, tokens, width = x.shape
-    query = functional.linear(_token_at(x, position)[:, 0], weight[:width], bias[:width]).view(batch, heads, -1)
+    query = functional.linear(_token_at(x, position)[:, 0], weight[:width], bias[:width]).view(
+        batch, heads, -1
+    )
     key, value = weight[width:].view(2, heads, -1, width).unbind()
     looked_for = torch.einsum("bhd,hdw->bhw", query * query.shape[-1] ** -0.5, key)
     scores = looked_for @ x.transpose(1, 2)
@@ -85,7 +95,8 @@ def host_block(
     causal: bool = False,
     only: Tensor | None = None,
 ) -> Tensor:
-    """What open_clip's `ResidualAttentionBlock` makes of tokens (B, T, W), without any gated block before it.
+    """What open_clip's `ResidualAttentionBlock` makes of tokens (B, T, W), without any gated block
+    before it.
 
     The other arguments are those of `self_attention`; for one token alone the result is (B, 1, W).
     """
@@ -96,8 +107,11 @@ def host_block(
     return x + block.ls_2(feed_forward(block.ln_2(x), block.mlp, casts))
 
 
-def cast_matrices(blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False) -> dict[int, Tensor]:
-    """Copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the parameter, for `casts`.
+def cast_matrices(
+    blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False
+) -> dict[int, Tensor]:
+    """Copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the
+    parameter, for `casts`.
 
     Autocast would make the same copies at every call. Gated blocks are left to it.
     """

@@ -1,6 +1,8 @@
-"""The CLIPs named in the configuration, to customize and to retrieve with, published once in safetensors form.
+"""The CLIPs named in the configuration, to customize and to retrieve with, published once in
+safetensors form.
 
-Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights (`pretrained`), the demo's.
+Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights
+(`pretrained`), the demo's.
 """
 
 import json
@@ -18,20 +20,30 @@ from react_pipeline.settings import HUB_PREFIX, EncoderConfig
 from react_pipeline.store import Artifact, InputError, sha256_of
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
 
 
 def publish_base(project: Project) -> Artifact:
     """Publish the encoder of the configuration as the artifact `base_checkpoint`.
 
     Raises:
-        InputError: If the architecture, tag or checkpoint cannot be used, or the Hub does not have it.
+        InputError: If the architecture, tag or checkpoint cannot be used, or the Hub does not have
+            it.
     """
     return _publish(project, "base_checkpoint", project.config.encoder)
 
 
 def publish_retrieval(project: Project) -> Artifact:
-    """Publish the encoder that retrieves as the artifact `retrieval_checkpoint`; errors as of `publish_base`."""
+    """Publish the encoder that retrieves as the artifact `retrieval_checkpoint`; errors as of
+    `publish_base`.
+    """
     try:
         return _publish(project, "retrieval_checkpoint", project.config.retrieves_with)
     except InputError as error:
@@ -53,28 +65,37 @@ def _publish(project: Project, stage: str, config: EncoderConfig) -> Artifact:
                 clip = from_open_clip(encoder)
             save(clip, staging)
             parameters = sum(parameter.numel() for parameter in clip.model.parameters())
-            return {"parameters": parameters, "dimension": clip.dimension, "image_size": clip.preprocess_cfg["size"]}
+            return {
+                "parameters": parameters,
+                "dimension": clip.dimension,
+                "image_size": clip.preprocess_cfg["size"],
+            }
 
         return project.store.build(resolve(project, stage, content=_digests(encoder)), write)
 
 
 def _digests(encoder: EncoderConfig) -> Any:
-    """Identity of a local checkpoint: the digests of its files; of the demo's: the versions it is made from."""
+    """Identity of a local checkpoint: the digests of its files; of the demo's: the versions it is
+    made from.
+    """
     if encoder.model == "demo":
         return installed_versions()
     path = Path(encoder.pretrained or "")
     if not encoder.pretrained or not path.exists():
         return None
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {file.relative_to(path).as_posix() if path.is_dir() else "": sha256_of(file) for file in files}
+    return {
+        file.relative_to(path).as_posix() if path.is_dir() else "": sha256_of(file)
+        for file in files
+    }
 
 
 @contextmanager
 def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
     """The encoder with a model of the Hub replaced by a folder that lasts as long as the context.
 
-    The Hub's own cache is used, and without a network only it. Of a text tower that the model names by another place of
-    the Hub its `config.json` is fetched, and nothing else.
+    The Hub's own cache is used, and without a network only it. Of a text tower that the model names
+    by another place of the Hub its `config.json` is fetched, and nothing else.
 
     Raises:
         InputError: If the model is neither on the Hub nor in the cache.
@@ -90,7 +111,8 @@ def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
                 _fetch(repository, revision or None, Path(directory))
             except Exception as error:  # of the Hub, the network, the disk
                 raise InputError(
-                    f"encoder.pretrained: {name} cannot be fetched from the Hub: {unreachable or error}; connect this "
+                    f"encoder.pretrained: {name} cannot be fetched from the Hub: "
+                    f"{unreachable or error}; connect this "
                     "machine, or give the path of a folder with its files"
                 ) from error
         yield encoder.model_copy(update={"pretrained": directory})
@@ -111,4 +133,6 @@ def _fetch(repository: str, revision: str | None, folder: Path) -> None:
     model_cfg = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]
     text_tower = model_cfg["text_cfg"].get("hf_model_name")
     if text_tower and not (folder / "config.json").is_file():
-        (folder / "config.json").symlink_to(Path(hf_hub_download(text_tower, "config.json")).resolve())
+        (folder / "config.json").symlink_to(
+            Path(hf_hub_download(text_tower, "config.json")).resolve()
+        )

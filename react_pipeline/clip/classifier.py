@@ -1,7 +1,7 @@
 """Classifiers: a checkpoint and a domain made into an image encoder and one vector per class.
 
-Belongs here: the zero-shot head, and the form of a trained head on disk. Does not belong here: training one.
-Shapes: N texts, C classes, D embedding dimension.
+Belongs here: the zero-shot head, and the form of a trained head on disk. Does not belong here:
+training one. Shapes: N texts, C classes, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from react_pipeline.clip.model import Clip
 
 LOGIT_SCALE = 100.0
-"""Fixed, not the learned scale, as in CLIP's and REACT's evaluation. It moves no rank, only probabilities."""
+"""Fixed, not the learned scale, as in CLIP's and REACT's evaluation. It moves no rank, only
+probabilities.
+"""
 
 HEAD_FILE = "head.safetensors"
-"""Tensors `head` (D, C), the class vectors to use, and `trained` (D, C), these before they met the zero-shot head."""
+"""Tensors `head` (D, C), the class vectors to use, and `trained` (D, C), these before they met the
+zero-shot head.
+"""
 
 HEAD_ABOUT_FILE = "head.json"
 """`classes` in the order of the columns, `templates`, `embed_dim`, and how the head came about."""
@@ -32,16 +36,18 @@ HEAD_ABOUT_FILE = "head.json"
 def load_classifier(
     checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
 ) -> tuple[Clip, Tensor]:
-    """Load a checkpoint of any method as a classifier: an image is of the class whose vector is nearest to its own.
+    """Load a checkpoint of any method as a classifier: an image is of the class whose vector is
+    nearest to its own.
 
-    A checkpoint that holds a model gives its own zero-shot head. One of `linear-head` holds a head alone, which belongs
-    to the images as the base encodes them.
+    A checkpoint that holds a model gives its own zero-shot head. One of `linear-head` holds a head
+    alone, which belongs to the images as the base encodes them.
 
     Args:
         base: The `base_checkpoint`; only a `linear-head` needs it.
 
     Returns:
-        The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the domain's classes.
+        The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the
+            domain's classes.
 
     Raises:
         InputError: If a head was trained for other classes, or on another base.
@@ -50,23 +56,27 @@ def load_classifier(
     from react_pipeline.clip.model import load, loaded_base
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
-        clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
+        clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(
+            checkpoint.path, device
+        )
         return clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
     assert base is not None  # noqa: S101 - a parent of every head
     trained_on = checkpoint.parents["base_checkpoint"]
     if trained_on != base.fingerprint:
         raise InputError(
-            f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which is now "
-            f"{base.fingerprint}; {_rematerialize(checkpoint)}"
+            f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which "
+            f"is now {base.fingerprint}; {_rematerialize(checkpoint)}"
         )
     clip = loaded_base(base.path, device)
     return clip, _read_head(checkpoint, domain, clip.dimension)
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Class vectors (D, C) of C names: the unit vectors of all templates, their mean, made unit again.
+    """Class vectors (D, C) of C names: the unit vectors of all templates, their mean, made unit
+    again.
 
-    The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al. 2021, section 3.1.4).
+    The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al.
+    2021, section 3.1.4).
     """
     texts = [fill(template, name) for name in class_names for template in templates]
     vectors = clip.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(dim=1)
@@ -84,12 +94,16 @@ def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Te
         if head.shape != (dimension, len(classes)):
             raise ValueError(f"its shape {tuple(head.shape)} is not ({dimension}, {len(classes)})")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise CorruptArtifact(f"{checkpoint.path / HEAD_FILE}: {error}; {_rematerialize(checkpoint)}") from error
+        raise CorruptArtifact(
+            f"{checkpoint.path / HEAD_FILE}: {error}; {_rematerialize(checkpoint)}"
+        ) from error
     if classes != domain.class_names:
         changed = sorted({*classes} ^ {*domain.class_names}) or ["their order"]
         raise InputError(
-            f"{checkpoint.path / HEAD_ABOUT_FILE}: `classes` are not those of domain {domain.slug!r} (they differ in "
-            f"{', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}); {_rematerialize(checkpoint)}"
+            f"{checkpoint.path / HEAD_ABOUT_FILE}: `classes` are not those of domain "
+            f"{domain.slug!r} (they differ in "
+            f"{', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}); "
+            f"{_rematerialize(checkpoint)}"
         )
     return head
 

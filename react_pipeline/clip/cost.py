@@ -1,4 +1,5 @@
-"""What a CLIP costs: its operations and bytes, counted without computing, and processor seconds, measured.
+"""What a CLIP costs: its operations and bytes, counted without computing, and processor seconds,
+measured.
 
 Does not belong here: what of a model a step runs (`embedding.cost`, `training.cost`).
 """
@@ -25,11 +26,12 @@ ROUNDS, ROUND_SECONDS = 3, 0.2
 
 
 def core_seconds(work: Callable[[int], object], most: int) -> float:
-    """Processor seconds of one core for one of many; other processes on the machine change it little.
+    """Processor seconds of one core for one of many; other processes on the machine change it
+    little.
 
     Args:
-        work: Does so many at once. It is called with 1, which also chooses kernels, then with as many as fit
-            `ROUND_SECONDS`, `ROUNDS` times, of which the fastest counts.
+        work: Does so many at once. It is called with 1, which also chooses kernels, then with as
+            many as fit `ROUND_SECONDS`, `ROUNDS` times, of which the fastest counts.
         most: At most so many.
     """
     threads = torch.get_num_threads()
@@ -54,7 +56,9 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
 
 @dataclass(frozen=True)
 class EncoderCost:
-    """What a CLIP costs: its width, operations of a forward pass of one image and one caption, bytes of its weights."""
+    """What a CLIP costs: its width, operations of a forward pass of one image and one caption,
+    bytes of its weights.
+    """
 
     dimension: int
     image: float
@@ -65,8 +69,9 @@ class EncoderCost:
     def of(cls, model_cfg: dict[str, Any], folder: Path | None = None) -> Self:
         """Count an architecture of open_clip on torch's meta device, which computes nothing.
 
-        A text tower of transformers counts as open_clip's own of the size that its configuration in `folder` says, else
-        as ViT-B/32's. What cannot be built or run there counts as ViT-B/32, such as image towers of an old timm.
+        A text tower of transformers counts as open_clip's own of the size that its configuration in
+        `folder` says, else as ViT-B/32's. What cannot be built or run there counts as ViT-B/32,
+        such as image towers of an old timm.
         """
         dimension, text_cfg = model_cfg["embed_dim"], _own_text_tower(model_cfg["text_cfg"], folder)
         try:
@@ -83,8 +88,11 @@ class EncoderCost:
         return cls(dimension, image.get_total_flops(), text.get_total_flops(), weights_bytes)
 
 
-def architecture_of(encoder: EncoderConfig, base: Path | None) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
-    """open_clip's configuration of an encoder, and the folder of its text tower; ViT-B/32 where only weights would say.
+def architecture_of(
+    encoder: EncoderConfig, base: Path | None
+) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
+    """open_clip's configuration of an encoder, and the folder of its text tower; ViT-B/32 where
+    only weights would say.
 
     Args:
         base: It as published, if it is.
@@ -107,7 +115,11 @@ def architecture_named(name: str) -> dict[str, Any]:
 
 def _own_text_tower(text_cfg: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     """Without what is read from the Hub."""
-    own = {name: value for name, value in text_cfg.items() if not name.startswith(("hf_", "tokenizer_"))}
+    own = {
+        name: value
+        for name, value in text_cfg.items()
+        if not name.startswith(("hf_", "tokenizer_"))
+    }
     name = text_cfg.get("hf_model_name")
     if name and folder is not None and (folder / name / "config.json").is_file():
         from transformers import AutoConfig

@@ -1,6 +1,8 @@
-"""Gated blocks: the new modules that REACT trains (arXiv 2301.07094), and where they are attached to an image tower.
+"""Gated blocks: the new modules that REACT trains (arXiv 2301.07094), and where they are attached
+to an image tower.
 
-Does not belong here: running a tower (`tower`), the loop (`training`). Shapes: B images, T tokens, W width.
+Does not belong here: running a tower (`tower`), the loop (`training`). Shapes: B images, T tokens,
+W width.
 """
 
 import copy
@@ -22,12 +24,15 @@ MLP_RATIO = 4
 class GatedBlock(nn.Module):
     """A transformer block whose two branches are added through gates that start at zero.
 
-    `y = x + tanh(alpha_attn) * MHA(LN1(x))`, then `y + tanh(alpha_dense) * MLP(LN2(y))`: at the start it passes its
-    input on, bit for bit. Names of parameters are those of the released REACT checkpoints.
+    `y = x + tanh(alpha_attn) * MHA(LN1(x))`, then `y + tanh(alpha_dense) * MLP(LN2(y))`: at the
+    start it passes its input on, bit for bit. Names of parameters are those of the released REACT
+    checkpoints.
     """
 
     def __init__(self, norm: nn.LayerNorm, activation: nn.Module, heads: int) -> None:
-        """Build a block for a tower whose `norm` and `activation` it takes over (their kind, not their weights)."""
+        """Build a block for a tower whose `norm` and `activation` it takes over (their kind, not
+        their weights).
+        """
         super().__init__()
         width = norm.normalized_shape[0]
         hidden = MLP_RATIO * width
@@ -50,7 +55,9 @@ class GatedBlock(nn.Module):
 
 
 def vision_blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT; else none."""
+    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT;
+    else none.
+    """
     visual: Any = model.visual
     if hasattr(visual, "transformer") and hasattr(visual.transformer, "resblocks"):
         return list(visual.transformer.resblocks)
@@ -60,19 +67,24 @@ def vision_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
-    """Put a gated block in front of each of the last `last_k_layers` blocks of the image tower, in place.
+    """Put a gated block in front of each of the last `last_k_layers` blocks of the image tower, in
+    place.
 
-    The block becomes the host's submodule `gated_attn_block`; features do not change until it is trained.
+    The block becomes the host's submodule `gated_attn_block`; features do not change until it is
+    trained.
 
     Raises:
-        InputError: If the tower has fewer blocks or none (a ResNet, say), or has gated blocks already.
+        InputError: If the tower has fewer blocks or none (a ResNet, say), or has gated blocks
+            already.
     """
     blocks = vision_blocks(model)
     if not blocks:
         name = type(model.visual).__name__
         raise InputError(f"{name}: gated blocks need a vision transformer, and this tower is none")
     if not 0 < last_k_layers <= len(blocks):
-        raise InputError(f"last_k_layers is {last_k_layers}, and the image tower has {len(blocks)} blocks")
+        raise InputError(
+            f"last_k_layers is {last_k_layers}, and the image tower has {len(blocks)} blocks"
+        )
     if gated_layers(model):
         raise InputError("this model has gated blocks already")
     for host in blocks[-last_k_layers:]:
@@ -93,13 +105,20 @@ def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
-    """The gated blocks by the number of the layer they precede; none in a tower that has no place for them."""
-    blocks = ((number, getattr(host, "gated_attn_block", None)) for number, host in enumerate(vision_blocks(model)))
+    """The gated blocks by the number of the layer they precede; none in a tower that has no place
+    for them.
+    """
+    blocks = (
+        (number, getattr(host, "gated_attn_block", None))
+        for number, host in enumerate(vision_blocks(model))
+    )
     return {number: block for number, block in blocks if isinstance(block, GatedBlock)}
 
 
 def gate_values(model: nn.Module) -> dict[str, Tensor]:
-    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`, on their device."""
+    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`, on their
+    device.
+    """
     return {
         f"gate_{name}_{number}": gate.detach().tanh()
         for number, block in gated_layers(model).items()
@@ -108,9 +127,11 @@ def gate_values(model: nn.Module) -> dict[str, Tensor]:
 
 
 def scale_gates(blocks: Iterable[GatedBlock], scale: float) -> None:
-    """Multiply tanh(gate) of gated blocks by `scale`, in place: 0 is the model without them, 1 changes nothing.
+    """Multiply tanh(gate) of gated blocks by `scale`, in place: 0 is the model without them, 1
+    changes nothing.
 
-    For gated models this is WiSE-FT (arXiv 2109.01903): a line between the base and the customized model.
+    For gated models this is WiSE-FT (arXiv 2109.01903): a line between the base and the customized
+    model.
     """
     limit = 1 - 1e-6
     for block in blocks:

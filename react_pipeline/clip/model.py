@@ -1,7 +1,7 @@
 """Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding.
 
-On disk it is open_clip's config and safetensors, never pickle. Does not belong here: training, evaluation.
-Shapes: B images, N texts, D embedding dimension, H x W pixels.
+On disk it is open_clip's config and safetensors, never pickle. Does not belong here: training,
+evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
 import json
@@ -80,13 +80,20 @@ class Clip:
         vectors = torch.empty(len(texts), self.dimension)
         if not len(texts):
             return vectors
-        tokens = torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)])
+        tokens = torch.cat(
+            [
+                self.tokenizer(list(texts[start : start + 1024]))
+                for start in range(0, len(texts), 1024)
+            ]
+        )
         lengths = text_lengths(self.model, tokens)
         # Batches of like length compute little for padding.
         for chosen in lengths.argsort(stable=True).split(batch_size):
             cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.device)
             with torch.inference_mode():
-                vectors[chosen] = functional.normalize(encode_text(self.model, cut), dim=-1).float().cpu()
+                vectors[chosen] = (
+                    functional.normalize(encode_text(self.model, cut), dim=-1).float().cpu()
+                )
         return vectors
 
 
@@ -97,19 +104,23 @@ def choose_device(wanted: str) -> str:
         InputError: If `cuda` is wanted and there is none.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda is configured and no CUDA device is available; use `device: auto` or `cpu`")
+        raise InputError(
+            "device: cuda is configured and no CUDA device is available; use `device: auto` or "
+            "`cpu`"
+        )
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -> Clip:
-    """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
+    """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated
+    blocks.
 
     Args:
         foreign: It may be a folder of the Hub, whose weights may be a plain torch file.
 
     Raises:
-        InputError: If the directory holds no such checkpoint, if weights and architecture differ, or if it asks for
-            code to be run (`trust`).
+        InputError: If the directory holds no such checkpoint, if weights and architecture differ,
+            or if it asks for code to be run (`trust`).
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
@@ -128,7 +139,8 @@ def weights_of(directory: Path, *, foreign: bool = False) -> Path:
     if path := next((directory / name for name in names if (directory / name).is_file()), None):
         return path
     raise InputError(
-        f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above all, are not read"
+        f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above "
+        "all, are not read"
     )
 
 
@@ -136,7 +148,8 @@ def weights_of(directory: Path, *, foreign: bool = False) -> Path:
 def loaded_base(directory: Path, device: str) -> Clip:
     """As `load`, of a published base that is only read from: steps of one process share it.
 
-    A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for the memory.
+    A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for
+    the memory.
     """
     return load(directory, device)
 
@@ -147,14 +160,17 @@ def dimension_of(directory: Path) -> int:
 
 
 def save(clip: Clip, directory: Path | str) -> None:
-    """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed, `text/`."""
+    """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed,
+    `text/`.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model_cfg = deepcopy(clip.model_cfg)
     gated = gated_layers(clip.model)
     model_cfg["vision_cfg"].pop("react_cfg", None)
     if gated:
-        # Plain open_clip refuses this field, so it can never load the model silently without its gated blocks.
+        # Plain open_clip refuses this field, so it can never load the model silently without its
+        # gated blocks.
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(gated)}
     text_cfg = model_cfg["text_cfg"]
     if text_cfg.get("hf_model_name"):
@@ -165,23 +181,35 @@ def save(clip: Clip, directory: Path | str) -> None:
         text_cfg["hf_tokenizer_name"] = TEXT_DIRECTORY
     config = {"model_cfg": model_cfg, "preprocess_cfg": clip.preprocess_cfg}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    # Tensors that share memory are refused by safetensors; a copy of each is written and loads the same.
-    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in clip.model.state_dict().items()}
+    # Tensors that share memory are refused by safetensors; a copy of each is written and loads the
+    # same.
+    weights = {
+        name: tensor.cpu().contiguous().clone() for name, tensor in clip.model.state_dict().items()
+    }
     save_tensors(weights, directory / WEIGHTS_FILE)
 
 
 def from_parts(
-    model: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], tokenizer: Path | None
+    model: nn.Module,
+    model_cfg: dict[str, Any],
+    preprocess_cfg: dict[str, Any],
+    tokenizer: Path | None,
 ) -> Clip:
-    """Wrap a model built elsewhere (the demo's base); `tokenizer` is a local folder of transformers files."""
+    """Wrap a model built elsewhere (the demo's base); `tokenizer` is a local folder of transformers
+    files.
+    """
     clip = build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
     return placed(clip, "cpu")
 
 
 def build(
-    model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], directory: Path | None = None, model: Any = None
+    model_cfg: dict[str, Any],
+    preprocess_cfg: dict[str, Any],
+    directory: Path | None = None,
+    model: Any = None,
 ) -> Clip:
-    """A model of this architecture with random weights, or around a given one; texts are read from `directory`.
+    """A model of this architecture with random weights, or around a given one; texts are read from
+    `directory`.
 
     Raises:
         InputError: If it cannot be built, or its tokenizer or text tower is not in `directory`.
@@ -194,7 +222,9 @@ def build(
     if directory is not None:
         for field in ("hf_model_name", "hf_tokenizer_name"):
             if text_cfg.get(field):
-                text_cfg[field] = str(text_folder(directory, text_cfg[field], f"text_cfg.{field}", TEXT_FILES[field]))
+                text_cfg[field] = str(
+                    text_folder(directory, text_cfg[field], f"text_cfg.{field}", TEXT_FILES[field])
+                )
     if str(cfg["vision_cfg"].get("timm_model_name", "")).startswith("react_demo"):
         import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
     # Weights come from the checkpoint alone, never from a place that its architecture names.
@@ -216,10 +246,14 @@ def build(
     size = getattr(model.visual, "image_size", None)
     try:
         tokenizer = _tokenizer(text_cfg)
-        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size} if size is not None else {})
+        preprocess_cfg = merge_preprocess_dict(
+            preprocess_cfg, {"size": size} if size is not None else {}
+        )
         preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
     except Exception as error:
-        raise InputError(f"{directory or 'open_clip'}: tokenizer or preprocessing cannot be loaded: {error}") from error
+        raise InputError(
+            f"{directory or 'open_clip'}: tokenizer or preprocessing cannot be loaded: {error}"
+        ) from error
     return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
 
 

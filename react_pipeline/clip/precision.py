@@ -1,8 +1,8 @@
 """Precision: which arithmetic a device runs fastest, and what `auto` selects.
 
-`auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay fresh on a laptop. The accuracy
-of every choice: unit vectors of transformers have a cosine above 0.999 with those of fp32 (for convolutions see
-docs/performance.md).
+`auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay fresh on a
+laptop. The accuracy of every choice: unit vectors of transformers have a cosine above 0.999 with
+those of fp32 (for convolutions see docs/performance.md).
 """
 
 import functools
@@ -17,15 +17,20 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 EVALUATION_PRECISION = "fp32"
-"""Of everything that is measured on labelled images, on any device: what differs between two results is the model.
-ELEVATER's toolkit measures so, and `auto` would be another precision on another machine."""
+"""Of everything that is measured on labelled images, on any device: what differs between two
+results is the model. ELEVATER's toolkit measures so, and `auto` would be another precision on
+another machine."""
 
 MIN_SPEEDUP = 1.2
-"""Over fp32, from which `auto` takes bf16 on a CPU. With instructions for it 2 to 10 were measured, without 0.01."""
+"""Over fp32, from which `auto` takes bf16 on a CPU. With instructions for it 2 to 10 were measured,
+without 0.01.
+"""
 
 PROBE_ROWS, PROBE_WIDTH = 64, 512
 PROBE_ROUNDS = 20
-"""Products of each kind, in turns, of which the fastest counts: on a busy processor most of them wait for others."""
+"""Products of each kind, in turns, of which the fastest counts: on a busy processor most of them
+wait for others.
+"""
 PROBE_SECONDS = 0.5
 """A slow product is not repeated beyond this time. One product takes 0.03 s at 1 GFLOP/s."""
 
@@ -34,15 +39,17 @@ BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
 
 
 def choose_precision(wanted: str, device: str, field: str = "precision") -> str:
-    """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a probe.
+    """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a
+    probe.
 
-    Any other precision is used, with a warning if this device runs it slower than fp32; it names the setting `field`.
+    Any other precision is used, with a warning if this device runs it slower than fp32; it names
+    the setting `field`.
     """
     if wanted != "auto":
         if wanted != "fp32" and (ratio := speedup(wanted, device)) < 1:
             _warn_once(
-                f"{field}: {wanted} runs {1 / ratio:.1f} times slower than fp32 on this device; `auto` takes "
-                f"{choose_precision('auto', device)}"
+                f"{field}: {wanted} runs {1 / ratio:.1f} times slower than fp32 on this device; "
+                f"`auto` takes {choose_precision('auto', device)}"
             )
         return wanted
     if device != "cpu":
@@ -55,7 +62,9 @@ def choose_precision(wanted: str, device: str, field: str = "precision") -> str:
 
 @functools.cache
 def speedup(precision: str, device: str) -> float:
-    """How many times faster than in fp32 a matrix product is in a precision, measured once per process."""
+    """How many times faster than in fp32 a matrix product is in a precision, measured once per
+    process.
+    """
     operands = {
         name: (
             torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=DTYPES[name], device=device),
@@ -63,7 +72,9 @@ def speedup(precision: str, device: str) -> float:
         )
         for name in ("fp32", precision)
     }
-    best = {name: _timed(*pair) for name, pair in operands.items()}  # the first product also chooses its kernel
+    best = {
+        name: _timed(*pair) for name, pair in operands.items()
+    }  # the first product also chooses its kernel
     began = time.perf_counter()
     for repeat in range(PROBE_ROUNDS):
         if repeat and time.perf_counter() - began > PROBE_SECONDS:

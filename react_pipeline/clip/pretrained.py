@@ -1,4 +1,5 @@
-"""Pretrained: the CLIP that a configuration names, made of a folder, a checkpoint file, or a tag of open_clip.
+"""Pretrained: the CLIP that a configuration names, made of a folder, a checkpoint file, or a tag of
+open_clip.
 
 Does not belong here: our own checkpoints (`model`), fetching from the Hub (`base`).
 """
@@ -26,19 +27,21 @@ logger = logging.getLogger(__name__)
 _HUB_NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
 
 _PREPARED = ("mean", "std", "resize_mode")
-"""How images are prepared: fields of the configuration and of open_clip's `preprocess_cfg` alike."""
+"""How images are prepared: fields of the configuration and of open_clip's `preprocess_cfg` alike.
+"""
 
 
 def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
-    """Load what `encoder` names: a folder in open_clip's form, a checkpoint file, or a pretrained tag of open_clip.
+    """Load what `encoder` names: a folder in open_clip's form, a checkpoint file, or a pretrained
+    tag of open_clip.
 
-    A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
-    their names, so REACT's released checkpoints load strictly. A folder records architecture, activation and
-    normalisation itself; what is configured in addition must agree.
+    A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks
+    in it are found by their names, so REACT's released checkpoints load strictly. A folder records
+    architecture, activation and normalisation itself; what is configured in addition must agree.
 
     Raises:
-        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit; if a folder
-            is not what the configuration says.
+        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do
+            not fit; if a folder is not what the configuration says.
     """
     require_available(encoder)
     path, name = Path(str(encoder.pretrained)), encoder.model.removeprefix(GATED_PREFIX)
@@ -50,8 +53,12 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
     given = {field: getattr(encoder, field) for field in _PREPARED}
-    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg or _common_to_tags(name))
-    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
+    preprocess_cfg = merge_preprocess_dict(
+        asdict(PreprocessCfg()), tag_cfg or _common_to_tags(name)
+    )
+    preprocess_cfg = merge_preprocess_dict(
+        preprocess_cfg, {key: value for key, value in given.items() if value}
+    )
     if path.is_file():
         _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
     else:
@@ -60,7 +67,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
                 path = Path(open_clip.download_pretrained(tag_cfg))
             except Exception as error:
                 raise InputError(
-                    f"encoder.pretrained: {name}/{encoder.pretrained} cannot be fetched: {unreachable or error}; "
+                    f"encoder.pretrained: {name}/{encoder.pretrained} cannot be fetched: "
+                    f"{unreachable or error}; "
                     "connect this machine, or give the path of a local checkpoint"
                 ) from error
     try:
@@ -69,7 +77,9 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
         raise InputError(f"encoder.pretrained: {error}") from error
     layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
     if encoder.model.startswith(GATED_PREFIX) and not layers:
-        raise InputError(f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}")
+        raise InputError(
+            f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}"
+        )
     if layers:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     clip = build(model_cfg, preprocess_cfg)
@@ -78,7 +88,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
 
 
 def require_available(encoder: EncoderConfig) -> None:
-    """Refuse names that open_clip does not know, and weights that are not there; nothing is read or fetched.
+    """Refuse names that open_clip does not know, and weights that are not there; nothing is read or
+    fetched.
 
     Of a model of the Hub only the form of its name is looked at.
 
@@ -91,7 +102,10 @@ def require_available(encoder: EncoderConfig) -> None:
     weights, path = str(encoder.pretrained), Path(str(encoder.pretrained))
     if weights.startswith(HUB_PREFIX):
         if not _HUB_NAME.fullmatch(weights):
-            raise InputError(f"encoder.model: {weights!r}: write {HUB_PREFIX}ORGANIZATION/NAME, as the Hub names it")
+            raise InputError(
+                f"encoder.model: {weights!r}: write {HUB_PREFIX}ORGANIZATION/NAME, as the Hub "
+                "names it"
+            )
         return
     if path.is_dir():
         require_as_configured(encoder, path)
@@ -107,25 +121,39 @@ def require_available(encoder: EncoderConfig) -> None:
             raise InputError(f"encoder.pretrained: {absence(path)}")
         meant = did_you_mean(weights, tags, f"the tags are {', '.join(tags) or 'none'}")
         raise InputError(
-            f"encoder.pretrained: {weights!r} is no tag of {name}, and no file or folder beside pipeline.yaml; {meant}"
+            f"encoder.pretrained: {weights!r} is no tag of {name}, and no file or folder beside "
+            f"pipeline.yaml; {meant}"
         )
 
 
 def _common_to_tags(name: str) -> dict[str, Any]:
-    """How open_clip prepares images for this architecture, as far as it is the same for all weights it knows."""
-    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    """How open_clip prepares images for this architecture, as far as it is the same for all weights
+    it knows.
+    """
+    tags = [
+        open_clip.get_pretrained_cfg(name, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(name)
+    ]
     fields = (*_PREPARED, "interpolation")
     first = tags[0] if tags else {}
-    return {key: first[key] for key in fields if key in first and all(tag.get(key) == first[key] for tag in tags)}
+    return {
+        key: first[key]
+        for key in fields
+        if key in first and all(tag.get(key) == first[key] for tag in tags)
+    }
 
 
 def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
-    # A name such as ViT-B-32-quickgelu implies the activation too; nearly all models cut the middle out of an image.
+    # A name such as ViT-B-32-quickgelu implies the activation too; nearly all models cut the middle
+    # out of an image.
     known = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
     for field in ("quick_gelu", *_PREPARED):
-        if getattr(encoder, field) is None and not (field in known and used.get(field) == known[field]):
+        if getattr(encoder, field) is None and not (
+            field in known and used.get(field) == known[field]
+        ):
             logger.warning(
-                "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if that is wrong",
+                "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if "
+                "that is wrong",
                 path,
                 field,
                 used.get(field, False),

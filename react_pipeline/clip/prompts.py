@@ -1,4 +1,6 @@
-"""Prompts: every template joined with every class name, in one place, so that retrieval and evaluation agree."""
+"""Prompts: every template joined with every class name, in one place, so that retrieval and
+evaluation agree.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 def prompt_templates(domain: DomainConfig) -> list[str]:
     """The domain's templates, each a text with `{}` once, where the class name goes.
 
-    `imagenet` gives open_clip's `OPENAI_IMAGENET_TEMPLATES` (80), `simple` gives "a photo of a {}.".
+    `imagenet` gives open_clip's `OPENAI_IMAGENET_TEMPLATES` (80), `simple` gives "a photo of a
+    {}.".
     """
     if domain.templates == "simple":
         return ["a photo of a {}."]
@@ -33,11 +36,13 @@ def fill(template: str, name: str) -> str:
 def class_prompts(domain: DomainConfig) -> pd.DataFrame:
     """Every template with every name and every synonym: the queries of retrieval.
 
-    Each prompt is a query of its own; templates are not averaged (REACT's public code does the same). A synonym is a
-    name like any other, one prompt each. The zero-shot head does not use this table: it takes first names only.
+    Each prompt is a query of its own; templates are not averaged (REACT's public code does the
+    same). A synonym is a name like any other, one prompt each. The zero-shot head does not use this
+    table: it takes first names only.
 
     Returns:
-        Columns class (its label), class_id (its position in the domain), prompt; one row a prompt, in the
+        Columns class (its label), class_id (its position in the domain), prompt; one row a prompt,
+        in the
         order of classes, names, templates.
     """
     import pandas as pd  # not part of the light installation

@@ -1,9 +1,10 @@
 """Text towers without needless work: only the token positions that a text's vector depends on.
 
-A tower that attends backwards only and takes its vector at the end-of-text token never looks at what follows that
-token. So the columns behind the last end of text in a batch can be left out, and in the last block all tokens but that
-one. Where padding is part of the result (no causal mask, or pooling elsewhere, as SigLIP) every column stays. Towers of
-transformers hide padding by a mask, so theirs can go too. Shapes: N texts, L token ids, W width, D dimension.
+A tower that attends backwards only and takes its vector at the end-of-text token never looks at
+what follows that token. So the columns behind the last end of text in a batch can be left out, and
+in the last block all tokens but that one. Where padding is part of the result (no causal mask, or
+pooling elsewhere, as SigLIP) every column stays. Towers of transformers hide padding by a mask, so
+theirs can go too. Shapes: N texts, L token ids, W width, D dimension.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ from react_pipeline.clip.attention import NO_CASTS, host_block
 def text_lengths(model: Any, tokens: Tensor) -> Tensor:
     """How many of the first token ids of each row (N, L) its vector depends on, (N,)."""
     if _causal_tower(model) is not None:
-        # The end of text has the largest id; what comes first of equal ones is where the tower pools.
+        # The end of text has the largest id; what comes first of equal ones is where the tower
+        # pools.
         return tokens.argmax(dim=1) + 1
     text = getattr(model, "text", None)
     if isinstance(text, HFTextEncoder):
@@ -32,10 +34,11 @@ def text_lengths(model: Any, tokens: Tensor) -> Tensor:
 
 
 def recompute_activations(model: Any) -> None:
-    """Let towers that `encode_text` leaves to themselves recompute their activations in the backward pass.
+    """Let towers that `encode_text` leaves to themselves recompute their activations in the
+    backward pass.
 
-    open_clip's own do, whatever their mask. Towers of transformers only would in training mode, which turns dropout on,
-    so theirs stay as they are.
+    open_clip's own do, whatever their mask. Towers of transformers only would in training mode,
+    which turns dropout on, so theirs stay as they are.
     """
     text = getattr(model, "text", None)
     if isinstance(text, TextTransformer):
@@ -45,17 +48,24 @@ def recompute_activations(model: Any) -> None:
 
 
 def encode_text(
-    model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CASTS, *, activation_checkpointing: bool = False
+    model: Any,
+    tokens: Tensor,
+    casts: Mapping[int, Tensor] = NO_CASTS,
+    *,
+    activation_checkpointing: bool = False,
 ) -> Tensor:
     """Map token ids (N, L) on the model's device to text features (N, D), not normalised.
 
     The same as the model's own `encode_text` but for rounding; the model is in eval mode.
 
     Args:
-        tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut already.
-        casts: Copies of weights in a lower precision, by the id of the parameter, for use under autocast.
-        activation_checkpointing: Keep what enters each block alone, and compute the rest again in the backward pass;
-            for towers left to themselves `recompute_activations` says so instead.
+        tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut
+            already.
+        casts: Copies of weights in a lower precision, by the id of the parameter, for use under
+            autocast.
+        activation_checkpointing: Keep what enters each block alone, and compute the rest again in
+            the backward pass; for towers left to themselves `recompute_activations` says so
+            instead.
     """
     tower = _causal_tower(model)
     if tower is None:
@@ -78,13 +88,17 @@ def encode_text(
 
 
 def text_blocks(model: Any) -> list[nn.Module]:
-    """The blocks that `encode_text` runs by plain functions, which may be given `casts`; none for other towers."""
+    """The blocks that `encode_text` runs by plain functions, which may be given `casts`; none for
+    other towers.
+    """
     tower = _causal_tower(model)
     return [] if tower is None else list(tower.transformer.resblocks)
 
 
 def _causal_tower(model: Any) -> Any:
-    """What holds the text tower's parts, if it is open_clip's own, causal and pools at the end of text; else None."""
+    """What holds the text tower's parts, if it is open_clip's own, causal and pools at the end of
+    text; else None.
+    """
     if type(model) is CLIP:
         tower, pool_type = model, model.text_pool_type
     elif type(getattr(model, "text", None)) is TextTransformer:

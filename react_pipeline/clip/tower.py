@@ -1,7 +1,9 @@
-"""Image towers as training runs them: the frozen first blocks without a graph, the rest without needless work.
+"""Image towers as training runs them: the frozen first blocks without a graph, the rest without
+needless work.
 
-Faster ways change no result beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), what is
-trained (`methods`), keeping what the frozen part gives (`training`). Shapes: B images, T tokens, W width, D dimension.
+Faster ways change no result beyond rounding. Does not belong here: the blocks' arithmetic
+(`attention`), what is trained (`methods`), keeping what the frozen part gives (`training`). Shapes:
+B images, T tokens, W width, D dimension.
 """
 
 from collections.abc import Callable
@@ -30,11 +32,14 @@ class ImageTower:
 
     Attributes:
         start: Number of the first block that trains, or that comes after something that trains.
-        splits: Whether there is a frozen part before the trained one; only then `tokens` may be called.
+        splits: Whether there is a frozen part before the trained one; only then `tokens` may be
+            called.
         native: Whether it is open_clip's own ViT of plain blocks, which `attention` can run.
     """
 
-    def __init__(self, model: nn.Module, *, activation_checkpointing: bool = False, compiled: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, activation_checkpointing: bool = False, compiled: bool = False
+    ) -> None:
         """Look at what trains; frozen weights are copied to bf16 only if `use_bf16` is called."""
         visual: Any = model.visual
         self.visual = visual
@@ -51,12 +56,15 @@ class ImageTower:
         ]
         inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
         before = any(
-            parameter.requires_grad and id(parameter) not in inside and not name.startswith(BEHIND_THE_BLOCKS)
+            parameter.requires_grad
+            and id(parameter) not in inside
+            and not name.startswith(BEHIND_THE_BLOCKS)
             for name, parameter in visual.named_parameters()
         )
         self.splits = (self.native or self._timm) and bool(trained) and not before
         self.start = trained[0] if self.splits else 0
-        # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
+        # Where the embedding trains too, open_clip's own towers still take our faster way through
+        # all their blocks.
         self._ours = self.splits or self.native
         if activation_checkpointing and not self._ours:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
@@ -66,13 +74,17 @@ class ImageTower:
     def use_bf16(self, device: str) -> None:
         """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
 
-        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every step. On a CPU,
-        depthwise convolutions that train stay in float32: their backward pass in bf16 is slow (measured by
-        `benchmarks.trained_towers`).
+        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every
+        step. On a CPU, depthwise convolutions that train stay in float32: their backward pass in
+        bf16 is slow (measured by `benchmarks.trained_towers`).
         """
         if device == "cpu":
             for module in self.visual.modules():
-                if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
+                if (
+                    isinstance(module, nn.Conv2d)
+                    and module.groups > 1
+                    and module.weight.requires_grad
+                ):
                     module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
         if self.native:
             self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)
@@ -102,15 +114,22 @@ class ImageTower:
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
     def block(self, number: int, tokens: Tensor) -> Tensor:
-        """What block `number` makes of tokens (B, T, W), its gated block first; (B, 1, W) if only one is pooled."""
+        """What block `number` makes of tokens (B, T, W), its gated block first; (B, 1, W) if only
+        one is pooled.
+        """
         block: Any = self.blocks[number]
         if not self.native:
             return block(tokens)
         gated = getattr(block, "gated_attn_block", None)
         if isinstance(gated, GatedBlock):
             tokens = gated(tokens)
-        # What the pooling takes of the last block is its class token; the others need not be computed.
-        alone = number == len(self.blocks) - 1 and self.visual.pool_type == "tok" and self.visual.attn_pool is None
+        # What the pooling takes of the last block is its class token; the others need not be
+        # computed.
+        alone = (
+            number == len(self.blocks) - 1
+            and self.visual.pool_type == "tok"
+            and self.visual.attn_pool is None
+        )
         first = tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None
         return host_block(tokens, block, self.casts, only=first)
 
@@ -123,7 +142,9 @@ class ImageTower:
         return tokens
 
     def _run_up_to(self, number: int, images: Tensor) -> Tensor:
-        """What enters block `number` if the tower runs itself, with every peculiarity of its embedding."""
+        """What enters block `number` if the tower runs itself, with every peculiarity of its
+        embedding.
+        """
 
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
             raise _ReachedError(args[0])

@@ -1,7 +1,8 @@
 """What a checkpoint may ask of the libraries that build it: files of its own folder, never code.
 
-open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of these load and run
-Python files, or fetch other models. They are refused here, before any of these libraries sees them.
+open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of
+these load and run Python files, or fetch other models. They are refused here, before any of these
+libraries sees them.
 """
 
 import json
@@ -13,14 +14,19 @@ from typing import Any
 from react_pipeline.store import InputError
 
 TOKENIZER_OPTIONS: dict[str, type] = {"clean": str, "language": str, "strip_sep_token": bool}
-"""What `tokenizer_kwargs` may hold, as open_clip's own configurations use it; the rest would reach transformers."""
+"""What `tokenizer_kwargs` may hold, as open_clip's own configurations use it; the rest would reach
+transformers.
+"""
 
 _REGISTERED_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-"""A name that timm looks up in its registry; with `:` or `/` it is a place (`hf-hub:`, `local-dir:`)."""
+"""A name that timm looks up in its registry; with `:` or `/` it is a place (`hf-hub:`,
+`local-dir:`).
+"""
 
 
 def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
-    """Refuse a `model_cfg` with tokenizer options beyond `TOKENIZER_OPTIONS`, or a timm model that is not timm's own.
+    """Refuse a `model_cfg` with tokenizer options beyond `TOKENIZER_OPTIONS`, or a timm model that
+    is not timm's own.
 
     Raises:
         InputError: Naming `file`, the field, and what is allowed.
@@ -32,22 +38,25 @@ def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
     for name, value in options.items():
         if name not in TOKENIZER_OPTIONS:
             raise InputError(
-                f"{where}.{name}: not allowed, for it could run code; allowed: {', '.join(TOKENIZER_OPTIONS)}"
+                f"{where}.{name}: not allowed, for it could run code; allowed: "
+                f"{', '.join(TOKENIZER_OPTIONS)}"
             )
         if value is not None and not isinstance(value, TOKENIZER_OPTIONS[name]):
             raise InputError(f"{where}.{name}: must be of type {TOKENIZER_OPTIONS[name].__name__}")
     name = model_cfg["vision_cfg"].get("timm_model_name")
     if name is not None and not (isinstance(name, str) and _REGISTERED_NAME.fullmatch(name)):
         raise InputError(
-            f"{file}: model_cfg.vision_cfg.timm_model_name: {name!r} is not in timm's registry; models of other "
-            "folders and of the Hub are refused"
+            f"{file}: model_cfg.vision_cfg.timm_model_name: {name!r} is not in timm's registry; "
+            "models of other folders and of the Hub are refused"
         )
 
 
 def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
-    """The folder with a part of a text tower that comes from transformers, inside a checkpoint folder.
+    """The folder with a part of a text tower that comes from transformers, inside a checkpoint
+    folder.
 
-    A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds their files itself.
+    A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds
+    their files itself.
 
     Args:
         name: What its configuration says: a folder inside it, or a name of the Hub.
@@ -58,20 +67,28 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
         An absolute path, so that no library takes it for a Hub name.
 
     Raises:
-        InputError: If the folder does not hold them, or a JSON file in it names code to run (`auto_map`).
+        InputError: If the folder does not hold them, or a JSON file in it names code to run
+            (`auto_map`).
     """
     root = directory.resolve()
     places = [str(name)]
     if not (root / str(name)).is_dir():
-        places = [place for place in ("text", ".") if any((root / place / file).is_file() for file in files)]
+        places = [
+            place
+            for place in ("text", ".")
+            if any((root / place / file).is_file() for file in files)
+        ]
     if not places:
         raise InputError(
-            f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder, which holds none of "
-            f"{', '.join(files)} itself; get these files from where that is and put them into {directory / 'text'}"
+            f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder, which "
+            f"holds none of {', '.join(files)} itself; get these files from where that is and put "
+            f"them into {directory / 'text'}"
         )
     folder = (root / places[0]).resolve()
     if not folder.is_relative_to(root):
-        raise InputError(f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder")
+        raise InputError(
+            f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder"
+        )
     for path in sorted(folder.rglob("*.json")):
         try:
             json.loads(path.read_text(encoding="utf-8"), object_hook=_refuse_code)
@@ -83,12 +100,16 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
 def _refuse_code(fields: dict[str, Any]) -> dict[str, Any]:
     # In a vocabulary it may be a token, whose value is a number.
     if isinstance(fields.get("auto_map"), (dict, list)):
-        raise ValueError("auto_map: names code of the checkpoint, which is never run; remove it if it is not needed")
+        raise ValueError(
+            "auto_map: names code of the checkpoint, which is never run; remove it if it is not "
+            "needed"
+        )
     return fields
 
 
 def require_known_text_tower(name: str) -> None:
-    """Refuse a text tower of transformers that open_clip does not know, or that needs code from elsewhere.
+    """Refuse a text tower of transformers that open_clip does not know, or that needs code from
+    elsewhere.
 
     It is named by an absolute path, or by a Hub name that open_clip's own list holds.
 
@@ -105,9 +126,13 @@ def require_known_text_tower(name: str) -> None:
         raise InputError(f"the text tower {name!r} cannot be loaded: {error}") from error
     if config.model_type not in arch_dict:
         raise InputError(
-            f"{name}: model_type: {config.model_type!r} is none that open_clip knows ({', '.join(arch_dict)})"
+            f"{name}: model_type: {config.model_type!r} is none that open_clip knows "
+            f"({', '.join(arch_dict)})"
         )
     if getattr(config, "auto_map", None):
         raise InputError(f"{name}: auto_map: names code of the checkpoint, which is never run")
     if "/" in str(config._attn_implementation):
-        raise InputError(f"{name}: _attn_implementation: {config._attn_implementation!r} is code of the Hub, never run")
+        raise InputError(
+            f"{name}: _attn_implementation: {config._attn_implementation!r} is code of the Hub, "
+            "never run"
+        )

@@ -17,7 +17,8 @@ from react_pipeline.store import InputError, StoreWriteError
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, or a plain torch file, bare or under `state_dict`, `module.` prefixes removed.
+    """Read a state dict: safetensors, or a plain torch file, bare or under `state_dict`, `module.`
+    prefixes removed.
 
     Raises:
         InputError: If it is neither, or holds anything but tensors.
@@ -34,7 +35,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "TorchScript archives and pickled models are refused, save the state dict instead"
         ) from error
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
         raise InputError(f"{path}: holds no state dict of tensors")
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
@@ -55,7 +58,9 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
             for what, keys in faults.items()
             if keys
         )
-        raise InputError(f"{path}: does not fit the architecture of {_image_tower(model)}: {differences}")
+        raise InputError(
+            f"{path}: does not fit the architecture of {_image_tower(model)}: {differences}"
+        )
     model.load_state_dict(weights, strict=True)
 
 
@@ -65,7 +70,9 @@ def _image_tower(model: Any) -> str:
     return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None
+) -> None:
     """Write safetensors.
 
     Raises:
@@ -75,17 +82,21 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] |
         save_file(tensors, path, metadata=about)
     except SafetensorError as error:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        raise StoreWriteError(f"{path}: {error}; {needed:,} bytes are needed. Free space and run again") from error
+        raise StoreWriteError(
+            f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
+        ) from error
 
 
 def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
-    """Let parameters be read from a file of `model.save` when they are used, and free their memory until then.
+    """Let parameters be read from a file of `model.save` when they are used, and free their memory
+    until then.
 
-    For what stays frozen and is not needed for a while: after a training it is there to be saved, unchanged. It is on
-    the CPU then. The file has these very values under these very names.
+    For what stays frozen and is not needed for a while: after a training it is there to be saved,
+    unchanged. It is on the CPU then. The file has these very values under these very names.
     """
     parameters = dict(model.named_parameters())
     with safe_open(path, framework="pt") as file:
         for name in names:
-            # Tensors of a safetensors file are mapped: no page of them is in memory before it is read.
+            # Tensors of a safetensors file are mapped: no page of them is in memory before it is
+            # read.
             parameters[name].data = file.get_tensor(name)

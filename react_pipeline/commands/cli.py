@@ -1,7 +1,8 @@
 """The command line: `react-pipeline`.
 
-Belongs here: commands, their options, what they print, and exit codes. Does not belong here: any work; commands that
-build something drive the Dagster assets, as the UI does. Only the command line imports `assets`.
+Belongs here: commands, their options, what they print, and exit codes. Does not belong here: any
+work; commands that build something drive the Dagster assets, as the UI does. Only the command line
+imports `assets`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster assets, tracked in MLflow.",
+    help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster "
+    "assets, tracked in MLflow.",
 )
 app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
@@ -69,7 +71,10 @@ def _print_version(given: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -77,20 +82,27 @@ def _options(
 
 @app.command()
 def demo(
-    all_methods: Annotated[bool, typer.Option("--all-methods", help="Every method, not only the headline.")] = False,
+    all_methods: Annotated[
+        bool, typer.Option("--all-methods", help="Every method, not only the headline.")
+    ] = False,
     config: Config = None,
 ) -> None:
-    """Run everything on a small real corpus made of installed packages: three domains, base, customized and control.
+    """Run everything on a small real corpus made of installed packages: three domains, base,
+    customized and control.
 
-    A folder that has no pipeline.yaml gets the demo's. A second time nothing is computed again. Killed in between, it
-    resumes.
+    A folder that has no pipeline.yaml gets the demo's. A second time nothing is computed again.
+    Killed in between, it resumes.
     """
     if config is None and not os.environ.get(CONFIG_VARIABLE) and write_demo_project(Path.cwd()):
         console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}")
     project = load_project(config)
     if project.config.corpus.kind != "demo":
-        raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
-    failed = materialize_assets(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
+        raise InputError(
+            f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`"
+        )
+    failed = materialize_assets(
+        project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods
+    )
     print_start_page(project, DEMO_DOMAINS)
     raise typer.Exit(failed)
 
@@ -98,11 +110,18 @@ def demo(
 @app.command()
 def materialize(
     select: Annotated[
-        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with its ancestors).")
+        str,
+        typer.Option(
+            help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with its "
+            "ancestors)."
+        ),
     ] = "*",
-    domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")
+    ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="A method; repeat for more. Default: `methods` of pipeline.yaml.")
+        list[str] | None,
+        typer.Option(help="A method; repeat for more. Default: `methods` of pipeline.yaml."),
     ] = None,
     config: Config = None,
 ) -> None:
@@ -116,15 +135,22 @@ def materialize(
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    image: Annotated[Path | None, typer.Option(help="An image to look for, instead of a text.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="An image to look for, instead of a text.")
+    ] = None,
     mode: Annotated[
-        str | None, typer.Option(help="For a text: t2t (captions) or t2i (images); for an image: i2i or i2t.")
+        str | None,
+        typer.Option(help="For a text: t2t (captions) or t2i (images); for an image: i2i or i2t."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the contact sheet.")] = Path("search.png"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the contact sheet.")
+    ] = Path("search.png"),
     config: Config = None,
 ) -> None:
-    """Show the pairs of the corpus nearest to a text or an image, as a table and as a contact sheet."""
+    """Show the pairs of the corpus nearest to a text or an image, as a table and as a contact
+    sheet.
+    """
     from react_pipeline.retrieval import draw_pairs, search_pairs
 
     project = load_project(config)
@@ -132,7 +158,12 @@ def search(
     key = next(name for name in ("source", "image_path", "url") if name in pairs)
     shown = pairs[["rank", "similarity", "caption", key]].itertuples(index=False)
     rows = [
-        [rank + 1, f"{similarity:.3f}", " ".join(str(caption).split())[:100], " ".join(str(name).split())]
+        [
+            rank + 1,
+            f"{similarity:.3f}",
+            " ".join(str(caption).split())[:100],
+            " ".join(str(name).split()),
+        ]
         for rank, similarity, caption, name in shown
     ]
     print_table(["", "similarity", "caption", "file" if key == "source" else "key"], rows, right=2)
@@ -143,10 +174,16 @@ def search(
 @app.command()
 def ui(
     dagster_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Port of Dagster. Default: the first free one from 3000.")
+        int | None,
+        typer.Option(
+            min=1, max=65_535, help="Port of Dagster. Default: the first free one from 3000."
+        ),
     ] = None,
     mlflow_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Port of MLflow. Default: the first free one from 5000.")
+        int | None,
+        typer.Option(
+            min=1, max=65_535, help="Port of MLflow. Default: the first free one from 5000."
+        ),
     ] = None,
     config: Config = None,
 ) -> None:
@@ -160,7 +197,9 @@ def ui(
     with serve(project, dagster_port, mlflow_port) as servers:
         addresses = {server.name: server.url for server in servers if server.url}
         if "mlflow" not in addresses:
-            addresses["mlflow"] = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")
+            addresses["mlflow"] = mlflow_url(
+                project.config.mlflow_url, project.config.tracking_uri or ""
+            )
         print_start_page(project, addresses=addresses)
         console.print("Ctrl-C stops.")
         try:
@@ -171,10 +210,14 @@ def ui(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 1234,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
+    ] = 1234,
     config: Config = None,
 ) -> None:
-    """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C stops it."""
+    """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C
+    stops it.
+    """
     from react_pipeline.browse import serve_corpus
 
     project = load_project(config)
@@ -193,17 +236,25 @@ def doctor(config: Config = None) -> None:
     from react_pipeline.commands.doctor import diagnose
 
     findings = diagnose(config)
-    print_table(["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings])
+    print_table(
+        ["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings]
+    )
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
 
 
 @app.command()
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
-    keep_hours: Annotated[float, typer.Option(help="Keep what was current or made within this time.", min=0)] = 1.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be removed.")
+    ] = False,
+    keep_hours: Annotated[
+        float, typer.Option(help="Keep what was current or made within this time.", min=0)
+    ] = 1.0,
     config: Config = None,
 ) -> None:
-    """Remove artifacts that nothing current or running was made from, and leftovers of killed builds."""
+    """Remove artifacts that nothing current or running was made from, and leftovers of killed
+    builds.
+    """
     removed = load_project(config).store.prune(dry_run=dry_run, keep_seconds=keep_hours * 3600)
     for path in removed:
         typer.echo(path)
@@ -226,7 +277,9 @@ def verify(config: Config = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take a line each."""
+    """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take
+    a line each.
+    """
     log_to_terminal()
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)

@@ -1,4 +1,6 @@
-"""What the commands share: the `--config` option, the console, finding the project, building assets."""
+"""What the commands share: the `--config` option, the console, finding the project, building
+assets.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +21,21 @@ DEMO_DOMAINS = ("activities", "objects", "symbols")
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="A pipeline.yaml. Default: $REACT_PIPELINE_CONFIG, else the one here."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="A pipeline.yaml. Default: $REACT_PIPELINE_CONFIG, else the one here.",
+    ),
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
 
-EXTRAS = {"pyspark": "spark", "s3fs": "s3", "clip_benchmark": "elevater", "h5py": "elevater", "pycocotools": "dense"}
+EXTRAS = {
+    "pyspark": "spark",
+    "s3fs": "s3",
+    "clip_benchmark": "elevater",
+    "h5py": "elevater",
+    "pycocotools": "dense",
+}
 """Modules of extras other than `pipeline`."""
 
 
@@ -38,7 +50,9 @@ def load_project(config: Path | None) -> Project:
     except ConfigError as error:
         path = error.problems[0].file
         if not path.exists():
-            raise InputError(f"{path}: no such file; run where your pipeline.yaml is, or give --config") from error
+            raise InputError(
+                f"{path}: no such file; run where your pipeline.yaml is, or give --config"
+            ) from error
         raise
 
 
@@ -55,12 +69,16 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     return f"this command needs `{module}`, which is not installed: {install_command(extra)}"
 
 
-def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
+def materialize_assets(
+    project: Project, select: str, domains: Sequence[str], methods: Sequence[str]
+) -> int:
     """Run a selection of assets and print what becomes of it; returns the exit code."""
     from react_pipeline.assets import launch
 
     with bars_in_terminal():
-        summary = launch.materialize(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
+        summary = launch.materialize(
+            select, domains, methods, project.path, lambda line: print_line(f"  {line}")
+        )
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
     for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
         for place, why in places.items():

@@ -1,6 +1,7 @@
 """Diagnosis: what a machine and a project have, what is missing, and how to get it.
 
-Belongs here: looking, quickly; asking the servers whether they answer. Does not belong here: repairing anything.
+Belongs here: looking, quickly; asking the servers whether they answer. Does not belong here:
+repairing anything.
 """
 
 import json
@@ -22,10 +23,23 @@ from react_pipeline.corpus import guarded_opener
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.installation import install_command
 from react_pipeline.preflight import encoder_problems, file_problems
-from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
+from react_pipeline.project import (
+    CONFIG_VARIABLE,
+    HOME_VARIABLE,
+    SETTINGS_FILE,
+    Project,
+    locate_home,
+    ui_addresses,
+)
 from react_pipeline.settings import CorpusConfig, load_domains, without_secrets
 from react_pipeline.store import ReactError
-from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking, dagster_url, mlflow_url
+from react_pipeline.tracking import (
+    DAGSTER_VARIABLE,
+    MLFLOW_VARIABLE,
+    Tracking,
+    dagster_url,
+    mlflow_url,
+)
 
 PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
@@ -39,7 +53,9 @@ _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis: `state` is `ok`, `note` or `missing`; `remedy` says what to do about it."""
+    """One line of the diagnosis: `state` is `ok`, `note` or `missing`; `remedy` says what to do
+    about it.
+    """
 
     what: str
     state: str
@@ -53,14 +69,34 @@ def diagnose(config_path: Path | None) -> list[Finding]:
     try:
         project = Project.load(config_path)
     except ReactError as error:
-        if config_path is None and not os.environ.get(CONFIG_VARIABLE) and not Path("pipeline.yaml").exists():
+        if (
+            config_path is None
+            and not os.environ.get(CONFIG_VARIABLE)
+            and not Path("pipeline.yaml").exists()
+        ):
             remedy = "`react-pipeline demo` writes one; or run this in the folder that has yours, or give --config"
             return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
-        return [*findings, Finding("pipeline.yaml", "missing", str(error), "fix the file, or give another: --config")]
+        return [
+            *findings,
+            Finding(
+                "pipeline.yaml", "missing", str(error), "fix the file, or give another: --config"
+            ),
+        ]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    looked = [*_inputs(project), *_store(project), _tracking(project), _automation(project), _dagster_home(project)]
+    looked = [
+        *_inputs(project),
+        *_store(project),
+        _tracking(project),
+        _automation(project),
+        _dagster_home(project),
+    ]
     urls = UI_URLS | ui_addresses(locate_home(project.path.parent))
-    return [*findings, *looked, _dagster_server(project, urls["dagster"]), *_mlflow_server(project, urls["mlflow"])]
+    return [
+        *findings,
+        *looked,
+        _dagster_server(project, urls["dagster"]),
+        *_mlflow_server(project, urls["mlflow"]),
+    ]
 
 
 def _packages() -> Iterator[Finding]:
@@ -68,7 +104,9 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
+            remedy = (
+                INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
+            )
             yield Finding(name, "missing", "not installed", remedy)
     yield _faiss(sorted(set(metadata.packages_distributions().get("faiss", ()))))
 
@@ -80,7 +118,9 @@ def _faiss(owners: list[str]) -> Finding:
     if not owners:
         return Finding("faiss", "missing", "not installed", "pip install faiss-cpu")
     remedy = f"pip uninstall {' '.join(owners)}, then install the one that is wanted"
-    return Finding("faiss", "missing", f"{' and '.join(owners)} overwrite each other's files", remedy)
+    return Finding(
+        "faiss", "missing", f"{' and '.join(owners)} overwrite each other's files", remedy
+    )
 
 
 def _device() -> Iterator[Finding]:
@@ -94,10 +134,19 @@ def _device() -> Iterator[Finding]:
         return
     device = choose_device("auto")
     if device == "cuda":
-        yield Finding("device", "ok", f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}")
+        yield Finding(
+            "device",
+            "ok",
+            f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}",
+        )
     elif Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
         remedy = "install a CUDA build of torch that fits the driver: https://pytorch.org/get-started/locally"
-        yield Finding("device", "note", f"there is an NVIDIA driver that torch {torch.__version__} cannot use", remedy)
+        yield Finding(
+            "device",
+            "note",
+            f"there is an NVIDIA driver that torch {torch.__version__} cannot use",
+            remedy,
+        )
     else:
         yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA driver here")
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
@@ -120,7 +169,10 @@ def _inputs(project: Project) -> Iterator[Finding]:
     domains, problems = load_domains(project.config.domains)
     detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
     yield Finding(
-        "domains", "ok" if domains else "missing", detail, "" if domains else "react-pipeline domains add FILE"
+        "domains",
+        "ok" if domains else "missing",
+        detail,
+        "" if domains else "react-pipeline domains add FILE",
     )
     for problem in problems:
         yield Finding("domains", "missing", str(problem), "fix this file")
@@ -135,7 +187,9 @@ def _encoder(project: Project) -> Iterator[Finding]:
     except (ImportError, OSError):  # reported as a package
         return
     for problem in problems:
-        yield Finding("encoder", "missing", str(problem), f"correct `encoder` in {project.path.name}")
+        yield Finding(
+            "encoder", "missing", str(problem), f"correct `encoder` in {project.path.name}"
+        )
     if not problems:
         encoder = project.config.encoder
         yield Finding("encoder", "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
@@ -153,14 +207,22 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
 
     if corpus.kind == "embeddings" and corpus.embeddings is not None:
         parts = find_parts(corpus.embeddings, corpus)
-        yield Finding("corpus", "ok", f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}")
+        yield Finding(
+            "corpus",
+            "ok",
+            f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}",
+        )
     else:
-        what = {"webdataset": "shards", "urls": "tables of URLs"}.get(corpus.kind, "folders and files")
+        what = {"webdataset": "shards", "urls": "tables of URLs"}.get(
+            corpus.kind, "folders and files"
+        )
         files = source_files(corpus)
         local = [file for file in files if isinstance(file, Path)]
         remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
         size_bytes = sum(file.stat().st_size for file in local if file.is_file())
-        yield Finding("corpus", "ok", f"{len(files)} {what}{remote}, files of {size_bytes:,} bytes on disk")
+        yield Finding(
+            "corpus", "ok", f"{len(files)} {what}{remote}, files of {size_bytes:,} bytes on disk"
+        )
 
 
 def _absent_demo_packages() -> list[str]:
@@ -176,7 +238,9 @@ def _store(project: Project) -> Iterator[Finding]:
     root = project.config.store
     existing = next(path for path in (root, *root.parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        yield Finding("store", "missing", f"{root}: no right to write", "change `store` in pipeline.yaml")
+        yield Finding(
+            "store", "missing", f"{root}: no right to write", "change `store` in pipeline.yaml"
+        )
         return
     try:
         built = sum(1 for _ in project.store.root.glob("[!.]*/**/current"))
@@ -185,7 +249,9 @@ def _store(project: Project) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(existing).free
     yield Finding(
-        "store", "ok" if free > MIN_FREE_BYTES else "note", f"{root}: {built} current artifacts, {free:,} bytes free"
+        "store",
+        "ok" if free > MIN_FREE_BYTES else "note",
+        f"{root}: {built} current artifacts, {free:,} bytes free",
     )
 
 
@@ -207,9 +273,17 @@ def _tracking(project: Project) -> Finding:
 def _automation(project: Project) -> Finding:
     automation = project.config.automation
     if not automation.enabled:
-        return Finding("automation", "ok", "off; `automation.enabled` or the Automation page of Dagster starts it")
+        return Finding(
+            "automation",
+            "ok",
+            "off; `automation.enabled` or the Automation page of Dagster starts it",
+        )
     methods = ", ".join(project.config.methods)
-    return Finding("automation", "ok", f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon")
+    return Finding(
+        "automation",
+        "ok",
+        f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon",
+    )
 
 
 def _dagster_server(project: Project, ui_url: str) -> Finding:
@@ -219,19 +293,32 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
     try:
         answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
-        ill = sorted(str(one["daemonType"]).lower() for one in daemons if one["required"] and not one["healthy"])
+        ill = sorted(
+            str(one["daemonType"]).lower()
+            for one in daemons
+            if one["required"] and not one["healthy"]
+        )
     except OSError as error:
         return _silent("dagster server", address, error, DAGSTER_VARIABLE, wanted=bool(wanted))
     except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
-        return Finding("dagster server", "note", f"{address}: something else answers", "take another port for one")
+        return Finding(
+            "dagster server",
+            "note",
+            f"{address}: something else answers",
+            "take another port for one",
+        )
     if ill:
         remedy = "start the daemon, as `react-pipeline ui` does; right after a start wait a minute"
-        return Finding("dagster server", "note", f"{address} answers; not ticking: {', '.join(ill)}", remedy)
+        return Finding(
+            "dagster server", "note", f"{address} answers; not ticking: {', '.join(ill)}", remedy
+        )
     return Finding("dagster server", "ok", f"{address} answers, and its daemon ticks")
 
 
 def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
-    """Whether a page shows a local database; a server that is the tracking URI itself is reported by `tracking`."""
+    """Whether a page shows a local database; a server that is the tracking URI itself is reported
+    by `tracking`.
+    """
     uri = Tracking.of(project).uri
     if uri.startswith("http"):
         return
@@ -246,7 +333,8 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - http only
-    # Whatever answers there, it ends: the time-out is that of the whole answer, whose size is limited too.
+    # Whatever answers there, it ends: the time-out is that of the whole answer, whose size is
+    # limited too.
     opener = guarded_opener(allow_private_addresses=True)
     with opener.open(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:
         return bytes(answer.read())
@@ -265,5 +353,7 @@ def _dagster_home(project: Project) -> Finding:
     home = locate_home(project.path.parent)
     if (home / SETTINGS_FILE).is_file() or not (home.exists() or os.environ.get(HOME_VARIABLE)):
         return Finding("dagster home", "ok", str(home))
-    lacks = f"{home} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
+    lacks = (
+        f"{home} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
+    )
     return Finding("dagster home", "note", lacks, "`react-pipeline ui` and `materialize` write it")

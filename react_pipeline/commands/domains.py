@@ -1,4 +1,6 @@
-"""The commands `react-pipeline domains ...`: list, check and add domain files, and choose their names."""
+"""The commands `react-pipeline domains ...`: list, check and add domain files, and choose their
+names.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -8,7 +10,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from react_pipeline.commands.command_line import Config, Domain, console, load_project, missing_extra
+from react_pipeline.commands.command_line import (
+    Config,
+    Domain,
+    console,
+    load_project,
+    missing_extra,
+)
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL
@@ -29,7 +37,9 @@ from react_pipeline.store import ConfigError, InputError, Problem, write_atomica
 _MOST_COUNTED = 10_000_000
 """Captions that `domains validate` reads, of all domains together: half a minute."""
 
-domains_app = typer.Typer(no_args_is_help=True, help="The domain files: a YAML file of class names for each domain.")
+domains_app = typer.Typer(
+    no_args_is_help=True, help="The domain files: a YAML file of class names for each domain."
+)
 
 
 @domains_app.command("list")
@@ -38,7 +48,12 @@ def list_domains(config: Config = None) -> None:
     project = load_project(config)
     found, problems = load_domains(project.config.domains)
     rows = [
-        [slug, entry.title, len(entry.classes), entry.evaluation.name if entry.evaluation else "none"]
+        [
+            slug,
+            entry.title,
+            len(entry.classes),
+            entry.evaluation.name if entry.evaluation else "none",
+        ]
         for slug, entry in found.items()
     ]
     print_table(["domain", "title", "classes", "evaluation"], rows)
@@ -48,12 +63,15 @@ def list_domains(config: Config = None) -> None:
 
 @domains_app.command("validate")
 def validate_domains(
-    files: Annotated[list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Check domain files and list every problem, with file and field.
 
-    Those of the project are also checked with `pipeline.yaml`, its encoder, and the captions of an embedded corpus.
+    Those of the project are also checked with `pipeline.yaml`, its encoder, and the captions of an
+    embedded corpus.
     """
     project = None if files else load_project(config)
     checked = files or (sorted(project.config.domains.glob("*.yaml")) if project else [])
@@ -81,17 +99,24 @@ def _encoder_problems(project: Project) -> list[Problem]:
 
 
 def _note_unnamed(project: Project, slugs: Sequence[str]) -> None:
-    """Warn of classes that no caption names, where a corpus is embedded and small, or was counted already."""
+    """Warn of classes that no caption names, where a corpus is embedded and small, or was counted
+    already.
+    """
     embeddings = fresh_or_none(project, "corpus_embeddings", ALL)
     if embeddings is None:
         return
     from react_pipeline.retrieval import domain_names, unnamed_classes, unnamed_message
 
     if (amount := len(slugs) * int(embeddings.counts["rows"])) > _MOST_COUNTED:
-        console.print(f"names were not looked for in {amount:,} captions; see `react-pipeline domains names DOMAIN`")
+        console.print(
+            f"names were not looked for in {amount:,} captions; see `react-pipeline domains names "
+            "DOMAIN`"
+        )
         return
     for slug in slugs:
-        unnamed = unnamed_classes(domain_names(project, slug), embeddings, project.config.distributor)
+        unnamed = unnamed_classes(
+            domain_names(project, slug), embeddings, project.config.distributor
+        )
         if unnamed:
             path = project.config.domains / f"{slug}.yaml"
             message = unnamed_message(list(unnamed), list(unnamed.values()))
@@ -99,8 +124,12 @@ def _note_unnamed(project: Project, slugs: Sequence[str]) -> None:
 
 
 @domains_app.command("add")
-def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.yaml.")], config: Config = None) -> None:
-    """Check a domain file, copy it into the project's folder of domains, and make it a partition in Dagster."""
+def add_domain(
+    file: Annotated[Path, typer.Argument(help="A YAML named <slug>.yaml.")], config: Config = None
+) -> None:
+    """Check a domain file, copy it into the project's folder of domains, and make it a partition in
+    Dagster.
+    """
     project = load_project(config)
     target, domain = add_domain_file(project, file)
     for problem in [*file_problems(target, domain), *problems_beside(project, domain.slug)]:
@@ -109,16 +138,23 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
 
     with launch.open_instance(project) as instance:
         instance.add_dynamic_partitions(partitions.DOMAINS, [domain.slug])
-    console.print(f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain {domain.slug}")
+    console.print(
+        f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain "
+        f"{domain.slug}"
+    )
 
 
 @domains_app.command("names")
 def list_names(
     domain: Domain,
-    write: Annotated[bool, typer.Option("--write", help="Put the most frequent name of each class first.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the most frequent name of each class first.")
+    ] = False,
     config: Config = None,
 ) -> None:
-    """Count the captions that contain each name of a domain, and show the most frequent name of each class."""
+    """Count the captions that contain each name of a domain, and show the most frequent name of
+    each class.
+    """
     from react_pipeline.retrieval import domain_names
 
     project = load_project(config)
@@ -126,7 +162,9 @@ def list_names(
     # Of equally frequent names the first one of the file.
     best = counts.loc[counts.groupby("class_id")["captions"].idxmax(), "name"]
     others = {number: name for number, name in enumerate(best) if name != first[number]}
-    print_table(["class", "name", "captions"], counts[["class", "name", "captions"]].to_numpy().tolist())
+    print_table(
+        ["class", "name", "captions"], counts[["class", "name", "captions"]].to_numpy().tolist()
+    )
     for number, name in others.items():
         console.print(f"{first[number]}: {name} is more frequent")
     if others and write:
@@ -137,7 +175,8 @@ def list_names(
 
 
 def problems_beside(project: Project, slug: str) -> list[Problem]:
-    """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of methods in use.
+    """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of
+    methods in use.
 
     A training that is wrong in `pipeline.yaml` alone is reported as a problem of that file.
     """
@@ -163,7 +202,8 @@ def problems_beside(project: Project, slug: str) -> list[Problem]:
 def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     """Check a domain file and copy it into the project's folder of domains; safe to repeat.
 
-    A relative path of its evaluation set is written out in full, because it is read relative to the file.
+    A relative path of its evaluation set is written out in full, because it is read relative to the
+    file.
 
     Returns:
         The copy and the domain.
@@ -190,7 +230,8 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
 
 
 def put_first(path: Path, names: Mapping[int, str]) -> None:
-    """Swap the names of classes (class id -> a synonym of it); all else in the domain file stays as it is written.
+    """Swap the names of classes (class id -> a synonym of it); all else in the domain file stays as
+    it is written.
 
     Raises:
         InputError: If the text of a name cannot be swapped alone; then nothing is written.
@@ -200,17 +241,24 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
     for number, name in names.items():
-        entry, nodes = raw["classes"][number], {key.value: node for key, node in classes.value[number].value}
+        entry, nodes = (
+            raw["classes"][number],
+            {key.value: node for key, node in classes.value[number].value},
+        )
         place = entry["synonyms"].index(name)
         edits += [(nodes["name"], name), (nodes["synonyms"].value[place], entry["name"])]
         entry["synonyms"][place], entry["name"] = entry["name"], name
     for node, name in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
         # As an item of a list in brackets, which is valid wherever a name is.
-        item = yaml.safe_dump([name], default_flow_style=True, allow_unicode=True, width=1_000).strip()[1:-1]
+        item = yaml.safe_dump(
+            [name], default_flow_style=True, allow_unicode=True, width=1_000
+        ).strip()[1:-1]
         text = text[: node.start_mark.index] + item + text[node.end_mark.index :]
     written = None
     with suppress(ConfigError):
         written = parse_yaml(text, path)
     if written != raw:
-        raise InputError(f"{path}: classes: names cannot be swapped in this text; swap them by hand")
+        raise InputError(
+            f"{path}: classes: names cannot be swapped in this text; swap them by hand"
+        )
     write_atomically(path, text)

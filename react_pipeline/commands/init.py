@@ -11,18 +11,23 @@ from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error
 from react_pipeline.project import HOME_VARIABLE, write_project
 
-CorpusKind = StrEnum("CorpusKind", ["webdataset", "images", "urls", "datacomp", "embeddings", "demo"])
+CorpusKind = StrEnum(
+    "CorpusKind", ["webdataset", "images", "urls", "datacomp", "embeddings", "demo"]
+)
 """Where the image-text pairs come from; `datacomp` is `embeddings` in that collection's layout."""
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder to create; files that are in it are kept.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder to create; files that are in it are kept.")
+    ],
     corpus: Annotated[CorpusKind, typer.Option(help="Kind of the corpus.")] = CorpusKind.webdataset,
     encoder: Annotated[
         str,
         typer.Option(
-            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a checkpoint; or a complete "
-            "model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths are relative to the new folder."
+            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a "
+            "checkpoint; or a complete model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths "
+            "are relative to the new folder."
         ),
     ] = "ViT-B-32/openai",
 ) -> None:
@@ -31,6 +36,8 @@ def init(
     for path in written:
         console.print(f"wrote {path}")
     if home := os.environ.get(HOME_VARIABLE):
-        print_error(f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}")
+        print_error(
+            f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}"
+        )
     step = "react-pipeline demo" if corpus is CorpusKind.demo else "edit pipeline.yaml and domains/"
     console.print(f"next: cd {folder}, {step}, react-pipeline ui")

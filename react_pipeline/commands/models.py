@@ -1,4 +1,5 @@
-"""The commands `react-pipeline models ...`: who is champion and why, and a person's decisions about it.
+"""The commands `react-pipeline models ...`: who is champion and why, and a person's decisions about
+it.
 
 They work without MLflow: the store names the champion, and the registry is updated when it answers.
 """
@@ -20,21 +21,30 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact
     from react_pipeline.tracking import Version
 
-models_app = typer.Typer(no_args_is_help=True, help="The champion of each domain: which model is offered, and why.")
+models_app = typer.Typer(
+    no_args_is_help=True, help="The champion of each domain: which model is offered, and why."
+)
 
 _COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "decided", "why"]
 
 
 @models_app.command("list")
 def list_models(
-    domain: Annotated[str | None, typer.Argument(help="Slug of a domain. Default: all.")] = None, config: Config = None
+    domain: Annotated[str | None, typer.Argument(help="Slug of a domain. Default: all.")] = None,
+    config: Config = None,
 ) -> None:
-    """List champion, challenger and registered versions of each domain: figures, when it was decided and why."""
+    """List champion, challenger and registered versions of each domain: figures, when it was
+    decided and why.
+    """
     from react_pipeline.promotion import standing
     from react_pipeline.tracking import Tracking
 
     project = load_project(config) if domain is None else _project_with(domain, config)
-    slugs = [domain] if domain else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
+    slugs = (
+        [domain]
+        if domain
+        else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
+    )
     registry = Tracking.of(project)
     rows, silent = [], ""
     for slug in slugs:
@@ -49,7 +59,8 @@ def list_models(
         if not silent and (edit := registry.hand_edit(project, slug)):
             where = f"version {edit.version}" if edit.version else "no version"
             print_error(
-                f"note: {slug}: a person set the alias `champion` to {where}; the next run of `promotion` adopts it"
+                f"note: {slug}: a person set the alias `champion` to {where}; the next run of "
+                "`promotion` adopts it"
             )
     print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
@@ -61,11 +72,17 @@ def list_models(
 @models_app.command("promote")
 def promote_model(
     domain: Domain,
-    method: Annotated[str, typer.Argument(help="A method whose current model was evaluated, such as gated-image.")],
-    reason: Annotated[str, typer.Option(help="Why. It is recorded with the decision and shown by `models list`.")],
+    method: Annotated[
+        str, typer.Argument(help="A method whose current model was evaluated, such as gated-image.")
+    ],
+    reason: Annotated[
+        str, typer.Option(help="Why. It is recorded with the decision and shown by `models list`.")
+    ],
     config: Config = None,
 ) -> None:
-    """Make a method's model champion by your decision. It must have been measured on the champion's images."""
+    """Make a method's model champion by your decision. It must have been measured on the champion's
+    images.
+    """
     from react_pipeline.promotion import promote
 
     project = _project_with(domain, config)
@@ -88,14 +105,22 @@ def roll_back_model(
 
 @models_app.command("reevaluate")
 def reevaluate_model(domain: Domain, config: Config = None) -> None:
-    """Measure the champion's own checkpoint on today's images, so that newer models can be compared with it."""
+    """Measure the champion's own checkpoint on today's images, so that newer models can be compared
+    with it.
+    """
     from react_pipeline.promotion import reevaluate
 
     project = _project_with(domain, config)
     artifact = reevaluate(project, domain)
     top1 = artifact.counts.get("top1")
-    measured = f"unavailable: {artifact.counts.get('unavailable')}" if top1 is None else f"top-1 {100 * top1:.1f}%"
-    console.print(f"{measured}; next: react-pipeline materialize --select promotion --domain {domain}")
+    measured = (
+        f"unavailable: {artifact.counts.get('unavailable')}"
+        if top1 is None
+        else f"top-1 {100 * top1:.1f}%"
+    )
+    console.print(
+        f"{measured}; next: react-pipeline materialize --select promotion --domain {domain}"
+    )
 
 
 def _project_with(domain: str, config: Config) -> Project:
@@ -120,8 +145,8 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
         print_error(f"note: {note}")
     if delivery.waits:
         print_error(
-            "note: MLflow does not answer. The store holds the decision; the registry is updated by the next run of "
-            "`promotion` or the next of these commands"
+            "note: MLflow does not answer. The store holds the decision; the registry is updated "
+            "by the next run of `promotion` or the next of these commands"
         )
 
 
@@ -135,7 +160,15 @@ def _rows(
         if contender is None or (role == "challenger" and contender.is_same(verdict.champion)):
             continue
         version = by_checkpoint.pop(contender.checkpoint, None)
-        number = "" if contender.method == "base" else version.number if version else "none" if known else "?"
+        number = (
+            ""
+            if contender.method == "base"
+            else version.number
+            if version
+            else "none"
+            if known
+            else "?"
+        )
         aliases = ", ".join(version.aliases) if version else ""
         decided, test, reason = lines.get((role, contender.checkpoint), ("", None, verdict.reason))
         cells = [slug, contender.method, number, _percent(contender.top1), *_gain(test)]
@@ -144,17 +177,32 @@ def _rows(
         tags = version.tags
         top1 = float(tags["top1"]) if "top1" in tags else None
         cells = [slug, version.method, version.number, _percent(top1), "", ""]
-        unjudged = "a control, never a candidate" if version.method.endswith(CONTROL_SUFFIX) else "never judged"
-        rows.append([*cells, ", ".join(version.aliases), tags.get("decided", "")[:16], version.why or unjudged])
+        unjudged = (
+            "a control, never a candidate"
+            if version.method.endswith(CONTROL_SUFFIX)
+            else "never judged"
+        )
+        rows.append(
+            [
+                *cells,
+                ", ".join(version.aliases),
+                tags.get("decided", "")[:16],
+                version.why or unjudged,
+            ]
+        )
     return rows
 
 
 def _decisions(
     verdict: Verdict, artifact: Artifact | None
 ) -> dict[tuple[str, str], tuple[str, PairedTest | None, str]]:
-    """When and why each model became champion, and the challenger was named: the last such decision of each."""
+    """When and why each model became champion, and the challenger was named: the last such decision
+    of each.
+    """
     found: dict[tuple[str, str], tuple[str, PairedTest | None, str]] = {}
-    moved: list[tuple[Verdict | HistoryEntry, str]] = [(entry, entry.decided) for entry in verdict.history]
+    moved: list[tuple[Verdict | HistoryEntry, str]] = [
+        (entry, entry.decided) for entry in verdict.history
+    ]
     decided = "" if artifact is None else str(artifact.manifest["created"])
     for entry, when in [*moved, (verdict, decided)]:
         if entry.decision in ("promoted", "rolled back"):

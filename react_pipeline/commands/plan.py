@@ -1,4 +1,5 @@
-"""The command `react-pipeline plan`: what each step will need here or on another machine, and what it took.
+"""The command `react-pipeline plan`: what each step will need here or on another machine, and what
+it took.
 
 Belongs here: printing the sums. Does not belong here: the sums (`workload.plan`).
 """
@@ -16,10 +17,14 @@ from react_pipeline.commands.terminal import print_table
 
 def plan(
     machine: Annotated[
-        str, typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,workers=16.")
+        str,
+        typer.Option(
+            help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,workers=16."
+        ),
     ] = "",
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of the corpus. Default: as counted from its files.")
+        int | None,
+        typer.Option(min=1, help="Rows of the corpus. Default: as counted from its files."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
@@ -41,7 +46,9 @@ def plan(
         [
             [
                 *(step.stage, step.amount, _bytes(step.disk), _bytes(step.memory)),
-                *map(_hours, (step.cpu_hours, step.gpu_hours, step.spark_hours, step.measured_hours)),
+                *map(
+                    _hours, (step.cpu_hours, step.gpu_hours, step.spark_hours, step.measured_hours)
+                ),
             ]
             for step in found.steps
         ],

@@ -1,7 +1,8 @@
-"""Programs in process groups of their own: started so that they can be interrupted, and ended with all their children.
+"""Programs in process groups of their own: started so that they can be interrupted, and ended with
+all their children.
 
-Belongs here: starting a group, ending it in bounded time, and ending it when this process was killed. Does not belong
-here: which programs (`servers`).
+Belongs here: starting a group, ending it in bounded time, and ending it when this process was
+killed. Does not belong here: which programs (`servers`).
 
 Run as a program, it is the guard of `guarded`: it needs nothing else of this package.
 """
@@ -25,7 +26,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def start(
-    command: Sequence[str], output: IO[bytes], directory: Path, environment: Mapping[str, str], held: Sequence[int] = ()
+    command: Sequence[str],
+    output: IO[bytes],
+    directory: Path,
+    environment: Mapping[str, str],
+    held: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a program as the leader of a session and process group of its own; stdin is empty."""
     return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
@@ -42,13 +47,16 @@ def start(
 
 
 def listen_to_signals() -> None:
-    """Undo in a child, before its program begins, that this process ignores SIGINT, as a script's background does."""
+    """Undo in a child, before its program begins, that this process ignores SIGINT, as a script's
+    background does.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
 def end(groups: Iterable[int], signals: Sequence[signal.Signals] = SIGNALS) -> None:
-    """End process groups: each signal goes to all that still have a living process, which then has `STOP_SECONDS`.
+    """End process groups: each signal goes to all that still have a living process, which then has
+    `STOP_SECONDS`.
 
     A group has the id of its leader, which may be dead already.
     """
@@ -75,7 +83,9 @@ def living(groups: Iterable[int]) -> set[int]:
 
 @contextmanager
 def guarded() -> Iterator[Callable[[int], None]]:
-    """Give a function that takes groups: they are ended on leaving, and when this process is gone, however it went."""
+    """Give a function that takes groups: they are ended on leaving, and when this process is gone,
+    however it went.
+    """
     with subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
         [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
     ) as guard:
@@ -92,7 +102,9 @@ def guarded() -> Iterator[Callable[[int], None]]:
 
 
 def _guard() -> None:
-    end([int(line) for line in sys.stdin])  # until the other end is closed, by hand or by the kernel
+    end(
+        [int(line) for line in sys.stdin]
+    )  # until the other end is closed, by hand or by the kernel
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The commands `react-pipeline results` and `report`: the published comparisons as a table, or as a folder of pages."""
+"""The commands `react-pipeline results` and `report`: the published comparisons as a table, or as a
+folder of pages.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ COUNTS = ("n", "pairs", "trainable_parameters")
 
 
 def results(
-    format: Annotated[Format, typer.Option(help="Format of the output.")] = Format.table,  # noqa: A002 - the option's name
+    format: Annotated[Format, typer.Option(help="Format of the output.")] = Format.table,
     config: Config = None,
 ) -> None:
     """Show the published comparisons of all domains, and the mean of each method."""
@@ -38,22 +40,31 @@ def results(
     if format is Format.csv:
         typer.echo(table.to_csv(index=False), nl=False)
     else:
-        rows = [{str(name): _plain(name, value) for name, value in row.items()} for row in table.to_dict("records")]
+        rows = [
+            {str(name): _plain(name, value) for name, value in row.items()}
+            for row in table.to_dict("records")
+        ]
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
 
 
 def report(
     domain: Annotated[
-        list[str] | None, typer.Option(help="A domain; repeat for more. Default: all, with the overview.")
+        list[str] | None,
+        typer.Option(help="A domain; repeat for more. Default: all, with the overview."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("report"),
-    format: Annotated[  # noqa: A002 - the option's name
-        list[ReportFormat] | None, typer.Option(help="Only these kinds of files; repeat for more. Default: all.")
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path(
+        "report"
+    ),
+    format: Annotated[
+        list[ReportFormat] | None,
+        typer.Option(help="Only these kinds of files; repeat for more. Default: all."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
     config: Config = None,
 ) -> None:
-    """Write the published comparisons as pages and tables. Nothing is measured; stale results are left out."""
+    """Write the published comparisons as pages and tables. Nothing is measured; stale results are
+    left out.
+    """
     from react_pipeline.evaluation import FORMATS, write_report
 
     formats = [entry.value for entry in format] if format else list(FORMATS)
@@ -78,7 +89,13 @@ def print_results(project: Project, slugs: Sequence[str]) -> None:
     columns += ["pairs", "trainable", "seconds", "status"]
     rows = [
         [
-            *(row.domain, row.method, _percent(row.top1), _percent(row.top5), _percent(row.delta_top1, "+")),
+            *(
+                row.domain,
+                row.method,
+                _percent(row.top1),
+                _percent(row.top5),
+                _percent(row.delta_top1, "+"),
+            ),
             *(_judged(row) if judged else ()),
             *(_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)),
             "" if row.status == "ok" else row.status,
@@ -89,7 +106,9 @@ def print_results(project: Project, slugs: Sequence[str]) -> None:
 
 
 def _plain(name: Any, value: Any) -> Any:
-    """For programs: floats as they were measured, counts as integers, None where there is no number."""
+    """For programs: floats as they were measured, counts as integers, None where there is no
+    number.
+    """
     if value != value:
         return None
     return int(value) if name in COUNTS and float(value).is_integer() else value

@@ -1,9 +1,11 @@
 """Servers: the Dagster and MLflow user interfaces as child processes, bound to loopback.
 
-Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong here: what they show
-or refuse (`assets.webserver`); that they run once over a Dagster home (`dagster_home`).
+Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong
+here: what they show or refuse (`assets.webserver`); that they run once over a Dagster home
+(`dagster_home`).
 
-Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the daemon.
+Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the
+daemon.
 """
 
 import http
@@ -28,7 +30,14 @@ import yaml
 
 from react_pipeline.browse import origin_of
 from react_pipeline.commands import process_groups
-from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, Project, locked_for_ui, prepare_home, tell_addresses
+from react_pipeline.project import (
+    CONFIG_VARIABLE,
+    HOME_VARIABLE,
+    Project,
+    locked_for_ui,
+    prepare_home,
+    tell_addresses,
+)
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
 
@@ -39,12 +48,21 @@ STRANGER = "stranger.invalid"
 """A server that answers by this name is not guarded, and would answer the page of any site."""
 
 CODE_SERVER = (
-    *("-m", "dagster", "code-server", "start", "--module-name", "react_pipeline.assets.definitions"),
+    *(
+        "-m",
+        "dagster",
+        "code-server",
+        "start",
+        "--module-name",
+        "react_pipeline.assets.definitions",
+    ),
     *("--use-python-environment-entry-point", "--inject-env-vars-from-instance"),
 )
 _ENTRY_POINT = "entry_points(group='console_scripts', name='dagster-daemon')['dagster-daemon']"
 DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.load()()", "run")
-"""The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public module for it."""
+"""The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public
+module for it.
+"""
 
 DAGSTER_PORT, MLFLOW_PORT = 3000, 5000
 PORTS_TRIED = 50
@@ -77,10 +95,14 @@ class Server:
 
 
 @contextmanager
-def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | None = None) -> Iterator[list[Server]]:
-    """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a local database.
+def serve(
+    project: Project, dagster_port: int | None = None, mlflow_port: int | None = None
+) -> Iterator[list[Server]]:
+    """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a
+    local database.
 
-    A port that is not given is the first free one from 3000, or 5000, so that two projects run side by side.
+    A port that is not given is the first free one from 3000, or 5000, so that two projects run side
+    by side.
 
     Raises:
         InputError: If they run already over this Dagster home, or a port is taken.
@@ -104,7 +126,8 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
         tell_addresses(lock, addresses)
         environment = {**os.environ, HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
         environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator has set its addresses.
+        # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator has
+        # set its addresses.
         for name, variable in (("dagster", DAGSTER_VARIABLE), ("mlflow", MLFLOW_VARIABLE)):
             if name in addresses:
                 environment[variable] = environment.get(variable) or addresses[name]
@@ -114,14 +137,19 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
         servers: list[Server] = []
 
         def start(name: str, arguments: Sequence[str]) -> Server:
-            # Dagster's daemon is what must not run twice: it holds the lock with us until it has ended.
+            # Dagster's daemon is what must not run twice: it holds the lock with us until it has
+            # ended.
             program = name.split()[0]
             held = (lock.fileno(),) if program == "dagster" else ()
             log = logs / f"{program}.log"
             process = _spawn(arguments, log, folder, environment, held)
             guard(process.pid)
             servers.append(Server(name, addresses.get(name, ""), process, log))
-            tell_addresses(lock, addresses, [server.process.pid for server in servers if server.name != "mlflow"])
+            tell_addresses(
+                lock,
+                addresses,
+                [server.process.pid for server in servers if server.name != "mlflow"],
+            )
             return servers[-1]
 
         try:
@@ -134,8 +162,18 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
             code, workspace = Path(directory, "code"), Path(directory, "workspace.yaml")
             location = {"socket": str(code), "location_name": "react"}
             workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
-            _wait(start("dagster code server", [*CODE_SERVER, "--socket", str(code)]), partial(_require_open, code))
-            webserver = ["-m", "react_pipeline.assets.webserver", "--host", HOST, "--port", str(ports["dagster"])]
+            _wait(
+                start("dagster code server", [*CODE_SERVER, "--socket", str(code)]),
+                partial(_require_open, code),
+            )
+            webserver = [
+                "-m",
+                "react_pipeline.assets.webserver",
+                "--host",
+                HOST,
+                "--port",
+                str(ports["dagster"]),
+            ]
             start("dagster", [*webserver, "--workspace", str(workspace)])
             start("dagster daemon", [*DAEMON, "--workspace", str(workspace)])
             for server in servers:
@@ -147,7 +185,9 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
 
 
 def _mlflow(port: int, public_url: str) -> list[str]:
-    """Arguments of MLflow's server; it refuses other names than these, and writing by pages of other sites."""
+    """Arguments of MLflow's server; it refuses other names than these, and writing by pages of
+    other sites.
+    """
     public = origin_of(public_url)
     hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
     server = ["-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
@@ -155,7 +195,9 @@ def _mlflow(port: int, public_url: str) -> list[str]:
 
 
 def end_with_the_terminal() -> None:
-    """A closed terminal stops the servers as Ctrl-C does: being leaders of their own sessions they would live on."""
+    """A closed terminal stops the servers as Ctrl-C does: being leaders of their own sessions they
+    would live on.
+    """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it stays ignored
         signal.signal(signal.SIGHUP, signal.default_int_handler)
 
@@ -174,24 +216,33 @@ def watch(servers: Sequence[Server]) -> None:
             elif server.name not in ended and server.process.poll() is not None:
                 ended.add(server.name)
                 logger.warning(
-                    "%s. Dagster and its runs are not affected; for this page start `react-pipeline ui` again",
+                    "%s. Dagster and its runs are not affected; for this page start "
+                    "`react-pipeline ui` again",
                     _how_it_ended(server),
                 )
         time.sleep(WATCH_SECONDS)
 
 
 def stop(servers: Sequence[Server]) -> None:
-    """End the servers with all the processes they started, those of a server that was killed itself included."""
+    """End the servers with all the processes they started, those of a server that was killed itself
+    included.
+    """
     process_groups.end(server.process.pid for server in servers)
     for server in servers:
         server.process.poll()  # reaped, so that its exit code is known
 
 
 def _spawn(
-    arguments: Sequence[str], log: Path, directory: Path, environment: Mapping[str, str], held: Sequence[int]
+    arguments: Sequence[str],
+    log: Path,
+    directory: Path,
+    environment: Mapping[str, str],
+    held: Sequence[int],
 ) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        return process_groups.start([sys.executable, *arguments], output, directory, environment, held)
+        return process_groups.start(
+            [sys.executable, *arguments], output, directory, environment, held
+        )
 
 
 def _wait(server: Server, attempt: Callable[[], None]) -> None:
@@ -202,7 +253,9 @@ def _wait(server: Server, attempt: Callable[[], None]) -> None:
         with suppress(OSError):
             return attempt()
         time.sleep(0.3)
-    raise ReactError(f"{server.name} does not answer after {START_SECONDS:.0f} seconds; see {server.log}")
+    raise ReactError(
+        f"{server.name} does not answer after {START_SECONDS:.0f} seconds; see {server.log}"
+    )
 
 
 def _require_open(path: Path) -> None:
@@ -218,7 +271,9 @@ def _require_guarded(server: Server) -> None:
     except urllib.error.HTTPError as error:
         status = error.code
     if status != http.HTTPStatus.FORBIDDEN:
-        raise ReactError(f"{server.name} is not guarded: it answers {status} to the foreign host {STRANGER}")
+        raise ReactError(
+            f"{server.name} is not guarded: it answers {status} to the foreign host {STRANGER}"
+        )
 
 
 def _require_running(server: Server) -> None:
@@ -229,7 +284,11 @@ def _require_running(server: Server) -> None:
 def _how_it_ended(server: Server) -> str:
     """Exit code or signal, and the last line of the log's end that names an error."""
     code = server.process.wait()
-    how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code} ({signal.strsignal(-code)})"
+    how = (
+        f"ended with exit code {code}"
+        if code >= 0
+        else f"was ended by signal {-code} ({signal.strsignal(-code)})"
+    )
     lines = server.log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
     wrong = next((line.strip() for line in reversed(lines) if _TELLS_OF_AN_ERROR.search(line)), "")
     return f"{server.name} {how}{f': {wrong}' if wrong else ''}; see {server.log}"
@@ -241,7 +300,9 @@ def _free_port(first: int) -> int:
 
 def _require_free(name: str, port: int) -> None:
     if not _is_free(port):
-        raise InputError(f"port {port} is taken by another program: choose another one with --{name}-port")
+        raise InputError(
+            f"port {port} is taken by another program: choose another one with --{name}-port"
+        )
 
 
 def _is_free(port: int) -> bool:

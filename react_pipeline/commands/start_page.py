@@ -1,7 +1,8 @@
-"""The start page: what a project has come to and where to look, printed after `demo`, `materialize` and `ui`.
+"""The start page: what a project has come to and where to look, printed after `demo`, `materialize`
+and `ui`.
 
-Belongs here: what is on it, in less than a screen. Does not belong here: how results are measured or compared
-(`evaluation`), what is champion and why (`promotion`).
+Belongs here: what is on it, in less than a screen. Does not belong here: how results are measured
+or compared (`evaluation`), what is champion and why (`promotion`).
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ MAX_DOMAINS, MAX_DASHBOARDS = 8, 4
 """Lines at the most, so that all of it fits a screen."""
 
 
-def print_start_page(project: Project, slugs: Sequence[str] = (), addresses: Mapping[str, str] | None = None) -> None:
+def print_start_page(
+    project: Project, slugs: Sequence[str] = (), addresses: Mapping[str, str] | None = None
+) -> None:
     """Print headline, champions and links; nothing is measured, what is published is shown.
 
     Args:
         project: The pipeline.
         slugs: Domains; none: every valid domain file.
-        addresses: Where `dagster` and `mlflow` answer; None: where `react-pipeline ui` runs already, if it does.
+        addresses: Where `dagster` and `mlflow` answer; None: where `react-pipeline ui` runs
+            already, if it does.
     """
     slugs = slugs or sorted(load_domains(project.config.domains)[0])
     console.print()
@@ -40,7 +44,9 @@ def print_start_page(project: Project, slugs: Sequence[str] = (), addresses: Map
     except ReactError as error:  # the links below are useful all the same
         print_error(f"note: {error}")
     console.print()
-    for name, target in _links(project, slugs, _running(project) if addresses is None else addresses):
+    for name, target in _links(
+        project, slugs, _running(project) if addresses is None else addresses
+    ):
         console.print(f"{name:9}  {target}")
 
 
@@ -50,24 +56,45 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
 
     table = comparison_table(project, slugs)
     method = headline_method(table)
-    named = [*slugs[:MAX_DOMAINS], *([MEAN] if len(slugs) > 1 and MEAN in set(table["domain"]) else [])]
+    named = [
+        *slugs[:MAX_DOMAINS],
+        *([MEAN] if len(slugs) > 1 and MEAN in set(table["domain"]) else []),
+    ]
     champions = {slug: standing(project, slug)[0].champion.method for slug in named if slug != MEAN}
-    columns = ["top-1 %", "champion", "base", method or "customized", "its control", "over base", "over control", ""]
-    lines = [[slug, champions.get(slug, ""), *_figures(table[table["domain"] == slug], method)] for slug in named]
+    columns = [
+        "top-1 %",
+        "champion",
+        "base",
+        method or "customized",
+        "its control",
+        "over base",
+        "over control",
+        "",
+    ]
+    lines = [
+        [slug, champions.get(slug, ""), *_figures(table[table["domain"] == slug], method)]
+        for slug in named
+    ]
     print_table(columns, lines, right=7, below=[""])
     if len(slugs) > MAX_DOMAINS:
         console.print(f"and {len(slugs) - MAX_DOMAINS} more domains")
 
 
 def _figures(table: pd.DataFrame, method: str) -> list[str]:
-    """Of one domain: base, method and control in percent, both differences, and a note where nothing is measured."""
+    """Of one domain: base, method and control in percent, both differences, and a note where
+    nothing is measured.
+    """
     from react_pipeline.evaluation import percent, points
 
     rows: dict[str, Any] = {row.method: row for row in table.itertuples()}
     base, mine, control = (rows.get(name) for name in ("base", method, f"{method}{CONTROL_SUFFIX}"))
     figures = [percent(row.top1) if row else "" for row in (base, mine, control)]
     gains = [points(mine.delta_top1), points(mine.gain_over_control)] if mine else ["", ""]
-    judged = [f"{row.method} {points(row.judged_delta)}" for row in rows.values() if points(row.judged_delta)]
+    judged = [
+        f"{row.method} {points(row.judged_delta)}"
+        for row in rows.values()
+        if points(row.judged_delta)
+    ]
     if any(figures):
         note = ""
     elif judged:
@@ -77,7 +104,9 @@ def _figures(table: pd.DataFrame, method: str) -> list[str]:
     return [*figures, *gains, note]
 
 
-def _links(project: Project, slugs: Sequence[str], addresses: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _links(
+    project: Project, slugs: Sequence[str], addresses: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     from react_pipeline.evaluation import comparison_is_current, overview_is_current
     from react_pipeline.tracking import Tracking
 
@@ -90,26 +119,48 @@ def _links(project: Project, slugs: Sequence[str], addresses: Mapping[str, str])
     for name, artifact in [*dashboards.items()][:MAX_DASHBOARDS]:
         yield "dashboard", f"{artifact.path / 'dashboard.html'}  ({name})"
     if len(dashboards) > MAX_DASHBOARDS:
-        yield "", f"{len(dashboards) - MAX_DASHBOARDS} more; `react-pipeline report` writes all of them to a folder"
+        yield (
+            "",
+            f"{len(dashboards) - MAX_DASHBOARDS} more; `react-pipeline report` writes all of them "
+            "to a folder",
+        )
     if dagster := addresses.get("dagster"):
         yield "Dagster", f"{dagster}  (lineage, pictures, checks)"
     if mlflow := addresses.get("mlflow"):
-        yield "MLflow", f"{Tracking.of(project).results_page(project, mlflow)}  (runs, curves, models)"
+        yield (
+            "MLflow",
+            f"{Tracking.of(project).results_page(project, mlflow)}  (runs, curves, models)",
+        )
     if not addresses:
-        yield "next", "react-pipeline ui        lineage, pictures, checks (Dagster); runs, curves, models (MLflow)"
-    yield "more" if addresses else "", "react-pipeline results   every method; `models list`: why each champion is one"
-    yield "", "react-pipeline serve     the corpus in a browser; `search 'a red bird'`: in the terminal"
+        yield (
+            "next",
+            "react-pipeline ui        lineage, pictures, checks (Dagster); runs, curves, models "
+            "(MLflow)",
+        )
+    yield (
+        "more" if addresses else "",
+        "react-pipeline results   every method; `models list`: why each champion is one",
+    )
+    yield (
+        "",
+        "react-pipeline serve     the corpus in a browser; `search 'a red bird'`: in the terminal",
+    )
     yield "", "react-pipeline init      FOLDER starts a project of your own"
 
 
 def _running(project: Project) -> dict[str, str]:
-    """Where `react-pipeline ui` answers now; the addresses of one that was killed are still written down."""
+    """Where `react-pipeline ui` answers now; the addresses of one that was killed are still written
+    down.
+    """
     addresses = ui_addresses(locate_home(project.path.parent))
     return {name: url for name, url in addresses.items() if _answers(url)}
 
 
 def _answers(url: str) -> bool:
     place = urlsplit(url)
-    with suppress(OSError), socket.create_connection((place.hostname or "", place.port or 80), timeout=1):
+    with (
+        suppress(OSError),
+        socket.create_connection((place.hostname or "", place.port or 80), timeout=1),
+    ):
         return True
     return False

@@ -1,7 +1,9 @@
-"""The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what fixes it.
+"""The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what
+fixes it.
 
-Belongs here: printing what `upkeep.survey` found, and how the runs ended. Does not belong here: what
-counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.runs`).
+Belongs here: printing what `upkeep.survey` found, and how the runs ended. Does not belong here:
+what counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs
+(`assets.runs`).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Runs:
 
     Attributes:
         failed: Places that `upkeep` would not ask for, as what failed with today's inputs, and why.
-        earlier: How those that it would ask for have failed before, as in a run that a person started.
+        earlier: How those that it would ask for have failed before, as in a run that a person
+            started.
         unseen: Why no run could be looked at; empty if they were.
     """
 
@@ -46,14 +49,19 @@ class Runs:
 
 
 def status(config: Config = None) -> None:
-    """Show what is out of date, held back by the policy of training, waiting or failed, and how to fix it."""
+    """Show what is out of date, held back by the policy of training, waiting or failed, and how to
+    fix it.
+    """
     from react_pipeline.upkeep import State
 
     project = load_project(config)
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
     found, runs = _look(project, slugs)
     rows = [row for slug in (ALL, *slugs) for row in _rows(found, runs, slug)]
-    rows += [[problem.file.name, "not readable", "", problem.message] for problem in misnamed(project.config.domains)]
+    rows += [
+        [problem.file.name, "not readable", "", problem.message]
+        for problem in misnamed(project.config.domains)
+    ]
     if rows:
         print_table(["domain", "state", "what", "why"], rows, below=["why"])
     if found.tasks and runs.unseen:
@@ -81,9 +89,13 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
                 return found, Runs(unseen=home)
             tick = upkeep_sensor.Tick(instance, Manifests.of(project))
             tick.look(slugs)
-            return tick.found, Runs(tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why})
+            return tick.found, Runs(
+                tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why}
+            )
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise
-        return found, Runs(unseen=f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}")
+        return found, Runs(
+            unseen=f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
+        )
 
 
 def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:
@@ -92,15 +104,26 @@ def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:
     domain = SHARED if slug == ALL else slug
     mine = {place: state for place, state in found.states.items() if _domain(place) == slug}
     rows = [
-        [domain, "out of date", _name(task.place), _reason(task.reason, runs.earlier.get(task.place))]
+        [
+            domain,
+            "out of date",
+            _name(task.place),
+            _reason(task.reason, runs.earlier.get(task.place)),
+        ]
         for task in found.tasks
         if task.place in mine
     ]
-    rows += [[domain, "failed", _name(place), why] for place, why in runs.failed.items() if place in mine]
+    rows += [
+        [domain, "failed", _name(place), why] for place, why in runs.failed.items() if place in mine
+    ]
     held = [task for task in found.held if task.place in mine]
     rows += [[domain, "held back", _name(task.place), task.reason] for task in held]
     named = {task.place for task in held} | set(runs.failed)
-    for state, shown in ((State.HELD, "held back"), (State.WAITING, "waiting"), (State.FAILED, "failed")):
+    for state, shown in (
+        (State.HELD, "held back"),
+        (State.WAITING, "waiting"),
+        (State.FAILED, "failed"),
+    ):
         others = [place for place, its in mine.items() if its is state and place not in named]
         if others:
             why = found.unreadable.get(slug, "") if state is State.FAILED else ""
@@ -125,8 +148,12 @@ def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str
     if not domains:
         # A domain's command builds these too.
         shared = {stage for stage, _ in behind}
-        commands += ["react-pipeline materialize --select group:corpus"] if shared - {OVERVIEW} else []
-        commands += [f"react-pipeline materialize --select {OVERVIEW}"] if OVERVIEW in shared else []
+        commands += (
+            ["react-pipeline materialize --select group:corpus"] if shared - {OVERVIEW} else []
+        )
+        commands += (
+            [f"react-pipeline materialize --select {OVERVIEW}"] if OVERVIEW in shared else []
+        )
     known = {_domain(place) for place in found.states}
     if any(slug not in known for slug in found.unreadable):
         commands.append("react-pipeline domains validate")

@@ -1,7 +1,7 @@
 """The terminal: how tables and messages are printed.
 
-Belongs here: columns, units and alignment of what a person reads, and what of a stranger's text may reach a terminal.
-Does not belong here: which command prints what (`cli`), or formats for programs.
+Belongs here: columns, units and alignment of what a person reads, and what of a stranger's text may
+reach a terminal. Does not belong here: which command prints what (`cli`), or formats for programs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from rich.text import Text
 
 
 def printable(text: str) -> str:
-    """A text in which every character that is not printable is U+FFFD: control characters, escapes, bidi overrides.
+    """A text in which every character that is not printable is U+FFFD: control characters, escapes,
+    bidi overrides.
 
-    Captions, keys and URLs are data from strangers, who could else move the cursor or rewrite what was printed before.
-    Line breaks are not printable either: split what has lines.
+    Captions, keys and URLs are data from strangers, who could else move the cursor or rewrite what
+    was printed before. Line breaks are not printable either: split what has lines.
     """
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
 def print_line(text: str, stream: TextIO | None = None) -> None:
-    """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it as it happens."""
+    """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it
+    as it happens.
+    """
     file, text = stream or sys.stdout, _printable_lines(text)
     tqdm = sys.modules.get("tqdm")  # loaded where there may be a bar
     if tqdm is None:
@@ -50,8 +53,9 @@ def print_error(text: str) -> None:
 def bars_in_terminal() -> Iterator[None]:
     """Let lines and progress bars reach a terminal while Dagster captures what steps write.
 
-    Dagster puts a file in the place of descriptors 1 and 2 and copies what is written to it to the terminal by two
-    processes. A bar sees no terminal then, and lines come late. Where there is no terminal nothing changes.
+    Dagster puts a file in the place of descriptors 1 and 2 and copies what is written to it to the
+    terminal by two processes. A bar sees no terminal then, and lines come late. Where there is no
+    terminal nothing changes.
     """
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         yield
@@ -98,9 +102,10 @@ def print_table(
 ) -> None:
     """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
-    A terminal that is too narrow gets smaller gaps, headings of two lines, and the long texts of the columns named in
-    `below` under their row. What is still too wide is folded, not cut: names may differ at their end only. Columns from
-    the third to `right` hold numbers, which are folded last.
+    A terminal that is too narrow gets smaller gaps, headings of two lines, and the long texts of
+    the columns named in `below` under their row. What is still too wide is folded, not cut: names
+    may differ at their end only. Columns from the third to `right` hold numbers, which are folded
+    last.
     """
     console = Console(highlight=False)
     cells = [[_printable_lines(str(cell)) for cell in row] for row in rows]
@@ -126,7 +131,9 @@ def print_table(
         console.print(_table(heads, [line], numbers_beside, gap=1, widths=widths, headed=False))
         for name in below:
             if text := row[columns.index(name)]:
-                console.print(Padding(Text(f"{name}: {text}", overflow="fold"), (0, 0, 0, 4), expand=False))
+                console.print(
+                    Padding(Text(f"{name}: {text}", overflow="fold"), (0, 0, 0, 4), expand=False)
+                )
 
 
 def _table(
@@ -137,21 +144,32 @@ def _table(
     widths: Sequence[int] | None = None,
     headed: bool = True,
 ) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", show_header=headed)
+    table = Table(
+        box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", show_header=headed
+    )
     for place, name in enumerate(columns):
         justify: Literal["left", "right"] = "right" if place in numbers else "left"
-        table.add_column(Text(name), justify=justify, overflow="fold", width=None if widths is None else widths[place])
+        table.add_column(
+            Text(name),
+            justify=justify,
+            overflow="fold",
+            width=None if widths is None else widths[place],
+        )
     for row in rows:
         table.add_row(*map(Text, row))
     return table
 
 
 def _widths(rows: Sequence[Sequence[str]], numbers: Sequence[int], room: int) -> list[int]:
-    """Width of each column with gaps of one; the widest are narrowed until all have room, as far as that goes.
+    """Width of each column with gaps of one; the widest are narrowed until all have room, as far as
+    that goes.
 
     Numbers come last: one that is folded reads as two.
     """
-    widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
+    widths = [
+        max(cell_len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(*rows, strict=True)
+    ]
     texts = [place for place in range(len(widths)) if place not in numbers]
     while sum(widths) + len(widths) - 1 > room and max(widths) > 1:
         places = texts if any(widths[place] > 2 for place in texts) else range(len(widths))

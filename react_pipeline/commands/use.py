@@ -16,25 +16,44 @@ if TYPE_CHECKING:
     from react_pipeline.use import Classifier, Done, Options
 
 
-Model = Annotated[str, typer.Argument(metavar="DOMAIN", help="Slug of a domain, or a folder written by `export`.")]
-Source = Annotated[
-    str, typer.Argument(help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards (.tar).")
+Model = Annotated[
+    str, typer.Argument(metavar="DOMAIN", help="Slug of a domain, or a folder written by `export`.")
 ]
-Which = Annotated[str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")]
-Column = Annotated[str | None, typer.Option(help="Column of paths or URLs, for a table. Default: path, else url.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards "
+        "(.tar)."
+    ),
+]
+Which = Annotated[
+    str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")
+]
+Column = Annotated[
+    str | None, typer.Option(help="Column of paths or URLs, for a table. Default: path, else url.")
+]
 Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
+]
 
 
 def export(
     domain: Domain,
-    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image, or champion.")],
+    method: Annotated[
+        str, typer.Argument(help="A trained method, such as gated-image, or champion.")
+    ],
     to: Annotated[Path, typer.Option("--to", help="The folder to create.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx, for onnxruntime.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export.")
+    ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also write model.onnx, for onnxruntime.")
+    ] = False,
     config: Config = None,
 ) -> None:
-    """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
+    """Write a customized model with its model card as a folder of its own, for open_clip or for
+    this package.
 
     A method means its current model; `champion` the current champion, which may be an older one.
     """
@@ -51,28 +70,38 @@ def export(
 def predict(
     domain: Model,
     source: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("predictions"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path(
+        "predictions"
+    ),
     model: Which = "champion",
     top_k: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 5,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Label pictures below this confidence as unknown.")
     ] = 0.0,
     sort_into: Annotated[
-        Path | None, typer.Option(help="Link the pictures into one folder per class below this one.")
+        Path | None,
+        typer.Option(help="Link the pictures into one folder per class below this one."),
     ] = None,
     column: Column = None,
     workers: Workers = 2,
     overwrite: Overwrite = False,
     config: Config = None,
 ) -> None:
-    """Label pictures: parquet, CSV, a page of contact sheets, and a ledger of what could not be used.
+    """Label pictures: parquet, CSV, a page of contact sheets, and a ledger of what could not be
+    used.
 
     A killed run resumes when the command is given again.
     """
     from react_pipeline.use import predict_pictures
     from react_pipeline.use import sort_into as link_pictures
 
-    given = {"column": column, "workers": workers, "overwrite": overwrite, "top_k": top_k, "threshold": threshold}
+    given = {
+        "column": column,
+        "workers": workers,
+        "overwrite": overwrite,
+        "top_k": top_k,
+        "threshold": threshold,
+    }
     options, classifier = _prepared(domain, model, config, given)
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
@@ -86,7 +115,9 @@ def predict(
 def embed(
     domain: Model,
     source: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("vectors"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path(
+        "vectors"
+    ),
     model: Which = "champion",
     column: Column = None,
     workers: Workers = 2,
@@ -105,17 +136,25 @@ def judge(
     domain: Domain,
     source: Source,
     candidate: Annotated[
-        str | None, typer.Option(help="A trained method. Default: gated-image, or the first of `methods`.")
+        str | None,
+        typer.Option(help="A trained method. Default: gated-image, or the first of `methods`."),
     ] = None,
-    against: Annotated[str, typer.Option(help="base, champion, or a method, which may be a control.")] = "champion",
-    judge_name: Annotated[str | None, typer.Option("--judge", help="Who judges. Default: the user's name.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 1235,
+    against: Annotated[
+        str, typer.Option(help="base, champion, or a method, which may be a control.")
+    ] = "champion",
+    judge_name: Annotated[
+        str | None, typer.Option("--judge", help="Who judges. Default: the user's name.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
+    ] = 1235,
     config: Config = None,
 ) -> None:
-    """Judge the pictures on which two models disagree, in a browser, without labels; Ctrl-C stops it.
+    """Judge the pictures on which two models disagree, in a browser, without labels; Ctrl-C stops
+    it.
 
-    Every answer is on the disk before the next picture is shown, and the same command resumes. The interval is valid
-    whenever you stop.
+    Every answer is on the disk before the next picture is shown, and the same command resumes. The
+    interval is valid whenever you stop.
     """
     from react_pipeline.browse import serve_app
     from react_pipeline.evaluation import Session, describe, judgements_of, open_log
@@ -145,16 +184,26 @@ def judge(
     report(describe(Session.read(prepared.log)))
     if (judged := judgements_of(project, domain)) is not None:
         Tracking.of(project).log_artifact(project, judged.publish(project))
-        report(f"next: react-pipeline materialize --select 'key:comparison or key:promotion' --domain {domain}")
+        report(
+            "next: react-pipeline materialize --select 'key:comparison or key:promotion' "
+            f"--domain {domain}"
+        )
 
 
-def _prepared(domain: str, model: str, config: Path | None, options: dict[str, Any]) -> tuple[Options, Classifier]:
+def _prepared(
+    domain: str, model: str, config: Path | None, options: dict[str, Any]
+) -> tuple[Options, Classifier]:
     from react_pipeline.use import Classifier, Options, is_exported
 
-    # An exported folder needs no project; where there is one, its rules for pictures from outside hold.
+    # An exported folder needs no project; where there is one, its rules for pictures from outside
+    # hold.
     if config is not None or not is_exported(domain):
         corpus = load_project(config).config.corpus
-        options |= {"max_pixels": corpus.max_pixels, "download": corpus.download, "storage": corpus.storage}
+        options |= {
+            "max_pixels": corpus.max_pixels,
+            "download": corpus.download,
+            "storage": corpus.storage,
+        }
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:
         print_error(f"note: {classifier.note}")

@@ -1,4 +1,5 @@
-"""Where pairs come from: tars, URLs, tables, ready embeddings; reading, fetching and collecting images.
+"""Where pairs come from: tars, URLs, tables, ready embeddings; reading, fetching and collecting
+images.
 
 Does not belong here: making vectors (`embedding`).
 """

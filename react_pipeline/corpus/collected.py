@@ -1,10 +1,12 @@
-"""Collected pairs: the image and caption of chosen corpus rows, copied into training shards, and read back.
+"""Collected pairs: the image and caption of chosen corpus rows, copied into training shards, and
+read back.
 
-A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"row", "class"}) in this order; KEY is the
-row number of the corpus, so no name of a source is ever used as a path. The table is an Arrow file of one record batch,
-so that processes map it and no shard is ever walked: `row`, `shard` (number of the tar), `offset` and `bytes` of the
-image in it, `caption` and `class`, both as a dictionary of the different texts. Does not belong here: which rows are
-chosen (`retrieval`), where images come from (`image_source`), how they are prepared for a model.
+A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"row", "class"}) in
+this order; KEY is the row number of the corpus, so no name of a source is ever used as a path. The
+table is an Arrow file of one record batch, so that processes map it and no shard is ever walked:
+`row`, `shard` (number of the tar), `offset` and `bytes` of the image in it, `caption` and `class`,
+both as a dictionary of the different texts. Does not belong here: which rows are chosen
+(`retrieval`), where images come from (`image_source`), how they are prepared for a model.
 """
 
 import tarfile
@@ -31,11 +33,13 @@ MAX_PIXELS = 1 << 30
 """The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 
-def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int) -> NDArray[np.int64]:
+def collect_pairs(
+    pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int
+) -> NDArray[np.int64]:
     """Copy pairs into training shards in `directory`, in the order of the corpus.
 
-    The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that the shards agree
-    with `pairs.parquet`; only the image is fetched. Equal pairs give equal bytes.
+    The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that
+    the shards agree with `pairs.parquet`; only the image is fetched. Equal pairs give equal bytes.
 
     Args:
         pairs: Columns row, class, and those that the source needs.
@@ -48,21 +52,35 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
         CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    images = iter(tqdm(source.fetch(pairs), total=len(pairs), desc="collecting pairs", disable=None, leave=False))
+    images = iter(
+        tqdm(
+            source.fetch(pairs),
+            total=len(pairs),
+            desc="collecting pairs",
+            disable=None,
+            leave=False,
+        )
+    )
     # Ten million pairs: numbers and Arrow's buffers, and no objects.
     numbers = {name: array("q") for name in ("row", "shard", "offset", "bytes")}
-    texts: dict[str, list[pa.Array]] = {name: [pa.array([], pa.large_string())] for name in ("caption", "class")}
+    texts: dict[str, list[pa.Array]] = {
+        name: [pa.array([], pa.large_string())] for name in ("caption", "class")
+    }
     for shard, run in enumerate(runs(images, shard_pairs)):
         captions, labels = [], []
         with new_tar(shard_file(directory, shard)) as tar:
             for pair, image in run:
                 offset = tar.offset + tarfile.BLOCKSIZE  # behind the image's own header
-                for name, number in zip(numbers, (int(pair.row), shard, offset, len(image)), strict=True):
+                for name, number in zip(
+                    numbers, (int(pair.row), shard, offset, len(image)), strict=True
+                ):
                     numbers[name].append(number)
                 captions.append(pair.caption)
                 labels.append(str(pair.label))
                 about = {"row": int(pair.row), "class": pair.label}
-                about |= {"classes": classes} if (classes := list(getattr(pair, "classes", ()))) else {}
+                about |= (
+                    {"classes": classes} if (classes := list(getattr(pair, "classes", ()))) else {}
+                )
                 add_pair(tar, f"{int(pair.row):09d}", image, pair.caption.encode(), about)
         texts["caption"].append(pa.array(captions, pa.large_string()))
         texts["class"].append(pa.array(labels, pa.large_string()))
@@ -73,14 +91,21 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
 
 
 def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:
-    """Write the table of the shards in `directory`: its columns in the order of the pairs, see above."""
+    """Write the table of the shards in `directory`: its columns in the order of the pairs, see
+    above.
+    """
     batch = pa.record_batch(list(columns.values()), names=list(columns))
-    with pa.OSFile(str(directory / TABLE), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with (
+        pa.OSFile(str(directory / TABLE), "wb") as file,
+        pa.ipc.new_file(file, batch.schema) as writer,
+    ):
         writer.write_batch(batch)
 
 
 class CollectedPair(NamedTuple):
-    """One pair: row number of the corpus, the image's file, its caption, and the class it was retrieved for."""
+    """One pair: row number of the corpus, the image's file, its caption, and the class it was
+    retrieved for.
+    """
 
     row: int
     image: bytes
@@ -91,13 +116,15 @@ class CollectedPair(NamedTuple):
 class CollectedPairs:
     """The pairs of a retrieved or control set, in the order of their shards.
 
-    The columns are views of one mapped file, which all processes share; pickled, it is the artifact alone.
+    The columns are views of one mapped file, which all processes share; pickled, it is the artifact
+    alone.
 
     Attributes:
         rows: Row number of each pair in the corpus (N,).
         captions: The different captions (U,), as they were embedded.
         caption_ids: Position (N,) in `captions` of each pair.
-        classes: The different classes (C,) that pairs were retrieved for; the empty string in a control set.
+        classes: The different classes (C,) that pairs were retrieved for; the empty string in a
+            control set.
         class_ids: Position (N,) in `classes` of each pair.
     """
 
@@ -105,10 +132,15 @@ class CollectedPairs:
         """Map the table.
 
         Raises:
-            CorruptArtifact: If it cannot be read, its length differs from the manifest, or it does not fit the shards.
+            CorruptArtifact: If it cannot be read, its length differs from the manifest, or it does
+                not fit the shards.
         """
         self._artifact = artifact
-        tars = (name for name in artifact.manifest["files"] if name.startswith(f"{SHARDS}/") and name.endswith(".tar"))
+        tars = (
+            name
+            for name in artifact.manifest["files"]
+            if name.startswith(f"{SHARDS}/") and name.endswith(".tar")
+        )
         self._paths = [artifact.file(name) for name in sorted(tars)]
         path = artifact.file(f"{SHARDS}/{TABLE}")
         try:
@@ -124,12 +156,16 @@ class CollectedPairs:
             raise self._corrupt(f"{path} ({error})") from error
         if len(self) != artifact.counts["pairs"]:
             raise self._corrupt(f"{path} ({len(self)} pairs, {artifact.counts['pairs']} recorded)")
-        if len(self) and (self._shards.min() < 0 or self._shards.max() >= len(sizes) or self._offsets.min() < 0):
+        if len(self) and (
+            self._shards.min() < 0 or self._shards.max() >= len(sizes) or self._offsets.min() < 0
+        ):
             raise self._corrupt(f"{path} (it names shards that are not there)")
         ends = np.zeros(len(sizes), np.int64)
         np.maximum.at(ends, self._shards, self._offsets + self._sizes)
         if (ends > sizes).any():
-            raise self._corrupt(f"{self._paths[int((ends > sizes).argmax())]} (shorter than its table says)")
+            raise self._corrupt(
+                f"{self._paths[int((ends > sizes).argmax())]} (shorter than its table says)"
+            )
 
     def __reduce__(self) -> tuple[type[Self], tuple[Artifact]]:
         return type(self), (self._artifact,)
@@ -168,7 +204,9 @@ class CollectedPairs:
 
     def _corrupt(self, what: str) -> CorruptArtifact:
         stage, key = self._artifact.stage, self._artifact.key
-        return CorruptArtifact(f"{what}: not what was published; put it back, or rematerialize `{stage}` for {key!r}")
+        return CorruptArtifact(
+            f"{what}: not what was published; put it back, or rematerialize `{stage}` for {key!r}"
+        )
 
 
 def _texts(column: pa.DictionaryArray) -> tuple[pa.Array, NDArray[np.int32]]:

@@ -1,7 +1,8 @@
-"""The corpus: finding tar shards, and publishing what there is, so that a changed shard gives another corpus.
+"""The corpus: finding tar shards, and publishing what there is, so that a changed shard gives
+another corpus.
 
-Does not belong here: the other kinds of corpus (`image_files`, `url_corpus`, `ready_embeddings`), digests and places of
-shards (`inventory`), reading a tar (`shards`).
+Does not belong here: the other kinds of corpus (`image_files`, `url_corpus`, `ready_embeddings`),
+digests and places of shards (`inventory`), reading a tar (`shards`).
 """
 
 import io
@@ -14,7 +15,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from react_pipeline.corpus.image_files import find_sources, publish_image_corpus
-from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
+from react_pipeline.corpus.inventory import (
+    SHARDS_FILE,
+    remember_locations,
+    take_stock,
+    take_stock_of,
+)
 from react_pipeline.corpus.ready_embeddings import publish_inventory
 from react_pipeline.corpus.remote import each, find_remote
 from react_pipeline.corpus.remote_store import RemoteShard
@@ -31,16 +37,21 @@ _FIELD = "corpus.shards"
 _END_BYTES = 1024
 """A tar ends with two empty blocks."""
 _PROBED_SHARDS = 8
-_OTHER_KINDS = {"images": publish_image_corpus, "urls": publish_url_corpus, "embeddings": publish_inventory}
+_OTHER_KINDS = {
+    "images": publish_image_corpus,
+    "urls": publish_url_corpus,
+    "embeddings": publish_inventory,
+}
 
 
 def publish_corpus(project: Project) -> Artifact:
-    """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see `inventory.take_stock`).
+    """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see
+    `inventory.take_stock`).
 
-    The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
-    to another folder stays the same corpus. With `keys: by_folder` which of them share a folder is part of it too
-    (column `folder`). The demo's shards, and those of copied or downloaded images, are part of the artifact. Of ready
-    embeddings it is the inventory.
+    The user's shards stay where they are. Their identity is name, size and digest in order, so a
+    corpus that is moved to another folder stays the same corpus. With `keys: by_folder` which of
+    them share a folder is part of it too (column `folder`). The demo's shards, and those of copied
+    or downloaded images, are part of the artifact. Of ready embeddings it is the inventory.
 
     Raises:
         CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
@@ -54,10 +65,15 @@ def publish_corpus(project: Project) -> Artifact:
         return _OTHER_KINDS[kind](project)
     locations = locate_shards(project.config.corpus)
     table = take_stock(project.store, locations)
-    content: list[list[Any]] = [[row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()]
+    content: list[list[Any]] = [
+        [row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()
+    ]
     if project.config.corpus.keys == "by_folder":
         table["folder"] = _folders(locations)
-        content = [[*entry, folder] for entry, folder in zip(content, table["folder"].tolist(), strict=True)]
+        content = [
+            [*entry, folder]
+            for entry, folder in zip(content, table["folder"].tolist(), strict=True)
+        ]
 
     def write(staging: Path) -> dict[str, Any]:
         counts = _checked(locations, project.config.corpus.caption_extension)
@@ -70,7 +86,9 @@ def publish_corpus(project: Project) -> Artifact:
 
 
 def source_files(corpus: CorpusConfig) -> Sequence[ShardLocation]:
-    """The shards, tables or images (files and folders) that a corpus names; errors as of `locate_shards`."""
+    """The shards, tables or images (files and folders) that a corpus names; errors as of
+    `locate_shards`.
+    """
     if corpus.kind == "urls":
         return find_tables(corpus.urls)
     return find_sources(corpus) if corpus.kind == "images" else locate_shards(corpus)
@@ -101,20 +119,33 @@ def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
 
 
 def count_pairs(corpus: Artifact) -> int | None:
-    """How many pairs a published corpus has (the demo's are counted by source); None of remote shards."""
-    counted = [count for name, count in corpus.counts.items() if name == "pairs" or name.startswith("pairs/")]
+    """How many pairs a published corpus has (the demo's are counted by source); None of remote
+    shards.
+    """
+    counted = [
+        count
+        for name, count in corpus.counts.items()
+        if name == "pairs" or name.startswith("pairs/")
+    ]
     return sum(counted) if counted else None
 
 
 def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
     """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
 
-    To count pairs, a remote shard would have to be read at thousands of places, and embedding reads it anyway. Of those
-    only the ends are read, which are missing where a shard is truncated, and the first ones until a pair is found.
+    To count pairs, a remote shard would have to be read at thousands of places, and embedding reads
+    it anyway. Of those only the ends are read, which are missing where a shard is truncated, and
+    the first ones until a pair is found.
     """
     local = [location for location in locations if isinstance(location, Path)]
     remote = [location for location in locations if isinstance(location, RemoteShard)]
-    for _ in tqdm(each(_check_whole, remote), total=len(remote), desc="checking ends", unit="shard", disable=None):
+    for _ in tqdm(
+        each(_check_whole, remote),
+        total=len(remote),
+        desc="checking ends",
+        unit="shard",
+        disable=None,
+    ):
         pass
     pairs, extensions = 0, set[str]()
     probed = [*local, *remote[:_PROBED_SHARDS]]
@@ -126,8 +157,9 @@ def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str
         extensions |= index.extensions
     if not pairs:
         raise CorpusError(
-            f"corpus.shards: no pair in {len(probed)} shards: a sample needs an image ({', '.join(IMAGE_EXTENSIONS)}) "
-            f"and a caption ({caption_extension}) under one key; extensions found: {sorted(extensions) or 'none'}"
+            f"corpus.shards: no pair in {len(probed)} shards: a sample needs an image "
+            f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
+            f"extensions found: {sorted(extensions) or 'none'}"
         )
     return {} if remote else {"pairs": pairs}
 
@@ -138,15 +170,19 @@ def _check_whole(shard: RemoteShard) -> None:
         file.seek(max(0, size - _END_BYTES))
         if size % 512 or size < _END_BYTES or file.read().strip(b"\0"):
             raise CorpusError(
-                f"{shard}: does not end like a tar ({size:,} bytes): truncated, or not a tar; upload it again, or "
-                "take it out of `corpus.shards`"
+                f"{shard}: does not end like a tar ({size:,} bytes): truncated, or not a tar; "
+                "upload it again, or take it out of `corpus.shards`"
             )
 
 
 def _folders(locations: list[ShardLocation]) -> list[int]:
-    """The folder of each shard by its number in the order of the corpus, so that all of them may move."""
+    """The folder of each shard by its number in the order of the corpus, so that all of them may
+    move.
+    """
     folders = [
-        str(place).rpartition("/")[0] if isinstance(place, RemoteShard) else str(place.parent.resolve())
+        str(place).rpartition("/")[0]
+        if isinstance(place, RemoteShard)
+        else str(place.parent.resolve())
         for place in locations
     ]
     return [int(number) for number in pd.factorize(np.array(folders))[0]]

@@ -39,7 +39,9 @@ TAR_BYTES = 2_500
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one (of the demo)."""
+    """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one (of
+    the demo).
+    """
 
     pairs: int
     pair_bytes: float
@@ -47,7 +49,8 @@ class CorpusSize:
 
     @classmethod
     def of(cls, project: Project, rows: int | None = None) -> "CorpusSize":
-        """What a project's corpus has: `rows`, or as published from today's configuration, or as its files say.
+        """What a project's corpus has: `rows`, or as published from today's configuration, or as
+        its files say.
 
         Raises:
             InputError: If they do not say how many pairs there are; as of `source_files`.
@@ -59,7 +62,9 @@ class CorpusSize:
         with suppress(ReactError):
             published = fresh_or_none(project, "corpus", ALL)
             if published and (pairs := count_pairs(published)):
-                return cls(pairs, assumed if assumed == IMAGE_BYTES else published.counts["bytes"] / pairs)
+                return cls(
+                    pairs, assumed if assumed == IMAGE_BYTES else published.counts["bytes"] / pairs
+                )
         return cls._expected(corpus)
 
     @classmethod
@@ -71,7 +76,11 @@ class CorpusSize:
             return cls(drawings, size, seconds)
         if corpus.kind == "embeddings" and corpus.embeddings is not None:
             rows = sum(part.rows for part in find_parts(corpus.embeddings, corpus))
-            subset = rows if corpus.subset is None else len(np.load(corpus.subset, mmap_mode="r", allow_pickle=False))
+            subset = (
+                rows
+                if corpus.subset is None
+                else len(np.load(corpus.subset, mmap_mode="r", allow_pickle=False))
+            )
             return cls(min(rows, subset), IMAGE_BYTES)
         files = source_files(corpus)
         local = [path for path in files if isinstance(path, Path)]

@@ -1,7 +1,8 @@
-"""The journal of a download: what is on record of each URL, and what that means for another attempt.
+"""The journal of a download: what is on record of each URL, and what that means for another
+attempt.
 
-Of file number N, `N.images` holds image files one after the other and `N.jsonl` one line a URL. Does not belong here:
-what is tried (`downloads`).
+Of file number N, `N.images` holds image files one after the other and `N.jsonl` one line a URL.
+Does not belong here: what is tried (`downloads`).
 """
 
 import hashlib
@@ -22,11 +23,16 @@ _OURS_FOR_GOOD = (
     *("too_many_pixels", "too_elongated", "unsupported_mode"),
 )
 PERMANENT = frozenset(
-    {*("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"), *_OURS_FOR_GOOD}
+    {
+        *("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"),
+        *_OURS_FOR_GOOD,
+    }
 )
 """Reasons that another attempt would meet again; what failed for any other is retried."""
 
-_OWN_REASON = re.compile(rf"\b({'|'.join(('empty', 'not_an_image', 'truncated', 'corrupt', *_OURS_FOR_GOOD))}): ")
+_OWN_REASON = re.compile(
+    rf"\b({'|'.join(('empty', 'not_an_image', 'truncated', 'corrupt', *_OURS_FOR_GOOD))}): "
+)
 _REASONS_BY_MARK = {
     **{"timed out": "timeout", "IncompleteRead": "truncated"},
     **{"X-Robots-Tag": "disallowed_by_header", "CERTIFICATE": "bad_certificate"},
@@ -71,7 +77,11 @@ class Journal:
                 # After a power failure the record can be there without the image.
                 elif record["offset"] + record["bytes"] <= size_bytes:
                     journal.kept[record["url"]] = Kept(
-                        images, record["offset"], record["bytes"], record["sha256"], record["source_sha256"]
+                        images,
+                        record["offset"],
+                        record["bytes"],
+                        record["sha256"],
+                        record["source_sha256"],
                     )
         return journal
 
@@ -84,7 +94,9 @@ class Journal:
 
 
 class JournalWriter:
-    """In place of img2dataset's tars: each image is on record as soon as it came, so a kill loses none."""
+    """In place of img2dataset's tars: each image is on record as soon as it came, so a kill loses
+    none.
+    """
 
     def __init__(self, shard_id: int, output_folder: str, *_: Any) -> None:
         stem = Path(output_folder) / f"{shard_id:06d}"
@@ -92,14 +104,20 @@ class JournalWriter:
         self._records = stem.with_suffix(".jsonl").open("x", encoding="utf-8")
         self._fault: OSError | None = None
 
-    def write(self, image: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
+    def write(
+        self, image: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]
+    ) -> None:
         """Put an image, or why there is none, on record."""
         if self._fault is not None:
             return
         try:
             record = {"url": meta["url"], "error": meta["error_message"]}
             if image is not None:
-                kept = {"offset": self._images.tell(), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+                kept = {
+                    "offset": self._images.tell(),
+                    "bytes": len(image),
+                    "sha256": hashlib.sha256(image).hexdigest(),
+                }
                 record = {"url": meta["url"], **kept, "source_sha256": meta["sha256"]}
                 self._images.write(image)
                 self._images.flush()
@@ -142,5 +160,7 @@ def reason_of(error: str) -> tuple[str, str]:
         return REFUSED_URL, error[:200]
     if found := re.search(r"HTTP Error (\d{3})", error):
         return f"http_{found[1]}", error[:200]
-    reason = next((reason for mark, reason in _REASONS_BY_MARK.items() if mark in error), "unreachable")
+    reason = next(
+        (reason for mark, reason in _REASONS_BY_MARK.items() if mark in error), "unreachable"
+    )
     return reason, error[:200]

@@ -1,7 +1,9 @@
-"""What runs in a downloading process: img2dataset's `Downloader` behind our guard, with our rules and our journal.
+"""What runs in a downloading process: img2dataset's `Downloader` behind our guard, with our rules
+and our journal.
 
-Imported there only: img2dataset takes seconds to load. Does not belong here: which URLs are tried and how often
-(`downloads`), what may be connected to (`web_access`), what makes an image usable (`images`).
+Imported there only: img2dataset takes seconds to load. Does not belong here: which URLs are tried
+and how often (`downloads`), what may be connected to (`web_access`), what makes an image usable
+(`images`).
 """
 
 import hashlib
@@ -21,7 +23,7 @@ from react_pipeline.settings import DownloadConfig
 # Else one of its packages asks a server for a newer version of itself.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-from img2dataset.downloader import Downloader  # type: ignore[import-untyped]  # noqa: E402
+from img2dataset.downloader import Downloader  # type: ignore[import-untyped]
 
 _USER_AGENT_TOKEN = "img2dataset"  # noqa: S105 - its name for what servers see in User-Agent
 _OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex"]
@@ -30,14 +32,21 @@ _JPEG_QUALITY = 95
 
 
 def fetch_file(
-    item: tuple[int, str], directory: Path, urls_per_file: int, settings: DownloadConfig, max_pixels: int
+    item: tuple[int, str],
+    directory: Path,
+    urls_per_file: int,
+    settings: DownloadConfig,
+    max_pixels: int,
 ) -> None:
-    """Fetch a file of at most `urls_per_file` URLs, given by its number and path, into the journal in `directory`.
+    """Fetch a file of at most `urls_per_file` URLs, given by its number and path, into the journal
+    in `directory`.
 
     Raises:
         OSError: If the disk refuses a write.
     """
-    urllib.request.install_opener(guarded_opener(allow_private_addresses=settings.allow_private_addresses))
+    urllib.request.install_opener(
+        guarded_opener(allow_private_addresses=settings.allow_private_addresses)
+    )
     Downloader(
         sample_writer_class=JournalWriter,
         resizer=ImageCheck(max_pixels, settings.image_size),
@@ -63,20 +72,28 @@ def fetch_file(
 
 
 class ImageCheck:
-    """In place of img2dataset's resizer: an image is kept as it came, if it has its hash and the rules allow it.
+    """In place of img2dataset's resizer: an image is kept as it came, if it has its hash and the
+    rules allow it.
 
-    One whose shorter side is above `image_size` is reduced to it and written as JPEG: img2dataset's `keep_ratio` with
-    `resize_only_if_bigger` and `skip_reencode`, by area, as REACT downloads its pairs.
+    One whose shorter side is above `image_size` is reduced to it and written as JPEG: img2dataset's
+    `keep_ratio` with `resize_only_if_bigger` and `skip_reencode`, by area, as REACT downloads its
+    pairs.
     """
 
     def __init__(self, max_pixels: int, image_size: int | None) -> None:
         self.max_pixels, self.image_size = max_pixels, image_size
 
     def __call__(self, stream: IO[bytes], hash_wanted: str = "") -> tuple[Any, ...]:
-        """Return (bytes, width, height, original width, original height, None), or five None and what is wrong."""
+        """Return (bytes, width, height, original width, original height, None), or five None and
+        what is wrong.
+        """
         data = stream.read()
         algorithm = "md5" if len(hash_wanted) == 32 else "sha256"
-        if hash_wanted and hashlib.new(algorithm, data, usedforsecurity=False).hexdigest() != hash_wanted.lower():
+        if (
+            hash_wanted
+            and hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+            != hash_wanted.lower()
+        ):
             return *(None,) * 5, f"{HASH_MISMATCH}: not {hash_wanted[:64]}"
         try:
             image = decode_image(data, self.max_pixels)

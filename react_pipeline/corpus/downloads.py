@@ -1,8 +1,9 @@
 """Downloads: which URLs are tried and how often, so that nothing is fetched twice.
 
-The directory of a download is a journal: what is on record decides what is tried next, so a call that was killed and
-one that is repeated take the same way. Does not belong here: what runs in the downloading processes
-(`download_process`), the form of the journal (`download_journal`), what may be connected to (`web_access`).
+The directory of a download is a journal: what is on record decides what is tried next, so a call
+that was killed and one that is repeated take the same way. Does not belong here: what runs in the
+downloading processes (`download_process`), the form of the journal (`download_journal`), what may
+be connected to (`web_access`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ _TASKS_AT_LEAST = 64
 _PAUSE_SECONDS = 1.0
 _ORPHAN_CHECK_SECONDS = 0.5
 _START_METHOD = "spawn"
-"""A fork server would start them sooner, and keep what it loaded in memory for as long as this process lives."""
+"""A fork server would start them sooner, and keep what it loaded in memory for as long as this
+process lives.
+"""
 _TASKS = "tasks"
 
 
@@ -55,8 +58,8 @@ class Downloaded:
 
     Attributes:
         directory: The journal; remove it when the images were taken over.
-        images: Columns row, source_sha256: of the bytes that came, which `image_size` may have made smaller. In the
-            order of the table.
+        images: Columns row, source_sha256: of the bytes that came, which `image_size` may have made
+            smaller. In the order of the table.
         failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
         kept: Where the image of each row of `images` is; unlike `read` it checks nothing.
     """
@@ -80,7 +83,10 @@ class Downloaded:
         except OSError as error:
             raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(data).hexdigest() != kept.sha256:
-            raise CorpusError(f"{kept.path}: does not hold what was fetched; remove {self.directory} and run again")
+            raise CorpusError(
+                f"{kept.path}: does not hold what was fetched; remove {self.directory} and run "
+                "again"
+            )
         return data
 
 
@@ -91,19 +97,23 @@ def download_images(
     max_pixels: int,
     distributor: DistributorConfig = LOCAL,
 ) -> Downloaded:
-    """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
+    """Fetch the images of a table's URLs into `directory`; what is there already is not fetched
+    again.
 
-    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). Rows of equal URL
-    share one fetch. The table may have grown or shrunk since an earlier call. What failed is tried again, at most
-    `retries` times, after everything else had its turn, unless its reason is in `download_journal.PERMANENT`. URLs of
-    other schemes than http and https are refused (`refused_url`).
+    An image counts as fetched only if it can be decoded by the corpus' rules
+    (`images.decode_image`). Rows of equal URL share one fetch. The table may have grown or shrunk
+    since an earlier call. What failed is tried again, at most `retries` times, after everything
+    else had its turn, unless its reason is in `download_journal.PERMANENT`. URLs of other schemes
+    than http and https are refused (`refused_url`).
 
     Args:
-        table: Columns row (unique integers), url, and perhaps hash: SHA-256 or MD5 in hexadecimal digits, which the
-            file that comes must have; "" for any file. Of equal URLs the first row's counts.
+        table: Columns row (unique integers), url, and perhaps hash: SHA-256 or MD5 in hexadecimal
+            digits, which the file that comes must have; "" for any file. Of equal URLs the first
+            row's counts.
         directory: Made if missing.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
-        distributor: On a cluster each file of URLs is a task, and `settings.processes` means nothing.
+        distributor: On a cluster each file of URLs is a task, and `settings.processes` means
+            nothing.
 
     Raises:
         CorpusError: If a downloading process dies.
@@ -124,17 +134,26 @@ def download_images(
                 break
             if number:
                 time.sleep(number * _PAUSE_SECONDS)
-            # img2dataset makes keys of as many digits as this number has, so one URL alone would have none.
+            # img2dataset makes keys of as many digits as this number has, so one URL alone would
+            # have none.
             spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
             per_task = max(2, min(_URLS_PER_TASK, -(-len(missing) // spread_out)))
             task = DownloadTask(directory, per_task, settings, max_pixels)
-            _fetch({url: wanted[url] for url in missing}, journal.next_number, task, processes, distributor)
+            _fetch(
+                {url: wanted[url] for url in missing},
+                journal.next_number,
+                task,
+                processes,
+                distributor,
+            )
             journal = Journal.read(directory)
     return _result(table, urls, directory, journal)
 
 
 def end_with_parent(run: Connection) -> None:
-    """End this process soon after the run's is gone or closes its end of `run`: a stopped run fetches no more."""
+    """End this process soon after the run's is gone or closes its end of `run`: a stopped run
+    fetches no more.
+    """
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the run ends it
 
@@ -147,9 +166,11 @@ def end_with_parent(run: Connection) -> None:
 
 
 class _Processes:
-    """Downloading processes, started when they are first needed; they end with this one, however it ends.
+    """Downloading processes, started when they are first needed; they end with this one, however it
+    ends.
 
-    They replace img2dataset's own distributor, which prints, and waits forever if one of them is killed.
+    They replace img2dataset's own distributor, which prints, and waits forever if one of them is
+    killed.
     """
 
     def __init__(self, count: int) -> None:
@@ -173,25 +194,33 @@ class _Processes:
 
     def run(self, task: DownloadTask, files: Sequence[tuple[int, str]], urls: int) -> None:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, (self._theirs,))
+            self._pool = ProcessPoolExecutor(
+                self.count, self._context, end_with_parent, (self._theirs,)
+            )
         try:
             sizes: dict[Future[None], int] = {}
             for place, item in enumerate(files):
-                sizes[self._pool.submit(task.fetch, item)] = min(task.per_task, urls - place * task.per_task)
-            with tqdm(total=urls, desc="downloading images", unit="image", disable=None, leave=False) as bar:
+                sizes[self._pool.submit(task.fetch, item)] = min(
+                    task.per_task, urls - place * task.per_task
+                )
+            with tqdm(
+                total=urls, desc="downloading images", unit="image", disable=None, leave=False
+            ) as bar:
                 for done in as_completed(sizes):
                     done.result()
                     bar.update(sizes[done])
         except BrokenProcessPool as error:
             raise CorpusError(
-                "corpus.download: a downloading process died, probably out of memory; what was fetched is kept: "
-                "run again, with fewer `processes` or `threads`"
+                "corpus.download: a downloading process died, probably out of memory; what was "
+                "fetched is kept: run again, with fewer `processes` or `threads`"
             ) from error
 
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """Fetches files of at most `per_task` URLs; what is not on record afterwards is tried in the next round."""
+    """Fetches files of at most `per_task` URLs; what is not on record afterwards is tried in the
+    next round.
+    """
 
     directory: Path
     per_task: int
@@ -199,7 +228,9 @@ class DownloadTask:
     max_pixels: int
 
     def __call__(self, item: tuple[int, str]) -> str:
-        """`fetch` on a cluster: what went wrong, or "". A task that ran before may have made its files."""
+        """`fetch` on a cluster: what went wrong, or "". A task that ran before may have made its
+        files.
+        """
         require_shared(self.directory)
         try:
             self.fetch(item)
@@ -215,7 +246,11 @@ class DownloadTask:
 
 
 def _fetch(
-    urls: Mapping[str, str], first: int, task: DownloadTask, processes: _Processes, distributor: DistributorConfig
+    urls: Mapping[str, str],
+    first: int,
+    task: DownloadTask,
+    processes: _Processes,
+    distributor: DistributorConfig,
 ) -> None:
     """One attempt at each URL, given with the hash that its image must have."""
     tasks = task.directory / _TASKS
@@ -225,7 +260,9 @@ def _fetch(
     if distributor.kind == "local":
         processes.run(task, files, len(urls))
     else:
-        failures = [error for error in spread(task, files, distributor, "downloading images") if error]
+        failures = [
+            error for error in spread(task, files, distributor, "downloading images") if error
+        ]
         for error in failures:
             logger.warning("a file of URLs was not fetched to its end: %s", error)
         if len(failures) == len(files):
@@ -233,9 +270,13 @@ def _fetch(
     shutil.rmtree(tasks)
 
 
-def _write_tasks(urls: Mapping[str, str], tasks: Path, first: int, per_task: int) -> list[tuple[int, str]]:
+def _write_tasks(
+    urls: Mapping[str, str], tasks: Path, first: int, per_task: int
+) -> list[tuple[int, str]]:
     files = []
-    whole = pa.table({"url": pa.array(urls.keys(), pa.string()), "hash": pa.array(urls.values(), pa.string())})
+    whole = pa.table(
+        {"url": pa.array(urls.keys(), pa.string()), "hash": pa.array(urls.values(), pa.string())}
+    )
     for number, start in enumerate(range(0, len(urls), per_task), start=first):
         part = whole.slice(start, per_task)
         path = tasks / f"{number}.arrow"
@@ -245,12 +286,16 @@ def _write_tasks(urls: Mapping[str, str], tasks: Path, first: int, per_task: int
     return files
 
 
-def _result(table: pd.DataFrame, urls: list[str | None], directory: Path, journal: Journal) -> Downloaded:
+def _result(
+    table: pd.DataFrame, urls: list[str | None], directory: Path, journal: Journal
+) -> Downloaded:
     kept: dict[int, Kept] = {}
     images, failed = [], []
     for row, url, plain in zip(table["row"], table["url"], urls, strict=True):
         if plain is None:
-            failed.append((int(row), str(url)[:200], REFUSED_URL, "not a plain http or https URL", 0))
+            failed.append(
+                (int(row), str(url)[:200], REFUSED_URL, "not a plain http or https URL", 0)
+            )
         elif found := journal.kept.get(plain):
             kept[int(row)] = found
             images.append((int(row), found.source_sha256))

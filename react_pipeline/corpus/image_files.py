@@ -1,8 +1,10 @@
-"""A corpus from images that are in no tar: folders with captions next to them, and parquet files with images in them.
+"""A corpus from images that are in no tar: folders with captions next to them, and parquet files
+with images in them.
 
-Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are those of Hugging Face
-`datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not belong here: the form of the shards
-(`shards`), which images and captions are usable (`pairs`, when they are embedded).
+Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are
+those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not
+belong here: the form of the shards (`shards`), which images and captions are usable (`pairs`, when
+they are embedded).
 """
 
 from collections import Counter
@@ -27,7 +29,9 @@ from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha256_of
 
 _BATCH_ROWS = 1
-"""A file keeps a repeated image once, and a batch holds it for each of its rows; 30 microseconds a row."""
+"""A file keeps a repeated image once, and a batch holds it for each of its rows; 30 microseconds a
+row.
+"""
 _KEPT_COLUMNS = ("url", "key", "uid")
 _Read = tuple[bytes, bytes, dict[str, str]]
 
@@ -36,7 +40,9 @@ MAX_NAMES = 1_000
 """Files that are named in `SKIPPED_FILE` for each reason; all of them are counted."""
 
 _READ_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
-_UNREAD_SUFFIXES = (IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jxl", ".svg"}) - _READ_SUFFIXES
+_UNREAD_SUFFIXES = (
+    IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jxl", ".svg"}
+) - _READ_SUFFIXES
 
 
 @dataclass
@@ -57,14 +63,16 @@ class _Skipped:
 
 
 def publish_image_corpus(project: Project) -> Artifact:
-    """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all files.
+    """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all
+    files.
 
-    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`, and if files or rows
-    were skipped `skipped.parquet` (source, reason). Everything is copied once, so that later steps know tars only.
+    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`,
+    and if files or rows were skipped `skipped.parquet` (source, reason). Everything is copied once,
+    so that later steps know tars only.
 
     Raises:
-        CorpusError: If a name finds nothing, a file is damaged or has no column of images or captions, or no pair is
-            found.
+        CorpusError: If a name finds nothing, a file is damaged or has no column of images or
+            captions, or no pair is found.
     """
     config = project.config.corpus
     sources = find_sources(config)
@@ -82,7 +90,8 @@ def publish_image_corpus(project: Project) -> Artifact:
         pack(_numbered(sources, config, skipped, copied), staging / SHARDS, 0)
         if not copied["pairs"]:
             raise CorpusError(
-                f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped.counts)}"
+                f"corpus.images: no pair in {len(sources)} folders and files; skipped: "
+                f"{dict(skipped.counts)}"
                 + "".join(f", such as {name}" for name, _ in skipped.rows[:1])
             )
         if skipped.rows:
@@ -94,15 +103,20 @@ def publish_image_corpus(project: Project) -> Artifact:
 
 
 def source_of(fields: Mapping[str, str], corpus: CorpusConfig) -> str:
-    """The user's own file or URL that a sample was copied from, by its metadata; empty if the shard is the user's own.
+    """The user's own file or URL that a sample was copied from, by its metadata; empty if the shard
+    is the user's own.
 
-    A path is recorded below its folder, which may have moved: the first of `corpus.images` that holds it is added.
+    A path is recorded below its folder, which may have moved: the first of `corpus.images` that
+    holds it is added.
     """
     if corpus.kind not in ("images", "urls"):
         return ""
     path = fields.get("path", "")
     folders = (Path(folder) for folder in corpus.images) if path else ()
-    return next((str(folder / path) for folder in folders if (folder / path).is_file()), path or fields.get("url", ""))
+    return next(
+        (str(folder / path) for folder in folders if (folder / path).is_file()),
+        path or fields.get("url", ""),
+    )
 
 
 def find_sources(corpus: CorpusConfig) -> list[Path]:
@@ -115,14 +129,18 @@ def find_sources(corpus: CorpusConfig) -> list[Path]:
 
 
 def _content_of(folder: Path, corpus: CorpusConfig) -> list[list[str]]:
-    """Name and digest of each file that may be in a pair; of an image in a format that is not read only the name."""
+    """Name and digest of each file that may be in a pair; of an image in a format that is not read
+    only the name.
+    """
     content = []
     caption = f".{corpus.caption_extension.lower()}"
     for path in files_below(folder):
         name, suffix = text_of(path.relative_to(folder)), path.suffix.lower()
         if suffix in _UNREAD_SUFFIXES:
             content.append([name])
-        elif (suffix in _READ_SUFFIXES or path.name.lower().endswith(caption)) and not leads_out(path, folder):
+        elif (suffix in _READ_SUFFIXES or path.name.lower().endswith(caption)) and not leads_out(
+            path, folder
+        ):
             content.append([name, sha256_of(path)])
     return content
 
@@ -149,12 +167,17 @@ def _read_folder(folder: Path, corpus: CorpusConfig, skipped: _Skipped) -> Itera
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
             if leads_out(path, folder) or leads_out(caption, folder):
-                # The author of the folder could have any file of this machine copied into the corpus.
+                # The author of the folder could have any file of this machine copied into the
+                # corpus.
                 skipped.add("link_out_of_folder", text_of(path))
             elif path.stat().st_size > MAX_IMAGE_BYTES:
                 skipped.add("too_many_bytes", text_of(path))
             elif caption.is_file():
-                yield path.read_bytes(), caption.read_bytes(), {"path": text_of(path.relative_to(folder))}
+                yield (
+                    path.read_bytes(),
+                    caption.read_bytes(),
+                    {"path": text_of(path.relative_to(folder))},
+                )
             else:
                 skipped.add("no_caption", text_of(path))
 
@@ -164,7 +187,9 @@ def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CorpusError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
+        raise CorpusError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error})"
+        ) from error
 
 
 def _read_table(path: Path, corpus: CorpusConfig, skipped: _Skipped) -> Iterator[_Read]:
@@ -172,16 +197,19 @@ def _read_table(path: Path, corpus: CorpusConfig, skipped: _Skipped) -> Iterator
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:
             raise CorpusError(
-                f"{path}: no column {corpus.caption_column!r} (there: {', '.join(file.schema_arrow.names[:20])}); "
-                "name it in corpus.caption_column"
+                f"{path}: no column {corpus.caption_column!r} (there: "
+                f"{', '.join(file.schema_arrow.names[:20])}); name it in corpus.caption_column"
             )
         kept = [name for name in _KEPT_COLUMNS if name in file.schema_arrow.names]
-        for number, batch in enumerate(file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept])):
+        for number, batch in enumerate(
+            file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept])
+        ):
             (row,) = batch.to_pylist()
             place = f"row {number} of "
             data, caption = row[image], row[corpus.caption_column]
             data = data["bytes"] if isinstance(data, dict) else data
-            # Of several captions the first; paths in a table may name any file of this machine: not followed.
+            # Of several captions the first; paths in a table may name any file of this machine: not
+            # followed.
             caption = next(iter(caption), None) if isinstance(caption, list) else caption
             if not data or not caption:
                 skipped.add("no_caption" if data else "no_image", place + text_of(path))
@@ -197,9 +225,11 @@ def _image_column(path: Path, schema: pa.Schema) -> str:
         kind = column.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return str(column.name)
-        if column.name in (*IMAGE_EXTENSIONS, "image") and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        if column.name in (*IMAGE_EXTENSIONS, "image") and (
+            pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        ):
             return str(column.name)
     raise CorpusError(
-        f"{path}: no column of images (a struct with `bytes`, or bytes named {', '.join(IMAGE_EXTENSIONS)} or image); "
-        f"there are {', '.join(schema.names[:20])}"
+        f"{path}: no column of images (a struct with `bytes`, or bytes named "
+        f"{', '.join(IMAGE_EXTENSIONS)} or image); there are {', '.join(schema.names[:20])}"
     )

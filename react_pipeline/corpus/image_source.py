@@ -1,6 +1,7 @@
 """Where the images of chosen corpus rows come from: byte ranges of the corpus' tars, or their URLs.
 
-Does not belong here: which rows are chosen (`retrieval`), the form of the training shards (`collected`).
+Does not belong here: which rows are chosen (`retrieval`), the form of the training shards
+(`collected`).
 """
 
 import hashlib
@@ -26,7 +27,8 @@ URL_COLUMNS = ["url", "caption"]
 
 
 class ImageSource(ABC):
-    """The images of one corpus. `fetch` may be called again; what was fetched once is not fetched over the net again.
+    """The images of one corpus. `fetch` may be called again; what was fetched once is not fetched
+    over the net again.
 
     Attributes:
         columns: Columns of the corpus' metadata that `fetch` needs in addition to `row`.
@@ -46,17 +48,21 @@ class ImageSource(ABC):
     def ledger(self) -> pd.DataFrame:
         """The same as a table with columns row, url, reason, detail, attempts, sorted by row."""
         rows = [(row, *about) for row, about in sorted(self._failed.items())]
-        return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"})
+        return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype(
+            {"row": "int64", "attempts": "int64"}
+        )
 
     @abstractmethod
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Get the images of some rows.
 
         Args:
-            rows: Columns `row` and `columns`; others are handed through (`class` under the name `label`).
+            rows: Columns `row` and `columns`; others are handed through (`class` under the name
+                `label`).
 
         Yields:
-            The row as a named tuple, with `caption` and `image_sha256` of the image as it is in the corpus or on the
+            The row as a named tuple, with `caption` and `image_sha256` of the image as it is in the
+            corpus or on the
             web, and the image's bytes; in the order of the corpus. Unavailable rows are left out.
 
         Raises:
@@ -64,7 +70,9 @@ class ImageSource(ABC):
         """
 
     def discard(self) -> None:  # noqa: B027 - nothing is kept where images are in tars
-        """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is published."""
+        """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is
+        published.
+        """
 
 
 def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:
@@ -75,7 +83,9 @@ def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSou
 
 
 class TarSource(ImageSource):
-    """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read is an error."""
+    """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read
+    is an error.
+    """
 
     def __init__(self, shards: Sequence[ShardLocation]) -> None:
         """The column `shard` is a position in `shards`."""
@@ -86,9 +96,12 @@ class TarSource(ImageSource):
         """Read each image, shard by shard and forward within a shard.
 
         Raises:
-            CorpusError: Naming shard and key, if a tar is gone or an image is not the one that was embedded.
+            CorpusError: Naming shard and key, if a tar is gone or an image is not the one that was
+                embedded.
         """
-        ordered = rows.rename(columns={"class": "label"}).sort_values(["shard", "image_offset", "row"], kind="stable")
+        ordered = rows.rename(columns={"class": "label"}).sort_values(
+            ["shard", "image_offset", "row"], kind="stable"
+        )
         for shard, inside in ordered.groupby("shard", sort=True):
             path = self.shards[int(shard)]
             with open_shard(path) as file:
@@ -96,30 +109,50 @@ class TarSource(ImageSource):
                     image = read_member(file, Member(int(pair.image_offset), int(pair.image_bytes)))
                     if hashlib.sha256(image).hexdigest() != pair.image_sha256:
                         raise CorpusError(
-                            f"{path}: the image of {pair.image_path!r} is not the one that was embedded; the shard has "
+                            f"{path}: the image of {pair.image_path!r} is not the one that was "
+                            "embedded; the shard has "
                             "changed: put it back, or rematerialize `corpus` and what follows it"
                         )
                     yield pair, image
 
 
 class UrlSource(ImageSource):
-    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules for images."""
+    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules
+    for images.
+    """
 
-    def __init__(self, corpus: CorpusConfig, directory: Path, distributor: DistributorConfig = LOCAL) -> None:
-        """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is there."""
+    def __init__(
+        self, corpus: CorpusConfig, directory: Path, distributor: DistributorConfig = LOCAL
+    ) -> None:
+        """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is
+        there.
+        """
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus, self.directory, self.distributor = corpus, directory, distributor
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        """Fetch what is not there yet, then read each image; a row without a caption fails as `empty_caption`."""
-        captions = rows["caption"].fillna("").astype(str).str.strip().str[: self.corpus.max_caption_chars].str.strip()
+        """Fetch what is not there yet, then read each image; a row without a caption fails as
+        `empty_caption`.
+        """
+        captions = (
+            rows["caption"]
+            .fillna("")
+            .astype(str)
+            .str.strip()
+            .str[: self.corpus.max_caption_chars]
+            .str.strip()
+        )
         empty = rows[captions == ""]
-        self._failed.update({int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()})
+        self._failed.update(
+            {int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()}
+        )
         wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
         table = wanted[["row", *self.columns]].drop(columns="caption")
         settings, max_pixels = self.corpus.download, self.corpus.max_pixels
         got = download_images(table, self.directory, settings, max_pixels, self.distributor)
-        self._failed.update({int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()})
+        self._failed.update(
+            {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
+        )
         digests = got.images.rename(columns={"source_sha256": "image_sha256"})
         described = wanted.drop(columns="image_sha256", errors="ignore").merge(digests, on="row")
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):

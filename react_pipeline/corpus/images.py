@@ -1,6 +1,7 @@
 """Images from untrusted bytes: safe decoding into one deterministic form, and contact sheets.
 
-Does not belong here: where the bytes come from, what becomes of a bad image, a model's own preprocessing.
+Does not belong here: where the bytes come from, what becomes of a bad image, a model's own
+preprocessing.
 """
 
 import base64
@@ -31,14 +32,17 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 """Of files that are looked at in a folder, in lower case."""
 
 MAX_ASPECT_RATIO = 100
-"""A longer strip is refused: resizing its short side to a model's input makes the long one enormous."""
+"""A longer strip is refused: resizing its short side to a model's input makes the long one
+enormous.
+"""
 
 LARGE_PIXELS = 1 << 24
 """Of larger images one at a time is decoded in a process; RGBA takes about 20 bytes a pixel."""
 
 THUMBNAIL_PIXELS = 88
 MANY_PIXELS = 1_000_000_000
-"""No limit of a thumbnail's own: whoever shows an image has decoded it before under another limit."""
+"""No limit of a thumbnail's own: whoever shows an image has decoded it before under another limit.
+"""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -63,7 +67,8 @@ class BadSample(Exception):  # noqa: N818 - names what was met; caught and count
     """A sample that is skipped.
 
     Attributes:
-        reason: `no_image`, `no_caption`, `empty_caption`, `caption_not_utf8`, `too_many_bytes`, or one of `BadImage`.
+        reason: `no_image`, `no_caption`, `empty_caption`, `caption_not_utf8`, `too_many_bytes`, or
+            one of `BadImage`.
         detail: What exactly, for the ledger.
     """
 
@@ -76,22 +81,23 @@ class BadSample(Exception):  # noqa: N818 - names what was met; caught and count
 class BadImage(BadSample):
     """Bytes that give no usable image.
 
-    Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`, `too_elongated` or
-    `unsupported_mode`.
+    Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`,
+    `too_elongated` or `unsupported_mode`.
     """
 
 
 def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
     """Decode an image file into RGB, 8 bits a channel; equal bytes give equal pixels.
 
-    Animations give their first frame; EXIF orientation is applied; transparency is composited on white; 16 bits are cut
-    to the upper 8; CMYK is converted as Pillow does, without colour profiles.
+    Animations give their first frame; EXIF orientation is applied; transparency is composited on
+    white; 16 bits are cut to the upper 8; CMYK is converted as Pillow does, without colour
+    profiles.
 
     Args:
-        max_pixels: Cap on width times height, checked before a pixel is decoded. Pillow's own limit (179 million) holds
-            above it.
-        lazy: An upright RGB JPEG may come undecoded, so that `draft` can still have it decoded at a half, a quarter or
-            an eighth of its size; its size and first use are those of any image.
+        max_pixels: Cap on width times height, checked before a pixel is decoded. Pillow's own limit
+            (179 million) holds above it.
+        lazy: An upright RGB JPEG may come undecoded, so that `draft` can still have it decoded at a
+            half, a quarter or an eighth of its size; its size and first use are those of any image.
 
     Raises:
         BadImage: With a reason.
@@ -100,7 +106,8 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
         raise BadImage("empty")
     try:
         with warnings.catch_warnings():
-            # Pillow's warnings about odd files: what it then decodes is used, what it cannot decode is counted.
+            # Pillow's warnings about odd files: what it then decodes is used, what it cannot decode
+            # is counted.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
@@ -142,13 +149,17 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
 
 
 def extension_of(data: bytes) -> str:
-    """The extension that an image file gets in a shard, by its content: `png`, `webp`, or for all others `jpg`."""
+    """The extension that an image file gets in a shard, by its content: `png`, `webp`, or for all
+    others `jpg`.
+    """
     if data.startswith(b"\x89PNG"):
         return "png"
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else "jpg"
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, tile_pixels: int = 96) -> None:
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, tile_pixels: int = 96
+) -> None:
     """Write a PNG with a row of RGB images for each title, fitted into squares of `tile_pixels`."""
     font = ImageFont.load_default(size=14)
     gap, title_pixels = 4, 22
@@ -189,7 +200,11 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _can_wait(image: Image.Image) -> bool:
-    plain = image.format == "JPEG" and image.mode == "RGB" and image.width * image.height <= LARGE_PIXELS
+    plain = (
+        image.format == "JPEG"
+        and image.mode == "RGB"
+        and image.width * image.height <= LARGE_PIXELS
+    )
     return plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
 
 

@@ -1,6 +1,8 @@
-"""The inventory of a corpus' shards (`shards.parquet`): where each is, and what identifies its content.
+"""The inventory of a corpus' shards (`shards.parquet`): where each is, and what identifies its
+content.
 
-Does not belong here: which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`store`).
+Does not belong here: which shards make a corpus (`corpus`), reading them (`shards`), remembering
+digests (`store`).
 """
 
 import json
@@ -15,17 +17,27 @@ from react_pipeline.corpus.remote import each, identify
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import ShardLocation
 from react_pipeline.settings import StorageConfig, is_url
-from react_pipeline.store import CACHE, Artifact, CorpusError, Store, remembered_sha256, sha256_of, write_atomically
+from react_pipeline.store import (
+    CACHE,
+    Artifact,
+    CorpusError,
+    Store,
+    remembered_sha256,
+    sha256_of,
+    write_atomically,
+)
 
 SHARDS_FILE = "shards.parquet"
 
 
 def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
-    """One row a shard: shard (its number), path (or URL), bytes, sha256; for remote ones tag and storage too.
+    """One row a shard: shard (its number), path (or URL), bytes, sha256; for remote ones tag and
+    storage too.
 
-    `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the digest of what its
-    server reports (size and `tag`, see `remote.Identity`). In both cases equal digests mean equal shards. The store
-    remembers those of local shards; with None nothing is remembered.
+    `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the
+    digest of what its server reports (size and `tag`, see `remote.Identity`). In both cases equal
+    digests mean equal shards. The store remembers those of local shards; with None nothing is
+    remembered.
 
     Raises:
         CorpusError: Naming the shard that cannot be read.
@@ -34,7 +46,9 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
     rows: list[dict[str, Any]] = []
     remote = [location for location in locations if isinstance(location, RemoteShard)]
     identities = each(identify, remote)
-    for number, location in enumerate(tqdm(locations, desc="checking shards", unit="shard", disable=None)):
+    for number, location in enumerate(
+        tqdm(locations, desc="checking shards", unit="shard", disable=None)
+    ):
         row: dict[str, Any] = {"shard": number, "path": str(location)}
         if isinstance(location, RemoteShard):
             identity = next(identities)
@@ -42,7 +56,9 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
             row["storage"] = location.storage.model_dump_json(exclude_defaults=True)
         else:
             row["bytes"] = location.stat().st_size
-            row["sha256"] = sha256_of(location) if store is None else remembered_sha256(store.root, location)
+            row["sha256"] = (
+                sha256_of(location) if store is None else remembered_sha256(store.root, location)
+            )
         rows.append(row)
     columns = ["shard", "path", "bytes", "sha256", *(("tag", "storage") if remote else ())]
     return pd.DataFrame(rows, columns=columns).astype({"shard": "int32", "bytes": "int64"})
@@ -57,31 +73,43 @@ def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
 
 
 def shard_paths(artifact: Artifact) -> list[ShardLocation]:
-    """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the shard's number."""
+    """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the
+    shard's number.
+    """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
     entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
     return [
-        RemoteShard(path, StorageConfig.model_validate_json(storage)) if is_url(path) else artifact.path / path
-        for path, storage in place_of(artifact.path.parents[2], artifact.fingerprint, recorded=entries)
+        RemoteShard(path, StorageConfig.model_validate_json(storage))
+        if is_url(path)
+        else artifact.path / path
+        for path, storage in place_of(
+            artifact.path.parents[2], artifact.fingerprint, recorded=entries
+        )
     ]
 
 
 def remember_locations(artifact: Artifact, locations: Sequence[ShardLocation]) -> None:
     """Keep where the shards of a corpus are now, for `shard_paths`."""
     storages = (
-        place.storage.model_dump_json(exclude_defaults=True) if isinstance(place, RemoteShard) else None
+        place.storage.model_dump_json(exclude_defaults=True)
+        if isinstance(place, RemoteShard)
+        else None
         for place in locations
     )
     remember_place(artifact, list(zip(map(str, locations), storages, strict=True)))
 
 
 def remember_place(artifact: Artifact, place: Any) -> None:
-    """Keep where the files of a corpus are now (JSON): they may move, and the artifact never changes."""
+    """Keep where the files of a corpus are now (JSON): they may move, and the artifact never
+    changes.
+    """
     write_atomically(_place_file(artifact.path.parents[2], artifact.fingerprint), json.dumps(place))
 
 
 def place_of(root: Path, corpus: str, recorded: Any) -> Any:
-    """Where the files of the corpus of a fingerprint are now; `recorded` if they have not moved since."""
+    """Where the files of the corpus of a fingerprint are now; `recorded` if they have not moved
+    since.
+    """
     file = _place_file(root, corpus)
     return json.loads(file.read_text()) if file.exists() else recorded
 
@@ -95,7 +123,9 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
     """
     locations = shard_paths(artifact)
     recorded = pd.read_parquet(artifact.file(SHARDS_FILE))
-    identities = each(identify, [location for location in locations if isinstance(location, RemoteShard)])
+    identities = each(
+        identify, [location for location in locations if isinstance(location, RemoteShard)]
+    )
     for location, sha256 in zip(locations, recorded["sha256"], strict=True):
         if isinstance(location, RemoteShard):
             present, same = True, next(identities).digest == sha256

@@ -1,4 +1,5 @@
-"""Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot be used.
+"""Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot
+be used.
 
 Does not belong here: where the bytes are (`shards`), the rules for images (`images`).
 """
@@ -38,8 +39,10 @@ class Pair:
         image_sha256: Of the image file's bytes.
         caption: Without blanks around it, never empty.
         caption_cut: Whether it was longer than `max_caption_chars`.
-        fields: The sample's own metadata; every value as text, because types differ from sample to sample.
-        metadata_ignored: Whether metadata was left out of the pair, because it is not a JSON object or is too large.
+        fields: The sample's own metadata; every value as text, because types differ from sample to
+            sample.
+        metadata_ignored: Whether metadata was left out of the pair, because it is not a JSON object
+            or is too large.
     """
 
     image: Image.Image
@@ -64,11 +67,15 @@ def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
         raise BadSample("no_caption", f"extensions {', '.join(sorted(sample.members))}")
     caption, caption_cut = _read_caption(file, caption_file, corpus.max_caption_chars)
     if sample.image.size_bytes > MAX_IMAGE_BYTES:
-        raise BadSample("too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}")
+        raise BadSample(
+            "too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}"
+        )
     data = read_member(file, sample.image)
     image = decode_image(data, corpus.max_pixels)
     fields = {} if sample.metadata is None else _read_fields(file, sample.metadata)
-    return Pair(image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None)
+    return Pair(
+        image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None
+    )
 
 
 def fields_of(file: IO[bytes], sample: Sample) -> dict[str, str]:
@@ -102,7 +109,9 @@ def _read_fields(file: IO[bytes], member: Member) -> dict[str, str] | None:
     for name, value in loaded.items():
         if value is None or name in RESERVED_FIELDS or len(name) > MAX_FIELD_NAME_CHARS:
             continue
-        fields[_storable(name)] = _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        fields[_storable(name)] = _storable(
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        )
         if len(fields) == MAX_METADATA_FIELDS:
             break
     return fields

@@ -1,7 +1,8 @@
-"""Ready embeddings as a corpus: an inventory of the files, and with a subset of the rows. Nothing is copied.
+"""Ready embeddings as a corpus: an inventory of the files, and with a subset of the rows. Nothing
+is copied.
 
-Does not belong here: the files' layout and its checks (`ready_layout`), `corpus_embeddings` of this kind
-(`embedding.adopt`).
+Does not belong here: the files' layout and its checks (`ready_layout`), `corpus_embeddings` of this
+kind (`embedding.adopt`).
 """
 
 from contextlib import suppress
@@ -40,14 +41,16 @@ _UID = np.dtype("u8,u8")
 def publish_inventory(project: Project) -> Artifact:
     """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
 
-    Files: `parts.parquet` (a `Part` a row), `files.parquet` (name, bytes, sha256), with a subset `rows.npy`. Counted
-    are vectors that are not of unit length (`not_unit`), and why the files cannot be used in place (`convert`).
+    Files: `parts.parquet` (a `Part` a row), `files.parquet` (name, bytes, sha256), with a subset
+    `rows.npy`. Counted are vectors that are not of unit length (`not_unit`), and why the files
+    cannot be used in place (`convert`).
 
-    The identity of the corpus is names and digests in order, so a folder that is moved stays the same corpus. A
-    terabyte is read for its digests once, and a new corpus once more for its values.
+    The identity of the corpus is names and digests in order, so a folder that is moved stays the
+    same corpus. A terabyte is read for its digests once, and a new corpus once more for its values.
 
     Raises:
-        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has no direction.
+        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has
+            no direction.
     """
     config = project.config.corpus
     folder = config.embeddings or Path()  # of this kind it is always given
@@ -65,9 +68,13 @@ def publish_inventory(project: Project) -> Artifact:
             np.save(staging / ROWS_FILE, rows)
             pairs = len(rows)
         column = LAYOUTS[config.layout].similarity
-        difference = {"similarity_difference": check_similarity(folder, parts, column)} if column else {}
+        difference = (
+            {"similarity_difference": check_similarity(folder, parts, column)} if column else {}
+        )
         not_unit = check_values(folder, parts)
-        files = pd.DataFrame({"name": names, "bytes": [(folder / name).stat().st_size for name in names]})
+        files = pd.DataFrame(
+            {"name": names, "bytes": [(folder / name).stat().st_size for name in names]}
+        )
         files.assign(sha256=digests).to_parquet(staging / FILES_FILE, index=False)
         pd.DataFrame(parts).to_parquet(staging / PARTS_FILE, index=False)
         return {
@@ -77,7 +84,9 @@ def publish_inventory(project: Project) -> Artifact:
             "dimension": parts[0].dimension,
             "not_unit": not_unit,
             "convert": reasons_to_convert(folder, parts, config, not_unit),
-            "empty_captions": sum(_empty_captions(folder / name, config) for part in parts for name in part.metadata),
+            "empty_captions": sum(
+                _empty_captions(folder / name, config) for part in parts for name in part.metadata
+            ),
             **difference,
         }
 
@@ -96,17 +105,23 @@ def read_parts(corpus: Artifact) -> list[Part]:
 
 
 def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int64]:
-    """The rows whose `uid` is in a subset file, which DataComp publishes; 8 bytes of memory a row of that file.
+    """The rows whose `uid` is in a subset file, which DataComp publishes; 8 bytes of memory a row
+    of that file.
 
     Raises:
-        CorpusError: If it is not a sorted array of `u8,u8` (both halves of a uid), or none of its rows is here.
+        CorpusError: If it is not a sorted array of `u8,u8` (both halves of a uid), or none of its
+            rows is here.
     """
     try:
         uids = np.load(subset, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a hostile header makes numpy raise nearly anything
-        raise CorpusError(f"corpus.subset: {subset}: the .npy file is truncated or damaged ({error})") from error
+        raise CorpusError(
+            f"corpus.subset: {subset}: the .npy file is truncated or damaged ({error})"
+        ) from error
     if not isinstance(uids, np.ndarray) or uids.dtype != _UID or uids.ndim != 1 or not len(uids):
-        raise CorpusError(f"corpus.subset: {subset}: must be a non-empty array with one row `u8,u8` per uid")
+        raise CorpusError(
+            f"corpus.subset: {subset}: must be a non-empty array with one row `u8,u8` per uid"
+        )
     high, low = np.ascontiguousarray(uids["f0"]), uids["f1"]
     steps = high[1:] > high[:-1]
     if not (steps | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))).all():
@@ -127,14 +142,20 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
 def _halves(path: Path, uids: list[str | None]) -> NDArray[np.uint64]:
     if all(uid and len(uid) == 32 for uid in uids):
         with suppress(ValueError):
-            halves = np.frombuffer(bytes.fromhex("".join(filter(None, uids))), ">u8").astype("u8").reshape(-1, 2)
+            halves = (
+                np.frombuffer(bytes.fromhex("".join(filter(None, uids))), ">u8")
+                .astype("u8")
+                .reshape(-1, 2)
+            )
             # Blanks are no error of `fromhex`.
             if len(halves) == len(uids):
                 return halves
     raise CorpusError(f"{path}: a uid is not 32 hexadecimal digits")
 
 
-def _is_in(halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _is_in(
+    halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
     first, last = (np.searchsorted(high, halves[:, 0], side) for side in ("left", "right"))
     found = np.zeros(len(halves), bool)
     # Few uids share their first half, so this takes one or two rounds.

@@ -1,7 +1,9 @@
-"""Ready embeddings on disk: which files belong together, and whether they can be used at all. Shapes: N rows, D width.
+"""Ready embeddings on disk: which files belong together, and whether they can be used at all.
+Shapes: N rows, D width.
 
-Rows are counted in the order of the sorted names, in which autofaiss reads them, so that ready FAISS indices fit. Does
-not belong here: whether the configured encoder made them (`embedding.adopt`), reading vectors (`vector_files`).
+Rows are counted in the order of the sorted names, in which autofaiss reads them, so that ready
+FAISS indices fit. Does not belong here: whether the configured encoder made them
+(`embedding.adopt`), reading vectors (`vector_files`).
 """
 
 import re
@@ -51,12 +53,18 @@ class Layout:
     similarity: str = ""
 
 
-_CLIP_RETRIEVAL = Layout("img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet", "text_emb/text_emb_{}.npy")
+_CLIP_RETRIEVAL = Layout(
+    "img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet", "text_emb/text_emb_{}.npy"
+)
 LAYOUTS = {
     "clip-retrieval": _CLIP_RETRIEVAL,
     "clip-retrieval-images": replace(_CLIP_RETRIEVAL, text=""),
-    "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt", "clip_b32_similarity_score"),
-    "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt", "clip_l14_similarity_score"),
+    "datacomp-b32": Layout(
+        "{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt", "clip_b32_similarity_score"
+    ),
+    "datacomp-l14": Layout(
+        "{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt", "clip_l14_similarity_score"
+    ),
     "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
     "pd12m": Layout("embeddings/pd12m.{}.npy", "metadata/pd12m.{}?.parquet"),
 }
@@ -83,44 +91,63 @@ class Part:
     @property
     def files(self) -> list[str]:
         """Each file once."""
-        return list(dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), *self.metadata))))
+        return list(
+            dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), *self.metadata)))
+        )
 
 
 def find_parts(folder: Path, corpus: CorpusConfig) -> list[Part]:
     """Find the parts of a folder by names and headers; no vector is read.
 
     Raises:
-        CorpusError: Naming the file that is missing, cut, of another form, or does not fit the others of its part.
+        CorpusError: Naming the file that is missing, cut, of another form, or does not fit the
+            others of its part.
     """
     if not folder.is_dir():
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = LAYOUTS[corpus.layout]
     image = layout.image.replace("VECTOR", corpus.vector_column)
-    found = {name: _numbers(folder, file_of(name)) for name in (image, layout.text, layout.metadata) if name}
+    found = {
+        name: _numbers(folder, file_of(name))
+        for name in (image, layout.text, layout.metadata)
+        if name
+    }
     for name, numbers in found.items():
         if not numbers:
-            more = "; set `clip-retrieval-images` if only images have vectors" if name == _CLIP_RETRIEVAL.text else ""
+            more = (
+                "; set `clip-retrieval-images` if only images have vectors"
+                if name == _CLIP_RETRIEVAL.text
+                else ""
+            )
             raise CorpusError(
-                f"{(folder / file_of(name)).parent}: no file {Path(file_of(name)).name.replace('{}', 'N')}, which "
+                f"{(folder / file_of(name)).parent}: no file "
+                f"{Path(file_of(name)).name.replace('{}', 'N')}, which "
                 f"`corpus.layout: {corpus.layout}` needs{more}"
             )
         for other, others in found.items():
             if lacking := sorted(others.keys() - numbers.keys()):
                 raise CorpusError(
-                    f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for {Path(name).name} (of "
-                    f"{len(lacking)} such), which {file_of(other)} has; download what is missing, or take the other "
-                    "files of that number away"
+                    f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for "
+                    f"{Path(name).name} (of {len(lacking)} such), which {file_of(other)} has; "
+                    "download what is missing, or take the other files of that number away"
                 )
     parts = []
-    for number in tqdm(sorted(found[image]), desc="checking files", unit="part", disable=None, leave=False):
+    for number in tqdm(
+        sorted(found[image]), desc="checking files", unit="part", disable=None, leave=False
+    ):
         text = layout.text.format(number)
-        parts.append(_measured(folder, Part(number, image.format(number), text, tuple(found[layout.metadata][number]))))
+        parts.append(
+            _measured(
+                folder,
+                Part(number, image.format(number), text, tuple(found[layout.metadata][number])),
+            )
+        )
         for name in parts[-1].metadata:
             _check_columns(folder / name, corpus)
         if parts[-1].dimension != parts[0].dimension:
             raise CorpusError(
-                f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, {parts[0].image} has "
-                f"{parts[0].dimension}; all must come from one model"
+                f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "
+                f"{parts[0].image} has {parts[0].dimension}; all must come from one model"
             )
     if not sum(part.rows for part in parts):
         raise CorpusError(f"{folder}: its files hold no row")
@@ -143,8 +170,8 @@ def check_values(folder: Path, parts: list[Part]) -> int:
                     bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
                     if len(bad):
                         raise CorpusError(
-                            f"{folder / name}: row {start + int(bad[0])} has length {lengths[bad[0]]:.4g}, so it has "
-                            f"no direction; {REMEDY}"
+                            f"{folder / name}: row {start + int(bad[0])} has length "
+                            f"{lengths[bad[0]]:.4g}, so it has no direction; {REMEDY}"
                         )
                     others += int((np.abs(lengths - 1) > UNIT_NORM_TOLERANCE).sum())
             bar.update(part.rows)
@@ -152,7 +179,8 @@ def check_values(folder: Path, parts: list[Part]) -> int:
 
 
 def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
-    """Recompute published similarities for some rows of each part: rows, types and encoder fit if they agree.
+    """Recompute published similarities for some rows of each part: rows, types and encoder fit if
+    they agree.
 
     Returns:
         The largest difference.
@@ -162,22 +190,29 @@ def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
     """
     largest = 0.0
     for part in parts:
-        rows = np.unique(np.linspace(0, part.rows - 1, min(_SAMPLED_ROWS, part.rows)).astype(np.int64))
-        published = np.concatenate([group[column] for group in take_rows(folder / part.metadata[0], rows, [column])])
+        rows = np.unique(
+            np.linspace(0, part.rows - 1, min(_SAMPLED_ROWS, part.rows)).astype(np.int64)
+        )
+        published = np.concatenate(
+            [group[column] for group in take_rows(folder / part.metadata[0], rows, [column])]
+        )
         image, text = (unit(take_vectors(folder / name, rows)) for name in (part.image, part.text))
         differences = np.abs((image * text).sum(axis=1) - published)
         if np.any(wrong := differences > SIMILARITY_TOLERANCE):
             row = int(rows[wrong][0])
             raise CorpusError(
-                f"{folder / part.metadata[0]}: row {row} has {column} {published[wrong][0]:.4f}, its vectors in "
-                f"{part.image} give another similarity, by {differences[wrong][0]:.4f}: the files do not belong "
-                f"together, or rows are in another order; {REMEDY}"
+                f"{folder / part.metadata[0]}: row {row} has {column} {published[wrong][0]:.4f}, "
+                f"its vectors in {part.image} give another similarity, by "
+                f"{differences[wrong][0]:.4f}: the files do not belong together, or rows are in "
+                f"another order; {REMEDY}"
             )
         largest = max(largest, float(np.nanmax(differences, initial=0.0)))
     return largest
 
 
-def reasons_to_convert(folder: Path, parts: list[Part], corpus: CorpusConfig, not_unit: int) -> list[str]:
+def reasons_to_convert(
+    folder: Path, parts: list[Part], corpus: CorpusConfig, not_unit: int
+) -> list[str]:
     """Why the files cannot be used in place; empty if they can."""
     names = [name for part in parts for name in (part.image, part.text) if name]
     reasons = {
@@ -193,7 +228,9 @@ def reasons_to_convert(folder: Path, parts: list[Part], corpus: CorpusConfig, no
 
 def caption_columns(corpus: CorpusConfig) -> list[str]:
     """The columns that a caption is made of: `caption_column`, or those that it names in braces."""
-    return [name for _, name, _, _ in Formatter().parse(corpus.caption_column) if name] or [corpus.caption_column]
+    return [name for _, name, _, _ in Formatter().parse(corpus.caption_column) if name] or [
+        corpus.caption_column
+    ]
 
 
 def captions_of(table: pa.Table, corpus: CorpusConfig) -> list[str]:
@@ -223,7 +260,9 @@ def _numbers(folder: Path, name: str) -> dict[str, list[str]]:
             found.setdefault(match[1], []).append(path.relative_to(folder).as_posix())
     digits = [number for number in found if number.isdigit()]
     if len({int(number) for number in digits}) < len(digits):
-        raise CorpusError(f"{folder / parent}: a number is written in two ways (1 and 01); keep one of the files")
+        raise CorpusError(
+            f"{folder / parent}: a number is written in two ways (1 and 01); keep one of the files"
+        )
     return found
 
 
@@ -234,28 +273,37 @@ def _measured(folder: Path, part: Part) -> Part:
         counts[part.text], text_dimension = shape_of(folder / part.text)
         if text_dimension != dimension:
             raise CorpusError(
-                f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has {dimension}; both must "
-                "come from one model"
+                f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has "
+                f"{dimension}; both must come from one model"
             )
     try:
-        counts[part.metadata[0]] = sum(pq.read_metadata(folder / name).num_rows for name in part.metadata)
+        counts[part.metadata[0]] = sum(
+            pq.read_metadata(folder / name).num_rows for name in part.metadata
+        )
     except (OSError, pa.ArrowException) as error:
         path = folder / part.metadata[0]
-        raise CorpusError(f"{path}: the parquet file is truncated or damaged ({error}); {REMEDY}") from error
+        raise CorpusError(
+            f"{path}: the parquet file is truncated or damaged ({error}); {REMEDY}"
+        ) from error
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(
-                f"{folder / name}: {count:,} rows, {part.image} has {rows:,}; the files of a part must belong "
-                f"together: {REMEDY}"
+                f"{folder / name}: {count:,} rows, {part.image} has {rows:,}; the files of a part "
+                f"must belong together: {REMEDY}"
             )
     return replace(part, rows=rows, dimension=dimension)
 
 
 def _check_columns(path: Path, corpus: CorpusConfig) -> None:
     schema, similarity = pq.read_schema(path), LAYOUTS[corpus.layout].similarity
-    fields = [("url_column", corpus.url_column), *(("caption_column", name) for name in caption_columns(corpus))]
+    fields = [
+        ("url_column", corpus.url_column),
+        *(("caption_column", name) for name in caption_columns(corpus)),
+    ]
     fields += [("hash_column", corpus.hash_column)] if corpus.hash_column else []
     fields += [("subset", "uid")] if corpus.subset else []
     require_text_columns(path, schema, fields)
     if similarity and similarity not in schema.names:
-        raise CorpusError(f"{path}: no column {similarity!r}, which corpus.layout `{corpus.layout}` needs")
+        raise CorpusError(
+            f"{path}: no column {similarity!r}, which corpus.layout `{corpus.layout}` needs"
+        )

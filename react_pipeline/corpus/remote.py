@@ -1,7 +1,8 @@
 """Shards on object stores and web servers: opened like files, identified without being read.
 
-Does not belong here: single requests (`remote_store`), which names are allowed (`settings.shard_patterns`), what a tar
-holds (`shards`). Everything else opens shards through `shards.open_shard`, which takes local paths too.
+Does not belong here: single requests (`remote_store`), which names are allowed
+(`settings.shard_patterns`), what a tar holds (`shards`). Everything else opens shards through
+`shards.open_shard`, which takes local paths too.
 """
 
 import errno
@@ -20,7 +21,9 @@ from react_pipeline.store import CorpusError, ReactError
 
 PARALLEL_REQUESTS = 16
 READ_THROUGH_BYTES = 256 << 10
-"""A shorter gap between two reads is fetched too: a request of its own costs as much as its transfer."""
+"""A shorter gap between two reads is fetched too: a request of its own costs as much as its
+transfer.
+"""
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
 
@@ -35,10 +38,12 @@ class Identity(NamedTuple):
     """Identifies a remote shard, so that a changed one is noticed.
 
     Attributes:
-        tag: A checksum or ETag of the store; else the time of its last change; where a server reports none of these, a
-            digest of the first and the last MiB (of everything, if it does not serve ranges).
-        digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size and time of change,
-            the path of the URL; used in place of the SHA-256 of a local shard's bytes.
+        tag: A checksum or ETag of the store; else the time of its last change; where a server
+            reports none of these, a digest of the first and the last MiB (of everything, if it does
+            not serve ranges).
+        digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size
+            and time of change, the path of the URL; used in place of the SHA-256 of a local shard's
+            bytes.
     """
 
     size_bytes: int
@@ -49,9 +54,10 @@ class Identity(NamedTuple):
 def open_remote(shard: RemoteShard) -> BinaryIO:
     """Open a remote shard for reading, with seeks.
 
-    The read-ahead grows while reading is dense and shrinks at every jump of more than `READ_THROUGH_BYTES`, so that
-    headers between large images cost little and small images come in large pieces. From a server without ranges (or
-    lengths) it is a copy in a temporary file, with one warning a server.
+    The read-ahead grows while reading is dense and shrinks at every jump of more than
+    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come in
+    large pieces. From a server without ranges (or lengths) it is a copy in a temporary file, with
+    one warning a server.
 
     Raises:
         CorpusError: If it is not there, access is refused, or a package for its scheme is missing.
@@ -64,7 +70,9 @@ def identify(shard: RemoteShard) -> Identity:
     """Size and tag, by one request where the server reports them; errors as of `open_remote`."""
     info = _info(shard)
     tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")
-    size, tag = (int(info["size"]), tag) if tag and info.get("size") is not None else _read_identity(shard)
+    size, tag = (
+        (int(info["size"]), tag) if tag and info.get("size") is not None else _read_identity(shard)
+    )
     path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
     return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
 
@@ -89,14 +97,21 @@ def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Ite
 
 
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
-    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted; raises as `open_remote`."""
+    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted; raises as
+    `open_remote`.
+    """
     scheme = pattern.url.partition("://")[0]
     names = attempt(pattern, lambda: file_system(pattern).glob(pattern.url))
-    return [RemoteShard(f"{scheme}://{name}", pattern.storage) for name in sorted(names) if name.endswith(".tar")]
+    return [
+        RemoteShard(f"{scheme}://{name}", pattern.storage)
+        for name in sorted(names)
+        if name.endswith(".tar")
+    ]
 
 
 def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
-    """The shards that a URL, or a pattern of some, names; only buckets are asked. `field` is for the message.
+    """The shards that a URL, or a pattern of some, names; only buckets are asked. `field` is for
+    the message.
 
     Raises:
         CorpusError: Naming what finds no tar, or as `open_remote`.
@@ -107,7 +122,9 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
         shard = RemoteShard(url, storage)
         shards = list_tars(shard) if has_wildcard(url) else [shard]
         if not shards or not all(shard.url.endswith(".tar") for shard in shards):
-            raise CorpusError(f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar")
+            raise CorpusError(
+                f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
+            )
         found += shards
     return found
 
@@ -131,7 +148,9 @@ class _RangedFile(io.RawIOBase):
             fs = file_system(shard)
             # fsspec's http would ask for the size once more.
             known = {"size": self._size} if shard.url.startswith("http") else {}
-            self._handle = attempt(shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **known))
+            self._handle = attempt(
+                shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **known)
+            )
 
     def readable(self) -> bool:
         return True
@@ -143,7 +162,9 @@ class _RangedFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: int(self._size or 0)}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: int(self._size or 0)}[
+            whence
+        ]
         if base + offset < 0:
             raise ValueError(f"{self.shard}: a seek to byte {base + offset}")
         self._position = base + offset
@@ -178,9 +199,13 @@ class _RangedFile(io.RawIOBase):
     def _fetch(self, wanted: int) -> None:
         gap = self._position - (self._start + len(self._block))
         dense = -LARGEST_FETCH_BYTES < gap <= READ_THROUGH_BYTES
-        self._fetch_bytes = min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
+        self._fetch_bytes = (
+            min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
+        )
         # What the buffer above asks for next is fetched along.
-        end = min(self._position + max(wanted + _BUFFER_BYTES, self._fetch_bytes), int(self._size or 0))
+        end = min(
+            self._position + max(wanted + _BUFFER_BYTES, self._fetch_bytes), int(self._size or 0)
+        )
         try:
             self._block = attempt(self.shard, lambda: self._range(self._position, end))
             self._start = self._position
@@ -204,7 +229,9 @@ class _RangedFile(io.RawIOBase):
         host = self.shard.url.split("/")[2]
         if host not in _reported:
             _reported.add(host)
-            logger.warning("%s serves no ranges: each of its shards is copied whole when it is opened", host)
+            logger.warning(
+                "%s serves no ranges: each of its shards is copied whole when it is opened", host
+            )
         self.by_range = False
         self._copy = attempt(self.shard, lambda: _download(self.shard, self._size))
         self._size = self._copy.seek(0, io.SEEK_END)
@@ -228,8 +255,8 @@ def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
         copy.close()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CorpusError(
-                f"{shard}: its server serves no ranges, and there is no room for a copy in {tempfile.gettempdir()}; "
-                "free space, or set TMPDIR to a folder on a larger disk"
+                f"{shard}: its server serves no ranges, and there is no room for a copy in "
+                f"{tempfile.gettempdir()}; free space, or set TMPDIR to a folder on a larger disk"
             ) from error
         raise
     return copy
@@ -238,5 +265,8 @@ def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
 def _info(shard: RemoteShard) -> dict[str, Any]:
     info: dict[str, Any] = attempt(shard, lambda: file_system(shard).info(shard.url))
     if info.get("type") == "directory":
-        raise CorpusError(f"{shard}: is a folder, not a tar; write a pattern such as {shard.url.rstrip('/')}/*.tar")
+        raise CorpusError(
+            f"{shard}: is a folder, not a tar; write a pattern such as "
+            f"{shard.url.rstrip('/')}/*.tar"
+        )
     return info

@@ -1,6 +1,8 @@
-"""One remote shard's address, and requests about it: fsspec's options, time-outs, retries, errors that name it.
+"""One remote shard's address, and requests about it: fsspec's options, time-outs, retries, errors
+that name it.
 
-Does not belong here: which names are allowed (`settings.shard_patterns`), what is asked for (`remote`).
+Does not belong here: which names are allowed (`settings.shard_patterns`), what is asked for
+(`remote`).
 """
 
 import errno
@@ -26,8 +28,20 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_ERRNO = frozenset({errno.EIO, errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT})
 _TRANSIENT_TYPES = frozenset(
     {
-        *("ClientConnectionError", "ClientPayloadError", "ServerTimeoutError", "TimeoutError", "FSTimeoutError"),
-        *("ConnectionError", "EndpointConnectionError", "HTTPClientError", "ResponseParserError", "IncompleteRead"),
+        *(
+            "ClientConnectionError",
+            "ClientPayloadError",
+            "ServerTimeoutError",
+            "TimeoutError",
+            "FSTimeoutError",
+        ),
+        *(
+            "ConnectionError",
+            "EndpointConnectionError",
+            "HTTPClientError",
+            "ResponseParserError",
+            "IncompleteRead",
+        ),
     }
 )
 """Names of exceptions of fsspec's back ends, which need not be installed."""
@@ -39,7 +53,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """A shard by its URL and the way to its store. It holds no connection, so it may go to another process."""
+    """A shard by its URL and the way to its store. It holds no connection, so it may go to another
+    process.
+    """
 
     url: str
     storage: StorageConfig = StorageConfig()
@@ -62,14 +78,19 @@ def file_system(shard: RemoteShard) -> Any:
     if scheme in ("http", "https"):
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
+        )
         options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
     elif scheme == "s3":
         options |= {"anon": storage.anonymous, "requester_pays": storage.requester_pays}
         options |= {"profile": storage.profile} if storage.profile else {}
         options |= {"endpoint_url": storage.endpoint_url} if storage.endpoint_url else {}
         options["client_kwargs"] = {"region_name": storage.region} if storage.region else {}
-        options["config_kwargs"] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
+        options["config_kwargs"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+        }
     else:
         options |= {"requester_pays": True} if storage.requester_pays else {}
         options |= {"token": "anon"} if storage.anonymous else {}
@@ -77,25 +98,36 @@ def file_system(shard: RemoteShard) -> Any:
     try:
         return fsspec.filesystem(scheme, **options)
     except ImportError as error:
-        raise CorpusError(f"{shard}: reading {scheme}:// needs {_EXTRAS.get(scheme, error)}") from error
+        raise CorpusError(
+            f"{shard}: reading {scheme}:// needs {_EXTRAS.get(scheme, error)}"
+        ) from error
 
 
 def attempt(shard: RemoteShard, action: Callable[[], T]) -> T:
-    """The result of a request; failures that may pass are tried again with growing pauses, others explained."""
+    """The result of a request; failures that may pass are tried again with growing pauses, others
+    explained.
+    """
     for number in range(1, ATTEMPTS + 1):
         try:
             return action()
-        except (ReactError, ModuleNotFoundError):  # the latter is for the command line, which names the extra
+        except (
+            ReactError,
+            ModuleNotFoundError,
+        ):  # the latter is for the command line, which names the extra
             raise
-        except Exception as error:  # noqa: BLE001 - each back end has its own types; all end as one of ours
+        except Exception as error:
             chain = _chain(error)
-            status = next((link.status for link in chain if isinstance(getattr(link, "status", None), int)), None)
+            status = next(
+                (link.status for link in chain if isinstance(getattr(link, "status", None), int)),
+                None,
+            )
             if not _is_transient(chain, status):
                 raise _explained(shard, chain, status) from error
             if number == ATTEMPTS:
                 what = f"answers {status}" if status else "cannot be read: " + _words(chain[-1])
                 raise SourceUnavailable(
-                    f"{shard}: {what}, after {ATTEMPTS} attempts; check the address and the network, and run again"
+                    f"{shard}: {what}, after {ATTEMPTS} attempts; check the address and the "
+                    "network, and run again"
                 ) from error
             logger.info("%s: %s; attempt %d of %d", shard, _words(error), number + 1, ATTEMPTS)
             time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))

@@ -1,7 +1,8 @@
-"""Tar shards as webdataset lays them out: which samples a shard holds and at which bytes, and writing them.
+"""Tar shards as webdataset lays them out: which samples a shard holds and at which bytes, and
+writing them.
 
-Names of members are labels, never paths: nothing is ever extracted. Does not belong here: which shards make a corpus
-(`corpus`), requests to servers (`remote`), decoding (`images`).
+Names of members are labels, never paths: nothing is ever extracted. Does not belong here: which
+shards make a corpus (`corpus`), requests to servers (`remote`), decoding (`images`).
 """
 
 import io
@@ -21,7 +22,9 @@ from react_pipeline.project import text_of
 from react_pipeline.store import CorpusError
 
 ShardLocation = Path | RemoteShard
-"""Where a shard is. Its text (`str`) is the path or URL, for messages; open it with `open_shard`, never by itself."""
+"""Where a shard is. Its text (`str`) is the path or URL, for messages; open it with `open_shard`,
+never by itself.
+"""
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 """In order of preference, should a sample have several images."""
@@ -84,7 +87,10 @@ class ShardIndex:
 
     def pairs(self, caption_extension: str = CAPTION_EXTENSION) -> int:
         """How many samples have an image and a caption."""
-        return sum(sample.image is not None and caption_extension in sample.members for sample in self.samples)
+        return sum(
+            sample.image is not None and caption_extension in sample.members
+            for sample in self.samples
+        )
 
     @property
     def extensions(self) -> set[str]:
@@ -93,10 +99,11 @@ class ShardIndex:
 
 
 def open_shard(location: ShardLocation) -> BinaryIO:
-    """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path or URL.
+    """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path
+    or URL.
 
-    Open it in the process that reads it, and read in the order of offsets: remote ones are fetched ahead
-    (`remote.open_remote`).
+    Open it in the process that reads it, and read in the order of offsets: remote ones are fetched
+    ahead (`remote.open_remote`).
 
     Raises:
         CorpusError: If it is not there or cannot be read.
@@ -113,13 +120,15 @@ def open_shard(location: ShardLocation) -> BinaryIO:
 def index_shard(location: ShardLocation) -> ShardIndex:
     """Read the headers of an uncompressed tar; the data is skipped.
 
-    The rule of keys is webdataset's, but the members of a sample need not be neighbours. Directories and names without
-    a key and an extension (`README`, `._a.jpg`) are passed over. Members with `..` or an absolute name are refused
-    with reason `unsafe_name`, links and devices with `not_a_file`.
+    The rule of keys is webdataset's, but the members of a sample need not be neighbours.
+    Directories and names without a key and an extension (`README`, `._a.jpg`) are passed over.
+    Members with `..` or an absolute name are refused with reason `unsafe_name`, links and devices
+    with `not_a_file`.
 
     Raises:
-        CorpusError: If the shard is cut off, no tar, compressed, or holds a member twice. webdataset yields fewer
-            samples silently where a tar is cut, so the end-of-archive mark is required.
+        CorpusError: If the shard is cut off, no tar, compressed, or holds a member twice.
+            webdataset yields fewer samples silently where a tar is cut, so the end-of-archive mark
+            is required.
     """
     samples: dict[str, Sample] = {}
     refused: list[tuple[str, str]] = []
@@ -136,8 +145,8 @@ def index_shard(location: ShardLocation) -> ShardIndex:
             sample = samples.setdefault(key, Sample(key))
             if extension in sample.members:
                 raise CorpusError(
-                    f"{location}: key {key!r} has two members .{extension}; keys must differ within a shard: write the "
-                    "shard again or take it out of `corpus.shards`"
+                    f"{location}: key {key!r} has two members .{extension}; keys must differ "
+                    "within a shard: write the shard again or take it out of `corpus.shards`"
                 )
             sample.members[extension] = Member(member.offset_data, member.size)
     return ShardIndex(list(samples.values()), refused)
@@ -187,15 +196,21 @@ def new_tar(path: Path) -> tarfile.TarFile:
     return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
 
-def add_pair(tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: Mapping[str, Any]) -> None:
-    """Write a sample into a tar: KEY.jpg|png|webp, KEY.txt, KEY.json. Equal samples give equal bytes."""
+def add_pair(
+    tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: Mapping[str, Any]
+) -> None:
+    """Write a sample into a tar: KEY.jpg|png|webp, KEY.txt, KEY.json. Equal samples give equal
+    bytes.
+    """
     add_member(tar, f"{key}.{extension_of(image)}", image)
     add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
     add_member(tar, f"{key}.{METADATA_EXTENSION}", json.dumps(about, ensure_ascii=False).encode())
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Write a file into a tar; the defaults of TarInfo (time 0, owner 0, mode 644) make the bytes reproducible."""
+    """Write a file into a tar; the defaults of TarInfo (time 0, owner 0, mode 644) make the bytes
+    reproducible.
+    """
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
@@ -205,29 +220,40 @@ class _Header(tarfile.TarInfo):
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         # The entry point that tarfile leaves to subclasses.
         if self.type in _EXTENDING_TYPES and self.size > MAX_NAME_BYTES:
-            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}")
+            raise tarfile.ReadError(
+                f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}"
+            )
         if self.type in _EXTENDING_TYPES:
             start = tar.fileobj.tell()
             if _MANY_DIGITS.search(tar.fileobj.read(max(self.size, 0))):
-                raise tarfile.ReadError(f"an extended header with more than {MAX_DIGITS} digits in a row")
+                raise tarfile.ReadError(
+                    f"an extended header with more than {MAX_DIGITS} digits in a row"
+                )
             tar.fileobj.seek(start)
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
     try:
-        with open_shard(path) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+        with (
+            open_shard(path) as file,
+            tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar,
+        ):
             while (member := tar.next()) is not None:
                 # tarfile keeps every header it has read; a shard can hold millions.
                 tar.members = []  # type: ignore[attr-defined]
                 if member.size < 0 or tar.offset <= member.offset:
-                    raise CorpusError(f"{path}: a header of negative size at byte {member.offset:,}")
+                    raise CorpusError(
+                        f"{path}: a header of negative size at byte {member.offset:,}"
+                    )
                 yield member
             _check_end(path, file, tar.offset)
-    # Hostile headers make tarfile raise more than its own errors (chained extended headers, numbers out of range).
+    # Hostile headers make tarfile raise more than its own errors (chained extended headers, numbers
+    # out of range).
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise CorpusError(
-            f"{path}: not a complete, uncompressed tar ({error}); copy it again, or take it out of `corpus.shards`"
+            f"{path}: not a complete, uncompressed tar ({error}); copy it again, or take it out "
+            "of `corpus.shards`"
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -235,7 +261,9 @@ def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
 
 def _unreadable(shard: object, error: OSError) -> CorpusError:
     what = error.strerror or error
-    return CorpusError(f"{shard}: cannot be read ({what}); put the shard back, or materialize `corpus` again")
+    return CorpusError(
+        f"{shard}: cannot be read ({what}); put the shard back, or materialize `corpus` again"
+    )
 
 
 def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
@@ -245,9 +273,12 @@ def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
     if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
         what = "a damaged header" if len(mark) == tarfile.BLOCKSIZE else "no end-of-archive mark"
         raise CorpusError(
-            f"{path}: {what} at byte {end:,}, so the shard is truncated or damaged; copy it again, or take it out of "
-            "`corpus.shards`"
+            f"{path}: {what} at byte {end:,}, so the shard is truncated or damaged; copy it again, "
+            "or take it out of `corpus.shards`"
         )
     while block := file.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorpusError(f"{path}: has data after its end-of-archive mark; keep concatenated tars as single files")
+            raise CorpusError(
+                f"{path}: has data after its end-of-archive mark; keep concatenated tars as "
+                "single files"
+            )

@@ -1,7 +1,8 @@
-"""A corpus from tables of URLs: images are downloaded and packed into tar shards, inside the artifact `corpus`.
+"""A corpus from tables of URLs: images are downloaded and packed into tar shards, inside the
+artifact `corpus`.
 
-Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`. Does
-not belong here: reading the tables (`url_tables`), fetching (`downloads`).
+Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`,
+`failed.parquet`. Does not belong here: reading the tables (`url_tables`), fetching (`downloads`).
 """
 
 import logging
@@ -48,7 +49,9 @@ from react_pipeline.store import (
 FAILED_FILE = "failed.parquet"
 FAILED_COLUMNS = ["key", "url", "reason", "detail", "attempts"]
 PART_ROWS = 40_000
-"""Rows that are downloaded, packed and marked as done together. So much is kept twice on disk for a while."""
+"""Rows that are downloaded, packed and marked as done together. So much is kept twice on disk for a
+while.
+"""
 
 _SCRATCH = "scratch"
 _SCHEMA = pa.schema([(name, pa.string()) for name in UrlRow._fields])
@@ -59,18 +62,21 @@ logger = logging.getLogger(__name__)
 def publish_url_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus` of kind `urls`.
 
-    The same tables give the same fingerprint, though the web may give other images on another day; so an artifact is
-    made once, and raising `corpus.download.retries` is the way to try again what failed. What the current corpus holds
-    of the same URLs and captions is taken over without a request; its failures too, unless `retries` was raised.
+    The same tables give the same fingerprint, though the web may give other images on another day;
+    so an artifact is made once, and raising `corpus.download.retries` is the way to try again what
+    failed. What the current corpus holds of the same URLs and captions is taken over without a
+    request; its failures too, unless `retries` was raised.
 
     Raises:
-        CorpusError: If a table is unusable, or more than `corpus.download.max_failed_fraction` of the images could not
-            be downloaded. What was downloaded is kept for the next run.
+        CorpusError: If a table is unusable, or more than `corpus.download.max_failed_fraction` of
+            the images could not be downloaded. What was downloaded is kept for the next run.
     """
     tables = find_tables(project.config.corpus.urls)
     content = [remembered_sha256(project.store.root, path) for path in tables]
     inputs = resolve(project, "corpus", content=content)
-    return project.store.build(inputs, lambda staging: _build(project, tables, staging), resumable=True)
+    return project.store.build(
+        inputs, lambda staging: _build(project, tables, staging), resumable=True
+    )
 
 
 def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
@@ -80,7 +86,9 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
         scratch.mkdir(parents=True)
         (staging / SHARDS).mkdir()
         plan = _plan(project, tables, staging)
-        seal(scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan)
+        seal(
+            scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan
+        )
     remaining = pq.ParquetFile(scratch / "remaining.parquet")
     counted = (Counter(plan["failed"]), plan["taken_over"], plan["shards"])
     progress = _Progress(project.config, staging, *counted)
@@ -90,10 +98,13 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
     progress.check()
     if not progress.pairs:
         raise CorpusError(
-            f"corpus.urls: none of {plan['rows']:,} images could be downloaded, most often {_often(progress.reasons)}; "
-            "check the network and the table"
+            f"corpus.urls: none of {plan['rows']:,} images could be downloaded, most often "
+            f"{_often(progress.reasons)}; check the network and the table"
         )
-    ledger = pd.concat([pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))], ignore_index=True)
+    ledger = pd.concat(
+        [pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))],
+        ignore_index=True,
+    )
     ledger.to_parquet(staging / FAILED_FILE, index=False)
     shards = sorted((staging / SHARDS).glob("*.tar"), key=lambda path: int(path.stem))
     stock = take_stock_of(staging, shards)
@@ -103,7 +114,9 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
         "pairs": progress.pairs,
         "taken_over": plan["taken_over"],
         "failed": len(ledger),
-        "reasons": {str(reason): int(count) for reason, count in ledger["reason"].value_counts().items()},
+        "reasons": {
+            str(reason): int(count) for reason, count in ledger["reason"].value_counts().items()
+        },
         "skipped": plan["skipped"],
     }
 
@@ -139,7 +152,9 @@ def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]
 
 @dataclass
 class _Progress:
-    """What became of the rows so far; a part of them is downloaded, packed and marked as done together."""
+    """What became of the rows so far; a part of them is downloaded, packed and marked as done
+    together.
+    """
 
     config: PipelineConfig
     staging: Path
@@ -156,7 +171,11 @@ class _Progress:
             rows = remaining.read_row_group(part).to_pandas()
             done = self._done(rows, directory, scratch / f"refusals_{part}", ledger)
             numbers = range(self.shards, self.shards + done["shards"])
-            seal(marker, [*(shard_file(self.staging / SHARDS, number) for number in numbers), ledger], done)
+            seal(
+                marker,
+                [*(shard_file(self.staging / SHARDS, number) for number in numbers), ledger],
+                done,
+            )
         self.reasons.update(done["reasons"])
         self.pairs += done["pairs"]
         self.shards += done["shards"]
@@ -169,27 +188,39 @@ class _Progress:
         tried = failed + self.pairs + pairs
         if tried and failed > allowed * tried:
             raise CorpusError(
-                f"corpus.urls: {failed:,} of {tried:,} images could not be downloaded ({failed / tried:.0%}, "
-                f"allowed are {allowed:.0%}), most often {_often(counted)}; check "
-                "the network and the table and run again (finished downloads are kept), or raise "
-                "`corpus.download.max_failed_fraction`"
+                f"corpus.urls: {failed:,} of {tried:,} images could not be downloaded "
+                f"({failed / tried:.0%}, allowed are {allowed:.0%}), most often {_often(counted)}; "
+                "check the network and the table and run again (finished downloads are kept), or "
+                "raise `corpus.download.max_failed_fraction`"
             )
 
-    def _done(self, rows: pd.DataFrame, directory: Path, refusals: Path, ledger: Path) -> dict[str, Any]:
+    def _done(
+        self, rows: pd.DataFrame, directory: Path, refusals: Path, ledger: Path
+    ) -> dict[str, Any]:
         rows["row"] = range(len(rows))
         corpus, distributor = self.config.corpus, self.config.distributor
         refused = int(refusals.read_text()) if refusals.exists() else 0
-        # Failures of a network that was down are on record; a run after a refusal may try as often again.
-        settings = corpus.download.model_copy(update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1})
-        got = download_images(rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, distributor)
-        reasons = {str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()}
+        # Failures of a network that was down are on record; a run after a refusal may try as often
+        # again.
+        settings = corpus.download.model_copy(
+            update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1}
+        )
+        got = download_images(
+            rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, distributor
+        )
+        reasons = {
+            str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()
+        }
         try:
             self.check(len(got.images), reasons)
         except CorpusError:
             write_atomically(refusals, str(refused + 1))
             raise
         wanted = rows.iloc[got.images["row"]].itertuples(index=False)
-        samples = ((row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url}) for row in wanted)
+        samples = (
+            (row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url})
+            for row in wanted
+        )
         shards = pack(samples, self.staging / SHARDS, self.shards)
         _write_ledger(ledger, got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy()))
         return {"pairs": len(got.images), "reasons": reasons, "shards": shards}
@@ -197,7 +228,10 @@ class _Progress:
 
 def _often(reasons: Counter[str]) -> str:
     """The commonest reasons of failures."""
-    return ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "no reason"
+    return (
+        ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
+        or "no reason"
+    )
 
 
 def _earlier(project: Project) -> Artifact | None:
@@ -210,7 +244,11 @@ def _earlier(project: Project) -> Artifact | None:
         logger.warning("%s; nothing is taken over from it", error)
         return None
     config, recorded = project.config.corpus, artifact.manifest["config"]
-    wanted = {"kind": "urls", "image_size": config.download.resizing, "hash_column": config.hash_column}
+    wanted = {
+        "kind": "urls",
+        "image_size": config.download.resizing,
+        "hash_column": config.hash_column,
+    }
     return artifact if wanted.items() <= recorded.items() else None
 
 
@@ -224,7 +262,8 @@ def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:
 
 
 def _take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
-    """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to the same bytes.
+    """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to
+    the same bytes.
 
     Returns:
         The number of shards, and the keys that they hold.

@@ -1,4 +1,6 @@
-"""Tables of URLs and captions: parquet and tsv files read in batches, unusable rows counted by reason."""
+"""Tables of URLs and captions: parquet and tsv files read in batches, unusable rows counted by
+reason.
+"""
 
 import hashlib
 from collections import Counter
@@ -16,7 +18,9 @@ from react_pipeline.settings import CorpusConfig
 
 
 class UrlRow(NamedTuple):
-    """A usable row. `key` is a digest of URL and caption: 32 hexadecimal digits, the sample's key in the shards."""
+    """A usable row. `key` is a digest of URL and caption: 32 hexadecimal digits, the sample's key
+    in the shards.
+    """
 
     key: str
     url: str
@@ -29,11 +33,14 @@ def find_tables(patterns: Iterable[str]) -> list[Path]:
     return find_files(patterns, (".parquet", ".tsv"), "corpus.urls")
 
 
-def read_rows(paths: Iterable[Path], corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[UrlRow]:
+def read_rows(
+    paths: Iterable[Path], corpus: CorpusConfig, skipped: Counter[str]
+) -> Iterator[UrlRow]:
     """The usable rows of all tables in their order; of equal URLs the first.
 
-    Blanks around URL and caption are cut. `skipped` counts the others: `no_url`, `no_caption`, `not_utf8`,
-    `duplicate_url`, `bad_line` (of a tsv file). To know duplicates, about 160 bytes a row are held in memory.
+    Blanks around URL and caption are cut. `skipped` counts the others: `no_url`, `no_caption`,
+    `not_utf8`, `duplicate_url`, `bad_line` (of a tsv file). To know duplicates, about 160 bytes a
+    row are held in memory.
 
     Raises:
         CorpusError: Naming the file, if it is damaged, lacks a column, or a column holds no text.
@@ -58,23 +65,36 @@ def read_rows(paths: Iterable[Path], corpus: CorpusConfig, skipped: Counter[str]
                 seen.add(known)
                 # No URL holds a NUL, so no other pair of texts gives the same bytes.
                 digest.update(b"\0" + caption.encode())
-                yield UrlRow(digest.hexdigest()[:32], url, caption, "".join(_text(cell) or "" for cell in hashes))
+                yield UrlRow(
+                    digest.hexdigest()[:32],
+                    url,
+                    caption,
+                    "".join(_text(cell) or "" for cell in hashes),
+                )
 
 
-def _cells(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterator[tuple[bytes | None, ...]]:
+def _cells(
+    path: Path, columns: dict[str, str], skipped: Counter[str]
+) -> Iterator[tuple[bytes | None, ...]]:
     batches = _batches_of_tsv if path.suffix == ".tsv" else _batches_of_parquet
     with whole_table(path):
         for batch in batches(path, columns, skipped):
             yield from zip(*map(_bytes, batch.columns), strict=True)
 
 
-def _batches_of_parquet(path: Path, columns: dict[str, str], _skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
+def _batches_of_parquet(
+    path: Path, columns: dict[str, str], _skipped: Counter[str]
+) -> Iterator[pa.RecordBatch]:
     require_text_columns(path, pq.read_schema(path), columns.items())
     yield from text_batches(path, list(columns.values()))
 
 
-def _batches_of_tsv(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """Without quotes, as captions have their own; columns by number where the file begins without names."""
+def _batches_of_tsv(
+    path: Path, columns: dict[str, str], skipped: Counter[str]
+) -> Iterator[pa.RecordBatch]:
+    """Without quotes, as captions have their own; columns by number where the file begins without
+    names.
+    """
     is_numbered = all(name.isdigit() for name in columns.values())
     names = [f"f{name}" if is_numbered else name for name in columns.values()]
 
@@ -96,7 +116,8 @@ def _batches_of_tsv(path: Path, columns: dict[str, str], skipped: Counter[str]) 
 
 
 def _bytes(column: pa.Array) -> list[bytes | None]:
-    # As bytes: a parquet file may declare as text what is not UTF-8, and one such cell must not stop the file.
+    # As bytes: a parquet file may declare as text what is not UTF-8, and one such cell must not
+    # stop the file.
     kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
     cells: list[bytes | None] = column.cast(kind).to_pylist()
     return cells

@@ -1,8 +1,10 @@
-"""Vectors in files as collections publish them: `.npy`, a member of `.npz`, or a column of lists in parquet.
+"""Vectors in files as collections publish them: `.npy`, a member of `.npz`, or a column of lists in
+parquet.
 
-A name is a path; of something inside a file it is `FILE/MEMBER`, such as `part.npz/l14_img` or `part.parquet/vector`.
-Members of `.npz` that are stored and not compressed are mapped at their offset, which numpy itself does not do. Pickles
-are never loaded. Shapes: N rows, D width. Does not belong here: which files make a collection (`ready_layout`).
+A name is a path; of something inside a file it is `FILE/MEMBER`, such as `part.npz/l14_img` or
+`part.parquet/vector`. Members of `.npz` that are stored and not compressed are mapped at their
+offset, which numpy itself does not do. Pickles are never loaded. Shapes: N rows, D width. Does not
+belong here: which files make a collection (`ready_layout`).
 """
 
 import struct
@@ -57,7 +59,8 @@ def open_vectors(path: Path) -> NDArray[Any]:
     """Map vectors (N, D) of `.npy` or `.npz`; a compressed member comes into memory.
 
     Raises:
-        CorpusError: If it is not a complete array of float16 or float32 with two axes, or the member is missing.
+        CorpusError: If it is not a complete array of float16 or float32 with two axes, or the
+            member is missing.
     """
     with _whole(path):
         if path.parent.suffix != ".npz":
@@ -68,16 +71,27 @@ def open_vectors(path: Path) -> NDArray[Any]:
             with np.load(path.parent, allow_pickle=False) as archive:
                 member = archive.zip.getinfo(f"{path.name}.npy")
                 if member.file_size > MAX_EXPANSION * member.compress_size:
-                    raise ValueError(f"{member.compress_size:,} bytes hold {member.file_size:,}, which no vectors do")
+                    raise ValueError(
+                        f"{member.compress_size:,} bytes hold {member.file_size:,}, which no "
+                        "vectors do"
+                    )
                 vectors = archive[path.name]
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
-        shape = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
+    if (
+        not isinstance(vectors, np.ndarray)
+        or vectors.ndim != 2
+        or vectors.dtype not in (np.float16, np.float32)
+    ):
+        shape = (
+            f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
+        )
         raise CorpusError(f"{path}: {shape}; rows of float16 or float32 vectors are needed")
     return vectors
 
 
 def vector_blocks(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
-    """All vectors in order: the first row of each block, and the block; errors as of `open_vectors`."""
+    """All vectors in order: the first row of each block, and the block; errors as of
+    `open_vectors`.
+    """
     if path.parent.suffix != ".parquet":
         vectors = open_vectors(path)
         for start in range(0, len(vectors), BLOCK_ROWS):
@@ -94,12 +108,17 @@ def take_vectors(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The vectors of some rows, which ascend; errors as of `open_vectors`."""
     if path.parent.suffix != ".parquet":
         return open_vectors(path)[rows].astype(np.float32)
-    found = [_matrix(group.combine_chunks()[path.name].chunk(0)) for group in take_rows(path.parent, rows, [path.name])]
+    found = [
+        _matrix(group.combine_chunks()[path.name].chunk(0))
+        for group in take_rows(path.parent, rows, [path.name])
+    ]
     return np.concatenate(found).astype(np.float32)
 
 
 def take_rows(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterator[pa.Table]:
-    """Some rows of a parquet file, which ascend; only row groups that hold one are read, one at a time."""
+    """Some rows of a parquet file, which ascend; only row groups that hold one are read, one at a
+    time.
+    """
     with _whole(path), pq.ParquetFile(path) as file:
         start = 0
         for number in range(file.num_row_groups):
@@ -127,7 +146,9 @@ def _mapped_member(path: Path) -> NDArray[Any]:
 
 def _matrix(column: pa.Array) -> NDArray[Any]:
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
         raise ValueError(f"the column holds {kind}, not lists of numbers")
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
     values = column.flatten()
@@ -143,7 +164,13 @@ def _whole(path: Path) -> Iterator[None]:
     except CorpusError:
         raise
     except KeyError as error:
-        raise CorpusError(f"{path.parent}: has no member or column {path.name!r} (corpus.layout)") from error
-    except Exception as error:  # hostile headers make numpy, zipfile and pyarrow raise nearly anything
+        raise CorpusError(
+            f"{path.parent}: has no member or column {path.name!r} (corpus.layout)"
+        ) from error
+    except (
+        Exception
+    ) as error:  # hostile headers make numpy, zipfile and pyarrow raise nearly anything
         words = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: the file is truncated or damaged ({words}); {REMEDY}") from error
+        raise CorpusError(
+            f"{path}: the file is truncated or damaged ({words}); {REMEDY}"
+        ) from error

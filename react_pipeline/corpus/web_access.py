@@ -1,8 +1,9 @@
-"""Access to web servers named by strangers: what may be connected to, how much is read, for how long.
+"""Access to web servers named by strangers: what may be connected to, how much is read, for how
+long.
 
-A table of URLs could make this machine call services of its own network (server-side request forgery). So the address
-is checked where the connection is made, after names are resolved and for every redirect: a name that resolves to
-another address the second time gains nothing.
+A table of URLs could make this machine call services of its own network (server-side request
+forgery). So the address is checked where the connection is made, after names are resolved and for
+every redirect: a name that resolves to another address the second time gains nothing.
 """
 
 import http.client
@@ -29,7 +30,9 @@ REFUSED_URL = "refused_url"
 _READ_AT_ONCE_BYTES = 1 << 20
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NEVER_PUBLIC = tuple(map(ipaddress.ip_network, ("::/96", "fec0::/10", "64:ff9b:1::/48")))
-"""What Python's table leaves out: IPv4 in its old wrapping, site-local addresses, translation within a network."""
+"""What Python's table leaves out: IPv4 in its old wrapping, site-local addresses, translation
+within a network.
+"""
 
 
 class RefusedAccess(OSError):  # noqa: N818 - names what was met; its text begins with the reason for the ledger
@@ -37,7 +40,8 @@ class RefusedAccess(OSError):  # noqa: N818 - names what was met; its text begin
 
 
 def plain_url(url: Any) -> str | None:
-    """The URL in ASCII, or None if it is none that may be fetched: http or https, a host, no credentials.
+    """The URL in ASCII, or None if it is none that may be fetched: http or https, a host, no
+    credentials.
 
     A host in other letters is written as the network knows it (IDNA), all else percent-encoded.
     """
@@ -52,7 +56,12 @@ def plain_url(url: Any) -> str | None:
             text = parts._replace(netloc=known if port is None else f"{known}:{port}").geturl()
     except ValueError:
         return None
-    if parts.scheme.lower() not in ("http", "https") or not host or "@" in parts.netloc or port == 0:
+    if (
+        parts.scheme.lower() not in ("http", "https")
+        or not host
+        or "@" in parts.netloc
+        or port == 0
+    ):
         return None
     if any(ord(char) < 33 or ord(char) == 127 for char in text.replace(" ", "")):
         return None
@@ -76,10 +85,12 @@ def is_public(address: str) -> bool:
 
 
 def guarded_opener(*, allow_private_addresses: bool) -> urllib.request.OpenerDirector:
-    """What `urllib.request.urlopen` uses once it is installed: http and https only, nothing of this host's files.
+    """What `urllib.request.urlopen` uses once it is installed: http and https only, nothing of this
+    host's files.
 
-    With `allow_private_addresses` any address is connected to, and the proxies of the environment are used. Without,
-    connections go to public addresses, directly: behind a proxy an address could not be checked.
+    With `allow_private_addresses` any address is connected to, and the proxies of the environment
+    are used. Without, connections go to public addresses, directly: behind a proxy an address could
+    not be checked.
     """
     opener = urllib.request.OpenerDirector()
     handlers: list[urllib.request.BaseHandler] = [
@@ -98,7 +109,9 @@ def guarded_opener(*, allow_private_addresses: bool) -> urllib.request.OpenerDir
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         if plain_url(newurl) is None:
             raise RefusedAccess(f"{REFUSED_URL}: redirected to {newurl[:200]!r}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -117,7 +130,9 @@ class _Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that ends after the connection's time-out as a whole, not per packet, and holds no more than it may."""
+    """An answer that ends after the connection's time-out as a whole, not per packet, and holds no
+    more than it may.
+    """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -141,7 +156,9 @@ class _Response(http.client.HTTPResponse):
 
 
 class _DeadlineReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, timeout_seconds: float | None) -> None:
+    def __init__(
+        self, sock: socket.socket, raw: io.RawIOBase, timeout_seconds: float | None
+    ) -> None:
         self._sock, self._raw = sock, raw
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
 
@@ -178,7 +195,9 @@ class _TlsConnection(_Guarded, http.client.HTTPSConnection):
     pass
 
 
-def _connect_to_public(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
+def _connect_to_public(
+    address: tuple[str, int], timeout: Any = None, source_address: Any = None
+) -> socket.socket:
     host, port = address
     found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     failure: OSError = RefusedAccess(f"{PRIVATE_ADDRESS}: {host} is {', '.join(found[:3])}")

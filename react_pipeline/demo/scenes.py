@@ -1,7 +1,8 @@
-"""Scenes for detection and segmentation: labelled drawings of a domain on a canvas, with their boxes and label maps.
+"""Scenes for detection and segmentation: labelled drawings of a domain on a canvas, with their
+boxes and label maps.
 
-Written in the forms that people have: COCO instances JSON, label PNGs, a list of names. Places, sizes, and overlaps
-come from a seed; boxes and masks from what is visible.
+Written in the forms that people have: COCO instances JSON, label PNGs, a list of names. Places,
+sizes, and overlaps come from a seed; boxes and masks from what is visible.
 """
 
 import json
@@ -24,7 +25,8 @@ SIZES = 60, 120
 MIN_VISIBLE = 0.25
 """A drawing of which less is visible is not an object; its pixels are ignored."""
 MAX_COVERED, TRIES = 0.1, 30
-"""Part of a drawing's square that may be over earlier ones, and how many places are tried for it."""
+"""Part of a drawing's square that may be over earlier ones, and how many places are tried for it.
+"""
 SOLID = 127
 IGNORED = 255
 MOST_CLASSES = IGNORED - 1
@@ -32,7 +34,8 @@ MOST_CLASSES = IGNORED - 1
 
 
 def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES) -> int:
-    """Write `images/`, `labels/` (class id + 1; 0 is background), `annotations.json` and `names.txt`.
+    """Write `images/`, `labels/` (class id + 1; 0 is background), `annotations.json` and
+    `names.txt`.
 
     Args:
         name: Of the labelled set, as in `evaluation.GROUPS`.
@@ -73,7 +76,12 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
             labels[visible] = category = classes.index(label) + 1
             rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
             left, top = int(columns[0]), int(rows[0])
-            about = {"id": len(boxes) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
+            about = {
+                "id": len(boxes) + 1,
+                "image_id": number,
+                "category_id": category,
+                "iscrowd": 0,
+            }
             bbox = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
             boxes.append({**about, "bbox": bbox, "area": int(visible.sum())})
         file_name = f"{number:04d}.png"
@@ -83,7 +91,9 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     given = {"images": images, "annotations": boxes, "categories": categories}
     (directory / "annotations.json").write_text(json.dumps(given), encoding="utf-8")
-    (directory / "names.txt").write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
+    (directory / "names.txt").write_text(
+        "\n".join(["background", *classes]) + "\n", encoding="utf-8"
+    )
     return len(boxes)
 
 

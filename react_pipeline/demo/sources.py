@@ -1,7 +1,7 @@
 """The drawings of the demo: the list from the installed packages, and their alt texts.
 
-Captions are written from the sources' own names, aliases and tags, as alt texts on the web are; they carry no class
-label. Does not belong here: pixels (`drawing`), tars (`corpus`).
+Captions are written from the sources' own names, aliases and tags, as alt texts on the web are;
+they carry no class label. Does not belong here: pixels (`drawing`), tars (`corpus`).
 """
 
 import hashlib
@@ -73,13 +73,19 @@ def emoji_names() -> dict[str, tuple[str, ...]]:
 
 
 def emoji_file(directory: Path, text: str, form: str) -> Path | None:
-    """The SVG of an emoji, if there is one; some sources leave the variation selector out of its name."""
-    names = (f"{_code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, "")))
+    """The SVG of an emoji, if there is one; some sources leave the variation selector out of its
+    name.
+    """
+    names = (
+        f"{_code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, ""))
+    )
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
 def subject_of(code_points: str) -> str:
-    """The emoji that a file or key names by its code points, the same for every artist: "1f98a", "0023-20e3"."""
+    """The emoji that a file or key names by its code points, the same for every artist: "1f98a",
+    "0023-20e3".
+    """
     return "-".join(point.zfill(4) for point in code_points.lower().split("-") if point != "fe0f")
 
 
@@ -96,7 +102,9 @@ def package(module: str, distribution: str) -> Path:
 
 
 def _code_points(text: str, form: str) -> str:
-    """An emoji as file names have it: its code points, in a `form` such as `04X`, joined by hyphens."""
+    """An emoji as file names have it: its code points, in a `form` such as `04X`, joined by
+    hyphens.
+    """
     return "-".join(format(ord(character), form) for character in text)
 
 
@@ -125,7 +133,9 @@ def _openmoji() -> Iterator[Drawing]:
         if path := emoji_file(directory, text, "04X"):
             code_points = _code_points(text, "04x")
             key = f"openmoji-{code_points}"
-            yield Drawing(key, "openmoji", _emoji_caption(key, names), path, subject=subject_of(code_points))
+            yield Drawing(
+                key, "openmoji", _emoji_caption(key, names), path, subject=subject_of(code_points)
+            )
 
 
 def _noto_emoji() -> Iterator[Drawing]:
@@ -136,7 +146,12 @@ def _noto_emoji() -> Iterator[Drawing]:
     for text, names in emoji_names().items():
         single = text.replace(VARIATION_SELECTOR, "")
         # Digits and letters are in the font too, and a region's flag is only two letters in it.
-        if len(single) == 1 and ord(single) in known and ord(single) >= 0x2100 and ord(single) not in REGIONAL_LETTERS:
+        if (
+            len(single) == 1
+            and ord(single) in known
+            and ord(single) >= 0x2100
+            and ord(single) not in REGIONAL_LETTERS
+        ):
             code_points = _code_points(text, "04x")
             for weight in (300, 700):
                 key = f"noto-emoji{weight}-{code_points}"
@@ -171,7 +186,13 @@ class IconFont:
                 continue
             seen |= {words, glyph}
             key = f"{self.source}-{words.replace(' ', '-')}"
-            yield Drawing(key, self.source, _icon_caption(key, [words]), directory / "fonts" / self.font, glyph)
+            yield Drawing(
+                key,
+                self.source,
+                _icon_caption(key, [words]),
+                directory / "fonts" / self.font,
+                glyph,
+            )
 
 
 ICON_FONTS = (
@@ -202,4 +223,6 @@ def _phosphor() -> Iterator[Drawing]:
             # A star marks internal tags such as *new*.
             tags = [tag for tag in icon["tags"] if tag and not tag.startswith("*")]
             key = f"phosphor-{style}-{icon['name']}"
-            yield Drawing(key, "phosphor", _icon_caption(key, [icon["name"].replace("-", " "), *tags]), path)
+            yield Drawing(
+                key, "phosphor", _icon_caption(key, [icon["name"].replace("-", " "), *tags]), path
+            )

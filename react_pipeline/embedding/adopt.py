@@ -1,7 +1,7 @@
 """Ready embeddings as `corpus_embeddings`, with the proof that the configured encoder made them.
 
-Does not belong here: the inventory of the files (`corpus.ready_embeddings`), converting files (`convert`), reading rows
-(`vectors`). Shapes: N rows, D width.
+Does not belong here: the inventory of the files (`corpus.ready_embeddings`), converting files
+(`convert`), reading rows (`vectors`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations
@@ -37,23 +37,26 @@ from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
-"""Mean cosine of re-encoded captions with their ready vectors. Half precision and other kernels cost about 0.001; two
-different CLIPs of one width agree to about 0."""
+"""Mean cosine of re-encoded captions with their ready vectors. Half precision and other kernels
+cost about 0.001; two different CLIPs of one width agree to about 0."""
 SAMPLED_PAIRS = 256
 MIN_STANDARD_ERRORS = 4.0
-"""Of the mean by which an image is closer to its own caption than to those of others. With another CLIP that is 0."""
+"""Of the mean by which an image is closer to its own caption than to those of others. With another
+CLIP that is 0.
+"""
 
 
 def adopt_embeddings(project: Project) -> Artifact:
     """Publish the artifact `corpus_embeddings` of kind `embeddings`.
 
-    Files that can be used in place are named in `ready.json`; others are converted once, into the layout of our own.
-    Vectors of another CLIP would be searched without an error and find nonsense, so the configured encoder encodes
-    captions from all over the corpus. They must agree with their ready vectors, or, where only images have vectors, be
-    closer to their own images than to others.
+    Files that can be used in place are named in `ready.json`; others are converted once, into the
+    layout of our own. Vectors of another CLIP would be searched without an error and find nonsense,
+    so the configured encoder encodes captions from all over the corpus. They must agree with their
+    ready vectors, or, where only images have vectors, be closer to their own images than to others.
 
     Raises:
-        CorpusError: If width or sampled vectors show another encoder, or the files have changed since `corpus`.
+        CorpusError: If width or sampled vectors show another encoder, or the files have changed
+            since `corpus`.
     """
     inputs = resolve(project, "corpus_embeddings")
     corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
@@ -61,8 +64,13 @@ def adopt_embeddings(project: Project) -> Artifact:
     folder = config.embeddings or Path()  # of this kind it is always given
     parts, files = read_parts(corpus), pd.read_parquet(corpus.file(FILES_FILE))
     for row in files.itertuples():
-        if not (folder / row.name).is_file() or remembered_sha256(project.store.root, folder / row.name) != row.sha256:
-            raise CorpusError(f"{folder / row.name}: is missing or has changed; materialize `corpus` again")
+        if (
+            not (folder / row.name).is_file()
+            or remembered_sha256(project.store.root, folder / row.name) != row.sha256
+        ):
+            raise CorpusError(
+                f"{folder / row.name}: is missing or has changed; materialize `corpus` again"
+            )
 
     def write(staging: Path) -> dict[str, Any]:
         clip = load(base.path, choose_device(project.config.device))
@@ -76,7 +84,11 @@ def adopt_embeddings(project: Project) -> Artifact:
         }
         if corpus.counts["convert"]:
             return {**counts, **convert(clip, corpus, folder, parts, config, staging)}
-        columns = {"url": config.url_column, "caption": config.caption_column, "hash": config.hash_column}
+        columns = {
+            "url": config.url_column,
+            "caption": config.caption_column,
+            "hash": config.hash_column,
+        }
         ready = {
             "folder": str(folder),
             "columns": {ours: theirs for ours, theirs in columns.items() if theirs},
@@ -97,13 +109,19 @@ def adopt_embeddings(project: Project) -> Artifact:
 def _proof(clip: Clip, folder: Path, parts: list[Part], config: CorpusConfig) -> dict[str, float]:
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
-            f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes {clip.dimension}; set "
+            f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
+            f"{clip.dimension}; set "
             "`encoder`, or `retrieval_encoder` alone, to the CLIP that made them"
         )
     has_text = bool(parts[0].text)
-    rows, captions = _sampled_captions(folder, parts, config, SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS)
+    rows, captions = _sampled_captions(
+        folder, parts, config, SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS
+    )
     if not len(rows):
-        raise CorpusError(f"{folder}: every sampled caption is empty; name the right column in corpus.caption_column")
+        raise CorpusError(
+            f"{folder}: every sampled caption is empty; name the right column in "
+            "corpus.caption_column"
+        )
     encoded = clip.encode_texts(captions).numpy()
     ready = np.empty_like(encoded)
     for number, places, inside in holding(starts_of([part.rows for part in parts]), rows):
@@ -111,38 +129,43 @@ def _proof(clip: Clip, folder: Path, parts: list[Part], config: CorpusConfig) ->
         ready[places] = take_vectors(folder / (parts[number].text or parts[number].image), inside)
     ready = unit(ready)
     advice = (
-        "Set `encoder` (model and pretrained weights), or `retrieval_encoder` alone, to the CLIP that made them, check "
-        "corpus.caption_column, or "
-        "embed the pairs again from their shards"
+        "Set `encoder` (model and pretrained weights), or `retrieval_encoder` alone, to the CLIP "
+        "that made them, check corpus.caption_column, or embed the pairs again from their shards"
     )
     if has_text:
         similarity = float((encoded * ready).sum(axis=1).mean())
         if not similarity >= MIN_ENCODER_SIMILARITY:
             raise CorpusError(
-                f"{folder}: these vectors come from another CLIP or other captions: {len(rows)} captions encoded by "
-                f"the configured encoder agree with their vectors to {similarity:.3f} on average, "
-                f"{MIN_ENCODER_SIMILARITY} is needed. {advice}"
+                f"{folder}: these vectors come from another CLIP or other captions: {len(rows)} "
+                "captions encoded by the configured encoder agree with their vectors to "
+                f"{similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is needed. {advice}"
             )
         return {"encoder_similarity": round(similarity, 5)}
     errors = standard_errors_closer(encoded, ready)
     if not errors >= MIN_STANDARD_ERRORS:
         raise CorpusError(
-            f"{folder}: these vectors come from another CLIP, or the captions belong to other images: {len(rows)} "
-            f"images are closer to their own captions by {errors:.1f} standard errors, {MIN_STANDARD_ERRORS} are "
-            f"needed. {advice}"
+            f"{folder}: these vectors come from another CLIP, or the captions belong to other "
+            f"images: {len(rows)} images are closer to their own captions by {errors:.1f} standard "
+            f"errors, {MIN_STANDARD_ERRORS} are needed. {advice}"
         )
     return {"encoder_standard_errors": round(errors, 2)}
 
 
 def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]) -> float:
-    """By how many standard errors each image is closer to its own caption than to the others, both (N, D)."""
+    """By how many standard errors each image is closer to its own caption than to the others, both
+    (N, D).
+    """
     similarities = image @ text.T
     own = np.diag(similarities)
     closer = own - (similarities.sum(axis=1) - own) / max(len(own) - 1, 1)
-    return float(closer.mean() / max(closer.std() / np.sqrt(len(own)), 1e-9)) if len(own) > 1 else 0.0
+    return (
+        float(closer.mean() / max(closer.std() / np.sqrt(len(own)), 1e-9)) if len(own) > 1 else 0.0
+    )
 
 
-def _sampled_captions(folder: Path, parts: list[Part], config: CorpusConfig, size: int) -> tuple[Rows, list[str]]:
+def _sampled_captions(
+    folder: Path, parts: list[Part], config: CorpusConfig, size: int
+) -> tuple[Rows, list[str]]:
     """Rows spread over the corpus, and their captions, less the empty ones."""
     total = sum(part.rows for part in parts)
     chosen = np.unique(np.linspace(0, total - 1, min(size, total)).astype(np.int64))

@@ -1,6 +1,7 @@
 """Ready embeddings that cannot be used in place, written once in the layout of our own.
 
-Does not belong here: which files are adopted in place, and the proof of the encoder (`adopt`). Shapes: N rows, D width.
+Does not belong here: which files are adopted in place, and the proof of the encoder (`adopt`).
+Shapes: N rows, D width.
 """
 
 from __future__ import annotations
@@ -30,9 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 def convert(
-    clip: Clip, corpus: Artifact, folder: Path, parts: list[Part], config: CorpusConfig, staging: Path
+    clip: Clip,
+    corpus: Artifact,
+    folder: Path,
+    parts: list[Part],
+    config: CorpusConfig,
+    staging: Path,
 ) -> dict[str, Any]:
-    """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed run resumes.
+    """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed
+    run resumes.
 
     Returns:
         Counts: why it was converted, vectors that were normalised, captions that were encoded.
@@ -45,7 +52,9 @@ def convert(
     starts = starts_of([part.rows for part in parts])
     digits = len(str(len(parts) - 1))
     rows = []
-    with tqdm(total=corpus.counts["pairs"], desc="converting", unit="row", disable=None, leave=False) as bar:
+    with tqdm(
+        total=corpus.counts["pairs"], desc="converting", unit="row", disable=None, leave=False
+    ) as bar:
         for number, part in enumerate(parts):
             marker = scratch / f"{number}.json"
             if (count := sealed(marker)) is None:
@@ -53,12 +62,17 @@ def convert(
                 if chosen is not None:
                     first, last = np.searchsorted(chosen, starts[number : number + 2])
                     kept = np.asarray(chosen[first:last] - starts[number])
-                names = {name: staging / name / f"{name}_{number:0{digits}d}" for name in (*FOLDERS.values(), METADATA)}
+                names = {
+                    name: staging / name / f"{name}_{number:0{digits}d}"
+                    for name in (*FOLDERS.values(), METADATA)
+                }
                 files = _convert_part(clip, folder, part, kept, config, names) if len(kept) else []
                 seal(marker, files, count := len(kept))
             rows.append(count)
             bar.update(count)
-    (staging / GROUPS_FILE).write_text("".join(json.dumps({"rows": count}) + "\n" for count in rows))
+    (staging / GROUPS_FILE).write_text(
+        "".join(json.dumps({"rows": count}) + "\n" for count in rows)
+    )
     shutil.rmtree(scratch)
     return {
         "ready": False,
@@ -71,10 +85,20 @@ def convert(
 def _convert_part(
     clip: Clip, folder: Path, part: Part, kept: Rows, config: CorpusConfig, names: dict[str, Path]
 ) -> list[Path]:
-    columns = list(dict.fromkeys([config.url_column, *caption_columns(config), *filter(None, [config.hash_column])]))
-    table = pa.concat_tables([pq.read_table(folder / name, columns=columns) for name in part.metadata]).take(kept)
+    columns = list(
+        dict.fromkeys(
+            [config.url_column, *caption_columns(config), *filter(None, [config.hash_column])]
+        )
+    )
+    table = pa.concat_tables(
+        [pq.read_table(folder / name, columns=columns) for name in part.metadata]
+    ).take(kept)
     captions = captions_of(table, config)
-    described = {"url": table[config.url_column], "caption": captions, "image_sha256": [""] * len(kept)}
+    described = {
+        "url": table[config.url_column],
+        "caption": captions,
+        "image_sha256": [""] * len(kept),
+    }
     if config.hash_column:
         described["hash"] = table[config.hash_column]
     files = {name: path.with_suffix(".npy") for name, path in names.items()}
@@ -87,7 +111,10 @@ def _convert_part(
             for start, block in vector_blocks(folder / source):
                 first, last = np.searchsorted(kept, (start, start + len(block)))
                 if block.shape[1] != part.dimension:
-                    raise CorpusError(f"{folder / source}: vectors of {block.shape[1]} and {part.dimension} numbers")
+                    raise CorpusError(
+                        f"{folder / source}: vectors of {block.shape[1]} and {part.dimension} "
+                        "numbers"
+                    )
                 vectors[first:last] = unit(block[kept[first:last] - start])
         else:
             for start in range(0, len(kept), ENCODED_CAPTIONS):

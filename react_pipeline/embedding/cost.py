@@ -21,7 +21,9 @@ METADATA_BYTES = 200
 
 @dataclass(frozen=True)
 class EncodingCost:
-    """Processor seconds: to decode and prepare an image, to encode it, to encode a caption; once, to fuse layers."""
+    """Processor seconds: to decode and prepare an image, to encode it, to encode a caption; once,
+    to fuse layers.
+    """
 
     prepare: float
     image: float
@@ -30,14 +32,18 @@ class EncodingCost:
 
     @classmethod
     def measured(cls, clip: Clip, precision: str) -> "EncodingCost":
-        """Those of one core for a JPEG of 256 pixels and captions of eight words, as the corpus is embedded."""
+        """Those of one core for a JPEG of 256 pixels and captions of eight words, as the corpus is
+        embedded.
+        """
         file = io.BytesIO()
         Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
         encoder = Encoder(clip, precision, long_run=True)
 
         def prepared(count: int) -> torch.Tensor:
             data = file.getvalue()
-            return torch.stack([encoder.to_tensor(decode_image(data, MAX_PIXELS)) for _ in range(count)])
+            return torch.stack(
+                [encoder.to_tensor(decode_image(data, MAX_PIXELS)) for _ in range(count)]
+            )
 
         def texts(count: int) -> torch.Tensor:
             encoder.forget_texts()
@@ -49,4 +55,6 @@ class EncodingCost:
         texts(CPU_IMAGES)
         start = time.process_time() - began
         image = core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES)
-        return cls(core_seconds(prepared, CPU_IMAGES), image, core_seconds(texts, 2 * CPU_IMAGES), start)
+        return cls(
+            core_seconds(prepared, CPU_IMAGES), image, core_seconds(texts, 2 * CPU_IMAGES), start
+        )

@@ -1,8 +1,9 @@
-"""Groups of shards that were embedded before: found in the store, checked, and linked instead of encoded again.
+"""Groups of shards that were embedded before: found in the store, checked, and linked instead of
+encoded again.
 
-A group may be taken over if it has the same shards (by SHA-256) in the same order, was made by the same encoder with
-the same configuration and code, and if the same of its samples are duplicates of earlier shards. Then its rows are what
-encoding would give.
+A group may be taken over if it has the same shards (by SHA-256) in the same order, was made by the
+same encoder with the same configuration and code, and if the same of its samples are duplicates of
+earlier shards. Then its rows are what encoding would give.
 """
 
 import json
@@ -58,15 +59,21 @@ class EarlierEmbeddings:
         self._lengths = sorted({len(digests) for digests in self._places}, reverse=True)
 
     def longest_match(self, digests: Sequence[str], start: int) -> int:
-        """How many shards the longest earlier group has that is found in `digests` at `start`; 0 if there is none."""
+        """How many shards the longest earlier group has that is found in `digests` at `start`; 0 if
+        there is none.
+        """
         fitting = (size for size in self._lengths if start + size <= len(digests))
-        return next((size for size in fitting if tuple(digests[start : start + size]) in self._places), 0)
+        return next(
+            (size for size in fitting if tuple(digests[start : start + size]) in self._places), 0
+        )
 
-    def take_over(self, group: Group, staging: Path, groups: int, seen: SeenKeys) -> dict[str, Any] | None:
+    def take_over(
+        self, group: Group, staging: Path, groups: int, seen: SeenKeys
+    ) -> dict[str, Any] | None:
         """Link a group's files into `staging`, if it was embedded before.
 
-        `group` gets its ledger and what was found, with today's numbers of the shards; `seen`, the keys of all shards
-        before, gets its keys.
+        `group` gets its ledger and what was found, with today's numbers of the shards; `seen`, the
+        keys of all shards before, gets its keys.
 
         Args:
             groups: How many groups the build has, for the names of files.
@@ -78,7 +85,9 @@ class EarlierEmbeddings:
             try:
                 if source.link(number, group, staging, groups, seen):
                     counted = source.records[number]
-                    return {name: counted[name] for name in ("rows", "captions_cut", "metadata_ignored")}
+                    return {
+                        name: counted[name] for name in ("rows", "captions_cut", "metadata_ignored")
+                    }
             except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
                 # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
@@ -97,7 +106,10 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
     for path in store.directory(inputs.stage, inputs.key).glob("*/"):
         try:
             artifact = Artifact(path, read_manifest(path, inputs.stage))
-            same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents.get(encoder) == made_by
+            same = (
+                artifact.manifest["config"] == dict(inputs.config)
+                and artifact.parents.get(encoder) == made_by
+            )
             if same and artifact.manifest["code_version"] == inputs.code_version:
                 for name in (GROUPS_FILE, LEDGER_FILE):
                     _verify(artifact, name)
@@ -140,7 +152,9 @@ class _Source:
             CorruptArtifact: If one of its files differs from the manifest; nothing was linked then.
         """
         record, count = self.records[number], len(self.records)
-        names = zip(files_of_group(number, count), files_of_group(group.number, groups), strict=True)
+        names = zip(
+            files_of_group(number, count), files_of_group(group.number, groups), strict=True
+        )
         files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
         for name in files:
             _verify(self.artifact, name)
@@ -150,10 +164,14 @@ class _Source:
         if record["ledger"] is not None:
             ledger = self._ledger.read_row_group(record["ledger"]).to_pandas()
             ledger = ledger.reindex(columns=LEDGER_COLUMNS).fillna("")  # older ones name no source
-        recorded = recorded_keys(self.artifact.path / metadata, ledger, range(first, first + len(record["shards"])))
+        recorded = recorded_keys(
+            self.artifact.path / metadata, ledger, range(first, first + len(record["shards"]))
+        )
         keys = {shard + shift: of_shard for shard, of_shard in recorded.items()}
         rows = [(shard + shift, *about) for shard, *about in ledger.itertuples(index=False)]
-        if seen.duplicates(keys) != {(shard, key) for shard, key, reason, *_ in rows if reason == DUPLICATE}:
+        if seen.duplicates(keys) != {
+            (shard, key) for shard, key, reason, *_ in rows if reason == DUPLICATE
+        }:
             return False
         for name, new in files.items():
             if name == metadata and shift:

@@ -1,7 +1,9 @@
-"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout, by its own writer.
+"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout,
+by its own writer.
 
-Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here: groups of shards
-(`groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`, `spread`).
+Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here:
+groups of shards (`groups`), taking over what was embedded before (`earlier_embeddings`), encoding
+(`group_encoder`, `spread`).
 """
 
 import json
@@ -20,7 +22,13 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
-from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, Records, cut_into_groups, files_of_group
+from react_pipeline.embedding.groups import (
+    LEDGER_SCHEMA,
+    Group,
+    Records,
+    cut_into_groups,
+    files_of_group,
+)
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
@@ -28,7 +36,15 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, remove_scratch, seal, sealed
+from react_pipeline.store import (
+    Artifact,
+    CorpusError,
+    CorruptArtifact,
+    Inputs,
+    remove_scratch,
+    seal,
+    sealed,
+)
 
 _SCRATCH = "scratch"
 _COUNTS_FILE = "counts.json"
@@ -39,21 +55,25 @@ _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 def embed_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus_embeddings`.
 
-    Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows), `metadata/metadata_N.parquet`
-    (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`,
-    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build resumes with the first unfinished group,
-    and a group that was embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
+    Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows),
+    `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
+    sample's own fields), `stats/N.json`, `ledger.parquet`, `groups.jsonl`, `counts.json`. N counts
+    groups of shards; a killed build resumes with the first unfinished group, and a group that was
+    embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
     Raises:
-        CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad samples or keys of
-            earlier shards, or the encoder gives a vector that is not finite or zero.
+        CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad
+            samples or keys of earlier shards, or the encoder gives a vector that is not finite or
+            zero.
     """
     if project.config.corpus.kind == "embeddings":
         from react_pipeline.embedding.adopt import adopt_embeddings
 
         return adopt_embeddings(project)
     inputs = resolve(project, "corpus_embeddings")
-    return project.store.build(inputs, lambda staging: _embed(project, inputs, staging), resumable=True)
+    return project.store.build(
+        inputs, lambda staging: _embed(project, inputs, staging), resumable=True
+    )
 
 
 def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
@@ -69,12 +89,20 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     digests = shards["sha256"].tolist()
     earlier = EarlierEmbeddings(project.store, inputs)
     scratch, plan = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
-    groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
-    records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
+    groups = [
+        Group(number, range(start, end), tuple(digests[start:end]))
+        for number, (start, end) in enumerate(plan)
+    ]
+    records = Records(
+        staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction
+    )
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
     build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
-    bar, distributor = tqdm(total=pairs, desc="embedding", unit="pair", disable=None), project.config.distributor
+    bar, distributor = (
+        tqdm(total=pairs, desc="embedding", unit="pair", disable=None),
+        project.config.distributor,
+    )
     with bar, closing(seen), held(distributor):
         arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
     return _finish(staging, records, dimension_of(base.path), arithmetic)
@@ -95,8 +123,12 @@ class _Build:
         """Bring every group into place; return `GroupEncoder.arithmetic`."""
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
-        encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
-        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen.enter))
+        encoder = GroupEncoder(
+            self.config, self.base.path, self.records.locations, self.records.groups
+        )
+        to_encode = self._to_encode(
+            bar, lambda group: group.read_headers(self.records.locations, self.seen.enter)
+        )
         for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
             self.records.done(group, **counts)
         return encoder.arithmetic
@@ -107,7 +139,8 @@ class _Build:
         unread = [
             group
             for group in self.groups
-            if not records.marker(group.number).exists() and not self.earlier.longest_match(group.digests, 0)
+            if not records.marker(group.number).exists()
+            and not self.earlier.longest_match(group.digests, 0)
         ]
         spread(partial(write_keys, records), unread, settings, "headers of shards")
         duplicates: dict[int, Duplicates] = {}
@@ -116,12 +149,21 @@ class _Build:
             duplicates[group.number] = self.seen.enter(read_keys(records, group))
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
-        tasks = spread(partial(encode_group, self.config, self.base.path, records), items, settings, "embedding")
+        tasks = spread(
+            partial(encode_group, self.config, self.base.path, records),
+            items,
+            settings,
+            "embedding",
+        )
         # Executors may differ; the manifest names every device and precision that was used.
-        return {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
+        return {
+            name: ", ".join(sorted({task[name] for task in tasks}))
+            for name in ("device", "precision")
+        }
 
     def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
-        """The groups that are neither finished nor can be taken over, prepared; the others on the way.
+        """The groups that are neither finished nor can be taken over, prepared; the others on the
+        way.
 
         Runs in the thread that reads ahead.
         """
@@ -146,22 +188,28 @@ class _Build:
 def _prepared(
     staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings
 ) -> tuple[Path, list[list[int]]]:
-    """The folder of markers and ledgers, and the plan. A plan with other groups is of no use: all starts again.
+    """The folder of markers and ledgers, and the plan. A plan with other groups is of no use: all
+    starts again.
 
-    A plan that was begun is kept, even if what could be taken over has changed since: its groups are what is finished.
+    A plan that was begun is kept, even if what could be taken over has changed since: its groups
+    are what is finished.
     """
     scratch = staging / _SCRATCH
     plan = sealed(scratch / _PLAN_FILE)
     if plan is None or plan["shards_per_group"] != shards_per_group:
         shutil.rmtree(staging, ignore_errors=True)
         scratch.mkdir(parents=True)
-        groups = cut_into_groups(digests, shards_per_group, lambda start: earlier.longest_match(digests, start))
+        groups = cut_into_groups(
+            digests, shards_per_group, lambda start: earlier.longest_match(digests, start)
+        )
         plan = {"shards_per_group": shards_per_group, "groups": groups}
         seal(scratch / _PLAN_FILE, about=plan)
     return scratch, plan["groups"]
 
 
-def _finish(staging: Path, done: Records, dimension: int, arithmetic: dict[str, str]) -> dict[str, Any]:
+def _finish(
+    staging: Path, done: Records, dimension: int, arithmetic: dict[str, str]
+) -> dict[str, Any]:
     totals, reasons = Counter[str](), Counter[str]()
     records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
@@ -169,14 +217,18 @@ def _finish(staging: Path, done: Records, dimension: int, arithmetic: dict[str, 
         for number in range(done.groups):
             record = done.finished(number)
             if record is None:
-                raise CorruptArtifact(f"{done.marker(number)}: changed since it was written; run again")
+                raise CorruptArtifact(
+                    f"{done.marker(number)}: changed since it was written; run again"
+                )
             reasons.update(record["reasons"])
             totals.update({name: record.get(name, 0) for name in _SUMMED})
             rows = pq.read_table(done.ledger(number))
             if rows.num_rows:
                 # A row group of its own, so that a later build reads no other.
                 ledger.write_table(rows, row_group_size=rows.num_rows)
-            records.write(json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n")
+            records.write(
+                json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n"
+            )
             row_groups += bool(rows.num_rows)
     if not totals["rows"]:
         raise CorpusError(f"corpus: no usable pair; samples were skipped for {dict(reasons)}")
@@ -193,7 +245,11 @@ def _finish(staging: Path, done: Records, dimension: int, arithmetic: dict[str, 
         "pairs_per_second": round(encoded / totals["seconds"], 1) if totals["seconds"] else 0.0,
         **arithmetic,
     }
-    files = [path for path in staging.rglob("*") if path.is_file() and _SCRATCH not in path.relative_to(staging).parts]
+    files = [
+        path
+        for path in staging.rglob("*")
+        if path.is_file() and _SCRATCH not in path.relative_to(staging).parts
+    ]
     seal(staging / _COUNTS_FILE, files, counts)
     remove_scratch(staging / _SCRATCH)
     return counts

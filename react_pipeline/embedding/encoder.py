@@ -1,7 +1,7 @@
 """A model as embedding runs it: both towers without gradients and needless work.
 
-Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference`). Shapes: B images, N texts, L token
-ids, D embedding dimension, H x W pixels.
+Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference`). Shapes: B
+images, N texts, L token ids, D embedding dimension, H x W pixels.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,17 @@ from react_pipeline.clip import (
 from react_pipeline.embedding.fused_tower import Features, convert
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
-"""Images, and token ids with padding, of one pass on a processor: what passes between two layers stays in its cache."""
+"""Images, and token ids with padding, of one pass on a processor: what passes between two layers
+stays in its cache.
+"""
 GPU_TOKENS = 1 << 17
 KEPT_TEXTS = 16_384
 """Texts whose vectors are kept, should they come again: 2 KiB each with D = 512."""
 
 LONG_RUN = 500
-"""Images from which the seconds of a conversion are won back. Measured: 1 to 2 s, then 2 to 3 times the speed."""
+"""Images from which the seconds of a conversion are won back. Measured: 1 to 2 s, then 2 to 3 times
+the speed.
+"""
 
 PROBED_TEXTS = 16
 """Texts on which a converted tower is checked, the longest and the shortest ones of a batch."""
@@ -40,20 +44,23 @@ class Encoder:
     """Unit vectors of images and texts, float32 on the CPU, within rounding of the model's own.
 
     Attributes:
-        to_tensor: RGB image to what `images` takes a batch of; the first half of the model's preprocessing.
+        to_tensor: RGB image to what `images` takes a batch of; the first half of the model's
+            preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
 
     Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
     """
 
     def __init__(self, clip: Clip, precision: str, *, long_run: bool = False) -> None:
-        """Use `clip`, which is in eval mode, in a `precision`: half precision by autocast where that is exact enough.
+        """Use `clip`, which is in eval mode, in a `precision`: half precision by autocast where
+        that is exact enough.
 
         With half precision a second copy of the matrices is held, half the size of the first.
 
         Args:
-            long_run: Many hundred images or texts will follow, which justifies some seconds of preparation: on a CPU,
-                towers that are not open_clip's own transformers get fused layers (texts: in fp32 alone).
+            long_run: Many hundred images or texts will follow, which justifies some seconds of
+                preparation: on a CPU, towers that are not open_clip's own transformers get fused
+                layers (texts: in fp32 alone).
         """
         self.clip = clip
         self.precision = choose_precision(precision, clip.device, "embedding.precision")
@@ -61,28 +68,39 @@ class Encoder:
         self._tower = ImageTower(clip.model)
         self._casts: dict[int, Tensor] = {}
         if self._dtype != torch.float32:
-            self._tower.casts = cast_matrices(self._tower.blocks, self._dtype) if self._tower.native else {}
+            self._tower.casts = (
+                cast_matrices(self._tower.blocks, self._dtype) if self._tower.native else {}
+            )
             self._casts = cast_matrices(text_blocks(clip.model), self._dtype)
         if not self._tower.blocks:
-            # Convolutions are laid out by channels; a transformer's only one takes its patches as it likes.
+            # Convolutions are laid out by channels; a transformer's only one takes its patches as
+            # it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
         fused = long_run and on_cpu and self.precision != "fp16"
-        self._image_features: Features | None = None if fused and not self._tower.native else self._tower
+        self._image_features: Features | None = (
+            None if fused and not self._tower.native else self._tower
+        )
         fused = fused and self.precision == "fp32"
-        self._text_features: Features | None = None if fused and not text_blocks(clip.model) else self._torch_texts
+        self._text_features: Features | None = (
+            None if fused and not text_blocks(clip.model) else self._torch_texts
+        )
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         self._kept: dict[bytes, Tensor] = {}
         self.to_tensor = Pixels(clip.preprocess)
 
     def forget_texts(self) -> None:
-        """Drop kept vectors, so that what comes next does not depend on what was encoded before, in its last bits."""
+        """Drop kept vectors, so that what comes next does not depend on what was encoded before, in
+        its last bits.
+        """
         self._kept.clear()
 
     @torch.inference_mode()
     def images(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W), as `to_tensor` gives them or float32 and normalised, to unit vectors (B, D)."""
+        """Map images (B, 3, H, W), as `to_tensor` gives them or float32 and normalised, to unit
+        vectors (B, D).
+        """
         parts = []
         for part in images.split(self._images_at_once or len(images)):
             on_device = part.to(self.clip.device, non_blocking=True)
@@ -92,7 +110,9 @@ class Encoder:
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
             if self._image_features is None:
                 probes = [on_device, on_device[:1]]
-                self._image_features = convert(self._tower, self.clip.model.visual, probes, self.precision)
+                self._image_features = convert(
+                    self._tower, self.clip.model.visual, probes, self.precision
+                )
             with self._autocast():
                 features = self._image_features(on_device)
             parts.append(functional.normalize(features.float(), dim=-1))
@@ -107,7 +127,10 @@ class Encoder:
         found = {row: self._kept[row] for row in first if row in self._kept}
         if new:
             encoded = self._encoded(tokens[new])
-            found |= {rows[position]: vector.clone() for position, vector in zip(new, encoded, strict=True)}
+            found |= {
+                rows[position]: vector.clone()
+                for position, vector in zip(new, encoded, strict=True)
+            }
         for row in found:
             self._kept.pop(row, None)
         self._kept |= found
@@ -122,7 +145,9 @@ class Encoder:
         if self._text_features is None:
             longest, shortest = order[-PROBED_TEXTS:], order[:PROBED_TEXTS]
             probes = [tokens[some, : int(lengths[some].max())] for some in (longest, shortest)]
-            self._text_features = convert(self._torch_texts, self.clip.model, probes, self.precision, texts=True)
+            self._text_features = convert(
+                self._torch_texts, self.clip.model, probes, self.precision, texts=True
+            )
         vectors = torch.empty(len(tokens), self.clip.dimension)
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]
@@ -140,7 +165,8 @@ class Encoder:
 
 
 def parts_of_like_length(lengths: Sequence[int], tokens_at_once: int) -> list[slice]:
-    """Cut rows of ascending length into parts that hold `tokens_at_once` token ids at most, padding counted.
+    """Cut rows of ascending length into parts that hold `tokens_at_once` token ids at most, padding
+    counted.
 
     A part has one row at least.
     """

@@ -1,7 +1,8 @@
 """Towers without gradients on a CPU: compiled with fused layers where that gives the same features.
 
-PyTorch runs a convolutional network, or a small tower of the transformers library, layer by layer with much work around
-each; onnxruntime (fp32) and oneDNN's graph compiler (bf16) fuse layers and keep weights laid out for the processor.
+PyTorch runs a convolutional network, or a small tower of the transformers library, layer by layer
+with much work around each; onnxruntime (fp32) and oneDNN's graph compiler (bf16) fuse layers and
+keep weights laid out for the processor.
 """
 
 import io
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 TOLERANCE = {"fp32": 1e-9, "bf16": 1e-3}
-"""How much farther from torch in fp32, as 1 - cosine, features may be than twice what torch is in this precision. In
-fp32 that is a difference of 5e-5 between unit vectors; measured on the demo's image tower: 1e-6."""
+"""How much farther from torch in fp32, as 1 - cosine, features may be than twice what torch is in
+this precision. In fp32 that is a difference of 5e-5 between unit vectors; measured on the demo's
+image tower: 1e-6."""
 
 IMAGES_AT_ONCE = 16
-"""Images of one pass: what passes between two layers stays in the cache. A shorter part is filled up with zeros, as
-each new shape is compiled again. Measured: 8 to 10% faster than 32."""
+"""Images of one pass: what passes between two layers stays in the cache. A shorter part is filled
+up with zeros, as each new shape is compiled again. Measured: 8 to 10% faster than 32."""
 
 OPSET = 17
 
@@ -29,29 +31,46 @@ Features = Callable[[Tensor], Tensor]
 
 
 def convert(
-    tower: Features, model: nn.Module, probes: Sequence[Tensor], precision: str, *, texts: bool = False
+    tower: Features,
+    model: nn.Module,
+    probes: Sequence[Tensor],
+    precision: str,
+    *,
+    texts: bool = False,
 ) -> Features:
-    """The tower with fused layers; as it is where it cannot be converted, or gives other features then.
+    """The tower with fused layers; as it is where it cannot be converted, or gives other features
+    then.
 
     Args:
         tower: Maps a batch on the CPU to features (B, D) or tokens (B, T, W).
         model: Holds the tower's weights; in eval mode.
         probes: Batches of different shapes, on which both ways are compared. The first is traced.
-        precision: `fp32` or `bf16`. Called outside autocast, the tower gives its features in fp32 either way.
-        texts: Whether batches are token ids (N, L) of any L; else they are images, run `IMAGES_AT_ONCE` at a time.
+        precision: `fp32` or `bf16`. Called outside autocast, the tower gives its features in fp32
+            either way.
+        texts: Whether batches are token ids (N, L) of any L; else they are images, run
+            `IMAGES_AT_ONCE` at a time.
     """
     traced = _Traced(tower, model).eval()  # the exporter restores the mode of the whole
     try:
         bf16 = precision == "bf16"
-        run = _with_onednn(traced, probes[0]) if bf16 else _with_onnxruntime(traced, probes[0], texts)
+        run = (
+            _with_onednn(traced, probes[0]) if bf16 else _with_onnxruntime(traced, probes[0], texts)
+        )
         run = run if texts else _in_parts(run)
         with torch.inference_mode():
-            loss, least = torch.stack([_losses(run, tower, probe, precision) for probe in probes]).amax(dim=0).tolist()
-    except Exception as error:  # noqa: BLE001 - whatever a converter of any architecture raises, torch still runs it
+            loss, least = (
+                torch.stack([_losses(run, tower, probe, precision) for probe in probes])
+                .amax(dim=0)
+                .tolist()
+            )
+    except Exception as error:
         logger.info("this tower is run by torch: its layers cannot be fused (%s)", error)
         return tower
     if not loss <= TOLERANCE[precision] + 2 * least:
-        logger.info("this tower is run by torch: with fused layers its vectors have a cosine of %g", 1 - loss)
+        logger.info(
+            "this tower is run by torch: with fused layers its vectors have a cosine of %g",
+            1 - loss,
+        )
         return tower
     return run
 
@@ -63,12 +82,20 @@ def _with_onnxruntime(traced: nn.Module, batch: Tensor, texts: bool) -> Features
     write_graph(traced, batch, file, ["features"], (0, 1) if texts else (0,))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(session.run(None, {"batch": batch.contiguous().numpy()})[0])
+    session = onnxruntime.InferenceSession(
+        file.getvalue(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda batch: torch.from_numpy(
+        session.run(None, {"batch": batch.contiguous().numpy()})[0]
+    )
 
 
 def write_graph(
-    module: nn.Module, batch: Tensor, target: io.BytesIO | str, outputs: Sequence[str], free: Sequence[int]
+    module: nn.Module,
+    batch: Tensor,
+    target: io.BytesIO | str,
+    outputs: Sequence[str],
+    free: Sequence[int],
 ) -> None:
     """Write a module of one input, `batch`, as ONNX.
 
@@ -79,10 +106,13 @@ def write_graph(
         free: Dimensions in which batches may differ.
     """
     axes: dict[str, dict[int, str]] = {name: {0: "axis0"} for name in outputs}
-    fused = torch.backends.mha.get_fastpath_enabled()  # one operator for a whole block, which ONNX does not have
+    fused = (
+        torch.backends.mha.get_fastpath_enabled()
+    )  # one operator for a whole block, which ONNX does not have
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        # The exporter and the traced code warn of shapes, which whoever calls this compares with torch's.
+        # The exporter and the traced code warn of shapes, which whoever calls this compares with
+        # torch's.
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -115,7 +145,11 @@ def _with_onednn(traced: nn.Module, batch: Tensor) -> Features:
 
 def _filled(batch: Tensor) -> Tensor:
     missing = IMAGES_AT_ONCE - len(batch)
-    whole = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch[:IMAGES_AT_ONCE]
+    whole = (
+        torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])])
+        if missing > 0
+        else batch[:IMAGES_AT_ONCE]
+    )
     return whole.contiguous(memory_format=torch.channels_last) if whole.ndim == 4 else whole
 
 
@@ -124,12 +158,16 @@ def _in_parts(run: Features) -> Features:
 
 
 def _losses(run: Features, tower: Features, batch: Tensor, precision: str) -> Tensor:
-    """The largest 1 - cosine with torch in fp32: of the fused layers, and of torch in this precision."""
+    """The largest 1 - cosine with torch in fp32: of the fused layers, and of torch in this
+    precision.
+    """
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         found = [run(batch), tower(batch)]
     with torch.autocast("cpu", enabled=False):
         exact = tower(batch).double()
-    return torch.stack([(1 - functional.cosine_similarity(each.double(), exact, dim=-1)).max() for each in found])
+    return torch.stack(
+        [(1 - functional.cosine_similarity(each.double(), exact, dim=-1)).max() for each in found]
+    )
 
 
 class _Traced(nn.Module):

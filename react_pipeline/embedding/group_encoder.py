@@ -1,6 +1,8 @@
-"""A model that brings groups of shards into files: reader, encoder and writer around clip-retrieval's `Runner`.
+"""A model that brings groups of shards into files: reader, encoder and writer around
+clip-retrieval's `Runner`.
 
-Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is recorded (`groups`).
+Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is
+recorded (`groups`).
 """
 
 import time
@@ -35,35 +37,53 @@ class GroupEncoder:
     """
 
     def __init__(
-        self, config: PipelineConfig, checkpoint: Path, locations: Sequence[ShardLocation], groups: int
+        self,
+        config: PipelineConfig,
+        checkpoint: Path,
+        locations: Sequence[ShardLocation],
+        groups: int,
     ) -> None:
-        """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these make."""
+        """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these
+        make.
+        """
         self._embedding, self._groups = config.embedding, groups
         clip = load(checkpoint, choose_device(config.device))
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
-        self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)
+        self._dataset = PairDataset(
+            locations, config.corpus, self._encoder.to_tensor, clip.tokenizer
+        )
         self._mapper = ClipMapper(self._encoder, locations, config.corpus)
 
     def encode(
         self, groups: Iterator[Group], directory: Path, bar: Any, pairs: int | None
     ) -> Iterator[tuple[Group, dict[str, Any]]]:
-        """Each group once its files are in `directory`, with what was counted; its ledger is complete then.
+        """Each group once its files are in `directory`, with what was counted; its ledger is
+        complete then.
 
         Args:
             groups: With their headers read; asked for in a thread that reads ahead.
             directory: Gets `img_emb/`, `text_emb/`, `metadata/` and `stats/`.
-            pairs: How many are to come at the most, if known: a process for less than a batch only costs its start.
+            pairs: How many are to come at the most, if known: a process for less than a batch only
+                costs its start.
 
         Raises:
-            CorpusError: If a decoding process dies, a shard cannot be read, or a vector is not finite or zero.
+            CorpusError: If a decoding process dies, a shard cannot be read, or a vector is not
+                finite or zero.
             SourceUnavailable: If a server does not answer.
         """
         size = self._embedding.batch_size
-        workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
-        stream = read_groups(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
+        workers = (
+            self._embedding.workers
+            if pairs is None
+            else min(self._embedding.workers, pairs // size)
+        )
+        stream = read_groups(
+            groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda"
+        )
         with _dead_workers_explained():
-            # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
+            # Waiting for a group's first batch, and for the workers to start, is part of what it
+            # takes.
             started = time.perf_counter()
             for group, reader in stream:
                 # Equal groups give equal bits, whatever was encoded before them.
@@ -72,14 +92,19 @@ class GroupEncoder:
                 runner = Runner(
                     lambda _sampler, reader=reader: reader,
                     lambda: self._mapper,
-                    lambda partition: NumpyWriter(partition, str(directory), True, True, True, self._groups),
+                    lambda partition: NumpyWriter(
+                        partition, str(directory), True, True, True, self._groups
+                    ),
                     lambda _partition, logger=logger: logger,
                     self._groups,
                 )
                 runner(group.number)
                 group.ledger += reader.ledger
                 rows = int(logger.stats["sample_count"])
-                yield group, {"rows": rows, **reader.counts, "seconds": time.perf_counter() - started}
+                yield (
+                    group,
+                    {"rows": rows, **reader.counts, "seconds": time.perf_counter() - started},
+                )
                 group.samples = []
                 started = time.perf_counter()
 
@@ -93,7 +118,7 @@ def _dead_workers_explained() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise CorpusError(
-            "embedding: a decoding process died, probably out of memory; finished groups of shards are kept: "
-            "run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` or `corpus.max_pixels`, or "
-            "(in a container) more shared memory"
+            "embedding: a decoding process died, probably out of memory; finished groups of shards "
+            "are kept: run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` "
+            "or `corpus.max_pixels`, or (in a container) more shared memory"
         ) from error

@@ -1,7 +1,8 @@
 """Groups of shards, the units in which a corpus is embedded, published, taken over and resumed.
 
-Belongs here: how shards are cut into groups, a group's files, what is recorded of it. Does not belong here: encoding
-(`inference`), where a group may be taken over from (`earlier_embeddings`), summing records up (`embed`).
+Belongs here: how shards are cut into groups, a group's files, what is recorded of it. Does not
+belong here: encoding (`inference`), where a group may be taken over from (`earlier_embeddings`),
+summing records up (`embed`).
 """
 
 import math
@@ -22,14 +23,20 @@ from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.store import CorpusError, seal, sealed
 
 LEDGER_COLUMNS = ["shard", "key", "reason", "detail", "source"]
-LEDGER_SCHEMA = pa.schema([("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])])
+LEDGER_SCHEMA = pa.schema(
+    [("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])]
+)
 DUPLICATE = "duplicate_key"
-"""Reason of a sample whose key an earlier shard holds. It is not bad; too many of them are judged by themselves."""
+"""Reason of a sample whose key an earlier shard holds. It is not bad; too many of them are judged
+by themselves.
+"""
 WITHOUT_KEY = frozenset({"unsafe_name", "not_a_file"})
 """Reasons of members that belong to no sample: the ledger has their name in place of a key."""
 
 LedgerRow = tuple[int, str, str, str, str]
-"""Shard, key, reason, detail of a sample that was skipped, and the user's file that it was copied from (or "")."""
+"""Shard, key, reason, detail of a sample that was skipped, and the user's file that it was copied
+from (or "").
+"""
 
 _EXAMPLES = 3
 
@@ -52,9 +59,13 @@ class Group:
     ledger: list[LedgerRow] = field(default_factory=list)
 
     def read_headers(
-        self, locations: Sequence[ShardLocation], duplicates_of: Callable[[dict[int, list[str]]], Duplicates]
+        self,
+        locations: Sequence[ShardLocation],
+        duplicates_of: Callable[[dict[int, list[str]]], Duplicates],
     ) -> None:
-        """Read which samples the shards hold, and sort out duplicates of earlier shards (`SeenKeys.enter`)."""
+        """Read which samples the shards hold, and sort out duplicates of earlier shards
+        (`SeenKeys.enter`).
+        """
         indices = {shard: index_shard(locations[shard]) for shard in self.shards}
         keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
         duplicates = duplicates_of(keys)
@@ -63,12 +74,15 @@ class Group:
             self.ledger += [(shard, name, reason, "", "") for name, reason in index.refused]
             for sample in index.samples:
                 if (shard, sample.key) in duplicates:
-                    self.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key", ""))
+                    self.ledger.append(
+                        (shard, sample.key, DUPLICATE, "an earlier shard holds this key", "")
+                    )
                 else:
                     self.samples.append((shard, sample))
 
     def check(self, locations: Sequence[ShardLocation], max_bad_fraction: float) -> None:
-        """Refuse the group if one of its shards has too many bad samples, or too many keys of earlier shards.
+        """Refuse the group if one of its shards has too many bad samples, or too many keys of
+        earlier shards.
 
         Raises:
             CorpusError: Naming the shard, how many there are and what they are.
@@ -78,41 +92,68 @@ class Group:
             found, repeated = self.found[shard], reasons.pop(DUPLICATE, 0)
             keys = found - sum(reasons[reason] for reason in WITHOUT_KEY)
             if repeated > max_bad_fraction * keys:
-                raise CorpusError(self._repeated(locations, shard, repeated, keys, max_bad_fraction))
+                raise CorpusError(
+                    self._repeated(locations, shard, repeated, keys, max_bad_fraction)
+                )
             bad = reasons.total()
             if bad > max_bad_fraction * found:
-                raise CorpusError(self._bad(locations[shard], shard, reasons, found, max_bad_fraction))
+                raise CorpusError(
+                    self._bad(locations[shard], shard, reasons, found, max_bad_fraction)
+                )
 
-    def _bad(self, location: ShardLocation, shard: int, reasons: Counter[str], found: int, allowed: float) -> str:
+    def _bad(
+        self, location: ShardLocation, shard: int, reasons: Counter[str], found: int, allowed: float
+    ) -> str:
         reason, times = reasons.most_common(1)[0]
-        # A shard that was copied from the user's files is no place to look at, and nothing to remove.
+        # A shard that was copied from the user's files is no place to look at, and nothing to
+        # remove.
         sources = [row[4] for row in self.ledger if row[0] == shard and row[4]]
-        such = f": {', '.join(sources[:_EXAMPLES])}{', ...' if len(sources) > _EXAMPLES else ''}" if sources else ""
+        such = (
+            f": {', '.join(sources[:_EXAMPLES])}{', ...' if len(sources) > _EXAMPLES else ''}"
+            if sources
+            else ""
+        )
         return (
             f"{'corpus' if sources else location}: {reasons.total()} of {found} samples are bad "
-            f"({reasons.total() / found:.0%}, allowed are {allowed:.0%}), most often {reason} ({times}){such}; fix or "
-            f"remove {'these files' if sources else 'the shard'}, or raise `corpus.max_bad_fraction`"
+            f"({reasons.total() / found:.0%}, allowed are {allowed:.0%}), most often {reason} "
+            f"({times}){such}; fix or remove {'these files' if sources else 'the shard'}, or raise "
+            "`corpus.max_bad_fraction`"
         )
 
     def _repeated(
-        self, locations: Sequence[ShardLocation], shard: int, repeated: int, keys: int, allowed: float
+        self,
+        locations: Sequence[ShardLocation],
+        shard: int,
+        repeated: int,
+        keys: int,
+        allowed: float,
     ) -> str:
         duplicates = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
-        holder = next((place for place in locations[:shard] if place.name == locations[shard].name), None)
-        # Data sets that number their samples alike number their shards alike: one look into one of that name will do.
-        shared = (
-            duplicates & {sample.key for sample in index_shard(holder).samples} if holder is not None else set[str]()
+        holder = next(
+            (place for place in locations[:shard] if place.name == locations[shard].name), None
         )
-        example = f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(duplicates)!r}"
+        # Data sets that number their samples alike number their shards alike: one look into one of
+        # that name will do.
+        shared = (
+            duplicates & {sample.key for sample in index_shard(holder).samples}
+            if holder is not None
+            else set[str]()
+        )
+        example = (
+            f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(duplicates)!r}"
+        )
         return (
-            f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards ({repeated / keys:.0%}, "
-            f"allowed are {allowed:.0%}), {example}, and a key identifies one sample. If it is another data set, put "
-            "it into a folder of its own and set `corpus.keys: by_folder`, or rename its keys; if it is a copy, remove "
-            "it; or raise `corpus.max_bad_fraction`, and its samples of these keys are left out"
+            f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards "
+            f"({repeated / keys:.0%}, allowed are {allowed:.0%}), {example}, and a key identifies "
+            "one sample. If it is another data set, put it into a folder of its own and set "
+            "`corpus.keys: by_folder`, or rename its keys; if it is a copy, remove it; or raise "
+            "`corpus.max_bad_fraction`, and its samples of these keys are left out"
         )
 
     def record(self, **counts: Any) -> dict[str, Any]:
-        """The record of a finished group, as JSON: enough to reuse it later and to sum over all groups."""
+        """The record of a finished group, as JSON: enough to reuse it later and to sum over all
+        groups.
+        """
         return {
             "first_shard": self.shards.start,
             "shards": list(self.digests),
@@ -127,13 +168,14 @@ def cut_into_groups(
 ) -> list[tuple[int, int]]:
     """First shard, and the one behind the last, of each group.
 
-    Where an earlier corpus had a group of the same shards in the same order, the cut is made as there, so that it can
-    be taken over whatever was put before it; all others have `shards_per_group` shards, or fewer before such a group.
-    Rows have the order of the shards however these are cut.
+    Where an earlier corpus had a group of the same shards in the same order, the cut is made as
+    there, so that it can be taken over whatever was put before it; all others have
+    `shards_per_group` shards, or fewer before such a group. Rows have the order of the shards
+    however these are cut.
 
     Args:
-        longest_match: How many shards an earlier group has that begins with the shard of this number; 0 if there is
-            none.
+        longest_match: How many shards an earlier group has that begins with the shard of this
+            number; 0 if there is none.
     """
     groups: list[tuple[int, int]] = []
     start = 0
@@ -149,7 +191,9 @@ def cut_into_groups(
 
 
 def files_of_group(number: int, groups: int) -> list[str]:
-    """Names of a group's files of vectors and metadata, as clip-retrieval's writer gives them, and of its figures."""
+    """Names of a group's files of vectors and metadata, as clip-retrieval's writer gives them, and
+    of its figures.
+    """
     padded = str(number).zfill(int(math.log10(groups)) + 1)
     vectors = [f"{folder}/{folder}_{padded}.npy" for folder in FOLDERS.values()]
     return [*vectors, metadata_file(number, groups), f"stats/{number}.json"]
@@ -162,7 +206,9 @@ def metadata_file(number: int, groups: int) -> str:
 
 def keys_in(locations: Sequence[ShardLocation], shards: Iterable[int]) -> dict[int, list[str]]:
     """The keys that each of these shards holds, from its headers."""
-    return {shard: [sample.key for sample in index_shard(locations[shard]).samples] for shard in shards}
+    return {
+        shard: [sample.key for sample in index_shard(locations[shard]).samples] for shard in shards
+    }
 
 
 def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[int, list[str]]:
@@ -180,7 +226,8 @@ def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[i
 
 @dataclass(frozen=True)
 class Records:
-    """What is kept of each finished group while a build runs: its ledger, and a marker that vouches for its files.
+    """What is kept of each finished group while a build runs: its ledger, and a marker that vouches
+    for its files.
 
     Attributes:
         scratch: Where the records are; removed before publishing.
@@ -212,11 +259,16 @@ class Records:
         # Of two tasks that do the same group, none reads half of what the other writes.
         written = ledger.with_name(f"{ledger.name}.{uuid4().hex}")
         columns = zip(*group.ledger, strict=True) if group.ledger else ([] for _ in LEDGER_COLUMNS)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, LEDGER_SCHEMA, strict=True)]
+        arrays = [
+            pa.array(column, field.type)
+            for column, field in zip(columns, LEDGER_SCHEMA, strict=True)
+        ]
         pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), written)
         written.replace(ledger)
         files = [self.staging / name for name in files_of_group(group.number, self.groups)]
-        seal(self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts))
+        seal(
+            self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts)
+        )
 
     def finished(self, number: int) -> dict[str, Any] | None:
         """The record of a group that is done and whose files are as they were written."""

@@ -1,8 +1,10 @@
-"""The parts that clip-retrieval's `Runner` drives: a reader of pairs, a mapper around our encoder, a logger.
+"""The parts that clip-retrieval's `Runner` drives: a reader of pairs, a mapper around our encoder,
+a logger.
 
-clip-retrieval's own `WebdatasetReader` is not used: it admits one image extension, drops broken samples without a
-trace, and hands shard names to a library that runs some of them in a shell. Its mapper never puts a model into eval
-mode; its logger spawns a process and imports wandb. Shapes: B pairs of a batch, L token ids, D dimension, H x W pixels.
+clip-retrieval's own `WebdatasetReader` is not used: it admits one image extension, drops broken
+samples without a trace, and hands shard names to a library that runs some of them in a shell. Its
+mapper never puts a model into eval mode; its logger spawns a process and imports wandb. Shapes: B
+pairs of a batch, L token ids, D dimension, H x W pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from react_pipeline.corpus import BadSample, Sample, ShardLocation, fields_of, open_shard, read_pair, source_of
+from react_pipeline.corpus import (
+    BadSample,
+    Sample,
+    ShardLocation,
+    fields_of,
+    open_shard,
+    read_pair,
+    source_of,
+)
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group, LedgerRow
 from react_pipeline.settings import CorpusConfig
@@ -34,7 +44,8 @@ MAX_FIELD_NAMES = 256
 
 @dataclass
 class PairDataset(Dataset[dict[str, Any]]):
-    """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are samples.
+    """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are
+    samples.
 
     Each worker opens files of its own, and runs `to_tensor` and `tokenizer`.
     """
@@ -80,13 +91,18 @@ class PairDataset(Dataset[dict[str, Any]]):
         """Rows to a batch; `image_tensor` and `text_tokens` are None where no row is good."""
         good = [row for row in rows if "skipped" not in row and "failed" not in row]
         batch: dict[str, Any] = {
-            name: [row[name] for row in good] for name in ("image_filename", "text", "ours", "fields")
+            name: [row[name] for row in good]
+            for name in ("image_filename", "text", "ours", "fields")
         }
-        batch["image_tensor"] = torch.stack([row["image_tensor"] for row in good]).contiguous() if good else None
+        batch["image_tensor"] = (
+            torch.stack([row["image_tensor"] for row in good]).contiguous() if good else None
+        )
         batch["text_tokens"] = self.tokenizer(batch["text"]) if good else None
         batch["skipped"] = [row["skipped"] for row in rows if "skipped" in row]
         batch["failed"] = next((row["failed"] for row in rows if "failed" in row), None)
-        batch["counts"] = {name: sum(row[name] for row in good) for name in ("captions_cut", "metadata_ignored")}
+        batch["counts"] = {
+            name: sum(row[name] for row in good) for name in ("captions_cut", "metadata_ignored")
+        }
         return batch
 
     def _file(self, shard: int) -> BinaryIO:
@@ -99,18 +115,24 @@ class PairDataset(Dataset[dict[str, Any]]):
 
 
 def read_groups(
-    groups: Iterator[Group], dataset: PairDataset, batch_size: int, workers: int, *, pin_memory: bool = False
+    groups: Iterator[Group],
+    dataset: PairDataset,
+    batch_size: int,
+    workers: int,
+    *,
+    pin_memory: bool = False,
 ) -> Iterator[tuple[Group, PairReader]]:
     """Each group with its reader, which must be read to its end before the next.
 
-    Batches of the next group are read and decoded while one is still encoded, in `workers` processes that live as long
-    as this runs, or in this one with 0. How much is buffered does not depend on how many groups there are, which are
-    made ready in a thread, one ahead.
+    Batches of the next group are read and decoded while one is still encoded, in `workers`
+    processes that live as long as this runs, or in this one with 0. How much is buffered does not
+    depend on how many groups there are, which are made ready in a thread, one ahead.
     """
     begun: deque[Group] = deque()
 
     def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
-        # The workers are forked before this is first asked, so none inherits a lock that the thread holds.
+        # The workers are forked before this is first asked, so none inherits a lock that the thread
+        # holds.
         with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(next, groups, None)
             while (group := pending.result()) is not None:
@@ -143,7 +165,8 @@ def read_groups(
 
 
 def _start_worker(_number: int) -> None:
-    # transformers' tokenizers warn where a process forks after their own threads began; here they need none.
+    # transformers' tokenizers warn where a process forks after their own threads began; here they
+    # need none.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -160,7 +183,8 @@ class PairReader:
         self.counts: Counter[str] = Counter(captions_cut=0, metadata_ignored=0)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches: image_tensor (B, 3, H, W), text_tokens (B, L), image_filename, text, metadata (JSON), ours.
+        """Batches: image_tensor (B, 3, H, W), text_tokens (B, L), image_filename, text, metadata
+        (JSON), ours.
 
         Raises:
             CorpusError: If a shard cannot be read.
@@ -177,7 +201,9 @@ class PairReader:
             for fields in batch["fields"]:
                 names.update(dict.fromkeys(list(fields)[: MAX_FIELD_NAMES - len(names)]))
             batch["metadata"] = [
-                json.dumps({**{name: value for name, value in fields.items() if name in names}, **ours})
+                json.dumps(
+                    {**{name: value for name, value in fields.items() if name in names}, **ours}
+                )
                 for fields, ours in zip(batch["fields"], batch["ours"], strict=True)
             ]
             yield batch
@@ -185,7 +211,9 @@ class PairReader:
 
 @dataclass
 class ClipMapper:
-    """Turns a batch into unit vectors (B, D) float16 of images and captions; messages name shards, or their sources."""
+    """Turns a batch into unit vectors (B, D) float16 of images and captions; messages name shards,
+    or their sources.
+    """
 
     encoder: Encoder
     locations: Sequence[ShardLocation]
@@ -195,9 +223,13 @@ class ClipMapper:
         """Encode one batch into what clip-retrieval's writers take.
 
         Raises:
-            CorpusError: If a vector is not finite or zero, naming shard and key, or the user's file.
+            CorpusError: If a vector is not finite or zero, naming shard and key, or the user's
+                file.
         """
-        images, texts = self.encoder.images(batch["image_tensor"]), self.encoder.texts(batch["text_tokens"])
+        images, texts = (
+            self.encoder.images(batch["image_tensor"]),
+            self.encoder.texts(batch["text_tokens"]),
+        )
         return {
             "image_embs": self._checked(images.numpy(), "image", batch),
             "text_embs": self._checked(texts.numpy(), "caption", batch),
@@ -206,24 +238,32 @@ class ClipMapper:
             "metadata": batch["metadata"],
         }
 
-    def _checked(self, vectors: npt.NDArray[np.float32], what: str, batch: dict[str, Any]) -> npt.NDArray[np.float16]:
+    def _checked(
+        self, vectors: npt.NDArray[np.float32], what: str, batch: dict[str, Any]
+    ) -> npt.NDArray[np.float16]:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         # The rows come normalised: anything far from 1 was zero, infinite or NaN.
         wrong = np.flatnonzero(~(np.abs(norms[:, 0] - 1) < 0.1))
         if len(wrong):
             row = int(wrong[0])
             source = source_of(batch["fields"][row], self.corpus)
-            place = source or f"{self.locations[batch['ours'][row]['shard']]}: key {batch['image_filename'][row]!r}"
+            place = (
+                source
+                or f"{self.locations[batch['ours'][row]['shard']]}: key "
+                f"{batch['image_filename'][row]!r}"
+            )
             raise CorpusError(
-                f"{place}: the encoder gives a vector of length {norms[row, 0]} for the {what}; check the checkpoint, "
-                "or use `embedding.precision: fp32`"
+                f"{place}: the encoder gives a vector of length {norms[row, 0]} for the {what}; "
+                "check the checkpoint, or use `embedding.precision: fp32`"
             )
         return (vectors / norms).astype(np.float16)
 
 
 @dataclass
 class StatsLogger:
-    """Sums the runner's figures into `stats/N.json`, as clip-retrieval's logger does, and moves a progress bar on."""
+    """Sums the runner's figures into `stats/N.json`, as clip-retrieval's logger does, and moves a
+    progress bar on.
+    """
 
     path: Path
     bar: Any

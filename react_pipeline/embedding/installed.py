@@ -1,4 +1,6 @@
-"""clip-retrieval, installed next to this package: its metadata caps numpy, pyarrow and open_clip, its code does not."""
+"""clip-retrieval, installed next to this package: its metadata caps numpy, pyarrow and open_clip,
+its code does not.
+"""
 
 from importlib.util import find_spec
 

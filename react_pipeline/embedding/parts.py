@@ -1,7 +1,9 @@
-"""Parts of the embeddings: files that follow one another, of which the corpus has tens of thousands.
+"""Parts of the embeddings: files that follow one another, of which the corpus has tens of
+thousands.
 
-A file is opened only if one of its rows is asked for, and is closed before the next one: no process may hold so many
-open, and opening all takes seconds. Which files there are says `vectors`. Shapes: N rows, D width.
+A file is opened only if one of its rows is asked for, and is closed before the next one: no process
+may hold so many open, and opening all takes seconds. Which files there are says `vectors`. Shapes:
+N rows, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,20 +41,25 @@ class Parts:
         """A file, by its number.
 
         Raises:
-            CorpusError: If it is one of ready embeddings, and is gone or has changed since it was adopted.
+            CorpusError: If it is one of ready embeddings, and is gone or has changed since it was
+                adopted.
         """
         if self.check is not None:
             self.check(self.names[number])
         return self.folder / self.names[number]
 
     def holding(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
-        """The files that hold one of `rows`, in their order: number, positions in `rows`, rows counted in the file.
+        """The files that hold one of `rows`, in their order: number, positions in `rows`, rows
+        counted in the file.
 
         Raises:
             IndexError: If there is no such row.
         """
         if len(rows) and (rows.min() < 0 or rows.max() >= self.starts[-1]):
-            raise IndexError(f"{self.folder}: rows {rows.min()} to {rows.max()} of a corpus of {self.starts[-1]:,}")
+            raise IndexError(
+                f"{self.folder}: rows {rows.min()} to {rows.max()} of a corpus of "
+                f"{self.starts[-1]:,}"
+            )
         return holding(self.starts, rows)
 
     def mapped(self, number: int) -> npt.NDArray[Any]:
@@ -68,7 +75,9 @@ class Parts:
         except CorpusError as error:
             if self.check is not None:
                 raise
-            raise CorruptArtifact(f"{path}: no array of vectors; rematerialize `corpus_embeddings`") from error
+            raise CorruptArtifact(
+                f"{path}: no array of vectors; rematerialize `corpus_embeddings`"
+            ) from error
         self._require_rows(path, number, len(vectors))
         return vectors
 
@@ -81,11 +90,15 @@ class Parts:
 
     def _require_rows(self, path: Path, number: int, found: int) -> None:
         if found != (recorded := int(self.starts[number + 1] - self.starts[number])):
-            raise CorruptArtifact(f"{path}: {found:,} rows, recorded {recorded:,}; rematerialize `corpus_embeddings`")
+            raise CorruptArtifact(
+                f"{path}: {found:,} rows, recorded {recorded:,}; rematerialize `corpus_embeddings`"
+            )
 
 
 def starts_of(lengths: Sequence[int]) -> Rows:
-    """The first row of each of some things that follow one another, and one behind the last row of all."""
+    """The first row of each of some things that follow one another, and one behind the last row of
+    all.
+    """
     return np.cumsum([0, *lengths], dtype=np.int64)
 
 

@@ -1,8 +1,9 @@
 """The keys of all shards read so far, on disk: a key that an earlier shard holds is a duplicate.
 
-Keys are text of any length and a corpus has hundreds of millions, so they are in a table of SQLite next to the files
-being built: 7 to 10 bytes more than the key itself, and `CACHE_KIB` of memory at the most, however many there are. The
-table can be made again at any time from what was published or written, so nothing waits for the disk.
+Keys are text of any length and a corpus has hundreds of millions, so they are in a table of SQLite
+next to the files being built: 7 to 10 bytes more than the key itself, and `CACHE_KIB` of memory at
+the most, however many there are. The table can be made again at any time from what was published or
+written, so nothing waits for the disk.
 """
 
 import errno
@@ -22,12 +23,14 @@ Duplicates = set[tuple[int, str]]
 class SeenKeys:
     """Keys met so far; used by one thread, and closed by any.
 
-    Where a build fails, it is closed while the thread that reads ahead may still ask. SQLite would crash the process
-    then, so closing waits for the question under way, and later ones are refused.
+    Where a build fails, it is closed while the thread that reads ahead may still ask. SQLite would
+    crash the process then, so closing waits for the question under way, and later ones are refused.
     """
 
     def __init__(self, path: Path, folders: Sequence[int] | None = None) -> None:
-        """Start empty, with a table at `path`; `folders`, one a shard, have their keys to themselves."""
+        """Start empty, with a table at `path`; `folders`, one a shard, have their keys to
+        themselves.
+        """
         self._path, self._folders = path, folders
         self._open: sqlite3.Connection | None = None
         self._lock = threading.RLock()
@@ -86,8 +89,11 @@ class SeenKeys:
 
     def _new_table(self) -> sqlite3.Connection:
         self._path.unlink(missing_ok=True)
-        # Closed by another thread than the one that uses it. Without locks, which some disks lack: it is never shared.
-        table = sqlite3.connect(f"{self._path.as_uri()}?nolock=1", uri=True, check_same_thread=False)
+        # Closed by another thread than the one that uses it. Without locks, which some disks lack:
+        # it is never shared.
+        table = sqlite3.connect(
+            f"{self._path.as_uri()}?nolock=1", uri=True, check_same_thread=False
+        )
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
             table.execute(f"PRAGMA {setting}")
         # Keys usually ascend from shard to shard, and then each is put behind the last one.

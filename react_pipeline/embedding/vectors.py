@@ -1,8 +1,10 @@
-"""Vectors and metadata of the corpus, read back row by row, from where `corpus_embeddings` says they are.
+"""Vectors and metadata of the corpus, read back row by row, from where `corpus_embeddings` says
+they are.
 
-An artifact holds its vectors, or names where ready ones are (`READY_FILE`); readers see no difference. Of ready ones
-the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
-reads as "", and `image_sha256` is "", since no image has been seen yet. Shapes: N rows of the corpus, D width.
+An artifact holds its vectors, or names where ready ones are (`READY_FILE`); readers see no
+difference. Of ready ones the columns of URL and caption are called `url` and `caption` whatever
+their names in the files, a missing one reads as "", and `image_sha256` is "", since no image has
+been seen yet. Shapes: N rows of the corpus, D width.
 """
 
 import json
@@ -26,11 +28,11 @@ Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
 READY_FILE = "ready.json"
-"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` (names by folder, in the order of
-rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
+"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` (names by
+folder, in the order of rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
 GROUPS_FILE = "groups.jsonl"
-"""Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
-rows has no files."""
+"""Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its
+own; a group without rows has no files."""
 
 _KEPT_LAYOUTS = 4
 
@@ -60,18 +62,23 @@ def read_vectors(artifact: Artifact, side: Side) -> Vectors:
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
-    """The metadata of all pairs; the index is the row number, in the vectors and in the FAISS index.
+    """The metadata of all pairs; the index is the row number, in the vectors and in the FAISS
+    index.
 
-    All rows come into memory: 400 million captions are 40 GB. For chosen rows there is `row_metadata`.
+    All rows come into memory: 400 million captions are 40 GB. For chosen rows there is
+    `row_metadata`.
 
     Args:
-        columns: Only these; a field that no sample had, of a group or of all, is missing (NaN) there.
+        columns: Only these; a field that no sample had, of a group or of all, is missing (NaN)
+            there.
     """
     layout = _layout(artifact)
     parts, tables = layout.parts(artifact, METADATA), []
     for number in range(len(parts.names)):
         with parts.parquet(number) as file:
-            tables.append(layout.named(file.read(columns=layout.present(file, columns)).to_pandas(), columns))
+            tables.append(
+                layout.named(file.read(columns=layout.present(file, columns)).to_pandas(), columns)
+            )
     table = pd.concat(tables, ignore_index=True)
     return table if columns is None else table.reindex(columns=columns)
 
@@ -89,12 +96,16 @@ def has_field(artifact: Artifact, name: str) -> bool:
 
 
 def row_metadata(
-    artifact: Artifact, rows: Sequence[int] | npt.NDArray[Any] | pd.Series, columns: list[str], *, arrow: bool = False
+    artifact: Artifact,
+    rows: Sequence[int] | npt.NDArray[Any] | pd.Series,
+    columns: list[str],
+    *,
+    arrow: bool = False,
 ) -> pd.DataFrame:
     """The metadata of some rows, in their order; the index is the row number.
 
-    Only the row groups that hold one of them are read, one at a time, so time and memory follow what is asked for. With
-    `arrow` texts are kept in pyarrow's form, without an object a row.
+    Only the row groups that hold one of them are read, one at a time, so time and memory follow
+    what is asked for. With `arrow` texts are kept in pyarrow's form, without an object a row.
 
     Raises:
         IndexError: If the corpus has no such row.
@@ -106,9 +117,15 @@ def row_metadata(
     for number, places, inside in parts.holding(distinct):
         with parts.parquet(number) as file:
             present = layout.present(file, columns)
-            lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            lengths = [
+                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+            ]
             for group, here, chosen in holding(starts_of(lengths), inside):
-                table = file.read_row_group(group, columns=present).take(chosen).to_pandas(types_mapper=kinds)
+                table = (
+                    file.read_row_group(group, columns=present)
+                    .take(chosen)
+                    .to_pandas(types_mapper=kinds)
+                )
                 tables.append(layout.named(table, columns).set_axis(distinct[places[here]]))
     if not tables:
         return pd.DataFrame(columns=columns)
@@ -116,7 +133,8 @@ def row_metadata(
 
 
 def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
-    """Vectors (N, D) of some rows, in their order; the files are mapped, so only the pages that hold these are read.
+    """Vectors (N, D) of some rows, in their order; the files are mapped, so only the pages that
+    hold these are read.
 
     Raises:
         IndexError: If the corpus has no such row.
@@ -129,7 +147,9 @@ def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
 
 
 def vector_digests(artifact: Artifact, side: Side) -> list[str]:
-    """SHA-256 of the files of vectors in the order of rows, of ready embeddings too; no vector is read."""
+    """SHA-256 of the files of vectors in the order of rows, of ready embeddings too; no vector is
+    read.
+    """
     files, folder = artifact.manifest["files"], FOLDERS[side]
     if READY_FILE in files:
         ready = json.loads(artifact.file(READY_FILE).read_text())
@@ -163,17 +183,27 @@ class _Layout:
     def present(self, file: pq.ParquetFile, columns: list[str] | None) -> list[str] | None:
         if columns is None:
             return None
-        return [name for name in (self.columns.get(one, one) for one in columns) if name in file.schema_arrow.names]
+        return [
+            name
+            for name in (self.columns.get(one, one) for one in columns)
+            if name in file.schema_arrow.names
+        ]
 
     def named(self, table: pd.DataFrame, columns: list[str] | None) -> pd.DataFrame:
         if not self.columns:
             return table
         # A file may use our name for something else, which then gives way.
-        taken = [name for name in self.columns if name in table and name not in self.columns.values()]
-        table = table.drop(columns=taken).rename(columns={theirs: ours for ours, theirs in self.columns.items()})
+        taken = [
+            name for name in self.columns if name in table and name not in self.columns.values()
+        ]
+        table = table.drop(columns=taken).rename(
+            columns={theirs: ours for ours, theirs in self.columns.items()}
+        )
         for name in self.columns.keys() & set(table):
             table[name] = table[name].fillna("")
-        return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
+        return (
+            table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
+        )
 
 
 _layouts: dict[tuple[Path, str], _Layout] = {}
@@ -195,7 +225,9 @@ def _read_layout(artifact: Artifact) -> _Layout:
     folders = (*FOLDERS.values(), METADATA)
     ready: dict[str, Any] = {
         **{"folder": "", "columns": {}, "digests": {}},
-        "files": {folder: [name for name in names if name.startswith(f"{folder}/")] for folder in folders},
+        "files": {
+            folder: [name for name in names if name.startswith(f"{folder}/")] for folder in folders
+        },
     }
     if READY_FILE in names:
         ready = json.loads(artifact.file(READY_FILE).read_text())
@@ -205,20 +237,24 @@ def _read_layout(artifact: Artifact) -> _Layout:
             rows = [count for line in lines if (count := json.loads(line)["rows"])]
     if sum(rows) != (expected := int(artifact.counts["rows"])):
         raise CorruptArtifact(
-            f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"
+            f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize "
+            "`corpus_embeddings`"
         )
     for folder, files in ready["files"].items():
         if len(files) != len(rows):
             raise CorruptArtifact(
-                f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; rematerialize "
-                "`corpus_embeddings`"
+                f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; "
+                "rematerialize `corpus_embeddings`"
             )
-    return _Layout(ready["files"], starts_of(rows), ready["folder"], ready["columns"], ready["digests"])
+    return _Layout(
+        ready["files"], starts_of(rows), ready["folder"], ready["columns"], ready["digests"]
+    )
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
     path = folder / file_of(name)
     if not path.is_file() or remembered_sha256(root, path) != digests[file_of(name)]:
         raise CorpusError(
-            f"{path}: is gone or has changed since `corpus` was materialized; put it back, or materialize that again"
+            f"{path}: is gone or has changed since `corpus` was materialized; put it back, or "
+            "materialize that again"
         )

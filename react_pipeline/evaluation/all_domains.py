@@ -1,6 +1,7 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
-Does not belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
+Does not belong here: the comparison of one domain (`comparison`), or how a page looks
+(`dashboard`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in
+from react_pipeline.evaluation.comparison import (
+    RESULTS,
+    comparison_is_current,
+    correct_of,
+    results_in,
+)
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, mean_interval
 from react_pipeline.evaluation.tables import (
@@ -26,7 +32,13 @@ from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    StaleArtifact,
+)
 
 STAGE = "overview"
 _FLOATS = dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")
@@ -34,9 +46,11 @@ _FLOATS = dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")
 
 
 def overview(project: Project) -> Artifact:
-    """Publish the table of all valid domain files that have a current comparison; the others are named with a reason.
+    """Publish the table of all valid domain files that have a current comparison; the others are
+    named with a reason.
 
-    Means are those of `average`; here they also have an interval, by resampling the images of each domain.
+    Means are those of `average`; here they also have an interval, by resampling the images of each
+    domain.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `overview.png` and `dashboard.html`.
 
@@ -48,12 +62,19 @@ def overview(project: Project) -> Artifact:
     inputs = resolve(project, STAGE, parents=comparisons, content={"skipped": skipped})
     if not comparisons:
         reasons = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
-        raise MissingArtifact(f"no domain has a current comparison ({reasons}); materialize `comparison`")
-    return project.store.build(inputs, lambda directory: write_overview(project, comparisons, skipped, directory))
+        raise MissingArtifact(
+            f"no domain has a current comparison ({reasons}); materialize `comparison`"
+        )
+    return project.store.build(
+        inputs, lambda directory: write_overview(project, comparisons, skipped, directory)
+    )
 
 
 def write_overview(
-    project: Project, comparisons: Mapping[str, Artifact], skipped: Mapping[str, str], directory: Path
+    project: Project,
+    comparisons: Mapping[str, Artifact],
+    skipped: Mapping[str, str],
+    directory: Path,
 ) -> dict[str, Any]:
     """Write the files of an overview; returns its counts.
 
@@ -85,14 +106,18 @@ def write_overview(
 
 
 def overview_is_current(project: Project) -> Artifact:
-    """The published overview, if it is the one that `overview` would build today: `lineage.gathered_is_current`."""
+    """The published overview, if it is the one that `overview` would build today:
+    `lineage.gathered_is_current`.
+    """
     return gathered_is_current(project, STAGE, ALL, lambda: current_comparisons(project))
 
 
 def current_comparisons(
     project: Project, slugs: Iterable[str] | None = None
 ) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each of these domains, and why the others have none; None: of each valid one."""
+    """The current comparison of each of these domains, and why the others have none; None: of each
+    valid one.
+    """
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
     for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
@@ -104,7 +129,8 @@ def current_comparisons(
 
 
 def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
-    """The published comparisons of several domains in one table, with a mean of each method: see `average`.
+    """The published comparisons of several domains in one table, with a mean of each method: see
+    `average`.
 
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
@@ -118,20 +144,30 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
 
 
 def materialize_command(project: Project, slug: str) -> str:
-    """The command that brings a domain up to date: the methods ever evaluated for it, or else those kept up."""
+    """The command that brings a domain up to date: the methods ever evaluated for it, or else those
+    kept up.
+    """
     known = set(project.store.keys(RESULTS))
-    methods = [method for method in METHODS if method_key(slug, method) in known] or project.config.methods
-    return " ".join(["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)])
+    methods = [
+        method for method in METHODS if method_key(slug, method) in known
+    ] or project.config.methods
+    return " ".join(
+        ["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)]
+    )
 
 
 def average(
-    project: Project, slugs: Sequence[str], comparisons: Mapping[str, Artifact], skipped: Mapping[str, str]
+    project: Project,
+    slugs: Sequence[str],
+    comparisons: Mapping[str, Artifact],
+    skipped: Mapping[str, str],
 ) -> pd.DataFrame:
     """Comparisons of several domains in one table, with a mean of each method.
 
-    A mean covers the domains where the base, the method and, if any domain has it, the method's control are all there;
-    a control is averaged over the same domains as its method, and `status` says how many of how many. All numeric
-    columns are means, without an interval. A domain without a current comparison has one row that says why.
+    A mean covers the domains where the base, the method and, if any domain has it, the method's
+    control are all there; a control is averaged over the same domains as its method, and `status`
+    says how many of how many. All numeric columns are means, without an interval. A domain without
+    a current comparison has one row that says why.
 
     Returns:
         The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
@@ -151,7 +187,9 @@ def average(
         versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
         found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
-        raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
+        raise InputError(
+            f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`"
+        )
     table = pd.concat(tables or [typed([])], ignore_index=True).astype(_FLOATS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
@@ -165,7 +203,9 @@ def _intervals(
 
     def correct(slug: str, name: str) -> Correct:
         fingerprint = comparisons[slug].parents[name]
-        return correct_of(project.store.open(RESULTS, method_key(slug, name), fingerprint)).to_numpy()
+        return correct_of(
+            project.store.open(RESULTS, method_key(slug, name), fingerprint)
+        ).to_numpy()
 
     for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
@@ -178,7 +218,9 @@ def _covered(measured: pd.DataFrame, method: str) -> set[str]:
     """The domains where the base, a method and, if any domain has it, its control are all measured."""
     trained = method.removesuffix(CONTROL_SUFFIX)
     where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
-    return set.intersection(*(where[name] for name in ("base", trained, trained + CONTROL_SUFFIX) if name in where))
+    return set.intersection(
+        *(where[name] for name in ("base", trained, trained + CONTROL_SUFFIX) if name in where)
+    )
 
 
 def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
@@ -189,5 +231,12 @@ def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
         if "base" in found and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
-            rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
+            rows.append(
+                {
+                    "domain": MEAN,
+                    "method": method,
+                    "status": f"{len(covered)} of {domains} domains",
+                    **numbers,
+                }
+            )
     return pd.DataFrame(rows, columns=COLUMNS).astype(_FLOATS)

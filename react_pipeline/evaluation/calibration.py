@@ -1,7 +1,8 @@
-"""Calibration: a temperature for a model's softmax, and how far its confidence is from how often it is right.
+"""Calibration: a temperature for a model's softmax, and how far its confidence is from how often it
+is right.
 
-Does not belong here: what else is measured (`domain_results`), using the temperature (`use`). Shapes: N images, C
-classes; logits are 100 times the cosines.
+Does not belong here: what else is measured (`domain_results`), using the temperature (`use`).
+Shapes: N images, C classes; logits are 100 times the cosines.
 """
 
 from typing import Any
@@ -25,17 +26,23 @@ def calibrate(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> dict
     }
 
 
-def confidence(logits: NDArray[np.float32], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest probability of softmax(logits / T) of each image (N,); T is one, or one for each image (N,)."""
+def confidence(
+    logits: NDArray[np.float32], temperature: float | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The largest probability of softmax(logits / T) of each image (N,); T is one, or one for each
+    image (N,).
+    """
     scores = logits.astype(np.float64) / np.broadcast_to(temperature, len(logits))[:, None]
     largest: NDArray[np.float64] = np.exp(scores.max(axis=1) - logsumexp(scores, axis=1))
     return largest
 
 
 def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float:
-    """The temperature T that minimises the cross-entropy of softmax(logits / T): temperature scaling (Guo et al. 2017).
+    """The temperature T that minimises the cross-entropy of softmax(logits / T): temperature
+    scaling (Guo et al. 2017).
 
-    Targets are smoothed by 1 / (N + 2), as Platt's are, so that a set without an error gives no infinite certainty.
+    Targets are smoothed by 1 / (N + 2), as Platt's are, so that a set without an error gives no
+    infinite certainty.
 
     Args:
         logits: (N, C).
@@ -43,22 +50,27 @@ def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -
     """
     scores = logits.astype(np.float64)
     smoothing = 1 / (len(scores) + 2)
-    expected = (1 - smoothing) * scores[np.arange(len(scores)), class_ids] + smoothing * scores.mean(axis=1)
+    expected = (1 - smoothing) * scores[
+        np.arange(len(scores)), class_ids
+    ] + smoothing * scores.mean(axis=1)
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
         return float((logsumexp(scores * scale, axis=1) - expected * scale).mean())
 
     # Convex in 1 / T, so there is one minimum.
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))
+    return float(
+        np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x)
+    )
 
 
 def held_out_error(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float | None:
-    """The calibration error of a fitted temperature, on images that it was not fitted on; None for one image.
+    """The calibration error of a fitted temperature, on images that it was not fitted on; None for
+    one image.
 
-    Of the images in the order of their classes, every second one is in the first half. Each half is measured with the
-    temperature fitted on the other, so that all images count. A temperature fitted on all of them, as models are served
-    with, has seen more and is no worse.
+    Of the images in the order of their classes, every second one is in the first half. Each half is
+    measured with the temperature fitted on the other, so that all images count. A temperature
+    fitted on all of them, as models are served with, has seen more and is no worse.
     """
     if len(class_ids) < 2:
         return None
@@ -70,9 +82,13 @@ def held_out_error(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) ->
 
 
 def error_of_confidence(
-    logits: NDArray[np.float32], class_ids: NDArray[np.int64], temperature: float | NDArray[np.float64]
+    logits: NDArray[np.float32],
+    class_ids: NDArray[np.int64],
+    temperature: float | NDArray[np.float64],
 ) -> float:
-    """Expected calibration error, a fraction: |confidence - accuracy|, averaged over bins of the confidence."""
+    """Expected calibration error, a fraction: |confidence - accuracy|, averaged over bins of the
+    confidence.
+    """
     sure = confidence(logits, temperature)
     surplus = sure - (logits.argmax(axis=1) == class_ids)
     bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)

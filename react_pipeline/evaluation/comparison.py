@@ -1,7 +1,9 @@
-"""Comparison: the results of a domain's methods with those of the base, as tables, a figure and a page.
+"""Comparison: the results of a domain's methods with those of the base, as tables, a figure and a
+page.
 
-Belongs here: which results may share a table, differences to the base and to the control. Does not belong here:
-measuring (`domain_results`), intervals (`intervals`), how tables and page look (`tables`, `dashboard`).
+Belongs here: which results may share a table, differences to the base and to the control. Does not
+belong here: measuring (`domain_results`), intervals (`intervals`), how tables and page look
+(`tables`, `dashboard`).
 """
 
 import json
@@ -28,7 +30,8 @@ COSTS = ("pairs", "trainable_parameters", "seconds")
 """Counts of a training; the base has none."""
 
 JUDGED_STATUS = "judged without labels"
-"""In the place of why there is no accuracy, where a person compared this checkpoint with another."""
+"""In the place of why there is no accuracy, where a person compared this checkpoint with another.
+"""
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
 """Fields that two comparable results share."""
@@ -37,15 +40,17 @@ MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "da
 def compare(project: Project, slug: str) -> Artifact:
     """Publish the table of a domain: one row for each method that has ever been evaluated.
 
-    Only fresh results give numbers; the row of a stale or unavailable one says so in `status`. Methods that were never
-    evaluated are listed in the counts (`not_evaluated`). Values are fractions. `delta_low` and `delta_high` bound
-    `delta_top1` (to the base), `gain_low` and `gain_high` bound `gain_over_control`, by a paired bootstrap over the
-    images (95%, 10,000 resamples, fixed seed): they cover the sampling of images, not training seeds. `judged_` columns
-    are of pictures without labels that a person judged (`judgements`), bounded by a confidence sequence.
+    Only fresh results give numbers; the row of a stale or unavailable one says so in `status`.
+    Methods that were never evaluated are listed in the counts (`not_evaluated`). Values are
+    fractions. `delta_low` and `delta_high` bound `delta_top1` (to the base), `gain_low` and
+    `gain_high` bound `gain_over_control`, by a paired bootstrap over the images (95%, 10,000
+    resamples, fixed seed): they cover the sampling of images, not training seeds. `judged_` columns
+    are of pictures without labels that a person judged (`judgements`), bounded by a confidence
+    sequence.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`, `per_class.parquet`,
-    `per_class.csv`, `judged.parquet` where somebody judged, and `dashboard.html`, which shows all of it and loads
-    nothing from elsewhere.
+    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`,
+    `per_class.parquet`, `per_class.csv`, `judged.parquet` where somebody judged, and
+    `dashboard.html`, which shows all of it and loads nothing from elsewhere.
 
     Raises:
         MissingArtifact: If no method has a fresh result.
@@ -54,7 +59,9 @@ def compare(project: Project, slug: str) -> Artifact:
     results, skipped = gather(project, STAGE, slug)
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
-        raise MissingArtifact(f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}")
+        raise MissingArtifact(
+            f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}"
+        )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     require_comparable(list(read.values()))
     judged, parents = judgements_of(project, slug), dict(results)
@@ -72,16 +79,24 @@ def compare(project: Project, slug: str) -> Artifact:
         }
         retrieved = _retrieved_sets(project, slug, checkpoints)
         table = _table(slug, results, read, checkpoints, skipped, judged)
-        classes = per_class_table(read, {method: _pairs_by_class(pairs) for method, pairs in retrieved.items()})
+        classes = per_class_table(
+            read, {method: _pairs_by_class(pairs) for method, pairs in retrieved.items()}
+        )
         write_tables(table, directory)
         if judged is not None:
-            pd.DataFrame(map(row_of, judged.sessions)).to_parquet(directory / "judged.parquet", index=False)
+            pd.DataFrame(map(row_of, judged.sessions)).to_parquet(
+                directory / "judged.parquet", index=False
+            )
         classes.to_parquet(directory / "per_class.parquet", index=False)
         classes.to_csv(directory / "per_class.csv", index=False)
         rows = json.loads(table.to_json(orient="records"))
-        (directory / "comparison.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        (directory / "comparison.json").write_text(
+            json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        )
         draw_methods(table, directory / "comparison.png", slug)
-        title = project.domain(slug).title  # for display alone: another title makes no other comparison
+        title = project.domain(
+            slug
+        ).title  # for display alone: another title makes no other comparison
         shown = next(iter(retrieved.values()), None)
         sessions = judged.sessions if judged is not None else ()
         page = domain_page(slug, table, classes, results, checkpoints, shown, title, sessions)
@@ -92,7 +107,9 @@ def compare(project: Project, slug: str) -> Artifact:
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it is the one that `compare` would build today: `lineage.gathered_is_current`."""
+    """The published comparison, if it is the one that `compare` would build today:
+    `lineage.gathered_is_current`.
+    """
 
     def today() -> Shown:
         results, skipped = gather(project, STAGE, slug)
@@ -104,7 +121,9 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
 
 def results_in(comparison: Artifact) -> dict[str, str]:
     """By method, the fingerprint of the result that a comparison was made from."""
-    return {name: fingerprint for name, fingerprint in comparison.parents.items() if name != JUDGEMENTS}
+    return {
+        name: fingerprint for name, fingerprint in comparison.parents.items() if name != JUDGEMENTS
+    }
 
 
 def require_comparable(results: Sequence[EvalResult]) -> None:
@@ -117,7 +136,10 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
         values = {result.method: getattr(result, field) for result in results}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{method}: {value}" for method, value in values.items())
-            raise InputError(f"results differ in {field} and cannot be compared ({listed}); rematerialize `{RESULTS}`")
+            raise InputError(
+                f"results differ in {field} and cannot be compared ({listed}); rematerialize "
+                f"`{RESULTS}`"
+            )
 
 
 def _table(
@@ -129,7 +151,11 @@ def _table(
     judged: Judgements | None,
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    right = {method: correct_of(results[method]) for method, result in read.items() if result.top1 is not None}
+    right = {
+        method: correct_of(results[method])
+        for method, result in read.items()
+        if result.top1 is not None
+    }
     for method in (name for name in METHODS if name in results or name in skipped):
         row: dict[str, Any] = {"domain": slug, "method": method}
         rows.append(row)
@@ -145,7 +171,11 @@ def _table(
             compared = judged is not None and judged.has(side)
             row["status"] = JUDGED_STATUS if compared else f"unavailable: {result.unavailable}"
             continue
-        row |= {**{metric: getattr(result, metric) for metric in METRICS}, "n": result.n, "status": "ok"}
+        row |= {
+            **{metric: getattr(result, metric) for metric in METRICS},
+            "n": result.n,
+            "status": "ok",
+        }
         row["top1_low"], row["top1_high"] = share_interval(result.top1, result.n)
         for other, names in {
             "base": ("delta_top1", "delta_low", "delta_high"),
@@ -158,22 +188,37 @@ def _table(
     return typed(rows)
 
 
-def _judged(read: Mapping[str, EvalResult], method: str, judged: Judgements | None) -> dict[str, Any]:
-    """What a person found of this very checkpoint compared with those of the base and of its control."""
+def _judged(
+    read: Mapping[str, EvalResult], method: str, judged: Judgements | None
+) -> dict[str, Any]:
+    """What a person found of this very checkpoint compared with those of the base and of its
+    control.
+    """
     row: dict[str, Any] = {}
     for other, column in (("base", "judged_delta"), (method + CONTROL_SUFFIX, "judged_gain")):
         if judged is None or other not in read:
             continue
-        sides = (Side(method=name, checkpoint=read[name].checkpoint_fingerprint) for name in (method, other))
+        sides = (
+            Side(method=name, checkpoint=read[name].checkpoint_fingerprint)
+            for name in (method, other)
+        )
         if (session := judged.latest(*sides)) is not None:
             found = session.difference()
-            row |= {column: found.estimate, f"{column}_low": found.low, f"{column}_high": found.high}
+            row |= {
+                column: found.estimate,
+                f"{column}_low": found.low,
+                f"{column}_high": found.high,
+            }
             row["judged"] = row.get("judged", 0) + len(session.entries)
     return row
 
 
-def _retrieved_sets(project: Project, slug: str, checkpoints: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """The retrieved sets that the trainings were given, by method; a control was given another kind of set."""
+def _retrieved_sets(
+    project: Project, slug: str, checkpoints: Mapping[str, Artifact]
+) -> dict[str, Artifact]:
+    """The retrieved sets that the trainings were given, by method; a control was given another kind
+    of set.
+    """
     return {
         method: project.store.open("retrieved_set", slug, checkpoint.parents["retrieved_set"])
         for method, checkpoint in checkpoints.items()
@@ -188,17 +233,23 @@ def _pairs_by_class(retrieved: Artifact) -> dict[str, int]:
 
 def correct_of(result: Artifact) -> pd.Series:
     """Whether each image of a published result is named right, by the image's name, sorted."""
-    predictions = pd.read_parquet(result.file("predictions.parquet")).set_index("image").sort_index()
+    predictions = (
+        pd.read_parquet(result.file("predictions.parquet")).set_index("image").sort_index()
+    )
     return predictions["predicted"].str[0] == predictions["class_id"]
 
 
 def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Correct, Correct]:
     if not one.index.equals(other.index):
-        raise InputError(f"{slug}: two results are of different images; rematerialize `{RESULTS}` for {slug!r}")
+        raise InputError(
+            f"{slug}: two results are of different images; rematerialize `{RESULTS}` for {slug!r}"
+        )
     return one.to_numpy(), other.to_numpy()
 
 
-def _counts(table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mapping[str, str]) -> dict[str, Any]:
+def _counts(
+    table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mapping[str, str]
+) -> dict[str, Any]:
     measured = table[table["status"] == "ok"].set_index("method")
     trained = measured.drop("base", errors="ignore")
     return {

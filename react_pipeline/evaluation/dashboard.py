@@ -1,10 +1,12 @@
-"""Dashboards: a comparison, or the overview of all domains, as one HTML page that needs nothing but itself.
+"""Dashboards: a comparison, or the overview of all domains, as one HTML page that needs nothing but
+itself.
 
-Belongs here: what is on a page (`templates` say how). Does not belong here: figures (`dashboard_figures`), pictures
-(`dashboard_examples`), the text at its head (`findings`).
+Belongs here: what is on a page (`templates` say how). Does not belong here: figures
+(`dashboard_figures`), pictures (`dashboard_examples`), the text at its head (`findings`).
 
-A page holds plotly's script and every picture, and its policy forbids the browser to load anything. Class names,
-captions, file names and reasons come from outside: the templates escape them, or they are data of a figure.
+A page holds plotly's script and every picture, and its policy forbids the browser to load anything.
+Class names, captions, file names and reasons come from outside: the templates escape them, or they
+are data of a figure.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from react_pipeline.evaluation.dashboard_examples import judged_pictures, read_curves, read_examples, shown_classes
+from react_pipeline.evaluation.dashboard_examples import (
+    judged_pictures,
+    read_curves,
+    read_examples,
+    shown_classes,
+)
 from react_pipeline.evaluation.dashboard_figures import (
     classes_figure,
     costs_figure,
@@ -42,8 +49,17 @@ _HEADINGS = {
     **{"domain": "Domain", "method": "Method"},
     **{name: heading.capitalize() for name, heading in METRICS.items()},
     **{"delta_top1": "Over base", "gain_over_control": "Over control"},
-    **{"judged_delta": "Judged over base", "judged_gain": "Judged over control", "judged": "Judged"},
-    **{"n": "Images", "pairs": "Pairs", "trainable_parameters": "Trained parameters", "seconds": "Seconds"},
+    **{
+        "judged_delta": "Judged over base",
+        "judged_gain": "Judged over control",
+        "judged": "Judged",
+    },
+    **{
+        "n": "Images",
+        "pairs": "Pairs",
+        "trainable_parameters": "Trained parameters",
+        "seconds": "Seconds",
+    },
 }
 _NAMES = ("domain", "method")
 _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
@@ -68,7 +84,8 @@ def domain_page(
 
     Args:
         checkpoints: The trained model behind each method's result.
-        retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
+        retrieved: The pairs that the methods were trained on; None where nothing was trained on
+            retrieved pairs.
         title: Of the domain, as it was when the page was built; empty: the slug is shown.
         sessions: Of judgements.
     """
@@ -103,7 +120,10 @@ def domain_page(
         still=[method for method in methods if method not in moved],
         retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),
         datasets=sorted({str(name) for name in table["dataset"].dropna()}),
-        origins=[(method, made.fingerprint, _origin(checkpoints.get(method))) for method, made in results.items()],
+        origins=[
+            (method, made.fingerprint, _origin(checkpoints.get(method)))
+            for method, made in results.items()
+        ],
     )
 
 
@@ -115,7 +135,11 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> s
     methods = _trained_methods(means, finding.method)
     if methods:
         figures["costs"] = costs_figure(means)
-    others = {name: domains_figure(table, name) for name in methods[1:] if not name.endswith(CONTROL_SUFFIX)}
+    others = {
+        name: domains_figure(table, name)
+        for name in methods[1:]
+        if not name.endswith(CONTROL_SUFFIX)
+    }
     return _page(
         "overview.html",
         page_title="All domains: overview",
@@ -150,18 +174,34 @@ def _drawn(figures: Mapping[str, Figure], prefix: str = "") -> dict[str, Markup]
     from plotly.io import to_html  # type: ignore[import-untyped, unused-ignore]
 
     options = {"responsive": True, "displaylogo": False, "displayModeBar": False}
-    page = {"config": options, "full_html": False, "include_plotlyjs": False, "include_mathjax": False}
+    page = {
+        "config": options,
+        "full_html": False,
+        "include_plotlyjs": False,
+        "include_mathjax": False,
+    }
     return {
-        name: Markup("<div class='plot'>{}</div>").format(Markup(to_html(figure, div_id=prefix + name, **page)))  # noqa: S704
+        name: Markup("<div class='plot'>{}</div>").format(
+            Markup(to_html(figure, div_id=prefix + name, **page))  # noqa: S704
+        )
         for name, figure in figures.items()
     }
 
 
 def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
-    """The three numbers that matter, of the method that is spoken of: the number, what it is, its interval."""
-    labels = {"top1": f"top-1 of {method}", "delta_top1": "over the base", "gain_over_control": "over its control"}
+    """The three numbers that matter, of the method that is spoken of: the number, what it is, its
+    interval.
+    """
+    labels = {
+        "top1": f"top-1 of {method}",
+        "delta_top1": "over the base",
+        "gain_over_control": "over its control",
+    }
     if table["top1"].isna().all():
-        labels = {"judged_delta": f"{method} over the base, judged", "judged_gain": "over its control, judged"}
+        labels = {
+            "judged_delta": f"{method} over the base, judged",
+            "judged_gain": "over its control, judged",
+        }
         labels["judged"] = "pictures judged"
     return [
         (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, _interval(name, row))
@@ -175,12 +215,22 @@ def _interval(name: str, row: Mapping[Any, Any]) -> str:
     if (prefix := _INTERVAL_OF.get(name)) is None:
         return ""
     low, high = row[f"{prefix}_low"], row[f"{prefix}_high"]
-    return f"{percent(low)} to {percent(high)}" if name == "top1" and not pd.isna(low) else interval_text(low, high)
+    return (
+        f"{percent(low)} to {percent(high)}"
+        if name == "top1" and not pd.isna(low)
+        else interval_text(low, high)
+    )
 
 
 def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> dict[str, Any]:
-    """What the template `numbers.html` shows of a table; the column of the status only where it says something."""
-    used = [name for name in _HEADINGS if name not in left_out and (name in _NAMES or table[name].notna().any())]
+    """What the template `numbers.html` shows of a table; the column of the status only where it
+    says something.
+    """
+    used = [
+        name
+        for name in _HEADINGS
+        if name not in left_out and (name in _NAMES or table[name].notna().any())
+    ]
     with_status = bool(status) or not (table["status"] == "ok").all()
     headings = [(_HEADINGS[name], name not in _NAMES) for name in used]
     rows = [
@@ -197,9 +247,18 @@ def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> 
 def _cell(name: str, row: Mapping[Any, Any]) -> dict[str, Any]:
     value = row[name]
     if name in _NAMES or pd.isna(value) or (name == "delta_top1" and row["method"] == "base"):
-        return {"column": "", "numeric": name not in _NAMES, "text": value if name in _NAMES else ""}
+        return {
+            "column": "",
+            "numeric": name not in _NAMES,
+            "text": value if name in _NAMES else "",
+        }
     exact = int(value) if name in COUNTS and float(value).is_integer() else float(value)
-    return {"column": name, "exact": repr(exact), "text": text_of(name, value), "small": _interval(name, row)}
+    return {
+        "column": name,
+        "exact": repr(exact),
+        "text": text_of(name, value),
+        "small": _interval(name, row),
+    }
 
 
 def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
@@ -209,7 +268,9 @@ def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
     for name, of_class in list(of_each)[:MAX_CLASS_ROWS]:
         cells = [
             (percent(accuracy), "" if method == "base" else points(delta))
-            for method, accuracy, delta in zip(of_class["method"], of_class["accuracy"], of_class["delta"], strict=True)
+            for method, accuracy, delta in zip(
+                of_class["method"], of_class["accuracy"], of_class["delta"], strict=True
+            )
         ]
         rows.append((name, int(of_class["images"].iloc[0]), cells))
     return {"methods": methods, "rows": rows, "count": len(of_each)}
@@ -217,7 +278,9 @@ def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
 
 def _examples(retrieved: Artifact, classes: pd.DataFrame, method: str) -> dict[str, Any]:
     if classes.empty:  # nothing is labelled, so no class gained or lost
-        found = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"].unique()
+        found = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])[
+            "class"
+        ].unique()
         classes = pd.DataFrame({"class": found, "method": method, "delta": float("nan")})
     shown = classes[classes["method"] == method] if method in set(classes["method"]) else classes
     names = shown_classes(shown.drop_duplicates("class"))
@@ -231,4 +294,8 @@ def _examples(retrieved: Artifact, classes: pd.DataFrame, method: str) -> dict[s
 
 
 def _origin(trained: Artifact | None) -> str:
-    return "the base" if trained is None else f"{trained.fingerprint}, {trained.counts.get('steps', '?')} steps"
+    return (
+        "the base"
+        if trained is None
+        else f"{trained.fingerprint}, {trained.counts.get('steps', '?')} steps"
+    )

@@ -1,6 +1,8 @@
-"""Examples and curves of a comparison's page: small pictures of retrieved pairs, losses thinned to what a plot shows.
+"""Examples and curves of a comparison's page: small pictures of retrieved pairs, losses thinned to
+what a plot shows.
 
-Does not belong here: the page (`dashboard`), which escapes captions and class names; here they are as they came.
+Does not belong here: the page (`dashboard`), which escapes captions and class names; here they are
+as they came.
 """
 
 import json
@@ -28,7 +30,9 @@ MAX_POINTS = 240
 
 @dataclass(frozen=True)
 class Example:
-    """One retrieved pair: its picture as a data URI, the caption as it was collected, cosine to the prompt."""
+    """One retrieved pair: its picture as a data URI, the caption as it was collected, cosine to the
+    prompt.
+    """
 
     caption: str
     similarity: float
@@ -36,19 +40,28 @@ class Example:
 
 
 def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
-    """Of a table of class and delta those worth a look: gained most, others between, lost most, in this order."""
-    ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable", na_position="last")
+    """Of a table of class and delta those worth a look: gained most, others between, lost most, in
+    this order.
+    """
+    ordered = classes.sort_values(
+        ["delta", "class"], ascending=[False, True], kind="stable", na_position="last"
+    )
     names = list(ordered["class"])
     if len(names) <= limit:
         return names
     third = limit // 3
     between = names[third : len(names) - third]
     wanted = limit - 2 * third
-    return names[:third] + between[:: max(len(between) // wanted, 1)][:wanted] + names[len(names) - third :]
+    return (
+        names[:third]
+        + between[:: max(len(between) // wanted, 1)][:wanted]
+        + names[len(names) - third :]
+    )
 
 
 def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list[Example]]:
-    """The most similar pairs of each of `classes` that has any. Pictures that cannot be read are left out.
+    """The most similar pairs of each of `classes` that has any. Pictures that cannot be read are
+    left out.
 
     Raises:
         CorruptArtifact: If the set's shards are not those of its manifest.
@@ -56,9 +69,14 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
     from react_pipeline.corpus import BadImage, CollectedPairs, thumbnail
 
     pairs = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["row", "class", "similarity"])
-    pairs = pairs[pairs["class"].isin(list(classes))].sort_values("similarity", ascending=False, kind="stable")
+    pairs = pairs[pairs["class"].isin(list(classes))].sort_values(
+        "similarity", ascending=False, kind="stable"
+    )
     chosen = pairs.groupby("class", sort=False).head(PAIRS_PER_CLASS)
-    wanted = {int(row): float(similarity) for row, similarity in zip(chosen["row"], chosen["similarity"], strict=True)}
+    wanted = {
+        int(row): float(similarity)
+        for row, similarity in zip(chosen["row"], chosen["similarity"], strict=True)
+    }
     found: dict[str, list[Example]] = {name: [] for name in classes}
     unreadable = 0
     collected = CollectedPairs(retrieved)
@@ -72,33 +90,47 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
         found[pair.label].append(Example(pair.caption, wanted[pair.row], picture))
     if unreadable:
         logger.warning("%d pictures of %s cannot be shown", unreadable, retrieved.path)
-    return {name: sorted(pairs, key=lambda one: -one.similarity) for name, pairs in found.items() if pairs}
+    return {
+        name: sorted(pairs, key=lambda one: -one.similarity)
+        for name, pairs in found.items()
+        if pairs
+    }
 
 
 def judged_pictures(session: Session) -> list[tuple[str, list[Example]]]:
-    """Pictures on which one of two models was judged right, by model; the caption names both answers.
+    """Pictures on which one of two models was judged right, by model; the caption names both
+    answers.
 
     Only whole files are shown, and only those that are still where they were judged.
     """
     from react_pipeline.corpus import BadImage, thumbnail
 
     header, groups = session.header, []
-    for value, right, wrong in ((1, header.candidate, header.against), (-1, header.against, header.candidate)):
+    for value, right, wrong in (
+        (1, header.candidate, header.against),
+        (-1, header.against, header.candidate),
+    ):
         found: list[Example] = []
         for picture, answer in zip(header.pictures, session.values(0), strict=False):
             path = Path(picture.path)
             if answer != value or len(found) == JUDGED_PICTURES or not path.is_file():
                 continue
-            names = [header.measure["classes"][number] for number in (picture.candidate, picture.against)][::value]
+            names = [
+                header.measure["classes"][number] for number in (picture.candidate, picture.against)
+            ][::value]
             with suppress(BadImage, OSError):
-                found.append(Example(f"{names[0]}, not {names[1]}", 0.0, thumbnail(path.read_bytes())))
+                found.append(
+                    Example(f"{names[0]}, not {names[1]}", 0.0, thumbnail(path.read_bytes()))
+                )
         if found:
             groups.append((f"{right.method} is right, {wrong.method} is not", found))
     return groups
 
 
 def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:
-    """Step and loss of each training, by method, thinned by averaging neighbours; one without records has none."""
+    """Step and loss of each training, by method, thinned by averaging neighbours; one without
+    records has none.
+    """
     curves = {}
     for method, checkpoint in checkpoints.items():
         if "metrics.jsonl" not in checkpoint.manifest["files"]:
@@ -107,7 +139,9 @@ def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:
         try:
             records = [json.loads(line) for line in text.splitlines()]
         except (ValueError, RecursionError) as error:
-            raise CorruptArtifact(f"{checkpoint.file('metrics.jsonl')}: {error}; rematerialize it") from error
+            raise CorruptArtifact(
+                f"{checkpoint.file('metrics.jsonl')}: {error}; rematerialize it"
+            ) from error
         points = pd.DataFrame(records, columns=["step", "loss"]).dropna(ignore_index=True)
         if not points.empty:
             curves[method] = points.groupby(points.index // -(-len(points) // MAX_POINTS)).mean()

@@ -30,7 +30,9 @@ CLASSES_PER_SIDE = 12
 
 
 def plain(name: str) -> str:
-    """A name from outside as text that no renderer takes for a tag; cut where it would push the plot aside."""
+    """A name from outside as text that no renderer takes for a tag; cut where it would push the
+    plot aside.
+    """
     text = " ".join(str(name).split())
     return html.escape(text if len(text) <= MAX_NAME_CHARS else f"{text[: MAX_NAME_CHARS - 1]}…")
 
@@ -47,9 +49,15 @@ def methods_figure(table: pd.DataFrame) -> Figure:
     rows = table[table["top1"].notna()].iloc[::-1]
     figure = _side_by_side("Top-1 accuracy, %", "Difference to the base, points", shared_yaxes=True)
     for method, row in rows.groupby("method", sort=False):
-        figure.add_trace(_points(row, [method], "top1", "top1_low", "top1_high", method), row=1, col=1)
+        figure.add_trace(
+            _points(row, [method], "top1", "top1_low", "top1_high", method), row=1, col=1
+        )
         if method != "base" and row["delta_top1"].notna().all():
-            figure.add_trace(_points(row, [method], "delta_top1", "delta_low", "delta_high", method), row=1, col=2)
+            figure.add_trace(
+                _points(row, [method], "delta_top1", "delta_low", "delta_high", method),
+                row=1,
+                col=2,
+            )
     for top1 in _base(table):
         figure.add_vline(top1, line_dash="dot", line_color=BASE, row=1, col=1)
     figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=2)
@@ -59,21 +67,36 @@ def methods_figure(table: pd.DataFrame) -> Figure:
 
 def judged_figure(table: pd.DataFrame) -> Figure:
     """What a person judged of each method: the difference to the base, and to its control."""
-    columns = {"judged_delta": "Judged over the base, points", "judged_gain": "Judged over its control, points"}
+    columns = {
+        "judged_delta": "Judged over the base, points",
+        "judged_gain": "Judged over its control, points",
+    }
     columns = {name: title for name, title in columns.items() if table[name].notna().any()}
     rows = table[table[list(columns)].notna().any(axis=1)].iloc[::-1]
     figure = _side_by_side(*columns.values(), shared_yaxes=True)
     for place, name in enumerate(columns, start=1):
         for method, row in rows[rows[name].notna()].groupby("method", sort=False):
-            figure.add_trace(_points(row, [method], name, f"{name}_low", f"{name}_high", method), row=1, col=place)
+            figure.add_trace(
+                _points(row, [method], name, f"{name}_low", f"{name}_high", method),
+                row=1,
+                col=place,
+            )
         figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=place)
     return _styled(figure, 110 + 34 * len(rows))
 
 
 def costs_figure(table: pd.DataFrame) -> Figure:
-    """Top-1 against what was trained and how long it took; the base as a line, for it costs nothing."""
-    rows = table[table["top1"].notna() & (table["method"] != "base") & (table["trainable_parameters"].fillna(0) > 0)]
-    figure = _side_by_side("Trained parameters (log)", "Seconds of training (log)", shared_yaxes=True)
+    """Top-1 against what was trained and how long it took; the base as a line, for it costs
+    nothing.
+    """
+    rows = table[
+        table["top1"].notna()
+        & (table["method"] != "base")
+        & (table["trainable_parameters"].fillna(0) > 0)
+    ]
+    figure = _side_by_side(
+        "Trained parameters (log)", "Seconds of training (log)", shared_yaxes=True
+    )
     for column, cost in enumerate(("trainable_parameters", "seconds"), start=1):
         for method, row in rows.groupby("method", sort=False):
             figure.add_scatter(
@@ -89,7 +112,11 @@ def costs_figure(table: pd.DataFrame) -> Figure:
                 row=1,
                 col=column,
             )
-        note = {"annotation_text": "base", "annotation_position": "bottom right"} if column == 1 else {}
+        note = (
+            {"annotation_text": "base", "annotation_position": "bottom right"}
+            if column == 1
+            else {}
+        )
         for top1 in _base(table):
             figure.add_hline(top1, line_dash="dot", line_color=BASE, row=1, col=column, **note)
         figure.update_xaxes(type="log", **_log_ticks(rows[cost].tolist()), row=1, col=column)
@@ -110,7 +137,10 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for number, method in enumerate(methods):
         rows = classes[(classes["method"] == method) & classes["delta"].notna()]
         rows = rows.sort_values(["delta", "class"], ascending=[True, False], kind="stable")
-        gained, lost = rows[rows["delta"] > 0].tail(CLASSES_PER_SIDE), rows[rows["delta"] < 0].head(CLASSES_PER_SIDE)
+        gained, lost = (
+            rows[rows["delta"] > 0].tail(CLASSES_PER_SIDE),
+            rows[rows["delta"] < 0].head(CLASSES_PER_SIDE),
+        )
         shown = pd.concat([lost, gained])
         labels = [plain(name) for name in shown["class"]]
         figures = (labels, shown["images"].astype(int).tolist(), (100 * shown["accuracy"]).tolist())
@@ -131,11 +161,15 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
             figure.update_yaxes(**axis)
         visible = [other == number for other in range(len(methods))]
         layout = {f"yaxis.{name}": value for name, value in axis.items()}
-        buttons.append({"label": method, "method": "update", "args": [{"visible": visible}, layout]})
+        buttons.append(
+            {"label": method, "method": "update", "args": [{"visible": visible}, layout]}
+        )
     if len(methods) > 1:
         place = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
         figure.update_layout(updatemenus=[{"buttons": buttons, "showactive": True, **place}])
-    figure.update_xaxes(title="points more or less than the base", zeroline=True, zerolinecolor=BASE)
+    figure.update_xaxes(
+        title="points more or less than the base", zeroline=True, zerolinecolor=BASE
+    )
     count = max((len(trace.x) for trace in figure.data), default=0)
     return _styled(figure, 140 + 21 * max(count, 3))
 
@@ -152,7 +186,11 @@ def curves_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
             y=curve["loss"].tolist(),
             mode="lines",
             name=method,
-            line={"color": colour_of(method.removesuffix(CONTROL_SUFFIX)), "width": 1.6, "dash": dash},
+            line={
+                "color": colour_of(method.removesuffix(CONTROL_SUFFIX)),
+                "width": 1.6,
+                "dash": dash,
+            },
             hovertemplate=f"step %{{x:.0f}}: %{{y:.3f}}<extra>{method}</extra>",
         )
     figure.update_xaxes(title="step")
@@ -161,7 +199,9 @@ def curves_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def domains_figure(table: pd.DataFrame, method: str) -> Figure:
-    """The difference of one method and of its control to the base in each domain, and their means, with intervals."""
+    """The difference of one method and of its control to the base in each domain, and their means,
+    with intervals.
+    """
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
 
     pair = [method, method + CONTROL_SUFFIX]
@@ -172,7 +212,12 @@ def domains_figure(table: pd.DataFrame, method: str) -> Figure:
         mine = rows[rows["method"] == name]
         if not mine.empty:
             points = _points(
-                mine, [plain(domain) for domain in mine["domain"]], "delta_top1", "delta_low", "delta_high", name
+                mine,
+                [plain(domain) for domain in mine["domain"]],
+                "delta_top1",
+                "delta_low",
+                "delta_high",
+                name,
             )
             figure.add_trace(points.update(name=name, showlegend=True))
     figure.add_vline(0, line_color=BASE, line_dash="dot")
@@ -188,7 +233,9 @@ def _base(table: pd.DataFrame) -> list[float]:
     return values
 
 
-def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, low: str, high: str, method: str) -> Any:
+def _points(
+    rows: pd.DataFrame, labels: Sequence[str], value: str, low: str, high: str, method: str
+) -> Any:
     from plotly.graph_objects import Scatter  # type: ignore[import-untyped, unused-ignore]
 
     signed = "+.1f" if value != "top1" else ".1f"
@@ -215,23 +262,38 @@ def _reach(rows: pd.DataFrame, value: str, low: str, high: str, method: str) -> 
     """Bars from values to their bounds."""
     if rows[low].isna().all():
         return {}
-    above, below = 100 * (rows[high] - rows[value]).fillna(0), 100 * (rows[value] - rows[low]).fillna(0)
+    above, below = (
+        100 * (rows[high] - rows[value]).fillna(0),
+        100 * (rows[value] - rows[low]).fillna(0),
+    )
     line = {"color": colour_of(method), "thickness": 1.3, "width": 4}
-    return {"type": "data", "symmetric": False, "array": above.tolist(), "arrayminus": below.tolist(), **line}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above.tolist(),
+        "arrayminus": below.tolist(),
+        **line,
+    }
 
 
 def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Powers of ten; within one decade there may be none of them, so round values between the ends are named."""
+    """Powers of ten; within one decade there may be none of them, so round values between the ends
+    are named.
+    """
     from matplotlib.ticker import MaxNLocator
 
     positive = [float(value) for value in values if value > 0]
     if not positive or max(positive) > 10 * min(positive):
         return {"dtick": 1}
     low, high = min(positive), max(positive)
-    # Values this close are one place on the axis, and a locator would divide what rounding left of them.
+    # Values this close are one place on the axis, and a locator would divide what rounding left of
+    # them.
     found = [low] if high < 1.001 * low else MaxNLocator(nbins=5).tick_values(low, high)
     ticks = [float(value) for value in found if value > 0]
-    return {"tickvals": ticks, "ticktext": [f"{tick:,.0f}" if tick >= 1_000 else f"{tick:.4g}" for tick in ticks]}
+    return {
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.0f}" if tick >= 1_000 else f"{tick:.4g}" for tick in ticks],
+    }
 
 
 def _symbol(method: str, *, mean: bool = False) -> str:
@@ -242,7 +304,9 @@ def _symbol(method: str, *, mean: bool = False) -> str:
 def _side_by_side(*titles: str, **options: Any) -> Figure:
     from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
 
-    return make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.06, **options)
+    return make_subplots(
+        rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.06, **options
+    )
 
 
 def _styled(figure: Figure, height: int, *, legend: bool = False) -> Figure:
@@ -252,7 +316,11 @@ def _styled(figure: Figure, height: int, *, legend: bool = False) -> Figure:
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
+        font={
+            "family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+            "size": 13,
+            "color": INK,
+        },
         margin={"l": 20, "r": 20, "t": 34, "b": 118 if legend else 48},
         hoverlabel={"bgcolor": "white", "bordercolor": RULE, "font": {"color": INK}},
         legend={"orientation": "h", "y": -64 / (height - 160), "yanchor": "top", "x": 0},

@@ -23,7 +23,9 @@ from react_pipeline.store import Artifact, CorruptArtifact
 
 STAGE = "domain_results"
 EVALUATOR_VERSION = "3"
-"""Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
+"""Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are
+not compared.
+"""
 
 METRICS = {"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %"}
 """Fields of `EvalResult` that comparisons, the overview and MLflow show, with their headings."""
@@ -48,15 +50,18 @@ class ClassResult(BaseModel):
 
 
 class EvalResult(BaseModel):
-    """One method on one labelled set. Values are fractions; a set that is unavailable has a reason and no values.
+    """One method on one labelled set. Values are fractions; a set that is unavailable has a reason
+    and no values.
 
     Attributes:
         n_classes: C, among which each image is classified.
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
         mean_per_class: Mean of the classes' own fractions, over the classes that have images.
-        temperature: With which the softmax of the logits is calibrated, fitted on all of these images.
-        calibration_error: Of such a temperature on images that it was not fitted on, see `held_out_error`.
+        temperature: With which the softmax of the logits is calibrated, fitted on all of these
+            images.
+        calibration_error: Of such a temperature on images that it was not fitted on, see
+            `held_out_error`.
         uncalibrated_error: The same error of CLIP's own softmax.
         per_class: In the order of the domain's classes.
     """
@@ -92,18 +97,21 @@ class EvalResult(BaseModel):
             return cls.model_validate_json(artifact.file("result.json").read_text(encoding="utf-8"))
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.path / 'result.json'}: not a result of this version; rematerialize `{STAGE}`"
+                f"{artifact.path / 'result.json'}: not a result of this version; rematerialize "
+                f"`{STAGE}`"
             ) from error
 
 
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
     """Publish the zero-shot result of a method on the domain's evaluation set.
 
-    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved pairs alone. In
-    fp32 on any device, so that results of two machines, and those of the benchmark, may be compared.
+    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved
+    pairs alone. In fp32 on any device, so that results of two machines, and those of the benchmark,
+    may be compared.
 
-    Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available, `predictions.parquet`
-    (image, class_id, predicted: class ids of the first min(5, C), probability of the first).
+    Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available,
+    `predictions.parquet` (image, class_id, predicted: class ids of the first min(5, C), probability
+    of the first).
 
     Raises:
         InputError: If an evaluation image is gone or has changed.
@@ -112,21 +120,31 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, STAGE, method_key(slug, method))
     checkpoint = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     return project.store.build(
-        inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, inputs.parents, directory)
+        inputs,
+        lambda directory: write_evaluation(
+            project, slug, method, checkpoint, inputs.parents, directory
+        ),
     )
 
 
 def write_evaluation(
-    project: Project, slug: str, method: str, checkpoint: Artifact, parents: Mapping[str, Artifact], directory: Path
+    project: Project,
+    slug: str,
+    method: str,
+    checkpoint: Artifact,
+    parents: Mapping[str, Artifact],
+    directory: Path,
 ) -> dict[str, Any]:
-    """Measure a checkpoint on the `evaluation_set` among `parents`, and write the files of `evaluate`; returns counts.
+    """Measure a checkpoint on the `evaluation_set` among `parents`, and write the files of
+    `evaluate`; returns counts.
 
     Args:
         checkpoint: It need not be the current one of its method.
         parents: With `base_checkpoint` too where a head needs its encoder.
 
     Raises:
-        InputError: If an evaluation image is gone or has changed, or the checkpoint is of other classes.
+        InputError: If an evaluation image is gone or has changed, or the checkpoint is of other
+            classes.
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     domain = project.domain(slug)
@@ -150,11 +168,14 @@ def write_evaluation(
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
-    vectors = encode_images(project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION)
+    vectors = encode_images(
+        project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION
+    )
     logits = LOGIT_SCALE * vectors @ head.numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
-            f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
+            f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` "
+            f"for {checkpoint.key!r}"
         )
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     class_ids = images["class_id"].to_numpy()
@@ -173,7 +194,9 @@ def write_evaluation(
     }
 
 
-def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
+def score(
+    ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: Sequence[str]
+) -> dict[str, Any]:
     """The metrics of `EvalResult` for N images.
 
     Args:
@@ -195,14 +218,21 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
         "n": len(class_ids),
         "top1": float(first.mean()),
         "top5": float(within.mean()),
-        "mean_per_class": float(np.mean([accuracy for entry in per_class if (accuracy := entry.accuracy) is not None])),
+        "mean_per_class": float(
+            np.mean([accuracy for entry in per_class if (accuracy := entry.accuracy) is not None])
+        ),
         "per_class": tuple(per_class),
     }
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:
-    (directory / "result.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    rows = [(entry.name, entry.images, entry.correct, entry.accuracy, entry.correct_top5) for entry in result.per_class]
+    (directory / "result.json").write_text(
+        result.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
+    rows = [
+        (entry.name, entry.images, entry.correct, entry.accuracy, entry.correct_top5)
+        for entry in result.per_class
+    ]
     table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy", "correct_top5"])
     table["accuracy"] = table["accuracy"].astype("float64")
     table.to_parquet(directory / "per_class.parquet", index=False)

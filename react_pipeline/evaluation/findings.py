@@ -2,8 +2,8 @@
 
 They follow from the table by fixed rules, so the same numbers always say the same.
 
-The method spoken of is fixed beforehand (`gated-image` where it was measured): the best of many methods is partly the
-luckiest one.
+The method spoken of is fixed beforehand (`gated-image` where it was measured): the best of many
+methods is partly the luckiest one.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ FEW_IMAGES = 1_000
 
 @dataclass(frozen=True)
 class Finding:
-    """A headline and the sentences below it; `method` is the one they speak of ("" if none was measured or judged)."""
+    """A headline and the sentences below it; `method` is the one they speak of ("" if none was
+    measured or judged).
+    """
 
     method: str
     headline: str
@@ -31,9 +33,15 @@ class Finding:
 
 
 def headline_method(table: pd.DataFrame) -> str:
-    """The trained method that a report speaks of: `gated-image`, else the first that was measured, else ""."""
+    """The trained method that a report speaks of: `gated-image`, else the first that was measured,
+    else "".
+    """
     measured = set(table.loc[table["top1"].notna(), "method"])
-    trained = [name for name in METHODS if name != "base" and not name.endswith(CONTROL_SUFFIX) and name in measured]
+    trained = [
+        name
+        for name in METHODS
+        if name != "base" and not name.endswith(CONTROL_SUFFIX) and name in measured
+    ]
     return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")
 
 
@@ -42,7 +50,9 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
     rows = {row.method: row for row in table[table["top1"].notna()].itertuples()}
     method = headline_method(table)
     if not rows:
-        judged = table[table["judged_delta"].notna()].sort_values("judged_delta", ascending=False, kind="stable")
+        judged = table[table["judged_delta"].notna()].sort_values(
+            "judged_delta", ascending=False, kind="stable"
+        )
         for best in judged.itertuples():
             found = f"{points(best.judged_delta)} points ({_sure(best.judged_delta_low, best.judged_delta_high)})"
             headline = f"Without labels, {best.method} is judged {found} against the base."
@@ -51,14 +61,22 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
     if not method:
         base = next(iter(rows.values()))
         text = f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized model is measured."
-        return Finding("", text, ("Materialize `customized_checkpoint` and `domain_results` of a method.",))
+        return Finding(
+            "", text, ("Materialize `customized_checkpoint` and `domain_results` of a method.",)
+        )
     row = rows[method]
     right = f"{method} names {percent(row.top1)}% of {row.n:,} images right"
     if pd.isna(row.delta_top1):
-        return Finding(method, f"{right}; the base was not measured, so no gain is known.", _cautions(row.n))
+        return Finding(
+            method, f"{right}; the base was not measured, so no gain is known.", _cautions(row.n)
+        )
     base = percent(rows["base"].top1)
     headline = f"{right}, the base {base}%: {points(row.delta_top1)} points ({_sure(row.delta_low, row.delta_high)})."
-    details = (_verdict(row.delta_low, row.delta_high), _of_control(row), *_of_another(table, method))
+    details = (
+        _verdict(row.delta_low, row.delta_high),
+        _of_control(row),
+        *_of_another(table, method),
+    )
     return Finding(method, headline, (*details, *_cautions(row.n)))
 
 
@@ -67,7 +85,10 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     means = table[table["domain"] == MEAN]
     domains = table[table["domain"] != MEAN]
     method = headline_method(means)
-    measured, known = domains.loc[domains["top1"].notna(), "domain"].nunique(), domains["domain"].nunique()
+    measured, known = (
+        domains.loc[domains["top1"].notna(), "domain"].nunique(),
+        domains["domain"].nunique(),
+    )
     if not method:
         judged = domains.loc[domains["judged_delta"].notna(), "domain"].nunique()
         also = f", {judged} judged without labels" if judged else ""
@@ -76,33 +97,56 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     mean = next(means[means["method"] == method].itertuples())
     sure = _sure(mean.delta_low, mean.delta_high)
     change = (
-        "no gain is known" if pd.isna(mean.delta_top1) else f"{points(mean.delta_top1)} points on the base ({sure})"
+        "no gain is known"
+        if pd.isna(mean.delta_top1)
+        else f"{points(mean.delta_top1)} points on the base ({sure})"
     )
-    headline = f"{method} names {percent(mean.top1)}% right on average over {mean.status}: {change}."
-    each = [row for row in domains[domains["method"] == method].itertuples() if not pd.isna(row.delta_low)]
+    headline = (
+        f"{method} names {percent(mean.top1)}% right on average over {mean.status}: {change}."
+    )
+    each = [
+        row
+        for row in domains[domains["method"] == method].itertuples()
+        if not pd.isna(row.delta_low)
+    ]
     better = sum(row.delta_low > 0 for row in each)
     worse = sum(row.delta_high < 0 for row in each)
     details = (
-        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, no clear difference in "
-        f"{len(each) - better - worse}.",
-        "The interval of the mean is of these domains' images; it does not predict the gain on another domain.",
+        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, no clear "
+        f"difference in {len(each) - better - worse}.",
+        "The interval of the mean is of these domains' images; it does not predict the gain on "
+        "another domain.",
     )
-    return Finding(method, headline, (*details, _of_control(mean), *_of_another(means, method), *_cautions(None)))
+    return Finding(
+        method,
+        headline,
+        (*details, _of_control(mean), *_of_another(means, method), *_cautions(None)),
+    )
 
 
 def _of_judged(row: Any) -> tuple[str, str]:
     low, high = row.judged_delta_low, row.judged_delta_high
-    verdict = "It is better" if low > 0 else "It is worse" if high < 0 else "It is not clear which of the two is better"
+    verdict = (
+        "It is better"
+        if low > 0
+        else "It is worse"
+        if high < 0
+        else "It is not clear which of the two is better"
+    )
     control = "Its control was not judged, so what retrieval adds is not known: judge it too, with "
     control += f"--against {row.method}{CONTROL_SUFFIX}."
     if not pd.isna(row.judged_gain):
-        gain = f"{points(row.judged_gain)} points ({_sure(row.judged_gain_low, row.judged_gain_high)})"
+        gain = (
+            f"{points(row.judged_gain)} points ({_sure(row.judged_gain_low, row.judged_gain_high)})"
+        )
         control = f"Over its control, the same training on random pairs, it is judged {gain}."
     return f"{verdict} on these pictures; of others nothing is known.", control
 
 
 def _of_control(row: object) -> str:
-    gain, low, high = (getattr(row, name) for name in ("gain_over_control", "gain_low", "gain_high"))
+    gain, low, high = (
+        getattr(row, name) for name in ("gain_over_control", "gain_low", "gain_high")
+    )
     if pd.isna(gain):
         return "No control (the same training on random pairs) is measured, so what retrieval adds is not known."
     text = f"Over its control, the same training on random pairs, it is {points(gain)} points ({_sure(low, high)})"
@@ -114,8 +158,14 @@ def _of_control(row: object) -> str:
 
 
 def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
-    """The trained method with the highest top-1, where it is another one, with a caution: it was picked afterwards."""
-    trained = table[table["top1"].notna() & ~table["method"].str.endswith(CONTROL_SUFFIX) & (table["method"] != "base")]
+    """The trained method with the highest top-1, where it is another one, with a caution: it was
+    picked afterwards.
+    """
+    trained = table[
+        table["top1"].notna()
+        & ~table["method"].str.endswith(CONTROL_SUFFIX)
+        & (table["method"] != "base")
+    ]
     best = next(trained.sort_values("top1", ascending=False, kind="stable").itertuples())
     if best.method == method:
         return ()
@@ -140,6 +190,8 @@ def _sure(low: float, high: float) -> str:
 
 
 def _cautions(images: int | None) -> tuple[str, ...]:
-    text = "Intervals cover the choice of images, not the training seed: each method was trained once."
+    text = (
+        "Intervals cover the choice of images, not the training seed: each method was trained once."
+    )
     few = images is not None and images < FEW_IMAGES
     return (f"{text} With {images:,} images they are wide." if few else text,)

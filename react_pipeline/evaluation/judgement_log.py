@@ -1,10 +1,12 @@
-"""The log of a judgement: what a person said of the pictures on which two models disagree, and what follows from it.
+"""The log of a judgement: what a person said of the pictures on which two models disagree, and what
+follows from it.
 
 Does not belong here: which pictures disagree (`use.judge`), the artifact (`judgements`).
 
-The first line holds both models and every picture on which they disagree, in random order; each line after it is one
-answer to the next picture, or takes the last answer back. Lines are on the disk before they are acknowledged, and a
-line that a kill cut short is ignored. Shapes: N pictures, D of them disagreements, T answers.
+The first line holds both models and every picture on which they disagree, in random order; each
+line after it is one answer to the next picture, or takes the last answer back. Lines are on the
+disk before they are acknowledged, and a line that a kill cut short is ignored. Shapes: N pictures,
+D of them disagreements, T answers.
 """
 
 import os
@@ -22,7 +24,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.evaluation.confidence_sequence import Values, p_value, sum_bounds
-from react_pipeline.store import CorruptArtifact, InputError, StoreWriteError, append, lock, write_atomically
+from react_pipeline.store import (
+    CorruptArtifact,
+    InputError,
+    StoreWriteError,
+    append,
+    lock,
+    write_atomically,
+)
 
 NEITHER, UNSURE = "neither", "unsure"
 Answer = int | Literal["neither", "unsure"]
@@ -93,7 +102,8 @@ class Difference:
         estimate: `unsure` counts as a tie.
         low: Lower bound; `unsure` counts as lost, so it holds whatever these pictures are.
         high: Upper bound; `unsure` counts as won.
-        p_value: Of "not better": the larger of the sequence's, valid at any moment, and that of the exact test.
+        p_value: Of "not better": the larger of the sequence's, valid at any moment, and that of the
+            exact test.
         clear: Whether the bounds exclude 0 and the exact test agrees, or nothing is left to judge.
     """
 
@@ -106,7 +116,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Session:
-    """One log, read: its bytes, its header, and the answers that were not taken back, in the order of the pictures."""
+    """One log, read: its bytes, its header, and the answers that were not taken back, in the order
+    of the pictures.
+    """
 
     path: Path
     data: bytes = field(repr=False)
@@ -127,26 +139,36 @@ class Session:
             entries: list[Entry] = []
             for line in rest:
                 entry = Entry.model_validate_json(line)
-                if entry.picture != len(entries) - (entry.answer is None) or entry.picture >= len(header.pictures):
+                if entry.picture != len(entries) - (entry.answer is None) or entry.picture >= len(
+                    header.pictures
+                ):
                     raise ValueError(f"picture {entry.picture} is out of turn")
                 entries = entries[:-1] if entry.answer is None else [*entries, entry]
         except (OSError, ValueError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise CorruptArtifact(f"{path}: not a log of judgements ({problem}); restore it, or remove it") from error
+            raise CorruptArtifact(
+                f"{path}: not a log of judgements ({problem}); restore it, or remove it"
+            ) from error
         return cls(path, whole + b"\n", header, tuple(entries))
 
     def values(self, unsure: int) -> Values:
-        """Of each answer: candidate right less other right, -1, 0 or 1, with `unsure` for those (T,)."""
+        """Of each answer: candidate right less other right, -1, 0 or 1, with `unsure` for those
+        (T,).
+        """
         shown = zip(self.header.pictures, self.entries, strict=False)
-        won = [(one.candidate == entry.answer) - (one.against == entry.answer) for one, entry in shown]
+        won = [
+            (one.candidate == entry.answer) - (one.against == entry.answer) for one, entry in shown
+        ]
         doubt = np.array([entry.answer == UNSURE for entry in self.entries], dtype=bool)
         return np.where(doubt, unsure, np.array(won, dtype=np.int64))
 
     def difference(self, confidence: float = CONFIDENCE) -> Difference:
-        """The difference with its confidence sequence; D of N disagree, so their sum over N is the difference.
+        """The difference with its confidence sequence; D of N disagree, so their sum over N is the
+        difference.
 
-        When nearly all are judged the sequence counts every single one, mistakes of the judge included. So the exact
-        test (McNemar's), which takes these pictures for a sample, must agree before anything is called clear.
+        When nearly all are judged the sequence counts every single one, mistakes of the judge
+        included. So the exact test (McNemar's), which takes these pictures for a sample, must agree
+        before anything is called clear.
         """
         images, population = self.header.images, len(self.header.pictures)
         lowest, highest = self.values(-1), self.values(1)
@@ -158,16 +180,19 @@ class Session:
 
     @property
     def clicks_left(self) -> int | None:
-        """About how many more answers make the difference clear if they go on as before; None while that is unknown.
+        """About how many more answers make the difference clear if they go on as before; None while
+        that is unknown.
 
-        As many as are left if only judging all of them decides. It follows from whole tens of answers: a forecast that
-        moved with every click would give away whose name was clicked.
+        As many as are left if only judging all of them decides. It follows from whole tens of
+        answers: a forecast that moved with every click would give away whose name was clicked.
         """
         judged = len(self.entries) // FORECAST_STEP * FORECAST_STEP
         if not judged:
             return None
         lowest, highest = (tuple(self.values(unsure)[:judged].tolist()) for unsure in (-1, 1))
-        return max(_answers_until_clear(lowest, highest, len(self.header.pictures)) - len(self.entries), 0)
+        return max(
+            _answers_until_clear(lowest, highest, len(self.header.pictures)) - len(self.entries), 0
+        )
 
     @cached_property
     def counts(self) -> dict[str, Any]:
@@ -189,11 +214,17 @@ class Session:
         }
 
 
-def _is_clear(lowest: Values, highest: Values, population: int, confidence: float = CONFIDENCE) -> bool:
-    """Whether the bounds exclude 0 and the exact test agrees, or nothing is left to judge (`Session.difference`)."""
+def _is_clear(
+    lowest: Values, highest: Values, population: int, confidence: float = CONFIDENCE
+) -> bool:
+    """Whether the bounds exclude 0 and the exact test agrees, or nothing is left to judge
+    (`Session.difference`).
+    """
     level = (1 - confidence) / 2
     sides = (lowest, -highest)
-    agree = any(p_value(values, population) <= level and _sign_test(values) <= level for values in sides)
+    agree = any(
+        p_value(values, population) <= level and _sign_test(values) <= level for values in sides
+    )
     return agree or len(lowest) == population
 
 
@@ -221,11 +252,15 @@ def create_log(path: Path, header: Header) -> None:
     try:
         write_atomically(path, header.model_dump_json() + "\n")
     except OSError as error:
-        raise StoreWriteError(f"{path}: {error.strerror}; make the folder writable, or free space") from error
+        raise StoreWriteError(
+            f"{path}: {error.strerror}; make the folder writable, or free space"
+        ) from error
 
 
 class JudgementLog:
-    """A log that this process alone appends to; its methods may be called from several threads at once."""
+    """A log that this process alone appends to; its methods may be called from several threads at
+    once.
+    """
 
     def __init__(self, path: Path, judge: str, descriptor: int) -> None:
         """Use `open_log`."""
@@ -238,14 +273,17 @@ class JudgementLog:
         """Record the answer to the next picture, or with None that the last one is taken back.
 
         Returns:
-            False where another picture is next: another tab was faster, or the same click came twice.
+            False where another picture is next: another tab was faster, or the same click came
+                twice.
 
         Raises:
             StoreWriteError: If the disk refuses it; the log is as it was.
         """
         with self._lock:
             entries = self.session.entries
-            if picture != len(entries) - (answer is None) or not 0 <= picture < len(self.session.header.pictures):
+            if picture != len(entries) - (answer is None) or not 0 <= picture < len(
+                self.session.header.pictures
+            ):
                 return False
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             entry = Entry(picture=picture, answer=answer, judge=self.judge, time=now)
@@ -253,7 +291,9 @@ class JudgementLog:
             try:
                 append(self._file, line)
             except OSError as error:
-                raise StoreWriteError(f"{self.session.path}: {error.strerror}; free space and click again") from error
+                raise StoreWriteError(
+                    f"{self.session.path}: {error.strerror}; free space and click again"
+                ) from error
             kept = entries[:-1] if answer is None else (*entries, entry)
             self.session = replace(self.session, data=self.session.data + line, entries=kept)
             return True
@@ -270,7 +310,9 @@ def open_log(path: Path, judge: str) -> Iterator[JudgementLog]:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
     try:
         if not lock(descriptor, wait=False):
-            raise InputError(f"{path}: another `react-pipeline judge` has it open; use its page, or stop it")
+            raise InputError(
+                f"{path}: another `react-pipeline judge` has it open; use its page, or stop it"
+            )
         # What a kill left of a line was never acknowledged.
         data = path.read_bytes()
         os.ftruncate(descriptor, data.rfind(b"\n") + 1)
@@ -283,8 +325,9 @@ def describe(session: Session) -> str:
     """What a session found, in one sentence."""
     found, header, counts = session.difference(), session.header, session.counts
     return (
-        f"{header.candidate.method} over {header.against.method}: {100 * found.estimate:+.1f} points, "
-        f"{100 * CONFIDENCE:.4g}% interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, judged on "
-        f"{counts['judged']:,} of {counts['disagreements']:,} disagreements among {counts['images']:,} pictures"
-        + (f", {counts[UNSURE]} unsure" if counts[UNSURE] else "")
+        f"{header.candidate.method} over {header.against.method}: {100 * found.estimate:+.1f} "
+        f"points, {100 * CONFIDENCE:.4g}% interval {100 * found.low:+.1f} to "
+        f"{100 * found.high:+.1f}, judged on {counts['judged']:,} of {counts['disagreements']:,} "
+        f"disagreements among {counts['images']:,} "
+        "pictures" + (f", {counts[UNSURE]} unsure" if counts[UNSURE] else "")
     )

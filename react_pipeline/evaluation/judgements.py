@@ -1,9 +1,11 @@
-"""Judgements: the logs of a domain that hold today, as an artifact that comparison and promotion are made from.
+"""Judgements: the logs of a domain that hold today, as an artifact that comparison and promotion
+are made from.
 
 Does not belong here: what a log says (`judgement_log`), writing one (`use.judge`).
 
-No row of `pipeline.STAGES` has it: each reader of judgements publishes what the logs hold at that moment, so an answer
-is in the next comparison and verdict, and a domain without judgements has no empty artifact.
+No row of `pipeline.STAGES` has it: each reader of judgements publishes what the logs hold at that
+moment, so an answer is in the next comparison and verdict, and a domain without judgements has no
+empty artifact.
 """
 
 import hashlib
@@ -22,7 +24,9 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs, ReactError
 
 JUDGEMENTS = "judgements"
-"""Stage of the artifact, by domain, and the folder next to `pipeline.yaml` with the logs: `judgements/<domain>/`."""
+"""Stage of the artifact, by domain, and the folder next to `pipeline.yaml` with the logs:
+`judgements/<domain>/`.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Judgements:
     def publish(self, project: Project) -> Artifact:
         """Publish them; the artifact that is there already if there are no new judgements.
 
-        Files: `logs/*.jsonl`, `table.parquet` (one row a session), `answers.parquet` (one row an answer), `table.md`.
+        Files: `logs/*.jsonl`, `table.parquet` (one row a session), `answers.parquet` (one row an
+        answer), `table.md`.
         """
 
         def write(directory: Path) -> dict[str, Any]:
@@ -51,7 +56,11 @@ class Judgements:
             counts: dict[str, Any] = {"sessions": len(self.sessions)}
             for session, row in zip(self.sessions, rows, strict=True):
                 name = f"{row['candidate']}-over-{row['against']}-{session.path.stem[-8:]}"
-                counts[name] = {key: value for key, value in row.items() if isinstance(value, bool | int | float)}
+                counts[name] = {
+                    key: value
+                    for key, value in row.items()
+                    if isinstance(value, bool | int | float)
+                }
             return counts
 
         return project.store.build(self.inputs, write)
@@ -62,15 +71,19 @@ class Judgements:
 
     def latest(self, candidate: Side, against: Side) -> Session | None:
         """The session of two models that was begun last; None if they were never judged."""
-        found = [one for one in self.sessions if (one.header.candidate, one.header.against) == (candidate, against)]
+        found = [
+            one
+            for one in self.sessions
+            if (one.header.candidate, one.header.against) == (candidate, against)
+        ]
         return max(found, key=lambda session: session.header.created, default=None)
 
 
 def judgements_of(project: Project, slug: str) -> Judgements | None:
     """What the logs of a domain hold today; None if there are no judgements. Publishes nothing.
 
-    Logs under other class names or templates, and of models that were pruned, stay where they are and count for
-    nothing.
+    Logs under other class names or templates, and of models that were pruned, stay where they are
+    and count for nothing.
 
     Raises:
         CorruptArtifact: If a log cannot be read.
@@ -100,7 +113,11 @@ def measure_of(project: Project, slug: str) -> dict[str, Any]:
     """What two models share when they classify the same pictures: class names and templates."""
     domain = project.domain(slug)
     names = {} if domain.prompt_names == domain.class_names else {"names": domain.prompt_names}
-    return {"classes": domain.class_names, **names, **domain.model_dump(mode="json", include={"templates"})}
+    return {
+        "classes": domain.class_names,
+        **names,
+        **domain.model_dump(mode="json", include={"templates"}),
+    }
 
 
 def model_of(project: Project, slug: str, side: Side) -> Artifact:
@@ -127,16 +144,28 @@ def row_of(session: Session) -> dict[str, Any]:
     """A session as a row of tables; differences are fractions."""
     header, found = session.header, session.difference()
     return {
-        **{"candidate": header.candidate.method, "candidate_checkpoint": header.candidate.checkpoint},
+        **{
+            "candidate": header.candidate.method,
+            "candidate_checkpoint": header.candidate.checkpoint,
+        },
         **{"against": header.against.method, "against_checkpoint": header.against.checkpoint},
         **{"source": header.source, "created": header.created},
-        **{"difference": found.estimate, "low": found.low, "high": found.high, "p_value": found.p_value},
+        **{
+            "difference": found.estimate,
+            "low": found.low,
+            "high": found.high,
+            "p_value": found.p_value,
+        },
         **{"confidence": CONFIDENCE, "clear": found.clear, **session.counts},
     }
 
 
 def _place(slug: str, method: str) -> tuple[str, str]:
-    return ("base_checkpoint", ALL) if method == "base" else ("customized_checkpoint", method_key(slug, method))
+    return (
+        ("base_checkpoint", ALL)
+        if method == "base"
+        else ("customized_checkpoint", method_key(slug, method))
+    )
 
 
 def _answers(session: Session) -> Iterator[dict[str, Any]]:
@@ -145,8 +174,14 @@ def _answers(session: Session) -> Iterator[dict[str, Any]]:
     for picture, entry, value in shown:
         chosen = classes[entry.answer] if isinstance(entry.answer, int) else entry.answer
         yield {
-            **{"candidate": session.header.candidate.method, "against": session.header.against.method},
+            **{
+                "candidate": session.header.candidate.method,
+                "against": session.header.against.method,
+            },
             **{"picture": picture.path, "answer": chosen, "value": int(value)},
-            **{"candidate_class": classes[picture.candidate], "against_class": classes[picture.against]},
+            **{
+                "candidate_class": classes[picture.candidate],
+                "against_class": classes[picture.against],
+            },
             **{"judge": entry.judge, "time": entry.time},
         }

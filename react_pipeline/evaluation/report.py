@@ -22,7 +22,9 @@ _NAMES = ("dashboard", "table", "per_class", "comparison", "overview")
 
 @dataclass
 class Report:
-    """What was written where: `index` is the page to open, `missing` says why a domain is not in it."""
+    """What was written where: `index` is the page to open, `missing` says why a domain is not in
+    it.
+    """
 
     index: Path | None = None
     files: list[Path] = field(default_factory=list)
@@ -30,9 +32,13 @@ class Report:
 
 
 def write_report(
-    project: Project, directory: Path, domains: Sequence[str] = (), formats: Collection[str] = FORMATS
+    project: Project,
+    directory: Path,
+    domains: Sequence[str] = (),
+    formats: Collection[str] = FORMATS,
 ) -> Report:
-    """Write the current comparisons, one folder a domain, and over all domains the overview, into a folder.
+    """Write the current comparisons, one folder a domain, and over all domains the overview, into a
+    folder.
 
     What an earlier report left there of a domain that is not current any more is removed.
 
@@ -58,7 +64,9 @@ def write_report(
             (directory / slug).mkdir(exist_ok=True)
             for name in artifact.manifest["files"]:
                 if Path(name).stem in _NAMES and name.rpartition(".")[2] in formats:
-                    report.files.append(Path(shutil.copyfile(artifact.file(name), directory / slug / name)))
+                    report.files.append(
+                        Path(shutil.copyfile(artifact.file(name), directory / slug / name))
+                    )
         if not domains:
             target = directory / OVERVIEW
             target.mkdir(exist_ok=True)
@@ -66,13 +74,20 @@ def write_report(
             _clear(target, set(FORMATS) - set(formats))
             report.files += sorted(target.iterdir())
         if "html" in formats:
-            links = [*([] if domains else [("All domains", OVERVIEW)]), *((slug, slug) for slug in comparisons)]
-            page = render("evaluation", "index.html", page_title="Report", links=links, missing=missing)
+            links = [
+                *([] if domains else [("All domains", OVERVIEW)]),
+                *((slug, slug) for slug in comparisons),
+            ]
+            page = render(
+                "evaluation", "index.html", page_title="Report", links=links, missing=missing
+            )
             report.index = directory / "index.html"
             report.index.write_text(page, encoding="utf-8")
             report.files.append(report.index)
     except OSError as error:
-        raise InputError(f"{error.filename or directory}: {error.strerror}; give another --output") from error
+        raise InputError(
+            f"{error.filename or directory}: {error.strerror}; give another --output"
+        ) from error
     return report
 
 

@@ -1,4 +1,5 @@
-"""Tables of a comparison: their columns, numbers as people read them, Markdown, and a small picture.
+"""Tables of a comparison: their columns, numbers as people read them, Markdown, and a small
+picture.
 
 Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
@@ -25,35 +26,70 @@ NUMBERS = (
     *("top1_low", "top1_high", "gain_over_control", "gain_low", "gain_high"),
     *(*COUNTS, "seconds"),
 )
-JUDGED = tuple(name + bound for name in ("judged_delta", "judged_gain") for bound in ("", "_low", "_high"))
+JUDGED = tuple(
+    name + bound for name in ("judged_delta", "judged_gain") for bound in ("", "_low", "_high")
+)
 COLUMNS = ["domain", "dataset", "method", *NUMBERS, *JUDGED, "judged", "fingerprint", "status"]
-"""Of a comparison: fractions, counts, seconds of the training; `delta_` is to the base, `gain_` to the control.
+"""Of a comparison: fractions, counts, seconds of the training; `delta_` is to the base, `gain_` to
+the control.
 
 `judged_` ones are not measured on labels: a person judged as many pictures as `judged` says."""
 
-CLASS_COLUMNS = ["domain", "method", "class", "images", "correct", "correct_top5", "accuracy", "delta", "pairs"]
-"""Of the table per class: `delta` is the accuracy less the base's, `pairs` what was retrieved for the class."""
+CLASS_COLUMNS = [
+    "domain",
+    "method",
+    "class",
+    "images",
+    "correct",
+    "correct_top5",
+    "accuracy",
+    "delta",
+    "pairs",
+]
+"""Of the table per class: `delta` is the accuracy less the base's, `pairs` what was retrieved for
+the class.
+"""
 
 _SHOWN = {
-    **{"domain": "domain", "method": "method", **METRICS, "delta_top1": "delta to base", "interval": "95% interval"},
+    **{
+        "domain": "domain",
+        "method": "method",
+        **METRICS,
+        "delta_top1": "delta to base",
+        "interval": "95% interval",
+    },
     **{"n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
     **{"seconds": "seconds", "status": "status"},
 }
-_SHOWN_JUDGED = {**{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"}}
+_SHOWN_JUDGED = {
+    **{
+        "judged_delta": "judged, to base",
+        "judged_interval": "95% sequence",
+        "judged": "pictures judged",
+    }
+}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where nothing was measured."""
-    kinds = dict.fromkeys((*NUMBERS, *JUDGED), "float64") | dict.fromkeys((*COUNTS, "judged"), "Int64")
+    """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where
+    nothing was measured.
+    """
+    kinds = dict.fromkeys((*NUMBERS, *JUDGED), "float64") | dict.fromkeys(
+        (*COUNTS, "judged"), "Int64"
+    )
     return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
 
 
-def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
-    """One row for each method and class, in the order of the domain's classes, with `CLASS_COLUMNS`.
+def per_class_table(
+    results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]
+) -> pd.DataFrame:
+    """One row for each method and class, in the order of the domain's classes, with
+    `CLASS_COLUMNS`.
 
     Args:
         results: Of one domain, by method; those that are unavailable have no rows.
-        pairs: By method, how many pairs were retrieved for each class; none for the base and for controls.
+        pairs: By method, how many pairs were retrieved for each class; none for the base and for
+            controls.
     """
     base = results.get("base")
     known = {entry.name: entry.accuracy for entry in base.per_class} if base is not None else {}
@@ -78,7 +114,8 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base grey, controls pale.
+    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base
+    grey, controls pale.
 
     Where nothing was measured, but judged, it is the judged difference to the base.
     """
@@ -97,14 +134,29 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
         axes.set_axis_off()
     else:
         shades = [
-            "#888888" if name == "base" else "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
+            "#888888"
+            if name == "base"
+            else "#9ecae1"
+            if name.endswith(CONTROL_SUFFIX)
+            else "#08519c"
             for name in measured["method"]
         ]
         top1 = 100 * measured["top1"]
         bars = axes.barh(measured["method"], top1, color=shades)
         if measured["top1_low"].notna().all():
-            reach = [(top1 - 100 * measured["top1_low"]).tolist(), (100 * measured["top1_high"] - top1).tolist()]
-            axes.errorbar(top1, measured["method"], xerr=reach, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+            reach = [
+                (top1 - 100 * measured["top1_low"]).tolist(),
+                (100 * measured["top1_high"] - top1).tolist(),
+            ]
+            axes.errorbar(
+                top1,
+                measured["method"],
+                xerr=reach,
+                fmt="none",
+                ecolor="#333333",
+                elinewidth=1,
+                capsize=2,
+            )
         axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
         axes.invert_yaxis()
         axes.margins(x=0.12)
@@ -113,14 +165,20 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
+    """The table for people: percent with one decimal, differences with their sign, empty where
+    nothing was measured.
+    """
     judged = "judged" in table and table["judged"].notna().any()
     shown = _SHOWN | (_SHOWN_JUDGED if judged else {})
     rows = []
     for row in table.to_dict("records"):
-        row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
+        row["interval"] = (
+            None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
+        )
         if judged:
-            row["judged_interval"] = interval_text(row["judged_delta_low"], row["judged_delta_high"])
+            row["judged_interval"] = interval_text(
+                row["judged_delta_low"], row["judged_delta_high"]
+            )
         rows.append([text_of(column, row[column]) for column in shown])
     return markdown_table(list(shown.values()), rows)
 
@@ -131,7 +189,9 @@ def interval_text(low: Any, high: Any) -> str:
 
 
 def points(difference: Any) -> str:
-    """A difference of fractions in percentage points, with its sign; empty where nothing was measured."""
+    """A difference of fractions in percentage points, with its sign; empty where nothing was
+    measured.
+    """
     return "" if pd.isna(difference) else f"{100 * difference:+.1f}".replace("-", "−")
 
 

@@ -1,10 +1,12 @@
 """Searching all queries at once: one pass over the stored vectors, or over the cells of an index.
 
-Belongs here: which rows are compared with which queries. Does not belong here: comparing and ranking (`indexing.best`),
-which of the two ways is taken (`indexing.choice`). Shapes: Q queries, N rows, D width.
+Belongs here: which rows are compared with which queries. Does not belong here: comparing and
+ranking (`indexing.best`), which of the two ways is taken (`indexing.choice`). Shapes: Q queries, N
+rows, D width.
 
-The exact pass reads each vector once, in order, mapped from disk. In list order each cell of an index is decoded once
-and compared with all queries that visit it; a search query by query decodes it once for each of them.
+The exact pass reads each vector once, in order, mapped from disk. In list order each cell of an
+index is decoded once and compared with all queries that visit it; a search query by query decodes
+it once for each of them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from react_pipeline.indexing.prompts import PromptBest, is_worth
 from react_pipeline.indexing.vectors import UNIT_TOLERANCE, StoredVectors
 
 FEW_QUERIES = 64
-"""Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing."""
+"""Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing.
+"""
 _BLOCK_ROWS = 16_384
 _FIRST_ROWS = 131_072
 """Rows that are read twice, for thresholds to begin with."""
@@ -85,7 +88,9 @@ def exact_hits(
     return best.ranked(stored.take)
 
 
-def nearest(queries: Vectors, vectors: Vectors, k: int, device: str = "cpu") -> tuple[Vectors, Rows]:
+def nearest(
+    queries: Vectors, vectors: Vectors, k: int, device: str = "cpu"
+) -> tuple[Vectors, Rows]:
     """As `exact_hits`, among vectors (N, D) in memory."""
     import torch
 
@@ -102,7 +107,9 @@ def has_list_order(index: Any) -> bool:
 
     lists, outer = inverted_lists(index), faiss.downcast_index(index)
     whole = isinstance(outer, faiss.IndexIVF | faiss.IndexPreTransform)
-    return whole and isinstance(lists, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQ)
+    return whole and isinstance(
+        lists, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQ
+    )
 
 
 def list_order_hits(
@@ -131,10 +138,13 @@ def list_order_hits(
 
     lists, asked = inverted_lists(index), rotated(index, queries)
     assert lists is not None  # noqa: S101 - `has_list_order`
-    whole = _holds_stored(lists) and not isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+    whole = _holds_stored(lists) and not isinstance(
+        faiss.downcast_index(index), faiss.IndexPreTransform
+    )
     precision = product_precision(len(queries), device) if whole else "fp32"
     wanted = k * (1 if whole else rerank)
-    # In bf16 the products of a cell are as fast as the bound, which needs similarities to the centres.
+    # In bf16 the products of a cell are as fast as the bound, which needs similarities to the
+    # centres.
     bound = precision == "fp32" and lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT
     bound = bound and is_worth(len(asked), templates, stored.rows, wanted, precision, device)
     best = PromptBest(asked, wanted, templates) if bound else Best(asked, wanted, precision, device)
@@ -144,7 +154,9 @@ def list_order_hits(
             continue
         # Not copied: they may be mapped, and decoding copies them.
         rows = faiss.rev_swig_ptr(lists.invlists.get_ids(cell), size)
-        codes = faiss.rev_swig_ptr(lists.invlists.get_codes(cell), size * lists.code_size).reshape(size, -1)
+        codes = faiss.rev_swig_ptr(lists.invlists.get_codes(cell), size * lists.code_size).reshape(
+            size, -1
+        )
         vectors, asking = torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors)
         if isinstance(best, PromptBest):
             centre = torch.from_numpy(lists.quantizer.reconstruct(cell))
@@ -161,25 +173,37 @@ def list_order_hits(
 
 
 def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows, Vectors]]:
-    """The cells that queries visit, with these and their products with its centre; each query's nearest cell first.
+    """The cells that queries visit, with these and their products with its centre; each query's
+    nearest cell first.
 
     With a threshold from its nearest cell a query keeps nearly nothing of the others.
     """
     nearness, assigned = lists.quantizer.search(queries, int(lists.nprobe))
     for some in (slice(1), slice(1, None)):
-        cells, products, width = assigned[:, some].ravel(), nearness[:, some].ravel(), assigned[:, some].shape[1]
+        cells, products, width = (
+            assigned[:, some].ravel(),
+            nearness[:, some].ravel(),
+            assigned[:, some].shape[1],
+        )
         order = np.argsort(cells, kind="stable")
         visited, starts = np.unique(cells[order], return_index=True)
-        for cell, places in zip(visited.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
+        for cell, places in (
+            zip(visited.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ()
+        ):
             if cell >= 0:
                 yield cell, places // width, products[places]
 
 
 def _holds_stored(lists: Any) -> bool:
-    """Whether its codes are the vectors that were added, so that similarities may be computed from those."""
+    """Whether its codes are the vectors that were added, so that similarities may be computed from
+    those.
+    """
     import faiss
 
-    half = isinstance(lists, faiss.IndexIVFScalarQuantizer) and lists.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+    half = (
+        isinstance(lists, faiss.IndexIVFScalarQuantizer)
+        and lists.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+    )
     return isinstance(lists, faiss.IndexIVFFlat) or (half and not lists.by_residual)
 
 

@@ -1,12 +1,14 @@
-"""The best rows of many queries, found by matrix products of limited precision and ranked exactly at the end.
+"""The best rows of many queries, found by matrix products of limited precision and ranked exactly
+at the end.
 
-Does not belong here: which rows are compared with which queries (`indexing.batch`). Shapes: Q queries, N rows of a
-block, D width.
+Does not belong here: which rows are compared with which queries (`indexing.batch`). Shapes: Q
+queries, N rows of a block, D width.
 
-A product in a fast type differs from the exact one by at most a margin, which follows from how far rounding moved the
-query and the row (Cauchy-Schwarz). So a row can be dropped once k rows of its query are better by two margins; the few
-that are left are ranked by products in double precision. Hits therefore do not depend on the type, the device or the
-blocks: similarity, rounded to float32, descending; equal ones by row, ascending.
+A product in a fast type differs from the exact one by at most a margin, which follows from how far
+rounding moved the query and the row (Cauchy-Schwarz). So a row can be dropped once k rows of its
+query are better by two margins; the few that are left are ranked by products in double precision.
+Hits therefore do not depend on the type, the device or the blocks: similarity, rounded to float32,
+descending; equal ones by row, ascending.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ _RANKED_AT_ONCE = 2_048
 class Best:
     """The k best rows of each query among those seen."""
 
-    def __init__(self, queries: Vectors, k: int, precision: str = "fp32", device: str = "cpu") -> None:
+    def __init__(
+        self, queries: Vectors, k: int, precision: str = "fp32", device: str = "cpu"
+    ) -> None:
         """Take unit queries (Q, D).
 
         Args:
@@ -87,9 +91,14 @@ class Best:
         fast = given.to(self._type)
         lengths = given.norm(dim=1)
         longest = float(lengths.max())
-        moved = 0.0 if self._type == torch.float32 else float((given - fast.float()).norm(dim=1).max())
+        moved = (
+            0.0 if self._type == torch.float32 else float((given - fast.float()).norm(dim=1).max())
+        )
         if longest > self._longest or moved > self._row_moved:
-            self._longest, self._row_moved = max(longest, self._longest), max(moved, self._row_moved)
+            self._longest, self._row_moved = (
+                max(longest, self._longest),
+                max(moved, self._row_moved),
+            )
             self._set_floor()
         return given, fast, lengths
 
@@ -102,7 +111,9 @@ class Best:
         while start < len(rows):
             some = rows[start : start + wide]
             # Whole groups; what is added is of similarity 0.
-            tile = torch.nn.functional.pad(fast[start : start + wide], (0, 0, 0, -len(some) % GROUP_ROWS))
+            tile = torch.nn.functional.pad(
+                fast[start : start + wide], (0, 0, 0, -len(some) % GROUP_ROWS)
+            )
             height = max(TILE_VALUES[self._device.split(":")[0]] // wide, 1)
             for first in range(0, count, height):
                 last = min(first + height, count)
@@ -120,14 +131,23 @@ class Best:
         unset = floor == -torch.inf
         if len(rows) >= self._k and bool(unset.any()):
             # Of the first k rows seen together; the merge finds a better one.
-            numbers = torch.arange(first, first + len(floor)) if isinstance(chosen, slice) else chosen
-            kth = similarities[unset, : len(rows)].topk(self._k, dim=1, sorted=True).values[:, -1].float().cpu()
+            numbers = (
+                torch.arange(first, first + len(floor)) if isinstance(chosen, slice) else chosen
+            )
+            kth = (
+                similarities[unset, : len(rows)]
+                .topk(self._k, dim=1, sorted=True)
+                .values[:, -1]
+                .float()
+                .cpu()
+            )
             self._kth[numbers[unset.cpu()]] = kth
             self._set_floor(numbers[unset.cpu()])
             floor = self._floor[chosen]
         groups = similarities.view(len(floor), -1, GROUP_ROWS)
         if similarities.element_size() == 2 and bool((floor > 0).all()):
-            # Positive halves are ordered like the integers of their bits, which a CPU compares five times faster.
+            # Positive halves are ordered like the integers of their bits, which a CPU compares five
+            # times faster.
             highest = groups.view(torch.int16).amax(dim=2).view(self._type)
         else:
             highest = groups.amax(dim=2)
@@ -139,7 +159,11 @@ class Best:
         real = place[group, 1] * GROUP_ROWS + column < len(rows)
         group, column = group[real], column[real]
         place = place[group]
-        query = (place[:, 0] + first).cpu().numpy() if isinstance(chosen, slice) else chosen[place[:, 0].cpu()].numpy()
+        query = (
+            (place[:, 0] + first).cpu().numpy()
+            if isinstance(chosen, slice)
+            else chosen[place[:, 0].cpu()].numpy()
+        )
         row = rows[(place[:, 1] * GROUP_ROWS + column).cpu().numpy()]
         self._offer(query, row, found[group, column].float().cpu().numpy())
 
@@ -167,7 +191,9 @@ class Best:
         query, row, similarity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         # One integer a pair sorts by query, and the highest similarity first.
         bits = similarity.view(np.int32).astype(np.int64)
-        order = np.argsort((query.astype(np.int64) << 32) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits))
+        order = np.argsort(
+            (query.astype(np.int64) << 32) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+        )
         counts = np.bincount(query, minlength=len(self._kth))
         place = np.cumsum(counts) - counts + self._k - 1
         full = np.flatnonzero(counts >= self._k)
@@ -181,7 +207,8 @@ class Best:
         """The hits (Q, k); similarity minus infinity and row -1 where there are fewer.
 
         Args:
-            take: As of `rank_exactly`; None: the similarities that were computed are those that count.
+            take: As of `rank_exactly`; None: the similarities that were computed are those that
+                count.
         """
         self._merge()
         if take is None:
@@ -190,7 +217,11 @@ class Best:
 
 
 def rank_exactly(
-    queries: Vectors, query: npt.NDArray[np.integer[Any]], row: Rows, take: Callable[[Rows], Vectors], k: int
+    queries: Vectors,
+    query: npt.NDArray[np.integer[Any]],
+    row: Rows,
+    take: Callable[[Rows], Vectors],
+    k: int,
 ) -> tuple[Vectors, Rows]:
     """The k best (Q, k) of pairs of a query and a row, by products in double precision.
 
@@ -218,7 +249,9 @@ def rank_exactly(
 def ranked_hits(
     query: npt.NDArray[np.integer[Any]], row: Rows, similarity: Vectors, queries: int, k: int
 ) -> tuple[Vectors, Rows]:
-    """Pairs in any order as tables (Q, k) of similarities and rows, in the order that the module's text states."""
+    """Pairs in any order as tables (Q, k) of similarities and rows, in the order that the module's
+    text states.
+    """
     order = np.lexsort((row, -similarity, query))
     query = query[order]
     counts = np.bincount(query, minlength=queries)

@@ -1,9 +1,12 @@
-"""Building the index of each side: training, adding, tuning, measuring; from scratch or grown from an earlier one.
+"""Building the index of each side: training, adding, tuning, measuring; from scratch or grown from
+an earlier one.
 
-Does not belong here: which key is built (`indexing.keys`), which earlier index fits (`indexing.growth`), recall.
+Does not belong here: which key is built (`indexing.keys`), which earlier index fits
+(`indexing.growth`), recall.
 
-FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner products, tunes for a
-query time whatever the recall, and trains polysemous codes that nothing here searches with.
+FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner
+products, tunes for a query time whatever the recall, and trains polysemous codes that nothing here
+searches with.
 """
 
 from __future__ import annotations
@@ -15,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.embedding import Side
-from react_pipeline.indexing.files import inverted_lists, read_index, search_parameters, set_parameters, write_index
+from react_pipeline.indexing.files import (
+    inverted_lists,
+    read_index,
+    search_parameters,
+    set_parameters,
+    write_index,
+)
 from react_pipeline.indexing.filling import add_rows, filled, train, training_rows
 from react_pipeline.indexing.growth import SIDES, can_grow, recall_floor
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
@@ -66,7 +75,8 @@ def build_indices(
     A side that a killed build had finished is kept.
 
     Raises:
-        InputError: If a vector cannot be ranked, or the key fits neither the vectors nor the machine.
+        InputError: If a vector cannot be ranked, or the key fits neither the vectors nor the
+            machine.
     """
     rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
     chosen, reason = choose_key(config, rows, dimension)
@@ -105,7 +115,9 @@ def _build_sides(
             sides[side] = Built(**about[1])
             continue
         path = staging / f"{side}.index"
-        sides[side] = build_side(config, key, embeddings, side, path, queries, earlier, device, distributor)
+        sides[side] = build_side(
+            config, key, embeddings, side, path, queries, earlier, device, distributor
+        )
         seal(marker, [path], [plan, asdict(sides[side])])
     return sides
 
@@ -123,8 +135,8 @@ def build_side(
 ) -> Built:
     """Write the index of one side.
 
-    Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the rows, if the index
-    is one of cells and is not grown; all else is done here.
+    Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the
+    rows, if the index is one of cells and is not grown; all else is done here.
     """
     import faiss
 
@@ -148,18 +160,28 @@ def build_side(
             write_index(index, trained)
         index = filled(trained, stored, distributor)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
-    if earlier is not None and parsed.trains and built.tuned_recall < recall_floor(earlier, side, config.target_recall):
-        raise _OutgrownError(f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most")
+    if (
+        earlier is not None
+        and parsed.trains
+        and built.tuned_recall < recall_floor(earlier, side, config.target_recall)
+    ):
+        raise _OutgrownError(
+            f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most"
+        )
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)
     return built
 
 
-def tune_and_measure(index: Any, config: IndexConfig, neighbours: Neighbours, built: Built, rerank: int) -> None:
-    """Set the parameters that reach the target on the odd queries, and measure recall on the even ones.
+def tune_and_measure(
+    index: Any, config: IndexConfig, neighbours: Neighbours, built: Built, rerank: int
+) -> None:
+    """Set the parameters that reach the target on the odd queries, and measure recall on the even
+    ones.
 
     Args:
-        rerank: Where tuning starts, unless the configuration fixes it; 1: the index holds whole vectors.
+        rerank: Where tuning starts, unless the configuration fixes it; 1: the index holds whole
+            vectors.
     """
     lists, tunable = inverted_lists(index), bool(search_parameters(index, 1))
 
@@ -168,7 +190,9 @@ def tune_and_measure(index: Any, config: IndexConfig, neighbours: Neighbours, bu
         return neighbours.recall(index, 10, rerank, slice(1, None, 2))
 
     if tunable or rerank > 1:
-        values = (1, int(lists.nlist)) if lists is not None else GRAPH_BREADTH if tunable else (1, 1)
+        values = (
+            (1, int(lists.nlist)) if lists is not None else GRAPH_BREADTH if tunable else (1, 1)
+        )
         reranks = (config.rerank or rerank, config.rerank or (RERANK_LIMIT if rerank > 1 else 1))
         found = tune(measure, config.target_recall, value=values, rerank=reranks)
         built.parameters, built.rerank = search_parameters(index, found.value), found.rerank
@@ -176,8 +200,8 @@ def tune_and_measure(index: Any, config: IndexConfig, neighbours: Neighbours, bu
         set_parameters(index, built.parameters)
         if found.recall < config.target_recall:
             built.note = (
-                f"recall@10 is {found.recall:.3f} at most with this key, target_recall {config.target_recall} is not "
-                "reached"
+                f"recall@10 is {found.recall:.3f} at most with this key, target_recall "
+                f"{config.target_recall} is not reached"
             )
     held_out = slice(None, None, 2)
     built.recall_at_10 = neighbours.recall(index, 10, built.rerank, held_out)
@@ -185,7 +209,12 @@ def tune_and_measure(index: Any, config: IndexConfig, neighbours: Neighbours, bu
 
 
 def counts(
-    embeddings: Artifact, config: IndexConfig, sides: dict[Side, Built], reason: str, queries: Queries, staging: Path
+    embeddings: Artifact,
+    config: IndexConfig,
+    sides: dict[Side, Built],
+    reason: str,
+    queries: Queries,
+    staging: Path,
 ) -> dict[str, Any]:
     """What the manifest records of both sides."""
     first = sides["image"]

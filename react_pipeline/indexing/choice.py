@@ -1,7 +1,8 @@
 """Which way all queries are searched: `exact` or `index`, by sums of operations and bytes.
 
-Belongs here: the estimates and the choice. Does not belong here: searching (`indexing.batch`). The sums are rough:
-what they decide between usually differs by a factor and not by a third. `plan` and docs/clusters.md use the same.
+Belongs here: the estimates and the choice. Does not belong here: searching (`indexing.batch`). The
+sums are rough: what they decide between usually differs by a factor and not by a third. `plan` and
+docs/clusters.md use the same.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ Way = Literal["exact", "index"]
 
 OPERATIONS_PER_SECOND = {
     **{"fp32": 1e11, "bf16": 3.5e11, "bound": 6.0e11, "cuda": 1e14},
-    **{"fp32 in cells": 5e10, "bf16 in cells": 1.1e11, "bound in cells": 9.7e10, "cuda in cells": 1e14},
+    **{
+        "fp32 in cells": 5e10,
+        "bf16 in cells": 1.1e11,
+        "bound in cells": 9.7e10,
+        "cuda in cells": 1e14,
+    },
 }
-"""Multiplications and additions of a core by type, done or skipped, and of a GPU (assumed). By `benchmarks.retrieval`
-with 80,000 prompts, a million rows and 96 of 2,048 cells on one core of an AMD EPYC with bf16 instructions; those of
-fp32 without a bound are from shorter runs there. A core with AVX2 alone computes about 7e10 in fp32."""
+"""Multiplications and additions of a core by type, done or skipped, and of a GPU (assumed). By
+`benchmarks.retrieval` with 80,000 prompts, a million rows and 96 of 2,048 cells on one core of an
+AMD EPYC with bf16 instructions; those of fp32 without a bound are from shorter runs there. A core
+with AVX2 alone computes about 7e10 in fp32."""
 SEARCH_OPERATIONS_PER_SECOND = 2e9
 """Of comparisons one by one along a graph, per core: they wait for memory."""
 BYTES_PER_SECOND = 5e8
@@ -57,7 +64,9 @@ class Choice:
 
     def record(self, artifact: Artifact, side: Side) -> dict[str, Any]:
         """What the manifest keeps, with the recall of the way taken."""
-        recall = {f"recall_at_{k}": float(artifact.counts[f"recall_at_{k}"][side]) for k in (10, 100)}
+        recall = {
+            f"recall_at_{k}": float(artifact.counts[f"recall_at_{k}"][side]) for k in (10, 100)
+        }
         return {**asdict(self), **(dict.fromkeys(recall, 1.0) if self.way == "exact" else recall)}
 
 
@@ -104,7 +113,16 @@ class Searched:
     def planned(cls, key: Key, rows: int, width: int) -> Searched:
         """Before it is built and tuned: with parameters as tuning usually finds them."""
         probed, walked = -(-key.cells // 20), 128 if key.links else 0
-        return cls(rows, width, key.bytes(rows, width), key.cells or 1, key.links, probed, walked, key.rerank)
+        return cls(
+            rows,
+            width,
+            key.bytes(rows, width),
+            key.cells or 1,
+            key.links,
+            probed,
+            walked,
+            key.rerank,
+        )
 
 
 def estimate(
@@ -136,7 +154,9 @@ def estimate(
     units = cores if device == "cpu" else 1
     kind = precision if device == "cpu" else "cuda"
     bound = "bound" if is_worth(queries, templates, rows, k, precision, device) else kind
-    exact_seconds = exact / (units * OPERATIONS_PER_SECOND[bound]) + 2 * rows * width / BYTES_PER_SECOND
+    exact_seconds = (
+        exact / (units * OPERATIONS_PER_SECOND[bound]) + 2 * rows * width / BYTES_PER_SECOND
+    )
     index, index_seconds = exact, exact_seconds
     if built.probed:
         index = 2.0 * queries * width * (built.cells + rows * min(built.probed / built.cells, 1))
@@ -147,11 +167,15 @@ def estimate(
         index_seconds = index / (cores * SEARCH_OPERATIONS_PER_SECOND)
     if built.rerank > 1:
         index_seconds += min(queries * k * built.rerank, rows) / RANDOM_READS_PER_SECOND
-    way, reason = _choose(wanted, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads)
+    way, reason = _choose(
+        wanted, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads
+    )
     return Choice(way, reason, exact, round(exact_seconds, 1), index, round(index_seconds, 1))
 
 
-def _choose(wanted: str, exact: float, index: float, approximate: bool, spreads: bool) -> tuple[Way, str]:
+def _choose(
+    wanted: str, exact: float, index: float, approximate: bool, spreads: bool
+) -> tuple[Way, str]:
     if wanted == "index":
         return "index", "configured"
     if wanted == "exact":

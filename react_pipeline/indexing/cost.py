@@ -15,17 +15,25 @@ ADDED_PER_SECOND = {
     "OPQ64,IVF_HNSW32,PQ64x8": 6_646.0,
     "HNSW32": 1_150.0,
 }
-"""Rows that one core of an AMD EPYC adds (`benchmarks.cluster_sums --measure`, `benchmarks.retrieval`)."""
+"""Rows that one core of an AMD EPYC adds (`benchmarks.cluster_sums --measure`,
+`benchmarks.retrieval`).
+"""
 
 
 def planned_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int) -> Key:
-    """As `choose_key` chooses on a machine of so much memory, of which `auto` leaves half; errors as there."""
+    """As `choose_key` chooses on a machine of so much memory, of which `auto` leaves half; errors
+    as there.
+    """
     limit = memory_bytes // 2 if config.key == "auto" else memory_bytes
-    return Key.parse(choose_key(config, rows, dimension, int((config.memory_gib or 0) * 2**30) or limit)[0])
+    return Key.parse(
+        choose_key(config, rows, dimension, int((config.memory_gib or 0) * 2**30) or limit)[0]
+    )
 
 
 def training_seconds(rows: int, cells: int, dimension: int = 512) -> float:
-    """Of the cells of one side: every row of the sample is compared with every cell, in every round."""
+    """Of the cells of one side: every row of the sample is compared with every cell, in every
+    round.
+    """
     sample = min(SAMPLE_POINTS_PER_CELL * cells, rows)
     return 2 * sample * cells * dimension * KMEANS_ROUNDS / KMEANS_OPERATIONS_PER_SECOND
 
@@ -45,7 +53,8 @@ def index_seconds(rows: int, key: Key, dimension: int = 512, queries: int = 200)
     Args:
         queries: `index.recall_queries`; as many more tune.
     """
-    # A Flat index is searched as exactly once more, by the half of the queries that is measured with, at two depths.
+    # A Flat index is searched as exactly once more, by the half of the queries that is measured
+    # with, at two depths.
     searches = 2 if key.text == "Flat" else 1
     compared = 2.0 * searches * 2 * queries * rows * dimension / OPERATIONS_PER_SECOND["fp32"]
     return 2 * (training_seconds(rows, key.cells, dimension) + adding_seconds(rows, key) + compared)

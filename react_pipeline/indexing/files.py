@@ -1,6 +1,8 @@
-"""FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with re-ranking.
+"""FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with
+re-ranking.
 
-Does not belong here: training and filling one (`indexing.filling`). Shapes: Q queries, K hits, D width.
+Does not belong here: training and filling one (`indexing.filling`). Shapes: Q queries, K hits, D
+width.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ def read_index(path: Path, *, mapped: bool) -> Any:
     """Read an index.
 
     Args:
-        mapped: Leave vectors, cells and graph in the file; the pages that a search touches are read and can be given
-            up again. Nothing can be added to such an index.
+        mapped: Leave vectors, cells and graph in the file; the pages that a search touches are read
+            and can be given up again. Nothing can be added to such an index.
 
     Raises:
         CorruptArtifact: If FAISS cannot read it.
@@ -70,7 +72,9 @@ def set_parameters(index: Any, parameters: str) -> None:
 
 
 def search_parameters(index: Any, value: int) -> str:
-    """The text for `set_parameters` that makes an index look at `value` cells or graph nodes; empty if it is exact."""
+    """The text for `set_parameters` that makes an index look at `value` cells or graph nodes; empty
+    if it is exact.
+    """
     import faiss
 
     if (lists := inverted_lists(index)) is not None:
@@ -113,7 +117,8 @@ def rotated(index: Any, vectors: Vectors) -> Vectors:
 def find_rows(
     index: Any, queries: Vectors, k: int, rerank: int = 1, stored: StoredVectors | None = None
 ) -> tuple[Vectors, Rows]:
-    """Search an index query by query, and rank again by the stored vectors where its own similarities are coarse.
+    """Search an index query by query, and rank again by the stored vectors where its own
+    similarities are coarse.
 
     Args:
         index: A FAISS index of inner products.
@@ -126,14 +131,19 @@ def find_rows(
         Similarities and rows (Q, K), best first; minus infinity and -1 where no hit was found.
     """
     k = min(k, index.ntotal)
-    similarities, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    similarities, rows = (
+        np.empty((len(queries), k), np.float32),
+        np.empty((len(queries), k), np.int64),
+    )
     size = max(HITS_AT_ONCE // (k * rerank), 1)
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
         found, candidates = index.search(queries[part], min(k * rerank, index.ntotal))
         if rerank > 1 and stored is not None:
             query, place = np.nonzero(candidates >= 0)
-            found, candidates = rank_exactly(queries[part], query, candidates[query, place], stored.take, k)
+            found, candidates = rank_exactly(
+                queries[part], query, candidates[query, place], stored.take, k
+            )
         similarities[part], rows[part] = found, candidates
     similarities[rows < 0] = -np.inf
     return similarities, rows

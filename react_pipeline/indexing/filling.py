@@ -1,12 +1,13 @@
-"""Training an index and filling it with rows: here, with a GPU, or on a cluster. Shapes: N rows, D width.
+"""Training an index and filling it with rows: here, with a GPU, or on a cluster. Shapes: N rows, D
+width.
 
-A GPU computes the k-means of the centroids and finds the cell of each row. It holds nothing but the centroids, 4 D
-bytes a cell, and a chunk of rows. Codes are made and kept in main memory, so an index may be larger than the card, and
-codes are the same as without a GPU. Not run on a GPU yet.
+A GPU computes the k-means of the centroids and finds the cell of each row. It holds nothing but the
+centroids, 4 D bytes a cell, and a chunk of rows. Codes are made and kept in main memory, so an
+index may be larger than the card, and codes are the same as without a GPU. Not run on a GPU yet.
 
-On a cluster each task adds some of the rows to an empty copy, and the parts are merged here. Rows are assigned to cells
-chunk by chunk as on one machine, and the parts are merged in the order of the rows, so the result is the same file.
-Only indices of cells have parts that can be merged.
+On a cluster each task adds some of the rows to an empty copy, and the parts are merged here. Rows
+are assigned to cells chunk by chunk as on one machine, and the parts are merged in the order of the
+rows, so the result is the same file. Only indices of cells have parts that can be merged.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ logger = logging.getLogger(__name__)
 
 TRAINING_SEED = 1
 ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
-"""Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at D = 512."""
+"""Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at
+D = 512.
+"""
 PART_ROWS = 2_000_000
 """Rows of a task: 2 GB of vectors of 512 numbers to read, some minutes of work."""
 
@@ -47,7 +50,8 @@ def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
     if wanted < key.rows_to_train:
         raise InputError(
             f"index.training_rows: {wanted:,} rows are too few to train {key.text}, which needs "
-            f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer cells"
+            f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer "
+            "cells"
         )
     return wanted
 
@@ -59,10 +63,12 @@ def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -
     lists = inverted_lists(index)
     if lists is not None:
         if key.codes == "SQfp16":
-            # Then a code is the stored half-precision vector itself; of residuals it would be a rounding.
+            # Then a code is the stored half-precision vector itself; of residuals it would be a
+            # rounding.
             lists.by_residual = False
         if key.parts:
-            # Codes ordered for a search by Hamming distance, which nothing here does, take most of the training.
+            # Codes ordered for a search by Hamming distance, which nothing here does, take most of
+            # the training.
             lists.do_polysemous_training = False
         # As FAISS does it without a GPU: a graph over the cells is trained with distances.
         graph = hasattr(faiss.downcast_index(lists.quantizer), "hnsw")
@@ -81,7 +87,9 @@ def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -
 
 
 def add_rows(index: Any, stored: StoredVectors, first_row: int, device: str) -> None:
-    """Add all rows from one on to a trained index in main memory; on a GPU their cells are found there."""
+    """Add all rows from one on to a trained index in main memory; on a GPU their cells are found
+    there.
+    """
     import faiss
 
     lists, cells = inverted_lists(index), None
@@ -98,8 +106,12 @@ def add_rows(index: Any, stored: StoredVectors, first_row: int, device: str) -> 
         index.ntotal = lists.ntotal
 
 
-def _exact_on_gpu(width: int, metric: int, device: str, centroids: Vectors | None = None) -> Any | None:
-    """An exact index on the GPU, of these centroids if any; None where FAISS has no GPU, or it has no room for them."""
+def _exact_on_gpu(
+    width: int, metric: int, device: str, centroids: Vectors | None = None
+) -> Any | None:
+    """An exact index on the GPU, of these centroids if any; None where FAISS has no GPU, or it has
+    no room for them.
+    """
     import faiss
 
     if device == "cpu" or faiss.get_num_gpus() == 0:
@@ -115,7 +127,9 @@ def _exact_on_gpu(width: int, metric: int, device: str, centroids: Vectors | Non
 
 
 def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) -> Any:
-    """The trained, empty index of cells in a file, with all rows. Parts that a killed build had finished are used."""
+    """The trained, empty index of cells in a file, with all rows. Parts that a killed build had
+    finished are used.
+    """
     task, parts = AddTask(stored.artifact, stored.side, trained), stored.runs(PART_ROWS)
     spread(task, parts, settings, f"adding to the {stored.side} index")
     index = read_index(trained, mapped=False)
@@ -126,7 +140,9 @@ def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) ->
 
 @dataclass(frozen=True)
 class AddTask:
-    """Adds rows to a copy of the trained index; of one item, the first row and the one behind the last."""
+    """Adds rows to a copy of the trained index; of one item, the first row and the one behind the
+    last.
+    """
 
     embeddings: Artifact
     side: Side

@@ -1,8 +1,9 @@
 """An index of an earlier, smaller corpus that a new one can be grown from.
 
-Does not belong here: adding the new rows (`indexing.build`). An earlier index fits if it was built with the same
-configuration, of vectors of the same encoder, and its vector files are the first ones of the new embeddings, byte for
-byte: compared by the digests in the manifests, so no vector is read.
+Does not belong here: adding the new rows (`indexing.build`). An earlier index fits if it was built
+with the same configuration, of vectors of the same encoder, and its vector files are the first ones
+of the new embeddings, byte for byte: compared by the digests in the manifests, so no vector is
+read.
 """
 
 import logging
@@ -11,7 +12,15 @@ from pathlib import Path
 from react_pipeline.embedding import Side, vector_digests
 from react_pipeline.indexing.keys import Key
 from react_pipeline.pipeline import encoder_in
-from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, MissingArtifact, Store, read_manifest
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    Inputs,
+    MissingArtifact,
+    Store,
+    read_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +54,9 @@ def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Artifact
 
 
 def can_grow(earlier: Artifact, chosen: str, rows: int) -> bool:
-    """Whether rows may be added to an earlier index: same kind of key, and not outgrown what it was trained on."""
+    """Whether rows may be added to an earlier index: same kind of key, and not outgrown what it was
+    trained on.
+    """
     key = Key.parse(earlier.counts["key"])
     if key.family != Key.parse(chosen).family:
         return False
@@ -53,7 +64,9 @@ def can_grow(earlier: Artifact, chosen: str, rows: int) -> bool:
 
 
 def recall_floor(earlier: Artifact, side: Side, target: float) -> float:
-    """Recall@10 below which growing has degraded it: the target, or what it had if it never reached the target."""
+    """Recall@10 below which growing has degraded it: the target, or what it had if it never reached
+    the target.
+    """
     had = float(earlier.counts["tuned_recall"][side])
     return target if had >= target else had - LOST_RECALL
 
@@ -67,7 +80,9 @@ def _read(path: Path, stage: str) -> Artifact | None:
 
 
 def _is_prefix(store: Store, artifact: Artifact, now: dict[Side, list[str]]) -> bool:
-    path = store.directory("corpus_embeddings", artifact.key) / artifact.parents["corpus_embeddings"]
+    path = (
+        store.directory("corpus_embeddings", artifact.key) / artifact.parents["corpus_embeddings"]
+    )
     embeddings = _read(path, "corpus_embeddings") if path.exists() else None
     if embeddings is None:
         return False

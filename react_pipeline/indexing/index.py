@@ -1,7 +1,9 @@
-"""The artifact `faiss_index`, one index over image vectors and one over caption vectors: publishing and searching it.
+"""The artifact `faiss_index`, one index over image vectors and one over caption vectors: publishing
+and searching it.
 
-Does not belong here: how an index is built (`indexing.build`) or taken over (`indexing.ready`), all queries at once
-(`indexing.scan`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q queries, D width.
+Does not belong here: how an index is built (`indexing.build`) or taken over (`indexing.ready`), all
+queries at once (`indexing.scan`). Vectors are unit rows; similarity is their inner product, the
+cosine. Shapes: Q queries, D width.
 """
 
 from __future__ import annotations
@@ -24,19 +26,24 @@ from react_pipeline.store import Artifact, CorruptArtifact, InputError, Store
 
 
 def build_index(project: Project) -> Artifact:
-    """Publish the artifact `faiss_index`: `image.index` and `text.index`, rows numbered as in the embeddings.
+    """Publish the artifact `faiss_index`: `image.index` and `text.index`, rows numbered as in the
+    embeddings.
 
-    Small corpora are searched exactly. For others the configured key is built, or one that suits rows and memory, and
-    tuned to `target_recall`; `reason` in the counts says why it is that key, and what fell short. An index of an
-    earlier, smaller state of the same corpus is grown instead of rebuilt. With `corpus.indices` ready ones are
-    taken over.
+    Small corpora are searched exactly. For others the configured key is built, or one that suits
+    rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
+    and what fell short. An index of an earlier, smaller state of the same corpus is grown instead
+    of rebuilt. With `corpus.indices` ready ones are taken over.
 
     Raises:
-        InputError: If a vector is not finite or not of unit length: FAISS would silently never find it; if a
-            key does not fit; if a ready index does not belong to the embeddings.
+        InputError: If a vector is not finite or not of unit length: FAISS would silently never find
+            it; if a key does not fit; if a ready index does not belong to the embeddings.
     """
     config, ready = project.config.index, project.config.corpus.indices
-    inputs = resolve(project, "faiss_index", content=None if ready is None else identify(project.store.root, ready))
+    inputs = resolve(
+        project,
+        "faiss_index",
+        content=None if ready is None else identify(project.store.root, ready),
+    )
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path) -> dict[str, Any]:
@@ -44,7 +51,9 @@ def build_index(project: Project) -> Artifact:
             return take_over(config, ready, embeddings, staging)
         earlier = find_earlier(project.store, inputs, embeddings)
         device, distributor = project.config.device, project.config.distributor
-        return build_indices(config, embeddings, staging, earlier=earlier, device=device, distributor=distributor)
+        return build_indices(
+            config, embeddings, staging, earlier=earlier, device=device, distributor=distributor
+        )
 
     return project.store.build(inputs, write, resumable=True)
 
@@ -64,7 +73,8 @@ class Index:
 
         Args:
             encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
-            embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
+            embeddings: Those it was built of, for ranking again; None: found in the same store when
+                they are needed.
             device: Where all prompts are compared (`search_all`): `auto`, `cpu` or `cuda`.
 
         Raises:
@@ -72,8 +82,9 @@ class Index:
         """
         if encoder is not None and encoder != (built_with := artifact.counts["encoder"]):
             raise InputError(
-                f"`faiss_index` {artifact.fingerprint} holds vectors of the encoder {built_with}, and the queries come "
-                f"from {encoder}: their similarities mean nothing; rematerialize `corpus_embeddings` and `faiss_index`"
+                f"`faiss_index` {artifact.fingerprint} holds vectors of the encoder {built_with}, "
+                f"and the queries come from {encoder}: their similarities mean nothing; "
+                "rematerialize `corpus_embeddings` and `faiss_index`"
             )
         self.artifact = artifact
         self.rows = int(artifact.counts["rows"])
@@ -91,21 +102,30 @@ class Index:
             k: Hits wanted per query; fewer come back where the index holds or finds fewer.
 
         Returns:
-            Columns query, row (int64), similarity (float32), rank (int64, from 0); by query, best first.
+            Columns query, row (int64), similarity (float32), rank (int64, from 0); by query, best
+            first.
 
         Raises:
-            InputError: If the queries are of another dimension than the index, or not finite, or k is below 1.
+            InputError: If the queries are of another dimension than the index, or not finite, or k
+                is below 1.
             CorruptArtifact: If the index cannot be read.
         """
         similarities, rows = self.hits(side, self.checked(queries, k), k)
         query, rank = np.nonzero(rows >= 0)
-        found = {"query": query, "row": rows[query, rank], "similarity": similarities[query, rank], "rank": rank}
+        found = {
+            "query": query,
+            "row": rows[query, rank],
+            "similarity": similarities[query, rank],
+            "rank": rank,
+        }
         return pd.DataFrame(found)
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """As `find_rows`, of queries that were `checked`."""
         rerank = self.rerank(side)
-        return find_rows(self.opened(side), queries, k, rerank, self.stored_vectors(side) if rerank > 1 else None)
+        return find_rows(
+            self.opened(side), queries, k, rerank, self.stored_vectors(side) if rerank > 1 else None
+        )
 
     def rerank(self, side: Side) -> int:
         """How many times the hits wanted are ranked again by the stored vectors; 1: none."""
@@ -116,7 +136,8 @@ class Index:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise InputError(
-                f"queries of shape {queries.shape} do not fit `faiss_index` {self.artifact.fingerprint}, whose vectors "
+                f"queries of shape {queries.shape} do not fit `faiss_index` "
+                f"{self.artifact.fingerprint}, whose vectors "
                 f"have {self.dimension} dimensions: queries and corpus must come from one encoder"
             )
         if not np.isfinite(queries).all():
@@ -133,14 +154,17 @@ class Index:
         """
         if side not in self._sides:
             path = self.artifact.file(f"{side}.index")
-            # A file that was cut after it was verified would end a mapped read with a signal, not with an error.
+            # A file that was cut after it was verified would end a mapped read with a signal, not
+            # with an error.
             if path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]:
-                raise CorruptArtifact(f"{path}: its length differs from the manifest; rematerialize `faiss_index`")
+                raise CorruptArtifact(
+                    f"{path}: its length differs from the manifest; rematerialize `faiss_index`"
+                )
             index = read_index(path, mapped=True)
             if (index.ntotal, index.d) != (self.rows, self.dimension):
                 raise CorruptArtifact(
-                    f"{path}: {index.ntotal:,} rows of {index.d} dimensions, its manifest says {self.rows:,} of "
-                    f"{self.dimension}; rematerialize `faiss_index`"
+                    f"{path}: {index.ntotal:,} rows of {index.d} dimensions, its manifest says "
+                    f"{self.rows:,} of {self.dimension}; rematerialize `faiss_index`"
                 )
             set_parameters(index, self.artifact.counts["parameters"].get(side, ""))
             self._sides[side] = index
@@ -150,6 +174,9 @@ class Index:
         """The vectors of a side."""
         if self._embeddings is None:
             # <store>/<stage>/<key>/<fingerprint>
-            store, fingerprint = Store(self.artifact.path.parents[2]), self.artifact.parents["corpus_embeddings"]
+            store, fingerprint = (
+                Store(self.artifact.path.parents[2]),
+                self.artifact.parents["corpus_embeddings"],
+            )
             self._embeddings = store.open("corpus_embeddings", self.artifact.key, fingerprint)
         return StoredVectors(self._embeddings, side)

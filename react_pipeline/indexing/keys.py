@@ -1,20 +1,22 @@
-"""Keys of FAISS' index factory: what they mean, what they cost, and which one fits a corpus and a machine.
+"""Keys of FAISS' index factory: what they mean, what they cost, and which one fits a corpus and a
+machine.
 
 FAISS is not needed for that. Shapes: N rows, D width.
 
-============================== ================================================= ====================================
-key                            how it searches                                   bytes a row
-============================== ================================================= ====================================
-`Flat`                         all rows, exactly                                 4 D
-`SQ8`, `SQfp16`                all rows, in 8 or 16 bits a number                D, 2 D
-`HNSW<M>`, `HNSW<M>_SQfp16`    along a graph of M links a row                    (4 or 2) D + 8 M + 16
-`IVF<n>,<codes>`               the rows of the nearest of n cells                codes + 8
+============================== =================================================
+==================================== key                            how it searches
+bytes a row ============================== =================================================
+==================================== `Flat`                         all rows, exactly
+4 D `SQ8`, `SQfp16`                all rows, in 8 or 16 bits a number                D, 2 D
+`HNSW<M>`, `HNSW<M>_SQfp16`    along a graph of M links a row                    (4 or 2) D + 8 M +
+16 `IVF<n>,<codes>`               the rows of the nearest of n cells                codes + 8
 `IVF<n>_HNSW<k>,<codes>`       the same; the nearest cells are found by a graph  codes + 8
 `OPQ<m>,IVF<n>,PQ<m>x<b>`      the same; a row is m codes of b bits              m b / 8 + 8
-============================== ================================================= ====================================
+============================== =================================================
+====================================
 
-Codes of an IVF are `Flat` (4 D), `SQfp16` (2 D), `SQ8` (D), `SQ6` (3 D / 4), `SQ4` (D / 2) or `PQ`. The n cells take
-another 4 D n bytes, with `_HNSW<k>` also (8 k + 16) n, and a rotation (OPQ) 4 D^2.
+Codes of an IVF are `Flat` (4 D), `SQfp16` (2 D), `SQ8` (D), `SQ6` (3 D / 4), `SQ4` (D / 2) or `PQ`.
+The n cells take another 4 D n bytes, with `_HNSW<k>` also (8 k + 16) n, and a rotation (OPQ) 4 D^2.
 """
 
 from __future__ import annotations
@@ -33,10 +35,14 @@ TRAINING_POINTS_PER_CELL = 39
 
 SAMPLE_POINTS_PER_CELL = 64
 SMALLEST_SAMPLE = 65_536
-"""256 rows for each of a product quantizer's 256 centroids: more than this FAISS itself would not use."""
+"""256 rows for each of a product quantizer's 256 centroids: more than this FAISS itself would not
+use.
+"""
 
 GRAPH_KEY, GRAPH_ROWS = "HNSW32", 1_000_000
-"""What `auto` takes above `exact_below`, and up to how many rows: the fastest to search, the slowest to build."""
+"""What `auto` takes above `exact_below`, and up to how many rows: the fastest to search, the
+slowest to build.
+"""
 
 _KEY = re.compile(
     r"(?:OPQ(?P<rotation>\d+)(?:_(?P<rotated_width>\d+))?,)?"
@@ -73,7 +79,9 @@ class Key:
         found = _KEY.fullmatch(text)
         if (problem := key_problem(text)) or found is None:
             raise InputError(f"index.key: {problem}")
-        numbers = {name: int(number or 0) for name, number in found.groupdict().items() if name != "codes"}
+        numbers = {
+            name: int(number or 0) for name, number in found.groupdict().items() if name != "codes"
+        }
         if not numbers["parts"]:
             return cls(text, codes=found["codes"] or "Flat", **numbers)
         return cls(text, codes="PQ", **{**numbers, "bits": numbers["bits"] or 8})
@@ -86,7 +94,11 @@ class Key:
     @property
     def trains(self) -> bool:
         """Whether cells or codes are learned from rows, so that they can become outdated."""
-        return bool(self.cells or self.rotation or self.parts) or self.codes in {"SQ4", "SQ6", "SQ8"}
+        return bool(self.cells or self.rotation or self.parts) or self.codes in {
+            "SQ4",
+            "SQ6",
+            "SQ8",
+        }
 
     @property
     def rows_to_train(self) -> int:
@@ -100,7 +112,9 @@ class Key:
 
     @property
     def rerank(self) -> int:
-        """How many times the hits wanted are ranked again by the stored vectors, at first; 1: codes are good enough."""
+        """How many times the hits wanted are ranked again by the stored vectors, at first; 1: codes
+        are good enough.
+        """
         return _RERANK.get(self.codes, 1)
 
     def check(self, dimension: int) -> None:
@@ -111,16 +125,28 @@ class Key:
         """
         width = self.rotated_width or dimension
         if self.rotated_width > dimension:
-            raise InputError(f"index.key: {self.text} rotates to {width} numbers, the vectors have {dimension}")
+            raise InputError(
+                f"index.key: {self.text} rotates to {width} numbers, the vectors have {dimension}"
+            )
         if self.parts and width % self.parts:
-            raise InputError(f"index.key: {self.text} cuts vectors of {width} numbers into {self.parts} unequal parts")
+            raise InputError(
+                f"index.key: {self.text} cuts vectors of {width} numbers into {self.parts} "
+                "unequal parts"
+            )
         if self.rotation and width % self.rotation:
-            raise InputError(f"index.key: {self.text} rotates for {self.rotation} parts, which do not divide {width}")
+            raise InputError(
+                f"index.key: {self.text} rotates for {self.rotation} parts, which do not divide "
+                f"{width}"
+            )
 
     def bytes(self, rows: int, dimension: int) -> int:
         """Size of the index of one side, on disk and in memory."""
         width = self.rotated_width or dimension
-        code = math.ceil(self.parts * self.bits / 8) if self.parts else width * _SCALAR_BITS[self.codes] // 8
+        code = (
+            math.ceil(self.parts * self.bits / 8)
+            if self.parts
+            else width * _SCALAR_BITS[self.codes] // 8
+        )
         row = code + (8 if self.cells else 0) + (_graph_bytes(self.links) if self.links else 0)
         cell = 4 * width + (_graph_bytes(self.cell_links) if self.cell_links else 0)
         rotation = 4 * dimension * width if self.rotation else 0
@@ -128,19 +154,24 @@ class Key:
 
 
 def _graph_bytes(links: int) -> int:
-    # The lowest layer has twice the links, of 4 bytes; upper layers hold a row in `links`, and a row has an offset.
+    # The lowest layer has twice the links, of 4 bytes; upper layers hold a row in `links`, and a
+    # row has an offset.
     return 8 * links + 16
 
 
-def choose_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int | None = None) -> tuple[str, str]:
+def choose_key(
+    config: IndexConfig, rows: int, dimension: int, memory_bytes: int | None = None
+) -> tuple[str, str]:
     """The key to build, and why it is that one.
 
     Args:
         dimension: Width of its vectors.
-        memory_bytes: What one side's index may take; None: `memory_gib`, or half of the machine's memory.
+        memory_bytes: What one side's index may take; None: `memory_gib`, or half of the machine's
+            memory.
 
     Raises:
-        InputError: If a configured key does not fit the vectors' width, or not into the machine's memory.
+        InputError: If a configured key does not fit the vectors' width, or not into the machine's
+            memory.
     """
     budget = memory_bytes or memory_budget(config)
     if config.key == "auto":
@@ -150,14 +181,15 @@ def choose_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int
     if rows < key.rows_to_train:
         trained = "cells" if key.rows_to_train == TRAINING_POINTS_PER_CELL * key.cells else "codes"
         return "Flat", (
-            f"{key.text} needs {key.rows_to_train:,} rows to train its {trained}, there are {rows:,}: exact instead"
+            f"{key.text} needs {key.rows_to_train:,} rows to train its {trained}, there are "
+            f"{rows:,}: exact instead"
         )
     limit = memory_bytes or (budget if config.memory_gib else machine_memory_bytes())
     if key.bytes(rows, dimension) > limit:
         raise InputError(
-            f"index.key: {key.text} over {rows:,} rows needs {_gib(key.bytes(rows, dimension))}, more than the "
-            f"{_gib(limit)} of this machine or of index.memory_gib; use `auto`, a key of shorter codes, or a machine "
-            "with more memory"
+            f"index.key: {key.text} over {rows:,} rows needs {_gib(key.bytes(rows, dimension))}, "
+            f"more than the {_gib(limit)} of this machine or of index.memory_gib; use `auto`, a "
+            "key of shorter codes, or a machine with more memory"
         )
     return key.text, "configured"
 
@@ -168,19 +200,40 @@ def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[
     cells = cells_for(rows)
     above = f"{rows:,} rows are more than exact_below ({config.exact_below:,})"
     graph, lists = Key.parse(GRAPH_KEY), Key.parse(f"IVF{cells},SQfp16")
-    if (rows <= GRAPH_ROWS or rows < lists.rows_to_train) and graph.bytes(rows, dimension) <= budget:
-        return graph.text, f"{above}, and a graph of {_gib(graph.bytes(rows, dimension))} fits {_gib(budget)}"
+    if (rows <= GRAPH_ROWS or rows < lists.rows_to_train) and graph.bytes(
+        rows, dimension
+    ) <= budget:
+        return (
+            graph.text,
+            f"{above}, and a graph of {_gib(graph.bytes(rows, dimension))} fits {_gib(budget)}",
+        )
     if rows >= lists.rows_to_train and lists.bytes(rows, dimension) <= budget:
-        what = f"too many for a graph ({GRAPH_ROWS:,})" if rows > GRAPH_ROWS else "a graph of them does not fit"
-        return lists.text, f"{above}, {what}, and {_gib(lists.bytes(rows, dimension))} fit {_gib(budget)}"
-    choices = [_compressed(cells, parts, dimension) for parts in (64, 48, 32, 16) if parts <= dimension]
+        what = (
+            f"too many for a graph ({GRAPH_ROWS:,})"
+            if rows > GRAPH_ROWS
+            else "a graph of them does not fit"
+        )
+        return (
+            lists.text,
+            f"{above}, {what}, and {_gib(lists.bytes(rows, dimension))} fit {_gib(budget)}",
+        )
+    choices = [
+        _compressed(cells, parts, dimension) for parts in (64, 48, 32, 16) if parts <= dimension
+    ]
     if not choices or rows < choices[-1].rows_to_train:
-        return "Flat", f"{above}, but {rows:,} rows are too few to train codes: exact, in more than {_gib(budget)}"
+        return (
+            "Flat",
+            f"{above}, but {rows:,} rows are too few to train codes: exact, in more than "
+            f"{_gib(budget)}",
+        )
     fitting = [key for key in choices if key.bytes(rows, dimension) <= budget]
     chosen = fitting[0] if fitting else choices[-1]
     size = _gib(chosen.bytes(rows, dimension))
     fits = f"{size} fit {_gib(budget)}" if fitting else f"even {size} are more than {_gib(budget)}"
-    return chosen.text, f"{above}, whole vectors ({_gib(lists.bytes(rows, dimension))}) do not fit, {fits}"
+    return (
+        chosen.text,
+        f"{above}, whole vectors ({_gib(lists.bytes(rows, dimension))}) do not fit, {fits}",
+    )
 
 
 def _compressed(cells: int, parts: int, dimension: int) -> Key:
@@ -188,7 +241,9 @@ def _compressed(cells: int, parts: int, dimension: int) -> Key:
 
 
 def cells_for(rows: int) -> int:
-    """The power of two next to 2 sqrt(N), from 64 to 65,536: finding cells and reading them then cost about alike."""
+    """The power of two next to 2 sqrt(N), from 64 to 65,536: finding cells and reading them then
+    cost about alike.
+    """
     return int(min(max(2 ** round(math.log2(2 * math.sqrt(max(rows, 1)))), 64), 65_536))
 
 

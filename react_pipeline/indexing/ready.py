@@ -1,8 +1,9 @@
 """Ready FAISS indices over ready embeddings: taken over as they are, after a test.
 
-They are in the folder `corpus.indices`, `image.index` and `text.index`, as clip-retrieval writes them. The files are
-linked, not copied: published indices of large corpora are hundreds of GB. The manifest holds their digests, so one that
-is changed or taken away later is refused like any damaged artifact.
+They are in the folder `corpus.indices`, `image.index` and `text.index`, as clip-retrieval writes
+them. The files are linked, not copied: published indices of large corpora are hundreds of GB. The
+manifest holds their digests, so one that is changed or taken away later is refused like any damaged
+artifact.
 """
 
 import time
@@ -33,16 +34,20 @@ def identify(root: Path, indices: Path) -> dict[str, str]:
     paths = {f"{side}.index": indices / f"{side}.index" for side in SIDES}
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing:
-        raise InputError(f"corpus.indices: no file {', '.join(missing)}; remove the field to have indices built")
+        raise InputError(
+            f"corpus.indices: no file {', '.join(missing)}; remove the field to have indices built"
+        )
     return {name: remembered_sha256(root, path) for name, path in paths.items()}
 
 
-def take_over(config: IndexConfig, indices: Path, embeddings: Artifact, staging: Path) -> dict[str, Any]:
+def take_over(
+    config: IndexConfig, indices: Path, embeddings: Artifact, staging: Path
+) -> dict[str, Any]:
     """Link both indices into the artifact and return the counts, as `build_indices` does.
 
     Raises:
-        InputError: If an index cannot be read, is not of inner products, has other rows or another dimension than the
-            embeddings, or finds less than `min_recall`.
+        InputError: If an index cannot be read, is not of inner products, has other rows or another
+            dimension than the embeddings, or finds less than `min_recall`.
     """
     queries = draw_queries(embeddings, 2 * config.recall_queries)
     sides = {}
@@ -55,9 +60,10 @@ def take_over(config: IndexConfig, indices: Path, embeddings: Artifact, staging:
         tune_and_measure(index, config, Neighbours(stored, queries), built, rerank)
         if built.recall_at_10 < config.min_recall:
             raise InputError(
-                f"{path}: finds {built.recall_at_10:.1%} of the 10 nearest rows that an exact search finds, and "
-                f"index.min_recall is {config.min_recall}. Either its rows are not in the order of the embeddings, or "
-                "it is too coarse; remove corpus.indices to have an index built"
+                f"{path}: finds {built.recall_at_10:.1%} of the 10 nearest rows that an exact "
+                f"search finds, and index.min_recall is {config.min_recall}. Either its rows are "
+                "not in the order of the embeddings, or it is too coarse; remove corpus.indices "
+                "to have an index built"
             )
         built.seconds = round(time.perf_counter() - started, 2)
         link = staging / path.name
@@ -73,16 +79,19 @@ def _checked(path: Path, stored: StoredVectors) -> Any:
     try:
         index = read_index(path, mapped=True)
     except CorruptArtifact as error:
-        raise InputError(f"{path}: FAISS cannot read it; fetch it again or remove corpus.indices ({error})") from error
+        raise InputError(
+            f"{path}: FAISS cannot read it; fetch it again or remove corpus.indices ({error})"
+        ) from error
     if (index.ntotal, index.d) != (stored.rows, stored.dimension):
         raise InputError(
-            f"{path}: {index.ntotal:,} rows of {index.d} dimensions, but the embeddings have {stored.rows:,} of "
-            f"{stored.dimension}; use the indices that belong to corpus.embeddings, or remove corpus.indices"
+            f"{path}: {index.ntotal:,} rows of {index.d} dimensions, but the embeddings have "
+            f"{stored.rows:,} of {stored.dimension}; use the indices that belong to "
+            "corpus.embeddings, or remove corpus.indices"
         )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise InputError(
-            f"{path}: it measures another distance than the inner product, so its hits have no cosine; build it with "
-            "metric `ip`, or remove corpus.indices"
+            f"{path}: it measures another distance than the inner product, so its hits have no "
+            "cosine; build it with metric `ip`, or remove corpus.indices"
         )
     return index
 
@@ -101,4 +110,6 @@ def _holds_vectors(index: Any) -> bool:
     import faiss
 
     # Behind a rotation the vectors may have lost dimensions.
-    return isinstance(faiss.downcast_index(index), faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)
+    return isinstance(
+        faiss.downcast_index(index), faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat
+    )

@@ -1,9 +1,11 @@
-"""Recall of an index against exact search, and the settings that reach the target. Shapes: Q queries, K hits, D width.
+"""Recall of an index against exact search, and the settings that reach the target. Shapes: Q
+queries, K hits, D width.
 
-Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random rows. On the text
-side a query is itself a row of the index; that row counts neither as found nor as wanted. Half of the queries tune, the
-other half give the recorded figures. A hit is right if it is as similar as the exact search's K-th: rows of equal
-similarity (captions that many rows share) are equally right.
+Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random
+rows. On the text side a query is itself a row of the index; that row counts neither as found nor as
+wanted. Half of the queries tune, the other half give the recorded figures. A hit is right if it is
+as similar as the exact search's K-th: rows of equal similarity (captions that many rows share) are
+equally right.
 """
 
 from collections.abc import Callable
@@ -48,7 +50,9 @@ def draw_queries(embeddings: Artifact, wanted: int) -> Queries:
 
 
 class Neighbours:
-    """The exact nearest rows of some queries on one side of the corpus, and the share of them that an index finds."""
+    """The exact nearest rows of some queries on one side of the corpus, and the share of them that
+    an index finds.
+    """
 
     def __init__(self, stored: StoredVectors, queries: Queries) -> None:
         """Compare all rows with the queries, chunk by chunk.
@@ -65,7 +69,9 @@ class Neighbours:
         for first, vectors in stored.chunks():
             stored.refuse_bad(np.arange(first, first + len(vectors)), vectors)
             wanted = min(heap.k, len(vectors))
-            similarities, rows = faiss.knn(queries.vectors, vectors, wanted, metric=faiss.METRIC_INNER_PRODUCT)
+            similarities, rows = faiss.knn(
+                queries.vectors, vectors, wanted, metric=faiss.METRIC_INNER_PRODUCT
+            )
             heap.add_result(similarities, rows + first)
         self._similarities: Vectors = np.where(self._own[:, None] == heap.I, -np.inf, heap.D)
 
@@ -90,7 +96,9 @@ class Neighbours:
 
 
 def _similarities(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:
-    """Exact similarities (Q, K) of each query with its rows (Q, K); minus infinity where the row is -1."""
+    """Exact similarities (Q, K) of each query with its rows (Q, K); minus infinity where the row is
+    -1.
+    """
     wanted, place = np.unique(rows, return_inverse=True)
     vectors = np.zeros((len(wanted), stored.dimension), np.float32)
     vectors[wanted >= 0] = stored.take(wanted[wanted >= 0])
@@ -101,7 +109,9 @@ def _similarities(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vector
 
 @dataclass(frozen=True)
 class Tuned:
-    """Cells or graph nodes a search looks at, how many times K is ranked again, and the recall that this gave."""
+    """Cells or graph nodes a search looks at, how many times K is ranked again, and the recall that
+    this gave.
+    """
 
     value: int
     rerank: int
@@ -117,7 +127,8 @@ def tune(
 ) -> Tuned:
     """The least effort found that reaches the target, or the most there is.
 
-    Each step doubles whichever of the two helps more; at the end a value a quarter smaller is tried.
+    Each step doubles whichever of the two helps more; at the end a value a quarter smaller is
+    tried.
 
     Args:
         measure: Recall of a value and a re-ranking.
@@ -133,7 +144,9 @@ def tune(
             options.append((best.value, min(2 * best.rerank, rerank[1])))
         if not options:
             return best
-        best = max((Tuned(*option, measure(*option)) for option in options), key=lambda tried: tried.recall)
+        best = max(
+            (Tuned(*option, measure(*option)) for option in options), key=lambda tried: tried.recall
+        )
     smaller = best.value * 3 // 4
     if smaller > value[0] and (recall := measure(smaller, best.rerank)) >= target:
         return Tuned(smaller, best.rerank, recall)

@@ -1,8 +1,8 @@
 """All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
 
-Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of each query are a
-file; the k best of all are among these. Tasks need the vectors and the file of queries, and no index. Shapes: Q
-queries, D width.
+Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of
+each query are a file; the k best of all are among these. Tasks need the vectors and the file of
+queries, and no index. Shapes: Q queries, D width.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def search_all(
         side: Search among `image` or `text` vectors.
         queries: Unit rows (Q, D).
         k: Hits per query.
-        scratch: A folder for parts of the result, which a later call with the same queries resumes; made if
-            missing. On a cluster all machines must see it.
+        scratch: A folder for parts of the result, which a later call with the same queries resumes;
+            made if missing. On a cluster all machines must see it.
         wanted: `retrieval.search`.
         distributor: Where the parts of an exact search run; None: here.
         templates: As of `exact_hits`; hits do not depend on it.
 
     Returns:
-        Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where there are fewer. And
+        Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
+        there are fewer. And
         the way that was taken.
 
     Raises:
@@ -77,9 +78,17 @@ def search_all(
         spreads=settings.kind != "local",
         templates=templates,
     )
-    logger.info("%s queries against %s rows: %s (%s)", f"{len(queries):,}", f"{index.rows:,}", choice.way, choice)
+    logger.info(
+        "%s queries against %s rows: %s (%s)",
+        f"{len(queries):,}",
+        f"{index.rows:,}",
+        choice.way,
+        choice,
+    )
     if choice.way == "exact":
-        found = _scan(index.stored_vectors(side), queries, k, scratch, index.device, settings, templates)
+        found = _scan(
+            index.stored_vectors(side), queries, k, scratch, index.device, settings, templates
+        )
     elif has_list_order(opened := index.opened(side)):
         stored, rerank = index.stored_vectors(side), index.rerank(side)
         found = list_order_hits(opened, queries, k, rerank, stored, device, templates)
@@ -129,7 +138,9 @@ class ScanTask:
         def write(path: Path) -> None:
             stored, device = StoredVectors(self.embeddings, self.side), choose_device(self.device)
             queries = np.load(self.queries)
-            found = exact_hits(stored, queries, self.k, device=device, rows=rows, templates=self.templates)
+            found = exact_hits(
+                stored, queries, self.k, device=device, rows=rows, templates=self.templates
+            )
             hits = np.empty(found[0].shape, _HIT)
             hits["similarity"], hits["row"] = found
             _save(path, hits)
@@ -140,7 +151,10 @@ class ScanTask:
 def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
     """The k best of all parts, as of `search_all`."""
     parts = [np.load(path, mmap_mode="r") for path in paths]
-    similarities, rows = np.empty((len(parts[0]), k), np.float32), np.empty((len(parts[0]), k), np.int64)
+    similarities, rows = (
+        np.empty((len(parts[0]), k), np.float32),
+        np.empty((len(parts[0]), k), np.int64),
+    )
     for start in range(0, len(rows), _MERGED_QUERIES):
         some = slice(start, start + _MERGED_QUERIES)
         hits = np.concatenate([part[some] for part in parts], axis=1)

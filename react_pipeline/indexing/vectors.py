@@ -18,14 +18,16 @@ UNIT_TOLERANCE = 0.01
 
 
 class StoredVectors:
-    """One side of the embeddings; a file is mapped while its rows are read, so memory holds only those pages."""
+    """One side of the embeddings; a file is mapped while its rows are read, so memory holds only
+    those pages.
+    """
 
     def __init__(self, embeddings: Artifact, side: Side) -> None:
         """Open no file yet.
 
         Raises:
-            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is
-                reported when it is read.
+            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that
+                is not an array is reported when it is read.
         """
         self.artifact, self.side = embeddings, side
         self._parts = vector_parts(embeddings, side)
@@ -37,13 +39,17 @@ class StoredVectors:
         self, first_row: int = 0, last_row: int | None = None, size: int = CHUNK_ROWS
     ) -> Iterator[tuple[int, Vectors]]:
         """As `blocks`, in single precision; `last_row` None: to the end."""
-        for first, block in self.blocks(first_row, self.rows if last_row is None else last_row, size):
+        for first, block in self.blocks(
+            first_row, self.rows if last_row is None else last_row, size
+        ):
             yield first, block.astype(np.float32)
 
     def blocks(
         self, first_row: int, last_row: int, size: int = CHUNK_ROWS
     ) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
-        """The rows from one up to another as they are stored: the first row of each block, and its mapped vectors."""
+        """The rows from one up to another as they are stored: the first row of each block, and its
+        mapped vectors.
+        """
         for number in range(self._number(first_row), len(self._parts.names)):
             start = int(self._starts[number])
             if start >= last_row:
@@ -53,9 +59,13 @@ class StoredVectors:
                 yield start + inside, file[inside : inside + size]
 
     def runs(self, rows: int) -> list[tuple[int, int]]:
-        """As of `cut`, runs of at least so many rows, of whole `chunks`: each row is in the chunk it is always in."""
+        """As of `cut`, runs of at least so many rows, of whole `chunks`: each row is in the chunk
+        it is always in.
+        """
         files = zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
-        return list(cut((chunk for file in files for chunk in range(*file, CHUNK_ROWS)), rows, self.rows))
+        return list(
+            cut((chunk for file in files for chunk in range(*file, CHUNK_ROWS)), rows, self.rows)
+        )
 
     def take(self, rows: Rows) -> Vectors:
         """The vectors (len(rows), D) of some rows, in their order."""
@@ -63,12 +73,15 @@ class StoredVectors:
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
         """Random rows without repetition, sorted, and their vectors."""
-        chosen = np.random.default_rng(seed).choice(self.rows, size=min(size, self.rows), replace=False)
+        chosen = np.random.default_rng(seed).choice(
+            self.rows, size=min(size, self.rows), replace=False
+        )
         rows = np.sort(chosen).astype(np.int64)
         return rows, self.take(rows)
 
     def refuse_bad(self, rows: Rows, vectors: Vectors) -> None:
-        """Refuse vectors that are not finite or not of unit length: FAISS would silently never find them.
+        """Refuse vectors that are not finite or not of unit length: FAISS would silently never find
+        them.
 
         Raises:
             InputError: Naming the file, the row in it and its key.
@@ -80,8 +93,9 @@ class StoredVectors:
             row = int(rows[wrong[0]])
             number = self._number(row)
             raise InputError(
-                f"{self._parts.path(number)}: row {row - self._starts[number]}{self._name(row)} has length "
-                f"{lengths[wrong[0]]}, not 1, so a search could never rank it; rematerialize `corpus_embeddings`"
+                f"{self._parts.path(number)}: row {row - self._starts[number]}{self._name(row)} "
+                f"has length {lengths[wrong[0]]}, not 1, so a search could never rank it; "
+                "rematerialize `corpus_embeddings`"
             )
 
     def _number(self, row: int) -> int:
@@ -96,7 +110,8 @@ class StoredVectors:
 
 
 def cut(starts: Iterable[int], size: int, end: int) -> Iterator[tuple[int, int]]:
-    """Runs of at least `size` (the last may be shorter) that begin at some of `starts`, the first of which is 0.
+    """Runs of at least `size` (the last may be shorter) that begin at some of `starts`, the first
+    of which is 0.
 
     Yields:
         The first of each run, and the one behind its last.

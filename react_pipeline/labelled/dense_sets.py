@@ -1,7 +1,9 @@
-"""Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings; folders or zips, in place.
+"""Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings; folders or
+zips, in place.
 
-What is missing is `Unavailable`; what is wrong is an error that names file and field; boxes that can be no object's are
-counted and left out. Does not belong here: the table of sets (`settings.dense`), measuring.
+What is missing is `Unavailable`; what is wrong is an error that names file and field; boxes that
+can be no object's are counted and left out. Does not belong here: the table of sets
+(`settings.dense`), measuring.
 """
 
 import hashlib
@@ -26,7 +28,8 @@ from react_pipeline.store import InputError, canonical_json
 
 BACKGROUND = "background"
 TRAIN_IDS = "_labelTrainIds"
-"""Ends the names of COCO-Stuff's label maps that are converted already: their values are class ids."""
+"""Ends the names of COCO-Stuff's label maps that are converted already: their values are class ids.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class DenseImages:
         entry: Of the table, or your own.
         class_names: In the order of class ids; several names of one class are separated by `;`.
         names: File names of the images.
-        truth: As COCO's JSON, with the images in the order of `names`, ids as in the file, boxes cut to the image; None
-            for label maps. `categories` are in the order of class ids.
+        truth: As COCO's JSON, with the images in the order of `names`, ids as in the file, boxes
+            cut to the image; None for label maps. `categories` are in the order of class ids.
         labels: Gives the bytes of the label maps; None for boxes.
-        table: Class id of every pixel value of a label map, (256,) int64; -1 is not a value of the set.
+        table: Class id of every pixel value of a label map, (256,) int64; -1 is not a value of the
+            set.
         skipped: Boxes left out or cut, by reason.
     """
 
@@ -72,13 +76,15 @@ class DenseImages:
         try:
             image = decode_image(data, max_pixels)
         except BadImage as error:
-            raise InputError(f"{self.names[position]}: no usable image ({error}); replace the file") from error
+            raise InputError(
+                f"{self.names[position]}: no usable image ({error}); replace the file"
+            ) from error
         if self.truth is not None:
             about = self.truth["images"][position]
             if image.size != (about["width"], about["height"]):
                 raise InputError(
-                    f"{self.names[position]}: is {image.width} x {image.height} px, and `images` of "
-                    f"{self.entry.truth} says {about['width']} x {about['height']}"
+                    f"{self.names[position]}: is {image.width} x {image.height} px, and `images` "
+                    f"of {self.entry.truth} says {about['width']} x {about['height']}"
                 )
         return image
 
@@ -93,10 +99,13 @@ class DenseImages:
         try:
             with Image.open(io.BytesIO(self.labels.read(position)), formats=("PNG",)) as opened:
                 if opened.mode not in ("L", "P"):
-                    raise InputError(f"{where}: a label map has one channel of 8 bits, and this is {opened.mode}")
+                    raise InputError(
+                        f"{where}: a label map has one channel of 8 bits, and this is {opened.mode}"
+                    )
                 if opened.size != size:
                     raise InputError(
-                        f"{where}: is {opened.width} x {opened.height} px, and its image is {size[0]} x {size[1]}"
+                        f"{where}: is {opened.width} x {opened.height} px, and its image is "
+                        f"{size[0]} x {size[1]}"
                     )
                 values = np.asarray(opened)
         except InputError:
@@ -105,12 +114,16 @@ class DenseImages:
             raise InputError(f"{where}: the label map cannot be read ({error})") from error
         ids = self.table[values]
         if (ids < 0).any():
-            raise InputError(f"{where}: value {values[ids < 0][0]} is not a class of {self.entry.name!r}")
+            raise InputError(
+                f"{where}: value {values[ids < 0][0]} is not a class of {self.entry.name!r}"
+            )
         return ids
 
     def digest(self) -> str:
         """SHA-256 over names, sizes and checksums of all files, the boxes, and the classes."""
-        digest = hashlib.sha256(canonical_json([self.entry.name, self.class_names, self.truth]).encode())
+        digest = hashlib.sha256(
+            canonical_json([self.entry.name, self.class_names, self.truth]).encode()
+        )
         for source in filter(None, (self.source, self.labels)):
             for position, location in enumerate(source.locations):
                 size, crc = source.checksum(position)
@@ -142,15 +155,20 @@ def dense_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
             images = read_dense_set(root or Path(), entry)
         except Unavailable:
             continue
-        hashes = (hashlib.sha256(images.source.read(position)).hexdigest() for position in range(len(images)))
+        hashes = (
+            hashlib.sha256(images.source.read(position)).hexdigest()
+            for position in range(len(images))
+        )
         found[entry.name] = frozenset(hashes)
     return found
 
 
 def files_below(root: Path, folder: str) -> dict[str, str]:
-    """Relative name -> location of every file below a folder, or of every member of the zip in its place.
+    """Relative name -> location of every file below a folder, or of every member of the zip in its
+    place.
 
-    Members of a zip are named from the folder that has the archive's own name, if they are all in it.
+    Members of a zip are named from the folder that has the archive's own name, if they are all in
+    it.
 
     Raises:
         Unavailable: If there is neither.
@@ -159,10 +177,15 @@ def files_below(root: Path, folder: str) -> dict[str, str]:
     archive = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
     if path.is_dir():
         files = sorted(found for found in path.rglob("*") if found.is_file())
-        return {found.relative_to(path).as_posix(): found.relative_to(root).as_posix() for found in files}
+        return {
+            found.relative_to(path).as_posix(): found.relative_to(root).as_posix()
+            for found in files
+        }
     if not archive.is_file():
         raise Unavailable(f"there is no folder {path} and no {archive.name} next to it")
-    members = [name for name in open_zip(archive).namelist() if is_inside(name) and not name.endswith("/")]
+    members = [
+        name for name in open_zip(archive).namelist() if is_inside(name) and not name.endswith("/")
+    ]
     inside = f"{archive.stem}/"
     named = all(name.startswith(inside) for name in members)
     where = archive.relative_to(root).as_posix()
@@ -178,21 +201,27 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     try:
         names, ids = _classes(path, entry, given["categories"])
         images = {
-            image["id"]: {key: image[key] for key in ("id", "width", "height")} | {"file_name": str(image["file_name"])}
+            image["id"]: {key: image[key] for key in ("id", "width", "height")}
+            | {"file_name": str(image["file_name"])}
             for image in given["images"]
         }
         if len(images) < len(given["images"]):
             raise InputError(f"{path}: `images` has an id twice")
         boxes, skipped = _boxes(path, given, images, ids)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: an entry is not of COCO's form ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{path}: an entry is not of COCO's form ({type(error).__name__}: {error})"
+        ) from error
     if entry.annotated_only:
         having = {box["image_id"] for box in boxes}
         images = {number: image for number, image in images.items() if number in having}
     found = files_below(root, entry.images)
-    if missing := [image["file_name"] for image in images.values() if image["file_name"] not in found]:
+    if missing := [
+        image["file_name"] for image in images.values() if image["file_name"] not in found
+    ]:
         raise InputError(
-            f"{path}: {len(missing)} of {len(images)} images are not in {root / entry.images}\n{lines_of(missing)}"
+            f"{path}: {len(missing)} of {len(images)} images are not in "
+            f"{root / entry.images}\n{lines_of(missing)}"
         )
     categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
     truth = {"images": list(images.values()), "annotations": boxes, "categories": categories}
@@ -201,8 +230,12 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     return DenseImages(entry, names, files, source, truth, skipped=dict(skipped))
 
 
-def _classes(path: Path, entry: DenseSet, categories: list[Any]) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes and the ids that the file has for them; the file's own names and order for your own set."""
+def _classes(
+    path: Path, entry: DenseSet, categories: list[Any]
+) -> tuple[tuple[str, ...], list[int]]:
+    """Names of the classes and the ids that the file has for them; the file's own names and order
+    for your own set.
+    """
     known: dict[str, tuple[int, str]] = {}
     for category in categories:
         if (name := normal(str(category["name"]))) in known:
@@ -212,7 +245,10 @@ def _classes(path: Path, entry: DenseSet, categories: list[Any]) -> tuple[tuple[
         raise InputError(f"{path}: `categories` has an id twice")
     names = entry.class_names or tuple(name for _, name in sorted(known.values()))
     if missing := [name for name in names if normal(name) not in known]:
-        raise InputError(f"{path}: `categories` lacks {len(missing)} classes of {entry.name!r}\n{lines_of(missing)}")
+        raise InputError(
+            f"{path}: `categories` lacks {len(missing)} classes of "
+            f"{entry.name!r}\n{lines_of(missing)}"
+        )
     return names, [known[normal(name)][0] for name in names]
 
 
@@ -225,10 +261,16 @@ def _boxes(
     for number, box in enumerate(given["annotations"]):
         if box["category_id"] not in all_ids or box["image_id"] not in images:
             field_name = "image_id" if box["category_id"] in all_ids else "category_id"
-            raise InputError(f"{path}: annotations[{number}].{field_name} {box[field_name]} is not listed in the file")
+            raise InputError(
+                f"{path}: annotations[{number}].{field_name} {box[field_name]} is not listed in "
+                "the file"
+            )
         image, shape = images[box["image_id"]], box.get("segmentation")
         if isinstance(shape, dict) and list(shape["size"]) != [image["height"], image["width"]]:
-            raise InputError(f"{path}: annotations[{number}].segmentation.size {shape['size']} is not its image's")
+            raise InputError(
+                f"{path}: annotations[{number}].segmentation.size {shape['size']} is not its "
+                "image's"
+            )
         left, top, width, height = map(float, box["bbox"])
         right, bottom = min(left + width, image["width"]), min(top + height, image["height"])
         inside = max(left, 0.0), max(top, 0.0)
@@ -239,27 +281,43 @@ def _boxes(
         elif box["category_id"] in wanted:
             cut = [*inside, right - inside[0], bottom - inside[1]]
             # A hundredth of a pixel is how annotations are rounded.
-            skipped["cut at the border"] += int(np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02)
-            ours = {"id": len(boxes) + 1, "image_id": box["image_id"], "category_id": box["category_id"], "bbox": cut}
+            skipped["cut at the border"] += int(
+                np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02
+            )
+            ours = {
+                "id": len(boxes) + 1,
+                "image_id": box["image_id"],
+                "category_id": box["category_id"],
+                "bbox": cut,
+            }
             area, crowd = float(box.get("area", cut[2] * cut[3])), int(box.get("iscrowd", 0))
             boxes.append({**ours, "area": area, "iscrowd": crowd})
     return boxes, +skipped
 
 
 def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
-    maps = {name: where for name, where in files_below(root, entry.truth).items() if name.lower().endswith(".png")}
+    maps = {
+        name: where
+        for name, where in files_below(root, entry.truth).items()
+        if name.lower().endswith(".png")
+    }
     converted = [name for name in maps if TRAIN_IDS in name]
     listed = read_lines(root / entry.listed) if entry.listed else None
     stems = _by_stem(converted or maps, listed, root / entry.truth)
     if listed is not None:
         if missing := [name for name in listed if name not in stems]:
-            raise InputError(f"{root / entry.truth}: no label map of {len(missing)} listed images\n{lines_of(missing)}")
+            raise InputError(
+                f"{root / entry.truth}: no label map of {len(missing)} listed "
+                f"images\n{lines_of(missing)}"
+            )
         stems = {name: stems[name] for name in listed}
     found = files_below(root, entry.images)
     suffixed = [name for name in found if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     images = _by_stem(suffixed, stems, root / entry.images)
     if missing := [stem for stem in stems if stem not in images]:
-        raise InputError(f"{root / entry.images}: no image of {len(missing)} label maps\n{lines_of(missing)}")
+        raise InputError(
+            f"{root / entry.images}: no image of {len(missing)} label maps\n{lines_of(missing)}"
+        )
     if not stems:
         raise Unavailable(f"{root / entry.truth} holds no label map (.png)")
     names = entry.class_names or tuple(read_lines(root / (entry.names_file or "")))
@@ -268,7 +326,8 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     if len(names) > IGNORED:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
     values = () if converted else entry.values or ()
-    # Values of the official files that are no class (unlabelled, border, unused ids) count for nothing.
+    # Values of the official files that are no class (unlabelled, border, unused ids) count for
+    # nothing.
     table = np.full(256, IGNORED if values else -1)
     table[IGNORED] = IGNORED
     table[list(values or range(len(names)))] = range(len(names))
@@ -279,11 +338,15 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
 
 
 def _by_stem(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> dict[str, str]:
-    """Files by what joins an image and its label map: the name without folder and ending, of those that are wanted."""
+    """Files by what joins an image and its label map: the name without folder and ending, of those
+    that are wanted.
+    """
     found: dict[str, str] = {}
     known = None if wanted is None else set(wanted)
     for name in names:
         stem = PurePosixPath(name).stem.removesuffix(TRAIN_IDS)
         if (known is None or stem in known) and (other := found.setdefault(stem, name)) != name:
-            raise InputError(f"{where}: {other} and {name} differ in folder or ending alone; keep one of them")
+            raise InputError(
+                f"{where}: {other} and {name} differ in folder or ending alone; keep one of them"
+            )
     return found

@@ -1,4 +1,5 @@
-"""Encoding images of the benchmark: bytes in, features as an array on disk out, for any list of images.
+"""Encoding images of the benchmark: bytes in, features as an array on disk out, for any list of
+images.
 
 Does not belong here: which images, what is published (`benchmark`).
 Shapes: N images of H x W pixels, B of them in a batch, D width.
@@ -27,10 +28,14 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 
 def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
-    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a square."""
+    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a
+    square.
+    """
     if not squash:
         return clip.preprocess
-    return image_transform_v2(PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"}), is_train=False)
+    return image_transform_v2(
+        PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"}), is_train=False
+    )
 
 
 class LoadedImage(NamedTuple):
@@ -71,7 +76,9 @@ class PreprocessedImages:
         try:
             image, truncated = decode_what_is_there(data, self.max_pixels)
         except BadImage as error:
-            raise InputError(f"{self.name(number)}: no usable image ({error}); fix or replace the file") from error
+            raise InputError(
+                f"{self.name(number)}: no usable image ({error}); fix or replace the file"
+            ) from error
         return LoadedImage(self.preprocess(image), digest, truncated)
 
     def __getitem__(self, number: int) -> LoadedImage | str:
@@ -93,14 +100,16 @@ def encode(
     title: str = "images",
     unprojected: tuple[Path, Tensor] | None = None,
 ) -> tuple[NDArray[np.uint8], int]:
-    """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
+    """Write the features of images 0 to N - 1 as the image tower gives them, not normalised:
+    float32 (N, D), `.npy`.
 
     In float32 on any device; one batch is in memory at a time. The file is whole or not there.
 
     Args:
         workers: Processes that read and preprocess ahead; 0: this one.
-        unprojected: A second path, and the projection (W, D) that `finetune.take_projection` took out of the tower. The
-            features before it, (N, W), go there in the same pass; the others are the same to the last digit.
+        unprojected: A second path, and the projection (W, D) that `finetune.take_projection` took
+            out of the tower. The features before it, (N, W), go there in the same pass; the others
+            are the same to the last digit.
 
     Returns:
         SHA-256 of each file, uint8 (N, 32), and how many were truncated.
@@ -138,8 +147,8 @@ def encode(
                 batch = values.float().cpu().numpy()
                 if not np.isfinite(batch).all():
                     raise CorruptArtifact(
-                        f"{images.name(start)}: the model gives features that are not finite; rematerialize its "
-                        "checkpoint"
+                        f"{images.name(start)}: the model gives features that are not finite; "
+                        "rematerialize its checkpoint"
                     )
                 array[start : start + len(batch)] = batch
             start += len(pixels)
@@ -159,4 +168,8 @@ def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[b
     if problems:
         return None, [], problems[0]
     good = [row for row in rows if not isinstance(row, str)]
-    return torch.stack([row.pixels for row in good]), [(row.sha256, row.truncated) for row in good], ""
+    return (
+        torch.stack([row.pixels for row in good]),
+        [(row.sha256, row.truncated) for row in good],
+        "",
+    )

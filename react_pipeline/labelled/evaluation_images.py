@@ -1,6 +1,7 @@
 """A data set's test images as a domain's labelled images, read in place from archives too.
 
-Belongs here: joining the data set's classes with the domain's, and reading an image again by its location.
+Belongs here: joining the data set's classes with the domain's, and reading an image again by its
+location.
 """
 
 from collections import Counter
@@ -25,10 +26,12 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
 
     Args:
         name: A data set whose images have one class each.
-        domain: Must have every class of the data set, under the name or a synonym; it may have more.
+        domain: Must have every class of the data set, under the name or a synonym; it may have
+            more.
 
     Returns:
-        Columns path (relative to the root: `<data set>/<number>/<its own location>`), class; in the order on disk.
+        Columns path (relative to the root: `<data set>/<number>/<its own location>`), class; in the
+        order on disk.
 
     Raises:
         Unavailable: If the data set is not there.
@@ -46,9 +49,13 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
         # Classes of one name, of which ImageNet has two pairs, are joined in their order.
         joined.append(None if found is None else found[min(times[names[0]], len(found) - 1)])
         times[names[0]] += 1
-    lacking = [names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None]
+    lacking = [
+        names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None
+    ]
     if lacking:
-        raise InputError(f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}")
+        raise InputError(
+            f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}"
+        )
     # Lists that were read before may be those of other files.
     _test_images.cache_clear()
     images = read_dataset(root, name, SPLIT)

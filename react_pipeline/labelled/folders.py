@@ -1,4 +1,5 @@
-"""Reader of image folders: `ROOT/<data set>/<split>/<class>/...`; torchvision's country211 and rendered-sst2 are such.
+"""Reader of image folders: `ROOT/<data set>/<split>/<class>/...`; torchvision's country211 and
+rendered-sst2 are such.
 
 Does not belong here: domains' own labelled folders (`react_pipeline.labelled.labels`).
 """
@@ -22,7 +23,8 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "t
 def read_folder(root: Path, entry: Dataset, split: str) -> LabelledImages | None:
     """Read a split of an image folder; None if there is none, or for a multilabel set.
 
-    Where a data set has no split `val`, as ImageNet here, a folder `val` is read as `test`, if there is no `test`.
+    Where a data set has no split `val`, as ImageNet here, a folder `val` is read as `test`, if
+    there is no `test`.
 
     Raises:
         InputError: If classes do not match, or an image is outside any class's folder.
@@ -46,4 +48,6 @@ def read_folder(root: Path, entry: Dataset, split: str) -> LabelledImages | None
     if ignored:
         notes = (*notes, f"{folder}: {ignored} files that are not images were left out")
     source = FileSource(root, tuple(locations))
-    return labelled_images(entry, split, locations, np.array(labels, np.int64), order, LAYOUT, source, notes)
+    return labelled_images(
+        entry, split, locations, np.array(labels, np.int64), order, LAYOUT, source, notes
+    )

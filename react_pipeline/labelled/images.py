@@ -1,7 +1,8 @@
 """Labelled images of the benchmark: where each one's bytes are, its labels, and a digest of it all.
 
-Every reader gives the one type of this module. Bytes are read from files and zip archives in place: names of members
-are keys of the archive's own directory, nothing is extracted, no name becomes a path.
+Every reader gives the one type of this module. Bytes are read from files and zip archives in place:
+names of members are keys of the archive's own directory, nothing is extracted, no name becomes a
+path.
 """
 
 import hashlib
@@ -21,11 +22,15 @@ from react_pipeline.settings import Dataset
 from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
-"""A larger file is not an image of these data sets; a member of a hostile archive may claim any size."""
+"""A larger file is not an image of these data sets; a member of a hostile archive may claim any
+size.
+"""
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
-    """Data that is not there, as opposed to data that is wrong; `reason` is what is missing and where to get it."""
+    """Data that is not there, as opposed to data that is wrong; `reason` is what is missing and
+    where to get it.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -33,7 +38,9 @@ class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
 
 
 class ByteSource(Protocol):
-    """Where the bytes of a split's images come from. Can be pickled; safe in threads and after a fork."""
+    """Where the bytes of a split's images come from. Can be pickled; safe in threads and after a
+    fork.
+    """
 
     def read(self, position: int) -> bytes:
         """The bytes of an image file."""
@@ -47,12 +54,13 @@ class LabelledImages:
     """The images of one split, with labels joined to the table's classes by name.
 
     Attributes:
-        locations: For each image a path relative to the root or `archive.zip@member`; in the order of the files on
-            disk, which is the order of a submission file.
-        labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the class.
+        locations: For each image a path relative to the root or `archive.zip@member`; in the order
+            of the files on disk, which is the order of a submission file.
+        labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the
+            class.
         class_names: First names in the order of class ids, as in the table.
-        order: For each class of the files on disk, in their order, its id here. Predictions are put back into the
-            order of the files with `scores[:, order]`.
+        order: For each class of the files on disk, in their order, its id here. Predictions are put
+            back into the order of the files with `scores[:, order]`.
         expected: Official number of images of the split; None where there is none.
         notes: What a user should know of how labels were joined.
     """
@@ -80,10 +88,11 @@ class LabelledImages:
         return self.source.read(position)
 
     def digest(self) -> str:
-        """SHA-256 over the names, sizes, checksums and labels of the images and the order of the classes, for lineage.
+        """SHA-256 over the names, sizes, checksums and labels of the images and the order of the
+        classes, for lineage.
 
-        The order decides the columns of a submission. Members of zip archives are taken by the CRC of the archive's
-        directory, which reading verifies; other files are read.
+        The order decides the columns of a submission. Members of zip archives are taken by the CRC
+        of the archive's directory, which reading verifies; other files are read.
 
         Raises:
             InputError: If a file is gone.
@@ -122,7 +131,16 @@ def labelled_images(
     expected = entry.sizes.get(split)
     ids = tuple(int(number) for number in order)
     return LabelledImages(
-        entry.name, split, tuple(locations), joined, entry.class_names, ids, layout, expected, source, notes
+        entry.name,
+        split,
+        tuple(locations),
+        joined,
+        entry.class_names,
+        ids,
+        layout,
+        expected,
+        source,
+        notes,
     )
 
 
@@ -149,8 +167,17 @@ class FileSource:
         try:
             return opened.read(info)
         # Damaged or hostile members: bad CRC, cut data, unknown compression, encryption.
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-            raise InputError(f"{where}: cannot be read ({error}); copy the archive again") from error
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+        ) as error:
+            raise InputError(
+                f"{where}: cannot be read ({error}); copy the archive again"
+            ) from error
 
     def checksum(self, position: int) -> tuple[int, int]:
         """Size and CRC-32: of the archive's directory, or of the file's content."""
@@ -179,7 +206,13 @@ def _member(archive: Path, name: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]
 def is_inside(name: str) -> bool:
     """Whether a relative path stays below its root, by its text."""
     path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+    return (
+        bool(name)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\\" not in name
+        and "\0" not in name
+    )
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -192,19 +225,24 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         return open_once(path, zipfile.ZipFile)
     # A hostile directory of members makes zipfile raise nearly anything.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError) as error:
-        raise InputError(f"{path}: the zip archive is truncated or damaged ({error}); copy it again") from error
+        raise InputError(
+            f"{path}: the zip archive is truncated or damaged ({error}); copy it again"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def open_once(path: Path, opener: Callable[[Path], Any]) -> Any:
-    """A file kept open in this process, opened again after it was changed; `opener` is a function of a module."""
+    """A file kept open in this process, opened again after it was changed; `opener` is a function
+    of a module.
+    """
     return _opened(path, stamp_of(path.stat()), opener)
 
 
 @lru_cache(maxsize=64)
 def _opened(path: Path, _version: tuple[int, ...], opener: Callable[[Path], Any]) -> Any:
-    # What makes way is not closed: another thread may still read it; it closes with its last reader.
+    # What makes way is not closed: another thread may still read it; it closes with its last
+    # reader.
     return opener(path)
 
 
@@ -216,7 +254,9 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise InputError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if len(data) > MAX_IMAGE_BYTES:
         raise InputError(f"{path}: more than {MAX_IMAGE_BYTES:,} bytes are too many for an image")
     return data

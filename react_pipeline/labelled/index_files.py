@@ -1,7 +1,8 @@
-"""Reader of a local ELEVATER copy: its registry (`vision_datasets.json`) and IRIS and COCO index files, zips in place.
+"""Reader of a local ELEVATER copy: its registry (`vision_datasets.json`) and IRIS and COCO index
+files, zips in place.
 
-They are read here rather than by the package vision-datasets: it brings a cloud vendor's client libraries, and it does
-not detect the faults that this reader must refuse.
+They are read here rather than by the package vision-datasets: it brings a cloud vendor's client
+libraries, and it does not detect the faults that this reader must refuse.
 """
 
 from collections import Counter, defaultdict
@@ -12,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from react_pipeline.labelled.images import FileSource, LabelledImages, Unavailable, is_inside, labelled_images
+from react_pipeline.labelled.images import (
+    FileSource,
+    LabelledImages,
+    Unavailable,
+    is_inside,
+    labelled_images,
+)
 from react_pipeline.labelled.labels import lines_of
 from react_pipeline.labelled.listing import read_json, read_lines, read_text, require_images
 from react_pipeline.labelled.names import join_names
@@ -37,7 +44,9 @@ class SplitFiles(_Given):
 
 
 class RegistryEntry(_Given):
-    """What the registry says of a data set; paths are relative to `root_folder`, and that to the root."""
+    """What the registry says of a data set; paths are relative to `root_folder`, and that to the
+    root.
+    """
 
     name: str
     type: str
@@ -81,8 +90,8 @@ class _Index(NamedTuple):
 def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | None:
     """Read a split of a local ELEVATER copy; None if the root holds none of this data set.
 
-    The registry is `vision_datasets.json` at the root; without it, or for a data set that it lacks, the folder and file
-    names of the published data are tried.
+    The registry is `vision_datasets.json` at the root; without it, or for a data set that it lacks,
+    the folder and file names of the published data are tried.
 
     Raises:
         Unavailable: If the index of the split or an archive that it names is missing.
@@ -96,10 +105,14 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
     if files is None:
         raise Unavailable(f"{root / REGISTRY} has no split {split!r} of {entry.name}")
     if ("multilabel" in registered.type) != entry.multilabel:
-        raise InputError(f"{root / REGISTRY}: {entry.name}.type: {registered.type!r} contradicts the benchmark")
+        raise InputError(
+            f"{root / REGISTRY}: {entry.name}.type: {registered.type!r} contradicts the benchmark"
+        )
     for field, path in (("index_path", files.index_path), ("labelmap", registered.labelmap)):
         if path is not None and not is_inside(path):
-            raise InputError(f"{root / REGISTRY}: {entry.name}.{field}: {path!r} is outside {folder}")
+            raise InputError(
+                f"{root / REGISTRY}: {entry.name}.{field}: {path!r} is outside {folder}"
+            )
     where = folder / files.index_path
     if registered.format == "coco":
         index, names = _read_coco(where)
@@ -107,17 +120,29 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         index = _read_iris(where)
         names = _labelmap(folder, registered, entry)
     else:
-        raise InputError(f"{root / REGISTRY}: {entry.name}.format: {registered.format!r} is neither iris nor coco")
-    labels_from = folder / registered.labelmap if registered.labelmap and registered.format != "coco" else where
+        raise InputError(
+            f"{root / REGISTRY}: {entry.name}.format: {registered.format!r} is neither iris nor "
+            "coco"
+        )
+    labels_from = (
+        folder / registered.labelmap
+        if registered.labelmap and registered.format != "coco"
+        else where
+    )
     order, notes = join_names(entry, names, labels_from, root, in_elevaters_order=True)
     labels = _labels(entry, index, len(names), where)
     require_images(folder, index.locations, where)
     if files.num_images is not None and len(index.locations) != files.num_images:
         raise InputError(
-            f"{where}: {len(index.locations):,} images, the registry says {files.num_images:,}; copy the index again"
+            f"{where}: {len(index.locations):,} images, the registry says {files.num_images:,}; "
+            "copy the index again"
         )
     if repeats := len(index.locations) - len(set(index.locations)):
-        notes = (*notes, f"{where}: {repeats} images are listed again, with the same label; they count each time")
+        notes = (
+            *notes,
+            f"{where}: {repeats} images are listed again, with the same label; they count each "
+            "time",
+        )
     source = FileSource(folder, tuple(index.locations))
     return labelled_images(entry, split, index.locations, labels, order, LAYOUT, source, notes)
 
@@ -133,7 +158,9 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
     if entries:
         newest = max(entries, key=lambda about: about.version)
         if not is_inside(newest.root_folder):
-            raise InputError(f"{path}: {entry.name}.root_folder: {newest.root_folder!r} is outside {root}")
+            raise InputError(
+                f"{path}: {entry.name}.root_folder: {newest.root_folder!r} is outside {root}"
+            )
         if not (root / newest.root_folder).is_dir():
             raise Unavailable(f"{path} names the folder {newest.root_folder}, which is missing")
         return root / newest.root_folder, newest
@@ -179,19 +206,30 @@ def _read_coco(path: Path) -> tuple[_Index, list[str]]:
     ranks = {category.id: rank for rank, category in enumerate(categories)}
     images = sorted(coco.images, key=lambda image: image.id)
     times = Counter(image.id for image in images)
-    problems = [f"image id {image_id} occurs twice" for image_id, count in times.items() if count > 1]
+    problems = [
+        f"image id {image_id} occurs twice" for image_id, count in times.items() if count > 1
+    ]
     if len(ranks) < len(categories):
         problems.append("two categories have the same id")
     labels = defaultdict[int, list[int]](list)
     for annotation in coco.annotations:
         if annotation.image_id not in times or annotation.category_id not in ranks:
-            problems.append(f"annotation of image {annotation.image_id}, category {annotation.category_id}: unknown id")
+            problems.append(
+                f"annotation of image {annotation.image_id}, category {annotation.category_id}: "
+                "unknown id"
+            )
         else:
             labels[annotation.image_id].append(ranks[annotation.category_id])
     if problems:
         raise InputError(f"{path}:\n{lines_of(problems)}")
-    locations = [f"{image.zip_file}@{image.file_name}" if image.zip_file else image.file_name for image in images]
-    names = [str(rank) if category.name is None else category.name for rank, category in enumerate(categories)]
+    locations = [
+        f"{image.zip_file}@{image.file_name}" if image.zip_file else image.file_name
+        for image in images
+    ]
+    names = [
+        str(rank) if category.name is None else category.name
+        for rank, category in enumerate(categories)
+    ]
     return _Index(locations, [labels[image.id] for image in images]), names
 
 
@@ -200,7 +238,9 @@ def _labels(entry: Dataset, index: _Index, classes: int, where: Path) -> NDArray
     first: dict[str, list[int]] = {}
     for location, ids in zip(index.locations, index.labels, strict=True):
         if wrong := [number for number in ids if not 0 <= number < classes]:
-            problems.append(f"{location!r}: label {wrong[0]} is out of range, there are {classes} classes")
+            problems.append(
+                f"{location!r}: label {wrong[0]} is out of range, there are {classes} classes"
+            )
         elif not entry.multilabel and len(ids) != 1:
             problems.append(f"{location!r}: {len(ids)} labels, {entry.name} has one an image")
         elif first.setdefault(location, ids) != ids:
@@ -221,5 +261,8 @@ def _validate(model: type[_Model], given: Any, path: Path, within: str = "") -> 
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        problems = [f"{within}{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        problems = [
+            f"{within}{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors()
+        ]
         raise InputError(f"{path}:\n{lines_of(problems)}") from error

@@ -1,6 +1,8 @@
-"""Labelled images: the evaluation set of a domain as an artifact, and decoding and encoding its images.
+"""Labelled images: the evaluation set of a domain as an artifact, and decoding and encoding its
+images.
 
-Does not belong here: how sets are listed (`labels`, `evaluation_images`), what is measured on them (`evaluation`).
+Does not belong here: how sets are listed (`labels`, `evaluation_images`), what is measured on them
+(`evaluation`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, decode_image, decode_what_is_there
 from react_pipeline.demo import installed_versions
-from react_pipeline.labelled.evaluation_images import is_location, list_images, location_of, read_location
+from react_pipeline.labelled.evaluation_images import (
+    is_location,
+    list_images,
+    location_of,
+    read_location,
+)
 from react_pipeline.labelled.images import Unavailable
 from react_pipeline.labelled.labels import lines_of, read_folder, read_manifest
 from react_pipeline.lineage import resolve
@@ -41,12 +48,14 @@ _COLUMNS = ["path", "class", "class_id", "sha256", "subject"]
 def publish_evaluation_set(project: Project, slug: str) -> Artifact:
     """Publish a domain's labelled images: their paths, classes and digests (the demo's images too).
 
-    A set that is not configured, or whose path is not there, is published as `unavailable` with the reason, so that
-    results can say so. Anything else that is wrong is an error, because it would silently change what is measured.
-    Every file is hashed at each call; its folder is not part of its identity.
+    A set that is not configured, or whose path is not there, is published as `unavailable` with the
+    reason, so that results can say so. Anything else that is wrong is an error, because it would
+    silently change what is measured. Every file is hashed at each call; its folder is not part of
+    its identity.
 
     Raises:
-        InputError: Listing every unknown class, missing file, repeated row, or image that cannot be decoded.
+        InputError: Listing every unknown class, missing file, repeated row, or image that cannot be
+            decoded.
     """
     domain = project.domain(slug)
     evaluation = domain.evaluation
@@ -60,7 +69,11 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
             images = read_manifest(directory / "manifest.csv", domain)
             locations = _located(directory, images["path"])
             _require_decodable(locations, max_pixels)
-            return _with_digests(images, locations), {"name": evaluation.name, "root": "", **_coverage(images, domain)}
+            return _with_digests(images, locations), {
+                "name": evaluation.name,
+                "root": "",
+                **_coverage(images, domain),
+            }
 
         return _publish(project, domain, {"demo": installed_versions()}, build_demo)
     try:
@@ -98,8 +111,10 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
         domain: Says where the images are today; unset: where they were when the set was published.
 
     Returns:
-        Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a location that
-        `evaluation_images` reads), class, class_id, sha256, and subject where a manifest names what each image shows;
+        Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a
+        location that
+        `evaluation_images` reads), class, class_id, sha256, and subject where a manifest names what
+        each image shows;
         empty if the set is unavailable.
     """
     images = pd.read_parquet(artifact.file(IMAGES))
@@ -138,12 +153,16 @@ class PublishedImages:
         path = self.paths[position]
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
-            raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
+            raise InputError(
+                f"{path}: changed since the set was published; rematerialize `{STAGE}`"
+            )
         return _decoded(path, data, self.max_pixels, lazy=lazy)
 
 
 def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
-    """The preprocessing that a domain's labelled images are measured with: a data set of ELEVATER brings its own."""
+    """The preprocessing that a domain's labelled images are measured with: a data set of ELEVATER
+    brings its own.
+    """
     from react_pipeline.labelled.encoding import preprocessing
 
     return preprocessing(clip, squash=domain.evaluation is not None and domain.evaluation.squash)
@@ -175,8 +194,12 @@ def encode_images(
 
     from react_pipeline.embedding import LONG_RUN, Encoder
 
-    encoder = Encoder(clip, precision or config.embedding.precision, long_run=len(images) >= LONG_RUN)
-    published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels)
+    encoder = Encoder(
+        clip, precision or config.embedding.precision, long_run=len(images) >= LONG_RUN
+    )
+    published = PublishedImages(
+        tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels
+    )
 
     def prepare(position: int) -> torch.Tensor:
         return (preprocess or encoder.to_tensor)(published.decoded(position))
@@ -186,7 +209,9 @@ def encode_images(
     vectors = [np.zeros((0, clip.dimension), np.float32)]
     with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
         coming = pool.map(prepare, batches[0] if batches else ())
-        for following in tqdm([*batches[1:], ()], desc="evaluation images", disable=None, leave=False):
+        for following in tqdm(
+            [*batches[1:], ()], desc="evaluation images", disable=None, leave=False
+        ):
             if ready := list(coming):
                 coming = pool.map(prepare, following)
                 vectors.append(encoder.images(torch.stack(ready)).numpy())
@@ -203,7 +228,8 @@ def _list(domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
     evaluation = domain.evaluation
     if evaluation is None or evaluation.path is None:
         raise Unavailable(
-            "no evaluation set is configured: add `evaluation` to the domain file, or use `react-pipeline judge`"
+            "no evaluation set is configured: add `evaluation` to the domain file, or use "
+            "`react-pipeline judge`"
         )
     about, root = f"evaluation set {evaluation.name!r}", _root(evaluation.path, evaluation.kind)
     notes: dict[str, Any] = {"name": evaluation.name, "root": str(root)}
@@ -217,7 +243,10 @@ def _list(domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
         images, ignored = read_folder(root, domain)
         return images, {**notes, "ignored_files": ignored}
     try:
-        return list_images(root, evaluation.dataset, domain), {**notes, "dataset": evaluation.dataset}
+        return list_images(root, evaluation.dataset, domain), {
+            **notes,
+            "dataset": evaluation.dataset,
+        }
     except Unavailable as error:
         raise Unavailable(f"{about}: {error.reason}") from error
 
@@ -241,7 +270,9 @@ def _publish(
     def write(directory: Path) -> dict[str, Any]:
         images, counts = build(directory)
         images["class_id"] = images["class"].map(class_ids).astype("int32")
-        images[[name for name in _COLUMNS if name in images]].to_parquet(directory / IMAGES, index=False)
+        images[[name for name in _COLUMNS if name in images]].to_parquet(
+            directory / IMAGES, index=False
+        )
         return {"images": len(images), **counts}
 
     return project.store.build(resolve(project, STAGE, domain.slug, content=content), write)
@@ -252,11 +283,15 @@ def _no_images() -> pd.DataFrame:
 
 
 def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFrame:
-    return images.assign(sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations])
+    return images.assign(
+        sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations]
+    )
 
 
 def _decoded(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-    if is_location(location):  # as in the benchmark; a truncated file among a user's own images must be fixed
+    if is_location(
+        location
+    ):  # as in the benchmark; a truncated file among a user's own images must be fixed
         return decode_what_is_there(data, max_pixels)[0]
     return decode_image(data, max_pixels, lazy=lazy)
 
@@ -269,7 +304,10 @@ def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
         except BadImage as error:
             problems.append(f"{location}: {error}")
     if problems:
-        raise InputError(f"{len(problems)} evaluation images cannot be used; fix or remove them\n{lines_of(problems)}")
+        raise InputError(
+            f"{len(problems)} evaluation images cannot be used; fix or remove "
+            f"them\n{lines_of(problems)}"
+        )
 
 
 def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:

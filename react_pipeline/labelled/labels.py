@@ -1,6 +1,8 @@
-"""Labels: the listing of a labelled set, read from a folder or a manifest and joined with a domain's classes by name.
+"""Labels: the listing of a labelled set, read from a folder or a manifest and joined with a
+domain's classes by name.
 
-Every fault of a listing is in one error. Does not belong here: reading an image, publishing a set (`labelled`).
+Every fault of a listing is in one error. Does not belong here: reading an image, publishing a set
+(`labelled`).
 """
 
 import os
@@ -20,10 +22,11 @@ _MOST_LISTED = 50
 
 
 def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
-    """List a folder with one subfolder a class, matched with the domain's classes by id, name or synonym.
+    """List a folder with one subfolder a class, matched with the domain's classes by id, name or
+    synonym.
 
-    Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder;
-    files of other kinds are counted and left out.
+    Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in
+    a class's folder; files of other kinds are counted and left out.
 
     Returns:
         Columns path (relative, with /), class; and how many files were left out.
@@ -35,11 +38,15 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
     problems = [f"{name}: an image outside of any class's folder" for name in strays]
     problems += [
-        f"{name}: no class of {domain.slug!r} has this name (or id)" for name in classes if normal(name) not in known
+        f"{name}: no class of {domain.slug!r} has this name (or id)"
+        for name in classes
+        if normal(name) not in known
     ]
     if problems:
         names = ", ".join(domain.class_names)
-        raise InputError(f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}")
+        raise InputError(
+            f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}"
+        )
     images = [(path, known[normal(name)]) for name, paths in classes.items() for path in paths]
     if not images:
         raise InputError(f"{root}: no image in any subfolder; it needs one subfolder a class")
@@ -47,8 +54,11 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     return pd.DataFrame(rows, columns=["path", "class"]), ignored
 
 
-def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[str], int]:
-    """The images below each folder of a root, sorted, by the folder's name; images next to the folders; other files.
+def images_by_folder(
+    root: Path, suffixes: Collection[str]
+) -> tuple[dict[str, list[Path]], list[str], int]:
+    """The images below each folder of a root, sorted, by the folder's name; images next to the
+    folders; other files.
 
     Hidden files are not images, and a hidden folder or file of the root is ignored.
     """
@@ -57,7 +67,11 @@ def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, l
     for entry in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         if entry.is_dir():
             files = sorted(path for path in entry.rglob("*") if path.is_file())
-            images = [path for path in files if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+            images = [
+                path
+                for path in files
+                if path.suffix.lower() in suffixes and not path.name.startswith(".")
+            ]
             classes[entry.name] = images
             others += len(files) - len(images)
         elif entry.suffix.lower() in suffixes:
@@ -68,10 +82,12 @@ def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, l
 
 
 def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
-    """Read a manifest: CSV or parquet with the columns path (relative to the manifest), class and, optionally, subject.
+    """Read a manifest: CSV or parquet with the columns path (relative to the manifest), class and,
+    optionally, subject.
 
     Returns:
-        Columns path, class (in the domain's spelling) and subject where the manifest has it, in its order.
+        Columns path, class (in the domain's spelling) and subject where the manifest has it, in its
+        order.
 
     Raises:
         InputError: Listing every bad row by its number; the first row under the header is row 1.
@@ -80,12 +96,14 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     missing = [column for column in ("path", "class") if column not in table.columns]
     if missing:
         raise InputError(
-            f"{path}: column {' and '.join(missing)} missing (found: {', '.join(map(str, table.columns))}); "
-            "a manifest needs path and class"
+            f"{path}: column {' and '.join(missing)} missing (found: "
+            f"{', '.join(map(str, table.columns))}); a manifest needs path and class"
         )
     known = _by_name(domain)
     rows, problems, first = [], [], dict[str, int]()
-    for number, (name, label) in enumerate(zip(table["path"], table["class"], strict=True), start=1):
+    for number, (name, label) in enumerate(
+        zip(table["path"], table["class"], strict=True), start=1
+    ):
         class_name = known.get(normal(str(label)))
         if class_name is None:
             problems.append(f"row {number}: class {label!r} is not a class of {domain.slug!r}")
@@ -101,7 +119,11 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     if not rows:
         raise InputError(f"{path}: no rows")
     images = pd.DataFrame(rows, columns=["path", "class"])
-    return images.assign(subject=table["subject"].fillna("").astype(str)) if "subject" in table else images
+    return (
+        images.assign(subject=table["subject"].fillna("").astype(str))
+        if "subject" in table
+        else images
+    )
 
 
 def normal(name: str) -> str:
@@ -121,7 +143,10 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
     known: dict[str, str] = {}
     for name in domain.class_names:
         if (other := known.setdefault(normal(name), name)) != name:
-            raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
+            raise InputError(
+                f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a "
+                "labelled set"
+            )
     times = Counter(map(normal, domain.prompt_names))
     for entry in domain.classes:
         # A name of two classes means neither; their ids are known already.
@@ -138,5 +163,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             # Text stays text: a class may be called "None" or "007".
             return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a table: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"{path}: cannot be read as a table: {' '.join(str(error).split())}"
+        ) from error
     raise InputError(f"{path}: a manifest is a .csv or a .parquet file")

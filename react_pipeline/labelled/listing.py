@@ -1,4 +1,6 @@
-"""What all readers do with files: reading small text files, and requiring that the listed images exist."""
+"""What all readers do with files: reading small text files, and requiring that the listed images
+exist.
+"""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +23,9 @@ def read_text(path: Path) -> str:
     """
     try:
         if path.stat().st_size > _MOST_TEXT_BYTES:
-            raise InputError(f"{path}: more than {_MOST_TEXT_BYTES:,} bytes are too many for a list of images")
+            raise InputError(
+                f"{path}: more than {_MOST_TEXT_BYTES:,} bytes are too many for a list of images"
+            )
         return path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Unavailable(f"{path} is missing") from error
@@ -41,7 +45,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the JSON is truncated or damaged ({error}); copy it again") from error
+        raise InputError(
+            f"{path}: the JSON is truncated or damaged ({error}); copy it again"
+        ) from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -56,7 +62,9 @@ def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
         Unavailable: Naming the archives that are missing.
         InputError: Listing locations that are outside the root or do not exist.
     """
-    archives = {archive for archive, _ in map(split_location, locations) if archive and is_inside(archive)}
+    archives = {
+        archive for archive, _ in map(split_location, locations) if archive and is_inside(archive)
+    }
     if missing := sorted(archive for archive in archives if not (root / archive).is_file()):
         raise Unavailable(f"{where} names {', '.join(missing)}, missing in {root}")
     members = {archive: open_zip(root / archive).NameToInfo for archive in archives}

@@ -1,7 +1,8 @@
 """Matching the class names of files on disk with the table's, by name.
 
-A position never decides which class a label means, with one exception: an ELEVATER copy can be taken in ELEVATER's
-order, if its labels have no names at all and that order is certain, or if the user asserts it.
+A position never decides which class a label means, with one exception: an ELEVATER copy can be
+taken in ELEVATER's order, if its labels have no names at all and that order is certain, or if the
+user asserts it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from react_pipeline.settings import IMAGENET, Dataset, installed_file, read_data
 from react_pipeline.store import InputError
 
 OVERRIDES = "class_names.json"
-"""A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set: "elevater-order"}."""
+"""A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set:
+"elevater-order"}.
+"""
 ELEVATERS_ORDER = "elevater-order"
 """What a user writes to assert the order of an ELEVATER copy with other names."""
 
@@ -25,13 +28,19 @@ _Overrides = dict[str, dict[str, str] | Literal["elevater-order"]]
 
 
 def join_names(
-    entry: Dataset, found: Sequence[str], where: Path, root: Path, *, in_elevaters_order: bool = False
+    entry: Dataset,
+    found: Sequence[str],
+    where: Path,
+    root: Path,
+    *,
+    in_elevaters_order: bool = False,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The table's class id of each name on disk. Case, spaces, underscores and hyphens do not matter.
+    """The table's class id of each name on disk. Case, spaces, underscores and hyphens do not
+    matter.
 
-    A class is known by its first name, its aliases, the names of the original data set (`data/other_names.json`; for
-    ImageNet the WordNet ids), and those of the user's own `class_names.json` at the root. ImageNet has two names twice;
-    these are taken in their order.
+    A class is known by its first name, its aliases, the names of the original data set
+    (`data/other_names.json`; for ImageNet the WordNet ids), and those of the user's own
+    `class_names.json` at the root. ImageNet has two names twice; these are taken in their order.
 
     Args:
         found: Names on disk, in the order of label ids there.
@@ -46,10 +55,15 @@ def join_names(
     """
     own = _overrides(root).get(entry.name, {})
     if isinstance(own, str) and not in_elevaters_order:
-        raise InputError(f"{root / OVERRIDES}: {entry.name}: {where} is not a copy of ELEVATER; give its names instead")
+        raise InputError(
+            f"{root / OVERRIDES}: {entry.name}: {where} is not a copy of ELEVATER; give its names "
+            "instead"
+        )
     by_position = np.arange(entry.num_classes, dtype=np.int64)
     if isinstance(own, str) and len(found) == entry.num_classes:
-        return by_position, (f"{where}: taken in the order of ELEVATER's own list, as {root / OVERRIDES} says",)
+        return by_position, (
+            f"{where}: taken in the order of ELEVATER's own list, as {root / OVERRIDES} says",
+        )
     known = _ids_by_name(entry, {} if isinstance(own, str) else own, root)
     ids, problems = [], []
     for name in found:
@@ -71,10 +85,15 @@ def join_names(
         unused = sorted(set(range(entry.num_classes)) - set(ids))
         names = ", ".join(repr(entry.class_names[number]) for number in unused[:250])
         raise InputError(
-            f"{where}: classes cannot be joined by name\n{lines_of(problems)}\nclasses left over: {names or 'none'}\n"
+            f"{where}: classes cannot be joined by name\n{lines_of(problems)}\nclasses left over: "
+            f"{names or 'none'}\n"
             f"rename them, or say what they mean in {root / OVERRIDES}: "
             f'{{"{entry.name}": {{"name on disk": "name in the table"}}}}'
-            + (f', or {{"{entry.name}": "{ELEVATERS_ORDER}"}} if you are sure of it' if in_elevaters_order else "")
+            + (
+                f', or {{"{entry.name}": "{ELEVATERS_ORDER}"}} if you are sure of it'
+                if in_elevaters_order
+                else ""
+            )
         )
     return np.array(ids, np.int64), ()
 
@@ -95,7 +114,9 @@ def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, l
         known.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(lines)})
     for other, name in own.items():
         if normal(name) not in known:
-            raise InputError(f"{root / OVERRIDES}: {entry.name}.{other}: {entry.name} has no class {name!r}")
+            raise InputError(
+                f"{root / OVERRIDES}: {entry.name}.{other}: {entry.name} has no class {name!r}"
+            )
         known[normal(other)] = known[normal(name)]
     return known
 

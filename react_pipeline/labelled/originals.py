@@ -1,8 +1,8 @@
 """Reader of the data sets as torchvision lays them out on disk; nothing is downloaded.
 
-Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets of which torchvision
-knows no split (caltech-101, eurosat_clip). torch is loaded only when such data is found. The splits are the official
-ones, the order of images is torchvision's.
+Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets of
+which torchvision knows no split (caltech-101, eurosat_clip). torch is loaded only when such data is
+found. The splits are the official ones, the order of images is torchvision's.
 """
 
 import csv
@@ -32,12 +32,16 @@ from react_pipeline.settings import Dataset
 from react_pipeline.store import InputError
 
 LAYOUT = "torchvision"
-NOT_ELEVATERS_ORDER = "the order of images is torchvision's: metrics compare, a submission file would not line up"
+NOT_ELEVATERS_ORDER = (
+    "the order of images is torchvision's: metrics compare, a submission file would not line up"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images as an array, uint8 (N, H, W) or (N, H, W, 3), in memory or in an HDF5 file; given out as PNG."""
+    """Images as an array, uint8 (N, H, W) or (N, H, W, 3), in memory or in an HDF5 file; given out
+    as PNG.
+    """
 
     pixels: NDArray[np.uint8] | Path
 
@@ -68,7 +72,8 @@ class _Found:
 
 
 def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | None:
-    """Read a split as torchvision's class for this data set finds it; None if the root holds none of it.
+    """Read a split as torchvision's class for this data set finds it; None if the root holds none
+    of it.
 
     Raises:
         Unavailable: If torchvision has no such split, or its files are missing.
@@ -78,7 +83,9 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         return None
     folder, splits, read = _READERS[entry.name]
     if split not in splits:
-        raise Unavailable(f"{root / folder} (torchvision's {entry.torchvision}) has no split {split!r}")
+        raise Unavailable(
+            f"{root / folder} (torchvision's {entry.torchvision}) has no split {split!r}"
+        )
     try:
         found = read(root, entry, splits[split])
     except FileNotFoundError as error:
@@ -90,7 +97,11 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
     # torchvision raises RuntimeError for what it misses; what it then parses fails in any way.
     except Exception as error:
         problem = f"{root / folder}: torchvision's {entry.torchvision} cannot read it ({error}); copy it again"
-        if isinstance(error, RuntimeError) and "not found" in str(error) and "corrupted" not in str(error):
+        if (
+            isinstance(error, RuntimeError)
+            and "not found" in str(error)
+            and "corrupted" not in str(error)
+        ):
             raise Unavailable(problem) from error
         raise InputError(problem) from error
     order, notes = join_names(entry, list(found.names), found.where, root)
@@ -98,9 +109,13 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
     if not len(found.locations) or len(labels) != len(found.locations):
         raise InputError(f"{found.where}: {len(found.locations)} images and {len(labels)} labels")
     if not entry.multilabel and not (labels.min() >= 0 and labels.max() < entry.num_classes):
-        raise InputError(f"{found.where}: label out of range, there are {entry.num_classes} classes")
+        raise InputError(
+            f"{found.where}: label out of range, there are {entry.num_classes} classes"
+        )
     notes = (*notes, *found.notes, NOT_ELEVATERS_ORDER)
-    return labelled_images(entry, split, found.locations, labels, order, LAYOUT, found.source, notes)
+    return labelled_images(
+        entry, split, found.locations, labels, order, LAYOUT, found.source, notes
+    )
 
 
 def _torchvision(entry: Dataset) -> Any:
@@ -134,7 +149,9 @@ def _read_arrays(root: Path, entry: Dataset, split: str) -> _Found:
     made = _torchvision(entry)(str(root), train=split == "train", download=False)
     where = root / _READERS[entry.name][0]
     locations = [f"{where.name}/{split}#{number}" for number in range(len(made.data))]
-    return _Found(locations, made.targets, made.classes, ArraySource(np.asarray(made.data, np.uint8)), where)
+    return _Found(
+        locations, made.targets, made.classes, ArraySource(np.asarray(made.data, np.uint8)), where
+    )
 
 
 def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Found:
@@ -163,7 +180,13 @@ def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
                 labels.append(int(row["emotion"]))
     names = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     source = ArraySource(np.array(pixels, np.uint8))
-    return _Found([f"{path.name}/{usage}#{number}" for number in range(len(labels))], labels, names, source, path)
+    return _Found(
+        [f"{path.name}/{usage}#{number}" for number in range(len(labels))],
+        labels,
+        names,
+        source,
+        path,
+    )
 
 
 def _read_voc(root: Path, entry: Dataset, split: str) -> _Found:
@@ -208,4 +231,6 @@ def _hdf5(path: Path, name: str) -> Any:
     try:
         return open_once(path, h5py.File)[name]
     except (OSError, KeyError) as error:
-        raise InputError(f"{path}: not an HDF5 file with {name!r}, or damaged ({error}); copy it again") from error
+        raise InputError(
+            f"{path}: not an HDF5 file with {name!r}, or damaged ({error}); copy it again"
+        ) from error

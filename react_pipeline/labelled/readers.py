@@ -22,8 +22,8 @@ def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> Lab
     No image is decoded. Layouts are tried in turn; the first that holds the split is taken.
 
     Args:
-        root: Folder of a local ELEVATER copy, of image folders, of clip-benchmark's tar shards, or of torchvision's
-            data; a mixture is fine.
+        root: Folder of a local ELEVATER copy, of image folders, of clip-benchmark's tar shards, or
+            of torchvision's data; a mixture is fine.
         warn: Log what a user should know of how labels were joined; also in `notes`.
 
     Raises:

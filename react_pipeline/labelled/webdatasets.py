@@ -1,7 +1,9 @@
-"""Reader of tar shards in clip-benchmark's layout; members are read by their offsets, nothing is extracted.
+"""Reader of tar shards in clip-benchmark's layout; members are read by their offsets, nothing is
+extracted.
 
-That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` next to the splits. A sample is an
-image and `.cls` (a class id) or, in a multilabel set, `.npy` (a row of zeros and ones).
+That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` next to the splits.
+A sample is an image and `.cls` (a class id) or, in a multilabel set, `.npy` (a row of zeros and
+ones).
 """
 
 import io
@@ -14,7 +16,13 @@ from typing import IO, Any
 import numpy as np
 
 from react_pipeline.corpus import Member, Sample, ShardIndex, index_shard
-from react_pipeline.labelled.images import MAX_IMAGE_BYTES, LabelledImages, Unavailable, labelled_images, open_once
+from react_pipeline.labelled.images import (
+    MAX_IMAGE_BYTES,
+    LabelledImages,
+    Unavailable,
+    labelled_images,
+    open_once,
+)
 from react_pipeline.labelled.labels import lines_of
 from react_pipeline.labelled.listing import read_lines
 from react_pipeline.labelled.names import join_names
@@ -52,7 +60,8 @@ def read_webdataset(root: Path, entry: Dataset, split: str) -> LabelledImages | 
 
     Raises:
         Unavailable: If `nshards.txt` or `classnames.txt` is missing.
-        InputError: If a shard is missing or damaged, a sample lacks image or label, or classes do not match.
+        InputError: If a shard is missing or damaged, a sample lacks image or label, or classes do
+            not match.
     """
     folder = root / entry.name / split
     if not (folder.is_dir() and any(folder.glob("*.tar"))):
@@ -67,7 +76,9 @@ def read_webdataset(root: Path, entry: Dataset, split: str) -> LabelledImages | 
             location = f"{path.relative_to(root).as_posix()}@{sample.key}"
             label = _label(path, sample, entry)
             if sample.image is None or label is None:
-                problems.append(f"{location}: has no {'image' if sample.image is None else 'valid label'}")
+                problems.append(
+                    f"{location}: has no {'image' if sample.image is None else 'valid label'}"
+                )
                 continue
             if seen.setdefault(sample.key, location) != location:
                 problems.append(f"{location}: repeats the key of {seen[sample.key]}")
@@ -89,7 +100,9 @@ def _shards(folder: Path) -> list[Path]:
     shards = [folder / f"{number}.tar" for number in range(int(lines[0]))]
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
-        raise InputError(f"{folder}: nshards.txt says {len(shards)}, but these are missing\n{lines_of(missing)}")
+        raise InputError(
+            f"{folder}: nshards.txt says {len(shards)}, but these are missing\n{lines_of(missing)}"
+        )
     if not shards:
         raise Unavailable(f"{folder / 'nshards.txt'} says that there are no shards")
     return shards
@@ -102,7 +115,10 @@ def _index(path: Path) -> ShardIndex:
         # Its text ends with advice for a corpus.
         raise InputError(f"{str(error).split(';')[0]}; copy the shard again") from error
     if index.refused:
-        raise InputError(f"{path}: members refused\n{lines_of([f'{name}: {why}' for name, why in index.refused])}")
+        raise InputError(
+            f"{path}: members "
+            f"refused\n{lines_of([f'{name}: {why}' for name, why in index.refused])}"
+        )
     return index
 
 
@@ -129,7 +145,9 @@ def _open(path: Path) -> IO[bytes]:
 
 def _read_at(path: Path, member: Member) -> bytes:
     if member.size_bytes > MAX_IMAGE_BYTES:
-        raise InputError(f"{path}: a member of {member.size_bytes:,} bytes is too large for an image")
+        raise InputError(
+            f"{path}: a member of {member.size_bytes:,} bytes is too large for an image"
+        )
     try:
         file: IO[bytes] = open_once(path, _open)
         # Threads share the file, so its position must not be used.

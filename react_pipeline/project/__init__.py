@@ -1,4 +1,5 @@
-"""A project: its configuration and store, the identity of its artifacts, files outside the store, and Spark.
+"""A project: its configuration and store, the identity of its artifacts, files outside the store,
+and Spark.
 
 Does not belong here: any step.
 """

@@ -1,7 +1,7 @@
 """Identity: the part of the configuration that decides an artifact, stage by stage.
 
-A field that only changes speed or memory is in none of these; thresholds of checks have functions of their own. Does
-not belong here: content outside the store, which a step digests itself.
+A field that only changes speed or memory is in none of these; thresholds of checks have functions
+of their own. Does not belong here: content outside the store, which a step digests itself.
 """
 
 from pathlib import Path
@@ -41,7 +41,8 @@ def retrieval_checkpoint(project: Project, _key: str) -> dict[str, Any]:
 
 def _encoder(config: EncoderConfig) -> dict[str, Any]:
     encoder = config.model_dump(mode="json")
-    # A checkpoint on disk is identified by its bytes (the content of the inputs), not by where it is.
+    # A checkpoint on disk is identified by its bytes (the content of the inputs), not by where it
+    # is.
     if encoder["pretrained"] and Path(encoder["pretrained"]).is_absolute():
         encoder["pretrained"] = "local"
     return encoder
@@ -49,7 +50,9 @@ def _encoder(config: EncoderConfig) -> dict[str, Any]:
 
 def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
     """What decides the vectors; the rest of `embedding` is speed."""
-    corpus = project.config.corpus.model_dump(mode="json", include={"max_pixels", "max_caption_chars"})
+    corpus = project.config.corpus.model_dump(
+        mode="json", include={"max_pixels", "max_caption_chars"}
+    )
     return {"precision": project.config.embedding.precision, **corpus}
 
 
@@ -70,7 +73,8 @@ def starving(project: Project, slug: str) -> dict[str, Any]:
 def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     """The kind of index."""
     index = project.config.index.model_dump(mode="json", exclude=RECALLS)
-    # Ready indices are identified by their bytes (the content of the inputs), not by where they are.
+    # Ready indices are identified by their bytes (the content of the inputs), not by where they
+    # are.
     return {**index, "ready": bool(project.config.corpus.indices)}
 
 
@@ -78,23 +82,38 @@ def _classes(project: Project, slug: str) -> dict[str, Any]:
     domain = project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
     # Seed images are searched with, so they matter to retrieval only.
     fields = ("name", "id", "synonyms")
-    classes = [{name: entry[name] for name in fields if entry[name] is not None} for entry in domain["classes"]]
+    classes = [
+        {name: entry[name] for name in fields if entry[name] is not None}
+        for entry in domain["classes"]
+    ]
     return {**domain, "classes": classes}
 
 
 def evaluation_set(project: Project, slug: str) -> dict[str, Any]:
     """The labelled set and the classes that its labels are joined with."""
     evaluation = project.domain(slug).evaluation
-    described = None if evaluation is None else evaluation.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+    described = (
+        None
+        if evaluation is None
+        else evaluation.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+    )
     return {"evaluation": described, "classes": project.domain(slug).class_names}
 
 
 def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     """Names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)
-    seeds = seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
+    seeds = (
+        seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
+    )
     fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject"})
-    return {**_classes(project, slug), **fields, "seeds": seeds, **_kept_out(project, slug), **_fetched(project)}
+    return {
+        **_classes(project, slug),
+        **fields,
+        "seeds": seeds,
+        **_kept_out(project, slug),
+        **_fetched(project),
+    }
 
 
 def control_set(project: Project, slug: str) -> dict[str, Any]:
@@ -105,7 +124,9 @@ def control_set(project: Project, slug: str) -> dict[str, Any]:
 
 
 def _fetched(project: Project) -> dict[str, Any]:
-    """What decides which images are available where chosen pairs are fetched from URLs; nothing for other corpora."""
+    """What decides which images are available where chosen pairs are fetched from URLs; nothing for
+    other corpora.
+    """
     return {"download": _download(project)} if project.config.corpus.kind == "embeddings" else {}
 
 
@@ -116,34 +137,58 @@ def _download(project: Project) -> dict[str, Any]:
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:
-    """What is kept out besides the images of the domain's own evaluation set; nothing with the defaults."""
+    """What is kept out besides the images of the domain's own evaluation set; nothing with the
+    defaults.
+    """
     settings = project.retrieval(slug)
     subjects = {"same_subject": settings.same_subject} if settings.same_subject != "keep" else {}
     if settings.decontaminate == "own":
         return subjects
-    directories = {key: project.store.directory("evaluation_set", key) for key in other_evaluation_sets(project, slug)}
-    others = {key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()}
+    directories = {
+        key: project.store.directory("evaluation_set", key)
+        for key in other_evaluation_sets(project, slug)
+    }
+    others = {
+        key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()
+    }
     elevater = project.config.elevater
-    dense = [entry.name for entry in project.config.dense.sets(slug)] if project.config.dense.root else []
+    dense = (
+        [entry.name for entry in project.config.dense.sets(slug)]
+        if project.config.dense.root
+        else []
+    )
     named = list(elevater.dataset_names) if elevater.root else []
-    return {"evaluation_sets": others, "elevater": named, **({"dense": dense} if dense else {}), **subjects}
+    return {
+        "evaluation_sets": others,
+        "elevater": named,
+        **({"dense": dense} if dense else {}),
+        **subjects,
+    }
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:
     """The other domains whose evaluation set is published, sorted."""
     published = project.store.keys("evaluation_set")
-    return [key for key in published if key != slug and (project.config.domains / f"{key}.yaml").is_file()]
+    return [
+        key
+        for key in published
+        if key != slug and (project.config.domains / f"{key}.yaml").is_file()
+    ]
 
 
 def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     """The fields of training that change its result, not those of speed."""
     slug, method = key.split("/")
     chosen = project.training(slug, method)
-    # Contrasted within its own process alone, a pair has other negatives where there are more processes.
+    # Contrasted within its own process alone, a pair has other negatives where there are more
+    # processes.
     ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
     ignored |= frozenset({"steps"}) if chosen.epochs else frozenset()
-    training = chosen.model_dump(mode="json", exclude=set(ignored | unused_fields(method)), exclude_none=True)
-    # A linear head is one vector per class, so it depends on the classes whatever it is trained with.
+    training = chosen.model_dump(
+        mode="json", exclude=set(ignored | unused_fields(method)), exclude_none=True
+    )
+    # A linear head is one vector per class, so it depends on the classes whatever it is trained
+    # with.
     by_class = training.get("class_prompt_fraction") or is_linear_head(method)
     return {"method": method, **training, **(_classes(project, slug) if by_class else {})}
 
@@ -179,17 +224,27 @@ def benchmark_features(project: Project, _key: str) -> dict[str, Any]:
 def benchmark_results(project: Project, _key: str) -> dict[str, Any]:
     """Data sets and protocols."""
     elevater = project.config.elevater
-    trained = elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
+    trained = (
+        elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
+    )
     few = any(shots > 0 for shots in elevater.shots)
-    return {"datasets": list(elevater.dataset_names), **trained, **({"sample": "balanced"} if few else {})}
+    return {
+        "datasets": list(elevater.dataset_names),
+        **trained,
+        **({"sample": "balanced"} if few else {}),
+    }
 
 
 def dense_results(project: Project, key: str) -> dict[str, Any]:
-    """Sets, boxes and the way of dense features; files are identified by their bytes (the content of the inputs)."""
+    """Sets, boxes and the way of dense features; files are identified by their bytes (the content
+    of the inputs).
+    """
     slug = key.split("/")[0]
     files = {"root", "boxes_file", "rpn_checkpoint", "student_backbone"}
     dense = project.config.dense.model_dump(mode="json", exclude=files)
     if not project.config.dense.student_images:
         dense = {name: value for name, value in dense.items() if not name.startswith("student_")}
-    of_domain = {"templates": _classes(project, slug)["templates"]} if project.config.dense.own else {}
+    of_domain = (
+        {"templates": _classes(project, slug)["templates"]} if project.config.dense.own else {}
+    )
     return {**dense, **of_domain}

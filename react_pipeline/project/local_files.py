@@ -1,6 +1,8 @@
-"""Local files by path and pattern, as `pipeline.yaml` names them: for the steps, and for looks at what has changed.
+"""Local files by path and pattern, as `pipeline.yaml` names them: for the steps, and for looks at
+what has changed.
 
-Does not belong here: which names are allowed and what a range expands to (`settings.shard_patterns`).
+Does not belong here: which names are allowed and what a range expands to
+(`settings.shard_patterns`).
 """
 
 import os
@@ -12,12 +14,14 @@ from react_pipeline.store import CorpusError
 
 
 def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -> list[Path]:
-    """The files of absolute paths and patterns (`matches`) with one of the suffixes, such as `.tar`, each once.
+    """The files of absolute paths and patterns (`matches`) with one of the suffixes, such as
+    `.tar`, each once.
 
     They are in the order of the patterns, sorted in each.
 
     Raises:
-        CorpusError: Naming the field of `pipeline.yaml` and the pattern that is wrong or finds no such file.
+        CorpusError: Naming the field of `pipeline.yaml` and the pattern that is wrong or finds no
+            such file.
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
@@ -30,7 +34,9 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                     missing = absence(name)
                     if missing and str(name) not in missing:
                         missing = f"{str(name)!r}: {missing}"
-                    raise CorpusError(f"{field}: {missing or f'{str(name)!r} finds no {kinds} file; {remedy}'}")
+                    raise CorpusError(
+                        f"{field}: {missing or f'{str(name)!r} finds no {kinds} file; {remedy}'}"
+                    )
                 for file in files:
                     if (shown := text_of(file)) != str(file):
                         raise CorpusError(f"{field}: {shown}: its name is not UTF-8; rename it")
@@ -41,7 +47,9 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
 
 
 def absence(path: Path) -> str:
-    """Which file or folder of a path without wildcards is not there, and the nearest name; "" if it is there."""
+    """Which file or folder of a path without wildcards is not there, and the nearest name; "" if it
+    is there.
+    """
     missing = path
     while not missing.parent.exists():
         missing = missing.parent
@@ -53,17 +61,20 @@ def absence(path: Path) -> str:
 
 
 def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Each name that the ranges of a path or pattern (`*`, `?`, `[]`, `{a,b}`, `{00..99}`) give, and what it matches.
+    """Each name that the ranges of a path or pattern (`*`, `?`, `[]`, `{a,b}`, `{00..99}`) give,
+    and what it matches.
 
     Raises:
         ValueError: If a range is wrong.
     """
     root = pattern
-    # Only a name that does not exist literally is a pattern: a folder may be called `[2024]` or `{a}`.
+    # Only a name that does not exist literally is a pattern: a folder may be called `[2024]` or
+    # `{a}`.
     while not root.exists():
         root = root.parent
     for inside in ["."] if root == pattern else expand(str(pattern.relative_to(root))):
-        # A literal name is looked at by itself: to list a folder of a million files for each of them is slow.
+        # A literal name is looked at by itself: to list a folder of a million files for each of
+        # them is slow.
         is_listed = has_wildcard(inside) or "?" in inside
         yield root / inside, sorted(root.glob(inside)) if is_listed else [root / inside]
 
@@ -85,10 +96,14 @@ def _raise(error: OSError) -> None:
 
 
 def text_of(name: object) -> str:
-    """A file's name as text; bytes that are no UTF-8, which Python keeps as surrogates, are escaped."""
+    """A file's name as text; bytes that are no UTF-8, which Python keeps as surrogates, are
+    escaped.
+    """
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether a file below a folder is a link to one that is not."""
-    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(
+        os.path.realpath(folder)
+    )

@@ -1,6 +1,8 @@
-"""Manifests: one look at a project, for whoever only asks what is fresh: artifacts by their manifests, not verified.
+"""Manifests: one look at a project, for whoever only asks what is fresh: artifacts by their
+manifests, not verified.
 
-Does not belong here: anything that reads an artifact's files as input of a step; that must verify them.
+Does not belong here: anything that reads an artifact's files as input of a step; that must verify
+them.
 """
 
 from __future__ import annotations
@@ -12,11 +14,21 @@ from typing import Any
 from react_pipeline.project.outside import Look
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArtifact, ReactError, Store, read_manifest
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    MissingArtifact,
+    ReactError,
+    Store,
+    read_manifest,
+)
 
 
 class Manifests(Project):
-    """A snapshot of a project: artifacts are known by their manifests alone, and each is judged once."""
+    """A snapshot of a project: artifacts are known by their manifests alone, and each is judged
+    once.
+    """
 
     @classmethod
     def of(cls, project: Project) -> Manifests:
@@ -30,7 +42,9 @@ class Manifests(Project):
 
     @cached_property
     def looks(self) -> dict[tuple[str, str], Look]:
-        """How the files outside the store look, by stage and key; a folder may have a hundred thousand."""
+        """How the files outside the store look, by stage and key; a folder may have a hundred
+        thousand.
+        """
         return {}
 
     @cached_property
@@ -93,7 +107,9 @@ _parsed: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
 
 def _require_sizes(artifact: Artifact) -> None:
-    """What is visible without reading: a missing or truncated file makes the artifact one to build again."""
+    """What is visible without reading: a missing or truncated file makes the artifact one to build
+    again.
+    """
     for name, recorded in artifact.manifest["files"].items():
         path = artifact.path / name
         try:
@@ -102,5 +118,6 @@ def _require_sizes(artifact: Artifact) -> None:
             raise CorruptArtifact(f"{path}: missing; rematerialize `{artifact.stage}`") from error
         if found != recorded["bytes"]:
             raise CorruptArtifact(
-                f"{path}: {found:,} bytes, recorded {recorded['bytes']:,}; rematerialize `{artifact.stage}`"
+                f"{path}: {found:,} bytes, recorded {recorded['bytes']:,}; rematerialize "
+                f"`{artifact.stage}`"
             )

@@ -1,7 +1,9 @@
-"""What is outside the store, checked cheaply: names, sizes and times of files; of seed images also their digests.
+"""What is outside the store, checked cheaply: names, sizes and times of files; of seed images also
+their digests.
 
-Whether a file that looks different did change shows when its stage runs. Remote shards are not looked at: thousands of
-requests a minute would overload a server. The schedule materializes `corpus`, and that asks.
+Whether a file that looks different did change shows when its stage runs. Remote shards are not
+looked at: thousands of requests a minute would overload a server. The schedule materializes
+`corpus`, and that asks.
 """
 
 import os
@@ -17,7 +19,15 @@ from react_pipeline.demo import installed_versions
 from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig, EncoderConfig
-from react_pipeline.store import CACHE, Artifact, InputError, digest_of, outside_stamp, sha256_of, write_atomically
+from react_pipeline.store import (
+    CACHE,
+    Artifact,
+    InputError,
+    digest_of,
+    outside_stamp,
+    sha256_of,
+    write_atomically,
+)
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -34,7 +44,8 @@ class Files:
     Attributes:
         names: Paths, folders and patterns.
         packages: Versions of the installed packages that the demo is made from.
-        complete: Whether equal files mean equal inputs, so that a look at them is enough; else only its step can say.
+        complete: Whether equal files mean equal inputs, so that a look at them is enough; else only
+            its step can say.
     """
 
     names: tuple[str, ...] = ()
@@ -45,7 +56,9 @@ class Files:
 def of_corpus(project: Project, _key: str) -> Files:
     """Shards, images, tables, and folders of ready embeddings and indices."""
     corpus = project.config.corpus
-    paths = (str(path) for path in (corpus.embeddings, corpus.subset, corpus.indices) if path is not None)
+    paths = (
+        str(path) for path in (corpus.embeddings, corpus.subset, corpus.indices) if path is not None
+    )
     names = (*corpus.shards, *corpus.images, *corpus.urls, *paths)
     packages = _demo_packages() if corpus.kind == "demo" else {}
     return Files(names, packages, complete=not any(map(_REMOTE.match, names)))
@@ -69,12 +82,15 @@ def _weights(encoder: EncoderConfig) -> Files:
 def of_labelled_images(project: Project, slug: str) -> Files:
     """The folder or manifest of a domain's labelled images.
 
-    Not looked at: the images that a manifest lists, and the folder that holds all data sets of ELEVATER.
+    Not looked at: the images that a manifest lists, and the folder that holds all data sets of
+    ELEVATER.
     """
     evaluation = project.domain(slug).evaluation
     if evaluation is None:
         return Files()
-    names = () if evaluation.path is None or evaluation.kind == "elevater" else (str(evaluation.path),)
+    names = (
+        () if evaluation.path is None or evaluation.kind == "elevater" else (str(evaluation.path),)
+    )
     packages = _demo_packages() if evaluation.kind == "demo" else {}
     return Files(names, packages, complete=evaluation.kind not in ("manifest", "elevater"))
 
@@ -95,8 +111,8 @@ class Look:
     """What a look at a stage's files saw.
 
     Attributes:
-        seen: The number of local files, and a digest of their names, sizes and times and of the names of remote ones;
-            "" if the stage names none.
+        seen: The number of local files, and a digest of their names, sizes and times and of the
+            names of remote ones; "" if the stage names none.
         is_complete: Whether another look that sees the same means that nothing changed.
     """
 
@@ -130,23 +146,35 @@ def remember_look(project: Project, artifact: Artifact, look: Look) -> None:
 
 
 def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
-    """How a stage's files look different from when its current artifact was made or found again; "" if they do not.
+    """How a stage's files look different from when its current artifact was made or found again; ""
+    if they do not.
 
-    A look that led to another artifact, or none, counts as different: a look may be lost, and of two runs at once the
-    last to publish need not be the last to have looked.
+    A look that led to another artifact, or none, counts as different: a look may be lost, and of
+    two runs at once the last to publish need not be the last to have looked.
     """
     if not look.seen:
         return ""
     try:
-        fingerprint, _, before = _memory(project, artifact).read_text(encoding="utf-8").partition(" ")
+        fingerprint, _, before = (
+            _memory(project, artifact).read_text(encoding="utf-8").partition(" ")
+        )
     except (OSError, ValueError):
         return "its source files were not looked at when it last ran"
     is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)
-    return "" if is_same else f"its source files look different: {look.seen}; when it last ran: {before}"
+    return (
+        ""
+        if is_same
+        else f"its source files look different: {look.seen}; when it last ran: {before}"
+    )
 
 
 def _memory(project: Project, artifact: Artifact) -> Path:
-    return project.store.root / CACHE / "looks" / f"{artifact.stage}--{artifact.key.replace('/', '--')}"
+    return (
+        project.store.root
+        / CACHE
+        / "looks"
+        / f"{artifact.stage}--{artifact.key.replace('/', '--')}"
+    )
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
@@ -154,7 +182,9 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
     for name in names:
         if _REMOTE.match(name):
             continue
-        with suppress(ValueError, OSError):  # the step reports a range that is wrong, and what cannot be read
+        with suppress(
+            ValueError, OSError
+        ):  # the step reports a range that is wrong, and what cannot be read
             for _, paths in matches(project.path.parent / name):
                 for path in paths:
                     yield from files_below(path) if path.is_dir() else filter(Path.is_file, (path,))
@@ -166,7 +196,9 @@ def seed_path(directory: Path, seed: Path) -> Path:
 
 
 def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
-    """SHA-256 of each class's seed images (`missing` for a file that is not there), for the classes that have any."""
+    """SHA-256 of each class's seed images (`missing` for a file that is not there), for the classes
+    that have any.
+    """
     return {
         entry.label: [_seed_digest(seed_path(directory, seed)) for seed in entry.seeds]
         for entry in domain.classes

@@ -61,10 +61,15 @@ class Project:
             files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
             if slug in files and not SLUG.fullmatch(slug):
                 path = self.config.domains / f"{slug}.yaml"
-                raise InputError(f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the file")
+                raise InputError(
+                    f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the "
+                    "file"
+                )
             known = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
             meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
-            raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); {meant}")
+            raise InputError(
+                f"no domain {slug!r} in {self.config.domains} (there: {known}); {meant}"
+            )
         return load_domain(self.config.domains / f"{slug}.yaml")
 
     def has_domain(self, slug: str) -> bool:
@@ -76,13 +81,19 @@ class Project:
 
         Raises:
             InputError: If there is no such domain.
-            ConfigError: If its file is wrong, or a setting has no effect with those of the other file.
+            ConfigError: If its file is wrong, or a setting has no effect with those of the other
+                file.
         """
         overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
         joined = self.config.retrieval.model_copy(update=overrides)
         if idle := joined.idle():
             path = self.config.domains / f"{slug}.yaml"
-            raise ConfigError([Problem(path, "retrieval", self._message(found, overrides, path)) for found in idle])
+            raise ConfigError(
+                [
+                    Problem(path, "retrieval", self._message(found, overrides, path))
+                    for found in idle
+                ]
+            )
         return joined
 
     def _message(self, idle: Idle, overrides: Collection[str], path: Path) -> str:
@@ -98,7 +109,9 @@ class Project:
         return f"{idle.message} ({places})"
 
     def seed(self, slug: str) -> int:
-        """Seed of what is drawn once for all methods of a domain; a method of its own seed does not change it."""
+        """Seed of what is drawn once for all methods of a domain; a method of its own seed does not
+        change it.
+        """
         return self.config.customization.resolve("base", self.domain(slug).customization).seed
 
     def training(self, slug: str, method: str) -> TrainingConfig:

@@ -1,7 +1,8 @@
 """Spreading work: one function over many items, in this process or as tasks of a Spark cluster.
 
-The wrappers of clip-retrieval, autofaiss and img2dataset around PySpark are not used: they print, start sessions with
-fixed settings, and go on after a failed task. Does not belong here: what a task does.
+The wrappers of clip-retrieval, autofaiss and img2dataset around PySpark are not used: they print,
+start sessions with fixed settings, and go on after a failed task. Does not belong here: what a task
+does.
 """
 
 import json
@@ -32,20 +33,24 @@ _OURS = re.compile(re.escape(_MARK) + r"(\[.*?\])$", re.MULTILINE)
 
 
 def spread(
-    function: Callable[[Item], Result], items: Sequence[Item], settings: DistributorConfig, what: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    settings: DistributorConfig,
+    what: str,
 ) -> list[Result]:
     """The results of a function, in the order of the items.
 
-    Locally the items come one after the other. On Spark each is a task: function, items and results are pickled, the
-    executors import this package, and a task that fails is tried again as `spark.task.maxFailures` says; so a task must
-    be able to run twice.
+    Locally the items come one after the other. On Spark each is a task: function, items and results
+    are pickled, the executors import this package, and a task that fails is tried again as
+    `spark.task.maxFailures` says; so a task must be able to run twice.
 
     Args:
         what: For Spark's own page: what the tasks do.
 
     Raises:
         InputError: If PySpark or Java is missing, or no session can be started.
-        ReactError: What a task raised, if it is one of ours; else with the last line of its traceback.
+        ReactError: What a task raised, if it is one of ours; else with the last line of its
+            traceback.
     """
     if settings.kind == "local":
         return [function(item) for item in items]
@@ -67,7 +72,8 @@ def spread(
 
 @contextmanager
 def held(settings: DistributorConfig) -> Iterator[Any]:
-    """Keep one session for all that is spread within: the running one, or one that is stopped on leaving; locally None.
+    """Keep one session for all that is spread within: the running one, or one that is stopped on
+    leaving; locally None.
 
     Raises:
         InputError: If PySpark or Java is missing, or the session cannot be started.
@@ -78,7 +84,9 @@ def held(settings: DistributorConfig) -> Iterator[Any]:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise InputError(f"distributor.kind: spark needs PySpark: {install_command('spark')}") from error
+        raise InputError(
+            f"distributor.kind: spark needs PySpark: {install_command('spark')}"
+        ) from error
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise InputError("distributor.kind: spark needs Java 17: install a JRE, or set JAVA_HOME")
     running = SparkSession.getActiveSession()
@@ -86,7 +94,9 @@ def held(settings: DistributorConfig) -> Iterator[Any]:
         yield running
         return
     # Else executors take whichever `python3` comes first.
-    os.environ.setdefault("PYSPARK_PYTHON", settings.conf.get("spark.pyspark.python", sys.executable))
+    os.environ.setdefault(
+        "PYSPARK_PYTHON", settings.conf.get("spark.pyspark.python", sys.executable)
+    )
     builder: Any = SparkSession.builder
     builder = builder.appName("react-pipeline").config("spark.ui.showConsoleProgress", "false")
     if settings.master is not None:
@@ -97,7 +107,9 @@ def held(settings: DistributorConfig) -> Iterator[Any]:
         session = builder.getOrCreate()
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"distributor: no Spark session at {settings.master or 'local[*]'}: {lines[0]}") from error
+        raise InputError(
+            f"distributor: no Spark session at {settings.master or 'local[*]'}: {lines[0]}"
+        ) from error
     session.sparkContext.setLogLevel("ERROR")
     try:
         yield session
@@ -113,13 +125,16 @@ def require_shared(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise InputError(
-            f"distributor: {folder} is not there on {socket.gethostname()}: executors must see the store under the "
+            f"distributor: {folder} is not there on {socket.gethostname()}: executors must see "
+            "the store under the "
             "same path as the driver; put `store` on a file system that all machines share"
         )
 
 
 def _marked(function: Callable[[Item], Result], item: Item) -> Result:
-    """Call a function so that errors of ours can be recognised in the text that Spark makes of them."""
+    """Call a function so that errors of ours can be recognised in the text that Spark makes of
+    them.
+    """
     try:
         return function(item)
     except ReactError as error:
@@ -134,4 +149,6 @@ def _brought_back(text: str, what: str) -> ReactError:
         return (InputError if kind is ConfigError else kind)(message)
     lines = [line.strip() for line in text.splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    return ReactError(f"{what}: a Spark task failed: {(errors or lines or ['no reason given'])[-1][:500]}")
+    return ReactError(
+        f"{what}: a Spark task failed: {(errors or lines or ['no reason given'])[-1][:500]}"
+    )

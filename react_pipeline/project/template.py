@@ -1,4 +1,6 @@
-"""The files of a new project: the demo's, as the wheel carries them (in a clone links to its own), and `init`'s."""
+"""The files of a new project: the demo's, as the wheel carries them (in a clone links to its own),
+and `init`'s.
+"""
 
 import json
 import re
@@ -25,7 +27,8 @@ predictions/
 
 
 def write_demo_project(folder: Path) -> list[Path]:
-    """Make a folder the demo's project: `pipeline.yaml` and `domains/`. Files that are there are kept.
+    """Make a folder the demo's project: `pipeline.yaml` and `domains/`. Files that are there are
+    kept.
 
     Returns:
         What was written; nothing if the folder has a `pipeline.yaml`, which is written last.
@@ -43,8 +46,8 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
 
     Args:
         corpus: A kind of corpus, or `datacomp`: the published embeddings of DataComp.
-        encoder: `MODEL/PRETRAINED`, or a whole model, `hf-hub:organization/name` or `local-dir:folder`; the demo's
-            corpus has its own.
+        encoder: `MODEL/PRETRAINED`, or a whole model, `hf-hub:organization/name` or
+            `local-dir:folder`; the demo's corpus has its own.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
@@ -75,7 +78,9 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
 
 def _demo_files() -> dict[str, str]:
     sources = [*sorted((FOLDER / "domains").glob("*.yaml")), FOLDER / "pipeline.yaml"]
-    return {str(source.relative_to(FOLDER)): source.read_text(encoding="utf-8") for source in sources}
+    return {
+        str(source.relative_to(FOLDER)): source.read_text(encoding="utf-8") for source in sources
+    }
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:

@@ -1,7 +1,8 @@
 """Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
 
-Does not belong here: what may be seen (`evidence`), the test (`judgement`), how verdicts are kept (`verdict_chain`).
-The current artifact of the stage `promotion` names the champion, whether MLflow is up or not.
+Does not belong here: what may be seen (`evidence`), the test (`judgement`), how verdicts are kept
+(`verdict_chain`). The current artifact of the stage `promotion` names the champion, whether MLflow
+is up or not.
 """
 
 from collections.abc import Mapping
@@ -21,17 +22,19 @@ from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
 
 
 def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Artifact:
-    """Publish the verdict on a domain's candidates; the one that is there already if nothing new was measured.
+    """Publish the verdict on a domain's candidates; the one that is there already if nothing new
+    was measured.
 
-    A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable. The rule is
-    `judgement.judge`'s; of a domain without a labelled set, `judged.judge_without_labels`'s. A person's decision holds
-    until a result arrives that it did not consider.
+    A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable.
+    The rule is `judgement.judge`'s; of a domain without a labelled set,
+    `judged.judge_without_labels`'s. A person's decision holds until a result arrives that it did
+    not consider.
 
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
 
     Args:
-        edit: What a person did to the alias `champion` in the registry since it was last written. It is adopted if it
-            names a model whose verified result is here; else nothing moves.
+        edit: What a person did to the alias `champion` in the registry since it was last written.
+            It is adopted if it names a model whose verified result is here; else nothing moves.
 
     Raises:
         CorruptArtifact: If the last verdict cannot be read.
@@ -44,7 +47,11 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
             return adopted
         seen = {**scene.seen, **({"registry": edit.version or ""} if edit else {})}
         last = scene.last
-        if last is not None and last.manifest["content"]["results"] == seen and fresh_or_none(project, STAGE, slug):
+        if (
+            last is not None
+            and last.manifest["content"]["results"] == seen
+            and fresh_or_none(project, STAGE, slug)
+        ):
             return last
         return _apply_rule(scene, edit, seen)
 
@@ -59,22 +66,28 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
     artifact = fresh(project, STAGE, slug)
     seen, recorded = gather(project, slug).seen, dict(artifact.manifest["content"]["results"])
     recorded.pop("registry", None)
-    if changed := sorted(name for name in {*seen, *recorded} if seen.get(name) != recorded.get(name)):
+    if changed := sorted(
+        name for name in {*seen, *recorded} if seen.get(name) != recorded.get(name)
+    ):
         raise StaleArtifact(
-            f"`{STAGE}` of {slug!r} was decided on other results of {', '.join(changed)}: rematerialize `{STAGE}`"
+            f"`{STAGE}` of {slug!r} was decided on other results of {', '.join(changed)}: "
+            f"rematerialize `{STAGE}`"
         )
     return artifact
 
 
 def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
-    """Make a method's model champion by a person's decision; the figures are recorded, and decide nothing.
+    """Make a method's model champion by a person's decision; the figures are recorded, and decide
+    nothing.
 
     Raises:
-        InputError: If the method cannot be champion, its result is missing, stale or unavailable, or it was not
-            measured on the images of the champion.
+        InputError: If the method cannot be champion, its result is missing, stale or unavailable,
+            or it was not measured on the images of the champion.
     """
     if method not in TRAINED_METHODS:
-        raise InputError(f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}")
+        raise InputError(
+            f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}"
+        )
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{STAGE}--{slug}"):
@@ -82,20 +95,27 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
         entry = Measured.of(fresh(project, RESULTS, method_key(slug, method)))
         if entry is None:
             raise InputError(
-                f"{slug}/{method}: its result is unavailable, and only a measured model becomes champion; without "
+                f"{slug}/{method}: its result is unavailable, and only a measured model becomes "
+                "champion; without "
                 f"labels, judge it: react-pipeline judge {slug} SOURCE --candidate {method}"
             )
         test = None
         if not entry.contender.is_same(scene.verdict.champion):
             if scene.champion is None:
-                raise InputError(f"{slug}: no result of the champion to compare with; {way_out(scene)}")
+                raise InputError(
+                    f"{slug}: no result of the champion to compare with; {way_out(scene)}"
+                )
             try:
                 test = paired_test(entry, scene.champion, project.config.promotion.confidence)
             except InputError as error:
                 raise InputError(f"{slug}: {error}; {way_out(scene)}") from error
         tested = "" if test is None else f" ({test})"
         chosen, before = entry.contender, scene.verdict.champion
-        instead = f" instead of {before.name_next_to(chosen)}" if chosen.name_next_to(before) != method else ""
+        instead = (
+            f" instead of {before.name_next_to(chosen)}"
+            if chosen.name_next_to(before) != method
+            else ""
+        )
         return publish(
             scene,
             changed(
@@ -103,10 +123,13 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 chosen,
                 decision="promoted",
                 by="person",
-                reason=f"a person made {chosen.name_next_to(before)} champion{instead}{tested}: {reason.strip()}",
+                reason=f"a person made {chosen.name_next_to(before)} champion{instead}{tested}: "
+                f"{reason.strip()}",
                 challenger=chosen,
                 test=test,
-                rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
+                rejected=tuple(
+                    name for name in scene.verdict.rejected if name != chosen.checkpoint
+                ),
             ),
             note=reason,
         )
@@ -129,7 +152,9 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
             try:
                 project.store.open(CHECKPOINT, method_key(slug, target.method), target.checkpoint)
             except ReactError as error:
-                raise InputError(f"{slug}: {target.method} was champion before, and {error}; use --to-base") from error
+                raise InputError(
+                    f"{slug}: {target.method} was champion before, and {error}; use --to-base"
+                ) from error
         because = f": {reason.strip()}" if reason.strip() else ""
         names = verdict.champion.name_next_to(target), target.name_next_to(verdict.champion)
         after = changed(
@@ -161,25 +186,34 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         elif scene.left_out.get(name, NEVER) != NEVER:
             controls[method] = scene.left_out[name]
     namesake = rivals.get(before.champion.method)
-    champion_name = before.champion.name_next_to(namesake.contender) if namesake else before.champion.method
+    champion_name = (
+        before.champion.name_next_to(namesake.contender) if namesake else before.champion.method
+    )
     champion_text = BASE if before.champion.method == BASE else f"the champion {champion_name}"
     if scene.judgements is not None:
-        found = judge_without_labels(scene.project, scene.judgements, before.champion, champion_text, turned_down)
+        found = judge_without_labels(
+            scene.project, scene.judgements, before.champion, champion_text, turned_down
+        )
     else:
         found = judge(rivals, scene.champion, champion_text, controls, settings)
     decision, reason = found.decision, found.reason
     if edit is not None:
         decision = "incomparable"
         reason = (
-            f"version {edit.version} of react-{scene.slug} was made champion by hand and has no verified result here; "
-            f"nothing moves until a person decides: react-pipeline models promote {scene.slug} METHOD"
+            f"version {edit.version} of react-{scene.slug} was made champion by hand and has no "
+            "verified result here; nothing moves until a person decides: react-pipeline models "
+            f"promote {scene.slug} METHOD"
         )
     elif decision == "incomparable" and scene.judgements is None:
         reason = f"{reason}; {way_out(scene)}"
     challenger = found.challenger
     figures: dict[str, Any] = {
         **{"decision": decision, "reason": reason, "challenger": challenger, "test": found.test},
-        **{"control_test": found.control_test, "candidates": found.candidates, "rejected": before.rejected},
+        **{
+            "control_test": found.control_test,
+            "candidates": found.candidates,
+            "rejected": before.rejected,
+        },
     }
     if decision == "promoted" and challenger is not None:
         after = changed(scene, challenger, **figures)
@@ -195,18 +229,28 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         if (entry := scene.results.get(method)) is not None:
             fields = entry.result.model_dump(include={"top1", "n"})
             why = turned_down.get(entry.contender.checkpoint, "")
-        rows.append({"method": method, **fields, "status": "left out" if why else "champion", "why": why})
+        rows.append(
+            {"method": method, **fields, "status": "left out" if why else "champion", "why": why}
+        )
     return publish(scene, after, rows, extra={"registry": seen["registry"]} if edit else {})
 
 
 def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
-    """What a person did in the registry, taken over as their decision; None if it cannot be, or changes nothing."""
+    """What a person did in the registry, taken over as their decision; None if it cannot be, or
+    changes nothing.
+    """
     before = scene.verdict
     if edit.version is None:
         reason = f"a person removed the alias of {before.champion.method} in the registry, so the base is champion"
         rejected = tuple(sorted({*before.rejected, before.champion.checkpoint}))
-        fields: dict[str, Any] = {"decision": "rolled back", "previous_champions": (), "rejected": rejected}
-        return publish(scene, changed(scene, Contender(method=BASE), by="registry", reason=reason, **fields))
+        fields: dict[str, Any] = {
+            "decision": "rolled back",
+            "previous_champions": (),
+            "rejected": rejected,
+        }
+        return publish(
+            scene, changed(scene, Contender(method=BASE), by="registry", reason=reason, **fields)
+        )
     if edit.method not in TRAINED_METHODS:
         return None
     known = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
@@ -216,7 +260,9 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
     if scene.champion is not None:
         for candidate in known:
             try:
-                test = paired_test(candidate, scene.champion, scene.project.config.promotion.confidence)
+                test = paired_test(
+                    candidate, scene.champion, scene.project.config.promotion.confidence
+                )
             except InputError:
                 continue
             entry = candidate
@@ -224,5 +270,10 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
     name = entry.contender.name_next_to(before.champion)
     reason = f"a person made {name} champion in the registry (version {edit.version})"
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
-    fields = {"decision": "promoted", "challenger": entry.contender, "test": test, "rejected": rejected}
+    fields = {
+        "decision": "promoted",
+        "challenger": entry.contender,
+        "test": test,
+        "rejected": rejected,
+    }
     return publish(scene, changed(scene, entry.contender, by="registry", reason=reason, **fields))

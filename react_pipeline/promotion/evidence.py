@@ -1,13 +1,20 @@
-"""Evidence: what a decision on a champion considers: the last verdict, and results that are fresh and verified.
+"""Evidence: what a decision on a champion considers: the last verdict, and results that are fresh
+and verified.
 
-A champion whose method has another checkpoint by now is judged by results of its own checkpoint, measured again.
-Does not belong here: judging (`judgement`), deciding (`decision`).
+A champion whose method has another checkpoint by now is judged by results of its own checkpoint,
+measured again. Does not belong here: judging (`judgement`), deciding (`decision`).
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from react_pipeline.evaluation import JUDGEMENTS, RESULTS, Judgements, judgements_of, write_evaluation
+from react_pipeline.evaluation import (
+    JUDGEMENTS,
+    RESULTS,
+    Judgements,
+    judgements_of,
+    write_evaluation,
+)
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Project
@@ -18,7 +25,9 @@ from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, 
 
 STAGE = "promotion"
 REEVALUATED = "reevaluated_results"
-"""Stage of a champion's results on newer images, when its method has another checkpoint by now. Key: the domain."""
+"""Stage of a champion's results on newer images, when its method has another checkpoint by now.
+Key: the domain.
+"""
 
 NEVER = "never evaluated"
 CHECKPOINT = "customized_checkpoint"
@@ -30,7 +39,8 @@ class Evidence:
 
     Attributes:
         last: The last verdict's artifact; None before the first.
-        results: By method, every result of a candidate, a control or the base that is fresh and has values.
+        results: By method, every result of a candidate, a control or the base that is fresh and has
+            values.
         left_out: By method, why there is none.
         judgements: What people judged, where the domain has no labelled set; None where it has one.
     """
@@ -63,7 +73,9 @@ class Evidence:
         return seen
 
     def result_of(self, contender: Contender) -> Measured | None:
-        """The result of a model: the fresh one if it is of this checkpoint, else the newest that is comparable."""
+        """The result of a model: the fresh one if it is of this checkpoint, else the newest that is
+        comparable.
+        """
         found = self.results.get(contender.method)
         if contender.method == BASE or (found is not None and found.contender.is_same(contender)):
             return found
@@ -82,12 +94,15 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
         artifact = project.store.current(STAGE, slug)
     except MissingArtifact:
         base = Contender(method=BASE)
-        never = Verdict(domain=slug, decision="nothing", reason=NEVER, champion_before=base, champion=base)
+        never = Verdict(
+            domain=slug, decision="nothing", reason=NEVER, champion_before=base, champion=base
+        )
         return never, None
     except CorruptArtifact as error:
         pointer = project.store.directory(STAGE, slug)
         raise CorruptArtifact(
-            f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove {pointer} to begin again "
+            f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove "
+            f"{pointer} to begin again "
             "from the base and promote a model with `react-pipeline models promote`"
         ) from error
     return Verdict.read(artifact), artifact
@@ -104,7 +119,9 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
         return None
     last = verdict.as_history_entry(artifact)
     # Decisions that change nothing name the champion too.
-    moved = [entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")]
+    moved = [
+        entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")
+    ]
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
 
 
@@ -118,7 +135,9 @@ def gather(project: Project, slug: str) -> Evidence:
     results: dict[str, Measured] = {}
     left_out: dict[str, str] = {}
     settings = project.config.promotion
-    controls = [method + CONTROL_SUFFIX for method in settings.candidates] if settings.over_control else []
+    controls = (
+        [method + CONTROL_SUFFIX for method in settings.candidates] if settings.over_control else []
+    )
     for method in (BASE, *settings.candidates, *controls):
         entry = _fresh_result(project, slug, method)
         if isinstance(entry, Measured):
@@ -166,7 +185,8 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
 
 
 def reevaluate(project: Project, slug: str) -> Artifact:
-    """Measure the champion's checkpoint on today's images, where its method has another checkpoint by now.
+    """Measure the champion's checkpoint on today's images, where its method has another checkpoint
+    by now.
 
     Raises:
         InputError: If the base is champion, or the checkpoint no longer fits the domain's classes.
@@ -175,7 +195,9 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     verdict, _ = standing(project, slug)
     method = verdict.champion.method
     if method == BASE:
-        raise InputError(f"{slug}: the base is champion; materialize `{RESULTS}` for {slug!r} and base instead")
+        raise InputError(
+            f"{slug}: the base is champion; materialize `{RESULTS}` for {slug!r} and base instead"
+        )
     key = method_key(slug, method)
     checkpoint = project.store.open(CHECKPOINT, key, verdict.champion.checkpoint)
     parents = {CHECKPOINT: checkpoint, "evaluation_set": fresh(project, "evaluation_set", slug)}
@@ -185,12 +207,15 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     row = STAGES[RESULTS]
     inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
     return project.store.build(
-        inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, parents, directory)
+        inputs,
+        lambda directory: write_evaluation(project, slug, method, checkpoint, parents, directory),
     )
 
 
 def _refuse_unreadable(error: Exception) -> None:
-    """A damaged file is not evidence; one that the disk cannot read now may be, so nothing is decided yet."""
+    """A damaged file is not evidence; one that the disk cannot read now may be, so nothing is
+    decided yet.
+    """
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
         raise error

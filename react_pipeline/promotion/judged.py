@@ -1,6 +1,8 @@
-"""The rule without labels: the choice of `judgement`, by confidence sequences instead of measured results.
+"""The rule without labels: the choice of `judgement`, by confidence sequences instead of measured
+results.
 
-Does not belong here: judging pictures (`use.judge`), the sequences (`evaluation.confidence_sequence`).
+Does not belong here: judging pictures (`use.judge`), the sequences
+(`evaluation.confidence_sequence`).
 """
 
 from collections.abc import Collection
@@ -15,13 +17,18 @@ from react_pipeline.store import CorruptArtifact, InputError
 
 
 def judge_without_labels(
-    project: Project, judgements: Judgements, champion: Contender, champion_name: str, turned_down: Collection[str]
+    project: Project,
+    judgements: Judgements,
+    champion: Contender,
+    champion_name: str,
+    turned_down: Collection[str],
 ) -> Judgement:
     """Test every candidate that a person judged against the champion, and name the best.
 
-    All K sessions against the champion are tested, each at a confidence of 1 - (1 - confidence) / K; those of one
-    candidate are as many tries, of which the one that was begun last counts. A sequence is valid whenever the judge
-    stopped, so nothing else is corrected. Of those that pass, the highest estimate is promoted.
+    All K sessions against the champion are tested, each at a confidence of 1 - (1 - confidence) /
+    K; those of one candidate are as many tries, of which the one that was begun last counts. A
+    sequence is valid whenever the judge stopped, so nothing else is corrected. Of those that pass,
+    the highest estimate is promoted.
 
     Args:
         champion_name: How the reason names it.
@@ -29,18 +36,34 @@ def judge_without_labels(
     """
     settings, slug = project.config.promotion, judgements.inputs.key
     present: dict[str, Side] = {}
-    for method in (BASE, *settings.candidates, *(name + CONTROL_SUFFIX for name in settings.candidates)):
+    for method in (
+        BASE,
+        *settings.candidates,
+        *(name + CONTROL_SUFFIX for name in settings.candidates),
+    ):
         try:
             present[method] = present_model(project, slug, method)
         except (InputError, CorruptArtifact):
             continue
     is_base = champion.method == BASE
-    holder = present.get(BASE) if is_base else Side(method=champion.method, checkpoint=champion.checkpoint)
+    holder = (
+        present.get(BASE)
+        if is_base
+        else Side(method=champion.method, checkpoint=champion.checkpoint)
+    )
     if holder is None:
         return Judgement("incomparable", "no base to compare with; materialize `base_checkpoint`")
-    rivals = [side for name in settings.candidates if (side := present.get(name)) is not None and side != holder]
+    rivals = [
+        side
+        for name in settings.candidates
+        if (side := present.get(name)) is not None and side != holder
+    ]
     rivals = [side for side in rivals if side.checkpoint not in turned_down]
-    sessions = [one for one in judgements.sessions if one.header.against == holder and one.header.candidate in rivals]
+    sessions = [
+        one
+        for one in judgements.sessions
+        if one.header.against == holder and one.header.candidate in rivals
+    ]
     if not sessions:
         way = f"no present candidate was judged against it (react-pipeline judge {slug} SOURCE)"
         return Judgement("nothing", f"{champion_name} stays: {way}")
@@ -50,7 +73,10 @@ def judge_without_labels(
         if (session := judgements.latest(side, holder)) is None:
             continue
         contender = Contender(
-            **side.model_dump(), result=judgements.inputs.fingerprint, stage="judgements", n=session.header.images
+            **side.model_dump(),
+            result=judgements.inputs.fingerprint,
+            stage="judgements",
+            n=session.header.images,
         )
         name, test = contender.name_next_to(champion), _test_of(session, confidence)
         control = present.get(side.method + CONTROL_SUFFIX) if settings.over_control else None
@@ -64,5 +90,10 @@ def judge_without_labels(
 
 def _test_of(session: Session, confidence: float) -> PairedTest:
     found, images = session.difference(confidence), session.header.images
-    figures = {"gain": found.estimate, "low": found.low, "high": found.high, "p_value": found.p_value}
+    figures = {
+        "gain": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.p_value,
+    }
     return PairedTest(**figures, confidence=confidence, n=images, judged=len(session.entries))

@@ -1,6 +1,8 @@
-"""Judgement: whether a candidate's lead over the champion is more than noise, and the choice among candidates.
+"""Judgement: whether a candidate's lead over the champion is more than noise, and the choice among
+candidates.
 
-Does not belong here: where results are found (`evidence`), what follows (`decision`). Shapes: N images, K candidates.
+Does not belong here: where results are found (`evidence`), what follows (`decision`). Shapes: N
+images, K candidates.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class Measured:
 
     @cached_property
     def correct(self) -> pd.Series[Any]:
-        """By image name, whether the first rank was right (N,). Only judging reads it, not asking what is fresh."""
+        """By image name, whether the first rank was right (N,). Only judging reads it, not asking
+        what is fresh.
+        """
         return correct_of(self.artifact)
 
     @classmethod
@@ -45,12 +49,20 @@ class Measured:
 
     @property
     def measure(self) -> str:
-        """What two results must share to be compared: images, evaluator, names of the classes and templates."""
-        config = {name: value for name, value in self.artifact.manifest["config"].items() if name != "method"}
+        """What two results must share to be compared: images, evaluator, names of the classes and
+        templates.
+        """
+        config = {
+            name: value
+            for name, value in self.artifact.manifest["config"].items()
+            if name != "method"
+        }
         if "classes" in config:
             # Images are classified by the names; synonyms are searched with and measure nothing.
             config["classes"] = [entry["name"] for entry in config["classes"]]
-        about = self.result.model_dump(include={"evaluator_version", "evaluation_set_fingerprint", "protocol"})
+        about = self.result.model_dump(
+            include={"evaluator_version", "evaluation_set_fingerprint", "protocol"}
+        )
         return canonical_json({**about, "config": config})
 
     @property
@@ -74,7 +86,8 @@ class Tested:
     Attributes:
         name: How the reason names it.
         figures: What the test found, in words.
-        control: The test against its own control, or why there can be none; None: it has no control.
+        control: The test against its own control, or why there can be none; None: it has no
+            control.
         problem: Why it cannot be compared; empty if it can.
     """
 
@@ -99,23 +112,36 @@ class Tested:
         if isinstance(self.control, str):
             return "challenger", f"its control cannot be compared ({self.control})"
         if self.control is not None and not self.control.exceeds(settings.min_gain):
-            return "challenger", "its control, trained on random pairs, does as well within the noise"
+            return (
+                "challenger",
+                "its control, trained on random pairs, does as well within the noise",
+            )
         return "promoted", ""
 
     def row(self, status: str, why: str) -> dict[str, Any]:
         """Its row in the table of candidates."""
-        row = {**self.contender.model_dump(include={"method", "checkpoint", "top1", "n"}), "status": status, "why": why}
+        row = {
+            **self.contender.model_dump(include={"method", "checkpoint", "top1", "n"}),
+            "status": status,
+            "why": why,
+        }
         if (test := self.test) is not None:
             row |= test.model_dump(include={"gain", "low", "high", "p_value", "confidence"})
             row["judged"] = test.judged or None
         if isinstance(control := self.control, PairedTest):
-            row |= {"control_gain": control.gain, "control_low": control.low, "control_high": control.high}
+            row |= {
+                "control_gain": control.gain,
+                "control_low": control.low,
+                "control_high": control.high,
+            }
         return row
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found: `rows` has one row a candidate; `challenger` is None if there is none to test."""
+    """What was found: `rows` has one row a candidate; `challenger` is None if there is none to
+    test.
+    """
 
     decision: Decision
     reason: str
@@ -126,13 +152,17 @@ class Judgement:
     candidates: int = 0
 
 
-def choose(candidates: Sequence[Tested], champion_name: str, settings: PromotionConfig) -> Judgement:
+def choose(
+    candidates: Sequence[Tested], champion_name: str, settings: PromotionConfig
+) -> Judgement:
     """Name the first of the candidates that passes its tests, else the first of all."""
     outcomes = [one.outcome(settings, champion_name) for one in candidates]
     rows = [one.row(*outcome) for one, outcome in zip(candidates, outcomes, strict=True)]
     for row in rows:
         row["status"] = "passed" if row["status"] == "promoted" else row["status"]
-    place = next((place for place, (decision, _) in enumerate(outcomes) if decision == "promoted"), 0)
+    place = next(
+        (place for place, (decision, _) in enumerate(outcomes) if decision == "promoted"), 0
+    )
     chosen, (decision, why) = candidates[place], outcomes[place]
     if decision == "promoted" and not settings.enabled:
         decision, why = "challenger", "`promotion.enabled` is false, so a person decides"
@@ -145,7 +175,9 @@ def choose(candidates: Sequence[Tested], champion_name: str, settings: Promotion
         text += f"; its control was not {'judged' if chosen.test and chosen.test.judged else 'evaluated'}"
     ending = {"promoted": f"{chosen.name} becomes champion", "incomparable": "nothing moves"}
     text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(decision, text, rows, chosen.contender, chosen.test, control_test, len(candidates))
+    return Judgement(
+        decision, text, rows, chosen.contender, chosen.test, control_test, len(candidates)
+    )
 
 
 def judge(
@@ -157,18 +189,22 @@ def judge(
 ) -> Judgement:
     """Test every candidate against the champion on the same images, and name the best.
 
-    Choosing the best of K on the images that it is then tested with would favour it. So all K are tested, each at a
-    confidence of 1 - (1 - confidence) / K (Bonferroni): the chance that any of K equal models passes stays as it is
-    for one. Of those that pass, the one with the highest top-1 is promoted; if none does, the one with the highest
-    top-1 is the challenger. Equal ones keep the order of `METHODS`.
+    Choosing the best of K on the images that it is then tested with would favour it. So all K are
+    tested, each at a confidence of 1 - (1 - confidence) / K (Bonferroni): the chance that any of K
+    equal models passes stays as it is for one. Of those that pass, the one with the highest top-1
+    is promoted; if none does, the one with the highest top-1 is the challenger. Equal ones keep the
+    order of `METHODS`.
 
     Args:
         candidates: By method, without the champion itself.
         champion: The champion's result; None: there is none to compare with.
         champion_name: How the reason names it.
-        controls: By the candidate's name: the control's result, or why an evaluated one cannot be used.
+        controls: By the candidate's name: the control's result, or why an evaluated one cannot be
+            used.
     """
-    ordered = sorted(candidates.values(), key=lambda entry: (-entry.top1, METHODS.index(entry.result.method)))
+    ordered = sorted(
+        candidates.values(), key=lambda entry: (-entry.top1, METHODS.index(entry.result.method))
+    )
     if not ordered:
         return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")
     confidence = 1 - (1 - settings.confidence) / len(ordered)
@@ -184,12 +220,16 @@ def judge(
         try:
             test = paired_test(entry, champion, confidence)
             figures = (
-                f"{tested.name} is right on {100 * entry.top1:.1f}% of {test.n} images, {champion_name} on "
-                f"{100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
+                f"{tested.name} is right on {100 * entry.top1:.1f}% of {test.n} images, "
+                f"{champion_name} on {100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
             )
             tested = replace(tested, figures=figures, test=test)
             control = controls.get(contender.method) if settings.over_control else None
-            beside = paired_test(entry, control, confidence) if isinstance(control, Measured) else control
+            beside = (
+                paired_test(entry, control, confidence)
+                if isinstance(control, Measured)
+                else control
+            )
             found.append(replace(tested, control=beside))
         except InputError as error:
             found.append(replace(tested, problem=str(error)))
@@ -197,10 +237,11 @@ def judge(
 
 
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:
-    """Bootstrap over the images in pairs (10,000 resamples, fixed seed), and the exact test of McNemar.
+    """Bootstrap over the images in pairs (10,000 resamples, fixed seed), and the exact test of
+    McNemar.
 
-    Where few images differ the bootstrap is overconfident (with 4 won and none lost, 98% of it are above 0, and a
-    coin does the same in 6%): therefore the exact test in addition.
+    Where few images differ the bootstrap is overconfident (with 4 won and none lost, 98% of it are
+    above 0, and a coin does the same in 6%): therefore the exact test in addition.
 
     Raises:
         InputError: If the two were not measured on the same images in the same way.
@@ -211,7 +252,9 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     for field in MUST_AGREE:
         values = [getattr(entry.result, field) for entry in (method, other)]
         if values[0] != values[1]:
-            raise InputError(f"{names} differ in {field} ({values[0]}, {values[1]}) and cannot be compared")
+            raise InputError(
+                f"{names} differ in {field} ({values[0]}, {values[1]}) and cannot be compared"
+            )
     if method.measure != other.measure:
         raise InputError(f"{names} were measured with other classes or templates")
     if not method.correct.index.equals(other.correct.index):
@@ -224,7 +267,9 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
         gain=(won - lost) / count,
         low=low,
         high=high,
-        p_value=float(binomtest(won, won + lost, alternative="greater").pvalue) if won + lost else 1.0,
+        p_value=float(binomtest(won, won + lost, alternative="greater").pvalue)
+        if won + lost
+        else 1.0,
         confidence=confidence,
         n=count,
     )

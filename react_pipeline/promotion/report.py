@@ -1,4 +1,6 @@
-"""The files of a `promotion` artifact: a verdict, the table of its candidates, and the figure of their intervals."""
+"""The files of a `promotion` artifact: a verdict, the table of its candidates, and the figure of
+their intervals.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,16 +25,24 @@ _SHADES = {"promoted": "#08519c", "challenger": "#6baed6"}
 def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md` and `promotion.png`.
 
-    Values are fractions, differences too. The table of a verdict by a person has one row: the model it promoted.
+    Values are fractions, differences too. The table of a verdict by a person has one row: the model
+    it promoted.
     """
     if not rows and verdict.challenger is not None:
         promoted = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
         rows = [promoted.row(verdict.decision, f"decided by a {verdict.by}")]
     blank = dict.fromkeys(_TEXTS, "")
     table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)
-    kinds = {**dict.fromkeys(COLUMNS, "float64"), **dict.fromkeys(_TEXTS, "object"), "n": "Int64", "judged": "Int64"}
+    kinds = {
+        **dict.fromkeys(COLUMNS, "float64"),
+        **dict.fromkeys(_TEXTS, "object"),
+        "n": "Int64",
+        "judged": "Int64",
+    }
     table = table.astype(kinds)
-    (directory / VERDICT_FILE).write_text(verdict.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
+    (directory / VERDICT_FILE).write_text(
+        verdict.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8"
+    )
     table.to_parquet(directory / "candidates.parquet", index=False)
     table.to_csv(directory / "candidates.csv", index=False)
     (directory / "table.md").write_text(to_markdown(verdict, table), encoding="utf-8")
@@ -40,17 +50,38 @@ def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, 
 
 
 def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
-    """The sentence of the verdict, then a row for each candidate: percent, points, empty where nothing was measured."""
+    """The sentence of the verdict, then a row for each candidate: percent, points, empty where
+    nothing was measured.
+    """
     rows = []
     for row in table.to_dict("records"):
-        control, bounds = points(row["control_gain"]), interval_text(row["control_low"], row["control_high"])
+        control, bounds = (
+            points(row["control_gain"]),
+            interval_text(row["control_low"], row["control_high"]),
+        )
         images = None if pd.isna(row["n"]) else row["n"]
-        gain = [points(row["gain"]), interval_text(row["low"], row["high"]), control and f"{control} ({bounds})"]
+        gain = [
+            points(row["gain"]),
+            interval_text(row["low"], row["high"]),
+            control and f"{control} ({bounds})",
+        ]
         p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}"
-        rows.append([row["method"], row["status"], percent(row["top1"]), images, *gain, p_value, row["why"]])
+        rows.append(
+            [row["method"], row["status"], percent(row["top1"]), images, *gain, p_value, row["why"]]
+        )
     top1 = percent(verdict.champion.top1)
     champion = verdict.champion.method + (f", top-1 {top1}%" if top1 else "")
-    columns = ["method", "", "top-1 %", "images", "gain", "interval", "over its control", "p (exact)", "why"]
+    columns = [
+        "method",
+        "",
+        "top-1 %",
+        "images",
+        "gain",
+        "interval",
+        "over its control",
+        "p (exact)",
+        "why",
+    ]
     return f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{markdown_table(columns, rows)}"
 
 
@@ -61,14 +92,21 @@ def _draw(verdict: Verdict, table: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(7, 1.2 + 0.45 * max(len(tested), 1)), layout="constrained")
     axes = figure.subplots()
     if tested.empty:
-        axes.text(0.5, 0.5, "nothing was tested", ha="center", va="center", transform=axes.transAxes)
+        axes.text(
+            0.5, 0.5, "nothing was tested", ha="center", va="center", transform=axes.transAxes
+        )
         axes.set_axis_off()
     else:
         shades = [_SHADES.get(status, "#888888") for status in tested["status"]]
-        axes.hlines(tested["method"], 100 * tested["low"], 100 * tested["high"], colors=shades, linewidth=3)
+        axes.hlines(
+            tested["method"], 100 * tested["low"], 100 * tested["high"], colors=shades, linewidth=3
+        )
         axes.scatter(100 * tested["gain"], tested["method"], color=shades, zorder=2)
         axes.axvline(100 * verdict.min_gain, color="black", linewidth=1, linestyle="--")
         axes.set_ylim(len(tested) - 0.5, -0.5)
         share = f"{100 * tested['confidence'].iloc[0]:.4g}% interval over {int(tested['n'].iloc[0]):,} images"
-        axes.set(xlabel=f"points of top-1 over {verdict.champion_before.method}, {share}", title=verdict.domain)
+        axes.set(
+            xlabel=f"points of top-1 over {verdict.champion_before.method}, {share}",
+            title=verdict.domain,
+        )
     figure.savefig(path, dpi=100)

@@ -1,9 +1,10 @@
-"""The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in the store.
+"""The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in
+the store.
 
-Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
-Its parents are the results that were considered, the champion's, and those of the previous champion. So the store
-never prunes these models, even when their methods have newer ones. Earlier verdicts are pruned; what they changed is in
-the last one's history.
+Each verdict names the one before it in its content, so that equal decisions at different times are
+different artifacts. Its parents are the results that were considered, the champion's, and those of
+the previous champion. So the store never prunes these models, even when their methods have newer
+ones. Earlier verdicts are pruned; what they changed is in the last one's history.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,20 @@ from react_pipeline.store import Artifact, ReactError
 
 
 def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
-    """The next verdict, with a new `champion`; the last champion joins `previous_champions` unless these are given."""
+    """The next verdict, with a new `champion`; the last champion joins `previous_champions` unless
+    these are given.
+    """
     before = scene.verdict
     if champion.method == BASE and BASE in scene.results:
         champion = scene.results[BASE].contender
     earlier = before.previous_champions
     if not champion.is_same(before.champion):
         earlier = (*earlier, before.champion)
-    rivals = {entry.contender.checkpoint for name, entry in scene.results.items() if name in TRAINED_METHODS}
+    rivals = {
+        entry.contender.checkpoint
+        for name, entry in scene.results.items()
+        if name in TRAINED_METHODS
+    }
     sets = {entry.result.evaluation_set_fingerprint for entry in scene.results.values()}
     evaluation_set = next(iter(sets), before.evaluation_set)
     tested = {*before.tested, *rivals} if evaluation_set == before.evaluation_set else rivals
@@ -38,7 +45,9 @@ def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
         "min_gain": scene.project.config.promotion.min_gain,
         "history": _history(scene),
     }
-    return Verdict(**{**about, "evaluation_set": evaluation_set, "tested": tuple(sorted(tested)), **fields})
+    return Verdict(
+        **{**about, "evaluation_set": evaluation_set, "tested": tuple(sorted(tested)), **fields}
+    )
 
 
 def _history(scene: Evidence) -> tuple[HistoryEntry, ...]:
@@ -56,7 +65,8 @@ def publish(
     note: str = "",
     extra: Mapping[str, str] | None = None,
 ) -> Artifact:
-    """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
+    """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the
+    same one.
 
     Args:
         extra: What else was considered, apart from the results.
@@ -74,7 +84,12 @@ def publish(
     content = {
         "before": scene.last.fingerprint if scene.last else "",
         "results": {**scene.seen_with(champion), **(extra or {})},
-        **{"decision": verdict.decision, "by": verdict.by, "champion": verdict.champion.checkpoint, "note": note},
+        **{
+            "decision": verdict.decision,
+            "by": verdict.by,
+            "champion": verdict.champion.checkpoint,
+            "note": note,
+        },
     }
     inputs = resolve(scene.project, STAGE, scene.slug, parents=parents, content=content)
     counts = {
@@ -95,7 +110,9 @@ def publish(
 
 
 def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact]:
-    """What must outlive pruning of a model: its result, which holds on to the checkpoint, or else the checkpoint."""
+    """What must outlive pruning of a model: its result, which holds on to the checkpoint, or else
+    the checkpoint.
+    """
     store, key = scene.project.store, method_key(scene.slug, kept.method)
     for stage, of, fingerprint in (
         (kept.stage, scene.slug if kept.stage in (REEVALUATED, JUDGEMENTS) else key, kept.result),
@@ -113,6 +130,7 @@ def way_out(scene: Evidence) -> str:
     if scene.verdict.champion.method == BASE:
         return f"materialize `{RESULTS}` for {scene.slug!r} and base"
     return (
-        f"measure the champion on today's images with `react-pipeline models reevaluate {scene.slug}`, or take it back "
+        "measure the champion on today's images with `react-pipeline models reevaluate "
+        f"{scene.slug}`, or take it back "
         f"with `react-pipeline models rollback {scene.slug} --to-base`"
     )

@@ -1,6 +1,8 @@
-"""Verdicts: the on-disk form of a decision on the champion of a domain, with its contenders, tests and history.
+"""Verdicts: the on-disk form of a decision on the champion of a domain, with its contenders, tests
+and history.
 
-Does not belong here: judging (`judgement`), keeping a verdict (`verdict_chain`), MLflow's registry (`tracking`).
+Does not belong here: judging (`judgement`), keeping a verdict (`verdict_chain`), MLflow's registry
+(`tracking`).
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,9 @@ class Contender(_Stored):
 
     def is_same(self, other: Self) -> bool:
         """Whether both are one model; the base is always the base of today."""
-        return self.method == other.method and (self.method == BASE or self.checkpoint == other.checkpoint)
+        return self.method == other.method and (
+            self.method == BASE or self.checkpoint == other.checkpoint
+        )
 
     @property
     def identity(self) -> str:
@@ -47,7 +51,11 @@ class Contender(_Stored):
 
     def name_next_to(self, other: Self) -> str:
         """The method; the identity where `other` is another model of the same method."""
-        return self.identity if self.method == other.method and not self.is_same(other) else self.method
+        return (
+            self.identity
+            if self.method == other.method and not self.is_same(other)
+            else self.method
+        )
 
 
 class PairedTest(_Stored):
@@ -56,11 +64,11 @@ class PairedTest(_Stored):
     Attributes:
         gain: Difference in top-1, a fraction.
         low: Lower bound of its bootstrap interval at `confidence`.
-        p_value: Chance of as many images won among those where just one is right, if a coin decided each (exact, one
-            side).
+        p_value: Chance of as many images won among those where just one is right, if a coin decided
+            each (exact, one side).
         confidence: Of the interval, after it was split among the candidates.
-        judged: Pictures that a person judged, where nothing was measured: `low`, `high` and `p_value` are then those of
-            a confidence sequence, valid whenever the judge stopped.
+        judged: Pictures that a person judged, where nothing was measured: `low`, `high` and
+            `p_value` are then those of a confidence sequence, valid whenever the judge stopped.
     """
 
     gain: float
@@ -78,7 +86,9 @@ class PairedTest(_Stored):
         )
 
     def exceeds(self, min_gain: float) -> bool:
-        """Whether the interval is above `min_gain`, and the exact test agrees that there is a gain at all."""
+        """Whether the interval is above `min_gain`, and the exact test agrees that there is a gain
+        at all.
+        """
         return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
 
 
@@ -99,16 +109,18 @@ class Verdict(_Stored):
     """The champion of a domain, since when and why.
 
     Attributes:
-        decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not beyond the noise, or not
-            allowed; `kept`: no model is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
-            `rolled back`: a person restored an earlier champion.
+        decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not
+            beyond the noise, or not allowed; `kept`: no model is ahead of the champion;
+            `incomparable`; `nothing`: there was no candidate; `rolled back`: a person restored an
+            earlier champion.
         by: The rule of the configuration, a person's command, or a person's edit of the registry.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
         test: Challenger against `champion_before`.
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.
-        previous_champions: Earlier champions, latest last, which a rollback restores; `reigns` in the file.
+        previous_champions: Earlier champions, latest last, which a rollback restores; `reigns` in
+            the file.
         rejected: Checkpoints that a person rejected; the rule never promotes them again.
         history: The decisions before this one that changed something, oldest first.
     """
@@ -132,8 +144,12 @@ class Verdict(_Stored):
 
     def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
         """This verdict, published as `artifact`, as an entry of the history."""
-        fields = self.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
-        return HistoryEntry(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
+        fields = self.model_dump(
+            include={"decision", "by", "champion", "challenger", "test", "reason"}
+        )
+        return HistoryEntry(
+            promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields
+        )
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:
@@ -146,9 +162,9 @@ class Verdict(_Stored):
             return cls.model_validate_json(artifact.file(VERDICT_FILE).read_text(encoding="utf-8"))
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.path / VERDICT_FILE}: not a verdict of this version; it names the champion of "
-                f"{artifact.key!r}: read it with the version that wrote it, or remove {artifact.path.parent} to begin "
-                "again from the base"
+                f"{artifact.path / VERDICT_FILE}: not a verdict of this version; it names the "
+                f"champion of {artifact.key!r}: read it with the version that wrote it, or remove "
+                f"{artifact.path.parent} to begin again from the base"
             ) from error
 
 
@@ -156,7 +172,8 @@ class Verdict(_Stored):
 class RegistryEdit:
     """A person moved the alias `champion` in the registry: to `version`, or took it away (None).
 
-    `method` and `checkpoint` are taken from the tags of that version; empty if the pipeline did not register it.
+    `method` and `checkpoint` are taken from the tags of that version; empty if the pipeline did not
+    register it.
     """
 
     version: str | None

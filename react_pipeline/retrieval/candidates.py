@@ -1,10 +1,12 @@
 """Candidates: the hits of all prompts and seed images of a domain, as one list.
 
-Belongs here: the queries, the search in batches of whole classes, the likeness of images to their class. Does not
-belong here: which hit is better (`fusion`), which candidate is dropped (`ranking`). Shapes: S seeds, D width.
+Belongs here: the queries, the search in batches of whole classes, the likeness of images to their
+class. Does not belong here: which hit is better (`fusion`), which candidate is dropped (`ranking`).
+Shapes: S seeds, D width.
 
-All prompts are searched at once, which gives two numbers a hit. A batch makes a table of its hits and keeps the best of
-each class and row: 80,000 prompts with 50 hits in two modes are 8 million hits, of which `BATCH_HITS` are in a table.
+All prompts are searched at once, which gives two numbers a hit. A batch makes a table of its hits
+and keeps the best of each class and row: 80,000 prompts with 50 hits in two modes are 8 million
+hits, of which `BATCH_HITS` are in a table.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Queries:
     @property
     def texts(self) -> pd.Series:
         """The query of each number: the prompts, then the seeds' names."""
-        return pd.concat([self.prompts["prompt"], "seed: " + self.seeds["name"].astype(str)], ignore_index=True)
+        return pd.concat(
+            [self.prompts["prompt"], "seed: " + self.seeds["name"].astype(str)], ignore_index=True
+        )
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,15 @@ def find_candidates(
     parts, counts = [], []
     prompt_vectors = clip.encode_texts(queries.prompts["prompt"].tolist()).numpy()
     if settings.choose == "all":
-        return _every_pair(queries.prompts, prompt_vectors, StoredVectors(embeddings, "text"), settings)
+        return _every_pair(
+            queries.prompts, prompt_vectors, StoredVectors(embeddings, "text"), settings
+        )
     searched: dict[str, tuple[Vectors, Rows]] = {}
     choices: dict[str, dict[str, Any]] = {}
     for mode in settings.modes:
-        asked, templates = (queries.seed_vectors, 1) if mode == "i2i" else (prompt_vectors, queries.templates)
+        asked, templates = (
+            (queries.seed_vectors, 1) if mode == "i2i" else (prompt_vectors, queries.templates)
+        )
         if not len(asked):
             continue
         side, started = SIDES[mode], time.perf_counter()
@@ -124,13 +132,21 @@ def find_candidates(
         candidates = best_hits(hits, settings)
         if settings.fusion == "filter":
             if settings.filter_by == "seeds":
-                means = mean_vectors(queries.seeds.loc[seeded, "class_id"], queries.seed_vectors[seeded])
+                means = mean_vectors(
+                    queries.seeds.loc[seeded, "class_id"], queries.seed_vectors[seeded]
+                )
             else:
                 means = mean_vectors(prompts["class_id"], prompt_vectors[batch])
-            candidates = apply_filter(candidates, likeness(embeddings, candidates, means, distributor), settings)
+            candidates = apply_filter(
+                candidates, likeness(embeddings, candidates, means, distributor), settings
+            )
         parts.append(candidates)
-    candidates = parts[0] if len(parts) == 1 else in_order(pd.concat(parts, ignore_index=True), settings)
-    by_class = pd.concat(counts).unstack(fill_value=0).reindex(columns=list(settings.modes), fill_value=0)
+    candidates = (
+        parts[0] if len(parts) == 1 else in_order(pd.concat(parts, ignore_index=True), settings)
+    )
+    by_class = (
+        pd.concat(counts).unstack(fill_value=0).reindex(columns=list(settings.modes), fill_value=0)
+    )
     return Found(candidates, by_class, choices)
 
 
@@ -160,9 +176,14 @@ def likeness(
     return values_of_rows(embeddings, candidates["row"].to_numpy(), cosines, position, distributor)
 
 
-def _every_pair(prompts: pd.DataFrame, vectors: Vectors, captions: StoredVectors, settings: RetrievalConfig) -> Found:
+def _every_pair(
+    prompts: pd.DataFrame, vectors: Vectors, captions: StoredVectors, settings: RetrievalConfig
+) -> Found:
     """Each pair of the corpus, for the class whose prompts its caption is nearest to."""
-    means, first_query = mean_vectors(prompts["class_id"], vectors), ~prompts["class_id"].duplicated()
+    means, first_query = (
+        mean_vectors(prompts["class_id"], vectors),
+        ~prompts["class_id"].duplicated(),
+    )
     table, class_ids = np.stack(list(means.values())), np.array(list(means))
     queries = np.flatnonzero(first_query)
     nearest, similarities = np.empty(captions.rows, np.int64), np.empty(captions.rows, np.float32)
@@ -181,7 +202,9 @@ def _every_pair(prompts: pd.DataFrame, vectors: Vectors, captions: StoredVectors
         }
     )
     counts = hits.groupby(["class_id", "mode"], observed=True).size().unstack(fill_value=0)
-    return Found(best_hits(hits, settings), counts.reindex(columns=list(settings.modes), fill_value=0), {})
+    return Found(
+        best_hits(hits, settings), counts.reindex(columns=list(settings.modes), fill_value=0), {}
+    )
 
 
 def _hits(
@@ -203,7 +226,9 @@ def _hits(
             "row": rows[asked[query], rank],
             "similarity": similarities[asked[query], rank],
             "rank": rank,
-            "mode": pd.Categorical.from_codes(np.full(len(query), list(searched).index(mode), np.int8), list(searched)),
+            "mode": pd.Categorical.from_codes(
+                np.full(len(query), list(searched).index(mode), np.int8), list(searched)
+            ),
             "class_id": class_ids[query],
         }
         found.append(pd.DataFrame(hits))

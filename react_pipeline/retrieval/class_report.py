@@ -1,4 +1,5 @@
-"""The report of a retrieved set: for each class what was found, kept and dropped, as tables, a picture and a page.
+"""The report of a retrieved set: for each class what was found, kept and dropped, as tables, a
+picture and a page.
 
 Does not belong here: deciding (`ranking`), the contact sheets (`chosen_pairs`).
 """
@@ -31,7 +32,13 @@ _BINS = 50
 CLASS_BINS = 10
 """Of the histogram of one class, which is shown in a table cell."""
 _BARS = "▁▂▃▄▅▆▇█"
-_QUANTILES = {"lowest": 0.0, "lower_quarter": 0.25, "median": 0.5, "upper_quarter": 0.75, "highest": 1.0}
+_QUANTILES = {
+    "lowest": 0.0,
+    "lower_quarter": 0.25,
+    "median": 0.5,
+    "upper_quarter": 0.75,
+    "highest": 1.0,
+}
 
 
 def class_report(
@@ -41,10 +48,12 @@ def class_report(
     candidates: pd.DataFrame,
     settings: RetrievalConfig,
 ) -> pd.DataFrame:
-    """One row a class, in the domain's order: candidates = kept + several_classes + the sum over `DROP_REASONS`.
+    """One row a class, in the domain's order: candidates = kept + several_classes + the sum over
+    `DROP_REASONS`.
 
-    `several_classes` counts rows that another class wants more and reports. `shortfall` is how
-    many hits fewer than k per query and mode the index gave (it holds fewer rows, or its search found no more).
+    `several_classes` counts rows that another class wants more and reports. `shortfall` is how many
+    hits fewer than k per query and mode the index gave (it holds fewer rows, or its search found no
+    more).
 
     Args:
         hits: Number of hits by class id and mode (`candidates.Found.hits`).
@@ -68,21 +77,27 @@ def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.Data
     """The similarities of kept and of dropped candidates, a row for each class, mode and outcome.
 
     Returns:
-        Columns class, class_id, mode, kept (bool), pairs, lowest, lower_quarter, median, upper_quarter, highest, and
-        histogram: numbers of candidates in `CLASS_BINS` equal bins from the lowest to the highest cosine of the mode,
+        Columns class, class_id, mode, kept (bool), pairs, lowest, lower_quarter, median,
+        upper_quarter, highest, and
+        histogram: numbers of candidates in `CLASS_BINS` equal bins from the lowest to the highest
+            cosine of the mode,
         over all classes, so that classes can be compared.
     """
     kept = of_kept_rows(candidates).rename("kept")
     keys = ["class_id", "mode", kept]
     groups = candidates.groupby(keys, sort=True, observed=True)["similarity"]
-    table = pd.DataFrame({"pairs": groups.size(), **{name: groups.quantile(q) for name, q in _QUANTILES.items()}})
+    table = pd.DataFrame(
+        {"pairs": groups.size(), **{name: groups.quantile(q) for name, q in _QUANTILES.items()}}
+    )
     of_mode = candidates.groupby("mode", observed=True)["similarity"]
     low, high = of_mode.transform("min"), of_mode.transform("max")
     bins = ((candidates["similarity"] - low) / (high - low) * CLASS_BINS).fillna(0).astype("int64")
     numbers = bins.clip(0, CLASS_BINS - 1).groupby(
         [candidates["class_id"], candidates["mode"], kept], sort=True, observed=True
     )
-    table["histogram"] = numbers.apply(lambda of_group: np.bincount(of_group, minlength=CLASS_BINS).tolist())
+    table["histogram"] = numbers.apply(
+        lambda of_group: np.bincount(of_group, minlength=CLASS_BINS).tolist()
+    )
     table = table.reset_index()
     table.insert(0, "class", np.asarray(domain.class_names, object)[table["class_id"]])
     return table
@@ -108,13 +123,19 @@ def write_report(
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     similarity.drop(columns="class_id").to_parquet(directory / "similarity.parquet", index=False)
-    draw_similarity(candidates, classes, settings).savefig(directory / "similarity.png", metadata={"Software": None})
+    draw_similarity(candidates, classes, settings).savefig(
+        directory / "similarity.png", metadata={"Software": None}
+    )
     page = report_page(title, classes, similarity, settings, counts, sheets)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
-def draw_similarity(candidates: pd.DataFrame, classes: pd.DataFrame, settings: RetrievalConfig) -> Figure:
-    """Histograms of similarity, kept next to dropped, one panel a mode; and how many pairs each class has."""
+def draw_similarity(
+    candidates: pd.DataFrame, classes: pd.DataFrame, settings: RetrievalConfig
+) -> Figure:
+    """Histograms of similarity, kept next to dropped, one panel a mode; and how many pairs each
+    class has.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * (len(settings.modes) + 1), 3.2), dpi=100, layout="constrained")
@@ -122,7 +143,9 @@ def draw_similarity(candidates: pd.DataFrame, classes: pd.DataFrame, settings: R
     kept = of_kept_rows(candidates)
     for mode, panel in zip(settings.modes, panels, strict=True):
         of_mode = candidates["mode"] == mode
-        both = [candidates.loc[of_mode & chosen, "similarity"].to_numpy() for chosen in (kept, ~kept)]
+        both = [
+            candidates.loc[of_mode & chosen, "similarity"].to_numpy() for chosen in (kept, ~kept)
+        ]
         labels = [f"kept ({len(both[0]):,})", f"dropped ({len(both[1]):,})"]
         panel.hist(both, bins=_BINS, stacked=True, label=labels, color=["#2a6f97", "#c9c9c9"])
         if (floor := settings.min_similarity.get(mode)) is not None:
@@ -130,9 +153,17 @@ def draw_similarity(candidates: pd.DataFrame, classes: pd.DataFrame, settings: R
         panel.set(title=mode, xlabel="cosine of query and pair", ylabel="candidates")
         panel.legend(frameon=False)
     sizes = np.sort(classes["kept"].to_numpy())[::-1]
-    last.fill_between(np.arange(len(sizes) + 1), np.append(sizes, sizes[-1:]), step="post", color="#2a6f97")
+    last.fill_between(
+        np.arange(len(sizes) + 1), np.append(sizes, sizes[-1:]), step="post", color="#2a6f97"
+    )
     last.axhline(settings.min_per_class, color="#b3261e", linewidth=1)
-    last.set(title="balance", xlabel="classes, the largest first", ylabel="pairs", xlim=(0, len(sizes)), ylim=(0, None))
+    last.set(
+        title="balance",
+        xlabel="classes, the largest first",
+        ylabel="pairs",
+        xlim=(0, len(sizes)),
+        ylim=(0, None),
+    )
     return figure
 
 
@@ -155,7 +186,9 @@ def report_page(
         title=title,
         counts=counts,
         classes=len(classes),
-        unnamed=unnamed_message(counts["unnamed"], counts["near_names"]) if counts.get("unnamed") else "",
+        unnamed=unnamed_message(counts["unnamed"], counts["near_names"])
+        if counts.get("unnamed")
+        else "",
         candidates=int(classes["candidates"].sum()),
         minimum=settings.min_per_class,
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
@@ -173,10 +206,14 @@ def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame
     shown = kept["median"].map("{:.3f} ".format) + kept["histogram"].map(_bars)
     kept = kept.assign(mode=kept["mode"].astype(str), shown=shown)
     by_mode = kept.pivot(index="class_id", columns="mode", values="shown")
-    table = classes.drop(columns=optional).join(by_mode.add_suffix(": median, histogram")).fillna("")
+    table = (
+        classes.drop(columns=optional).join(by_mode.add_suffix(": median, histogram")).fillna("")
+    )
     return table.sort_values("kept", kind="stable").head(MAX_ROWS)
 
 
 def _bars(histogram: Sequence[int]) -> str:
     highest = max(histogram)
-    return "".join(_BARS[-(-number * len(_BARS) // highest) - 1] if number else "·" for number in histogram)
+    return "".join(
+        _BARS[-(-number * len(_BARS) // highest) - 1] if number else "·" for number in histogram
+    )

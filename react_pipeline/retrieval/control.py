@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 LISTED_ROWS = 5_000_000
-"""Up to here the digests of all rows are read, so that each distinct image is equally likely. In a larger corpus rows
-are drawn first and looked at then, in bounded memory; an image that occurs in several rows is then likelier."""
+"""Up to here the digests of all rows are read, so that each distinct image is equally likely. In a
+larger corpus rows are drawn first and looked at then, in bounded memory; an image that occurs in
+several rows is then likelier."""
 
 
 def draw_control(project: Project, slug: str) -> Artifact:
     """Publish as many pairs as the domain's retrieved set has, drawn at random from the corpus.
 
-    Drawn uniformly, without replacement, from the distinct images of the whole corpus less the evaluation images (and
-    less what `same_subject: exclude` excludes). The seed of the training and the domain decide the draw, so that
-    controls of several seeds or domains are independent. Rows of the retrieved set may be drawn: they are part of the
-    corpus too. Captions are kept, so that the control differs from the retrieved set in nothing but the choice of
-    pairs.
+    Drawn uniformly, without replacement, from the distinct images of the whole corpus less the
+    evaluation images (and less what `same_subject: exclude` excludes). The seed of the training and
+    the domain decide the draw, so that controls of several seeds or domains are independent. Rows
+    of the retrieved set may be drawn: they are part of the corpus too. Captions are kept, so that
+    the control differs from the retrieved set in nothing but the choice of pairs.
 
     Raises:
         RetrievalError: If the corpus holds nothing but evaluation images.
@@ -47,15 +48,26 @@ def draw_control(project: Project, slug: str) -> Artifact:
     wanted, seed = parents["retrieved_set"].counts["pairs"], project.seed(slug)
 
     def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
-        embeddings, clip = parents["corpus_embeddings"], load_encoder(project, parents[encoder_in(parents)])
-        evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
+        embeddings, clip = (
+            parents["corpus_embeddings"],
+            load_encoder(project, parents[encoder_in(parents)]),
+        )
+        evaluation = kept_out(
+            project, slug, parents["evaluation_set"], settings.decontaminate, clip
+        )
         source = open_source(project, parents["corpus"], directory / FETCHED)
         draw = Draw(evaluation, embeddings, source, random_of(seed, slug))
         drawn = draw.take(wanted)
         if drawn.empty:
-            raise RetrievalError(f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn")
+            raise RetrievalError(
+                f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn"
+            )
         pairs = write_pairs(
-            directory, drawn, source, shard_pairs=settings.shard_pairs, max_pixels=project.config.corpus.max_pixels
+            directory,
+            drawn,
+            source,
+            shard_pairs=settings.shard_pairs,
+            max_pixels=project.config.corpus.max_pixels,
         )
         return source, {
             "pairs": len(pairs),
@@ -71,7 +83,9 @@ def draw_control(project: Project, slug: str) -> Artifact:
 
 def random_of(seed: int, slug: str) -> np.random.Generator:
     """The random numbers of one domain and seed."""
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big")])
+    return np.random.default_rng(
+        [seed, int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big")]
+    )
 
 
 def load_encoder(project: Project, checkpoint: Artifact) -> Clip:
@@ -85,11 +99,16 @@ class Draw:
     """A draw of random rows whose images are distinct, available, and not evaluation images.
 
     Attributes:
-        dropped: How many rows were passed over, by reason; of all rows of the corpus where those are listed.
+        dropped: How many rows were passed over, by reason; of all rows of the corpus where those
+            are listed.
     """
 
     def __init__(
-        self, evaluation: EvaluationImages, embeddings: Artifact, source: ImageSource, random: np.random.Generator
+        self,
+        evaluation: EvaluationImages,
+        embeddings: Artifact,
+        source: ImageSource,
+        random: np.random.Generator,
     ) -> None:
         """Draw from the rows of `corpus_embeddings`; `random` decides their order."""
         self.dropped = {
@@ -99,7 +118,12 @@ class Draw:
             "exact_duplicate": 0,
             **({} if source.identity == "image_sha256" else {"not_collected": 0}),
         }
-        self._evaluation, self._embeddings, self._source, self._random = evaluation, embeddings, source, random
+        self._evaluation, self._embeddings, self._source, self._random = (
+            evaluation,
+            embeddings,
+            source,
+            random,
+        )
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
         self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows, random).take
@@ -110,7 +134,8 @@ class Draw:
     def take(self, wanted: int) -> pd.DataFrame:
         """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
 
-        What must be fetched is asked for `REFILL_ROUNDS` times more at most, in place of images that are not available.
+        What must be fetched is asked for `REFILL_ROUNDS` times more at most, in place of images
+        that are not available.
         """
         parts: list[pd.DataFrame] = []
         have, rounds = 0, 0
@@ -123,7 +148,13 @@ class Draw:
         if not have:
             return pd.DataFrame()
         pairs = pd.concat(parts, ignore_index=True)
-        nothing = {"class": "", "prompt": "", "mode": "random", "similarity": np.nan, "score": np.nan}
+        nothing = {
+            "class": "",
+            "prompt": "",
+            "mode": "random",
+            "similarity": np.nan,
+            "score": np.nan,
+        }
         return pairs.assign(**nothing, rank=np.arange(have), classes=[[] for _ in range(have)])
 
     def _distinct(self) -> NDArray[np.int64]:
@@ -137,24 +168,40 @@ class Draw:
 
     def _usable(self, rows: NDArray[np.int64]) -> pd.DataFrame:
         columns = [*self._source.columns, *self._evaluation.row_columns]
-        pairs = row_metadata(self._embeddings, pd.Series(rows), columns).assign(row=rows).reset_index(drop=True)
+        pairs = (
+            row_metadata(self._embeddings, pd.Series(rows), columns)
+            .assign(row=rows)
+            .reset_index(drop=True)
+        )
         if self._evaluation.subjects:
-            pairs = self._without(pairs, "evaluation_subject", self._evaluation.shows_same_subject(pairs))
+            pairs = self._without(
+                pairs, "evaluation_subject", self._evaluation.shows_same_subject(pairs)
+            )
             rows = pairs["row"].to_numpy()
         pairs["evaluation_similarity"] = self._evaluation.similarity_of_rows(self._embeddings, rows)
-        pairs = self._without(pairs, "evaluation_image_near", pairs["evaluation_similarity"] >= self._evaluation.near)
+        pairs = self._without(
+            pairs, "evaluation_image_near", pairs["evaluation_similarity"] >= self._evaluation.near
+        )
         pairs = self._new(pairs, self._source.identity)
         fetches = self._source.identity != "image_sha256"
         if fetches:
-            fetched = {int(pair.row): str(pair.image_sha256) for pair, _ in self._source.fetch(pairs)}
+            fetched = {
+                int(pair.row): str(pair.image_sha256) for pair, _ in self._source.fetch(pairs)
+            }
             pairs = self._without(pairs, "not_collected", ~pairs["row"].isin(fetched))
             pairs["image_sha256"] = pairs["row"].map(fetched)
-        pairs = self._without(pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"]))
+        pairs = self._without(
+            pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"])
+        )
         return self._new(pairs, "image_sha256") if fetches else pairs
 
     def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:
         """Without the images that were drawn before."""
-        kept = self._without(pairs, "exact_duplicate", pairs[identity].isin(self._seen) | pairs[identity].duplicated())
+        kept = self._without(
+            pairs,
+            "exact_duplicate",
+            pairs[identity].isin(self._seen) | pairs[identity].duplicated(),
+        )
         self._seen.update(kept[identity])
         return kept
 
@@ -175,8 +222,11 @@ class RandomRows:
         """The next `count` rows, or those that are left."""
         count = min(count, self._rows - len(self._drawn))
         if 2 * (count + len(self._drawn)) > self._rows:
-            # Most tries would hit a row that was drawn; what is left is at most twice what is wanted.
-            left = np.setdiff1d(np.arange(self._rows), np.fromiter(self._drawn, np.int64, len(self._drawn)))
+            # Most tries would hit a row that was drawn; what is left is at most twice what is
+            # wanted.
+            left = np.setdiff1d(
+                np.arange(self._rows), np.fromiter(self._drawn, np.int64, len(self._drawn))
+            )
             new = self._random.permutation(left)[:count].tolist()
             self._drawn.update(new)
             return np.array(new, np.int64)

@@ -1,13 +1,15 @@
-"""Decontamination: which labelled images are kept out of training pairs, and the search for any that slipped in.
+"""Decontamination: which labelled images are kept out of training pairs, and the search for any
+that slipped in.
 
-Does not belong here: dropping pairs (`ranking`), images that are like each other (`near_duplicates`). Shapes: N rows of
-the corpus, M evaluation images, D width.
+Does not belong here: dropping pairs (`ranking`), images that are like each other
+(`near_duplicates`). Shapes: N rows of the corpus, M evaluation images, D width.
 
-By default only a domain's own set is kept out, since a model customized for one domain is not measured on another's.
-With `decontaminate: all` the sets of all domains count, by hash and by embedding, and the test images of ELEVATER's
-data sets and of detection and segmentation by hash: their files are read for it. Whatever is published later makes the
-pairs stale (`lineage`). With `same_subject: exclude`, pairs that show the very thing of an evaluation image are kept
-out too: the corpus and the manifest of the set name it in `subject`.
+By default only a domain's own set is kept out, since a model customized for one domain is not
+measured on another's. With `decontaminate: all` the sets of all domains count, by hash and by
+embedding, and the test images of ELEVATER's data sets and of detection and segmentation by hash:
+their files are read for it. Whatever is published later makes the pairs stale (`lineage`). With
+`same_subject: exclude`, pairs that show the very thing of an evaluation image are kept out too: the
+corpus and the manifest of the set name it in `subject`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import has_field, row_metadata
 from react_pipeline.indexing import nearest
-from react_pipeline.labelled import Unavailable, dense_digests, encode_images, read_dataset, read_images
+from react_pipeline.labelled import (
+    Unavailable,
+    dense_digests,
+    encode_images,
+    read_dataset,
+    read_images,
+)
 from react_pipeline.pipeline import ALL, encoder_in
 from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
@@ -42,7 +50,8 @@ class EvaluationImages:
 
     Attributes:
         sha256: Of all images.
-        vectors: Unit vectors of those that are compared, too, by the encoder that retrieves, float32 (M, D).
+        vectors: Unit vectors of those that are compared, too, by the encoder that retrieves,
+            float32 (M, D).
         near: Cosine from which a corpus image counts as one of these.
         sets: Number of images by set: a domain's slug, `elevater/<data set>`, or `dense/<set>`.
         subjects: What the images show, where a pair that shows the same is kept out; else empty.
@@ -60,19 +69,26 @@ class EvaluationImages:
         return ["subject"] if self.subjects else []
 
     def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
+        """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if
+        there are none.
+        """
         if not len(self.vectors):
             return np.full(len(vectors), np.nan, np.float32)
         similarities, _ = nearest(vectors, self.vectors, 1)
         return similarities[:, 0]
 
     def similarity_of_rows(
-        self, embeddings: Artifact, rows: NDArray[np.int64], distributor: DistributorConfig | None = None
+        self,
+        embeddings: Artifact,
+        rows: NDArray[np.int64],
+        distributor: DistributorConfig | None = None,
     ) -> NDArray[np.float32]:
         """As `similarity`, (N,), of the images of corpus rows; their vectors are read in parts."""
         if not len(self.vectors):
             return np.full(len(rows), np.nan, np.float32)
-        return values_of_rows(embeddings, rows, lambda vectors, _: self.similarity(vectors), None, distributor)
+        return values_of_rows(
+            embeddings, rows, lambda vectors, _: self.similarity(vectors), None, distributor
+        )
 
     def holds(self, sha256: pd.Series) -> pd.Series:
         """Whether each digest is an evaluation image's."""
@@ -80,12 +96,16 @@ class EvaluationImages:
 
     def shows_same_subject(self, rows: pd.DataFrame) -> pd.Series:
         """Whether each row, described by `row_columns`, shows what an evaluation image shows."""
-        return rows["subject"].isin(self.subjects) if self.subjects else pd.Series(False, rows.index)
+        return (
+            rows["subject"].isin(self.subjects) if self.subjects else pd.Series(False, rows.index)
+        )
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """How many pairs of a published set show an evaluation image: byte for byte, (others) nearly, or its subject."""
+    """How many pairs of a published set show an evaluation image: byte for byte, (others) nearly,
+    or its subject.
+    """
 
     same: int
     near: int
@@ -93,7 +113,9 @@ class Leaks:
     subject: int = 0
 
 
-def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip | None) -> EvaluationImages:
+def kept_out(
+    project: Project, slug: str, own: Artifact, scope: str, clip: Clip | None
+) -> EvaluationImages:
     """The images that a domain must not be trained on.
 
     Args:
@@ -102,7 +124,8 @@ def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip 
         clip: The encoder that retrieves; None: images are only kept out by hash.
 
     Raises:
-        InputError: If a listed image is gone or has changed, or subjects are to be excluded and no set names them.
+        InputError: If a listed image is gone or has changed, or subjects are to be excluded and no
+            set names them.
     """
     images, digests = {slug: read_images(own, project.domain(slug))}, dict[str, frozenset[str]]()
     if scope == "all":
@@ -111,16 +134,18 @@ def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip 
         digests = benchmark_digests(project, slug)
     subjects = frozenset[str]()
     if project.retrieval(slug).same_subject == "exclude":
-        subjects = subjects.union(*(table["subject"] for table in images.values() if "subject" in table)) - {""}
+        subjects = subjects.union(
+            *(table["subject"] for table in images.values() if "subject" in table)
+        ) - {""}
         if "subject" not in images[slug] or not subjects:
             raise InputError(
-                f"{slug}: `retrieval.same_subject: exclude` needs an evaluation set whose manifest has a column "
-                "`subject`; add the column, or write `same_subject: keep`"
+                f"{slug}: `retrieval.same_subject: exclude` needs an evaluation set whose manifest "
+                "has a column `subject`; add the column, or write `same_subject: keep`"
             )
     vectors = [np.empty((0, 0), np.float32)]
     if clip is not None:
-        # With the model's own preprocessing, as the corpus: where an evaluation prepares its images otherwise
-        # (`kitti-distance`), a copy in the corpus would not be near.
+        # With the model's own preprocessing, as the corpus: where an evaluation prepares its images
+        # otherwise (`kitti-distance`), a copy in the corpus would not be near.
         vectors = [encode_images(project.config, clip, table) for table in images.values()]
     return EvaluationImages(
         frozenset[str]().union(*(table["sha256"] for table in images.values()), *digests.values()),
@@ -139,14 +164,21 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
     """
     if evaluation.subjects and not has_field(embeddings, "subject"):
         raise InputError(
-            "`retrieval.same_subject: exclude` needs a corpus whose pairs have `subject` in their JSON; none has it"
+            "`retrieval.same_subject: exclude` needs a corpus whose pairs have `subject` in their "
+            "JSON; none has it"
         )
 
 
 def benchmark_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
-    """SHA-256 of the files that the benchmark and detection and segmentation measure on, by group and data set."""
+    """SHA-256 of the files that the benchmark and detection and segmentation measure on, by group
+    and data set.
+    """
     groups = {"elevater": elevater_digests(project), "dense": dense_digests(project, slug)}
-    return {f"{group}/{name}": digests for group, sets in groups.items() for name, digests in sets.items()}
+    return {
+        f"{group}/{name}": digests
+        for group, sets in groups.items()
+        for name, digests in sets.items()
+    }
 
 
 def elevater_digests(project: Project) -> dict[str, frozenset[str]]:
@@ -161,28 +193,41 @@ def elevater_digests(project: Project) -> dict[str, frozenset[str]]:
         except Unavailable:
             continue
         with ThreadPoolExecutor(4) as pool:
-            read = pool.map(lambda position, images=images: hashlib.sha256(images.read(position)), range(len(images)))
+            read = pool.map(
+                lambda position, images=images: hashlib.sha256(images.read(position)),
+                range(len(images)),
+            )
             digests[name] = frozenset(digest.hexdigest() for digest in read)
     return digests
 
 
 def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
-    """Look for evaluation images in a published retrieved or control set, independent of what retrieval recorded.
+    """Look for evaluation images in a published retrieved or control set, independent of what
+    retrieval recorded.
 
-    The images in the training shards are hashed again; the vectors are those of `corpus_embeddings`, compared with
-    evaluation images that are encoded again.
+    The images in the training shards are hashed again; the vectors are those of
+    `corpus_embeddings`, compared with evaluation images that are encoded again.
 
     Raises:
         MissingArtifact: If the set, or what it was made from, is not there.
         CorruptArtifact: If the set cannot be read.
     """
-    artifact, own = project.store.current(stage, slug), project.store.current("evaluation_set", slug)
+    artifact, own = (
+        project.store.current(stage, slug),
+        project.store.current("evaluation_set", slug),
+    )
     config = artifact.manifest["config"]
-    scope, near = "all" if "evaluation_sets" in config else "own", float(config["near_duplicate_similarity"])
+    scope, near = (
+        "all" if "evaluation_sets" in config else "own",
+        float(config["near_duplicate_similarity"]),
+    )
     read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in CollectedPairs(artifact)]
     pairs = pd.DataFrame(read, columns=["row", "sha256"])
-    # Where a download made images smaller, the recorded digest is that of the file as it was on the web.
-    recorded = pd.read_parquet(artifact.file("pairs.parquet"), columns=["row", "image_sha256"]).set_index("row")
+    # Where a download made images smaller, the recorded digest is that of the file as it was on the
+    # web.
+    recorded = pd.read_parquet(
+        artifact.file("pairs.parquet"), columns=["row", "image_sha256"]
+    ).set_index("row")
     pairs["on_the_web"] = pairs["row"].map(recorded["image_sha256"])
     embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
     clip, similarity = None, np.full(len(pairs), np.nan, np.float32)
@@ -194,7 +239,9 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         clip = loaded_base(checkpoint.path, choose_device(project.config.device))
     images = kept_out(project, slug, own, scope, clip)
     if clip is not None:
-        similarity = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
+        similarity = images.similarity_of_rows(
+            embeddings, pairs["row"].to_numpy(), project.config.distributor
+        )
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     described = row_metadata(embeddings, pairs["row"], images.row_columns)
     by_subject = images.shows_same_subject(described).to_numpy()

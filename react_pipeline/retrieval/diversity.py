@@ -2,9 +2,10 @@
 
 That is the order of `choose: diverse`. Shapes: N candidates of a class, D width.
 
-One objective rewards both fit and difference, as in COBRA (arXiv 2412.17684): each candidate counts with its place in
-the order, times its cosine with the chosen image that is most like it (facility location). Of images that are alike one
-covers the others, so the next choice is another kind of image.
+One objective rewards both fit and difference, as in COBRA (arXiv 2412.17684): each candidate counts
+with its place in the order, times its cosine with the chosen image that is most like it (facility
+location). Of images that are alike one covers the others, so the next choice is another kind of
+image.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _POOL = 4
 def diverse_order(
     candidates: pd.DataFrame, vectors: Callable[[pd.Series], NDArray[np.float32]], cap: int
 ) -> pd.DataFrame:
-    """The candidates, those of each class in the order in which they add most; classes keep their places.
+    """The candidates, those of each class in the order in which they add most; classes keep their
+    places.
 
     Args:
         candidates: The best first: columns class_id, row, dropped.
@@ -39,7 +41,9 @@ def diverse_order(
 
 
 def _by_gain(cosines: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
-    """Positions (N,) of candidates with these cosines (N, N): those wanted, the best first, then the others."""
+    """Positions (N,) of candidates with these cosines (N, N): those wanted, the best first, then
+    the others.
+    """
     count = len(cosines)
     weights, covered = 1 - np.arange(count) / count, np.zeros(count)
     chosen: list[int] = []

@@ -1,11 +1,13 @@
-"""Examination: what only looking at a chosen pair shows, and choosing again until nothing new is found.
+"""Examination: what only looking at a chosen pair shows, and choosing again until nothing new is
+found.
 
 Does not belong here: the rules of choosing (`ranking`), getting images (`corpus`).
 
-Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Where images must
-be fetched, or looked at for text, each round chooses with all that is known, fetches what is new among the chosen, and
-ends when there is nothing new. A class that still lacks pairs asks for twice as many, in the next round for four times
-as many, so that rounds are few; after `REFILL_ROUNDS` further rounds only pairs that were fetched are chosen.
+Only pairs that would be kept are looked at, so the cost follows what is kept and not what was
+found. Where images must be fetched, or looked at for text, each round chooses with all that is
+known, fetches what is new among the chosen, and ends when there is nothing new. A class that still
+lacks pairs asks for twice as many, in the next round for four times as many, so that rounds are
+few; after `REFILL_ROUNDS` further rounds only pairs that were fetched are chosen.
 """
 
 from collections import Counter
@@ -26,7 +28,8 @@ from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
 
 REFILL_ROUNDS = 3
-"""How often the next best pairs are fetched in place of chosen ones whose image is not available."""
+"""How often the next best pairs are fetched in place of chosen ones whose image is not available.
+"""
 
 
 class Examination:
@@ -36,17 +39,22 @@ class Examination:
         sha256: Digest of each fetched image, by row.
         text_fraction: How much of it is printed text, by row; filled only where that is looked for.
         failed: Rows that are not available, with the reason.
-        near: Near duplicates among the rows that would be taken; None where they are not looked for.
+        near: Near duplicates among the rows that would be taken; None where they are not looked
+            for.
     """
 
-    def __init__(self, source: ImageSource, embeddings: Artifact, settings: RetrievalConfig, max_pixels: int) -> None:
+    def __init__(
+        self, source: ImageSource, embeddings: Artifact, settings: RetrievalConfig, max_pixels: int
+    ) -> None:
         """Start with nothing known; `max_pixels` is the corpus' cap for decoding."""
         self.sha256: dict[int, str] = {}
         self.text_fraction: dict[int, float] = {}
         self.failed: dict[int, str] = {}
         self.near: NearDuplicates | None = None
         if settings.duplicate_similarity <= 1:
-            self.near = NearDuplicates(partial(vectors_of, embeddings, "image"), settings.duplicate_similarity)
+            self.near = NearDuplicates(
+                partial(vectors_of, embeddings, "image"), settings.duplicate_similarity
+            )
         self.rounds = 0
         self._source, self._embeddings, self._settings = source, embeddings, settings
         self._max_pixels = max_pixels
@@ -54,7 +62,9 @@ class Examination:
         self._seen: set[int] = set()
 
     def choose(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
-        """Fill `dropped` of the candidates (`ranking.mark_drops`) with what is learned from the chosen images."""
+        """Fill `dropped` of the candidates (`ranking.mark_drops`) with what is learned from the
+        chosen images.
+        """
         if self._source.identity == "url":
             # No round of fetching is spent on what cannot be fetched.
             refused = [plain_url(url) is None for url in candidates["url"]]
@@ -76,10 +86,15 @@ class Examination:
         """What is worth recording: rounds of fetching, and why images were not available."""
         if not self.rounds:
             return {}
-        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(Counter(self.failed.values()).items()))}
+        return {
+            "fetch_rounds": self.rounds,
+            "not_collected": dict(sorted(Counter(self.failed.values()).items())),
+        }
 
     def _to_fetch(self, candidates: pd.DataFrame) -> list[int]:
-        """Rows that were chosen and not asked for yet, and from the second round on more of the classes they are of."""
+        """Rows that were chosen and not asked for yet, and from the second round on more of the
+        classes they are of.
+        """
         unseen = candidates[~candidates["row"].isin(self._seen)]
         chosen = unseen[unseen["dropped"] == ""]
         spare = unseen[unseen["dropped"] == "cap"].drop_duplicates(self._source.identity)
@@ -89,7 +104,9 @@ class Examination:
 
     def _fetch(self, rows: NDArray[np.int64]) -> None:
         self.rounds += 1
-        located = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(row=rows)
+        located = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(
+            row=rows
+        )
         for pair, image in self._source.fetch(located):
             row = int(pair.row)
             try:
@@ -107,4 +124,6 @@ class Examination:
         known = candidates["row"].map(self.sha256)
         candidates["image_sha256"] = known.where(known.notna(), candidates["image_sha256"])
         if self._settings.max_text_fraction is not None:
-            candidates["text_fraction"] = candidates["row"].map(self.text_fraction).astype("float64")
+            candidates["text_fraction"] = (
+                candidates["row"].map(self.text_fraction).astype("float64")
+            )

@@ -2,9 +2,10 @@
 
 Does not belong here: searching (`candidates`), what is dropped later on (`ranking`).
 
-Similarities of T2T, T2I and I2I are on different scales and are never compared with one another. `preference` goes by
-the order of the modes, `rrf` by ranks (reciprocal rank fusion, Cormack et al. 2009: a pair scores 1 / (60 + rank) in
-each mode that finds it), `filter` by one likeness for all pairs, whichever mode found them.
+Similarities of T2T, T2I and I2I are on different scales and are never compared with one another.
+`preference` goes by the order of the modes, `rrf` by ranks (reciprocal rank fusion, Cormack et al.
+2009: a pair scores 1 / (60 + rank) in each mode that finds it), `filter` by one likeness for all
+pairs, whichever mode found them.
 """
 
 from typing import Any
@@ -21,16 +22,17 @@ RRF_CONSTANT = 60
 def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """The best hit of each class and row, the best of all first.
 
-    A hit above its mode's floor goes before one below it, then the modes' order decides, then similarity, then rank,
-    then the order of classes and rows, so that the order of equal hits is always the same. With `rrf` the score
-    decides before all these but the floor.
+    A hit above its mode's floor goes before one below it, then the modes' order decides, then
+    similarity, then rank, then the order of classes and rows, so that the order of equal hits is
+    always the same. With `rrf` the score decides before all these but the floor.
 
     Args:
         hits: Columns query, class_id, mode, row, similarity, rank, and any others.
         settings: Gives the modes, their floors, and the fusion.
 
     Returns:
-        The same columns, with `dropped` ("" or `below_similarity`) and `score` (NaN where the fusion has none, or has
+        The same columns, with `dropped` ("" or `below_similarity`) and `score` (NaN where the
+        fusion has none, or has
         none yet).
     """
     below = _is_below_floor(hits, settings)
@@ -43,8 +45,11 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     return best
 
 
-def apply_filter(candidates: pd.DataFrame, likeness: NDArray[np.float32], settings: RetrievalConfig) -> pd.DataFrame:
-    """The candidates by how like each one's image is to its class; those under the floor are dropped.
+def apply_filter(
+    candidates: pd.DataFrame, likeness: NDArray[np.float32], settings: RetrievalConfig
+) -> pd.DataFrame:
+    """The candidates by how like each one's image is to its class; those under the floor are
+    dropped.
 
     Args:
         candidates: Of `best_hits`.
@@ -56,22 +61,38 @@ def apply_filter(candidates: pd.DataFrame, likeness: NDArray[np.float32], settin
     """
     floor = settings.min_similarity.get("filter", -np.inf)
     fails = (candidates["dropped"] == "") & (likeness < floor)
-    filtered = candidates.assign(score=likeness, dropped=candidates["dropped"].mask(fails, "below_filter"))
+    filtered = candidates.assign(
+        score=likeness, dropped=candidates["dropped"].mask(fails, "below_filter")
+    )
     return in_order(filtered, settings)
 
 
 def in_order(candidates: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """Candidates of several calls of `best_hits`, put into one order."""
-    order = np.lexsort(_keys(candidates, candidates["dropped"] != "", settings, candidates["score"]))
+    order = np.lexsort(
+        _keys(candidates, candidates["dropped"] != "", settings, candidates["score"])
+    )
     return candidates.iloc[order].reset_index(drop=True)
 
 
 def _keys(
     hits: pd.DataFrame, below: pd.Series, settings: RetrievalConfig, score: pd.Series | None = None
 ) -> tuple[Any, ...]:
-    preference = hits["mode"].map({name: position for position, name in enumerate(settings.modes)}).astype("int8")
-    # numpy's sort takes its last key first; pandas' sort by several columns took twice as long on 8 million hits.
-    keys = [hits["query"], hits["row"], hits["class_id"], hits["rank"], -hits["similarity"], preference]
+    preference = (
+        hits["mode"]
+        .map({name: position for position, name in enumerate(settings.modes)})
+        .astype("int8")
+    )
+    # numpy's sort takes its last key first; pandas' sort by several columns took twice as long on 8
+    # million hits.
+    keys = [
+        hits["query"],
+        hits["row"],
+        hits["class_id"],
+        hits["rank"],
+        -hits["similarity"],
+        preference,
+    ]
     if score is not None and settings.fusion != "preference":
         keys.append(-score)
     return tuple(key.to_numpy() for key in [*keys, below])
@@ -83,7 +104,9 @@ def _is_below_floor(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.Series:
 
 
 def _reciprocal_ranks(hits: pd.DataFrame, best: pd.DataFrame) -> NDArray[np.float64]:
-    """The sum over modes of 1 / (60 + rank), for each of `best`; a class's pairs of one mode rank by similarity."""
+    """The sum over modes of 1 / (60 + rank), for each of `best`; a class's pairs of one mode rank
+    by similarity.
+    """
     keys = [hits["query"], hits["row"], hits["rank"], -hits["similarity"], hits["class_id"]]
     ordered = hits.iloc[np.lexsort(tuple(key.to_numpy() for key in keys))]
     first = ordered[~ordered[["class_id", "mode", "row"]].duplicated()]

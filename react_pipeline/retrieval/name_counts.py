@@ -1,7 +1,7 @@
 """Names in captions: how many captions of the corpus say each name and synonym of a domain.
 
-Names are counted since a model knows a class best by the one that captions use most (REAL, Parashar et al. 2024, arXiv
-2401.12425).
+Names are counted since a model knows a class best by the one that captions use most (REAL, Parashar
+et al. 2024, arXiv 2401.12425).
 """
 
 from functools import partial
@@ -26,27 +26,47 @@ _BATCH_ROWS, _TASK_ROWS = 65_536, 1_000_000
 def domain_names(project: Project, slug: str) -> pd.DataFrame:
     """The counts of a domain's names, as `count_names`: of its retrieved set, or else counted now.
 
-    Those of a retrieved set hold for the same captions and names; which name comes first does not matter.
+    Those of a retrieved set hold for the same captions and names; which name comes first does not
+    matter.
     """
     domain, embeddings = project.domain(slug), fresh(project, "corpus_embeddings")
-    kept = project.store.current("retrieved_set", slug) if project.store.has("retrieved_set", slug) else None
-    if kept and kept.parents["corpus_embeddings"] == embeddings.fingerprint and NAMES in kept.manifest["files"]:
-        names, known = _names_of(domain), pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"]
+    kept = (
+        project.store.current("retrieved_set", slug)
+        if project.store.has("retrieved_set", slug)
+        else None
+    )
+    if (
+        kept
+        and kept.parents["corpus_embeddings"] == embeddings.fingerprint
+        and NAMES in kept.manifest["files"]
+    ):
+        names, known = (
+            _names_of(domain),
+            pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"],
+        )
         wanted = list(zip(names["class_id"], names["name"], strict=True))
         if set(wanted) == set(known.index):
             return names.assign(captions=known[wanted].to_numpy())
     return count_names(domain, embeddings, project.config.distributor)
 
 
-def count_names(domain: DomainConfig, embeddings: Artifact, distributor: DistributorConfig) -> pd.DataFrame:
+def count_names(
+    domain: DomainConfig, embeddings: Artifact, distributor: DistributorConfig
+) -> pd.DataFrame:
     """Count all names of a domain in one scan of the captions, here or on a cluster.
 
     Returns:
-        Columns class_id, class (its label), name, captions (how many say it); a row a name, the first name first.
+        Columns class_id, class (its label), name, captions (how many say it); a row a name, the
+        first name first.
     """
     names, rows = _names_of(domain), int(embeddings.counts["rows"])
     items = [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
-    counts = spread(partial(_count_rows, embeddings, names["name"].tolist()), items, distributor, "counting names")
+    counts = spread(
+        partial(_count_rows, embeddings, names["name"].tolist()),
+        items,
+        distributor,
+        "counting names",
+    )
     return names.assign(captions=np.sum(counts, axis=0, dtype=np.int64) if counts else 0)
 
 
@@ -63,7 +83,9 @@ def _count_rows(embeddings: Artifact, names: list[str], rows: tuple[int, int]) -
 
 
 def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
-    """The captions of rows from the first number up to, not including, the second; some may be null."""
+    """The captions of rows from the first number up to, not including, the second; some may be
+    null.
+    """
     found = row_metadata(embeddings, np.arange(*rows), ["caption"], arrow=True)
     captions = pa.Table.from_pandas(found, preserve_index=False)["caption"].cast(pa.string())
     return pa.concat_arrays(captions.chunks) if captions.num_chunks else pa.array([], pa.string())
@@ -72,10 +94,13 @@ def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
 def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
     """How many captions, of which some may be null, say each of N names (N,).
 
-    A name is said where its words follow one another; case and punctuation do not matter. Within a longer one of the
-    names it is not: "a tiger shark" says neither `tiger` nor `shark`.
+    A name is said where its words follow one another; case and punctuation do not matter. Within a
+    longer one of the names it is not: "a tiger shark" says neither `tiger` nor `shark`.
     """
-    split = [[word for word in words if word] for words in words_of(pa.array(names, pa.string())).to_pylist()]
+    split = [
+        [word for word in words if word]
+        for words in words_of(pa.array(names, pa.string())).to_pylist()
+    ]
     texts = pa.array([" ".join(words) for words in split], pa.string())
     firsts = pa.array([words[0] for words in split if words], pa.string())
     words = words_of(captions)
@@ -85,7 +110,9 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
     for length in sorted({len(words) for words in split} - {0}):
         starts = starts[starts + length <= len(words)]
         starts = starts[rows[starts] == rows[starts + length - 1]]
-        runs = pc.binary_join_element_wise(*(words.take(starts + place) for place in range(length)), " ")
+        runs = pc.binary_join_element_wise(
+            *(words.take(starts + place) for place in range(length)), " "
+        )
         name = pc.fill_null(pc.index_in(runs, texts), -1).to_numpy()
         said.append(np.stack([starts, starts + length, name])[:, name >= 0])
     found = np.concatenate(said, axis=1)
@@ -97,5 +124,9 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
 
 
 def words_of(texts: pa.Array) -> pa.ListArray:
-    """The words of each text in lower case, with empty ones where it begins or ends with something else."""
-    return pc.split_pattern_regex(pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+")
+    """The words of each text in lower case, with empty ones where it begins or ends with something
+    else.
+    """
+    return pc.split_pattern_regex(
+        pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+"
+    )

@@ -1,10 +1,10 @@
 """Ranking: of a list of candidates, each one is kept or dropped for one reason.
 
-Does not belong here: the order of the candidates (`fusion`), which images are alike (`near_duplicates`), what is
-learned of images that are fetched (`examination`).
+Does not belong here: the order of the candidates (`fusion`), which images are alike
+(`near_duplicates`), what is learned of images that are fetched (`examination`).
 
-A candidate is a class and a row of the corpus; a row that several classes want is kept once, for one of them, and the
-pair lists all of them (`classes_of`).
+A candidate is a class and a row of the corpus; a row that several classes want is kept once, for
+one of them, and the pair lists all of them (`classes_of`).
 """
 
 import heapq
@@ -35,18 +35,29 @@ DROP_REASONS: Mapping[str, str] = {
     "cap": "its class has `max_per_class` better pairs",
     "total": "given up for `max_pairs`",
 }
-"""Why a row is not kept, in the order in which it is tried; each row is counted once, for the class it fits best.
+"""Why a row is not kept, in the order in which it is tried; each row is counted once, for the class
+it fits best.
 
-Near duplicates are the exception to the order: what is left when a class has enough is `cap` and not looked at.
+Near duplicates are the exception to the order: what is left when a class has enough is `cap` and
+not looked at.
 """
 
 _OF_CHOICE = ("exact_duplicate", "near_duplicate", "cap")
 
 SHARED = "several_classes"
-"""Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
+"""Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair
+names both.
+"""
 
 _OUTCOMES = ("", *DROP_REASONS, SHARED)
-_LOOKED_AT = ("similarity", "image_sha256", "url", "subject", "evaluation_similarity", "text_fraction")
+_LOOKED_AT = (
+    "similarity",
+    "image_sha256",
+    "url",
+    "subject",
+    "evaluation_similarity",
+    "text_fraction",
+)
 
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""
@@ -62,18 +73,20 @@ def mark_drops(
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
 
-    A row wanted by several classes counts for the class that holds its best hit (equal ones take turns), or with
-    `balance: even` for the one that has fewest pairs. Rows are taken one after the other, the best first (`even`: the
-    class with fewest pairs takes its best), until each class has enough; one is dropped as a duplicate only if an image
-    of its URL, of its bytes, or one that looks like it was taken before, for whichever class.
+    A row wanted by several classes counts for the class that holds its best hit (equal ones take
+    turns), or with `balance: even` for the one that has fewest pairs. Rows are taken one after the
+    other, the best first (`even`: the class with fewest pairs takes its best), until each class has
+    enough; one is dropped as a duplicate only if an image of its URL, of its bytes, or one that
+    looks like it was taken before, for whichever class.
 
     Args:
-        candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is not known yet),
-            evaluation_similarity, dropped (of `fusion`; other reasons are found again); `url` and `text_fraction` count
-            where they are there.
+        candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is
+            not known yet), evaluation_similarity, dropped (of `fusion`; other reasons are found
+            again); `url` and `text_fraction` count where they are there.
         evaluation: What must be kept out.
         failed: Rows whose image is not available.
-        near: Finds near duplicates among the rows taken so far. None: near duplicates are not looked for.
+        near: Finds near duplicates among the rows taken so far. None: near duplicates are not
+            looked for.
     """
     alive = ~candidates["dropped"].isin(("below_similarity", "below_filter")).to_numpy()
     looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
@@ -103,7 +116,9 @@ def mark_drops(
     numbers = pd.Index(best["row"])
     for reason, rows in {**lost, SHARED: wanted.loc[chosen, "row"]}.items():
         outcomes[numbers.get_indexer(rows)] = _OUTCOMES.index(reason)
-    decided = pd.Series(np.where(again, _OUTCOMES.index(SHARED), outcomes[number]), index=wanted.index)
+    decided = pd.Series(
+        np.where(again, _OUTCOMES.index(SHARED), outcomes[number]), index=wanted.index
+    )
     decided.loc[chosen] = 0
     # One object a reason, to which all rows point.
     candidates.loc[alive, "dropped"] = np.array(_OUTCOMES, object)[decided]
@@ -116,17 +131,23 @@ def of_kept_rows(candidates: pd.DataFrame) -> pd.Series:
 
 
 def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Series:
-    """For each kept row all the classes that want it, its own first, then by fit; a list of names, indexed by row."""
+    """For each kept row all the classes that want it, its own first, then by fit; a list of names,
+    indexed by row.
+    """
     wanted = candidates[of_kept_rows(candidates)]
     wanted = wanted.assign(kept=wanted["dropped"] != "").sort_values("kept", kind="stable")
-    names = pd.Series(np.asarray(class_names, object)[wanted["class_id"]], index=wanted["row"].to_numpy())
+    names = pd.Series(
+        np.asarray(class_names, object)[wanted["class_id"]], index=wanted["row"].to_numpy()
+    )
     return names.groupby(level=0, sort=False).agg(list)
 
 
 def _reasons_of_rows(
     best: pd.DataFrame, evaluation: EvaluationImages, settings: RetrievalConfig, failed: Set[int]
 ) -> NDArray[np.int8]:
-    """What is wrong with each row whatever else is chosen, as a position in `_OUTCOMES`; 0 if nothing."""
+    """What is wrong with each row whatever else is chosen, as a position in `_OUTCOMES`; 0 if
+    nothing.
+    """
     reasons = np.zeros(len(best), np.int8)
 
     def drop(reason: str, wrong: pd.Series) -> None:
@@ -143,14 +164,20 @@ def _reasons_of_rows(
 
 
 def _in_turns(first: pd.DataFrame, as_good: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that several classes want equally, as classes of one name do, every other one is for the last of them."""
+    """Of rows that several classes want equally, as classes of one name do, every other one is for
+    the last of them.
+    """
     every_other = pd.factorize(as_good["row"])[0] % 2 == 1
-    others = as_good[every_other & as_good["row"].isin(first["row"])].drop_duplicates("row", keep="last")
+    others = as_good[every_other & as_good["row"].isin(first["row"])].drop_duplicates(
+        "row", keep="last"
+    )
     return pd.concat([first[~first["row"].isin(others["row"])], others]).sort_index()
 
 
 def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:
-    """What each row that shares its URL or its bytes with another one shares; rows that share nothing are left out."""
+    """What each row that shares its URL or its bytes with another one shares; rows that share
+    nothing are left out.
+    """
     twins: dict[int, list[Hashable]] = {}
     for identity in [name for name in ("url", "image_sha256") if name in first]:
         values = first[identity]
@@ -162,7 +189,9 @@ def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:
 
 @dataclass
 class _Queue:
-    """The rows that a class wants, best first, their positions in the table, and how far the class has got."""
+    """The rows that a class wants, best first, their positions in the table, and how far the class
+    has got.
+    """
 
     positions: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -173,7 +202,9 @@ class _Queue:
     _multiple: int = 1
 
     def ahead(self, missing: int, is_open: Callable[[int], bool]) -> list[int]:
-        """The next rows, as many as are missing; twice as many, and twice again, while few of the last were taken."""
+        """The next rows, as many as are missing; twice as many, and twice again, while few of the
+        last were taken.
+        """
         if 2 * (self.kept - self._kept_before) < self._looked:
             self._multiple *= 2
         self._looked = min(self._multiple * min(missing, FIRST_LOOK_ROWS), BLOCK_ROWS)
@@ -231,7 +262,10 @@ class _Choice:
 
 def _queues(wanted: pd.DataFrame) -> dict[int, _Queue]:
     groups = wanted.groupby("class_id", sort=True)
-    return {int(name): _Queue(of_class.index.to_numpy(), of_class["row"].to_numpy()) for name, of_class in groups}
+    return {
+        int(name): _Queue(of_class.index.to_numpy(), of_class["row"].to_numpy())
+        for name, of_class in groups
+    }
 
 
 def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:
@@ -245,13 +279,17 @@ def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[st
 def _best_first_but_twins(
     first: pd.DataFrame, cap: int, twins: dict[int, list[Hashable]]
 ) -> tuple[pd.Index, dict[str, Any]]:
-    """As `_best_first` where images are not compared: only rows that share something are looked at one by one."""
+    """As `_best_first` where images are not compared: only rows that share something are looked at
+    one by one.
+    """
     place = first.groupby("class_id").cumcount().to_numpy()
     rows, class_ids = first["row"].to_numpy(), first["class_id"].to_numpy()
     repeats = np.zeros(len(first), bool)
     used: set[Hashable] = set()
     passed_over: Counter[int] = Counter()
-    for position in np.flatnonzero(np.isin(rows, np.fromiter(twins, np.int64, len(twins)))).tolist():
+    for position in np.flatnonzero(
+        np.isin(rows, np.fromiter(twins, np.int64, len(twins)))
+    ).tolist():
         shared, class_id = twins[int(rows[position])], int(class_ids[position])
         if not used.isdisjoint(shared):
             repeats[position] = True
@@ -264,7 +302,9 @@ def _best_first_but_twins(
 
 
 def _fewest_first(usable: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:
-    """The class with fewest pairs takes its best row that is free, again and again; equal ones in their order."""
+    """The class with fewest pairs takes its best row that is free, again and again; equal ones in
+    their order.
+    """
     queues = _queues(usable)
     waiting = [(0, class_id) for class_id in queues]
     decided: set[int] = set()

@@ -1,12 +1,14 @@
 """Rendered text: how much of a picture is printed words, such as a caption in the image itself.
 
-Does not belong here: dropping pairs by it (`ranking`). A pair whose caption is printed in its image teaches a model to
-read and not to see (T-MARS, arXiv 2307.03132); its text detector is a trained network, which is not used here.
+Does not belong here: dropping pairs by it (`ranking`). A pair whose caption is printed in its image
+teaches a model to read and not to see (T-MARS, arXiv 2307.03132); its text detector is a trained
+network, which is not used here.
 
-The measure looks for lines of glyphs and reads nothing: thin strokes that are darker or brighter than what is around
-them are cut out (grey-scale opening and closing), connected strokes of a letter's shape are glyphs, and `MIN_GLYPHS` of
-like height on one level, close to each other, are a line. `benchmarks/rendered_text.py` measures how often that is
-right; docs/retrieval.md says where it fails.
+The measure looks for lines of glyphs and reads nothing: thin strokes that are darker or brighter
+than what is around them are cut out (grey-scale opening and closing), connected strokes of a
+letter's shape are glyphs, and `MIN_GLYPHS` of like height on one level, close to each other, are a
+line. `benchmarks/rendered_text.py` measures how often that is right; docs/retrieval.md says where
+it fails.
 """
 
 import numpy as np
@@ -15,7 +17,9 @@ from PIL import Image
 from scipy import ndimage  # type: ignore[import-untyped]
 
 SIDES_PIXELS = (448, 224)
-"""Longest sides at which an image is looked at: small print shows in the first, large letters in the second."""
+"""Longest sides at which an image is looked at: small print shows in the first, large letters in
+the second.
+"""
 STROKE_PIXELS = 9
 """Widest stroke that counts as thin."""
 MIN_CONTRAST = 48
@@ -64,17 +68,25 @@ def _strokes(grey: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.boo
     return dark > MIN_CONTRAST, bright > MIN_CONTRAST
 
 
-def _glyphs(strokes: NDArray[np.bool_], grey: NDArray[np.uint8]) -> tuple[Boxes, NDArray[np.float64]]:
-    """Boxes of the connected parts that have the size and shape of a letter, and their mean grey (N,)."""
+def _glyphs(
+    strokes: NDArray[np.bool_], grey: NDArray[np.uint8]
+) -> tuple[Boxes, NDArray[np.float64]]:
+    """Boxes of the connected parts that have the size and shape of a letter, and their mean grey
+    (N,).
+    """
     labels, count = ndimage.label(strokes, structure=np.ones((3, 3), int))
     if not count:
         return np.zeros((0, 4)), np.zeros(0)
     parts = ndimage.find_objects(labels)
-    boxes = np.array([[rows.start, columns.start, rows.stop, columns.stop] for rows, columns in parts])
+    boxes = np.array(
+        [[rows.start, columns.start, rows.stop, columns.stop] for rows, columns in parts]
+    )
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     pixels = np.bincount(labels.ravel())[1:]
     fill, tone = pixels / (height * width), np.bincount(labels.ravel(), grey.ravel())[1:] / pixels
-    shaped = (height >= _HEIGHTS[0]) & (height <= _HEIGHTS[1]) & (width <= _MAX_WIDTH_TO_HEIGHT * height)
+    shaped = (
+        (height >= _HEIGHTS[0]) & (height <= _HEIGHTS[1]) & (width <= _MAX_WIDTH_TO_HEIGHT * height)
+    )
     shaped &= (fill >= _MIN_FILL) & (fill <= _MAX_FILL)
     return boxes[shaped].astype(np.float64), tone[shaped]
 
@@ -95,7 +107,12 @@ def _lines(glyphs: Boxes, tone: NDArray[np.float64]) -> Boxes:
             alike = taller <= _MAX_HEIGHT_RATIO * min(height, last_height)
             beside = abs(level - (last_top + last_bottom) / 2) <= _MAX_LEVEL_DIFFERENCE * taller
             alike &= abs(tone[number] - tone[last]) <= MAX_TONE_DIFFERENCE
-            if alike and beside and -0.5 * taller <= gap <= _MAX_GAP * taller and abs(gap) < nearest:
+            if (
+                alike
+                and beside
+                and -0.5 * taller <= gap <= _MAX_GAP * taller
+                and abs(gap) < nearest
+            ):
                 fitting, nearest = line, abs(gap)
         if fitting < 0:
             lines.append([])

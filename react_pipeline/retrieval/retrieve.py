@@ -1,10 +1,12 @@
 """Retrieval: which pairs of the corpus a domain is customized on.
 
-The steps are in `seeds`, `candidates`, `fusion`, `ranking`, `examination`, `class_report` and `chosen_pairs`.
+The steps are in `seeds`, `candidates`, `fusion`, `ranking`, `examination`, `class_report` and
+`chosen_pairs`.
 
-Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its own, k counts per
-prompt, T2T searches captions and T2I images. Added to it: I2I from seed images, fusion of the modes, no duplicates and
-no near duplicates, no evaluation images, a cap, balance, a similarity floor, all classes of a pair, and a report.
+Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its
+own, k counts per prompt, T2T searches captions and T2I images. Added to it: I2I from seed images,
+fusion of the modes, no duplicates and no near duplicates, no evaluation images, a cap, balance, a
+similarity floor, all classes of a pair, and a report.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
-from react_pipeline.retrieval.chosen_pairs import FETCHED, SEARCHED, resumable, sheets_of, write_pairs
+from react_pipeline.retrieval.chosen_pairs import (
+    FETCHED,
+    SEARCHED,
+    resumable,
+    sheets_of,
+    write_pairs,
+)
 from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
 from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
@@ -38,20 +46,24 @@ from react_pipeline.store import Artifact, RetrievalError
 
 
 def retrieve_pairs(project: Project, slug: str) -> Artifact:
-    """Publish the pairs of the corpus that a domain's class names find, collected into training shards.
+    """Publish the pairs of the corpus that a domain's class names find, collected into training
+    shards.
 
-    Starving classes are recorded in the counts (`starving`, `starving_fraction`), not refused here: the blocking check
-    and `customize` refuse to train on too many of them.
+    Starving classes are recorded in the counts (`starving`, `starving_fraction`), not refused here:
+    the blocking check and `customize` refuse to train on too many of them.
 
-    Files: `pairs.parquet`, `shards/`, `finished.json`, `contact_sheet.png` (`contact_sheet_2.png` and so on for further
-    classes), and the report: `classes.parquet` (per class: prompts, seeds, candidates, kept, pairs kept for another
-    class, one column a reason of dropping, shortfall of the search, captions that say each name), `names.parquet` (of
-    `count_names`), `similarity.parquet`, `similarity.png`, `report.md`. In `pairs.parquet`, `class` is the class that a
-    pair counts for, `classes` all that want it; `score` is what the fusion went by; `evaluation_similarity` is the
-    cosine of an image with the nearest evaluation image, NaN without any.
+    Files: `pairs.parquet`, `shards/`, `finished.json`, `contact_sheet.png` (`contact_sheet_2.png`
+    and so on for further classes), and the report: `classes.parquet` (per class: prompts, seeds,
+    candidates, kept, pairs kept for another class, one column a reason of dropping, shortfall of
+    the search, captions that say each name), `names.parquet` (of `count_names`),
+    `similarity.parquet`, `similarity.png`, `report.md`. In `pairs.parquet`, `class` is the class
+    that a pair counts for, `classes` all that want it; `score` is what the fusion went by;
+    `evaluation_similarity` is the cosine of an image with the nearest evaluation image, NaN without
+    any.
 
     Raises:
-        RetrievalError: If no pair is left at all, naming the classes and why their candidates were dropped.
+        RetrievalError: If no pair is left at all, naming the classes and why their candidates were
+            dropped.
         InputError: If seed images are missing, or show evaluation images.
     """
     inputs = resolve(project, "retrieved_set", slug)
@@ -69,16 +81,22 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             embeddings=embeddings,
             device=project.config.device,
         )
-        evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
+        evaluation = kept_out(
+            project, slug, parents["evaluation_set"], settings.decontaminate, clip
+        )
         require_subjects(embeddings, evaluation)
         vectors = encode_seeds(project, slug, seeds, evaluation, clip)
         queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
         distributor = project.config.distributor
-        found = find_candidates(clip, index, embeddings, queries, settings, directory / SEARCHED, distributor)
+        found = find_candidates(
+            clip, index, embeddings, queries, settings, directory / SEARCHED, distributor
+        )
         source = open_source(project, parents["corpus"], directory / FETCHED)
         candidates = found.candidates
         if settings.choose == "diverse":
-            candidates = diverse_order(candidates, partial(vectors_of, embeddings, "image"), settings.max_per_class)
+            candidates = diverse_order(
+                candidates, partial(vectors_of, embeddings, "image"), settings.max_per_class
+            )
         candidates = _described(candidates, embeddings, source, evaluation, distributor)
         examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
         examination.choose(candidates, evaluation)
@@ -103,7 +121,11 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             "classes": int((classes["kept"] > 0).sum()),
             "starving": starving,
             "starving_fraction": len(starving) / len(classes),
-            **({} if unnamed is None else {"unnamed": list(unnamed), "near_names": list(unnamed.values())}),
+            **(
+                {}
+                if unnamed is None
+                else {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
+            ),
             "candidates": len(candidates),
             "several_classes": int((pairs["classes"].str.len() > 1).sum()),
             "dropped": {reason: int(classes[reason].sum()) for reason in DROP_REASONS},
@@ -116,7 +138,16 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             **examination.counts(),
         }
         similarity, sheets = similarity_report(domain, candidates), sheets_of(pairs)
-        write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts, sheets)
+        write_report(
+            directory,
+            domain.title or slug,
+            classes,
+            similarity,
+            candidates,
+            settings,
+            counts,
+            sheets,
+        )
         return source, counts
 
     return project.store.build(inputs, resumable(choose), resumable=True)
@@ -126,7 +157,9 @@ def most_pairs(project: Project, slug: str, rows: int) -> int:
     """How many pairs of a corpus of so many rows a domain retrieves at most."""
     settings, domain = project.retrieval(slug), project.domain(slug)
     hits = len(prompt_templates(domain)) * settings.k_per_prompt * len(settings.modes)
-    of_classes = (min(settings.max_per_class, hits * (1 + len(entry.synonyms))) for entry in domain.classes)
+    of_classes = (
+        min(settings.max_per_class, hits * (1 + len(entry.synonyms))) for entry in domain.classes
+    )
     most = rows if settings.choose == "all" else min(rows, sum(of_classes))
     return min(most, settings.max_pairs or most)
 
@@ -141,19 +174,28 @@ def _described(
     """The candidates with what identifies equal images and evaluation images."""
     rows = candidates["row"].drop_duplicates()
     known = row_metadata(embeddings, rows, [source.identity, *evaluation.row_columns], arrow=True)
-    known["evaluation_similarity"] = evaluation.similarity_of_rows(embeddings, rows.to_numpy(), distributor)
+    known["evaluation_similarity"] = evaluation.similarity_of_rows(
+        embeddings, rows.to_numpy(), distributor
+    )
     described = candidates.join(known, on="row")
     return described if "image_sha256" in described else described.assign(image_sha256="")
 
 
 def _chosen(
-    candidates: pd.DataFrame, queries: Queries, domain: DomainConfig, embeddings: Artifact, source: ImageSource
+    candidates: pd.DataFrame,
+    queries: Queries,
+    domain: DomainConfig,
+    embeddings: Artifact,
+    source: ImageSource,
 ) -> pd.DataFrame:
     """The kept candidates by class, with everything that is published or needed to collect them."""
     pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
     names = pd.Series(domain.class_names)
     pairs = pairs.assign(
-        **{"class": names[pairs["class_id"]].to_numpy(), "prompt": queries.texts[pairs["query"]].to_numpy()}
+        **{
+            "class": names[pairs["class_id"]].to_numpy(),
+            "prompt": queries.texts[pairs["query"]].to_numpy(),
+        }
     )
     pairs["classes"] = classes_of(candidates, domain.class_names)[pairs["row"]].to_numpy()
     more = [column for column in source.columns if column not in pairs]
@@ -161,10 +203,14 @@ def _chosen(
 
 
 def _nothing_found(slug: str, classes: pd.DataFrame) -> str:
-    named = ", ".join(classes["class"].head(20)) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
-    reasons = ", ".join(f"{reason} {int(classes[reason].sum())}" for reason in DROP_REASONS if classes[reason].sum())
+    named = ", ".join(classes["class"].head(20)) + (
+        f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    )
+    reasons = ", ".join(
+        f"{reason} {int(classes[reason].sum())}" for reason in DROP_REASONS if classes[reason].sum()
+    )
     return (
-        f"{slug}: no pair is left for any class ({named}); {int(classes['candidates'].sum())} candidates were found, "
-        f"dropped: {reasons or 'none'}. Lower `min_similarity`, raise `k_per_prompt`, add synonyms, or use a corpus "
-        "that shows these classes"
+        f"{slug}: no pair is left for any class ({named}); {int(classes['candidates'].sum())} "
+        f"candidates were found, dropped: {reasons or 'none'}. Lower `min_similarity`, raise "
+        "`k_per_prompt`, add synonyms, or use a corpus that shows these classes"
     )

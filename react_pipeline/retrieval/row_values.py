@@ -1,4 +1,5 @@
-"""A number for each of many rows of the corpus, computed of their image vectors: here or on a cluster.
+"""A number for each of many rows of the corpus, computed of their image vectors: here or on a
+cluster.
 
 Does not belong here: what is computed (`candidates`, `decontamination`). Shapes: N rows, D width.
 """
@@ -50,7 +51,9 @@ def values_of_rows(
     return values
 
 
-def _compute_rows(embeddings: Artifact, compute: Compute, item: tuple[Rows, NDArray[Any]]) -> Vectors:
+def _compute_rows(
+    embeddings: Artifact, compute: Compute, item: tuple[Rows, NDArray[Any]]
+) -> Vectors:
     rows, beside = item
     values = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _CHUNK_ROWS):

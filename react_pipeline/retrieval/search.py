@@ -1,4 +1,6 @@
-"""Searching: a text or an image against the index, to look at what a corpus holds before a domain is written."""
+"""Searching: a text or an image against the index, to look at what a corpus holds before a domain
+is written.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +25,30 @@ MAX_IMAGE_BYTES = 256 << 20
 
 
 def search_pairs(
-    project: Project, text: str | None = None, mode: str | None = None, k: int = 12, *, image: Path | None = None
+    project: Project,
+    text: str | None = None,
+    mode: str | None = None,
+    k: int = 12,
+    *,
+    image: Path | None = None,
 ) -> pd.DataFrame:
     """The k pairs of the corpus most similar to a text or to an image.
 
     Args:
         project: The pipeline; its index must be fresh.
         text: Any text; it is encoded as it is, without a template.
-        mode: For a text `t2t` (compare it with captions, the default) or `t2i` (with images); for an image `i2i` (with
-            images, the default) or `i2t` (with captions).
+        mode: For a text `t2t` (compare it with captions, the default) or `t2i` (with images); for
+            an image `i2i` (with images, the default) or `i2t` (with captions).
         image: An image file, instead of a text.
 
     Returns:
-        Columns rank, similarity (cosine), row, caption and the others that locate the image, best first; `source`, the
+        Columns rank, similarity (cosine), row, caption and the others that locate the image, best
+        first; `source`, the
         user's file or URL, where the corpus is a copy of these.
 
     Raises:
-        InputError: If there is neither a text nor an image, or both; if the file is not an image; if the mode does not
-            fit; or if the corpus is not indexed yet.
+        InputError: If there is neither a text nor an image, or both; if the file is not an image;
+            if the mode does not fit; or if the corpus is not indexed yet.
     """
     if image is not None and text:
         raise InputError("give a text or --image, not both")
@@ -54,7 +62,9 @@ def search_pairs(
     embeddings, index = fresh(project, "corpus_embeddings"), fresh(project, "faiss_index")
     from react_pipeline.clip import choose_device, load
 
-    clip = load(fresh(project, encoder_in(embeddings.parents)).path, choose_device(project.config.device))
+    clip = load(
+        fresh(project, encoder_in(embeddings.parents)).path, choose_device(project.config.device)
+    )
     if picture is None:
         vectors = clip.encode_texts([str(text)])
     else:
@@ -64,13 +74,16 @@ def search_pairs(
     source = open_source(project, fresh(project, "corpus"), Path())
     found = row_metadata(embeddings, hits["row"], source.columns)
     if (corpus := project.config.corpus).kind in ("images", "urls"):
-        origins = row_metadata(embeddings, hits["row"], ["path", "url"]).fillna("").to_dict("records")
+        origins = (
+            row_metadata(embeddings, hits["row"], ["path", "url"]).fillna("").to_dict("records")
+        )
         found["source"] = [source_of(fields, corpus) for fields in origins]
     return hits.join(found, on="row")
 
 
 def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
-    """Write a PNG of the pairs of `search_pairs`: every image under its rank, similarity and caption.
+    """Write a PNG of the pairs of `search_pairs`: every image under its rank, similarity and
+    caption.
 
     Images of a corpus by URL are fetched for it; an unavailable one is shown by its caption alone.
 
@@ -81,7 +94,10 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
     corpus = fresh(project, "corpus")
     with tempfile.TemporaryDirectory() as scratch:
         source = open_source(project, corpus, Path(scratch) / "fetched")
-        images = {pair.row: decode_image(data, project.config.corpus.max_pixels) for pair, data in source.fetch(pairs)}
+        images = {
+            pair.row: decode_image(data, project.config.corpus.max_pixels)
+            for pair, data in source.fetch(pairs)
+        }
     rows = [
         (
             f"{pair.rank + 1}. {pair.similarity:.3f} {str(pair.caption or '')[:120]}",
@@ -92,7 +108,9 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
     try:
         contact_sheet(rows, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --output") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
 
 
 def _read_image(path: Path, max_pixels: int) -> Image:
@@ -100,7 +118,9 @@ def _read_image(path: Path, max_pixels: int) -> Image:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "not a file")
         if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB; give a smaller image")
+            raise InputError(
+                f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB; give a smaller image"
+            )
         return decode_image(path.read_bytes(), max_pixels)
     except OSError as error:
         raise InputError(

@@ -1,7 +1,7 @@
 """Seeds: a class's own example images, which retrieval searches with (I2I) in addition to its name.
 
-A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by looking at what is
-measured, so such a seed is refused. Shapes: S seeds, D width.
+A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by
+looking at what is measured, so such a seed is refused. Shapes: S seeds, D width.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 
 def read_seeds(project: Project, slug: str) -> pd.DataFrame:
-    """The seed images of a domain, in the order of its classes; paths are relative to the folder of the domain file.
+    """The seed images of a domain, in the order of its classes; paths are relative to the folder of
+    the domain file.
 
     Returns:
-        Columns class, class_id, name (as the domain file has it), path (absolute), sha256; no row where the settings
+        Columns class, class_id, name (as the domain file has it), path (absolute), sha256; no row
+        where the settings
         use no seeds.
 
     Raises:
-        InputError: Listing every file that is missing; or if seeds are to be used and a class that needs some has none.
+        InputError: Listing every file that is missing; or if seeds are to be used and a class that
+            needs some has none.
     """
     settings, domain = project.retrieval(slug), project.domain(slug)
     rows, problems = [], []
@@ -49,8 +52,12 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
                     continue
                 rows.append((entry.label, class_id, seed.as_posix(), str(path), digest))
         if problems:
-            raise InputError(f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}")
-        _require_enough(slug, settings, [entry.label for entry in domain.classes if not entry.seeds], len(rows))
+            raise InputError(
+                f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}"
+            )
+        _require_enough(
+            slug, settings, [entry.label for entry in domain.classes if not entry.seeds], len(rows)
+        )
     return pd.DataFrame(rows, columns=["class", "class_id", "name", "path", "sha256"])
 
 
@@ -62,7 +69,9 @@ def encode_seeds(
     Raises:
         InputError: If a seed is an evaluation image, by its bytes or nearly; or is not an image.
     """
-    refused = [f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]]
+    refused = [
+        f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]
+    ]
     vectors = encode_images(project.config, clip, seeds)
     if not refused:
         similarity = evaluation.similarity(vectors)
@@ -73,7 +82,8 @@ def encode_seeds(
         ]
     if refused:
         raise InputError(
-            f"{slug}.yaml, classes.seeds: {len(refused)} of the seeds show evaluation images, which nothing may be "
+            f"{slug}.yaml, classes.seeds: {len(refused)} of the seeds show evaluation images, "
+            "which nothing may be "
             f"chosen by; take other images\n{lines_of(refused)}"
         )
     return vectors
@@ -83,8 +93,9 @@ def _require_enough(slug: str, settings: RetrievalConfig, without: list[str], se
     by_seeds = settings.fusion == "filter" and settings.filter_by == "seeds"
     if by_seeds and without:
         raise InputError(
-            f"{slug}.yaml: `filter_by: seeds` compares every pair with the seeds of its class, and {len(without)} "
-            f"classes have none: {', '.join(without[:20])}; give them `seeds`, or use `filter_by: prompts`"
+            f"{slug}.yaml: `filter_by: seeds` compares every pair with the seeds of its class, and "
+            f"{len(without)} classes have none: {', '.join(without[:20])}; give them `seeds`, or "
+            "use `filter_by: prompts`"
         )
     if not seeds:
         raise InputError(

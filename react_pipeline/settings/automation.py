@@ -1,7 +1,8 @@
 """Configuration of what happens by itself: `automation:` of `pipeline.yaml`.
 
-Belongs here: its fields, their defaults and rules. Does not belong here: what is out of date (`upkeep`), asking
-Dagster for runs (`assets.upkeep_sensor`). No field is part of a fingerprint: they decide when to build, not what.
+Belongs here: its fields, their defaults and rules. Does not belong here: what is out of date
+(`upkeep`), asking Dagster for runs (`assets.upkeep_sensor`). No field is part of a fingerprint:
+they decide when to build, not what.
 """
 
 import zoneinfo
@@ -36,7 +37,9 @@ class AutomationConfig(Section):
         try:
             zoneinfo.ZoneInfo(timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{timezone!r} is not a time zone; write one such as UTC or Europe/Berlin") from error
+            raise ValueError(
+                f"{timezone!r} is not a time zone; write one such as UTC or Europe/Berlin"
+            ) from error
         return timezone
 
 

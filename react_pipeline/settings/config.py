@@ -1,7 +1,8 @@
 """Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
 
-Belongs here: the two files as a whole, encoder and embedding, and what a domain is. Does not belong here: the other
-sections (each in a module of its name), reading files (`files`), what a step does with a value.
+Belongs here: the two files as a whole, encoder and embedding, and what a domain is. Does not belong
+here: the other sections (each in a module of its name), reading files (`files`), what a step does
+with a value.
 """
 
 import re
@@ -32,7 +33,9 @@ from react_pipeline.settings.training import (
 )
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-"""What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
+"""What a domain's name may look like; it becomes a directory, a partition key and part of a model's
+name.
+"""
 
 SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter or digit"
 """`SLUG` in words."""
@@ -66,7 +69,9 @@ class EncoderConfig(Section):
         fields = dict(given)
         if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
             if fields.get("pretrained") is not None:
-                raise ValueError(f"`model: {fields['model']}` has its own weights; remove `pretrained`")
+                raise ValueError(
+                    f"`model: {fields['model']}` has its own weights; remove `pretrained`"
+                )
             fields["pretrained"] = fields.pop("model")
         if isinstance(name := fields.get("pretrained"), str):
             fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
@@ -75,11 +80,14 @@ class EncoderConfig(Section):
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
         if self.model != "demo" and not self.pretrained:
-            raise ValueError("`pretrained` is missing: a tag of open_clip or the path of a checkpoint")
+            raise ValueError(
+                "`pretrained` is missing: a tag of open_clip or the path of a checkpoint"
+            )
         given = [name for name in _OF_WEIGHTS if getattr(self, name) is not None]
         if self.model == "demo" and given:
             raise ValueError(
-                f"`model: demo` is made from installed packages, so {', '.join(f'`{name}`' for name in given)} would "
+                "`model: demo` is made from installed packages, so "
+                f"{', '.join(f'`{name}`' for name in given)} would "
                 "do nothing; remove it, or name the architecture of your weights as `model`"
             )
         return self
@@ -101,10 +109,11 @@ else:
 
 
 class ClassConfig(Section):
-    """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval also searches.
+    """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval
+    also searches.
 
-    Classes of one name have an `id` each. Paths of `seeds` are relative to the folder of the domain file; evaluation
-    images are refused.
+    Classes of one name have an `id` each. Paths of `seeds` are relative to the folder of the domain
+    file; evaluation images are refused.
     """
 
     name: Name
@@ -129,16 +138,19 @@ def _class_from_text(value: Any) -> Any:
 class DomainConfig(Section):
     """One domain: its class names and what differs from the pipeline's defaults.
 
-    `templates` is a list of prompts with `{}` for the class name, or the name of a set: `imagenet` (open_clip's 80) or
-    `simple` ("a photo of a {}.").
+    `templates` is a list of prompts with `{}` for the class name, or the name of a set: `imagenet`
+    (open_clip's 80) or `simple` ("a photo of a {}.").
     """
 
     slug: str
     title: str = ""
     description: str = ""
-    classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(min_length=1)
+    classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(
+        min_length=1
+    )
     templates: tuple[Name, ...] | Literal["imagenet", "simple"] = Field(
-        default="simple", description="a list of prompts with {} for the name, or one of imagenet, simple"
+        default="simple",
+        description="a list of prompts with {} for the name, or one of imagenet, simple",
     )
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
@@ -161,15 +173,19 @@ class DomainConfig(Section):
             for name in (entry.name, *entry.synonyms):
                 found = named.setdefault(_folded(name), [])
                 twins = entry.id and entry not in found and name == entry.name
-                if found and not (twins and all(other.id and other.name == name for other in found)):
+                if found and not (
+                    twins and all(other.id and other.name == name for other in found)
+                ):
                     raise ValueError(
-                        f"{name!r} occurs twice (in {found[0].label!r} and {entry.label!r}); two classes may share a "
-                        "`name` if each has an `id`"
+                        f"{name!r} occurs twice (in {found[0].label!r} and {entry.label!r}); two "
+                        "classes may share a `name` if each has an `id`"
                     )
                 found.append(entry)
         label, times = Counter(_folded(entry.label) for entry in classes).most_common(1)[0]
         if times > 1:
-            raise ValueError(f"`id` {label!r} occurs twice, as an id or as the name of a class without one")
+            raise ValueError(
+                f"`id` {label!r} occurs twice, as an id or as the name of a class without one"
+            )
         return classes
 
     @field_validator("templates")
@@ -180,12 +196,16 @@ class DomainConfig(Section):
                 raise ValueError("the list is empty: write at least one prompt with {}")
             for template in templates:
                 if template.count("{}") != 1:
-                    raise ValueError(f"{template!r}: needs {{}} exactly once, where the class name goes")
+                    raise ValueError(
+                        f"{template!r}: needs {{}} exactly once, where the class name goes"
+                    )
         return templates
 
     @property
     def class_names(self) -> list[str]:
-        """What each class is called, all different, in the order of the file; the index is the class id."""
+        """What each class is called, all different, in the order of the file; the index is the
+        class id.
+        """
         return [entry.label for entry in self.classes]
 
     @property
@@ -194,7 +214,11 @@ class DomainConfig(Section):
         return [entry.name for entry in self.classes]
 
 
-_ADDRESS = Field(default=None, pattern=r"^https?://", description="an address that begins with http:// or https://")
+_ADDRESS = Field(
+    default=None,
+    pattern=r"^https?://",
+    description="an address that begins with http:// or https://",
+)
 
 
 class PipelineConfig(Section):
@@ -203,7 +227,8 @@ class PipelineConfig(Section):
     project: str = Field(
         default="react",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$",
-        description="of letters, digits, blanks, '.', '_' and '-', 63 at most, beginning with a letter or digit",
+        description="of letters, digits, blanks, '.', '_' and '-', 63 at most, beginning with a "
+        "letter or digit",
     )
     store: Path = Path(".react/store")
     tracking_uri: str | None = None
@@ -211,7 +236,11 @@ class PipelineConfig(Section):
     mlflow_url: str | None = _ADDRESS
     domains: Path = Path("domains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("base", "gated-image", "gated-image-control")
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "base",
+        "gated-image",
+        "gated-image-control",
+    )
     corpus: CorpusConfig
     encoder: EncoderConfig
     retrieval_encoder: EncoderConfig | None = None
@@ -240,8 +269,9 @@ class PipelineConfig(Section):
     def _holds_no_secret(cls, address: str | None) -> str | None:
         if address is not None and has_secret(address):
             raise ValueError(
-                "contains a user or a password, which do not belong in a file; set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD for a server, or REACT_TRACKING_URI for a database, in the environment"
+                "contains a user or a password, which do not belong in a file; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
+                "REACT_TRACKING_URI for a database, in the environment"
             )
         return address
 

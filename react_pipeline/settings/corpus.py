@@ -1,7 +1,7 @@
 """Configuration of the corpus: `corpus:` of `pipeline.yaml`.
 
-Belongs here: its fields, their defaults and rules. Does not belong here: reading shards (`shards`), taking stock
-(`corpus`).
+Belongs here: its fields, their defaults and rules. Does not belong here: reading shards (`shards`),
+taking stock (`corpus`).
 """
 
 import re
@@ -16,9 +16,13 @@ from react_pipeline.settings.training import Fraction, Section
 MAX_PIXELS = 89_478_485
 """Of an image, width times height; half of the number at which Pillow refuses one."""
 
-_SECRET = re.compile(r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE)
+_SECRET = re.compile(
+    r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE
+)
 
-Layout = Literal["clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet", "pd12m"]
+Layout = Literal[
+    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet", "pd12m"
+]
 
 _FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
     "demo": (),
@@ -33,7 +37,10 @@ _FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
 """Fields that mean something in some kinds only; the others hold for all."""
 _REQUIRED = {
     "webdataset": ("shards", "a list of tar files, patterns such as data/*.tar, or URLs"),
-    "images": ("images", "folders of images with captions next to them, or parquet files with images in them"),
+    "images": (
+        "images",
+        "folders of images with captions next to them, or parquet files with images in them",
+    ),
     "urls": ("urls", "a list of parquet or tsv files, or patterns such as tables/*.parquet"),
     "embeddings": ("embeddings", "the folder that holds the files of `layout`"),
 }
@@ -44,7 +51,9 @@ class StorageConfig(Section):
 
     endpoint_url: str | None = None
     region: str | None = Field(
-        default=None, pattern=r"^[a-z0-9-]+$", description="of a-z, 0-9 and '-', such as eu-central-1"
+        default=None,
+        pattern=r"^[a-z0-9-]+$",
+        description="of a-z, 0-9 and '-', such as eu-central-1",
     )
     profile: str | None = None
     anonymous: bool = False
@@ -56,8 +65,9 @@ class StorageConfig(Section):
         for name in given if isinstance(given, dict) else ():
             if isinstance(name, str) and name not in cls.model_fields and _SECRET.search(name):
                 raise ValueError(
-                    f"`{name}` looks like a secret, which a configuration file must not hold: use the environment "
-                    "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS) or `profile`"
+                    f"`{name}` looks like a secret, which a configuration file must not hold: use "
+                    "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+                    "GOOGLE_APPLICATION_CREDENTIALS) or `profile`"
                 )
         return given
 
@@ -133,17 +143,26 @@ class CorpusConfig(Section):
             if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
                 # Of an address only the scheme is repeated: the rest may hold a secret.
                 shown = f"{name.partition('://')[0]}://…" if "://" in name else name
-                raise ValueError(f"{shown!r}: tables and folders are read from local paths only; download them first")
+                raise ValueError(
+                    f"{shown!r}: tables and folders are read from local paths only; download them "
+                    "first"
+                )
         return urls
 
     @model_validator(mode="after")
     def _fields_match_kind(self) -> Self:
         known = _FIELDS_OF_KINDS[self.kind]
-        for field in sorted({name for names in _FIELDS_OF_KINDS.values() for name in names} - set(known)):
+        for field in sorted(
+            {name for names in _FIELDS_OF_KINDS.values() for name in names} - set(known)
+        ):
             default = type(self).model_fields[field].default
             if getattr(self, field) != default:
-                kinds = " or ".join(f"`{kind}`" for kind, names in _FIELDS_OF_KINDS.items() if field in names)
-                raise ValueError(f"`{field}` does nothing for kind `{self.kind}`: remove it, or set kind {kinds}")
+                kinds = " or ".join(
+                    f"`{kind}`" for kind, names in _FIELDS_OF_KINDS.items() if field in names
+                )
+                raise ValueError(
+                    f"`{field}` does nothing for kind `{self.kind}`: remove it, or set kind {kinds}"
+                )
         if self.kind in _REQUIRED:
             field, what = _REQUIRED[self.kind]
             if not getattr(self, field):

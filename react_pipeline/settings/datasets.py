@@ -1,10 +1,11 @@
 """The 20 data sets of ELEVATER's image classification, and ImageNet-1K in addition, as a table.
 
-Belongs here: what is true of a data set wherever its files are: names, templates, metric, official sizes. Does not
-belong here: finding or reading files (`readers`).
+Belongs here: what is true of a data set wherever its files are: names, templates, metric, official
+sizes. Does not belong here: finding or reading files (`readers`).
 
-Class names and templates are read when they are asked for, from clip-benchmark's data files and from open_clip's, in
-both cases without importing the package (that would load torch); where these differ from ELEVATER's, from `data/`.
+Class names and templates are read when they are asked for, from clip-benchmark's data files and
+from open_clip's, in both cases without importing the package (that would load torch); where these
+differ from ELEVATER's, from `data/`.
 """
 
 import importlib.util
@@ -48,7 +49,8 @@ class Dataset:
         multilabel: Images may have several classes.
         squash: Images are resized to a square without a crop (kitti-distance).
         torchvision: The torchvision class that has the same splits.
-        order_is_elevaters: Class ids here are certainly ELEVATER's; then labels without names can be used.
+        order_is_elevaters: Class ids here are certainly ELEVATER's; then labels without names can
+            be used.
     """
 
     name: str
@@ -67,7 +69,8 @@ class Dataset:
 
     @cached_property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
-        """Every name of each class, in the order of class ids, which is that of ELEVATER's own lists.
+        """Every name of each class, in the order of class ids, which is that of ELEVATER's own
+        lists.
 
         Raises:
             InputError: If a package that holds the names is missing or holds others.
@@ -79,7 +82,9 @@ class Dataset:
         else:
             names = _clip_benchmark("en_classnames.json")[self.names_from]
         if len(names) != self.num_classes:
-            raise InputError(f"{self.name}: {len(names)} class names, expected are {self.num_classes}")
+            raise InputError(
+                f"{self.name}: {len(names)} class names, expected are {self.num_classes}"
+            )
         return tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in names)
 
     @property
@@ -98,13 +103,19 @@ class Dataset:
             found = tuple(write("{}") for write in _open_clip_metadata().OPENAI_IMAGENET_TEMPLATES)
         elif self.templates_from == _HERE:
             if self.name not in _OWN_TEMPLATES:
-                raise InputError(f"{self.name}: set `templates_from`, or add its templates to `_OWN_TEMPLATES`")
+                raise InputError(
+                    f"{self.name}: set `templates_from`, or add its templates to `_OWN_TEMPLATES`"
+                )
             found = _OWN_TEMPLATES[self.name]
         else:
-            texts = _clip_benchmark("en_zeroshot_classification_templates.json")[self.templates_from]
+            texts = _clip_benchmark("en_zeroshot_classification_templates.json")[
+                self.templates_from
+            ]
             found = tuple(text.replace("{c}", "{}") for text in texts)
         if len(found) != self.num_templates:
-            raise InputError(f"{self.name}: {len(found)} templates, expected are {self.num_templates}")
+            raise InputError(
+                f"{self.name}: {len(found)} templates, expected are {self.num_templates}"
+            )
         return found
 
 
@@ -131,7 +142,8 @@ _ROWS = (
     Dataset("eurosat_clip", "EuroSAT (CLIP's split)", 10, 3, "accuracy", _sizes(5000, 5000, 5000),
             "https://github.com/phelber/EuroSAT (images; the split is CLIP's)",
             "eurosat", "eurosat"),
-    # ELEVATER's list is alphabetical, its description of the data is not: without names the ids stay in doubt.
+    # ELEVATER's list is alphabetical, its description of the data is not: without names the ids
+    # stay in doubt.
     Dataset("fer-2013", "Facial Expression 2013", 7, 6, "accuracy", _sizes(28709, 3589, 3589),
             "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
             templates_from="fer2013", torchvision="FER2013", order_is_elevaters=False),
@@ -164,10 +176,12 @@ _ROWS = (
     Dataset("rendered-sst2", "Rendered SST2", 2, 1, "accuracy", _sizes(6920, 827, 1821),
             "https://github.com/openai/CLIP/blob/main/data/rendered-sst2.md",
             templates_from="renderedsst2", torchvision="RenderedSST2"),
-    Dataset("resisc45_clip", "RESISC45 (CLIP's split)", 45, 18, "accuracy", _sizes(3150, 3150, 25200),
+    Dataset("resisc45_clip", "RESISC45 (CLIP's "
+                             "split)", 45, 18, "accuracy", _sizes(3150, 3150, 25200),
             "https://gcheng-nwpu.github.io/#Datasets (images; the split is CLIP's)"),
     Dataset("stanford-cars", "Stanford Cars", 196, 8, "accuracy", _sizes(8144, None, 8041),
-            "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (its links are dead; copies exist elsewhere)",
+            "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (its links are dead; copies "
+            "exist elsewhere)",
             templates_from="cars", torchvision="StanfordCars"),
     Dataset("voc-2007-classification", "PASCAL VOC 2007", 20, 1, "11point_mAP", _sizes(2501, 2510, 4952),
             "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
@@ -179,7 +193,8 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({row.name: row for row in _RO
 
 IMAGENET = Dataset(
     "imagenet-1k", "ImageNet-1K", 1000, 80, "accuracy", _sizes(1281167, None, 50000),
-    "https://www.image-net.org/download.php (after accepting its terms; training images are for few-shot alone)",
+    "https://www.image-net.org/download.php (after accepting its terms; training images are for "
+    "few-shot alone)",
     _OPEN_CLIP, _OPEN_CLIP,
 )  # fmt: skip
 """Reported next to the 20, never averaged with them."""
@@ -205,7 +220,9 @@ def read_data(file_name: str) -> Any:
 
 
 def installed_file(package: str, *parts: str) -> Path | None:
-    """A file of an installed package, found without running its code: importing these packages loads torch."""
+    """A file of an installed package, found without running its code: importing these packages
+    loads torch.
+    """
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
     return next((path for folder in folders if (path := Path(folder, *parts)).is_file()), None)
@@ -225,7 +242,9 @@ def _clip_benchmark(file_name: str) -> Any:
 def _open_clip_metadata() -> Any:
     # The one module of open_clip that is plain data, run by itself.
     path = installed_file("open_clip", "zero_shot_metadata.py")
-    file_spec = importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path else None
+    file_spec = (
+        importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path else None
+    )
     if file_spec is None or file_spec.loader is None:
         raise InputError("ImageNet's class names come with open_clip_torch, which is not installed")
     module = importlib.util.module_from_spec(file_spec)

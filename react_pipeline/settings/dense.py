@@ -1,7 +1,7 @@
 """Configuration of detection and segmentation, and the table of their data sets.
 
-Belongs here: the fields and their rules, and what is true of a set wherever its files are. Does not belong here:
-reading files (`react_pipeline.labelled`), measuring (`react_pipeline.benchmark`).
+Belongs here: the fields and their rules, and what is true of a set wherever its files are. Does not
+belong here: reading files (`react_pipeline.labelled`), measuring (`react_pipeline.benchmark`).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,9 @@ ATTENTIONS: Mapping[str, tuple[bool, bool]] = {
     "kk+gauss": (False, False),  # NACLIP
     "model": (True, True),
 }
-"""Attention of the last block for dense features, and whether it is published with residual and with MLP."""
+"""Attention of the last block for dense features, and whether it is published with residual and
+with MLP.
+"""
 
 SCENE_TEMPLATES = (
     *("there is a {} in the scene.", "there is the {} in the scene."),
@@ -35,15 +37,17 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class DenseSet:
-    """A set of images with boxes or with label maps; paths are relative to the root, a folder may be a zip instead.
+    """A set of images with boxes or with label maps; paths are relative to the root, a folder may
+    be a zip instead.
 
     Attributes:
         truth: The COCO instances JSON, or the folder of the label maps.
-        class_names: In the order of class ids; several names of one class are separated by `;`. Of your own set they
-            are read: empty here.
+        class_names: In the order of class ids; several names of one class are separated by `;`. Of
+            your own set they are read: empty here.
         names_file: Names of your own label maps, one a line, in the order of the values from 0.
         values: Pixel value of each class in a label map.
-        listed: File with the names of the images that count, one a line; unset: all that have a label map.
+        listed: File with the names of the images that count, one a line; unset: all that have a
+            label map.
         groups: Classes that are also averaged by themselves, by name.
         annotated_only: Whether images without a box of these classes are left out.
         templates: Prompts; of your own set those of the domain: empty here.
@@ -66,7 +70,9 @@ class DenseSet:
 
 
 def dense_sets() -> dict[str, DenseSet]:
-    """The table, by name. Names and groups are public facts of the data sets; prompts are CLIP's 80 and a few more."""
+    """The table, by name. Names and groups are public facts of the data sets; prompts are CLIP's 80
+    and a few more.
+    """
     names = read_data("dense_names.json")
     coco = tuple(name for name in names["coco"] if name)
     zero_shot = tuple(name for name in coco if name in {*names["base"], *names["novel"]})
@@ -80,7 +86,11 @@ def dense_sets() -> dict[str, DenseSet]:
     }
     maps: dict[str, Any] = {"templates": (*IMAGENET.templates, *SCENE_TEMPLATES)}
     voc: dict[str, Any] = {
-        **{"images": "JPEGImages", "truth": "SegmentationClass", "listed": "ImageSets/Segmentation/val.txt"},
+        **{
+            "images": "JPEGImages",
+            "truth": "SegmentationClass",
+            "listed": "ImageSets/Segmentation/val.txt",
+        },
         **{"homepage": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012", "expected": 1_449, **maps},
     }
     groups = {"base": tuple(names["base"]), "novel": tuple(names["novel"])}
@@ -107,7 +117,9 @@ def _readable(name: str) -> str:
 
 
 class OwnDenseSet(Section):
-    """Your own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`."""
+    """Your own images with boxes or label maps; paths are relative to `dense.root`, and may hold
+    `{domain}`.
+    """
 
     name: Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     images: str
@@ -117,16 +129,26 @@ class OwnDenseSet(Section):
 
     @model_validator(mode="after")
     def _one_truth(self) -> Self:
-        if (self.annotations is None) == (self.labels is None) or (self.labels is None) != (self.names is None):
-            raise ValueError("give either `annotations` (COCO JSON), or `labels` (PNGs) and `names`")
+        if (self.annotations is None) == (self.labels is None) or (self.labels is None) != (
+            self.names is None
+        ):
+            raise ValueError(
+                "give either `annotations` (COCO JSON), or `labels` (PNGs) and `names`"
+            )
         return self
 
     def of(self, slug: str) -> DenseSet:
         """The set of one domain."""
         truth = self.annotations or self.labels or ""
-        images, truth, names = (text.replace("{domain}", slug) for text in (self.images, truth, self.names or ""))
+        images, truth, names = (
+            text.replace("{domain}", slug) for text in (self.images, truth, self.names or "")
+        )
         return DenseSet(
-            self.name, "detection" if self.annotations else "segmentation", images, truth, names_file=names or None
+            self.name,
+            "detection" if self.annotations else "segmentation",
+            images,
+            truth,
+            names_file=names or None,
         )
 
 
@@ -136,7 +158,9 @@ class DenseConfig(Section):
     root: Path | None = None
     datasets: tuple[str, ...] = ()
     own: tuple[OwnDenseSet, ...] = ()
-    boxes: tuple[Literal["truth", "objects", "grid", "rpn", "file"], ...] = Field(default=("truth",), min_length=1)
+    boxes: tuple[Literal["truth", "objects", "grid", "rpn", "file"], ...] = Field(
+        default=("truth",), min_length=1
+    )
     boxes_file: str = "boxes/{dataset}.json"
     rpn_checkpoint: Path | None = None
     rpn_model: str = "fasterrcnn_resnet50_fpn"
@@ -161,7 +185,9 @@ class DenseConfig(Section):
     @classmethod
     def _datasets_are_known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in datasets if name not in dense_sets()]:
-            raise ValueError(f"unknown: {', '.join(unknown)}; choose from {', '.join(dense_sets())}, and `own`")
+            raise ValueError(
+                f"unknown: {', '.join(unknown)}; choose from {', '.join(dense_sets())}, and `own`"
+            )
         return datasets
 
     @model_validator(mode="after")
@@ -170,7 +196,9 @@ class DenseConfig(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"`datasets` and `own` name a set twice: {', '.join(names)}")
         if "rpn" in self.boxes and self.rpn_checkpoint is None:
-            raise ValueError("`boxes: rpn` needs `rpn_checkpoint`, a state dict of torchvision's Faster R-CNN")
+            raise ValueError(
+                "`boxes: rpn` needs `rpn_checkpoint`, a state dict of torchvision's Faster R-CNN"
+            )
         return self
 
     def sets(self, slug: str) -> list[DenseSet]:

@@ -1,6 +1,7 @@
 """Configuration of the distributor: `distributor:` of `pipeline.yaml`.
 
-Belongs here: its fields, their defaults and rules. Does not belong here: running on a cluster (`project.spark`).
+Belongs here: its fields, their defaults and rules. Does not belong here: running on a cluster
+(`project.spark`).
 """
 
 import re
@@ -15,7 +16,9 @@ _SECRET = re.compile(r"secret|token|password|access\.?key|credential", re.IGNORE
 
 
 class DistributorConfig(Section):
-    """Where embedding, index building and downloads run. It changes no result, so it is part of no fingerprint."""
+    """Where embedding, index building and downloads run. It changes no result, so it is part of no
+    fingerprint.
+    """
 
     kind: Literal["local", "spark"] = "local"
     master: str | None = Field(
@@ -31,7 +34,10 @@ class DistributorConfig(Section):
         if not isinstance(conf, Mapping):
             return conf
         # YAML turns `true` and 4 into what Spark writes as text.
-        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in conf.items()}
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in conf.items()
+        }
 
     @field_validator("conf")
     @classmethod
@@ -42,11 +48,15 @@ class DistributorConfig(Section):
             if name == "spark.master":
                 raise ValueError(f"`{name}`: use `master`")
             if _SECRET.search(name):
-                raise ValueError(f"`{name}` looks like a secret, which a configuration file must not hold")
+                raise ValueError(
+                    f"`{name}` looks like a secret, which a configuration file must not hold"
+                )
         return conf
 
     @model_validator(mode="after")
     def _fields_match_kind(self) -> Self:
         if self.kind == "local" and (self.master or self.conf):
-            raise ValueError("`master` and `conf` do nothing for kind `local`: remove them, or set kind `spark`")
+            raise ValueError(
+                "`master` and `conf` do nothing for kind `local`: remove them, or set kind `spark`"
+            )
         return self

@@ -1,7 +1,7 @@
 """Configuration of what is measured: a domain's labelled images, and ELEVATER's data sets.
 
-Belongs here: the fields, their defaults and rules; `config` holds the sections that they are part of. Does not belong
-here: reading the images (`labelled`).
+Belongs here: the fields, their defaults and rules; `config` holds the sections that they are part
+of. Does not belong here: reading the images (`labelled`).
 """
 
 from pathlib import Path
@@ -28,18 +28,24 @@ class EvaluationSetConfig(Section):
         for field in ("path", "dataset"):
             is_set = getattr(self, field) is not None
             if is_set != (field in needs):
-                fault, remedy = ("does nothing for", "remove") if is_set else ("is missing for", "add")
-                raise ValueError(f"`{field}` {fault} kind `{self.kind}`: {remedy} it, or set another kind")
+                fault, remedy = (
+                    ("does nothing for", "remove") if is_set else ("is missing for", "add")
+                )
+                raise ValueError(
+                    f"`{field}` {fault} kind `{self.kind}`: {remedy} it, or set another kind"
+                )
         if self.dataset is not None and _known_dataset(self.dataset).multilabel:
             raise ValueError(
-                f"{self.dataset!r}: its images have several classes, so top-1 means nothing; `benchmark_results` "
-                "measures it"
+                f"{self.dataset!r}: its images have several classes, so top-1 means nothing; "
+                "`benchmark_results` measures it"
             )
         return self
 
     @property
     def squash(self) -> bool:
-        """Whether images are squashed to a square rather than cropped, as the benchmark does for one data set."""
+        """Whether images are squashed to a square rather than cropped, as the benchmark does for
+        one data set.
+        """
         return self.dataset is not None and _known_dataset(self.dataset).squash
 
 
@@ -49,7 +55,9 @@ class ElevaterConfig(Section):
     root: Path | None = None
     datasets: tuple[str, ...] = ()
     shots: tuple[Literal[5, 20, 50, -1], ...] = ()
-    adaptations: tuple[Literal["linear-probe", "fine-tune"], ...] = Field(default=("linear-probe",), min_length=1)
+    adaptations: tuple[Literal["linear-probe", "fine-tune"], ...] = Field(
+        default=("linear-probe",), min_length=1
+    )
     seeds: int = Field(default=3, gt=0)
     head_start: Literal["text", "random"] = "text"
     merge_projection: bool = False

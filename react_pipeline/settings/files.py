@@ -1,7 +1,8 @@
 """Configuration files: `pipeline.yaml` and domain files as models, with absolute paths.
 
-Does not belong here: which fields there are and what they may hold (`config`), reading YAML (`yaml_files`). Relative
-paths are resolved against the directory of the file that names them; `~` is the home directory, as in a shell.
+Does not belong here: which fields there are and what they may hold (`config`), reading YAML
+(`yaml_files`). Relative paths are resolved against the directory of the file that names them; `~`
+is the home directory, as in a shell.
 """
 
 import os
@@ -42,8 +43,13 @@ def load_pipeline(path: Path) -> PipelineConfig:
     config = _located(_validate(PipelineConfig, read_yaml(path), path), base, "store", "domains")
     corpus = _located(config.corpus, base, "embeddings", "subset", "indices")
     files = {
-        "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
-        **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
+        "shards": tuple(
+            name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards
+        ),
+        **{
+            field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field))
+            for field in ("images", "urls")
+        },
     }
     for folder in files["images"]:
         if config.store.is_relative_to(Path(folder).resolve()):
@@ -51,10 +57,13 @@ def load_pipeline(path: Path) -> PipelineConfig:
             problem = f"{folder} holds the store {config.store}; name the folders of the images, or move `store`"
             raise ConfigError([Problem(path, "corpus.images", problem)])
     update = {
-        "tracking_uri": _tracking_uri(path) or config.tracking_uri or f"sqlite:///{config.store.parent / 'mlflow.db'}",
+        "tracking_uri": _tracking_uri(path)
+        or config.tracking_uri
+        or f"sqlite:///{config.store.parent / 'mlflow.db'}",
         "corpus": corpus.model_copy(update=files),
         "encoder": _with_weights(config.encoder, base),
-        "retrieval_encoder": config.retrieval_encoder and _with_weights(config.retrieval_encoder, base),
+        "retrieval_encoder": config.retrieval_encoder
+        and _with_weights(config.retrieval_encoder, base),
         "elevater": _located(config.elevater, base, "root"),
         "dense": _located(config.dense, base, "root", "rpn_checkpoint", "student_backbone"),
     }
@@ -82,7 +91,9 @@ def _tracking_uri(path: Path) -> str:
 def _located(section: Model, base: Path, *fields: str) -> Model:
     """With these fields, paths, as absolute ones."""
     given = ((name, getattr(section, name)) for name in fields)
-    return section.model_copy(update={key: _absolute(base, path).resolve() for key, path in given if path is not None})
+    return section.model_copy(
+        update={key: _absolute(base, path).resolve() for key, path in given if path is not None}
+    )
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
@@ -96,7 +107,8 @@ def _absolute(base: Path, name: Path | str) -> Path:
 def load_domain(path: Path) -> DomainConfig:
     """Read one domain file; the file is named `<slug>.yaml`, and `slug` may be left out in it.
 
-    A file is parsed once in this process for as long as it is the same, as whoever looks every minute needs.
+    A file is parsed once in this process for as long as it is the same, as whoever looks every
+    minute needs.
 
     Raises:
         ConfigError: Listing every problem with file and field.
@@ -120,17 +132,31 @@ _parsed: dict[Path, tuple[tuple[int, ...], DomainConfig]] = {}
 def _load_domain(path: Path) -> DomainConfig:
     target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
     if not target.is_relative_to(os.path.realpath(path.parent)):
-        raise ConfigError([Problem(path, "", f"is a link to {target}, out of its folder; copy the file here")])
+        raise ConfigError(
+            [Problem(path, "", f"is a link to {target}, out of its folder; copy the file here")]
+        )
     raw = read_yaml(path)
     raw.setdefault("slug", path.stem)
     config = _validate(DomainConfig, raw, path)
     if config.slug != path.stem:
-        raise ConfigError([Problem(path, "slug", f"is {config.slug!r}, so the file must be named {config.slug}.yaml")])
+        raise ConfigError(
+            [
+                Problem(
+                    path,
+                    "slug",
+                    f"is {config.slug!r}, so the file must be named {config.slug}.yaml",
+                )
+            ]
+        )
     base = path.resolve().parent
     if config.evaluation is not None and config.evaluation.path is not None:
-        located = config.evaluation.model_copy(update={"path": _absolute(base, config.evaluation.path)})
+        located = config.evaluation.model_copy(
+            update={"path": _absolute(base, config.evaluation.path)}
+        )
         config = config.model_copy(update={"evaluation": located})
-    classes = tuple(entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes)
+    classes = tuple(
+        entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes
+    )
     return config.model_copy(update={"classes": classes})
 
 
@@ -140,7 +166,9 @@ def _seeds(base: Path, seeds: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:
-    """Read every `*.yaml` of a directory: the valid domains by slug, and the problems of the others."""
+    """Read every `*.yaml` of a directory: the valid domains by slug, and the problems of the
+    others.
+    """
     domains, problems = {}, misnamed(directory)
     for path in sorted(directory.glob("*.yaml")):
         try:
@@ -151,9 +179,15 @@ def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem
 
 
 def misnamed(directory: Path) -> list[Problem]:
-    """The files of a directory that look like domains and are not read, since their names end otherwise."""
+    """The files of a directory that look like domains and are not read, since their names end
+    otherwise.
+    """
     found = sorted(directory.iterdir()) if directory.is_dir() else []
-    others = [path for path in found if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"]
+    others = [
+        path
+        for path in found
+        if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"
+    ]
     return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]
 
 

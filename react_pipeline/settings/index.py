@@ -1,7 +1,7 @@
 """Configuration of the FAISS index: `index:` of `pipeline.yaml`.
 
-Belongs here: its fields, their defaults and rules, and which keys there are. Does not belong here: what a key means and
-which one `auto` takes (`indexing.keys`), building an index (`indexing.build`).
+Belongs here: its fields, their defaults and rules, and which keys there are. Does not belong here:
+what a key means and which one `auto` takes (`indexing.keys`), building an index (`indexing.build`).
 """
 
 import re
@@ -16,18 +16,22 @@ _KEY = re.compile(
     rf"Flat|SQ(?:fp16|4|6|8)|HNSW{_N}(?:_SQ(?:fp16|8))?|(?:OPQ{_N}(?:_{_N})?,)?IVF{_N}(?:_HNSW{_N})?,(?:{_CODES})"
 )
 FEWEST_LINKS, BITS = 2, range(4, 13)
-"""Of a graph, and of a product quantizer's codes: fewer bits distinguish too little, more take too long to train."""
+"""Of a graph, and of a product quantizer's codes: fewer bits distinguish too little, more take too
+long to train.
+"""
 
 
 def key_problem(key: str) -> str:
-    """What is wrong with a key of FAISS' index factory, and the way out; "" if nothing is, whatever the vectors' width.
+    """What is wrong with a key of FAISS' index factory, and the way out; "" if nothing is, whatever
+    the vectors' width.
 
-    FAISS refuses few of them: a number of 0 crashes its process, a graph of 1 link asks for all memory.
+    FAISS refuses few of them: a number of 0 crashes its process, a graph of 1 link asks for all
+    memory.
     """
     if not _KEY.fullmatch(key):
         return (
-            f"{key!r} is not a key that this pipeline builds; write `auto`, or one such as `Flat`, `HNSW32`, "
-            "`IVF1024,SQ8` or `OPQ64_512,IVF4096_HNSW32,PQ64x8`, with numbers from 1"
+            f"{key!r} is not a key that this pipeline builds; write `auto`, or one such as `Flat`, "
+            "`HNSW32`, `IVF1024,SQ8` or `OPQ64_512,IVF4096_HNSW32,PQ64x8`, with numbers from 1"
         )
     if any(int(links) < FEWEST_LINKS for links in re.findall(r"HNSW(\d+)", key)):
         return f"{key!r}: a graph needs at least {FEWEST_LINKS} links a row; write HNSW16 to HNSW64"

@@ -1,6 +1,7 @@
 """Messages: what pydantic finds wrong with a file, in sentences about what its user wrote.
 
-Does not belong here: rules of a field (in its section, as a `ValueError` with a sentence of its own).
+Does not belong here: rules of a field (in its section, as a `ValueError` with a sentence of its
+own).
 """
 
 import json
@@ -29,7 +30,9 @@ _SENTENCES = {
     "string_type": "must be text",
     "path_type": "must be a path",
     "tuple_type": "must be a list",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be a whole number"),
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be a whole number"
+    ),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     **dict.fromkeys(("dict_type", "mapping_type"), "must be a mapping, such as {{name: value}}"),
@@ -44,7 +47,9 @@ _OWN = ("value_error", "assertion_error")
 
 @dataclass(frozen=True)
 class _Fault:
-    """An error of pydantic: `path` is its place in the file, `section` and `info` what the field is there."""
+    """An error of pydantic: `path` is its place in the file, `section` and `info` what the field is
+    there.
+    """
 
     kind: str
     path: tuple[int | str, ...]
@@ -66,7 +71,11 @@ def problems_of(model: type[BaseModel], raw: Any, errors: list[Any], file: Path)
     faults, root = _distinct([_fault(model, raw, error) for error in errors]), read_nodes(file)
     meant = {(fault.path[:-1], name) for fault in faults if (name := _meant(fault))}
     # A field that is only misspelt is not missing.
-    faults = [fault for fault in faults if fault.kind != "missing" or (fault.path[:-1], fault.path[-1]) not in meant]
+    faults = [
+        fault
+        for fault in faults
+        if fault.kind != "missing" or (fault.path[:-1], fault.path[-1]) not in meant
+    ]
     problems = []
     for fault in faults[:MAX_PROBLEMS]:
         text, line = _written(root, fault.path)
@@ -79,7 +88,9 @@ def problems_of(model: type[BaseModel], raw: Any, errors: list[Any], file: Path)
 
 
 def truths_for_numbers(model: type[BaseModel], raw: Any) -> list[Any]:
-    """Errors, in pydantic's form, of values that are true or false where a number belongs: pydantic takes them as 1."""
+    """Errors, in pydantic's form, of values that are true or false where a number belongs: pydantic
+    takes them as 1.
+    """
     found = []
     for location, value in _leaves(raw):
         info = _field_at(model, location)[1] if isinstance(value, bool) else None
@@ -90,7 +101,9 @@ def truths_for_numbers(model: type[BaseModel], raw: Any) -> list[Any]:
     return found
 
 
-def _leaves(raw: Any, location: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Any]]:
+def _leaves(
+    raw: Any, location: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], Any]]:
     if isinstance(raw, (dict, list)):
         for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw):
             yield from _leaves(value, (*location, key))
@@ -107,11 +120,17 @@ def _types_in(annotation: Any) -> Iterator[Any]:
 
 
 def _section_in(info: FieldInfo) -> type[BaseModel] | None:
-    kinds = (kind for kind in _types_in(info.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    kinds = (
+        kind
+        for kind in _types_in(info.annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    )
     return next(kinds, None)
 
 
-def _field_at(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[type[BaseModel], FieldInfo | None]:
+def _field_at(
+    model: type[BaseModel], path: tuple[int | str, ...]
+) -> tuple[type[BaseModel], FieldInfo | None]:
     """The section that a path leads into, and the last field on the way."""
     section, info = model, None
     for part in path:
@@ -122,11 +141,19 @@ def _field_at(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[type
 
 
 def _fault(model: type[BaseModel], raw: Any, error: Any) -> _Fault:
-    """An error with its place: pydantic's also names the alternatives of a type, which are nowhere in the file."""
+    """An error with its place: pydantic's also names the alternatives of a type, which are nowhere
+    in the file.
+    """
     path: list[int | str] = []
     value, last = raw, len(error["loc"]) - 1
     for number, part in enumerate(error["loc"]):
-        is_there = part in (value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ())
+        is_there = part in (
+            value
+            if isinstance(value, dict)
+            else range(len(value))
+            if isinstance(value, list)
+            else ()
+        )
         if is_there:
             value = value[part]
         if is_there or (error["type"] == "missing" and number == last and isinstance(part, str)):
@@ -134,9 +161,13 @@ def _fault(model: type[BaseModel], raw: Any, error: Any) -> _Fault:
     section, info = _field_at(model, tuple(path))
     in_union = len(path) < len(error["loc"]) and error["type"] not in _OWN
     message = str(error["msg"]).removeprefix("Value error, ")
-    is_short = error["type"] == "missing" and isinstance(error["loc"][-1], int)  # of a list of fixed length
+    is_short = error["type"] == "missing" and isinstance(
+        error["loc"][-1], int
+    )  # of a list of fixed length
     kind = "too_short" if is_short else error["type"]
-    return _Fault(kind, tuple(path), section, info, in_union, error["input"], error.get("ctx", {}), message)
+    return _Fault(
+        kind, tuple(path), section, info, in_union, error["input"], error.get("ctx", {}), message
+    )
 
 
 def _distinct(faults: list[_Fault]) -> list[_Fault]:
@@ -145,7 +176,9 @@ def _distinct(faults: list[_Fault]) -> list[_Fault]:
     first: dict[Any, _Fault] = {}
     for fault in faults:
         if fault.path not in above or not (fault.in_union or fault.kind == "too_short"):
-            first.setdefault((fault.path, fault.message) if fault.kind in _OWN else fault.path, fault)
+            first.setdefault(
+                (fault.path, fault.message) if fault.kind in _OWN else fault.path, fault
+            )
     return list(first.values())
 
 
@@ -164,7 +197,9 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
     if kind in ("string_type", "path_type") and isinstance(value, (bool, int, float, date)):
         return _quote(value, text)
     if fault.info and fault.info.description:
-        near = did_you_mean(value, _literals(fault.info.annotation)) if isinstance(value, str) else ""
+        near = (
+            did_you_mean(value, _literals(fault.info.annotation)) if isinstance(value, str) else ""
+        )
         return f"must be {fault.info.description}{f'; {near}' if near else ''}{shown}"
     if kind == "tuple_type" and shown:
         return f"must be a list; write [{text or value}]"
@@ -183,7 +218,13 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
 def _quote(value: bool | int | float | date, text: str) -> str:
     """The answer to a name that YAML reads as something else, such as yes, 12 and 2024-01-01."""
     written = text or str(value)
-    read = f"{value}".lower() if isinstance(value, bool) else "a date" if isinstance(value, date) else "a number"
+    read = (
+        f"{value}".lower()
+        if isinstance(value, bool)
+        else "a date"
+        if isinstance(value, date)
+        else "a number"
+    )
     return f"{written} is read as {read}, not as text: quote it: {json.dumps(written, ensure_ascii=False)}"
 
 
@@ -200,7 +241,9 @@ def _meant(fault: _Fault) -> str:
 
 def _unknown(fault: _Fault, model: type[BaseModel]) -> str:
     name = str(fault.path[-1])
-    elsewhere = [".".join(path[:-1]) for path in _fields_below(model) if path[-1] == name and len(path) > 1]
+    elsewhere = [
+        ".".join(path[:-1]) for path in _fields_below(model) if path[-1] == name and len(path) > 1
+    ]
     if name in model.model_fields:
         return f"unknown field here; `{name}` belongs to the top of the file, without indentation"
     if elsewhere:
@@ -218,12 +261,18 @@ def _fields_below(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterat
 
 
 def _written(root: yaml.Node | None, path: tuple[int | str, ...]) -> tuple[str, int]:
-    """What the file says at a path, "" if that is no single value, and in which line; 0 if it is not there."""
+    """What the file says at a path, "" if that is no single value, and in which line; 0 if it is
+    not there.
+    """
     node, line = root, 0
     for part in path:
         inside: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         if isinstance(node, yaml.MappingNode):
-            inside = {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+            inside = {
+                key.value: (key, value)
+                for key, value in node.value
+                if isinstance(key, yaml.ScalarNode)
+            }
         elif isinstance(node, yaml.SequenceNode):
             inside = {number: (item, item) for number, item in enumerate(node.value)}
         key, node = inside.get(part, (None, None))

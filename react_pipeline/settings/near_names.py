@@ -8,7 +8,9 @@ _NEAREST, _CUTOFF = 3, 0.7
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
-    """A question that names the nearest of `names`, whatever their case; `otherwise` if none is near."""
+    """A question that names the nearest of `names`, whatever their case; `otherwise` if none is
+    near.
+    """
     close = near_names(name, names)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 

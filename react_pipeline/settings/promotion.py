@@ -22,10 +22,14 @@ class PromotionConfig(Section):
     def _methods_can_be_champion(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for method in methods or ():
             if method not in TRAINED_METHODS:
-                raise ValueError(f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}")
+                raise ValueError(
+                    f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}"
+                )
         return methods
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """The methods that may become champion, in the order of `TRAINED_METHODS`."""
-        return tuple(name for name in TRAINED_METHODS if self.methods is None or name in self.methods)
+        return tuple(
+            name for name in TRAINED_METHODS if self.methods is None or name in self.methods
+        )

@@ -16,12 +16,17 @@ Mode = Literal["t2t", "t2i", "i2i"]
 
 def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
     if again := sorted({mode for mode in modes if modes.count(mode) > 1}):
-        raise ValueError(f"{', '.join(again)} listed more than once; name each mode once, the preferred one first")
+        raise ValueError(
+            f"{', '.join(again)} listed more than once; name each mode once, the preferred one "
+            "first"
+        )
     return modes
 
 
 class Idle(NamedTuple):
-    """A setting that does nothing: its `field`, the field `because` of which, and a sentence that says the way out."""
+    """A setting that does nothing: its `field`, the field `because` of which, and a sentence that
+    says the way out.
+    """
 
     field: str
     because: str
@@ -31,7 +36,9 @@ class Idle(NamedTuple):
 class RetrievalConfig(Section):
     """How pairs are chosen for a domain. A setting that has no effect with the others is refused."""
 
-    modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(default=("t2t", "t2i"), min_length=1)
+    modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(
+        default=("t2t", "t2i"), min_length=1
+    )
     fusion: Literal["preference", "filter", "rrf"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
     choose: Literal["nearest", "diverse", "all"] = "nearest"
@@ -57,7 +64,9 @@ class RetrievalConfig(Section):
         return self
 
     def idle(self) -> list[Idle]:
-        """Settings that have no effect with the others, of a copy too whose fields came from several files."""
+        """Settings that have no effect with the others, of a copy too whose fields came from
+        several files.
+        """
         found: list[Idle] = []
         used = {*self.modes, *(["filter"] if self.fusion == "filter" else [])}
         floors = {name: floor for name, floor in self.min_similarity.items() if name in used}
@@ -68,10 +77,14 @@ class RetrievalConfig(Section):
                 if name == "filter"
                 else ("modes", f"[{', '.join(self.modes)}]", f"add {name} to `modes`")
             )
-            message = f"`min_similarity.{name}` does nothing with `{field}: {because}`; {fix}, or write"
+            message = (
+                f"`min_similarity.{name}` does nothing with `{field}: {because}`; {fix}, or write"
+            )
             found.append(Idle("min_similarity", field, f"{message} `min_similarity: {rest}`"))
         if self.choose == "all" and "t2t" not in self.modes:
-            found.append(Idle("choose", "modes", "`choose: all` goes by captions; add t2t to `modes`"))
+            found.append(
+                Idle("choose", "modes", "`choose: all` goes by captions; add t2t to `modes`")
+            )
         if self.filter_by == "seeds" and self.fusion != "filter":
             message = f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: filter`, or write"
             found.append(Idle("filter_by", "fusion", f"{message} `filter_by: prompts`"))

@@ -1,7 +1,7 @@
 """Secrets in addresses: which addresses hold one, and text without them.
 
-Belongs here: the one rule for passwords in URLs and database addresses. Does not belong here: where credentials come
-from (the environment, read by the libraries that need them).
+Belongs here: the one rule for passwords in URLs and database addresses. Does not belong here: where
+credentials come from (the environment, read by the libraries that need them).
 """
 
 import re
@@ -11,7 +11,9 @@ _FIELD = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|secret|token|key|sig)[^=&;\
 
 
 def has_secret(address: str) -> bool:
-    """Whether an address names a user or a password before its host, or a password, token or key as a parameter."""
+    """Whether an address names a user or a password before its host, or a password, token or key as
+    a parameter.
+    """
     return without_secrets(address) != address
 
 

@@ -1,4 +1,5 @@
-"""Configuration of training: the methods, the fields of one training, and how defaults and overrides are joined.
+"""Configuration of training: the methods, the fields of one training, and how defaults and
+overrides are joined.
 
 Does not belong here: what a training does (`training`), the rest of the configuration (`config`).
 """
@@ -7,7 +8,15 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.store import InputError
@@ -19,15 +28,21 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "full": {"learning_rate": 1e-5},
     "linear-head": {"learning_rate": 1e-3, "steps": 500, "interpolation": 0.5},
 }
-"""What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image` is REACT's headline.
+"""What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image`
+is REACT's headline.
 
 What a method trains is in `clip.methods`. docs/methods.md says what a new one needs.
 """
 
 TRAINED_METHODS = tuple(METHOD_DEFAULTS)
 CONTROL_SUFFIX = "-control"
-METHODS = ("base", *(method for name in TRAINED_METHODS for method in (name, name + CONTROL_SUFFIX)))
-"""Every method that is evaluated: no training, each training, and each one's control on random pairs."""
+METHODS = (
+    "base",
+    *(method for name in TRAINED_METHODS for method in (name, name + CONTROL_SUFFIX)),
+)
+"""Every method that is evaluated: no training, each training, and each one's control on random
+pairs.
+"""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -35,12 +50,16 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):
-    """Base of every part of the configuration: frozen, unknown fields and non-finite numbers refused.
+    """Base of every part of the configuration: frozen, unknown fields and non-finite numbers
+    refused.
 
-    docs/configuration.md describes every field of every part; tests/test_docs.py compares the names.
+    docs/configuration.md describes every field of every part; tests/test_docs.py compares the
+    names.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def _require_one_length(given: Any) -> Any:
@@ -69,7 +88,9 @@ class TrainingConfig(Section):
     views: int = Field(default=0, ge=0)
     class_prompt_fraction: Fraction = 0.0
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    interpolation: Fraction | Literal["held-out"] = Field(default=1.0, description="a number from 0 to 1, or held-out")
+    interpolation: Fraction | Literal["held-out"] = Field(
+        default=1.0, description="a number from 0 to 1, or held-out"
+    )
     precision: Precision = "auto"
     global_negatives: bool = True
     accumulation: int = Field(default=1, gt=0)
@@ -87,27 +108,54 @@ class TrainingConfig(Section):
         if self.views and self.augmentation == "none":
             raise ValueError("`views` needs an `augmentation`: mild or timm")
         if self.views == 1:
-            raise ValueError("`views: 1` would be the plain image alone; say `augmentation: none`, or more views")
+            raise ValueError(
+                "`views: 1` would be the plain image alone; say `augmentation: none`, or more views"
+            )
         return _require_one_length(self)
 
     def in_steps(self, pairs: int, batch_size: int) -> Self:
-        """The same with `epochs`, and a share as warm-up, made steps; an epoch is all whole batches of `pairs`."""
-        steps = self.steps if self.epochs is None else max(1, round(self.epochs * (pairs // batch_size)))
-        warmup = self.warmup_steps if isinstance(self.warmup_steps, int) else round(self.warmup_steps * steps)
+        """The same with `epochs`, and a share as warm-up, made steps; an epoch is all whole batches
+        of `pairs`.
+        """
+        steps = (
+            self.steps
+            if self.epochs is None
+            else max(1, round(self.epochs * (pairs // batch_size)))
+        )
+        warmup = (
+            self.warmup_steps
+            if isinstance(self.warmup_steps, int)
+            else round(self.warmup_steps * steps)
+        )
         return self.model_copy(update={"steps": steps, "epochs": None, "warmup_steps": warmup})
 
     def images(self, count_pairs: Callable[[], int]) -> int:
-        """About how many images all steps see; the pairs are counted only where epochs of them are wanted."""
-        return self.steps * self.batch_size if self.epochs is None else round(self.epochs * count_pairs())
+        """About how many images all steps see; the pairs are counted only where epochs of them are
+        wanted.
+        """
+        return (
+            self.steps * self.batch_size
+            if self.epochs is None
+            else round(self.epochs * count_pairs())
+        )
 
 
 SPEED_FIELDS = frozenset(
     {
-        *("accumulation", "keep_prefix", "activation_checkpointing", "compile", "workers", "processes"),
+        *(
+            "accumulation",
+            "keep_prefix",
+            "activation_checkpointing",
+            "compile",
+            "workers",
+            "processes",
+        ),
         *("checkpoint_every", "probe_every", "evaluate_every"),
     }
 )
-"""Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of its fingerprint."""
+"""Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of
+its fingerprint.
+"""
 
 
 _LINEAR_HEAD_FIELDS = frozenset(
@@ -119,7 +167,9 @@ _LINEAR_HEAD_FIELDS = frozenset(
 
 
 def is_linear_head(method: str) -> bool:
-    """Whether a method, or the method of a control, trains class vectors on the base's features and no model."""
+    """Whether a method, or the method of a control, trains class vectors on the base's features and
+    no model.
+    """
     return method.removesuffix(CONTROL_SUFFIX) == "linear-head"
 
 
@@ -132,11 +182,17 @@ def unused_fields(method: str) -> frozenset[str]:
     """Fields that do nothing in a method, so that a change of them rebuilds nothing of it."""
     if is_linear_head(method):
         return frozenset(TrainingConfig.model_fields) - _LINEAR_HEAD_FIELDS
-    return frozenset() if method.removesuffix(CONTROL_SUFFIX) == "gated-image" else frozenset({"last_k_layers"})
+    return (
+        frozenset()
+        if method.removesuffix(CONTROL_SUFFIX) == "gated-image"
+        else frozenset({"last_k_layers"})
+    )
 
 
 def partial(model: type[Section], name: str, **rules: Any) -> type[Section]:
-    """Make a model of the same fields, each optional, and `rules`, so that an override is checked in its own file."""
+    """Make a model of the same fields, each optional, and `rules`, so that an override is checked
+    in its own file.
+    """
     fields: dict[str, Any] = {}
     for field, info in model.model_fields.items():
         optional = copy(info)
@@ -149,7 +205,9 @@ if TYPE_CHECKING:
     TrainingOverrides = TrainingConfig
 else:
     TrainingOverrides = partial(
-        TrainingConfig, "TrainingOverrides", one_length=model_validator(mode="after")(_require_one_length)
+        TrainingConfig,
+        "TrainingOverrides",
+        one_length=model_validator(mode="after")(_require_one_length),
     )
 
 
@@ -158,11 +216,15 @@ def _given(overrides: Section | None) -> dict[str, Any]:
 
 
 def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of all sources, of which the last wins; the length of the training is one field in two units."""
+    """The fields of all sources, of which the last wins; the length of the training is one field in
+    two units.
+    """
     fields: dict[str, Any] = {}
     for given in sources:
         if given.get("steps") or given.get("epochs"):
-            fields = {name: value for name, value in fields.items() if name not in ("steps", "epochs")}
+            fields = {
+                name: value for name, value in fields.items() if name not in ("steps", "epochs")
+            }
         fields |= given
     return fields
 
@@ -176,17 +238,23 @@ def _known_method(name: str) -> str:
 
 
 class CustomizationConfig(Section):
-    """Training fields for every method (`defaults`) and for single ones (`methods`), those of `METHOD_DEFAULTS`."""
+    """Training fields for every method (`defaults`) and for single ones (`methods`), those of
+    `METHOD_DEFAULTS`.
+    """
 
     defaults: TrainingOverrides = TrainingOverrides()
     methods: Mapping[Annotated[str, AfterValidator(_known_method)], TrainingOverrides] = {}
 
     def resolve(self, method: str, overrides: Section | None = None) -> TrainingConfig:
-        """Join the training of one method; a control trains as its method does. Later sources win, a domain's last."""
+        """Join the training of one method; a control trains as its method does. Later sources win,
+        a domain's last.
+        """
         name = method.removesuffix(CONTROL_SUFFIX)
         sources = (self.defaults, self.methods.get(name), overrides)
         try:
             return TrainingConfig(**_joined(METHOD_DEFAULTS.get(name, {}), *map(_given, sources)))
         except ValidationError as error:
-            problems = "; ".join(str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors())
+            problems = "; ".join(
+                str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()
+            )
             raise InputError(f"customization of {name}: {problems}") from error

@@ -1,6 +1,7 @@
 """YAML files: the one reader of YAML, which refuses what is hostile or ambiguous.
 
-Does not belong here: which fields a file may hold (`config`), what to say of a wrong one (`messages`).
+Does not belong here: which fields a file may hold (`config`), what to say of a wrong one
+(`messages`).
 """
 
 import json
@@ -21,8 +22,12 @@ MAX_SCALAR = 10_000
 MAX_EVENTS = 250_000
 """Of the parser, a second's work; ImageNet-21k with three synonyms a class has 220,000."""
 
-_SafeLoader: type[yaml.SafeLoader | yaml.CSafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-"""libyaml reads the same files ten times as fast; a step reads its project and domain several times."""
+_SafeLoader: type[yaml.SafeLoader | yaml.CSafeLoader] = (
+    yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+)
+"""libyaml reads the same files ten times as fast; a step reads its project and domain several
+times.
+"""
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc, valid-type]
@@ -47,15 +52,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping: no tags, no aliases, no repeated key, no more than `MAX_YAML_BYTES`.
 
     Raises:
-        ConfigError: If the file is missing, no regular file, too large, not UTF-8, not YAML, or not a mapping, and
-            whatever else the parser raises: one file never stops the others.
+        ConfigError: If the file is missing, no regular file, too large, not UTF-8, not YAML, or not
+            a mapping, and whatever else the parser raises: one file never stops the others.
     """
     try:
         return parse_yaml(_read(path), path)
     except OSError as error:
         raise ConfigError([Problem(path, "", f"cannot be read: {error}")]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(path, "", f"is not text in UTF-8 ({error}); save it as UTF-8")]) from error
+        raise ConfigError(
+            [Problem(path, "", f"is not text in UTF-8 ({error}); save it as UTF-8")]
+        ) from error
 
 
 def parse_yaml(text: str, path: Path) -> dict[str, Any]:
@@ -68,12 +75,24 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     except ConfigError:
         raise
     except yaml.MarkedYAMLError as error:
-        raise ConfigError([Problem(path, "", f"is not valid YAML: {_what_is_wrong(error)}")]) from error
+        raise ConfigError(
+            [Problem(path, "", f"is not valid YAML: {_what_is_wrong(error)}")]
+        ) from error
     except Exception as error:
-        raise ConfigError([Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())[:500]}")]) from error
+        raise ConfigError(
+            [Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())[:500]}")]
+        ) from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        kind = "is empty" if loaded is None else "is a list" if isinstance(loaded, list) else "is not one"
-        raise ConfigError([Problem(path, "", f"must be a mapping, with lines such as `field: value`; it {kind}")])
+        kind = (
+            "is empty"
+            if loaded is None
+            else "is a list"
+            if isinstance(loaded, list)
+            else "is not one"
+        )
+        raise ConfigError(
+            [Problem(path, "", f"must be a mapping, with lines such as `field: value`; it {kind}")]
+        )
     return loaded
 
 
@@ -97,7 +116,9 @@ def _read(path: Path) -> str:
             raise ConfigError([Problem(path, "", "is not a regular file")])
         data = file.read(MAX_YAML_BYTES + 1)
     if len(data) > MAX_YAML_BYTES:
-        raise ConfigError([Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")])
+        raise ConfigError(
+            [Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")]
+        )
     return data.decode()
 
 
@@ -105,17 +126,25 @@ def _refuse_bombs(path: Path, text: str) -> None:
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
         where = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if isinstance(event, yaml.AliasEvent):
-            problem = "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
+            problem = (
+                "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
+            )
         elif getattr(event, "tag", None) is not None:
-            problem = "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
+            problem = (
+                "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
+            )
         elif "\0" in getattr(event, "value", ""):
             problem = "a value holds a NUL, which no path and no database takes"
         elif depth > MAX_DEPTH:
             problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
         elif len(getattr(event, "value", "")) > MAX_SCALAR:
-            problem = f"a value is longer than {MAX_SCALAR:,} characters"  # numbers take quadratic time
+            problem = (
+                f"a value is longer than {MAX_SCALAR:,} characters"  # numbers take quadratic time
+            )
         elif number > MAX_EVENTS:
             problem = f"holds more than {MAX_EVENTS:,} values"
         else:

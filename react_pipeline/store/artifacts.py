@@ -1,7 +1,8 @@
 """Artifacts: a directory that is absent, or complete and verified.
 
-Belongs here: what an artifact and a step's inputs are, the manifest, and its verification. Does not belong here: how
-artifacts are published (`store`), what any artifact contains, which depends on which (`lineage`).
+Belongs here: what an artifact and a step's inputs are, the manifest, and its verification. Does not
+belong here: how artifacts are published (`store`), what any artifact contains, which depends on
+which (`lineage`).
 """
 
 import contextlib
@@ -31,7 +32,9 @@ _verified: dict[Path, str] = {}
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces, so that equal values have equal text. NaN is refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def digest_of(value: Any) -> str:
@@ -41,7 +44,8 @@ def digest_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artifact: `path` is its directory, `manifest` what was recorded when it was published.
+    """A published artifact: `path` is its directory, `manifest` what was recorded when it was
+    published.
 
     `reused` is true when a build found it already published instead of making it.
     """
@@ -82,7 +86,9 @@ class Artifact:
             CorruptArtifact: If the manifest lists no such file.
         """
         if name not in self.manifest["files"]:
-            raise CorruptArtifact(f"{self.path}: no file {name!r} in its manifest; rematerialize `{self.stage}`")
+            raise CorruptArtifact(
+                f"{self.path}: no file {name!r} in its manifest; rematerialize `{self.stage}`"
+            )
         return self.path / name
 
 
@@ -108,7 +114,10 @@ class Inputs:
     @property
     def identity(self) -> dict[str, Any]:
         """All of it as plain values, parents by their fingerprints."""
-        return {**vars(self), "parents": {name: parent.fingerprint for name, parent in self.parents.items()}}
+        return {
+            **vars(self),
+            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -131,21 +140,30 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise CorruptArtifact(f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`") from error
-    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("fingerprint") == path.name
+        raise CorruptArtifact(
+            f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`"
+        ) from error
+    known = (
+        isinstance(manifest, dict)
+        and manifest.get("format") == FORMAT
+        and manifest.get("fingerprint") == path.name
+    )
     # Its counts are reported as results, so the manifest has its own digest too.
     if not known or manifest.get("digest") != manifest_digest(manifest):
-        raise CorruptArtifact(f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`")
+        raise CorruptArtifact(
+            f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`"
+        )
     return manifest
 
 
 def verify(artifact: Artifact, *, anew: bool = False) -> None:
     """Compare every file with the manifest: its size and its SHA-256.
 
-    An artifact may be terabytes and is opened by every process of a run, so what was compared once on this machine is
-    remembered next to the store, with inode, size and times of each file as the kernel keeps them. While these are the
-    same, no file was written to since, and hashing it again is spared. A disk that changes bytes by itself leaves no
-    such trace: `anew` reads everything (`react-pipeline verify`).
+    An artifact may be terabytes and is opened by every process of a run, so what was compared once
+    on this machine is remembered next to the store, with inode, size and times of each file as the
+    kernel keeps them. While these are the same, no file was written to since, and hashing it again
+    is spared. A disk that changes bytes by itself leaves no such trace: `anew` reads everything
+    (`react-pipeline verify`).
 
     Raises:
         CorruptArtifact: Naming the file that is missing or differs.
@@ -158,13 +176,14 @@ def verify(artifact: Artifact, *, anew: bool = False) -> None:
             path = artifact.path / name
             if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
                 raise CorruptArtifact(
-                    f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
+                    f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, "
+                    "recorded "
                     f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
                 )
     except OSError as error:  # missing, or a disk that cannot read it
         raise CorruptArtifact(
-            f"{error.filename or artifact.path}: {error.strerror or error}; rematerialize `{artifact.stage}` for "
-            f"{artifact.key!r}"
+            f"{error.filename or artifact.path}: {error.strerror or error}; rematerialize "
+            f"`{artifact.stage}` for {artifact.key!r}"
         ) from error
     _remember(artifact, stamp)
 
@@ -178,7 +197,8 @@ def link_file(artifact: Artifact, name: str, place: Path) -> bool:
     """Give a file of an opened artifact a second name, for a reader that never writes to it.
 
     Returns:
-        Whether it has it; false where the place is on another disk, or the file system knows no links.
+        Whether it has it; false where the place is on another disk, or the file system knows no
+        links.
     """
     verified = _verified.get(artifact.path) == _stamp(artifact)
     try:
@@ -196,7 +216,9 @@ def slug_of(stage: str, key: str, fingerprint: str) -> str:
 
 
 def memory_of_verified(root: Path) -> Path:
-    """Folder below a store's root with what was verified, one file an artifact, named by its fingerprint at the end."""
+    """Folder below a store's root with what was verified, one file an artifact, named by its
+    fingerprint at the end.
+    """
     return root / CACHE / "verified"
 
 
@@ -225,15 +247,22 @@ def _remember(artifact: Artifact, stamp: str) -> None:
         write_atomically(_memory(artifact), stamp)
 
 
-def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The manifest of a staged artifact: its inputs, every file with digest and size, its counts, what it took."""
+def manifest_of(
+    inputs: Inputs, staging: Path, counts: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The manifest of a staged artifact: its inputs, every file with digest and size, its counts,
+    what it took.
+    """
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
     manifest = {
         "format": FORMAT,
         "fingerprint": inputs.fingerprint,
         **inputs.identity,
         "files": {
-            path.relative_to(staging).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            path.relative_to(staging).as_posix(): {
+                "sha256": sha256_of(path),
+                "bytes": path.stat().st_size,
+            }
             for path in files
         },
         "counts": counts,

@@ -1,15 +1,18 @@
-"""Attempts: one build by one process, in folders of its own, under a lease that other processes and hosts respect.
+"""Attempts: one build by one process, in folders of its own, under a lease that other processes and
+hosts respect.
 
-Belongs here: the folders below `.staging`, leases and who is alive. Does not belong here: publication (`store`).
+Belongs here: the folders below `.staging`, leases and who is alive. Does not belong here:
+publication (`store`).
 
 Layout, where an attempt is called `<boot id>-<process id>-<random>`::
 
     .staging/<slug>.<attempt>          what it writes, and in the end the artifact
     .staging/<slug>.<attempt>.scratch  what it resumes from after a kill; no part of the artifact
-    .staging/<slug>.<attempt>.lease    its host and the fingerprints it relies on; touched every few seconds
+    .staging/<slug>.<attempt>.lease    its host and the fingerprints it relies on; touched every few
+    seconds
 
-Nothing that is published depends on locks or leases: folders are private and a rename is won by one attempt. They spare
-work, and keep `prune` away from what a build uses.
+Nothing that is published depends on locks or leases: folders are private and a rename is won by one
+attempt. They spare work, and keep `prune` away from what a build uses.
 """
 
 from __future__ import annotations
@@ -100,8 +103,8 @@ class Attempt:
     def discard(self) -> None:
         """Remove its lease and its folders.
 
-        The lease goes first and folders leave their place in one rename: if the process lives after all, it finds
-        everything it wrote or nothing, and publishes nothing without its lease.
+        The lease goes first and folders leave their place in one rename: if the process lives after
+        all, it finds everything it wrote or nothing, and publishes nothing without its lease.
         """
         self.lease.unlink(missing_ok=True)
         trash = self.root.parent / ".quarantine"
@@ -115,15 +118,21 @@ class Attempt:
     def adopt(self, dead: Attempt, *, staging: bool, locked: bool) -> None:
         """Go on with the scratch of a dead attempt and, if `staging`, with what it wrote.
 
-        They are moved where the lock proves that it is dead, and copied where only its lease has run out: a process
-        that was merely suspended may still write to its open files.
+        They are moved where the lock proves that it is dead, and copied where only its lease has
+        run out: a process that was merely suspended may still write to its open files.
         """
         move = locked and dead.name.partition("-")[0] == boot_id()
-        folders = [(dead.scratch, self.scratch), *([(dead.staging, self.staging)] if staging else [])]
+        folders = [
+            (dead.scratch, self.scratch),
+            *([(dead.staging, self.staging)] if staging else []),
+        ]
         for theirs, mine in folders:
             try:
                 theirs.rename(mine) if move else shutil.copytree(theirs, mine)
-            except (FileNotFoundError, shutil.Error):  # none, another build was faster, or its process lives after all
+            except (
+                FileNotFoundError,
+                shutil.Error,
+            ):  # none, another build was faster, or its process lives after all
                 shutil.rmtree(mine, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -132,7 +141,9 @@ class Attempt:
         said = {"host": socket.gethostname(), "pid": os.getpid(), "relies_on": sorted(relies_on)}
         write_atomically(self.lease, json.dumps(said))
         ended = threading.Event()
-        thread = threading.Thread(target=self._touch, args=(ended,), name=f"lease of {self.slug}", daemon=True)
+        thread = threading.Thread(
+            target=self._touch, args=(ended,), name=f"lease of {self.slug}", daemon=True
+        )
         thread.start()
         try:
             yield
@@ -152,8 +163,13 @@ def new_attempt(root: Path, slug: str) -> Attempt:
 
 
 def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
-    """Attempts that left anything below `root`, of one artifact or of all; the one that wrote last comes first."""
-    found = {path.name.removesuffix(SCRATCH).removesuffix(LEASE) for path in root.glob(f"{slug or '[!.]*'}.*")}
+    """Attempts that left anything below `root`, of one artifact or of all; the one that wrote last
+    comes first.
+    """
+    found = {
+        path.name.removesuffix(SCRATCH).removesuffix(LEASE)
+        for path in root.glob(f"{slug or '[!.]*'}.*")
+    }
     known = [Attempt(root, *name.split(".", 1)) for name in found if "." in name]
     return sorted(known, key=_last_written, reverse=True)
 
@@ -161,8 +177,8 @@ def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
 def scratch_of(staging: Path) -> Path:
     """Where the build that writes `staging` keeps what it resumes from after a kill.
 
-    It is not part of the artifact and stays until that is published, so that a kill while files are hashed and synced
-    costs no more than one at any other time.
+    It is not part of the artifact and stays until that is published, so that a kill while files are
+    hashed and synced costs no more than one at any other time.
     """
     return staging.with_name(staging.name + SCRATCH)
 
@@ -172,7 +188,9 @@ def _last_written(attempt: Attempt) -> float:
 
 
 def now_of(root: Path) -> float:
-    """The clock of the file system, which is another host's where the store is shared; ours where it is read-only."""
+    """The clock of the file system, which is another host's where the store is shared; ours where
+    it is read-only.
+    """
     clock = root / f".clock-{boot_id()}-{os.getpid()}-{secrets.token_hex(2)}"
     try:
         clock.touch()

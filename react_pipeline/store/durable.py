@@ -1,7 +1,8 @@
 """Atomic file writes that survive a kill or a power failure, locks between processes, and digests.
 
-Digests of the user's files are remembered: shards and vectors are gigabytes and stay where the user put them. Does not
-belong here: what the files hold, or which of them make an artifact (`artifacts`).
+Digests of the user's files are remembered: shards and vectors are gigabytes and stay where the user
+put them. Does not belong here: what the files hold, or which of them make an artifact
+(`artifacts`).
 """
 
 import errno
@@ -26,7 +27,9 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 """A network file system without a lock service."""
 
 CTIME_STEP_NS = 1_000_000
-"""FAT, exFAT and object stores mounted as folders report another time as ctime, of whole milliseconds at best."""
+"""FAT, exFAT and object stores mounted as folders report another time as ctime, of whole
+milliseconds at best.
+"""
 SAMPLE_BYTES = 4_096
 
 CACHE = ".cache"
@@ -59,16 +62,23 @@ def rename_synced(written: Path, path: Path) -> None:
 
 
 def seal(marker: Path, files: Iterable[Path] = (), about: Any = True) -> None:
-    """Write a marker that vouches for files, which are on the disk before it, and keeps `about` (JSON)."""
+    """Write a marker that vouches for files, which are on the disk before it, and keeps `about`
+    (JSON).
+    """
     files = list(files)
     for path in {*files, *(file.parent for file in files)}:
         fsync(path)
-    content = {"about": about, "files": {os.path.relpath(file, marker.parent): sha256_of(file) for file in files}}
+    content = {
+        "about": about,
+        "files": {os.path.relpath(file, marker.parent): sha256_of(file) for file in files},
+    }
     write_atomically(marker, json.dumps({**content, "digest": _digest(content)}))
 
 
 def sealed(marker: Path) -> Any:
-    """What `seal` kept, as long as the marker and every one of its files are as they were written; None if not."""
+    """What `seal` kept, as long as the marker and every one of its files are as they were written;
+    None if not.
+    """
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
         whole = content.pop("digest") == _digest(content) and all(
@@ -79,7 +89,9 @@ def sealed(marker: Path) -> Any:
     if whole:
         return content["about"]
     if marker.exists():
-        logger.warning("%s: it or its files are not as they were written; they are made again", marker)
+        logger.warning(
+            "%s: it or its files are not as they were written; they are made again", marker
+        )
     return None
 
 
@@ -88,7 +100,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def append(descriptor: int, data: bytes) -> None:
-    """Append to a file opened for that; the data is on the disk when this returns, and not there if this raises.
+    """Append to a file opened for that; the data is on the disk when this returns, and not there if
+    this raises.
 
     Raises:
         OSError: If the disk refuses it.
@@ -128,10 +141,11 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """`fsync` of everything below a directory, and of itself; files get the mode that the umask gives new ones.
+    """`fsync` of everything below a directory, and of itself; files get the mode that the umask
+    gives new ones.
 
-    Programs that write to a temporary file and rename it leave mode 600 behind. A file with another name got its mode
-    when it was published under that one, maybe by another user.
+    Programs that write to a temporary file and rename it leave mode 600 behind. A file with another
+    name got its mode when it was published under that one, maybe by another user.
     """
     mode = S_IMODE(root.stat().st_mode) & 0o666
     for path in [*root.rglob("*"), root]:
@@ -142,7 +156,8 @@ def fsync_tree(root: Path) -> None:
 
 
 def lock(file: TextIO | int, *, wait: bool = True) -> bool:
-    """Lock an open file until it is closed; false if another process holds it, or the file system has no locks.
+    """Lock an open file until it is closed; false if another process holds it, or the file system
+    has no locks.
 
     The kernel frees it when its holder dies, so that a SIGKILL leaves no lock behind.
     """
@@ -170,18 +185,24 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def release(file: TextIO, held: bool) -> None:
-    """Free a lock at once: a forked process that has the file open, too, would keep it until it ends."""
+    """Free a lock at once: a forked process that has the file open, too, would keep it until it
+    ends.
+    """
     if held:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when a file is written to or replaced; the time of change (ctime), unlike others, cannot be set."""
+    """What changes when a file is written to or replaced; the time of change (ctime), unlike
+    others, cannot be set.
+    """
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def outside_stamp(path: Path) -> tuple[int, ...]:
-    """`stamp_of` a file of the user, and a digest of its two ends where its disk keeps no time of change."""
+    """`stamp_of` a file of the user, and a digest of its two ends where its disk keeps no time of
+    change.
+    """
     stat = path.stat()
     if stat.st_ctime_ns % CTIME_STEP_NS or not S_ISREG(stat.st_mode):
         return stamp_of(stat)

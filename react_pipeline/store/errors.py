@@ -1,4 +1,5 @@
-"""The errors that a user of the pipeline can see. Each message says what is wrong, where, and what to do about it.
+"""The errors that a user of the pipeline can see. Each message says what is wrong, where, and what
+to do about it.
 
 Only exception types belong here; they are raised where the fault is seen.
 """
@@ -8,7 +9,9 @@ from pathlib import Path
 
 
 class ReactError(Exception):
-    """Base of every error that is expected to reach a user: its text is complete without a traceback."""
+    """Base of every error that is expected to reach a user: its text is complete without a
+    traceback.
+    """
 
 
 class InputError(ReactError):

@@ -23,10 +23,12 @@ _known: dict[int, bool] = {}
 
 
 def has_locks(root: Path) -> bool:
-    """Whether a lock that one process holds is refused to another. Without, builds respect leases alone.
+    """Whether a lock that one process holds is refused to another. Without, builds respect leases
+    alone.
 
     Raises:
-        InputError: If a directory may be renamed onto another that holds files: publication relies on the refusal.
+        InputError: If a directory may be renamed onto another that holds files: publication relies
+            on the refusal.
     """
     device = root.stat().st_dev
     if device in _known:
@@ -39,7 +41,9 @@ def has_locks(root: Path) -> bool:
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     if not found:
-        logger.warning("%s: a file system without locks; killed builds are resumed only after minutes", root)
+        logger.warning(
+            "%s: a file system without locks; killed builds are resumed only after minutes", root
+        )
     _known[device] = found
     return found
 
@@ -54,8 +58,8 @@ def _try_rename(trial: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return
     raise InputError(
-        f"{trial.parents[1]}: on this file system a directory may replace another or cannot be renamed, so two builds "
-        "could mix; point `store` at a local disk, NFS 4 or Lustre"
+        f"{trial.parents[1]}: on this file system a directory may replace another or cannot be "
+        "renamed, so two builds could mix; point `store` at a local disk, NFS 4 or Lustre"
     )
 
 

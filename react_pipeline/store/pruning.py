@@ -1,4 +1,5 @@
-"""Removing what nothing uses: artifacts no longer current, folders of dead attempts, what was quarantined.
+"""Removing what nothing uses: artifacts no longer current, folders of dead attempts, what was
+quarantined.
 
 Belongs here: what is in use. Does not belong here: who is alive (`attempts`).
 """
@@ -22,23 +23,33 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETENTION_SECONDS = 3600.0
-"""What was current so recently is kept: a step may have looked it up and not yet begun to build on it."""
+"""What was current so recently is kept: a step may have looked it up and not yet begun to build on
+it.
+"""
 
 
-def prune(store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[Path]:
+def prune(
+    store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
+) -> list[Path]:
     """Remove artifacts that nothing uses, folders of dead attempts, and what was quarantined.
 
-    In use are current artifacts, those that a live build of any host reads or publishes, those that were current or
-    made within `keep_seconds`, and the ancestors of all of these. Where a pointer or a manifest is damaged, everything
-    of that key is kept and reported. An artifact leaves its place in one rename, so that a kill leaves no part of it.
+    In use are current artifacts, those that a live build of any host reads or publishes, those that
+    were current or made within `keep_seconds`, and the ancestors of all of these. Where a pointer
+    or a manifest is damaged, everything of that key is kept and reported. An artifact leaves its
+    place in one rename, so that a kill leaves no part of it.
 
     Returns:
         The removed paths (those that would be, with `dry_run`).
     """
     now = now_of(store.staging)
-    # In this order: what is published or leased after one of these looks is seen by none of the later ones.
+    # In this order: what is published or leased after one of these looks is seen by none of the
+    # later ones.
     manifests = sorted(store.root.glob("[!.]*/**/" + MANIFEST))
-    pointers = {path.parent: _pointer(path) for path in store.root.glob("[!.]*/**/" + CURRENT) if path.is_file()}
+    pointers = {
+        path.parent: _pointer(path)
+        for path in store.root.glob("[!.]*/**/" + CURRENT)
+        if path.is_file()
+    }
     leases = [attempt for attempt in attempts(store.staging) if not attempt.is_dead(locked=False)]
     parents, kept = {}, set().union(*(lease.relies_on() for lease in leases))
     for path in manifests:
@@ -81,7 +92,9 @@ def _pointer(path: Path) -> tuple[str, float]:
     """The fingerprint that a pointer names, empty if it is damaged, and since when."""
     name = path.read_text(errors="replace").strip()
     if not (name and (path.parent / name / MANIFEST).exists()):
-        logger.warning("%s: names no artifact; everything next to it is kept. Materialize it again", path)
+        logger.warning(
+            "%s: names no artifact; everything next to it is kept. Materialize it again", path
+        )
         name = ""
     return name, path.stat().st_mtime
 

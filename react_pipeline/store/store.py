@@ -1,8 +1,8 @@
 """The store: the only way in which artifacts are published.
 
-Belongs here: building, atomic publishing, the pointer to the current artifact. Does not belong here: the manifest and
-its verification (`artifacts`), who builds (`attempts`), what may be removed (`pruning`), what depends on what
-(`lineage`).
+Belongs here: building, atomic publishing, the pointer to the current artifact. Does not belong
+here: the manifest and its verification (`artifacts`), who builds (`attempts`), what may be removed
+(`pruning`), what depends on what (`lineage`).
 
 Layout::
 
@@ -36,7 +36,13 @@ from react_pipeline.store.artifacts import (
 )
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
 from react_pipeline.store.durable import fsync, fsync_tree, lock, release, write_atomically
-from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
+from react_pipeline.store.errors import (
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    ReactError,
+    StoreWriteError,
+)
 from react_pipeline.store.file_system import has_locks
 from react_pipeline.store.pruning import RETENTION_SECONDS, prune
 
@@ -66,7 +72,9 @@ class Store:
             try:
                 found = json.loads(marker.read_text())["format"]
             except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-                raise InputError(f"{marker}: unreadable ({error!r}); restore it, or remove the store") from error
+                raise InputError(
+                    f"{marker}: unreadable ({error!r}); restore it, or remove the store"
+                ) from error
             if found != FORMAT:
                 raise InputError(
                     f"{self.root}: a store of format {found}, this version reads format {FORMAT}; "
@@ -82,17 +90,20 @@ class Store:
         """Where attempts write."""
         return self.root / ".staging"
 
-    def build(self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False) -> Artifact:
+    def build(
+        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False
+    ) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
-        `write` fills the staging directory it is given and returns the counts for the manifest. With `resumable`, what
-        a killed build left in staging is handed to it again; `write` then removes its own scratch files. Two builds of
-        the same inputs wait for each other, those of two hosts by the lease of the first; the second verifies and
-        returns the first one's artifact. Should they not see each other, one wins the rename and the other uses it.
+        `write` fills the staging directory it is given and returns the counts for the manifest.
+        With `resumable`, what a killed build left in staging is handed to it again; `write` then
+        removes its own scratch files. Two builds of the same inputs wait for each other, those of
+        two hosts by the lease of the first; the second verifies and returns the first one's
+        artifact. Should they not see each other, one wins the rename and the other uses it.
 
         Raises:
-            StoreWriteError: If the disk refuses a write, or another host took this build for dead. Nothing is published
-                then.
+            StoreWriteError: If the disk refuses a write, or another host took this build for dead.
+                Nothing is published then.
         """
         self._mark()
         fingerprint = inputs.fingerprint
@@ -100,21 +111,27 @@ class Store:
         with self.locked(slug) as held:
             proof = has_locks(self.root) and held
             found = self._built_already(inputs, slug, locked=proof)
-            left = [attempt for attempt in attempts(self.staging, slug) if attempt.is_dead(locked=proof)]
+            left = [
+                attempt for attempt in attempts(self.staging, slug) if attempt.is_dead(locked=proof)
+            ]
             if found is not None:
                 for dead in left:
                     dead.discard()
                 self._set_current(found)
                 return found
             attempt = new_attempt(self.staging, slug)
-            with attempt.held({fingerprint, *(parent.fingerprint for parent in inputs.parents.values())}):
+            with attempt.held(
+                {fingerprint, *(parent.fingerprint for parent in inputs.parents.values())}
+            ):
                 for dead in left:
                     if not attempt.leftovers:
                         attempt.adopt(dead, staging=resumable, locked=proof)
                     dead.discard()
                 return self._build(inputs, write, attempt)
 
-    def _build(self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], attempt: Attempt) -> Artifact:
+    def _build(
+        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], attempt: Attempt
+    ) -> Artifact:
         staging = attempt.staging
         final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
         staging.mkdir(exist_ok=True)
@@ -122,7 +139,9 @@ class Store:
             began = time.monotonic()
             counts = dict(write(staging))
             manifest = manifest_of(inputs, staging, counts, round(time.monotonic() - began, 2))
-            (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+            (staging / MANIFEST).write_text(
+                json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+            )
             fsync_tree(staging)
             final.parent.mkdir(parents=True, exist_ok=True)
             artifact = self._publish(attempt, Artifact(final, manifest, reused=False))
@@ -136,7 +155,9 @@ class Store:
         return artifact
 
     def _built_already(self, inputs: Inputs, slug: str, *, locked: bool) -> Artifact | None:
-        """The published artifact, after the builds of other hosts have ended; None if it is this one's to build."""
+        """The published artifact, after the builds of other hosts have ended; None if it is this
+        one's to build.
+        """
         final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
         waiting = False
         while True:
@@ -146,7 +167,11 @@ class Store:
                 except CorruptArtifact as error:
                     logger.warning("%s; building it again", error)
                     self._quarantine(final)
-            living = [attempt for attempt in attempts(self.staging, slug) if not attempt.is_dead(locked=locked)]
+            living = [
+                attempt
+                for attempt in attempts(self.staging, slug)
+                if not attempt.is_dead(locked=locked)
+            ]
             if not living:
                 return None
             if not waiting:
@@ -155,7 +180,8 @@ class Store:
             time.sleep(POLL_SECONDS)
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
-        """A published artifact, every file checked against its manifest (bytes and SHA-256; `artifacts.verify`).
+        """A published artifact, every file checked against its manifest (bytes and SHA-256;
+        `artifacts.verify`).
 
         Raises:
             MissingArtifact: If it was never published.
@@ -177,7 +203,9 @@ class Store:
         """
         pointer = self.directory(stage, key) / CURRENT
         if not pointer.exists():
-            raise MissingArtifact(f"`{stage}` has not been materialized for {key!r}: materialize it first")
+            raise MissingArtifact(
+                f"`{stage}` has not been materialized for {key!r}: materialize it first"
+            )
         return self.open(stage, key, pointer.read_text().strip())
 
     def has(self, stage: str, key: str) -> bool:
@@ -192,7 +220,9 @@ class Store:
         return sorted(path.parent.relative_to(base).as_posix() for path in found if path.is_file())
 
     def verify(self) -> Iterator[tuple[Path, CorruptArtifact | None]]:
-        """Read every published artifact in full, whatever is remembered; yields each with what is wrong with it."""
+        """Read every published artifact in full, whatever is remembered; yields each with what is
+        wrong with it.
+        """
         for path in sorted(found.parent for found in self.root.glob("[!.]*/**/" + MANIFEST)):
             stage = path.relative_to(self.root).parts[0]
             try:
@@ -202,16 +232,20 @@ class Store:
             else:
                 yield path, None
 
-    def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[Path]:
+    def prune(
+        self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
+    ) -> list[Path]:
         """Remove what nothing uses any more (`pruning.prune`); returns the removed paths."""
         with self.locked("prune"):
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock of this store, for what must happen one after another; yields whether it is held.
+        """Hold a lock of this store, for what must happen one after another; yields whether it is
+        held.
 
-        It is not where the file system has no locks, or another process holds it and `wait` is false.
+        It is not where the file system has no locks, or another process holds it and `wait` is
+        false.
         """
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
@@ -233,7 +267,9 @@ class Store:
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
-        """Hold a lock of this store if it is free; yields whether it was. Never on a file system without locks."""
+        """Hold a lock of this store if it is free; yields whether it was. Never on a file system
+        without locks.
+        """
         with self.locked(name, wait=False) as held:
             yield has_locks(self.root) and held
 
@@ -277,14 +313,15 @@ class Store:
         written = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
         free = shutil.disk_usage(self.root).free
         return StoreWriteError(
-            f"{error.filename or staging}: {error.strerror or error}; {written:,} bytes were written and {free:,} are "
-            f"free on that disk, so this artifact needs more than {written + free:,}. Nothing was published; free "
-            "space (react-pipeline prune) and run again"
+            f"{error.filename or staging}: {error.strerror or error}; {written:,} bytes were "
+            f"written and {free:,} are free on that disk, so this artifact needs more than "
+            f"{written + free:,}. Nothing was published; free space (react-pipeline prune) and run "
+            "again"
         )
 
 
 def _taken_for_dead(staging: Path) -> StoreWriteError:
     return StoreWriteError(
-        f"{staging}: another host took this build for dead, since its lease was not touched for too long (was the "
-        "process suspended?). Nothing was published; run again"
+        f"{staging}: another host took this build for dead, since its lease was not touched for "
+        "too long (was the process suspended?). Nothing was published; run again"
     )

@@ -1,8 +1,9 @@
 """Bounded HTTP: what a tracking server that is down, slow or endless may cost in time and memory.
 
-MLflow bounds each wait for a byte, so a server that drips, or never ends, holds its client for good. Here one request
-as a whole has a deadline, its answer a size, and all requests that fail share an allowance of seconds. Belongs here:
-requests of MLflow's client to the servers named to `bound`. Does not belong here: what is asked, and the queue.
+MLflow bounds each wait for a byte, so a server that drips, or never ends, holds its client for
+good. Here one request as a whole has a deadline, its answer a size, and all requests that fail
+share an allowance of seconds. Belongs here: requests of MLflow's client to the servers named to
+`bound`. Does not belong here: what is asked, and the queue.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ SETTINGS = {
 """Defaults of MLflow's own variables; what the environment sets wins."""
 
 FAILURE_SHARE = 1.2
-"""Failed requests with no success among them may take this many times the time of one, and as much again every hour."""
+"""Failed requests with no success among them may take this many times the time of one, and as much
+again every hour.
+"""
 
 MIN_SHARE = 0.5
-"""With less than this share of the time of a request left, a server is not asked: a slow one could only fail."""
+"""With less than this share of the time of a request left, a server is not asked: a slow one could
+only fail.
+"""
 
 MAX_ANSWER_BYTES = 32 << 20
 MIN_UPLOAD_BYTES_PER_SECOND = 128 << 10
@@ -45,7 +50,9 @@ _allowances: dict[str, Allowance] = {}
 
 
 class Allowance:
-    """The seconds that requests to one server may still lose: a process waits no longer for one that is down."""
+    """The seconds that requests to one server may still lose: a process waits no longer for one
+    that is down.
+    """
 
     def __init__(self) -> None:
         """Full at first."""
@@ -60,7 +67,9 @@ class Allowance:
         return left if left >= MIN_SHARE * request else 0.0
 
     def charge(self, seconds: float) -> None:
-        """Count the time of a request that failed; more than the limit would not be earned again within an hour."""
+        """Count the time of a request that failed; more than the limit would not be earned again
+        within an hour.
+        """
         self._lost = min(FAILURE_SHARE * _request_seconds(), self._lost + seconds)
 
     def refill(self) -> None:
@@ -136,9 +145,13 @@ def _send(
 
 
 class _Exchange(threading.Thread):
-    """A request and its answer, in a thread: looking a name up, connecting and TLS cannot be bounded otherwise."""
+    """A request and its answer, in a thread: looking a name up, connecting and TLS cannot be
+    bounded otherwise.
+    """
 
-    def __init__(self, send: Callable[[], requests.Response], *, whole: bool, send_seconds: float) -> None:
+    def __init__(
+        self, send: Callable[[], requests.Response], *, whole: bool, send_seconds: float
+    ) -> None:
         super().__init__(name="mlflow-request", daemon=True)
         self._send, self._whole, self.send_seconds = send, whole, send_seconds
         self.sent = threading.Event()
@@ -159,9 +172,11 @@ class _Exchange(threading.Thread):
             self.sent.set()
 
     def answer(self, seconds: float) -> requests.Response:
-        """Wait for the answer; the connection of one that does not come is cut, which ends the thread.
+        """Wait for the answer; the connection of one that does not come is cut, which ends the
+        thread.
 
-        Sending takes what it needs of `send_seconds`; the answer then has `seconds`, and no more than is left in all.
+        Sending takes what it needs of `send_seconds`; the answer then has `seconds`, and no more
+        than is left in all.
         """
         end = time.monotonic() + self.send_seconds
         self.start()
@@ -175,7 +190,9 @@ class _Exchange(threading.Thread):
                     self._connection.sock.shutdown(socket.SHUT_RDWR)
         # Before the error: cutting the connection may have caused it.
         if self._over or (self._answer is None and self._error is None):
-            raise requests.Timeout(f"no whole answer within {seconds:.1f} s; {_TIMEOUT} sets the time")
+            raise requests.Timeout(
+                f"no whole answer within {seconds:.1f} s; {_TIMEOUT} sets the time"
+            )
         if self._error is not None:
             raise self._error
         assert self._answer is not None  # noqa: S101 - one of the two is set
@@ -200,7 +217,9 @@ def _body(answer: requests.Response) -> bytes:
 
 
 class _Watched:
-    """Mixed into the connections of a pool: reports to an exchange which one it uses, and that all is sent."""
+    """Mixed into the connections of a pool: reports to an exchange which one it uses, and that all
+    is sent.
+    """
 
     sock: socket.socket | None
     timeout: float
@@ -212,7 +231,9 @@ class _Watched:
             exchange.uses(self)
             if self.sock is None:
                 self.connect()
-            self.timeout = exchange.send_seconds  # of the body as a whole; for the answer, urllib3 sets its own
+            self.timeout = (
+                exchange.send_seconds
+            )  # of the body as a whole; for the answer, urllib3 sets its own
             super().request(*args, **options)  # type: ignore[misc]
             exchange.sent.set()
         else:

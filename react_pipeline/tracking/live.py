@@ -1,8 +1,9 @@
 """A training seen in MLflow while it runs, and afterwards if it fails.
 
-A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. The log of the
-published checkpoint (`log`) finds the same run by its fingerprint, adds what could not be streamed (steps from
-`metrics.jsonl`, samples of the machine from a file in the store), and finishes it.
+A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
+one. The log of the published checkpoint (`log`) finds the same run by its fingerprint, adds what
+could not be streamed (steps from `metrics.jsonl`, samples of the machine from a file in the store),
+and finishes it.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ MAX_WAITING_RECORDS = 10_000
 
 
 class LiveRun:
-    """Streams one training into the MLflow run of its artifact; a `TrainingObserver` that never raises.
+    """Streams one training into the MLflow run of its artifact; a `TrainingObserver` that never
+    raises.
 
-    As a context it closes the run at the end: an error that leaves it marks the run FAILED with the error's text, an
-    interruption KILLED. After a success the run stays RUNNING for `Tracking.log_artifact`. A killed process leaves it
-    RUNNING too, and the next training of the same fingerprint resumes it.
+    As a context it closes the run at the end: an error that leaves it marks the run FAILED with the
+    error's text, an interruption KILLED. After a success the run stays RUNNING for
+    `Tracking.log_artifact`. A killed process leaves it RUNNING too, and the next training of the
+    same fingerprint resumes it.
     """
 
     def __init__(
@@ -75,7 +78,8 @@ class LiveRun:
 
         Args:
             dagster: Where a browser finds Dagster, if that is known.
-            pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
+            pending: Folder for samples of the machine that MLflow does not take; None: they are
+                lost then.
         """
         self.run_id: str | None = None
         self._runs = runs
@@ -103,19 +107,28 @@ class LiveRun:
 
     @property
     def url(self) -> str | None:
-        """Where a browser shows the run; None before it is open, or where the tracking URI is a database."""
+        """Where a browser shows the run; None before it is open, or where the tracking URI is a
+        database.
+        """
         return self._runs.url(self.run_id) if self.run_id else None
 
     def started(self, inputs: Inputs, first_step: int) -> None:
-        """Open the run of these inputs, or go on in the one that an earlier try left, without waiting for it."""
+        """Open the run of these inputs, or go on in the one that an earlier try left, without
+        waiting for it.
+        """
         if self._thread is None:
             self._started_ms = round(1000 * time.time())
-            with suppress(ImportError):  # reported by the thread, like any other problem with MLflow
-                # Not left to the thread: a decoding process that is forked in the middle of an import may hang.
+            with suppress(
+                ImportError
+            ):  # reported by the thread, like any other problem with MLflow
+                # Not left to the thread: a decoding process that is forked in the middle of an
+                # import may hang.
                 import mlflow  # noqa: F401
             self._system.start()
             self._spool = self._pending and spool_file(self._pending, inputs.fingerprint)
-            self._thread = threading.Thread(target=self._stream, args=(inputs,), name="mlflow", daemon=True)
+            self._thread = threading.Thread(
+                target=self._stream, args=(inputs,), name="mlflow", daemon=True
+            )
             self._thread.start()
 
     def stepped(self, record: Mapping[str, float]) -> None:
@@ -136,7 +149,9 @@ class LiveRun:
             self._thread.join(CLOSE_SECONDS)
             self._abandoned = True
             if self._spool is not None and self._system.waiting:
-                with suppress(RuntimeError):  # a thread that was left behind may still take from them
+                with suppress(
+                    RuntimeError
+                ):  # a thread that was left behind may still take from them
                     spool(self._spool, self._system.rows())
                     self._system.waiting.clear()
 
@@ -144,7 +159,10 @@ class LiveRun:
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None:
         if error is None:
             self.close()
@@ -169,13 +187,19 @@ class LiveRun:
                 if not self._warned:
                     self._warned = True
                     uri, reason = without_secrets(self._runs.uri), reason_of(error)
-                    logger.warning("MLflow at %s is unavailable, the training continues without it: %s", uri, reason)
+                    logger.warning(
+                        "MLflow at %s is unavailable, the training continues without it: %s",
+                        uri,
+                        reason,
+                    )
             if ended or self._abandoned:
                 return
             self._ended.wait(pause)
 
     def _write(self, client: MlflowClient, inputs: Inputs) -> str | None:
-        """Write what waits; returns the run's id, or None if there is nothing to be written to it any more."""
+        """Write what waits; returns the run's id, or None if there is nothing to be written to it
+        any more.
+        """
         run_id = self.run_id = self.run_id or self._open(client, inputs)
         if run_id is None:
             return None
@@ -210,13 +234,18 @@ class LiveRun:
         if found:
             self._known = {}
             names = {row.name for row in self._system.waiting}
-            earlier = (point.step for name in names for point in client.get_metric_history(run_id, name))
+            earlier = (
+                point.step for name in names for point in client.get_metric_history(run_id, name)
+            )
             self._system.first_step = max(earlier, default=-1) + 1
         return run_id
 
     def _mark_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
         name = type(error).__name__
-        reason = str(error) if isinstance(error, ReactError) else f"{name}: {error}".removesuffix(": ")
+        reason = (
+            str(error) if isinstance(error, ReactError) else f"{name}: {error}".removesuffix(": ")
+        )
         log_tags(client, run_id, {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason})
-        # Ctrl-C, and a cancelled Dagster run, are no exceptions in Python's sense: the training itself was well.
+        # Ctrl-C, and a cancelled Dagster run, are no exceptions in Python's sense: the training
+        # itself was well.
         client.set_terminated(run_id, FAILED if isinstance(error, Exception) else KILLED)

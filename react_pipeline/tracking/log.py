@@ -1,10 +1,13 @@
-"""Tracking: every published artifact as one MLflow run, written once and never at the cost of a result.
+"""Tracking: every published artifact as one MLflow run, written once and never at the cost of a
+result.
 
-Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is champion.
+Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is
+champion.
 
-An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the
-queue when its run is FINISHED, so a server that is down or a killed process delays a run and never loses or doubles
-it: the `fingerprint` tag finds what is already there. Verdicts wait in the same queue until the registry shows them.
+An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first
+and leaves the queue when its run is FINISHED, so a server that is down or a killed process delays a
+run and never loses or doubles it: the `fingerprint` tag finds what is already there. Verdicts wait
+in the same queue until the registry shows them.
 """
 
 from __future__ import annotations
@@ -23,13 +26,27 @@ from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
-from react_pipeline.tracking.models import MODEL_STAGES, Measured, datasets_of, find_model_id, log_model, model_of
+from react_pipeline.tracking.models import (
+    MODEL_STAGES,
+    Measured,
+    datasets_of,
+    find_model_id,
+    log_model,
+    model_of,
+)
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.package import refresh_calibration
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, Runs, log_params, log_rows, log_tags, missing_rows
+from react_pipeline.tracking.runs import (
+    FINISHED,
+    Runs,
+    log_params,
+    log_rows,
+    log_tags,
+    missing_rows,
+)
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
@@ -47,7 +64,9 @@ LOCK = "tracking"
 
 @dataclass
 class Delivery:
-    """Result of a pass over the queue: runs by the file of their entry, verdicts applied and waiting, and notes."""
+    """Result of a pass over the queue: runs by the file of their entry, verdicts applied and
+    waiting, and notes.
+    """
 
     runs: dict[str, str] = field(default_factory=dict)
     applied: int = 0
@@ -68,17 +87,23 @@ class Tracking:
         """Tracking as the project's configuration says."""
         return cls(Runs.of(project))
 
-    def log_artifact(self, project: Project, artifact: Artifact, dagster_run_id: str = "") -> str | None:
-        """Log one artifact, and whatever an earlier call could not log; returns the id of the artifact's run.
+    def log_artifact(
+        self, project: Project, artifact: Artifact, dagster_run_id: str = ""
+    ) -> str | None:
+        """Log one artifact, and whatever an earlier call could not log; returns the id of the
+        artifact's run.
 
-        Safe to repeat: an artifact that is logged already costs one look-up. Returns None, with a warning, when
-        MLflow does not answer; the artifact stays queued then.
+        Safe to repeat: an artifact that is logged already costs one look-up. Returns None, with a
+        warning, when MLflow does not answer; the artifact stays queued then.
         """
         entry = self._put(project, artifact, dagster_run_id)
         return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
-    def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
-        """Log everything queued, with a verdict (of the stage `promotion`) at its end; never raises, safe to repeat.
+    def apply(
+        self, project: Project, artifact: Artifact | None = None, *, patient: bool = False
+    ) -> Delivery:
+        """Log everything queued, with a verdict (of the stage `promotion`) at its end; never
+        raises, safe to repeat.
 
         `patient` asks the server even if it failed a moment ago.
         """
@@ -91,7 +116,8 @@ class Tracking:
         return logged
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
-        """What a person did to the alias `champion` since it was last written, as far as that is known.
+        """What a person did to the alias `champion` since it was last written, as far as that is
+        known.
 
         None: nothing, or MLflow is down, or verdicts of the domain wait.
         """
@@ -111,19 +137,29 @@ class Tracking:
             raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
     def _log_queue(
-        self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False
+        self,
+        project: Project,
+        artifact: Artifact | None = None,
+        dagster_run_id: str = "",
+        *,
+        patient: bool = False,
     ) -> Delivery:
         queue, logged = self._queue(project), Delivery()
         if not queue.entries() or queue.rests(patient=patient):
             return logged
         with project.store.locked(LOCK):
             if artifact is not None:
-                # Another process may have logged it while this one waited; its run is wanted all the same.
+                # Another process may have logged it while this one waited; its run is wanted all
+                # the same.
                 self._put(project, artifact, dagster_run_id)
             try:
                 client = self.runs.connect()
                 self._log_entries(client, project, logged)
-                if artifact is not None and artifact.stage in STAGES and STAGES[artifact.stage].scope == "trained":
+                if (
+                    artifact is not None
+                    and artifact.stage in STAGES
+                    and STAGES[artifact.stage].scope == "trained"
+                ):
                     self.runs.close_abandoned(client, project.store, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise
                 self.runs.forget()
@@ -136,13 +172,20 @@ class Tracking:
         return Queue(self.uri, project.store.root / PENDING)
 
     def _put(self, project: Project, artifact: Artifact, dagster_run_id: str) -> Path:
-        identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
-        return self._queue(project).put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
+        identity = {
+            "stage": artifact.stage,
+            "key": artifact.key,
+            "fingerprint": artifact.fingerprint,
+        }
+        return self._queue(project).put(
+            _name(**identity), {**identity, "dagster_run_id": dagster_run_id}
+        )
 
     def _log_entries(self, client: MlflowClient, project: Project, logged: Delivery) -> None:
         """Log what waits, longest waiting first.
 
-        One failure among successes is the entry's own; two in a row, or nothing else, is the server's, and is raised.
+        One failure among successes is the entry's own; two in a row, or nothing else, is the
+        server's, and is raised.
         """
         failed: dict[str, Exception] = {}
         in_a_row = 0
@@ -169,21 +212,37 @@ class Tracking:
         for name, reason in failed.items():
             if not (any(logged.runs.values()) or logged.applied):
                 raise reason
-            logger.warning("%s could not be logged to MLflow, retried at the next run: %s", name, reason_of(reason))
+            logger.warning(
+                "%s could not be logged to MLflow, retried at the next run: %s",
+                name,
+                reason_of(reason),
+            )
 
-    def _log_now(self, client: MlflowClient, project: Project, stage: str, key: str, fingerprint: str) -> str:
-        """The run of an artifact, which may wait in the queue; logging it twice costs one look-up. "" if it is gone."""
+    def _log_now(
+        self, client: MlflowClient, project: Project, stage: str, key: str, fingerprint: str
+    ) -> str:
+        """The run of an artifact, which may wait in the queue; logging it twice costs one look-up.
+        "" if it is gone.
+        """
         identity = {"stage": stage, "key": key, "fingerprint": fingerprint}
         waiting = self._queue(project).folder / f"{_name(**identity)}.json"
-        entry = json.loads(waiting.read_text()) if waiting.exists() else {**identity, "dagster_run_id": ""}
+        entry = (
+            json.loads(waiting.read_text())
+            if waiting.exists()
+            else {**identity, "dagster_run_id": ""}
+        )
         return self._log_entry(client, project, entry)
 
     def logged(self, project: Project) -> set[str] | None:
-        """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not answer."""
+        """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not
+        answer.
+        """
         return self._asked(project, self.runs.finished)
 
     def results_page(self, project: Project, address: str) -> str:
-        """Where the server at `address` shows the results of all methods; `address` if MLflow does not answer here."""
+        """Where the server at `address` shows the results of all methods; `address` if MLflow does
+        not answer here.
+        """
         return self._asked(project, lambda _: self.runs.table_url(address)) or address
 
     def _asked(self, project: Project, question: Callable[[MlflowClient], Answer]) -> Answer | None:
@@ -214,7 +273,8 @@ class Tracking:
         if run.info.status == FINISHED:
             return run_id
         log_params(client, run_id, params_of(artifact))
-        # What a live training or a killed call has written stays as it is; only what is missing is added.
+        # What a live training or a killed call has written stays as it is; only what is missing is
+        # added.
         spooled = spool_file(project.store.root / PENDING, artifact.fingerprint)
         measured = self._log_inputs(client, project, artifact, run_id)
         rows = chain(metrics_of(artifact), cost_rows(project, artifact), read_spooled(spooled))
@@ -229,12 +289,19 @@ class Tracking:
             self._log_differences(client, project, artifact)
         if artifact.stage in ("comparison", "overview"):
             self._log_best(client, artifact, run)
-        # A manifest has whole seconds, and a run that was streamed has the time at which its training began.
-        client.set_terminated(run_id, FINISHED, max(created_ms(artifact), run.info.start_time + seconds_ms))
+        # A manifest has whole seconds, and a run that was streamed has the time at which its
+        # training began.
+        client.set_terminated(
+            run_id, FINISHED, max(created_ms(artifact), run.info.start_time + seconds_ms)
+        )
         return run_id
 
-    def _log_inputs(self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str) -> Measured:
-        """Write which data sets and which model a run read; of a result, what its figures were measured of."""
+    def _log_inputs(
+        self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str
+    ) -> Measured:
+        """Write which data sets and which model a run read; of a result, what its figures were
+        measured of.
+        """
         from mlflow.entities import LoggedModelInput
 
         datasets, models, model_id = datasets_of(artifact), [], None
@@ -244,16 +311,24 @@ class Tracking:
             if (model_id := find()) is None and self._log_now(client, project, *model):
                 model_id = find()
             inputs = client.get_run(run_id).inputs
-            known = inputs is not None and model_id in [model.model_id for model in inputs.model_inputs]
+            known = inputs is not None and model_id in [
+                model.model_id for model in inputs.model_inputs
+            ]
             models = [LoggedModelInput(model_id)] if model_id and not known else []
         if datasets or models:
             client.log_inputs(run_id, datasets, models)
         if artifact.stage != RESULTS:
             return Measured()
-        return Measured(model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ()))
+        return Measured(
+            model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ())
+        )
 
-    def _log_differences(self, client: MlflowClient, project: Project, comparison: Artifact) -> None:
-        """Write what a comparison found to the runs of its results, so that they can be compared by it."""
+    def _log_differences(
+        self, client: MlflowClient, project: Project, comparison: Artifact
+    ) -> None:
+        """Write what a comparison found to the runs of its results, so that they can be compared by
+        it.
+        """
         for method, rows in difference_rows(comparison).items():
             if (fingerprint := comparison.parents.get(method)) is None:
                 continue

@@ -1,6 +1,8 @@
-"""Logged models: one for each checkpoint and for the base, so that MLflow ranks them by what was measured of them.
+"""Logged models: one for each checkpoint and for the base, so that MLflow ranks them by what was
+measured of them.
 
-Does not belong here: who is champion (`registry`). Every function here raises whatever MLflow raises.
+Does not belong here: who is champion (`registry`). Every function here raises whatever MLflow
+raises.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Measured(NamedTuple):
 
 
 def model_of(artifact: Artifact) -> tuple[str, str, str] | None:
-    """Stage, key and fingerprint of the model that an artifact was made with; None if with no model."""
+    """Stage, key and fingerprint of the model that an artifact was made with; None if with no
+    model.
+    """
     for stage in MODEL_STAGES:
         if stage in artifact.parents:
             return stage, ALL if stage == BASE else artifact.key, artifact.parents[stage]
@@ -46,15 +50,23 @@ def model_of(artifact: Artifact) -> tuple[str, str, str] | None:
 
 
 def find_model_id(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:
-    """Id of the logged model of a checkpoint; one that a killed process left unfinished does not count."""
+    """Id of the logged model of a checkpoint; one that a killed process left unfinished does not
+    count.
+    """
     from mlflow.entities import LoggedModelStatus
 
     found = client.search_logged_models([experiment_id], f"tags.fingerprint = '{fingerprint}'")
-    return next((str(model.model_id) for model in found if model.status == LoggedModelStatus.READY), None)
+    return next(
+        (str(model.model_id) for model in found if model.status == LoggedModelStatus.READY), None
+    )
 
 
-def log_model(client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str) -> str:
-    """The id of the artifact's logged model, made now if it is not there; of a trained one with a version."""
+def log_model(
+    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
+) -> str:
+    """The id of the artifact's logged model, made now if it is not there; of a trained one with a
+    version.
+    """
     from mlflow.entities import LoggedModelOutput
 
     tags = {"fingerprint": artifact.fingerprint, "path": str(artifact.path)}
@@ -67,21 +79,30 @@ def log_model(client: MlflowClient, experiment_id: str, project: Project, artifa
         _register(client, client.get_logged_model(model_id), artifact, run_id, tags)
     outputs = client.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, int(artifact.counts.get("steps") or 0))])
+        client.log_outputs(
+            run_id, [LoggedModelOutput(model_id, int(artifact.counts.get("steps") or 0))]
+        )
     return model_id
 
 
 def _create(
-    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str, tags: dict[str, str]
+    client: MlflowClient,
+    experiment_id: str,
+    project: Project,
+    artifact: Artifact,
+    run_id: str,
+    tags: dict[str, str],
 ) -> LoggedModel:
-    # As mlflow.pyfunc.log_model and mlflow.create_external_model do, without their global state (active run, address).
+    # As mlflow.pyfunc.log_model and mlflow.create_external_model do, without their global state
+    # (active run, address).
     from mlflow.models.utils import get_external_mlflow_model_spec
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     domain, _, method = artifact.key.partition("/")
     params = {"domain": domain, "method": method} if method else {"method": "base"}
     name = "-".join(params.values())
-    # On the store's disk, for links; one at a time, so that what a killed process left belongs to no other one.
+    # On the store's disk, for links; one at a time, so that what a killed process left belongs to
+    # no other one.
     directory = project.store.root / ".mlflow_model"
     shutil.rmtree(directory, ignore_errors=True)
     try:
@@ -90,10 +111,14 @@ def _create(
         packaged = artifact.stage == TRAINED and write_package(project, artifact, folder)
         tags = tags if packaged else {**tags, "mlflow.model.isExternal": "true"}
         kind = "react_classifier" if packaged else "open_clip"
-        model = client.create_logged_model(experiment_id, name, run_id, tags, params, model_type=kind)
+        model = client.create_logged_model(
+            experiment_id, name, run_id, tags, params, model_type=kind
+        )
         # A local folder is written where it stays, for it may hold gigabytes.
         local = str(model.artifact_location).startswith("file:")
-        place = Path(local_file_uri_to_path(model.artifact_location)) if local else directory / "saved"
+        place = (
+            Path(local_file_uri_to_path(model.artifact_location)) if local else directory / "saved"
+        )
         if packaged:
             save_served(folder, place, model)
         else:
@@ -106,13 +131,18 @@ def _create(
     return client.finalize_logged_model(model.model_id, "READY")
 
 
-def _register(client: MlflowClient, model: LoggedModel, artifact: Artifact, run_id: str, tags: dict[str, str]) -> None:
+def _register(
+    client: MlflowClient, model: LoggedModel, artifact: Artifact, run_id: str, tags: dict[str, str]
+) -> None:
     domain = artifact.key.split("/")[0]
     name = model_name(domain)
     if find_model(client, domain) is None:
-        client.create_registered_model(name, description=f"CLIP customized to the domain {domain!r} by REACT")
+        client.create_registered_model(
+            name, description=f"CLIP customized to the domain {domain!r} by REACT"
+        )
     if find_version(client, domain, artifact.fingerprint) is None:
-        # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this one.
+        # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this
+        # one.
         version = client.create_model_version(
             name,
             model.artifact_location,
@@ -150,7 +180,11 @@ def datasets_of(artifact: Artifact) -> list[DatasetInput]:
                 source_type="local",
                 source=json.dumps({"uri": str(root / stage / key / fingerprint)}),
             ),
-            [InputTag("mlflow.data.context", "evaluation" if row.group == "evaluation" else "training")],
+            [
+                InputTag(
+                    "mlflow.data.context", "evaluation" if row.group == "evaluation" else "training"
+                )
+            ],
         )
         for stage, fingerprint in read.items()
         if (row := STAGES.get(stage)) is not None and row.scope == "domain" and not row.gathers

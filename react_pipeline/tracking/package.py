@@ -1,4 +1,5 @@
-"""A checkpoint as an MLflow model that can be loaded and served: its files, signature, example and environment.
+"""A checkpoint as an MLflow model that can be loaded and served: its files, signature, example and
+environment.
 
 Does not belong here: what it answers (`served`), where it goes (`models`).
 """
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
-"""What answering needs; torch is left to the machine, where it is built for processors or for its GPU.
+"""What answering needs; torch is left to the machine, where it is built for processors or for its
+GPU.
 
-Not this package: its name is on no index, and an environment that a tool makes of this list would get a stranger's."""
+Not this package: its name is on no index, and an environment that a tool makes of this list would
+get a stranger's."""
 
 PACKAGE, CALIBRATION = "use:write_package", "use:write_calibration"
-"""What writes a trained checkpoint as a folder; named as in the table of stages, for its room is a later one."""
+"""What writes a trained checkpoint as a folder; named as in the table of stages, for its room is a
+later one.
+"""
 
 FOLDER = "model"
 """Of the exported folder, among the model's `artifacts`."""
@@ -51,18 +56,25 @@ def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
     try:
         named_function(PACKAGE)(project, checkpoint, folder)
     except ReactError as error:
-        logger.warning("%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error)
+        logger.warning(
+            "%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error
+        )
         return False
     return True
 
 
 def refresh_calibration(
-    client: MlflowClient, project: Project, checkpoint: tuple[str, str, str] | None, model_id: str | None
+    client: MlflowClient,
+    project: Project,
+    checkpoint: tuple[str, str, str] | None,
+    model_id: str | None,
 ) -> None:
-    """Put the calibration by its newest result into a logged model, which was logged before it was measured.
+    """Put the calibration by its newest result into a logged model, which was logged before it was
+    measured.
 
     Args:
-        checkpoint: Stage, key and fingerprint of the model; the base has none, and one that was pruned keeps its own.
+        checkpoint: Stage, key and fingerprint of the model; the base has none, and one that was
+            pruned keeps its own.
         model_id: Its logged model; None: nothing is done.
     """
     if model_id is None or checkpoint is None or checkpoint[0] != TRAINED:
@@ -90,7 +102,10 @@ def save_served(folder: Path, place: Path, model: LoggedModel) -> None:
         mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
         signature=_signature(),
         input_example=(example, {"top_k": 5, "threshold": 0.0}),
-        pip_requirements=[*(f"{name}=={metadata.version(name)}" for name in REQUIREMENTS), "torch>=2.6,<3"],
+        pip_requirements=[
+            *(f"{name}=={metadata.version(name)}" for name in REQUIREMENTS),
+            "torch>=2.6,<3",
+        ],
     )
     shutil.rmtree(place / "artifacts" / folder.name)
     shutil.move(folder, place / "artifacts" / folder.name)
@@ -98,16 +113,30 @@ def save_served(folder: Path, place: Path, model: LoggedModel) -> None:
 
 def _signature() -> ModelSignature:
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import (
+        AnyType,
+        Array,
+        ColSpec,
+        DataType,
+        ParamSchema,
+        ParamSpec,
+        Schema,
+    )
 
     answers: dict[str, Any] = {
         **{"label": DataType.string, "confidence": DataType.double, "calibrated": DataType.boolean},
         **{"margin": DataType.double},
-        **{"classes": Array(DataType.string), "scores": Array(DataType.double), "error": DataType.string},
+        **{
+            "classes": Array(DataType.string),
+            "scores": Array(DataType.double),
+            "error": DataType.string,
+        },
     }
     return ModelSignature(
         # One column of paths, bytes and base64 has no type of its own.
         Schema([ColSpec(AnyType(), "image", required=False)]),
         Schema([ColSpec(kind, name, required=False) for name, kind in answers.items()]),
-        ParamSchema([ParamSpec("top_k", DataType.long, 5), ParamSpec("threshold", DataType.double, 0.0)]),
+        ParamSchema(
+            [ParamSpec("top_k", DataType.long, 5), ParamSpec("threshold", DataType.double, 0.0)]
+        ),
     )

@@ -1,4 +1,5 @@
-"""The queue: what is still to be logged to MLflow, and for how long a server that failed is left alone.
+"""The queue: what is still to be logged to MLflow, and for how long a server that failed is left
+alone.
 
 Entries are files of the store, artifacts and verdicts alike, so that no killed process loses one.
 """
@@ -15,13 +16,17 @@ from react_pipeline.settings import without_secrets
 from react_pipeline.store import write_atomically
 
 VERDICT = re.compile(r"verdict--([0-9]{8})--(.+)--[0-9a-f]+")
-"""Name of an entry that holds a verdict: a number that grows, the domain, the fingerprint of its artifact."""
+"""Name of an entry that holds a verdict: a number that grows, the domain, the fingerprint of its
+artifact.
+"""
 
 PENDING = ".pending_tracking"
 """Folder of the store with what MLflow has not taken yet."""
 
 COOLDOWN_SECONDS = 60.0
-"""After a failure a tracking server is left alone for this long, so that a slow one does not slow every asset."""
+"""After a failure a tracking server is left alone for this long, so that a slow one does not slow
+every asset.
+"""
 
 _unreachable_until: dict[tuple[str, Path], float] = {}
 
@@ -59,7 +64,9 @@ class Queue:
         return [found[2] for path in self.entries() if (found := VERDICT.fullmatch(path.stem))]
 
     def groups(self) -> list[list[Path]]:
-        """The entries, longest waiting first; the verdicts of a domain stay together, in their order."""
+        """The entries, longest waiting first; the verdicts of a domain stay together, in their
+        order.
+        """
         groups: dict[str, list[Path]] = {}
         for path in sorted(self.entries(), key=lambda path: path.stat().st_mtime):
             found = VERDICT.fullmatch(path.stem)

@@ -1,10 +1,12 @@
-"""The registry: the aliases of MLflow's model `react-<domain>`, and what a person changed of them by hand.
+"""The registry: the aliases of MLflow's model `react-<domain>`, and what a person changed of them
+by hand.
 
-The store says who is champion; the registry mirrors it. A verdict waits in the queue until the registry shows it, so a
-server that is down delays it and nothing is written twice. A tag of the registered model remembers where this module
-last put the alias `champion`. If it is elsewhere, a person moved it: the alias is left alone, and the next decision
-takes the person's choice over (`hand_edit`). Only a person's command overrules it.
-The alias `challenger` belongs to the pipeline and is always set.
+The store says who is champion; the registry mirrors it. A verdict waits in the queue until the
+registry shows it, so a server that is down delays it and nothing is written twice. A tag of the
+registered model remembers where this module last put the alias `champion`. If it is elsewhere, a
+person moved it: the alias is left alone, and the next decision takes the person's choice over
+(`hand_edit`). Only a person's command overrules it. The alias `challenger` belongs to the pipeline
+and is always set.
 """
 
 from __future__ import annotations
@@ -45,7 +47,11 @@ VERDICT_TAG = "react.promotion"
 def entry_of(artifact: Artifact) -> dict[str, Any]:
     """The entry of a verdict in the queue. It holds all that it says: the store may be pruned."""
     verdict = Verdict.read(artifact).model_dump(mode="json", exclude={"history"})
-    return {"fingerprint": artifact.fingerprint, "decided": str(artifact.manifest["created"]), "verdict": verdict}
+    return {
+        "fingerprint": artifact.fingerprint,
+        "decided": str(artifact.manifest["created"]),
+        "verdict": verdict,
+    }
 
 
 def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
@@ -63,14 +69,21 @@ def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
 
 
 def apply_verdict(
-    client: MlflowClient, project: Project, entry: dict[str, Any], log: Callable[[str, str, str], object]
+    client: MlflowClient,
+    project: Project,
+    entry: dict[str, Any],
+    log: Callable[[str, str, str], object],
 ) -> list[str]:
     """Write one verdict; returns what a person should read.
 
-    One that another verdict has followed is written on its versions only: the aliases show the last. `log` is called
-    with stage, key and fingerprint of a checkpoint that has no version yet.
+    One that another verdict has followed is written on its versions only: the aliases show the
+    last. `log` is called with stage, key and fingerprint of a checkpoint that has no version yet.
     """
-    verdict, promotion, decided = Verdict.model_validate(entry["verdict"]), entry["fingerprint"], entry["decided"]
+    verdict, promotion, decided = (
+        Verdict.model_validate(entry["verdict"]),
+        entry["fingerprint"],
+        entry["decided"],
+    )
     notes: list[str] = []
     champion = _version(client, project, verdict.domain, verdict.champion, log, notes)
     if champion is not None:  # measured again, it may have a newer calibration
@@ -95,7 +108,9 @@ def apply_verdict(
     if model is None or last is None or last.fingerprint != promotion:
         return notes
     if champion is not None or verdict.champion.method == BASE:
-        _move_champion(client, model, verdict, NONE if champion is None else str(champion.version), notes)
+        _move_champion(
+            client, model, verdict, NONE if champion is None else str(champion.version), notes
+        )
     set_alias(client, model, CHALLENGER, NONE if challenger is None else str(challenger.version))
     client.set_registered_model_tag(model.name, VERDICT_TAG, promotion)
     return notes
@@ -109,8 +124,9 @@ def _move_champion(
         moved = f"{model.name}: a person had moved the alias `champion` to {named(there)}"
         if verdict.by != "person":
             notes.append(
-                f"{moved}, and this verdict wants {named(wanted)}; it stays where it is until the next decision "
-                f"takes it over, or `react-pipeline models promote {verdict.domain} METHOD` overrules it"
+                f"{moved}, and this verdict wants {named(wanted)}; it stays where it is until the "
+                f"next decision takes it over, or `react-pipeline models promote {verdict.domain} "
+                "METHOD` overrules it"
             )
             return
         notes.append(f"{moved}; the command of a person moved it to {named(wanted)}")
@@ -130,7 +146,9 @@ def _version(
     log: Callable[[str, str, str], object],
     notes: list[str],
 ) -> ModelVersion | None:
-    """The version of a contender, registered now if the log of its checkpoint still waits; None for the base."""
+    """The version of a contender, registered now if the log of its checkpoint still waits; None for
+    the base.
+    """
     if contender.method == BASE:
         return None
     if found := find_version(client, slug, contender.checkpoint):
@@ -145,5 +163,7 @@ def _version(
     log(*place)
     if found := find_version(client, slug, contender.checkpoint):
         return found
-    notes.append(f"{model_name(slug)}: no version is of {what}, though it was logged: a person deleted it")
+    notes.append(
+        f"{model_name(slug)}: no version is of {what}, though it was logged: a person deleted it"
+    )
     return None

@@ -1,8 +1,9 @@
 """Relocation: MLflow's absolute paths follow a project that was moved or copied.
 
-MLflow keeps the absolute location of the files of every experiment, run and model. In a moved project they lead
-nowhere, and in a copy they lead into the original, which the copy would then write to. A project keeps the files in
-`FILES` next to its SQLite database, so the database itself shows that it is at another place than it was.
+MLflow keeps the absolute location of the files of every experiment, run and model. In a moved
+project they lead nowhere, and in a copy they lead into the original, which the copy would then
+write to. A project keeps the files in `FILES` next to its SQLite database, so the database itself
+shows that it is at another place than it was.
 
 Does not belong here: when the database is opened (`runs`).
 """
@@ -24,14 +25,17 @@ FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
 
 _DEFAULT_FILES = "mlruns"
-"""Where MLflow puts its experiment `Default`, below the working folder of the process that made the database."""
+"""Where MLflow puts its experiment `Default`, below the working folder of the process that made the
+database.
+"""
 
 _HISTORIES = ("metrics", "spans")
 """Ends of the names of tables that hold no location and may have millions of rows."""
 
 
 def former_folder(location: str, folder: Path) -> Path | None:
-    """The folder that a location `file:///.../mlartifacts` is in; None if it is `folder`, or no such location.
+    """The folder that a location `file:///.../mlartifacts` is in; None if it is `folder`, or no
+    such location.
 
     A folder that is reached by two paths (a link, a second mount) is the same one.
     """
@@ -47,18 +51,27 @@ def former_folder(location: str, folder: Path) -> Path | None:
 
 
 def relocate(database: Path) -> None:
-    """Rewrite the locations in a SQLite database of MLflow, in one transaction, if it is at another place than before.
+    """Rewrite the locations in a SQLite database of MLflow, in one transaction, if it is at another
+    place than before.
 
     Raises:
         sqlite3.Error: If the database cannot be written; it is as it was then.
     """
     folder = database.parent.resolve()
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
+        ).fetchall():
             return
-        locations = [str(row[0]) for row in connection.execute("SELECT artifact_location FROM experiments")]
+        locations = [
+            str(row[0]) for row in connection.execute("SELECT artifact_location FROM experiments")
+        ]
         former = {found for location in locations if (found := former_folder(location, folder))}
-        stray = [location for location in locations if Path(urlsplit(location).path).parent.name == _DEFAULT_FILES]
+        stray = [
+            location
+            for location in locations
+            if Path(urlsplit(location).path).parent.name == _DEFAULT_FILES
+        ]
         if not former and not stray:
             return
         connection.execute("BEGIN IMMEDIATE")
@@ -67,11 +80,14 @@ def relocate(database: Path) -> None:
                 _rewrite(connection, old, folder)
             default = f"{(folder / FILES).as_uri()}/0"
             connection.executemany(
-                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0 AND artifact_location = ?",
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0 AND "
+                "artifact_location = ?",
                 [(default, location) for location in stray],
             )
     for old in sorted(former):
-        logger.warning("%s was at %s before: MLflow's locations now name the new place", folder, old)
+        logger.warning(
+            "%s was at %s before: MLflow's locations now name the new place", folder, old
+        )
 
 
 def _rewrite(connection: sqlite3.Connection, old: Path, new: Path) -> None:
@@ -101,5 +117,10 @@ def _texts(connection: sqlite3.Connection) -> Iterable[tuple[str, list[str]]]:
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (table,) in tables:
         if not table.endswith(_HISTORIES):
-            columns = connection.execute("SELECT name, type FROM pragma_table_info(?)", (table,)).fetchall()
-            yield table, [name for name, kind in columns if kind.startswith(("VARCHAR", "TEXT", "JSON"))]
+            columns = connection.execute(
+                "SELECT name, type FROM pragma_table_info(?)", (table,)
+            ).fetchall()
+            yield (
+                table,
+                [name for name, kind in columns if kind.startswith(("VARCHAR", "TEXT", "JSON"))],
+            )

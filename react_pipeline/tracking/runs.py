@@ -1,7 +1,9 @@
-"""The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing rows to it.
+"""The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing
+rows to it.
 
-The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that both mean the same
-run. Every function here raises whatever MLflow, its database or the network raise.
+The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that
+both mean the same run. Every function here raises whatever MLflow, its database or the network
+raise.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Runs:
 
     Attributes:
         address: Where a browser finds MLflow, if it is configured.
-        files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
+        files: Folder of the runs' files, if the tracking URI is a database other than a SQLite
+            file.
         experiment_id: MLflow's default one before `connect`.
     """
 
@@ -72,9 +75,15 @@ class Runs:
         return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
 
     def url(self, run_id: str) -> str | None:
-        """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
+        """Where a browser shows a run; None when the tracking URI is a database and no server over
+        it is known.
+        """
         address = mlflow_url(self.address, self.uri)
-        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}" if address else None
+        return (
+            f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
+            if address
+            else None
+        )
 
     def table_url(self, address: str) -> str:
         """Where the server at `address` shows the results of all methods, after `connect`."""
@@ -100,7 +109,8 @@ class Runs:
 
         bound(self.uri)
         if not self.uri.startswith("sqlite:///"):
-            # A server decides for itself; without one MLflow would use the working folder of this process.
+            # A server decides for itself; without one MLflow would use the working folder of this
+            # process.
             return self._with_experiment(
                 MlflowClient(self.uri, self.uri), self.files if _DATABASE.match(self.uri) else None
             )
@@ -120,34 +130,45 @@ class Runs:
             if found is None:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
                 tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
-                found = client.get_experiment(client.create_experiment(self.experiment, location, tags))
+                found = client.get_experiment(
+                    client.create_experiment(self.experiment, location, tags)
+                )
             self._require_here(found, artifacts)
             save_views(client, found)
             self.experiment_id = found.experiment_id
         return client
 
     def _require_here(self, experiment: Experiment, artifacts: Path | None) -> None:
-        """A database on a server, unlike a file, does not show whether the project was moved or copied."""
-        if artifacts and (former := former_folder(experiment.artifact_location, artifacts.parent.resolve())):
+        """A database on a server, unlike a file, does not show whether the project was moved or
+        copied.
+        """
+        if artifacts and (
+            former := former_folder(experiment.artifact_location, artifacts.parent.resolve())
+        ):
             raise ReactError(
-                f"the files of experiment {self.experiment!r} are in {former / FILES}, of a project at another place. "
-                f"Is this a copy: set another `project` in pipeline.yaml. Was it moved: mkdir -p {former}; "
-                f"ln -s {artifacts} {former}"
+                f"the files of experiment {self.experiment!r} are in {former / FILES}, of a "
+                "project at another place. Is this a copy: set another `project` in "
+                f"pipeline.yaml. Was it moved: mkdir -p {former}; ln -s {artifacts} {former}"
             )
 
     def open(
         self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None
     ) -> tuple[Run, bool]:
-        """The run with the `asset` and `fingerprint` of these tags, and whether it was there already.
+        """The run with the `asset` and `fingerprint` of these tags, and whether it was there
+        already.
 
-        It is created under the run of its domain. One that a killed or failed process left is resumed: it is RUNNING
-        again and loses the reason of its failure. One that is FINISHED is returned as it is.
+        It is created under the run of its domain. One that a killed or failed process left is
+        resumed: it is RUNNING again and loses the reason of its failure. One that is FINISHED is
+        returned as it is.
         """
         run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
         if run is None:
             group, name = key.split("/")[0], f"{tags['asset']} {key}"
             if key == ALL:
-                group, name = "all domains" if tags["asset"] == "overview" else "corpus", tags["asset"]
+                group, name = (
+                    "all domains" if tags["asset"] == "overview" else "corpus",
+                    tags["asset"],
+                )
             tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
             return client.create_run(self.experiment_id, started_ms, tags, run_name=name), False
         run_id = run.info.run_id
@@ -177,18 +198,27 @@ class Runs:
         token = None
         while True:
             page = client.search_runs(
-                [self.experiment_id], f"attributes.status = '{FINISHED}'", max_results=PAGE_RUNS, page_token=token
+                [self.experiment_id],
+                f"attributes.status = '{FINISHED}'",
+                max_results=PAGE_RUNS,
+                page_token=token,
             )
-            fingerprints |= {run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags}
+            fingerprints |= {
+                run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags
+            }
             if not (token := page.token):
                 return fingerprints
 
     def close_abandoned(self, client: MlflowClient, store: Store, made: Artifact) -> None:
-        """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
+        """Close what trainings with another configuration left RUNNING when they were killed: none
+        will go on.
+        """
         domain, method = made.key.split("/")
         wanted = {"asset": made.stage, "domain": domain, "method": method}
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-        for run in client.search_runs([self.experiment_id], f"{query} and attributes.status = 'RUNNING'"):
+        for run in client.search_runs(
+            [self.experiment_id], f"{query} and attributes.status = 'RUNNING'"
+        ):
             other = run.data.tags.get("fingerprint", "")
             if other != made.fingerprint and not store.is_building(made.stage, made.key, other):
                 client.set_terminated(run.info.run_id, KILLED)
@@ -197,8 +227,12 @@ class Runs:
         """The run under which the UI folds all runs of a domain (or of the corpus)."""
         run = self.find(client, {PARENT_TAG: group})
         if run is None:
-            described = f"Everything of **{group}**: open a run below, or select several and press Compare."
-            run = client.create_run(self.experiment_id, tags={PARENT_TAG: group, NOTE_TAG: described}, run_name=group)
+            described = (
+                f"Everything of **{group}**: open a run below, or select several and press Compare."
+            )
+            run = client.create_run(
+                self.experiment_id, tags={PARENT_TAG: group, NOTE_TAG: described}, run_name=group
+            )
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
 
@@ -221,16 +255,24 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
         client.log_batch(run_id, tags=entries[start : start + MAX_TAGS_AND_PARAMS])
 
 
-def log_rows(client: MlflowClient, run_id: str, rows: Iterable[Row], measured: Measured | None = None) -> None:
+def log_rows(
+    client: MlflowClient, run_id: str, rows: Iterable[Row], measured: Measured | None = None
+) -> None:
     """Write metrics; those that rank models with what they were measured of.
 
-    MLflow draws a chart of every metric that a model has, and drops a row that it has with the same name, value, step
-    and time.
+    MLflow draws a chart of every metric that a model has, and drops a row that it has with the same
+    name, value, step and time.
     """
     from mlflow.entities import Metric
 
     entries = [
-        Metric(row.name, row.value, row.time_ms, row.step, *(measured if measured and row.name in RANKING else ()))
+        Metric(
+            row.name,
+            row.value,
+            row.time_ms,
+            row.step,
+            *(measured if measured and row.name in RANKING else ()),
+        )
         for row in rows
     ]
     for start in range(0, len(entries), MAX_METRICS):
@@ -240,17 +282,20 @@ def log_rows(client: MlflowClient, run_id: str, rows: Iterable[Row], measured: M
 def missing_rows(
     client: MlflowClient, run_id: str, rows: Iterable[Row], known: dict[str, set[int]] | None = None
 ) -> list[Row]:
-    """The rows whose step the run lacks; `known` remembers the steps that the run has, by name, between calls.
+    """The rows whose step the run lacks; `known` remembers the steps that the run has, by name,
+    between calls.
 
-    A training that resumes after it was killed repeats the steps after its last state at other times, so that equal
-    steps need not be equal rows.
+    A training that resumes after it was killed repeats the steps after its last state at other
+    times, so that equal steps need not be equal rows.
     """
     known = {} if known is None else known
     missing = []
     for row in rows:
         if row.name.startswith(TRAINING_PREFIX):
             if row.name not in known:
-                known[row.name] = {point.step for point in client.get_metric_history(run_id, row.name)}
+                known[row.name] = {
+                    point.step for point in client.get_metric_history(run_id, row.name)
+                }
             if row.step in known[row.name]:
                 continue
         missing.append(row)

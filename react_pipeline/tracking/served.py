@@ -1,9 +1,11 @@
-"""A customized model as MLflow loads and serves it: a row with an image in, a row with its class out.
+"""A customized model as MLflow loads and serves it: a row with an image in, a row with its class
+out.
 
-MLflow copies this file into each model and runs it from there (models from code), so that nothing is pickled; it
-imports installed packages alone.
+MLflow copies this file into each model and runs it from there (models from code), so that nothing
+is pickled; it imports installed packages alone.
 
-A row that is not an image gets a text in the column `error`, and the others of the request their classes.
+A row that is not an image gets a text in the column `error`, and the others of the request their
+classes.
 """
 
 import base64
@@ -31,7 +33,9 @@ BATCH_IMAGES = 64
 """Images that are in memory at a time."""
 
 _SERVED = "__pyfunc_model_path__"
-"""Variable of the processes of `mlflow models serve`: whoever asks there must not name files of the machine."""
+"""Variable of the processes of `mlflow models serve`: whoever asks there must not name files of the
+machine.
+"""
 
 
 class ServedClassifier(PythonModel):
@@ -42,17 +46,22 @@ class ServedClassifier(PythonModel):
         self._classifier = Classifier.load(context.artifacts["model"])
 
     def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Classify the images of a frame.
 
         Args:
-            model_input: Column `image`: bytes of an image file, the same as base64, a data URI, or, unless it is served
-                over HTTP, a path.
-            params: `top_k`, how many classes to give; `threshold`, the confidence below which the label is `unknown`.
+            model_input: Column `image`: bytes of an image file, the same as base64, a data URI, or,
+                unless it is served over HTTP, a path.
+            params: `top_k`, how many classes to give; `threshold`, the confidence below which the
+                label is `unknown`.
 
         Returns:
-            For each row `label`, `confidence`, whether it is `calibrated` (else it is CLIP's own softmax), `margin`,
+            For each row `label`, `confidence`, whether it is `calibrated` (else it is CLIP's own
+            softmax), `margin`,
             `classes` and `scores` (nearest first), and `error`.
         """
         options = params or {}
@@ -93,7 +102,9 @@ def _bytes(value: object) -> bytes:
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error:
-            raise ValueError("not_an_image: neither base64 of an image file nor a file that may be read") from None
+            raise ValueError(
+                "not_an_image: neither base64 of an image file nor a file that may be read"
+            ) from None
     if not isinstance(value, bytes | bytearray | memoryview):
         raise ValueError(f"not_an_image: {type(value).__name__} instead of bytes, base64 or a path")
     _require_small(len(value))

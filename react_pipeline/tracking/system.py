@@ -1,6 +1,8 @@
-"""System metrics of a training: processor, memory, disk, network and GPU, under the names that MLflow's page looks for.
+"""System metrics of a training: processor, memory, disk, network and GPU, under the names that
+MLflow's page looks for.
 
-Belongs here: sampling with MLflow's own monitors, and the file that keeps samples which MLflow did not take.
+Belongs here: sampling with MLflow's own monitors, and the file that keeps samples which MLflow did
+not take.
 """
 
 import json
@@ -21,7 +23,8 @@ MAX_WAITING_ROWS = 10_000
 
 
 class SystemMetrics:
-    """Samples of the machine, kept until they are taken; it never raises and needs no thread of its own.
+    """Samples of the machine, kept until they are taken; it never raises and needs no thread of its
+    own.
 
     Attributes:
         first_step: Number of the first sample; those of an earlier try come before it.
@@ -38,11 +41,21 @@ class SystemMetrics:
 
     def start(self) -> None:
         """Find out what can be sampled on this machine."""
-        # No MLflow, no GPU, a driver that does not answer: each has an error of its own, and none matters here.
+        # No MLflow, no GPU, a driver that does not answer: each has an error of its own, and none
+        # matters here.
         with suppress(Exception):
-            from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+            from mlflow.system_metrics.metrics import (
+                cpu_monitor,
+                disk_monitor,
+                gpu_monitor,
+                network_monitor,
+            )
 
-            self._monitors = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
+            self._monitors = [
+                cpu_monitor.CPUMonitor(),
+                disk_monitor.DiskMonitor(),
+                network_monitor.NetworkMonitor(),
+            ]
             self._monitors.append(gpu_monitor.GPUMonitor())
         # The processor's load is that since the last look, so the first look has no value.
         self._collect()
@@ -66,7 +79,9 @@ class SystemMetrics:
         for monitor in self._monitors:
             with suppress(Exception):
                 monitor.collect_metrics()
-                values |= {name: float(value) for name, value in monitor.aggregate_metrics().items()}
+                values |= {
+                    name: float(value) for name, value in monitor.aggregate_metrics().items()
+                }
                 monitor.clear_metrics()
         return values
 

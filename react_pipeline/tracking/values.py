@@ -1,4 +1,6 @@
-"""The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers, bounded texts."""
+"""The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers,
+bounded texts.
+"""
 
 import json
 import math
@@ -18,11 +20,14 @@ METRICS_FILE = "metrics.jsonl"
 TRAINING_PREFIX, SYSTEM_PREFIX = "training/", "system/"
 """Of metrics that have steps: the records of a training, and samples of the machine it ran on."""
 EVALUATED = "evaluation_top1"
-"""Of the records of a training, where it is measured while it runs: these are few, and none is left out."""
+"""Of the records of a training, where it is measured while it runs: these are few, and none is left
+out.
+"""
 
 LOGGED_SUFFIXES = (".png", ".md", ".csv", ".json", ".html")
 MAX_LOGGED_BYTES, MAX_LOGGED_PAGE_BYTES = 5_000_000, 25_000_000
-"""Files of an artifact's top level are copied to MLflow up to this size; the rest stays in the store.
+"""Files of an artifact's top level are copied to MLflow up to this size; the rest stays in the
+store.
 
 A page carries its script and pictures with it, so it may be larger."""
 
@@ -39,7 +44,9 @@ class Row(NamedTuple):
 
 
 def params_of(made: Artifact | Inputs) -> dict[str, str]:
-    """The configuration that decides an artifact, flat, and its domain and method; cut at `MAX_PARAM_CHARS`."""
+    """The configuration that decides an artifact, flat, and its domain and method; cut at
+    `MAX_PARAM_CHARS`.
+    """
     config = made.config if isinstance(made, Inputs) else made.manifest["config"]
     domain, method = _domain_and_method(made.key)
     names = _filled({"domain": domain, "method": method})
@@ -50,7 +57,9 @@ def metrics_of(artifact: Artifact) -> Iterator[Row]:
     """Every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
     created = created_ms(artifact)
     # MLflow's compare page begins with the metric that was written first.
-    for name, value in sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC):
+    for name, value in sorted(
+        flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC
+    ):
         if _is_number(value):
             yield Row(name, float(value), 0, created)
     if METRICS_FILE in artifact.manifest["files"]:
@@ -59,22 +68,28 @@ def metrics_of(artifact: Artifact) -> Iterator[Row]:
 
 
 def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]:
-    """The finite numbers of one step of a training, as `training/<name>`; none of most steps of a long one.
+    """The finite numbers of one step of a training, as `training/<name>`; none of most steps of a
+    long one.
 
-    The record's own time counts, so that a step has the same time whoever logs it; `time_ms` holds where it has none.
-    MLflow stores a NaN or an infinity as 1.8e308, so these are left out.
+    The record's own time counts, so that a step has the same time whoever logs it; `time_ms` holds
+    where it has none. MLflow stores a NaN or an infinity as 1.8e308, so these are left out.
     """
     step = int(record["step"])
-    # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points, whoever logs them.
+    # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points,
+    # whoever logs them.
     left_out = step % 10 ** max(0, len(str(step)) - 3) > 0
     time_ms = int(record.get("time_ms", time_ms))
-    for name, value in flatten({name: value for name, value in record.items() if name not in ("step", "time_ms")}):
+    for name, value in flatten(
+        {name: value for name, value in record.items() if name not in ("step", "time_ms")}
+    ):
         if _is_number(value) and (not left_out or name == EVALUATED):
             yield Row(TRAINING_PREFIX + name, float(value), step, time_ms)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings, their names joined by dots and spelled in the letters that MLflow allows."""
+    """Leaves of nested mappings, their names joined by dots and spelled in the letters that MLflow
+    allows.
+    """
     for name, value in values.items():
         path = prefix + re.sub(r"[^A-Za-z0-9_.-]", "_", str(name))
         if isinstance(value, Mapping):
@@ -87,16 +102,24 @@ def tags_of(made: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> 
     """Where an artifact, or what is still being made, is in the lineage; empty tags are left out.
 
     Args:
-        made: Of an artifact, the counts that are not numbers are added (a device, a reason, the starving classes).
+        made: Of an artifact, the counts that are not numbers are added (a device, a reason, the
+            starving classes).
         dagster: Where a browser finds Dagster, if that is known.
     """
     more: dict[str, str] = {}
     if isinstance(made, Inputs):
-        parents, version = {name: parent.fingerprint for name, parent in made.parents.items()}, made.code_version
+        parents, version = (
+            {name: parent.fingerprint for name, parent in made.parents.items()},
+            made.code_version,
+        )
     else:
         parents, version = made.parents, str(made.manifest["code_version"])
-        texts = {name: _text(value) for name, value in flatten(made.counts) if not _is_number(value)}
-        more = {f"count.{name}": text[:MAX_TAG_CHARS] for name, text in texts.items()} | {"path": str(made.path)}
+        texts = {
+            name: _text(value) for name, value in flatten(made.counts) if not _is_number(value)
+        }
+        more = {f"count.{name}": text[:MAX_TAG_CHARS] for name, text in texts.items()} | {
+            "path": str(made.path)
+        }
     domain, method = _domain_and_method(made.key)
     tags = {
         "asset": made.stage,

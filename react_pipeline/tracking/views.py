@@ -1,8 +1,8 @@
 """Views: the addresses of MLflow's pages, and the saved views of an experiment.
 
-MLflow 3.17 opens an experiment as one of language models, with an empty page of traces, unless the address holds
-`workflowType`; no tag changes that. A saved view is a tag of the experiment, which the menu *Views* lists and an
-address names.
+MLflow 3.17 opens an experiment as one of language models, with an empty page of traces, unless the
+address holds `workflowType`; no tag changes that. A saved view is a tag of the experiment, which
+the menu *Views* lists and an address names.
 """
 
 from __future__ import annotations
@@ -33,19 +33,27 @@ _WIDTHS = {
     "params.`method`": 180,
 }
 _METRIC_WIDTH = 170
-"""Pixels: a fraction has up to 22 characters. MLflow gives a column 100, and cuts what is longer."""
+"""Pixels: a fraction has up to 22 characters. MLflow gives a column 100, and cuts what is longer.
+"""
 _VIEWS = {
     RESULTS_VIEW: {
         "searchFilter": "tags.asset = 'domain_results'",
         "orderByKey": "metrics.`top1`",
-        "selectedColumns": [*("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES))],
+        "selectedColumns": [
+            *("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES))
+        ],
         "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
     },
     "trainings": {
         "searchFilter": "tags.asset = 'customized_checkpoint'",
         "orderByKey": "attributes.start_time",
         "selectedColumns": [
-            *("params.`domain`", "params.`method`", "metrics.`training/loss`", "metrics.`training_seconds`"),
+            *(
+                "params.`domain`",
+                "params.`method`",
+                "metrics.`training/loss`",
+                "metrics.`training_seconds`",
+            ),
             "metrics.`pairs`",
         ],
         "chartsSearchFilter": "^training/",
@@ -59,14 +67,25 @@ def view_url(address: str, experiment_id: str) -> str:
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:
-    """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own pages save them."""
+    """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own
+    pages save them.
+    """
     for view, state in _VIEWS.items():
         order = ["attributes.`Run Name`", *state["selectedColumns"]]
         widths = {column: _WIDTHS.get(column, _METRIC_WIDTH) for column in order}
         # Charts draw only the first ten runs otherwise.
-        fixed = {"orderByAsc": False, "columnOrder": order, "columnWidths": widths, "runsHiddenMode": "SHOW_ALL"}
+        fixed = {
+            "orderByAsc": False,
+            "columnOrder": order,
+            "columnWidths": widths,
+            "runsHiddenMode": "SHOW_ALL",
+        }
         shown = json.dumps({**fixed, **state})
-        value = {"name": view.capitalize(), "createdAt": experiment.creation_time or 0, "state": shown}
+        value = {
+            "name": view.capitalize(),
+            "createdAt": experiment.creation_time or 0,
+            "state": shown,
+        }
         if experiment.tags.get(VIEW_TAG + view) != (text := json.dumps(value)):
             client.set_experiment_tag(experiment.experiment_id, VIEW_TAG + view, text)
     if NOTE_TAG not in experiment.tags:  # a person may have written another one

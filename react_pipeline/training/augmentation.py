@@ -1,4 +1,5 @@
-"""Augmentation: what a training image may look like besides itself; a function of the image and a seed alone.
+"""Augmentation: what a training image may look like besides itself; a function of the image and a
+seed alone.
 
 Shapes: H x W pixels.
 """
@@ -25,19 +26,22 @@ Augment = Callable[[Image.Image, int], Tensor]
 """The same of an image and a seed."""
 
 DECODED = 2
-"""Times the model's size, which a part of a JPEG has at least where the image is decoded at a fraction of its size."""
+"""Times the model's size, which a part of a JPEG has at least where the image is decoded at a
+fraction of its size.
+"""
 
 
 def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]) -> Augment:
     """How an image is augmented for training.
 
     Args:
-        kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment, erasing); `mild`:
-            small turns, shifts and changes of colour, for drawings.
+        kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment,
+            erasing); `mild`: small turns, shifts and changes of colour, for drawings.
         preprocess: The model's own, without augmentation (`clip.Pixels`).
         preprocess_cfg: Its size, mean, std and interpolation.
     """
-    # All of them can be pickled: decoding processes are spawned where the training process itself was.
+    # All of them can be pickled: decoding processes are spawned where the training process itself
+    # was.
     return partial(_mildly_changed, preprocess) if kind == "mild" else _Timm(preprocess_cfg)
 
 
@@ -67,35 +71,47 @@ class _Timm:
         assert "ToTensor" in type(to_floats).__name__ and isinstance(normalize, Normalize)  # noqa: S101 - timm's order
         self._transform.transforms = [*self._transform.transforms[1:-3], PILToTensor()]
         self._mode = "bilinear" if preprocess_cfg.get("interpolation") == "bilinear" else "bicubic"
-        self._mean, self._std = (torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+        self._mean, self._std = (
+            torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std")
+        )
         for transform in self._transform.transforms:
             for operation in getattr(transform, "ops", ()):
                 if operation.name == "PosterizeIncreasing":
-                    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
+                    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13
+                    # refuses.
                     operation.level_fn = partial(_one_at_least, operation.level_fn)
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        # timm draws from all three; saved and put back, so that nothing else in the process changes with them.
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - timm's generator
+        # timm draws from all three; saved and put back, so that nothing else in the process changes
+        # with them.
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` also keeps a traceback for GPUs
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(
+            seed
+        )  # `torch.manual_seed` also keeps a traceback for GPUs
         try:
             return self._erased(self._transform(self._cropped(image)))
         finally:
             random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+            np.random.set_state(states[1])
             torch.set_rng_state(states[2])
 
     def _cropped(self, image: Image.Image) -> Image.Image:
-        """A random part in the model's size, drawn as timm does, of a JPEG that is decoded no larger than it needs."""
+        """A random part in the model's size, drawn as timm does, of a JPEG that is decoded no
+        larger than it needs.
+        """
         top, left, height, width = self._crop.get_params(image, self._crop.scale, self._crop.ratio)
         whole, (high, wide) = image.size, self._crop.size
         # Pillow keeps to this size or above, and ignores what is not a JPEG or is decoded already.
-        image.draft("RGB", (-(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height)))
+        image.draft(
+            "RGB", (-(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height))
+        )
         across, down = image.width / whole[0], image.height / whole[1]
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        pixels = torch.from_numpy(np.array(image.crop(tuple(map(round, box)))))[None].permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.array(image.crop(tuple(map(round, box)))))[None].permute(
+            0, 3, 1, 2
+        )
         # As Pillow resizes, up to rounding, but with the processor's vector instructions.
         small = functional.interpolate(pixels, (high, wide), mode=self._mode, antialias=True)
         return Image.fromarray(small[0].permute(1, 2, 0).numpy())
@@ -106,7 +122,9 @@ class _Timm:
 
 
 class _AsPixels:
-    """What timm erases as if in a normalised image, written into pixels: its noise is cut at black and white."""
+    """What timm erases as if in a normalised image, written into pixels: its noise is cut at black
+    and white.
+    """
 
     dtype = torch.float32
 
@@ -130,7 +148,9 @@ def _mildly_changed(preprocess: Preprocess, image: Image.Image, seed: int) -> Te
 
 
 def turn_and_recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Flip, rotate, scale, shift and recolour an image a little, on a white ground; the same `rng` gives the same."""
+    """Flip, rotate, scale, shift and recolour an image a little, on a white ground; the same `rng`
+    gives the same.
+    """
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     angle, scale = math.radians(rng.uniform(-15, 15)), 1 / rng.uniform(0.75, 1.1)
@@ -146,7 +166,9 @@ def turn_and_recolour(image: Image.Image, rng: np.random.Generator) -> Image.Ima
         centre_y + sine * (centre_x + shift[0]) - cosine * (centre_y + shift[1]),
     )
     white = (255, 255, 255)
-    image = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=white)
+    image = image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=white
+    )
     for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhancer(image).enhance(rng.uniform(0.7, 1.3))
     return image

@@ -1,4 +1,5 @@
-"""The batches of a training: which pairs and which views each step sees, and what the image tower is fed with.
+"""The batches of a training: which pairs and which views each step sees, and what the image tower
+is fed with.
 
 Shapes: B pairs of a batch, N pairs, V views, T tokens, W width, D embedding dimension.
 """
@@ -23,7 +24,9 @@ class TrainingBatches:
         batch_size: Pairs of a step over all processes.
     """
 
-    def __init__(self, positions: Tensor, views: Views, training: TrainingConfig, world: World) -> None:
+    def __init__(
+        self, positions: Tensor, views: Views, training: TrainingConfig, world: World
+    ) -> None:
         """Draw from the pairs at `positions` (N,).
 
         Raises:
@@ -31,20 +34,31 @@ class TrainingBatches:
             RetrievalError: If there are too few pairs.
         """
         self.batch_size = batch_size_of(training, len(positions), world.size)
-        self._positions, self._views, self._training, self._world = positions, views, training, world
+        self._positions, self._views, self._training, self._world = (
+            positions,
+            views,
+            training,
+            world,
+        )
 
     def drawn(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for each."""
+        """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for
+        each.
+        """
         training = self._training
         batch = batch_at(step, len(self._positions), self.batch_size, training.seed, training.order)
         positions = self._positions[batch]
         if training.augmentation != "none" and not training.views:
             return positions, torch.full_like(positions, step + 1)
-        views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
+        views = torch.randint(
+            max(1, training.views), positions.shape, generator=generator(training.seed, 2, step)
+        )
         return positions, views
 
     def from_tokens(self, tokens: Tensor, steps: range) -> Generator[Tensor, None, None]:
-        """This process's kept tokens (B, T, W), or kept features (B, D), of each step; one step ahead of its use."""
+        """This process's kept tokens (B, T, W), or kept features (B, D), of each step; one step
+        ahead of its use.
+        """
 
         def batch(step: int) -> Tensor:
             positions, views = map(self._world.part, self.drawn(step))
@@ -56,8 +70,11 @@ class TrainingBatches:
     def from_images(self, steps: range) -> Generator[Tensor, None, None]:
         """This process's images (B, 3, H, W) of each step."""
         draws: Iterator[list[Draw]] = (
-            list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True)) for step in steps
+            list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True))
+            for step in steps
         )
         world, workers = self._world, self._training.workers
-        self._views.require_shared_memory(self.batch_size // world.size, workers, self._training.processes)
+        self._views.require_shared_memory(
+            self.batch_size // world.size, workers, self._training.processes
+        )
         yield from self._views.batches(draws, workers, world.device)

@@ -1,6 +1,8 @@
-"""What a training costs on this processor: steps measured on a few images, and the sums of a whole training.
+"""What a training costs on this processor: steps measured on a few images, and the sums of a whole
+training.
 
-Does not belong here: the other steps of a pipeline (`workload`). Shapes: B images, C classes, D embedding dimension.
+Does not belong here: the other steps of a pipeline (`workload`). Shapes: B images, C classes, D
+embedding dimension.
 """
 
 from copy import deepcopy
@@ -29,7 +31,8 @@ from react_pipeline.training.linear_head import Head
 
 @dataclass(frozen=True)
 class StepCost:
-    """Processor seconds of one core: for an image its frozen part and its part of a step, and a text in a step.
+    """Processor seconds of one core: for an image its frozen part and its part of a step, and a
+    text in a step.
 
     Attributes:
         splits: Whether the frozen part may be kept.
@@ -42,7 +45,9 @@ class StepCost:
     splits: bool
 
     @classmethod
-    def measured(cls, clip: Clip, method: str, training: TrainingConfig, precision: str) -> "StepCost":
+    def measured(
+        cls, clip: Clip, method: str, training: TrainingConfig, precision: str
+    ) -> "StepCost":
         """Take steps of a method, without -control, with a copy of the model."""
         model: Any = deepcopy(clip.model)
         attach(model, method, training.last_k_layers)
@@ -54,14 +59,22 @@ class StepCost:
         splits = tower is None or tower.splits
         size = clip.preprocess_cfg["size"]
         images = torch.zeros(CPU_IMAGES, 3, *((size, size) if isinstance(size, int) else size))
-        tokens = clip.tokenizer([f"a photo of a bird, number {number} of many" for number in range(CPU_IMAGES)])
+        tokens = clip.tokenizer(
+            [f"a photo of a bird, number {number} of many" for number in range(CPU_IMAGES)]
+        )
         tokens = tokens[:, : int(text_lengths(model, tokens).max())]
-        optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], fused=True)
+        optimizer = torch.optim.AdamW(
+            [weight for weight in model.parameters() if weight.requires_grad], fused=True
+        )
 
         @torch.no_grad()
         def frozen(count: int) -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16 and tower is not None):
-                return model.encode_image(images[:count]) if tower is None else tower.tokens(images[:count])
+                return (
+                    model.encode_image(images[:count])
+                    if tower is None
+                    else tower.tokens(images[:count])
+                )
 
         def step(features: Any) -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -76,14 +89,19 @@ class StepCost:
             run = tower.features if splits else tower
             image = core_seconds(lambda count: step(lambda: run(taken[:count])), CPU_IMAGES)
         if trains_text(model):
-            text = core_seconds(lambda count: step(lambda: encode_text(model, tokens[:count])), CPU_IMAGES)
+            text = core_seconds(
+                lambda count: step(lambda: encode_text(model, tokens[:count])), CPU_IMAGES
+            )
         return cls(core_seconds(frozen, CPU_IMAGES) if splits else 0.0, image, text, splits)
 
-    def seconds(self, training: TrainingConfig, encoding: EncodingCost, pairs: int, texts: int) -> float:
+    def seconds(
+        self, training: TrainingConfig, encoding: EncodingCost, pairs: int, texts: int
+    ) -> float:
         """Of a whole training, on one core.
 
         Args:
-            training: Its length, and whether what is frozen is computed once an image or at each step.
+            training: Its length, and whether what is frozen is computed once an image or at each
+                step.
             encoding: Of the base, for what is encoded once.
             pairs: That it is trained on.
             texts: Different ones, if prompts are among them.
@@ -92,12 +110,23 @@ class StepCost:
         once = may_keep(training, splits=self.splits)
         prepared = pairs * max(1, training.views) if once else images
         text = images * self.text if self.text else texts * encoding.text
-        return prepared * (encoding.prepare + self.frozen) + images * self.image + text + encoding.start
+        return (
+            prepared * (encoding.prepare + self.frozen)
+            + images * self.image
+            + text
+            + encoding.start
+        )
 
 
 def head_step_seconds(dimension: int, classes: int, training: TrainingConfig) -> float:
     """Processor seconds of one step of a linear head (D, C)."""
-    head = Head(functional.normalize(torch.ones(dimension, classes), dim=0), torch.ones(classes) > 0, training)
+    head = Head(
+        functional.normalize(torch.ones(dimension, classes), dim=0),
+        torch.ones(classes) > 0,
+        training,
+    )
     samples = functional.normalize(torch.ones(training.batch_size, dimension), dim=1)
     class_ids = torch.arange(training.batch_size) % classes
-    return core_seconds(lambda count: [head.step(0, samples, class_ids) for _ in range(count)], CPU_IMAGES)
+    return core_seconds(
+        lambda count: [head.step(0, samples, class_ids) for _ in range(count)], CPU_IMAGES
+    )

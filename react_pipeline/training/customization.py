@@ -35,15 +35,18 @@ def customize(
     method: str,
     observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
 ) -> Artifact:
-    """Train `method` on the retrieved pairs of a domain (a control: on its random pairs); publish the checkpoint.
+    """Train `method` on the retrieved pairs of a domain (a control: on its random pairs); publish
+    the checkpoint.
 
-    A killed run resumes from its newest state and repeats an uninterrupted run's losses. Under torchrun every process
-    calls this alike; process 0 alone writes, and all return the published artifact.
+    A killed run resumes from its newest state and repeats an uninterrupted run's losses. Under
+    torchrun every process calls this alike; process 0 alone writes, and all return the published
+    artifact.
 
     Raises:
         RetrievalError: If too many classes have too few pairs.
-        TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the newest good state
-            stays in the scratch folder of the build (`store.scratch_of`), and the observer is notified.
+        TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the
+            newest good state stays in the scratch folder of the build (`store.scratch_of`), and the
+            observer is notified.
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, STAGE, method_key(slug, method))
@@ -68,7 +71,8 @@ def customize(
         return counts
 
     artifact = project.store.build(inputs, write)
-    # Where the artifact was there already, the other processes still wait for the scratch directory.
+    # Where the artifact was there already, the other processes still wait for the scratch
+    # directory.
     world.broadcast("" if artifact.reused else None)
     return artifact
 
@@ -96,7 +100,9 @@ def _train(
                 vectors = PairVectors.encode(found, clip, project.config.embedding)
             else:
                 vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
-            return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
+            return train_linear_head(
+                clip, found, vectors, project.domain(slug), training, staging, observer, inputs
+            )
         loaded_base.cache_clear()
         clip = load(base, world.device)
         trainer = Trainer(
@@ -122,8 +128,8 @@ def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:
     limit = project.retrieval(slug).max_starving_fraction
     if len(starving) > limit * len(project.domain(slug).classes):
         raise RetrievalError(
-            f"{slug}: {len(starving)} classes have too few pairs ({', '.join(starving[:8])}, ...); add synonyms, widen "
-            "retrieval, or raise retrieval.max_starving_fraction"
+            f"{slug}: {len(starving)} classes have too few pairs ({', '.join(starving[:8])}, ...); "
+            "add synonyms, widen retrieval, or raise retrieval.max_starving_fraction"
         )
 
 

@@ -1,6 +1,8 @@
-"""The images of a training: read from the collected shards, decoded in workers, and on their way to the device.
+"""The images of a training: read from the collected shards, decoded in workers, and on their way to
+the device.
 
-Does not belong here: the order (`schedule`), the loop (`trainer`). Shapes: B images of a batch, H x W pixels.
+Does not belong here: the order (`schedule`), the loop (`trainer`). Shapes: B images of a batch, H x
+W pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from react_pipeline.store import InputError, ReactError
 from react_pipeline.training.augmentation import Augment
 
 Draw = tuple[int, int]
-"""Position of a pair, and the view of it: 0 is the image as it is, every other number another augmentation."""
+"""Position of a pair, and the view of it: 0 is the image as it is, every other number another
+augmentation.
+"""
 
 PREFETCHED = 2
 """Batches that each worker has ready, or in the making."""
@@ -35,14 +39,20 @@ class Images(Protocol):
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image: ...  # noqa: D102 - above
 
-    def __len__(self) -> int: ...  # noqa: D105
+    def __len__(self) -> int: ...
 
 
 class Views(Dataset[Tensor]):
-    """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever process and order."""
+    """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever
+    process and order.
+    """
 
-    def __init__(self, pairs: Images, pixels: Pixels, augment: Augment | None = None, seed: int = 0) -> None:
-        """Augment with seeds that depend on `seed`, the pair and the view alone; without `augment` only view 0 is."""
+    def __init__(
+        self, pairs: Images, pixels: Pixels, augment: Augment | None = None, seed: int = 0
+    ) -> None:
+        """Augment with seeds that depend on `seed`, the pair and the view alone; without `augment`
+        only view 0 is.
+        """
         self.pairs = pairs
         self._pixels = pixels
         self._augment = augment
@@ -61,8 +71,11 @@ class Views(Dataset[Tensor]):
         """One batch (B, 3, H, W), normalised, float32, decoded here and now."""
         return self._pixels.normalised(torch.stack([self[draw] for draw in draws]))
 
-    def batches(self, draws: Iterable[Sequence[Draw]], workers: int, device: str = "cpu") -> Iterator[Tensor]:
-        """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of their use.
+    def batches(
+        self, draws: Iterable[Sequence[Draw]], workers: int, device: str = "cpu"
+    ) -> Iterator[Tensor]:
+        """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of
+        their use.
 
         Draws are taken as they are needed, so they may be endless.
 
@@ -82,14 +95,18 @@ class Views(Dataset[Tensor]):
             yield from map(self._pixels.normalised, on_device(loaded, device))
         except ReactError as error:
             # One of a worker has its traceback in front, which only says where pixels are made.
-            raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from error
+            raise type(error)(
+                str(error).strip().rpartition(f"{type(error).__name__}: ")[2]
+            ) from error
         finally:
-            # Not left to the garbage collector: a forked worker holds the locks of this process as long as it lives.
+            # Not left to the garbage collector: a forked worker holds the locks of this process as
+            # long as it lives.
             if workers:
                 loaded._shutdown_workers()
 
     def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
-        """Refuse workers of `processes` on this machine whose batches do not fit the memory through which they pass.
+        """Refuse workers of `processes` on this machine whose batches do not fit the memory through
+        which they pass.
 
         Raises:
             InputError: With what is needed and what is free.
@@ -100,13 +117,16 @@ class Views(Dataset[Tensor]):
         free = shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
             raise InputError(
-                f"customization.workers: batches of {workers} workers need {needed >> 20:,} MiB of shared memory, "
-                f"and {SHARED_MEMORY} has {free >> 20:,} free; enlarge it (docker run --shm-size), or lower workers"
+                f"customization.workers: batches of {workers} workers need {needed >> 20:,} MiB of "
+                f"shared memory, and {SHARED_MEMORY} has {free >> 20:,} free; enlarge it (docker "
+                "run --shm-size), or lower workers"
             )
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
-    """The batches; to a GPU, each is copied from page-locked memory while the one before it is in use."""
+    """The batches; to a GPU, each is copied from page-locked memory while the one before it is in
+    use.
+    """
     if device == "cpu":
         yield from batches
         return
@@ -115,7 +135,8 @@ def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
         with torch.cuda.stream(copying):
             following = batch.to(device, non_blocking=True)
         if coming is not None:
-            # Its memory belongs to the copying stream, which must not write there while it is still read.
+            # Its memory belongs to the copying stream, which must not write there while it is still
+            # read.
             coming.record_stream(torch.cuda.current_stream(device))
             yield coming
         copying.synchronize()  # the host alone waits, and for a copy that began a step ago

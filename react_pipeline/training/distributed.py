@@ -1,4 +1,5 @@
-"""Processes that train together: torchrun's environment, and the few collective operations that training needs.
+"""Processes that train together: torchrun's environment, and the few collective operations that
+training needs.
 
 Shapes: B pairs of a process's part of a batch, D embedding dimension.
 """
@@ -48,7 +49,8 @@ class World:
         if device == "cuda":
             if local_rank >= torch.cuda.device_count():
                 raise InputError(
-                    f"customization.processes: more than the {torch.cuda.device_count()} GPUs of this machine; lower it"
+                    f"customization.processes: more than the {torch.cuda.device_count()} GPUs of "
+                    "this machine; lower it"
                 )
             torch.cuda.set_device(local_rank)
             device = f"cuda:{local_rank}"
@@ -73,7 +75,9 @@ class World:
         return batch[self.rank * each : (self.rank + 1) * each]
 
     def gather(self, vectors: Tensor) -> Tensor:
-        """The vectors (B, D) of all processes, in the order of their ranks: (size * B, D), without a graph."""
+        """The vectors (B, D) of all processes, in the order of their ranks: (size * B, D), without
+        a graph.
+        """
         vectors = vectors.detach()
         if self.size == 1:
             return vectors
@@ -82,12 +86,16 @@ class World:
         return torch.cat(parts)
 
     def share(self, count: int) -> Tensor:
-        """Which of `count` rows this process makes, as many as any other; the last ones may make the last row again."""
+        """Which of `count` rows this process makes, as many as any other; the last ones may make
+        the last row again.
+        """
         each = -(-count // self.size)
         return torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
 
     def joined(self, rows: Tensor, count: int) -> Tensor:
-        """All `count` rows, on the CPU, in every process; `rows` are those of its `share`, on any device."""
+        """All `count` rows, on the CPU, in every process; `rows` are those of its `share`, on any
+        device.
+        """
         return self.gather(rows.to(self.device)).cpu()[:count]
 
     def mean(self, value: Tensor) -> Tensor:
@@ -99,7 +107,9 @@ class World:
         return total / self.size
 
     def broadcast(self, value: Any) -> Any:
-        """What the writer passes here; the others' own argument is ignored. Also waits until all have arrived."""
+        """What the writer passes here; the others' own argument is ignored. Also waits until all
+        have arrived.
+        """
         if self.size == 1:
             return value
         carried = [value]
@@ -109,5 +119,7 @@ class World:
 
 @lru_cache(maxsize=1)
 def _patient_group() -> Any:
-    """The same processes, waiting longer: the writer may wait for a lock, or hash and save a large model."""
+    """The same processes, waiting longer: the writer may wait for a lock, or hash and save a large
+    model.
+    """
     return dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -1,7 +1,8 @@
 """Gradients of all processes, summed while the backward pass still runs.
 
-DistributedDataParallel does this for modules that are called once a step. Here features are plain functions of some of
-a model's weights, and a part of a batch goes forward twice (`training.step`), which its bookkeeping does not know.
+DistributedDataParallel does this for modules that are called once a step. Here features are plain
+functions of some of a model's weights, and a part of a batch goes forward twice (`training.step`),
+which its bookkeeping does not know.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from react_pipeline.training.distributed import World
 
 
 class GradientSum:
-    """The sum over all processes of each gradient, in place, on its way as soon as the gradient is whole.
+    """The sum over all processes of each gradient, in place, on its way as soon as the gradient is
+    whole.
 
     All processes go backward through the same graph, so they send in the same order.
 
@@ -24,12 +26,14 @@ class GradientSum:
         whole: Whether a gradient that comes now is whole, as in the last part of a batch.
     """
 
-    def __init__(self, world: World, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter] = ()) -> None:
+    def __init__(
+        self, world: World, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter] = ()
+    ) -> None:
         """Watch parameters; alone in its world, a process has nothing to do.
 
         Args:
-            averaged: Of these every process has the whole gradient. The mean makes it equal to the last bit, so that
-                they stay equal in all processes.
+            averaged: Of these every process has the whole gradient. The mean makes it equal to the
+                last bit, so that they stay equal in all processes.
         """
         self.whole = False
         self._world, self._averaged = world, frozenset(averaged)

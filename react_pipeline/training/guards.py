@@ -13,14 +13,18 @@ OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 """Messages of out-of-memory errors of a CPU's allocator and of CUDA's libraries."""
 
 MAX_SCALE_STEP = 0.5
-"""A step that moves the logarithm of the logit scale by more than this has exploded; thousandths are usual."""
+"""A step that moves the logarithm of the logit scale by more than this has exploded; thousandths
+are usual.
+"""
 
 MAX_SKIPPED_STEPS = 30
-"""In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any useful scale."""
+"""In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any
+useful scale.
+"""
 
 COLLAPSED_SHARE, STANDARD_ERRORS = 0.5, 3.0
-"""Held-out recall below this share of the base's is a collapse, if it is also this many standard errors of the
-difference below, so that chance on few pairs stops nothing."""
+"""Held-out recall below this share of the base's is a collapse, if it is also this many standard
+errors of the difference below, so that chance on few pairs stops nothing."""
 
 
 @contextmanager
@@ -34,13 +38,18 @@ def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            sign in text for sign in OUT_OF_MEMORY
+        ):
             raise
         raise TrainingError(f"out of memory {where}; {advice}") from error
 
 
-def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, recomputes: bool) -> str:
-    """What to set where a step of `batch_size` pairs over all processes does not fit; only what changes something.
+def less_memory(
+    training: TrainingConfig, batch_size: int, processes: int, *, recomputes: bool
+) -> str:
+    """What to set where a step of `batch_size` pairs over all processes does not fit; only what
+    changes something.
 
     Args:
         recomputes: Whether anything of what trains can recompute its activations.
@@ -64,31 +73,34 @@ def require_finite(step: int, name: str, value: float) -> None:
     """
     if not math.isfinite(value):
         raise TrainingError(
-            f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or use another "
-            "precision. Nothing was published"
+            f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or "
+            "use another precision. Nothing was published"
         )
 
 
 def require_steady_scale(step: int, before: float, after: float) -> None:
-    """Stop where one step throws the logit scale (its logarithm) far away, or down to 1, where all pairs look alike.
+    """Stop where one step throws the logit scale (its logarithm) far away, or down to 1, where all
+    pairs look alike.
 
     Raises:
-        TrainingError: If it moved by more than `MAX_SCALE_STEP`, fell to 0 (a scale of 1), or is not finite.
+        TrainingError: If it moved by more than `MAX_SCALE_STEP`, fell to 0 (a scale of 1), or is
+            not finite.
     """
     if not abs(after - before) <= MAX_SCALE_STEP:
         raise TrainingError(
-            f"the logit scale exploded at step {step}: its logarithm went from {before:.3g} to {after:.3g}; lower "
-            "learning_rate. Nothing was published"
+            f"the logit scale exploded at step {step}: its logarithm went from {before:.3g} to "
+            f"{after:.3g}; lower learning_rate. Nothing was published"
         )
     if after <= 0 < before:
         raise TrainingError(
-            f"the logit scale fell to 1 at step {step}, where all pairs look alike; lower learning_rate. Nothing was "
-            "published"
+            f"the logit scale fell to 1 at step {step}, where all pairs look alike; lower "
+            "learning_rate. Nothing was published"
         )
 
 
 def require_learned(losses: Sequence[float]) -> None:
-    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice that of its first.
+    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice
+    that of its first.
 
     For trainings whose loss cannot become infinite, as that of a head of unit vectors.
 
@@ -99,41 +111,50 @@ def require_learned(losses: Sequence[float]) -> None:
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     if last > 2 * first:
         raise TrainingError(
-            f"the training ended far worse than it began: the loss went from {first:.3g} to {last:.3g}; lower "
-            "learning_rate. Nothing was published"
+            f"the training ended far worse than it began: the loss went from {first:.3g} to "
+            f"{last:.3g}; lower learning_rate. Nothing was published"
         )
 
 
 def require_steps_taken(step: int, skipped: int) -> None:
-    """Stop where the loss scaler of fp16 has skipped so many steps one after another that it finds no scale.
+    """Stop where the loss scaler of fp16 has skipped so many steps one after another that it finds
+    no scale.
 
     Raises:
         TrainingError: If more than `MAX_SKIPPED_STEPS` steps in a row were skipped.
     """
     if skipped > MAX_SKIPPED_STEPS:
         raise TrainingError(
-            f"the gradient was not finite in {skipped} steps in a row, up to step {step}, at any loss scale of fp16; "
+            f"the gradient was not finite in {skipped} steps in a row, up to step {step}, at any "
+            "loss scale of fp16; "
             "use precision bf16 or fp32, or lower learning_rate. Nothing was published"
         )
 
 
 def collapsed(base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> str | None:
-    """The first recall of held-out pairs that is below half of the base's, and not by chance; None if none is.
+    """The first recall of held-out pairs that is below half of the base's, and not by chance; None
+    if none is.
 
     Args:
         base: Recall of the base, as `held_out.image_text_recall` gives it.
         pairs: How many pairs it was measured on.
     """
     for name, before in base.items():
-        # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no certainties then.
+        # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no
+        # certainties then.
         shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now[name])]
         deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
-        if now[name] < COLLAPSED_SHARE * before and shares[0] - shares[1] > STANDARD_ERRORS * deviation:
+        if (
+            now[name] < COLLAPSED_SHARE * before
+            and shares[0] - shares[1] > STANDARD_ERRORS * deviation
+        ):
             return name
     return None
 
 
-def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> None:
+def require_no_collapse(
+    step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int
+) -> None:
     """Stop where recall of the held-out pairs has `collapsed`.
 
     Raises:
@@ -141,6 +162,7 @@ def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, 
     """
     if name := collapsed(base, now, pairs):
         raise TrainingError(
-            f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from {base[name]:.1%} (base) "
+            f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from "
+            f"{base[name]:.1%} (base) "
             f"to {now[name]:.1%}; lower learning_rate. Nothing was published"
         )

@@ -1,4 +1,5 @@
-"""Samples of a linear head: pairs and class prompts as labelled vectors, drawn so that every class counts the same.
+"""Samples of a linear head: pairs and class prompts as labelled vectors, drawn so that every class
+counts the same.
 
 Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimension, P prompts.
 """
@@ -34,7 +35,9 @@ class PairVectors:
 
     @classmethod
     def read(cls, pairs: CollectedPairs, embeddings: Artifact) -> Self:
-        """The rows of `corpus_embeddings`, which the same base encoded, in the precision of `embedding`."""
+        """The rows of `corpus_embeddings`, which the same base encoded, in the precision of
+        `embedding`.
+        """
 
         def side(name: Side) -> Tensor:
             vectors = torch.from_numpy(vectors_of(embeddings, name, pairs.rows))
@@ -49,7 +52,9 @@ class PairVectors:
         parts = torch.arange(len(pairs)).split(embedding.batch_size)
         draws = [[(position, 0) for position in part.tolist()] for part in parts]
         batches = Views(pairs, encoder.to_tensor).batches(draws, embedding.workers, clip.device)
-        images = torch.cat([*map(encoder.images, tqdm(batches, "pairs", len(draws), disable=None, leave=False))])
+        images = torch.cat(
+            [*map(encoder.images, tqdm(batches, "pairs", len(draws), disable=None, leave=False))]
+        )
         captions = clip.encode_texts(pairs.captions.to_pylist())
         return cls(images, captions[torch.tensor(pairs.caption_ids, dtype=torch.long)])
 
@@ -71,11 +76,13 @@ class Labels:
     source: str
 
 
-def label_pairs(clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: DomainConfig) -> Labels:
+def label_pairs(
+    clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: DomainConfig
+) -> Labels:
     """Encode class prompts, and find the class of each pair, whose caption has a vector (N, D).
 
-    Pairs of a retrieved set have the class they were retrieved for. Those of a control have none: each gets the class
-    whose prompt is nearest to its caption.
+    Pairs of a retrieved set have the class they were retrieved for. Those of a control have none:
+    each gets the class whose prompt is nearest to its caption.
     """
     prompts = class_prompts(domain)
     prompt_vectors = clip.encode_texts(prompts["prompt"].tolist())
@@ -85,11 +92,18 @@ def label_pairs(clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: Dom
         of_classes = np.array([known.get(name, -1) for name in pairs.classes])
         class_ids = torch.from_numpy(of_classes[pairs.class_ids])
         return Labels(class_ids, prompt_vectors, prompt_ids, "retrieval")
-    return Labels(nearest_class(captions, prompt_vectors, prompt_ids), prompt_vectors, prompt_ids, "nearest prompt")
+    return Labels(
+        nearest_class(captions, prompt_vectors, prompt_ids),
+        prompt_vectors,
+        prompt_ids,
+        "nearest prompt",
+    )
 
 
 def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tensor:
-    """Class id (N,) of the prompt (P, D) that is nearest to each caption (N, D); of equally near ones the first."""
+    """Class id (N,) of the prompt (P, D) that is nearest to each caption (N, D); of equally near
+    ones the first.
+    """
     parts = [(part @ prompts.T).argmax(dim=1) for part in captions.split(COMPARED_AT_ONCE)]
     return prompt_ids[torch.cat(parts)]
 
@@ -111,6 +125,7 @@ class ClassSamples:
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a class, then one of its samples, `count` times: vectors (B, D) and class ids (B,)."""
         class_ids = self._present[torch.randint(len(self._present), (count,), generator=rng)]
-        # In double precision the product stays below the count, so that no draw falls into the next class.
+        # In double precision the product stays below the count, so that no draw falls into the next
+        # class.
         within = torch.rand(count, generator=rng, dtype=torch.float64) * self.counts[class_ids]
         return self._vectors[self._starts[class_ids] + within.long()], class_ids

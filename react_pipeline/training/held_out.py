@@ -1,4 +1,5 @@
-"""Held-out pairs: never trained on, they show whether a training goes well without using any evaluation image.
+"""Held-out pairs: never trained on, they show whether a training goes well without using any
+evaluation image.
 
 Shapes: N pairs, D embedding dimension.
 """
@@ -23,8 +24,8 @@ BLOCK = 1_024
 def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of the pairs to train on, and of those held out; both in order.
 
-    `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have more than most: a
-    class with few pairs keeps them all, since each of them counts there.
+    `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have
+    more than most: a class with few pairs keeps them all, since each of them counts there.
     """
     wanted = min(MAX_HELD_OUT, int(fraction * len(pairs)))
     left = np.bincount(pairs.class_ids)
@@ -45,12 +46,16 @@ def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Te
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
 
-    A hit is any pair of the same caption: on a corpus where many images share a caption they are all right. Images and
-    texts are unit vectors (N, D) in the same order; equal ids (N,) are equal texts.
+    A hit is any pair of the same caption: on a corpus where many images share a caption they are
+    all right. Images and texts are unit vectors (N, D) in the same order; equal ids (N,) are equal
+    texts.
     """
     return {
         f"r{rank}_{name}": value
-        for name, queries, gallery in (("image_to_text", images, texts), ("text_to_image", texts, images))
+        for name, queries, gallery in (
+            ("image_to_text", images, texts),
+            ("text_to_image", texts, images),
+        )
         for rank, value in zip(RANKS, _recall(queries, gallery, caption_ids), strict=True)
     }
 
@@ -61,8 +66,9 @@ def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float
         similarities = queries[start : start + BLOCK] @ gallery.T
         right = caption_ids[start : start + BLOCK, None] == caption_ids[None, :]
         best = similarities.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True).values
-        # Only wrong ones that are nearer rank before the nearest right one, and half of those that are as near: a
-        # model that maps everything to one point finds nothing. NaN counts as nearer.
+        # Only wrong ones that are nearer rank before the nearest right one, and half of those that
+        # are as near: a model that maps everything to one point finds nothing. NaN counts as
+        # nearer.
         nearer, as_near = ~(similarities <= best) & ~right, (similarities == best) & ~right
         before = nearer.sum(dim=1) + as_near.sum(dim=1) / 2
         hits += torch.stack([(before < rank).sum() for rank in RANKS])

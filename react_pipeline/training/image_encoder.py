@@ -1,7 +1,8 @@
-"""Images as a training encodes them: from pixels or from what is kept of them, with a graph or without.
+"""Images as a training encodes them: from pixels or from what is kept of them, with a graph or
+without.
 
-Does not belong here: the tower (`clip.tower`), a step (`training.step`). Shapes: B images, T tokens, W width,
-D embedding dimension.
+Does not belong here: the tower (`clip.tower`), a step (`training.step`). Shapes: B images, T
+tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class ImageEncoder:
     world: World
 
     def __call__(self, batch: Tensor, *, kept: bool = False) -> Tensor:
-        """Unit vectors (B, D), float32, of images (B, 3, H, W), or of what is `kept` of them by `frozen`."""
+        """Unit vectors (B, D), float32, of images (B, 3, H, W), or of what is `kept` of them by
+        `frozen`.
+        """
         if self.tower is None:
             return batch if kept else self.frozen(batch)
         with self.autocast():
@@ -45,24 +48,32 @@ class ImageEncoder:
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> Tensor:
-        """What of images (B, 3, H, W) stays the same: tokens (B, T, W), or unit vectors (B, D) of a locked tower.
+        """What of images (B, 3, H, W) stays the same: tokens (B, T, W), or unit vectors (B, D) of a
+        locked tower.
 
-        These are in the precision of its weights, whatever the steps take: the same whether they are kept or not.
+        These are in the precision of its weights, whatever the steps take: the same whether they
+        are kept or not.
         """
         if self.tower is not None:
             return self.tower.tokens(images)
         with torch.autocast(self.world.device_type, enabled=False):
-            features: Tensor = self.model.encode_image(images.to(self.world.device, non_blocking=True), normalize=True)
+            features: Tensor = self.model.encode_image(
+                images.to(self.world.device, non_blocking=True), normalize=True
+            )
         return features.float()
 
     @torch.no_grad()
     def vectors(self, views: Views, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Unit vectors (B, D) of images as they are, on the CPU; every process encodes a part of them.
+        """Unit vectors (B, D) of images as they are, on the CPU; every process encodes a part of
+        them.
 
         Args:
             tokens: What is kept of every image (N, V, T, W) or (N, V, D), in place of decoding.
         """
-        parts, device = positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE), self.world.device
+        parts, device = (
+            positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE),
+            self.world.device,
+        )
         # To start workers takes longer than to decode a few images.
         workers = self.training.workers if len(parts) > 1 else 0
         draws = [[(position, 0) for position in part.tolist()] for part in parts]

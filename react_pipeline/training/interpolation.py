@@ -1,10 +1,13 @@
-"""Interpolation: points on the line between the base and a trained model, and the choice of one of them.
+"""Interpolation: points on the line between the base and a trained model, and the choice of one of
+them.
 
-Does not belong here: what the points are judged by (`held_out`), the line between two classifiers (`linear_head`).
+Does not belong here: what the points are judged by (`held_out`), the line between two classifiers
+(`linear_head`).
 
-Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and after a training often
-keeps what both know, and costs nothing at inference. New gated blocks have no weights in the base; there the line is
-tanh(gate), which is 0 in the base. Gated blocks that the base has itself are weights like any other.
+Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and
+after a training often keeps what both know, and costs nothing at inference. New gated blocks have
+no weights in the base; there the line is tanh(gate), which is 0 in the base. Gated blocks that the
+base has itself are weights like any other.
 """
 
 import math
@@ -28,13 +31,15 @@ def require_held_out(wanted: float | str, held_out: int, pairs: int) -> None:
     """
     if wanted == "held-out" and not held_out:
         raise InputError(
-            f"customization.interpolation: held-out needs held-out pairs, and of {pairs} pairs none is held out; raise "
-            "held_out_fraction, or give interpolation a number"
+            f"customization.interpolation: held-out needs held-out pairs, and of {pairs} pairs "
+            "none is held out; raise held_out_fraction, or give interpolation a number"
         )
 
 
 def copy_of_base(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
-    """The parameters of these names as they are now: copies on the CPU of those that train, the others themselves."""
+    """The parameters of these names as they are now: copies on the CPU of those that train, the
+    others themselves.
+    """
     return {
         name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
         for name, parameter in model.named_parameters()
@@ -50,7 +55,8 @@ class Line:
 
         Args:
             model: The trained model. Its parameters will be moved, its buffers never.
-            base: Weights before the training, by the names of `named_parameters`, as `copy_of_base` gives them.
+            base: Weights before the training, by the names of `named_parameters`, as `copy_of_base`
+                gives them.
         """
         named = dict(model.named_parameters())
         self._moved = [
@@ -65,10 +71,11 @@ class Line:
 
     @torch.no_grad()
     def move_to(self, fraction: float) -> None:
-        """Move the model to base + fraction * (trained - base): 0 and 1 give either end's features bit for bit.
+        """Move the model to base + fraction * (trained - base): 0 and 1 give either end's features
+        bit for bit.
 
-        The gates of new gated blocks are scaled and the blocks' other weights stay; all else that differs from the
-        base, as the logit scale, moves as in any method.
+        The gates of new gated blocks are scaled and the blocks' other weights stay; all else that
+        differs from the base, as the logit scale, moves as in any method.
         """
         for parameter, start, trained in self._moved:
             parameter.copy_(torch.lerp(start.to(trained), trained, fraction))  # exact at both ends
@@ -100,14 +107,17 @@ def interpolate(
     return fraction, scores
 
 
-def choose(wanted: float | str, score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """The fraction that is wanted, or for `held-out` the best one of `GRID`, and the score of each that was tried.
+def choose(
+    wanted: float | str, score: Callable[[float], float]
+) -> tuple[float, dict[float, float]]:
+    """The fraction that is wanted, or for `held-out` the best one of `GRID`, and the score of each
+    that was tried.
 
     Of equally good ones the larger wins, which is nearer to the training.
 
     Args:
-        score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a fraction would be
-            fitted to what it is judged by.
+        score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a
+            fraction would be fitted to what it is judged by.
 
     Raises:
         TrainingError: If no score is finite.
@@ -117,5 +127,7 @@ def choose(wanted: float | str, score: Callable[[float], float]) -> tuple[float,
     scores = {fraction: score(fraction) for fraction in GRID}
     finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
     if not finite:
-        raise TrainingError(f"no interpolation of the training has a finite score ({scores}); lower learning_rate")
+        raise TrainingError(
+            f"no interpolation of the training has a finite score ({scores}); lower learning_rate"
+        )
     return max(finite, key=lambda fraction: (finite[fraction], fraction)), scores

@@ -1,7 +1,8 @@
-"""Kept tokens: what the frozen first blocks make of every image, computed once and mapped from a file.
+"""Kept tokens: what the frozen first blocks make of every image, computed once and mapped from a
+file.
 
-Does not belong here: the blocks (`tower`), the images (`training.data`), the file (`kept_rows`). Shapes: N pairs,
-V views, T tokens, W width.
+Does not belong here: the blocks (`tower`), the images (`training.data`), the file (`kept_rows`).
+Shapes: N pairs, V views, T tokens, W width.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ MAX_DISK_FRACTION = 0.5
 
 
 def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
-    """Whether what is frozen is the same at every step; `splits`: whether there is any in front of what trains."""
-    return splits and training.keep_prefix and (training.augmentation == "none" or training.views > 0)
+    """Whether what is frozen is the same at every step; `splits`: whether there is any in front of
+    what trains.
+    """
+    return (
+        splits and training.keep_prefix and (training.augmentation == "none" or training.views > 0)
+    )
 
 
 def keep_tokens(
@@ -39,7 +44,8 @@ def keep_tokens(
     workers: int,
     convertible: nn.Module | None = None,
 ) -> Tensor | None:
-    """Tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; None where they do not fit the disk.
+    """Tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; None where they
+    do not fit the disk.
 
     Args:
         compute: Maps images (B, 3, H, W) to what is kept of them, (B, T, W) or (B, D).
@@ -64,9 +70,13 @@ def keep_tokens(
             yield computed(run, images)
 
     shape = computed(compute, views.batch([(0, 0)]).to(world.device)).shape[1:]
-    tokens = kept_rows(path, (pairs * count, *shape), make, dtype, world, BATCH * world.size, MAX_DISK_FRACTION)
+    tokens = kept_rows(
+        path, (pairs * count, *shape), make, dtype, world, BATCH * world.size, MAX_DISK_FRACTION
+    )
     if tokens is None:
-        if world.is_writer:  # half a file of a killed training must not take the space of the whole one
+        if (
+            world.is_writer
+        ):  # half a file of a killed training must not take the space of the whole one
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
         return None

@@ -1,7 +1,9 @@
-"""Accuracy on a domain's labelled images while a training runs: a curve to look at, on which nothing depends.
+"""Accuracy on a domain's labelled images while a training runs: a curve to look at, on which
+nothing depends.
 
-Neither the steps, nor a guard, nor the interpolation sees what is measured here: then the images would be trained on.
-So `evaluate_every` is in no fingerprint, and `evaluation_set` no parent. Shapes: D embedding dimension, C classes.
+Neither the steps, nor a guard, nor the interpolation sees what is measured here: then the images
+would be trained on. So `evaluate_every` is in no fingerprint, and `evaluation_set` no parent.
+Shapes: D embedding dimension, C classes.
 """
 
 from __future__ import annotations
@@ -30,15 +32,21 @@ def labelled_accuracy(project: Project, slug: str, clip: Clip) -> LabelledAccura
     """
     published = fresh(project, "evaluation_set", slug)
     if reason := published.counts.get("unavailable"):
-        logger.warning("customization.evaluate_every: nothing is measured while training: %s", reason)
+        logger.warning(
+            "customization.evaluate_every: nothing is measured while training: %s", reason
+        )
         return None
     return LabelledAccuracy(clip, project.domain(slug), published, project.config.corpus.max_pixels)
 
 
 class LabelledAccuracy:
-    """Measures with a domain's labelled images as `evaluation.evaluate` does, in the precision of the training."""
+    """Measures with a domain's labelled images as `evaluation.evaluate` does, in the precision of
+    the training.
+    """
 
-    def __init__(self, clip: Clip, domain: DomainConfig, published: Artifact, max_pixels: int) -> None:
+    def __init__(
+        self, clip: Clip, domain: DomainConfig, published: Artifact, max_pixels: int
+    ) -> None:
         """Read which images there are; larger ones than `max_pixels` are refused."""
         self._clip, self._domain = clip, domain
         images, pixels = read_images(published, domain), Pixels(preprocessing_for(clip, domain))
@@ -48,14 +56,22 @@ class LabelledAccuracy:
         self._frozen_head: Tensor | None = None
 
     def freeze_head(self) -> None:
-        """Keep the class vectors (D, C) of a text tower that does not train, and may leave the memory."""
+        """Keep the class vectors (D, C) of a text tower that does not train, and may leave the
+        memory.
+        """
         self._frozen_head = self._head()
 
     def of(self, encoder: ImageEncoder) -> dict[str, float]:
-        """Top-1 of the model in training, as a fraction; every process encodes a part of the images."""
+        """Top-1 of the model in training, as a fraction; every process encodes a part of the
+        images.
+        """
         vectors = encoder.vectors(self._views, torch.arange(len(self._class_ids)))
         head = self._head() if self._frozen_head is None else self._frozen_head
-        return {"evaluation_top1": float(((vectors @ head).argmax(dim=1) == self._class_ids).double().mean())}
+        return {
+            "evaluation_top1": float(
+                ((vectors @ head).argmax(dim=1) == self._class_ids).double().mean()
+            )
+        }
 
     @torch.no_grad()
     def _head(self) -> Tensor:

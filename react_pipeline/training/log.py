@@ -29,9 +29,16 @@ class TrainingLog:
     """
 
     def __init__(
-        self, metrics: Path | None, observer: TrainingObserver, steps: range, batch_size: int, device: str, title: str
+        self,
+        metrics: Path | None,
+        observer: TrainingObserver,
+        steps: range,
+        batch_size: int,
+        device: str,
+        title: str,
     ) -> None:
-        """Drop what an earlier try wrote of steps from the first of `steps` on; a torn line goes with it.
+        """Drop what an earlier try wrote of steps from the first of `steps` on; a torn line goes
+        with it.
 
         Args:
             metrics: The file; None in processes that do not write.
@@ -43,7 +50,12 @@ class TrainingLog:
         if metrics is not None:
             write_atomically(metrics, "".join(whole_lines(metrics)[: steps.start]))
         self._file = None if metrics is None else metrics.open("a", encoding="utf-8")
-        self._bar = tqdm(total=steps.stop, initial=steps.start, desc=title, disable=True if metrics is None else None)
+        self._bar = tqdm(
+            total=steps.stop,
+            initial=steps.start,
+            desc=title,
+            disable=True if metrics is None else None,
+        )
 
     def __enter__(self) -> TrainingLog:
         """Close the log at the end of the block."""
@@ -73,7 +85,8 @@ class TrainingLog:
         self._file.write(json.dumps(record) + "\n")
         self._observer.stepped(record)
         self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {speed:.1f} images/s, {self.data_wait_fraction:.0%} waiting for data"
+            f"loss {values['loss']:.3f}, {speed:.1f} images/s, {self.data_wait_fraction:.0%} "
+            "waiting for data"
         )
         self._bar.update()
 
@@ -93,11 +106,16 @@ class TrainingLog:
         if self._metrics is None:
             return []
         self.flush()
-        return [json.loads(line)["loss"] for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+        return [
+            json.loads(line)["loss"]
+            for line in self._metrics.read_text(encoding="utf-8").splitlines()
+        ]
 
 
 def whole_lines(metrics: Path) -> list[str]:
-    """The lines of a log up to the first that is torn: so many steps are on record. None where there is no file."""
+    """The lines of a log up to the first that is torn: so many steps are on record. None where
+    there is no file.
+    """
     if not metrics.exists():
         return []
     lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

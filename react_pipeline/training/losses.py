@@ -24,10 +24,14 @@ def contrastive_loss(
 ) -> Tensor:
     """The loss of a batch of pairs.
 
-    - `infonce`: symmetric cross-entropy, only the diagonal is positive (CLIP; what REACT trains with).
-    - `infonce-captions`: pairs of equal caption are positives of each other, each with an equal share of the target.
-    - `infonce-masked`: pairs of equal caption or class are no negatives of each other: they leave the denominator.
-    - `unicl`: pairs of equal caption or class are positives of each other (UniCL, arXiv 2204.03610).
+    - `infonce`: symmetric cross-entropy, only the diagonal is positive (CLIP; what REACT trains
+      with).
+    - `infonce-captions`: pairs of equal caption are positives of each other, each with an equal
+      share of the target.
+    - `infonce-masked`: pairs of equal caption or class are no negatives of each other: they leave
+      the denominator.
+    - `unicl`: pairs of equal caption or class are positives of each other (UniCL, arXiv
+      2204.03610).
     - `sigmoid`: each similarity is a decision of its own (SigLIP, arXiv 2303.15343).
 
     Args:
@@ -63,10 +67,12 @@ def require_suitable(kind: str, model: nn.Module) -> None:
     """
     if kind == "sigmoid" and getattr(model, "logit_bias", None) is None:
         raise InputError(
-            "customization.loss: sigmoid is for models trained with it (SigLIP): this model has no logit bias; use "
-            "infonce"
+            "customization.loss: sigmoid is for models trained with it (SigLIP): this model has no "
+            "logit bias; use infonce"
         )
 
 
 def _both_ways(logits: Tensor, target: Tensor) -> Tensor:
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    return (
+        functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+    ) / 2

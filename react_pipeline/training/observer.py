@@ -1,4 +1,6 @@
-"""Observers: who follows a training while it runs, so that the library needs neither MLflow nor Dagster."""
+"""Observers: who follows a training while it runs, so that the library needs neither MLflow nor
+Dagster.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -13,7 +15,9 @@ class TrainingObserver(Protocol):
         """A training begins, or resumes at `first_step` after it was killed."""
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """A step is done; `record` is one line of `metrics.jsonl` (with `step` and `time_ms`, since 1970)."""
+        """A step is done; `record` is one line of `metrics.jsonl` (with `step` and `time_ms`, since
+        1970).
+        """
 
     def failed(self, error: BaseException) -> None:
         """The training stops without a checkpoint."""

@@ -1,4 +1,5 @@
-"""The pure parts of training: learning rate, order of the data. No state, so that a resumed run repeats them.
+"""The pure parts of training: learning rate, order of the data. No state, so that a resumed run
+repeats them.
 
 Shapes: B pairs of a batch.
 """
@@ -19,7 +20,9 @@ MAX_LOG_SCALE = math.log(100)
 """The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""
 
 RUN, WINDOW = 1_000, 65_536
-"""Pairs that are neighbours in their shards, and pairs that are shuffled together, in the order `runs`."""
+"""Pairs that are neighbours in their shards, and pairs that are shuffled together, in the order
+`runs`.
+"""
 
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
@@ -31,25 +34,38 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
 
 
 def max_log_scale(loss: str, base: float) -> float:
-    """Where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the base's own if higher."""
+    """Where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the base's own
+    if higher.
+    """
     return max(MAX_LOG_SCALE, base) if loss == "sigmoid" else MAX_LOG_SCALE
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
-    """AdamW groups of the trained parameters: no decay for vectors, scalars, norms, biases and the logit scale."""
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, object]]:
+    """AdamW groups of the trained parameters: no decay for vectors, scalars, norms, biases and the
+    logit scale.
+    """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
-            exempt = parameter.ndim < 2 or any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
+            exempt = parameter.ndim < 2 or any(
+                word in name for word in ("bn", "ln", "bias", "logit_scale")
+            )
             (plain if exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
 
 
 def batch_at(step: int, pairs: int, batch_size: int, seed: int, order: str = "random") -> Tensor:
-    """Positions (B,) of the pairs of one step: every epoch a new order, its incomplete last batch left out.
+    """Positions (B,) of the pairs of one step: every epoch a new order, its incomplete last batch
+    left out.
 
-    A function of the step alone: nothing needs to be stored to resume. `order` is as `TrainingConfig` has it.
+    A function of the step alone: nothing needs to be stored to resume. `order` is as
+    `TrainingConfig` has it.
     """
     batch_size = min(batch_size, pairs)
     per_epoch = pairs // batch_size
@@ -60,13 +76,18 @@ def batch_at(step: int, pairs: int, batch_size: int, seed: int, order: str = "ra
 
 @lru_cache(maxsize=2)
 def _order_of_epoch(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
-    # Shuffling millions of pairs takes a good part of a second, and every step of the epoch asks for it.
+    # Shuffling millions of pairs takes a good part of a second, and every step of the epoch asks
+    # for it.
     chance = generator(seed, 1, epoch)
     if order == "random":
         return torch.randperm(pairs, generator=chance)
     runs = torch.arange(pairs).split(RUN)
-    positions = torch.cat([runs[number] for number in torch.randperm(len(runs), generator=chance).tolist()])
-    return torch.cat([part[torch.randperm(len(part), generator=chance)] for part in positions.split(WINDOW)])
+    positions = torch.cat(
+        [runs[number] for number in torch.randperm(len(runs), generator=chance).tolist()]
+    )
+    return torch.cat(
+        [part[torch.randperm(len(part), generator=chance)] for part in positions.split(WINDOW)]
+    )
 
 
 def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:
@@ -79,11 +100,16 @@ def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:
     if pairs < 2:
         raise RetrievalError(f"{pairs} pairs to train on; contrastive training needs two at least")
     if training.batch_size % processes:
-        raise InputError(f"customization.batch_size {training.batch_size} does not divide among {processes} processes")
+        raise InputError(
+            f"customization.batch_size {training.batch_size} does not divide among {processes} "
+            "processes"
+        )
     size = min(training.batch_size, pairs)
     size -= size % processes
     if size < 2 * processes:
-        raise RetrievalError(f"{pairs} pairs are too few for {processes} processes; set customization processes to 1")
+        raise RetrievalError(
+            f"{pairs} pairs are too few for {processes} processes; set customization processes to 1"
+        )
     return size
 
 

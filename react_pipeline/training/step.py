@@ -1,10 +1,12 @@
-"""One optimizer step: features, loss over the batch of all processes, exact gradients, and the guards of its values.
+"""One optimizer step: features, loss over the batch of all processes, exact gradients, and the
+guards of its values.
 
-The loss is computed from the gathered features of all processes, and its gradient with respect to each feature is then
-sent back through the tower by the process that made it. The sum over processes is the gradient of the whole batch; so
-one process and many take the same steps, up to rounding. Parts of a batch (`accumulation`) work the same way: features
-first, without a graph, then every part once more with its share of the gradient (GradCache, arXiv 2101.06983).
-Shapes: B pairs of this process, T tokens, W width, D embedding dimension.
+The loss is computed from the gathered features of all processes, and its gradient with respect to
+each feature is then sent back through the tower by the process that made it. The sum over processes
+is the gradient of the whole batch; so one process and many take the same steps, up to rounding.
+Parts of a batch (`accumulation`) work the same way: features first, without a graph, then every
+part once more with its share of the gradient (GradCache, arXiv 2101.06983). Shapes: B pairs of this
+process, T tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ SHARED = ("logit_scale", "logit_bias")
 
 
 class Values:
-    """Scalars of a step on their way from the device: the host waits for them alone, and only where it reads them."""
+    """Scalars of a step on their way from the device: the host waits for them alone, and only where
+    it reads them.
+    """
 
     def __init__(self, scalars: Mapping[str, Tensor]) -> None:
         """Begin to copy them."""
@@ -38,7 +42,9 @@ class Values:
         self._done = torch.cuda.Event() if values.is_cuda else None
         self._host = values
         if self._done is not None:
-            self._host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            self._host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(
+                values, non_blocking=True
+            )
             self._done.record()
 
     def read(self) -> dict[str, float]:
@@ -71,10 +77,12 @@ class TrainingStep:
         self._gradients = GradientSum(world, summed, averaged)
 
     def take(self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool) -> Values:
-        """Take step number `step`, without waiting for the device; `read` its values after the next one is taken.
+        """Take step number `step`, without waiting for the device; `read` its values after the next
+        one is taken.
 
         Args:
-            batch: This process's images (B, 3, H, W), or `from_tokens` what is kept of them, (B, T, W) or (B, D).
+            batch: This process's images (B, 3, H, W), or `from_tokens` what is kept of them, (B, T,
+                W) or (B, D).
             drawn: The texts of the whole batch, of all processes.
         """
         state = self._state
@@ -85,7 +93,9 @@ class TrainingStep:
         loss = self._backward(batch, drawn, from_tokens)
         self._gradients.finish()
         state.scaler.unscale_(state.optimizer)
-        gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in state.trained.values() if parameter.grad is not None
+        ]
         norm = nn.utils.get_total_norm(gradients)
         scale: Tensor = self._model.logit_scale
         before = scale.detach().clone()
@@ -94,18 +104,28 @@ class TrainingStep:
         after = scale.detach().clone()
         with torch.no_grad():
             scale.clamp_(0, self._max_log_scale)
-        own = {"loss": loss, "gradient_norm": norm, "logit_scale": scale.exp(), "before": before, "after": after}
+        own = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "logit_scale": scale.exp(),
+            "before": before,
+            "after": after,
+        }
         return Values({**own, **self._watched()})
 
     def read(self, step: int, taken: Values) -> dict[str, float]:
-        """Loss, learning rate, gradient norm, logit scale and what is watched, of a step that was taken.
+        """Loss, learning rate, gradient norm, logit scale and what is watched, of a step that was
+        taken.
 
         Raises:
-            TrainingError: If loss or gradient were not finite; or if the logit scale exploded or fell to 1.
+            TrainingError: If loss or gradient were not finite; or if the logit scale exploded or
+                fell to 1.
         """
         state, values = self._state, taken.read()
         require_finite(step, "loss", values["loss"])
-        if not state.scaler.is_enabled():  # the scaler skips such steps itself, and lowers its scale
+        if (
+            not state.scaler.is_enabled()
+        ):  # the scaler skips such steps itself, and lowers its scale
             require_finite(step, "gradient norm", values["gradient_norm"])
         skips = not math.isfinite(values["gradient_norm"])
         state.skipped_steps += skips
@@ -117,7 +137,9 @@ class TrainingStep:
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> Tensor:
-        """Leave the gradients of this process's features in the trained parameters; return the loss of the batch."""
+        """Leave the gradients of this process's features in the trained parameters; return the loss
+        of the batch.
+        """
         world, training = self._world, self._training
         mine = world.part(drawn.texts)
 
@@ -130,21 +152,34 @@ class TrainingStep:
 
         each = -(-len(mine) // training.accumulation)
         parts = [slice(start, start + each) for start in range(0, len(mine), each)]
-        if self._images.tower is None and not from_tokens:  # no gradient comes here, so no part is computed twice
-            batch, from_tokens = torch.cat([self._images.frozen(batch[part]) for part in parts]), True
+        if (
+            self._images.tower is None and not from_tokens
+        ):  # no gradient comes here, so no part is computed twice
+            batch, from_tokens = (
+                torch.cat([self._images.frozen(batch[part]) for part in parts]),
+                True,
+            )
         # One part keeps its graph; several would need the memory of all of them at once.
         keep = len(parts) == 1
         with torch.set_grad_enabled(keep):
-            image_parts, text_parts = [images(part) for part in parts], [texts(part) for part in parts]
+            image_parts, text_parts = (
+                [images(part) for part in parts],
+                [texts(part) for part in parts],
+            )
         whole = [self._leaf(torch.cat(image_parts)), self._leaf(torch.cat(text_parts))]
         loss = self._loss(whole[0], whole[1], drawn)
         share = 1 if training.global_negatives else world.size
         self._state.scaler.scale(loss / share).backward()
         gradients = [leaf.grad for leaf in whole if leaf.grad is not None]
-        slices = [world.part(gradient) if training.global_negatives else gradient for gradient in gradients]
+        slices = [
+            world.part(gradient) if training.global_negatives else gradient
+            for gradient in gradients
+        ]
         for number, part in enumerate(parts):
             self._gradients.whole = number == len(parts) - 1
-            for make, made, gradient in zip((images, texts), (image_parts, text_parts), slices, strict=True):
+            for make, made, gradient in zip(
+                (images, texts), (image_parts, text_parts), slices, strict=True
+            ):
                 features = made[number] if keep else make(part)
                 if features.requires_grad:
                     features.backward(gradient[part])
@@ -166,6 +201,10 @@ class TrainingStep:
         )
 
     def _leaf(self, features: Tensor) -> Tensor:
-        """The features (of all processes, if negatives are global) as the start of the loss's own graph."""
-        gathered = self._world.gather(features) if self._training.global_negatives else features.detach()
+        """The features (of all processes, if negatives are global) as the start of the loss's own
+        graph.
+        """
+        gathered = (
+            self._world.gather(features) if self._training.global_negatives else features.detach()
+        )
         return gathered.requires_grad_()

@@ -1,6 +1,8 @@
-"""The texts of a training: which text a pair is shown with at a step, and its vector, computed once if it may be.
+"""The texts of a training: which text a pair is shown with at a step, and its vector, computed once
+if it may be.
 
-Shapes: B pairs of a batch, U texts, C classes, P prompts of a class, L token ids of a text, D embedding dimension.
+Shapes: B pairs of a batch, U texts, C classes, P prompts of a class, L token ids of a text, D
+embedding dimension.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from react_pipeline.clip import Clip, encode_text, fill, prompt_templates, recompute_activations, text_lengths
+from react_pipeline.clip import (
+    Clip,
+    encode_text,
+    fill,
+    prompt_templates,
+    recompute_activations,
+    text_lengths,
+)
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import TrainingError
@@ -47,7 +56,9 @@ class DrawnTexts:
 
 
 class TrainingTexts:
-    """The different captions, then all prompts, as vectors (U, D) if frozen, as token ids (U, L) if they train."""
+    """The different captions, then all prompts, as vectors (U, D) if frozen, as token ids (U, L) if
+    they train.
+    """
 
     def __init__(
         self,
@@ -74,7 +85,9 @@ class TrainingTexts:
         names = domain.prompt_names
         known = {name: number for number, name in enumerate(domain.class_names)}
         self._caption_ids, self._class_ids = pairs.caption_ids, pairs.class_ids
-        self._classes = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
+        self._classes = torch.tensor(
+            [known.get(name, -1) for name in pairs.classes], dtype=torch.long
+        )
         templates = prompt_templates(domain) if training.class_prompt_fraction else []
         prompts = [fill(template, name) for name in names for template in templates]
         captions = len(pairs.captions)
@@ -86,19 +99,24 @@ class TrainingTexts:
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
             for part in parts:
                 texts = [
-                    pairs.captions[position].as_py() if position < captions else prompts[position - captions]
+                    pairs.captions[position].as_py()
+                    if position < captions
+                    else prompts[position - captions]
                     for position in part.tolist()
                 ]
                 yield _tokenized(clip, texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
         path = scratch / (TOKENS if trains else VECTORS)
-        shape = captions + len(prompts), _tokenized(clip, [""]).shape[1] if trains else clip.dimension
+        shape = (
+            captions + len(prompts),
+            _tokenized(clip, [""]).shape[1] if trains else clip.dimension,
+        )
         rows = kept_rows(path, shape, make, dtype, world, AT_ONCE)
         if rows is None:
             raise TrainingError(
-                f"the texts of the training need {math.prod(shape) * dtype.itemsize:,} bytes, more than {scratch} has "
-                "free; free them, or put the store on a larger disk"
+                f"the texts of the training need {math.prod(shape) * dtype.itemsize:,} bytes, more "
+                f"than {scratch} has free; free them, or put the store on a larger disk"
             )
         self._rows = rows
 
@@ -120,23 +138,29 @@ class TrainingTexts:
         return _taken(self._caption_ids, positions)
 
     def vectors(self, texts: Tensor) -> Tensor:
-        """Unit vectors (B, D), float32, on the device; with a graph if the text tower trains and gradients are on."""
+        """Unit vectors (B, D), float32, on the device; with a graph if the text tower trains and
+        gradients are on.
+        """
         if not self._trains:
             vectors = self._rows[texts].to(self._device, non_blocking=True)
             return functional.normalize(vectors.float(), dim=-1)
-        # Of equal texts one is encoded, and of each no more than its vector depends on: in both directions the rest
-        # would be computed for nothing.
+        # Of equal texts one is encoded, and of each no more than its vector depends on: in both
+        # directions the rest would be computed for nothing.
         different, place = torch.unique(texts, return_inverse=True)
         tokens = self._rows[different].long()
         longest = int(text_lengths(self._clip.model, tokens).max())
         again = self._training.activation_checkpointing
-        encoded = encode_text(self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again)
+        encoded = encode_text(
+            self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again
+        )
         return functional.normalize(encoded.float(), dim=-1)[place.to(self._device)]
 
 
 def _tokenized(clip: Clip, texts: list[str]) -> Tensor:
     """Token ids (B, L), of so many texts at once as tokenizers take."""
-    return torch.cat([clip.tokenizer(texts[start : start + 1024]) for start in range(0, len(texts), 1024)])
+    return torch.cat(
+        [clip.tokenizer(texts[start : start + 1024]) for start in range(0, len(texts), 1024)]
+    )
 
 
 def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:

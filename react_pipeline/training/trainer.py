@@ -1,7 +1,7 @@
 """The training of one method on one set of pairs: what is computed once, the loop, what it records.
 
-Source of the recipe: REACT (arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width,
-D embedding dimension.
+Source of the recipe: REACT (arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T
+tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import collapsed, explained_out_of_memory, less_memory, require_no_collapse
+from react_pipeline.training.guards import (
+    collapsed,
+    explained_out_of_memory,
+    less_memory,
+    require_no_collapse,
+)
 from react_pipeline.training.held_out import image_text_recall, split
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
@@ -47,7 +52,12 @@ from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import Snapshot, TrainingState, load_newest_state, remove_states_after
+from react_pipeline.training.resume import (
+    Snapshot,
+    TrainingState,
+    load_newest_state,
+    remove_states_after,
+)
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep, Values
 from react_pipeline.training.texts import TrainingTexts
@@ -82,14 +92,22 @@ class Trainer:
             clip: The base, on the world's device.
             method: Without `-control`.
             scratch: Survives a kill; the same directory in all processes.
-            weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
+            weights: The base's safetensors. Given, a frozen text tower leaves the memory once its
+                vectors are there.
 
         Raises:
-            InputError: If the batch does not divide among the processes, or the loss does not suit the model.
+            InputError: If the batch does not divide among the processes, or the loss does not suit
+                the model.
             RetrievalError: If there are fewer than two pairs to train on.
         """
         self.began = time.monotonic()
-        self.clip, self.method, self.world, self.scratch, self.labelled = clip, method, world, scratch, labelled
+        self.clip, self.method, self.world, self.scratch, self.labelled = (
+            clip,
+            method,
+            world,
+            scratch,
+            labelled,
+        )
         self.model: Any = clip.model
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
@@ -100,7 +118,9 @@ class Trainer:
         self.views = Views(pairs, pixels, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.
-        precision = world.broadcast(choose_precision(training.precision, world.device, "customization.precision"))
+        precision = world.broadcast(
+            choose_precision(training.precision, world.device, "customization.precision")
+        )
         training = training.in_steps(len(self.trained_on), self.batches.batch_size)
         self.training = training = training.model_copy(update={"precision": precision})
         of_base = {name for name, _ in self.model.named_parameters()}
@@ -119,10 +139,13 @@ class Trainer:
         self.tokens = self._kept_tokens()
 
     def _attach(self) -> float:
-        """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
+        """Attach and unfreeze; return the largest change this made to the features of a few images
+        (B, D).
+        """
         some = self.trained_on[:COMPARED_IMAGES].tolist()
         images = self.views.batch([(position, 0) for position in some])
-        # All frozen on both sides: PyTorch takes another kernel where a weight wants a gradient, and rounds otherwise.
+        # All frozen on both sides: PyTorch takes another kernel where a weight wants a gradient,
+        # and rounds otherwise.
         self.model.requires_grad_(False)
         before = self.clip.encode_images(images)
         torch.manual_seed(self.training.seed)
@@ -137,7 +160,9 @@ class Trainer:
             return None
         training = self.training
         tower = ImageTower(
-            self.model, activation_checkpointing=training.activation_checkpointing, compiled=training.compile
+            self.model,
+            activation_checkpointing=training.activation_checkpointing,
+            compiled=training.compile,
         )
         if training.precision == "bf16":
             tower.use_bf16(self.world.device)
@@ -146,47 +171,74 @@ class Trainer:
         return tower
 
     def _kept_tokens(self) -> Tensor | None:
-        """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
+        """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked
+        image tower.
+        """
         training, tower, world = self.training, self.encoder.tower, self.world
         if not may_keep(training, splits=tower is None or tower.splits) or not world.one_machine:
             return None
-        dtype = torch.bfloat16 if tower is not None and training.precision == "bf16" else torch.float32
-        fusible = tower is not None and not tower.native and training.precision != "fp16" and world.device == "cpu"
+        dtype = (
+            torch.bfloat16 if tower is not None and training.precision == "bf16" else torch.float32
+        )
+        fusible = (
+            tower is not None
+            and not tower.native
+            and training.precision != "fp16"
+            and world.device == "cpu"
+        )
         convertible = self.model.visual if fusible else None
         compute, count = self.encoder.frozen, max(1, training.views)
-        return keep_tokens(compute, self.views, count, self.scratch, world, dtype, training.workers, convertible)
+        return keep_tokens(
+            compute, self.views, count, self.scratch, world, dtype, training.workers, convertible
+        )
 
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.
 
-        The process that writes leaves a line a step in `METRICS_FILE` of the scratch, and notifies the observer.
+        The process that writes leaves a line a step in `METRICS_FILE` of the scratch, and notifies
+        the observer.
 
         Raises:
-            TrainingError: If a guard stops it or memory runs out. States of the last good steps stay in the scratch.
+            TrainingError: If a guard stops it or memory runs out. States of the last good steps
+                stay in the scratch.
         """
         training, world = self.training, self.world
-        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        trained = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
         groups = parameter_groups(trained.items(), training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True)
+        optimizer = torch.optim.AdamW(
+            groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True
+        )
         scaler = torch.amp.GradScaler(world.device_type, enabled=training.precision == "fp16")
         # With negatives of its own part only, what a process sees depends on how many there are.
-        draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
+        draws = f"of {self.batches.batch_size} pairs" + (
+            "" if training.global_negatives else f" in {world.size} parts"
+        )
         state = TrainingState(trained, optimizer, scaler, draws=draws)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
         looked_at = min(PROBED_PAIRS, len(self.held_out))
         captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
-        one_point = image_text_recall(point, point, captions)  # what a model that maps all to one point finds
+        one_point = image_text_recall(
+            point, point, captions
+        )  # what a model that maps all to one point finds
         guarded = collapsed(recall_before, one_point, len(self.held_out)) is not None
         if not guarded and world.is_writer:
             logger.warning(
-                "%d held-out pairs are too few to detect a collapse, so none will be stopped; raise "
-                "customization.held_out_fraction, or retrieve more pairs",
+                "%d held-out pairs are too few to detect a collapse, so none will be stopped; "
+                "raise customization.held_out_fraction, or retrieve more pairs",
                 len(self.held_out),
             )
         metrics = self.scratch / METRICS_FILE
         start, seconds_before = load_newest_state(self.scratch, state, len(whole_lines(metrics)))
-        if world.broadcast(start) != start:  # also waits: no process prunes a state that another still reads
-            raise TrainingError("the processes resume from different states; is the store shared? Run again")
+        if (
+            world.broadcast(start) != start
+        ):  # also waits: no process prunes a state that another still reads
+            raise TrainingError(
+                "the processes resume from different states; is the store shared? Run again"
+            )
         if world.is_writer:
             remove_states_after(start, self.scratch)
             observer.started(inputs, start)
@@ -194,17 +246,32 @@ class Trainer:
         step_of = TrainingStep(self.encoder, self.texts, state, self.max_log_scale, gates)
         steps = range(start, training.steps)
         kept, size = self.tokens, self.batches.batch_size
-        batches = self.batches.from_images(steps) if kept is None else self.batches.from_tokens(kept, steps)
+        batches = (
+            self.batches.from_images(steps)
+            if kept is None
+            else self.batches.from_tokens(kept, steps)
+        )
         recomputes = trains_text(self.model) or self.encoder.tower is not None
         advice = less_memory(training, size, world.size, recomputes=recomputes)
-        record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
-        with ThreadPoolExecutor(1) as pool, record(title=f"training {self.method}") as log, closing(batches):
+        record = partial(
+            TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device
+        )
+        with (
+            ThreadPoolExecutor(1) as pool,
+            record(title=f"training {self.method}") as log,
+            closing(batches),
+        ):
             taken: list[tuple[int, Values, float, float]] = []
             saved: Future[None] | None = None
 
             def read(more: Mapping[str, float] = {}) -> None:
                 for number, values, waited, seconds in taken:
-                    log.add(number, {**step_of.read(number, values), **more}, waited=waited, seconds=seconds)
+                    log.add(
+                        number,
+                        {**step_of.read(number, values), **more},
+                        waited=waited,
+                        seconds=seconds,
+                    )
                 taken.clear()
 
             for step in steps:
@@ -214,10 +281,15 @@ class Trainer:
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
                 with explained_out_of_memory(f"with batch_size {size}", advice):
                     values = step_of.take(step, batch, drawn, from_tokens=kept is not None)
-                # The values of a step are read after the next one has begun, so that a GPU never waits for the host.
+                # The values of a step are read after the next one has begun, so that a GPU never
+                # waits for the host.
                 read()
                 done, due = step + 1, (step + 1) % training.checkpoint_every == 0
-                probes = looked_at > 0 and done < training.steps and not done % (training.probe_every or training.steps)
+                probes = (
+                    looked_at > 0
+                    and done < training.steps
+                    and not done % (training.probe_every or training.steps)
+                )
                 evaluates = self.labelled is not None and not done % training.evaluate_every
                 if last := due or probes or evaluates or done == training.steps:
                     values.read()
@@ -231,18 +303,22 @@ class Trainer:
                     log.flush()
                     if saved is not None:
                         saved.result()  # so that there are never two copies
-                    snapshot = Snapshot.of(state, done, seconds_before + time.monotonic() - self.began)
+                    snapshot = Snapshot.of(
+                        state, done, seconds_before + time.monotonic() - self.began
+                    )
                     saved = pool.submit(snapshot.save, self.scratch, probed=probes)
             if saved is not None:
                 saved.result()
             losses = log.losses()
         if state.skipped_steps == training.steps:
             raise TrainingError(
-                "the loss scaler of fp16 skipped every step, so nothing was trained; take more steps, or precision "
-                "bf16 or fp32. Nothing was published"
+                "the loss scaler of fp16 skipped every step, so nothing was trained; take more "
+                "steps, or precision bf16 or fp32. Nothing was published"
             )
         if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
-            raise TrainingError("trained weights are not finite; lower learning_rate. Nothing was published")
+            raise TrainingError(
+                "trained weights are not finite; lower learning_rate. Nothing was published"
+            )
         # Judged before it is interpolated: going back to the base would hide a collapse.
         after = self.recall(len(self.held_out))
         require_no_collapse(training.steps, recall_before, after, len(self.held_out))
@@ -255,7 +331,9 @@ class Trainer:
             "first_step": start,
             # With what was computed once (captions, frozen part), and with the tries before a kill.
             "seconds": round(seconds_before + time.monotonic() - self.began, 3),
-            "images_per_second": round(len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1),
+            "images_per_second": round(
+                len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1
+            ),
             "data_wait_fraction": round(log.data_wait_fraction, 4),
             "peak_memory_bytes": peak_memory_bytes(world.device),
             "trainable_parameters": self.trainable_parameters,
@@ -282,8 +360,12 @@ class Trainer:
         if not len(positions):
             return {}
         captions = self.texts.caption_ids(positions)
-        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
-        return image_text_recall(self.encoder.vectors(self.views, positions, self.tokens), texts, captions)
+        texts = torch.cat(
+            [self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)]
+        )
+        return image_text_recall(
+            self.encoder.vectors(self.views, positions, self.tokens), texts, captions
+        )
 
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))

@@ -1,7 +1,9 @@
-"""Which model of a project is meant by `champion`, a method or a version, and what it was trained for.
+"""Which model of a project is meant by `champion`, a method or a version, and what it was trained
+for.
 
-Belongs here: finding the checkpoint, refusing one that was trained for other classes, its calibration. Does not belong
-here: what the model does (`classifier`), exporting it (`exported_folder`).
+Belongs here: finding the checkpoint, refusing one that was trained for other classes, its
+calibration. Does not belong here: what the model does (`classifier`), exporting it
+(`exported_folder`).
 """
 
 from __future__ import annotations
@@ -23,9 +25,14 @@ CHAMPION = "champion"
 
 
 def load_chosen(
-    slug: Path | str, model: str, config: Path | str | None, device: str | None, precision: str | None
+    slug: Path | str,
+    model: str,
+    config: Path | str | None,
+    device: str | None,
+    precision: str | None,
 ) -> Classifier:
-    """A model of a project as a classifier of today's classes of the domain; arguments as of `Classifier.load`.
+    """A model of a project as a classifier of today's classes of the domain; arguments as of
+    `Classifier.load`.
 
     Raises:
         InputError: If there is no such model, or it was trained for other classes.
@@ -40,7 +47,9 @@ def load_chosen(
     if method != BASE:
         require_same_classes(project, checkpoint, domain)
         base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    clip, head = load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
+    clip, head = load_classifier(
+        checkpoint, base, domain, choose_device(device or project.config.device)
+    )
     calibration = calibration_of(project, checkpoint, slug, method, domain)
     origin = Origin(slug, method, checkpoint.fingerprint)
     classes = tuple(domain.class_names)
@@ -65,17 +74,21 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
         return fresh(project, "customized_checkpoint", method_key(slug, model)), ""
     if not model.isdecimal():
         raise InputError(
-            f"{model!r} is not a model: write champion, a method ({', '.join(METHODS)}), or the number of a registered "
-            "version; an exported folder takes the place of the domain"
+            f"{model!r} is not a model: write champion, a method ({', '.join(METHODS)}), or the "
+            "number of a registered version; an exported folder takes the place of the domain"
         )
     try:
         versions = {version.number: version for version in Tracking.of(project).versions(slug)}
     except ReactError as error:
         raise ReactError(f"{slug}: {error}; name a method instead") from error
     if model not in versions:
-        raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
+        raise InputError(
+            f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})"
+        )
     version = versions[model]
-    return project.store.open("customized_checkpoint", method_key(slug, version.method), version.checkpoint), ""
+    return project.store.open(
+        "customized_checkpoint", method_key(slug, version.method), version.checkpoint
+    ), ""
 
 
 def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
@@ -108,21 +121,28 @@ def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainC
     if changed := sorted({*before} ^ {*domain.class_names}):
         more = ", ..." if len(changed) > 5 else ""
         raise InputError(
-            f"{checkpoint.path}: trained for other classes than domain {domain.slug!r} has now (they differ in "
-            f"{', '.join(map(repr, changed[:5]))}{more}); run: react-pipeline materialize --domain {domain.slug}, or "
-            "use the model as it was trained by exporting it and naming the folder"
+            f"{checkpoint.path}: trained for other classes than domain {domain.slug!r} has now "
+            f"(they differ in {', '.join(map(repr, changed[:5]))}{more}); run: react-pipeline "
+            f"materialize --domain {domain.slug}, or use the model as it was trained by exporting "
+            "it and naming the folder"
         )
 
 
 def calibration_of(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
-    """Temperature, and what it was fitted on, by the newest result with these classes and templates; or None, ""."""
+    """Temperature, and what it was fitted on, by the newest result with these classes and
+    templates; or None, "".
+    """
     templates = domain.model_dump(mode="json")["templates"]
     for entry in results_of(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         alike = entry.artifact.manifest["config"].get("templates") == templates
-        if alike and result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:
+        if (
+            alike
+            and result.temperature is not None
+            and [one.name for one in result.per_class] == domain.class_names
+        ):
             return result.temperature, _fitted_on(result)
     return None, ""
 

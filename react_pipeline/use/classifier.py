@@ -1,8 +1,9 @@
 """A customized model as a classifier of pictures: `Classifier.load("exported").predict(["a.jpg"])`.
 
-Belongs here: the model with its class vectors, loading it from an exported folder, scores and their calibration. Does
-not belong here: which model of a project is meant (`chosen_model`), thousands of pictures (`predict`).
-Shapes: B pictures, C classes, D embedding dimension. Needs only the light installation.
+Belongs here: the model with its class vectors, loading it from an exported folder, scores and their
+calibration. Does not belong here: which model of a project is meant (`chosen_model`), thousands of
+pictures (`predict`). Shapes: B pictures, C classes, D embedding dimension. Needs only the light
+installation.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Prediction:
 
     Attributes:
         label: The first of `classes`, or `unknown` below the threshold.
-        confidence: Probability of the first class; calibrated if `Classifier.temperature` is not None.
+        confidence: Probability of the first class; calibrated if `Classifier.temperature` is not
+            None.
         margin: Score of the first class minus that of the second; 0 where there is one class.
         classes: The k nearest classes, nearest first.
         scores: Their cosine similarities.
@@ -76,7 +78,8 @@ class Classifier:
         head: Unit class vectors (D, C), float32, on the CPU.
         classes: C names.
         origin: Which model it is.
-        temperature: Of the softmax, fitted on labelled images; None: CLIP's own softmax, which is not calibrated.
+        temperature: Of the softmax, fitted on labelled images; None: CLIP's own softmax, which is
+            not calibrated.
         calibrated_on: The labelled set and its size; empty if there is none.
         precision: As `embedding.precision`.
         note: What a user should know of the choice of the model.
@@ -111,12 +114,15 @@ class Classifier:
             precision: `auto`, `fp32`, `bf16` or `fp16`; likewise.
 
         Raises:
-            InputError: If there is no such model, or it was trained for other classes than the domain has.
+            InputError: If there is no such model, or it was trained for other classes than the
+                domain has.
             CorruptArtifact: If the folder's files are not those that were exported.
         """
         if is_exported(source):
             if model != "champion":
-                raise InputError(f"{source}: is an exported folder, which holds one model; leave out {model!r}")
+                raise InputError(
+                    f"{source}: is an exported folder, which holds one model; leave out {model!r}"
+                )
             return load_exported(Path(source), device, precision)
         from react_pipeline.use.chosen_model import load_chosen
 
@@ -130,12 +136,14 @@ class Classifier:
         threshold: float = 0.0,
         errors: Literal["raise", "skip"] = "raise",
     ) -> list[Prediction]:
-        """Classify one picture or many: paths, bytes of image files, PIL images, or arrays (H, W, 3) uint8.
+        """Classify one picture or many: paths, bytes of image files, PIL images, or arrays (H, W,
+        3) uint8.
 
         Args:
             top_k: How many classes to give.
             threshold: Below this confidence the label is `unknown`.
-            errors: With `skip`, a picture that cannot be read has its reason in `error`, and the others are classified.
+            errors: With `skip`, a picture that cannot be read has its reason in `error`, and the
+                others are classified.
 
         Returns:
             A prediction for each picture, in their order.
@@ -153,21 +161,31 @@ class Classifier:
             for place in range(len(pictures))
         ]
 
-    def _predictions(self, vectors: NDArray[np.float32], top_k: int, threshold: float) -> list[Prediction]:
+    def _predictions(
+        self, vectors: NDArray[np.float32], top_k: int, threshold: float
+    ) -> list[Prediction]:
         ids, scores, confidence = self.rank(vectors, top_k)
         found = []
-        for near, cosines, certain, margin in zip(ids, scores, confidence, margins(scores), strict=True):
+        for near, cosines, certain, margin in zip(
+            ids, scores, confidence, margins(scores), strict=True
+        ):
             names = tuple(self.classes[number] for number in near)
             label = names[0] if float(certain) >= threshold else UNKNOWN
-            found.append(Prediction(label, float(certain), float(margin), names, tuple(cosines.tolist())))
+            found.append(
+                Prediction(label, float(certain), float(margin), names, tuple(cosines.tolist()))
+            )
         return found
 
     def embed(self, images: Picture | Iterable[Picture]) -> NDArray[np.float32]:
         """Unit vectors (B, D), float32, of pictures as `predict` takes them."""
         return self._encoded(_listed(images), None)
 
-    def _encoded(self, pictures: Sequence[Picture], failed: dict[int, str] | None) -> NDArray[np.float32]:
-        """Vectors of the readable pictures; `failed` gets the others by place, and without it one is an error."""
+    def _encoded(
+        self, pictures: Sequence[Picture], failed: dict[int, str] | None
+    ) -> NDArray[np.float32]:
+        """Vectors of the readable pictures; `failed` gets the others by place, and without it one
+        is an error.
+        """
         parts = [np.zeros((0, self.clip.dimension), np.float32)]
         for start in range(0, len(pictures), _BATCH):
             tensors = []
@@ -193,13 +211,16 @@ class Classifier:
         """The nearest classes of unit vectors (B, D).
 
         Returns:
-            Class ids (B, k) and their cosine similarities (B, k), nearest first, and the confidence (B,) in the first;
+            Class ids (B, k) and their cosine similarities (B, k), nearest first, and the confidence
+            (B,) in the first;
             k is min(top_k, C).
         """
         similarities = vectors @ self.head.numpy()
         ids = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
         scores = np.take_along_axis(similarities, ids, axis=1)
-        logits = (similarities - scores[:, :1]).astype(np.float64) * (LOGIT_SCALE / (self.temperature or 1.0))
+        logits = (similarities - scores[:, :1]).astype(np.float64) * (
+            LOGIT_SCALE / (self.temperature or 1.0)
+        )
         # The largest exponential is exp(0) = 1.
         return ids, scores, (1 / np.exp(logits).sum(axis=1)).astype(np.float32)
 
@@ -221,7 +242,9 @@ def is_exported(place: Path | str) -> bool:
     return (Path(place).expanduser() / RECORD_FILE).is_file()
 
 
-def load_exported(folder: Path, device: str | None = None, precision: str | None = None) -> Classifier:
+def load_exported(
+    folder: Path, device: str | None = None, precision: str | None = None
+) -> Classifier:
     """Load a folder that `export` wrote; what is read of it is compared with its record.
 
     Raises:
@@ -242,7 +265,9 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
         classes = tuple(map(str, about["classes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptArtifact(f"{folder}: the export is incomplete or damaged ({error}); export it again") from error
+        raise CorruptArtifact(
+            f"{folder}: the export is incomplete or damaged ({error}); export it again"
+        ) from error
     clip = load(folder, choose_device(device or "auto"))
     return Classifier(clip, head, classes, origin, *fitted, precision or "auto")
 
@@ -259,7 +284,9 @@ def _decoded(picture: Picture, number: int) -> Image.Image:
     try:
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8 or picture.shape[2:] != (3,):
-                raise ValueError(f"an array {picture.shape} of {picture.dtype}; give (H, W, 3) of uint8")
+                raise ValueError(
+                    f"an array {picture.shape} of {picture.dtype}; give (H, W, 3) of uint8"
+                )
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
             if 0 in picture.size:
@@ -267,5 +294,7 @@ def _decoded(picture: Picture, number: int) -> Image.Image:
             return picture.convert("RGB")
         data = picture if isinstance(picture, bytes) else Path(picture).expanduser().read_bytes()
         return decode_image(data, MAX_PIXELS)
-    except Exception as error:  # Pillow reads an opened image only now, and its decoders raise nearly anything
+    except (
+        Exception
+    ) as error:  # Pillow reads an opened image only now, and its decoders raise nearly anything
         raise InputError(f"{name}: no usable image ({error})") from error

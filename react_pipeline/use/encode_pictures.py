@@ -1,10 +1,12 @@
-"""Encoding many pictures: decoded in workers, encoded in batches, kept part by part, so that a killed run can resume.
+"""Encoding many pictures: decoded in workers, encoded in batches, kept part by part, so that a
+killed run can resume.
 
-Belongs here: the loader, the parts on disk, the ledger of what cannot be decoded. Does not belong here: which pictures
-(`pictures`), what is made of their vectors (`predict`). Shapes: B pictures, D embedding dimension.
+Belongs here: the loader, the parts on disk, the ledger of what cannot be decoded. Does not belong
+here: which pictures (`pictures`), what is made of their vectors (`predict`). Shapes: B pictures, D
+embedding dimension.
 
-Parts and batches are cut by the position of a picture alone, so that a run that was interrupted computes the same
-batches, and gives the same digits, as one that was not.
+Parts and batches are cut by the position of a picture alone, so that a run that was interrupted
+computes the same batches, and gives the same digits, as one that was not.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ _LEDGER = b"skipped"
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A dataset of torch: pixels as the tower takes them, or why there are none. Can be sent to other processes."""
+    """A dataset of torch: pixels as the tower takes them, or why there are none. Can be sent to
+    other processes.
+    """
 
     pictures: Sequence[Picture]
     to_tensor: Callable[[Image.Image], Tensor]
@@ -50,14 +54,23 @@ class _Decoded:
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | BadImage | ReactError]:
         try:
-            return number, self.to_tensor(decode_image(self.pictures[number].read(), self.max_pixels))
-        except (BadImage, ReactError) as error:  # of a shard on a server: raised by a worker it would be a traceback
+            return number, self.to_tensor(
+                decode_image(self.pictures[number].read(), self.max_pixels)
+            )
+        except (
+            BadImage,
+            ReactError,
+        ) as error:  # of a shard on a server: raised by a worker it would be a traceback
             return number, error
 
 
 def _collate(rows: list[tuple[int, Tensor | BadImage | ReactError]]) -> dict[str, Any]:
     good = [(number, pixels) for number, pixels in rows if isinstance(pixels, Tensor)]
-    bad = [(number, found.reason, found.detail) for number, found in rows if isinstance(found, BadImage)]
+    bad = [
+        (number, found.reason, found.detail)
+        for number, found in rows
+        if isinstance(found, BadImage)
+    ]
     pixels = torch.stack([pixels for _, pixels in good]) if good else None
     fatal = next((found for _, found in rows if isinstance(found, ReactError)), None)
     return {"numbers": [number for number, _ in good], "pixels": pixels, "bad": bad, "fatal": fatal}
@@ -103,7 +116,13 @@ def encode_pictures(
     ledger: list[LedgerRow] = []
     nothing = np.zeros((0, encoder.clip.dimension), np.float32)
     try:
-        with tqdm(total=len(pictures), initial=len(pictures) - todo, unit="picture", disable=None, leave=False) as bar:
+        with tqdm(
+            total=len(pictures),
+            initial=len(pictures) - todo,
+            unit="picture",
+            disable=None,
+            leave=False,
+        ) as bar:
             for chosen, batch in zip(batches, loader, strict=True):
                 if batch["fatal"] is not None:
                     raise batch["fatal"]
@@ -111,8 +130,12 @@ def encode_pictures(
                 numbers = batch["numbers"]
                 vectors = encoder.images(batch["pixels"]).numpy() if numbers else nothing
                 if not np.isfinite(vectors).all():
-                    worst = pictures[numbers[int((~np.isfinite(vectors)).any(axis=1).argmax())]].name
-                    raise ReactError(f"{worst}: the model gives values that are not finite; use precision fp32")
+                    worst = pictures[
+                        numbers[int((~np.isfinite(vectors)).any(axis=1).argmax())]
+                    ].name
+                    raise ReactError(
+                        f"{worst}: the model gives values that are not finite; use precision fp32"
+                    )
                 names = pa.array([pictures[number].name for number in numbers], pa.string())
                 rows.append(pa.table({"path": names, **columns(vectors)}))
                 bar.update(len(chosen))
@@ -123,7 +146,8 @@ def encode_pictures(
         if "DataLoader worker" not in str(error):
             raise
         raise ReactError(
-            "a decoding process died, most likely for lack of memory; what is done is kept: use fewer workers"
+            "a decoding process died, most likely for lack of memory; what is done is kept: use "
+            "fewer workers"
         ) from error
 
 

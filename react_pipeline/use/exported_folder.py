@@ -1,18 +1,19 @@
 """Export: a customized checkpoint as a folder that is used without this project's store.
 
-Belongs here: which files the folder holds, and writing it whole or not at all. Does not belong here: the text of its
-README (`model_card`), how a model is saved and loaded (`model`).
+Belongs here: which files the folder holds, and writing it whole or not at all. Does not belong
+here: the text of its README (`model_card`), how a model is saved and loaded (`model`).
 
 The folder::
 
-    open_clip_config.json         architecture and preprocessing, as open_clip's `local-dir:` reads them
-    open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
-    react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain open_clip can load it
-    text/, tokenizer files        config and tokenizer of a text tower that comes from transformers
-    head.safetensors, head.json   one vector per class; their names
-    calibration.json              the temperature of the softmax, and on which labelled images it was fitted
-    model.onnx                    image tower and class vectors for onnxruntime; only if asked for
-    README.md, export.json        the model card; what was exported, with the SHA-256 of every file
+    open_clip_config.json         architecture and preprocessing, as open_clip's `local-dir:` reads
+    them open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
+    react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain
+    open_clip can load it text/, tokenizer files        config and tokenizer of a text tower that
+    comes from transformers head.safetensors, head.json   one vector per class; their names
+    calibration.json              the temperature of the softmax, and on which labelled images it
+    was fitted model.onnx                    image tower and class vectors for onnxruntime; only if
+    asked for README.md, export.json        the model card; what was exported, with the SHA-256 of
+    every file
 """
 
 from __future__ import annotations
@@ -61,27 +62,38 @@ FORMAT = 1
 
 
 def export(
-    project: Project, slug: str, method: str, directory: Path | str, *, overwrite: bool = False, onnx: bool = False
+    project: Project,
+    slug: str,
+    method: str,
+    directory: Path | str,
+    *,
+    overwrite: bool = False,
+    onnx: bool = False,
 ) -> Path:
-    """Write the customized checkpoint of a domain and method as a folder of its own, with a model card.
+    """Write the customized checkpoint of a domain and method as a folder of its own, with a model
+    card.
 
-    The folder appears when it is complete: it is written next to its place under a hidden name, and renamed last. With
-    `overwrite` an earlier export at this place is kept until the new one is complete.
+    The folder appears when it is complete: it is written next to its place under a hidden name, and
+    renamed last. With `overwrite` an earlier export at this place is kept until the new one is
+    complete.
 
     Args:
-        method: Its present checkpoint. `champion`: the champion's, also when it is an older one of its method, made
-            from other inputs than today's, or of a domain whose file is gone.
+        method: Its present checkpoint. `champion`: the champion's, also when it is an older one of
+            its method, made from other inputs than today's, or of a domain whose file is gone.
         directory: The folder to make; empty or absent.
-        overwrite: Replace an earlier export. Folders that hold anything that no export wrote are never replaced.
+        overwrite: Replace an earlier export. Folders that hold anything that no export wrote are
+            never replaced.
         onnx: Write the image tower with the class vectors as `model.onnx` too, see `onnx_model`.
 
     Returns:
         The folder, as an absolute path.
 
     Raises:
-        MissingArtifact: If the method was not customized for this domain yet, or the champion's files are gone.
+        MissingArtifact: If the method was not customized for this domain yet, or the champion's
+            files are gone.
         StaleArtifact: If it was made from other inputs than today's.
-        InputError: If the folder is in use, or holds something that may not be replaced; if the base is champion.
+        InputError: If the folder is in use, or holds something that may not be replaced; if the
+            base is champion.
         StoreWriteError: If the disk refuses a write; the folder is then as it was.
     """
     if method == "base":
@@ -112,14 +124,16 @@ def export(
             publish(staging, target, overwrite)
     except OSError as error:
         raise StoreWriteError(
-            f"{error.filename or target}: {error.strerror or error}; nothing was exported to {target}. Free space or "
-            "choose another folder, and export again"
+            f"{error.filename or target}: {error.strerror or error}; nothing was exported to "
+            f"{target}. Free space or choose another folder, and export again"
         ) from error
     return target
 
 
 def other_champion(project: Project, slug: str, folder: Path) -> str:
-    """A warning for an exported model that is not the domain's champion; empty if it is, or none was chosen."""
+    """A warning for an exported model that is not the domain's champion; empty if it is, or none
+    was chosen.
+    """
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     try:
         verdict, decided = standing(project, slug)
@@ -141,15 +155,19 @@ def _champion_decision(project: Project, slug: str) -> HistoryEntry:
         project.domain(slug)  # a domain whose file is gone may still have a champion
     decision = champion_decision(project, slug)
     if decision is None:
-        raise InputError(f"{slug}: the base is champion, so there is no model to export; name a trained method")
+        raise InputError(
+            f"{slug}: the base is champion, so there is no model to export; name a trained method"
+        )
     return decision
 
 
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
-    """Write an export without card into an empty folder, for `Classifier.load`; raises as `write_model`.
+    """Write an export without card into an empty folder, for `Classifier.load`; raises as
+    `write_model`.
 
     On the store's disk it shares the weights with the store; those of a head are the base's.
-    `calibration.json` is not in the record: `write_calibration` replaces it when the model is measured.
+    `calibration.json` is not in the record: `write_calibration` replaces it when the model is
+    measured.
     """
     write_model(project, checkpoint, folder, link=True)
     write_head(project, checkpoint, folder)
@@ -158,7 +176,9 @@ def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
     fsync_tree(folder)
 
 
-def write_model(project: Project, checkpoint: Artifact, staging: Path, *, link: bool = False) -> Loading:
+def write_model(
+    project: Project, checkpoint: Artifact, staging: Path, *, link: bool = False
+) -> Loading:
     """Write every file that is read to use the model into an empty folder.
 
     Args:
@@ -173,7 +193,11 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path, *, link: 
     """
     head = HEAD_FILE in checkpoint.manifest["files"]
     # A champion may be of another base than today's.
-    source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
+    source = (
+        project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
+        if head
+        else checkpoint
+    )
     config = json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8"))
     vision_cfg, text_cfg = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     # The recipient of the folder reads it with plain open_clip, which hands these fields on.
@@ -181,7 +205,8 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path, *, link: 
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE, link=link)
     for name in source.manifest["files"]:
         if name.startswith(TEXT):
-            # open_clip's `local-dir:` looks for the tokenizer in the folder itself, for the tower's config in `text/`.
+            # open_clip's `local-dir:` looks for the tokenizer in the folder itself, for the tower's
+            # config in `text/`.
             place = name if name == TEXT + "config.json" else name.removeprefix(TEXT)
             _copy(source, name, staging / place, link=link)
     if text_cfg.get("hf_tokenizer_name"):
@@ -193,7 +218,8 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path, *, link: 
     gated, registered = bool(vision_cfg.get("react_cfg")), None
     # Plain open_clip refuses gated blocks, and does not know the demo's own architecture.
     if not gated and not str(vision_cfg.get("timm_model_name", "")).startswith("react_demo"):
-        # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name is kept out of it.
+        # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name
+        # is kept out of it.
         registered = f"react-{checkpoint.fingerprint}"
         _write_json(staging / f"{registered}.json", config["model_cfg"])
     from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))
@@ -201,7 +227,9 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path, *, link: 
 
 
 def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
-    """Add the class vectors to a folder that holds the model: of a `linear-head` the trained ones, else zero-shot."""
+    """Add the class vectors to a folder that holds the model: of a `linear-head` the trained ones,
+    else zero-shot.
+    """
     from safetensors.torch import save_file
 
     domain = trained_for(project, checkpoint)
@@ -209,21 +237,30 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
         about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
     else:
-        head = zero_shot_head(load(staging), domain.prompt_names, prompt_templates(domain)).contiguous()
+        head = zero_shot_head(
+            load(staging), domain.prompt_names, prompt_templates(domain)
+        ).contiguous()
         save_file({"head": head}, staging / HEAD_FILE)
-        about = {"classes": domain.class_names, "templates": prompt_templates(domain), "embed_dim": len(head)}
+        about = {
+            "classes": domain.class_names,
+            "templates": prompt_templates(domain),
+            "embed_dim": len(head),
+        }
     _write_json(staging / HEAD_ABOUT_FILE, {**about, "logit_scale": LOGIT_SCALE})
 
 
 def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> None:
-    """Write `calibration.json` by the checkpoint's newest result; null where no labelled images were measured.
+    """Write `calibration.json` by the checkpoint's newest result; null where no labelled images
+    were measured.
 
     Raises:
         MissingArtifact: If its class names are gone.
     """
     slug, method = checkpoint.key.split("/")
     found = calibration_of(project, checkpoint, slug, method, trained_for(project, checkpoint))
-    _write_json(folder / CALIBRATION_FILE, dict(zip(("temperature", "calibrated_on"), found, strict=True)))
+    _write_json(
+        folder / CALIBRATION_FILE, dict(zip(("temperature", "calibrated_on"), found, strict=True))
+    )
 
 
 def _copy(artifact: Artifact, name: str, place: Path, *, link: bool = False) -> None:
@@ -233,8 +270,8 @@ def _copy(artifact: Artifact, name: str, place: Path, *, link: bool = False) -> 
     shutil.copyfile(artifact.file(name), place)
     if sha256_of(place) != artifact.manifest["files"][name]["sha256"]:
         raise CorruptArtifact(
-            f"{place}: its bytes differ from those of {artifact.path / name}; export again, or rematerialize "
-            f"`{artifact.stage}` for {artifact.key!r}"
+            f"{place}: its bytes differ from those of {artifact.path / name}; export again, or "
+            f"rematerialize `{artifact.stage}` for {artifact.key!r}"
         )
 
 
@@ -244,7 +281,9 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_record(staging: Path, checkpoint: Artifact, decision: HistoryEntry | None) -> None:
     slug, method = checkpoint.key.split("/")
-    files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != UNFINISHED)
+    files = sorted(
+        path for path in staging.rglob("*") if path.is_file() and path.name != UNFINISHED
+    )
     record = {
         "format": FORMAT,
         "domain": slug,

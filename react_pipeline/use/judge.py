@@ -1,7 +1,8 @@
-"""Judging: two models classify the same pictures, and those on which they disagree become a log to be judged.
+"""Judging: two models classify the same pictures, and those on which they disagree become a log to
+be judged.
 
-Belongs here: which models, which pictures, and the log of both. Does not belong here: the page (`judge_page`), what
-follows from answers (`evaluation`).
+Belongs here: which models, which pictures, and the log of both. Does not belong here: the page
+(`judge_page`), what follows from answers (`evaluation`).
 """
 
 import hashlib
@@ -41,9 +42,15 @@ class Prepared:
 
 
 def prepare_log(
-    project: Project, slug: str, source: str, candidate: str | None, against: str, report: Callable[[str], None]
+    project: Project,
+    slug: str,
+    source: str,
+    candidate: str | None,
+    against: str,
+    report: Callable[[str], None],
 ) -> Prepared:
-    """The log of two models on pictures: the one that was begun already, or a new one, for which both classify them.
+    """The log of two models on pictures: the one that was begun already, or a new one, for which
+    both classify them.
 
     Args:
         source: The pictures: see `find_pictures`.
@@ -60,7 +67,9 @@ def prepare_log(
     one = present_model(project, slug, candidate or _default_candidate(project))
     other = _against(project, slug, against)
     if one == other:
-        raise InputError(f"{slug}: {one.method} is compared with itself; name another --candidate or --against")
+        raise InputError(
+            f"{slug}: {one.method} is compared with itself; name another --candidate or --against"
+        )
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
     corpus = project.config.corpus
@@ -70,7 +79,9 @@ def prepare_log(
     ).hexdigest()[:12]
     folder = project.path.parent / JUDGEMENTS / slug
     log, work = folder / f"{one.method}--{other.method}--{digest}.jsonl", folder / f".work-{digest}"
-    pictures = fetch_urls(pictures, folder / f".pictures-{digest}", corpus.download, corpus.max_pixels)
+    pictures = fetch_urls(
+        pictures, folder / f".pictures-{digest}", corpus.download, corpus.max_pixels
+    )
     named = {picture.name: picture for picture in pictures}
     if log.exists():
         report(f"{log}: resumed")
@@ -103,12 +114,19 @@ def prepare_log(
     )
     create_log(log, header)
     shutil.rmtree(work, ignore_errors=True)
-    report(f"the models disagree on {len(differing):,} of {len(read):,} pictures; {unreadable} cannot be read")
+    report(
+        f"the models disagree on {len(differing):,} of {len(read):,} pictures; {unreadable} "
+        "cannot be read"
+    )
     return Prepared(log, named)
 
 
 def _default_candidate(project: Project) -> str:
-    wanted = [name for name in project.config.methods if name != BASE and not name.endswith(CONTROL_SUFFIX)]
+    wanted = [
+        name
+        for name in project.config.methods
+        if name != BASE and not name.endswith(CONTROL_SUFFIX)
+    ]
     return HEADLINE_METHOD if HEADLINE_METHOD in wanted or not wanted else wanted[0]
 
 
@@ -128,7 +146,8 @@ def _against(project: Project, slug: str, against: str) -> Side:
 def _classify(
     project: Project, slug: str, side: Side, pictures: Sequence[Picture], folder: Path
 ) -> Iterator[tuple[str, int]]:
-    """The class id that a model gives each picture, by its name; those that cannot be read are left out.
+    """The class id that a model gives each picture, by its name; those that cannot be read are left
+    out.
 
     What was computed is kept in `folder`, so that a run that was killed resumes.
     """
@@ -142,7 +161,9 @@ def _classify(
     base = None
     if side.method != BASE:  # a champion may be of another base than today's
         base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    clip, head = load_classifier(checkpoint, base, project.domain(slug), choose_device(config.device))
+    clip, head = load_classifier(
+        checkpoint, base, project.domain(slug), choose_device(config.device)
+    )
     encode_pictures(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,

@@ -1,9 +1,11 @@
 """The page of judging: one picture at a time, two class names in random places, on loopback.
 
-Belongs here: what the page asks and gets. Does not belong here: the log (`evaluation`), who may ask (`browse`).
+Belongs here: what the page asks and gets. Does not belong here: the log (`evaluation`), who may ask
+(`browse`).
 
-The page does not show which model said what: names change places at random, and until the answer is clear the page
-shows how many clicks are likely left and no bound, which would move after a click and give away whose name was clicked.
+The page does not show which model said what: names change places at random, and until the answer is
+clear the page shows how many clicks are likely left and no bound, which would move after a click
+and give away whose name was clicked.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
-from react_pipeline.evaluation import FORECAST_STEP, NEITHER, UNSURE, JudgementLog, Session, describe
+from react_pipeline.evaluation import (
+    FORECAST_STEP,
+    NEITHER,
+    UNSURE,
+    JudgementLog,
+    Session,
+    describe,
+)
 from react_pipeline.pages import render
 from react_pipeline.store import ReactError, StoreWriteError
 from react_pipeline.use.pictures import Picture
@@ -31,7 +40,8 @@ SHOWN_PIXELS = 900
 
 
 def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: int) -> Flask:
-    """The WSGI application: `/` the page, `/state`, `/picture/N`, and `/answer`, which is posted to.
+    """The WSGI application: `/` the page, `/state`, `/picture/N`, and `/answer`, which is posted
+    to.
 
     Each answer is in the log, which is held open, before the page hears of it.
     """
@@ -44,7 +54,13 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
     @app.get("/")
     def page() -> str:
         domain = log.session.header.domain
-        return render("use", "judge.html", page_title=f"Judging: {domain}", main_class="judging", domain=domain)
+        return render(
+            "use",
+            "judge.html",
+            page_title=f"Judging: {domain}",
+            main_class="judging",
+            domain=domain,
+        )
 
     @app.get("/judge.js")
     def script() -> Response:
@@ -65,14 +81,24 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
         image.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
         image.save(data := io.BytesIO(), "JPEG", quality=92)
         # The same number is another picture in another log at the same port.
-        return Response(data.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "no-store"})
+        return Response(
+            data.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "no-store"}
+        )
 
     @app.post("/answer")
     def answer() -> tuple[dict[str, Any], int]:
         given = request.get_json()
-        number, choice = (given.get(name) for name in ("picture", "choice")) if isinstance(given, dict) else (None, "")
+        number, choice = (
+            (given.get(name) for name in ("picture", "choice"))
+            if isinstance(given, dict)
+            else (None, "")
+        )
         if not isinstance(number, int) or choice not in (0, 1, NEITHER, UNSURE, None):
-            abort(400, "an answer has a `picture` and a `choice`: 0, 1, neither, unsure, or null to take one back")
+            abort(
+                400,
+                "an answer has a `picture` and a `choice`: 0, 1, neither, unsure, or null to take "
+                "one back",
+            )
         if isinstance(choice, int):
             choice = _choices(log, number)[choice] if 0 <= number < len(shown) else UNSURE
         try:
@@ -95,7 +121,9 @@ def state_of(log: JudgementLog) -> dict[str, Any]:
     return {
         "picture": position,
         "total": len(header.pictures),
-        "choices": [names[one] for one in _choices(log, position)] if position < len(header.pictures) else [],
+        "choices": [names[one] for one in _choices(log, position)]
+        if position < len(header.pictures)
+        else [],
         "left": "" if found.clear else _left(session),
         "clear": found.clear,
         "result": describe(session) if found.clear else "",
@@ -112,7 +140,9 @@ def _left(session: Session) -> str:
 
 
 def _choices(log: JudgementLog, number: int) -> tuple[int, int]:
-    """Both class ids in the order of the buttons: random, and the same in every tab and after a restart."""
+    """Both class ids in the order of the buttons: random, and the same in every tab and after a
+    restart.
+    """
     picture = log.session.header.pictures[number]
     identity = f"{log.session.path.stem} {log.session.header.created} {number}"
     first = hashlib.sha256(identity.encode()).digest()[0] % 2

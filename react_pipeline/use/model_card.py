@@ -1,8 +1,9 @@
-"""The model card: a README in Markdown that says what an exported model is made of, how good it is, how it is loaded.
+"""The model card: a README in Markdown that says what an exported model is made of, how good it is,
+how it is loaded.
 
-Belongs here: the text, and the escaping of what comes from outside. Does not belong here: writing files (`export`),
-measuring (`evaluate`). Every figure is read from a verified artifact, of the exported checkpoint's own making
-where it is not today's; unknown figures are marked as such.
+Belongs here: the text, and the escaping of what comes from outside. Does not belong here: writing
+files (`export`), measuring (`evaluate`). Every figure is read from a verified artifact, of the
+exported checkpoint's own making where it is not today's; unknown figures are marked as such.
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,13 @@ MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
 
 _TRAINS = {
-    "gated-image": "new gated blocks in front of the last vision layers; every weight of the base is as it was, but "
-    "for the logit scale",
+    "gated-image": "new gated blocks in front of the last vision layers; every weight of the base "
+    "is as it was, but for the logit scale",
     "locked-text": "the image tower and the logit scale; the text tower is the base's",
     "locked-image": "the text tower and the logit scale; the image tower is the base's",
     "full": "every weight",
-    "linear-head": "one vector per class, on what the base makes of images; the model is the base's",
+    "linear-head": "one vector per class, on what the base makes of images; the model is the "
+    "base's",
 }
 
 
@@ -41,9 +43,11 @@ class Loading:
 
     Attributes:
         gated: It has gated blocks.
-        registered: Name under which plain open_clip 2.32 gets the architecture; None where plain open_clip refuses it.
+        registered: Name under which plain open_clip 2.32 gets the architecture; None where plain
+            open_clip refuses it.
         from_inside: Parts are found by relative paths, so open_clip must run inside the folder.
-        head: Its class vectors were trained, on the base's model; else they are those of the class names.
+        head: Its class vectors were trained, on the base's model; else they are those of the class
+            names.
         onnx_difference: Of `model.onnx` from torch; None if it was not written.
     """
 
@@ -54,8 +58,11 @@ class Loading:
     onnx_difference: float | None = None
 
 
-def model_card(project: Project, checkpoint: Artifact, loading: Loading, decision: HistoryEntry | None = None) -> str:
-    """The README of an exported checkpoint, in Markdown; `decision` made it champion, if it is exported as that.
+def model_card(
+    project: Project, checkpoint: Artifact, loading: Loading, decision: HistoryEntry | None = None
+) -> str:
+    """The README of an exported checkpoint, in Markdown; `decision` made it champion, if it is
+    exported as that.
 
     Raises:
         MissingArtifact: If something that the checkpoint was made from is gone.
@@ -89,8 +96,12 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, decisio
     )
 
 
-def _shown_results(project: Project, checkpoint: Artifact, decision: HistoryEntry | None) -> dict[str, Artifact | None]:
-    """Of the base, the model and its control: the fresh results; of an older champion its own, and a base like it."""
+def _shown_results(
+    project: Project, checkpoint: Artifact, decision: HistoryEntry | None
+) -> dict[str, Artifact | None]:
+    """Of the base, the model and its control: the fresh results; of an older champion its own, and
+    a base like it.
+    """
     slug, method = checkpoint.key.split("/")
     trained = method.removesuffix(CONTROL_SUFFIX)
     names = ("base", trained, trained + CONTROL_SUFFIX)
@@ -101,32 +112,46 @@ def _shown_results(project: Project, checkpoint: Artifact, decision: HistoryEntr
         except InputError:
             found[name] = None
     mine = found[method]
-    if decision is None or (mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint):
+    if decision is None or (
+        mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint
+    ):
         return found
     own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
     base = None if found["base"] is None else Measured.of(found["base"])
     alike = own is not None and base is not None and base.measure == own.measure
     # Today's control was trained as today's model was, not as this one.
-    return {**dict.fromkeys(names), "base": found["base"] if alike else None, method: own.artifact if own else None}
+    return {
+        **dict.fromkeys(names),
+        "base": found["base"] if alike else None,
+        method: own.artifact if own else None,
+    }
 
 
-def _figures(project: Project, checkpoint: Artifact, decision: HistoryEntry | None) -> tuple[EvalResult | None, Markup]:
+def _figures(
+    project: Project, checkpoint: Artifact, decision: HistoryEntry | None
+) -> tuple[EvalResult | None, Markup]:
     """A result that says on what was measured, and the table."""
     method = checkpoint.key.split("/")[1]
     measured: EvalResult | None = None
     rows: list[list[Any]] = []
     for name, artifact in _shown_results(project, checkpoint, decision).items():
-        shown = Markup("**{}** (this model)").format(Markup(escaped(name))) if name == method else name  # noqa: S704
+        shown = (
+            Markup("**{}** (this model)").format(Markup(escaped(name))) if name == method else name  # noqa: S704
+        )
         result = None if artifact is None else EvalResult.read(artifact)
         if result is None:
-            rows.append([shown, f"not evaluated{', or not in the same way' if decision else ''}", "", ""])
+            rows.append(
+                [shown, f"not evaluated{', or not in the same way' if decision else ''}", "", ""]
+            )
         elif result.top1 is None:
             rows.append([shown, f"unavailable: {result.unavailable or 'no reason given'}", "", ""])
         else:
             measured = result
             mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
             rows.append([shown, f"{100 * result.top1:.1f}", mean, result.n])
-    return measured, Markup(markdown_table(["method", "top-1 %", "mean per class %", "images"], rows))  # noqa: S704
+    return measured, Markup(  # noqa: S704
+        markdown_table(["method", "top-1 %", "mean per class %", "images"], rows)
+    )
 
 
 def _judged(project: Project, checkpoint: Artifact) -> list[str]:
@@ -141,7 +166,9 @@ def _judged(project: Project, checkpoint: Artifact) -> list[str]:
     return [describe(one) for one in sessions if side in (one.header.candidate, one.header.against)]
 
 
-def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classes: int) -> list[tuple[str, Markup]]:
+def _ingredients(
+    project: Project, checkpoint: Artifact, pairs: Artifact, classes: int
+) -> list[tuple[str, Markup]]:
     from react_pipeline.clip import encoder_fields  # loads torch
 
     base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
@@ -152,23 +179,43 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classe
     shards, among = f"{corpus.counts['shards']:,} shards", corpus.counts.get("pairs")
     size = shards if among is None else f"{shards}, {among:,} pairs"
     lines = [
-        ("Base", f"{_fields(encoder_fields(base.manifest['config'], base.path))} (`{base.fingerprint}`)"),
+        (
+            "Base",
+            f"{_fields(encoder_fields(base.manifest['config'], base.path))} (`{base.fingerprint}`)",
+        ),
         ("Corpus", f"kind {corpus.manifest['config']['kind']}, {size} (`{corpus.fingerprint}`)"),
     ]
     if RETRIEVAL in pairs.parents:
         encoder = project.store.open(RETRIEVAL, ALL, pairs.parents[RETRIEVAL])
-        lines.append(("Encoder that retrieves", _fields(encoder_fields(encoder.manifest["config"], encoder.path))))
+        lines.append(
+            (
+                "Encoder that retrieves",
+                _fields(encoder_fields(encoder.manifest["config"], encoder.path)),
+            )
+        )
     if control:
-        lines.append(("Pairs", f"{pairs.counts['pairs']:,} drawn at random (`{pairs.fingerprint}`)"))
+        lines.append(
+            ("Pairs", f"{pairs.counts['pairs']:,} drawn at random (`{pairs.fingerprint}`)")
+        )
     else:
-        modes = ", ".join(f"{mode} {count:,}" for mode, count in pairs.counts["pairs_by_mode"].items())
+        modes = ", ".join(
+            f"{mode} {count:,}" for mode, count in pairs.counts["pairs_by_mode"].items()
+        )
         found = f"{pairs.counts['pairs']:,} pairs for {pairs.counts['classes']} of {classes} classes, by mode: {modes}"
         lines.append(("Retrieved", f"{found} (`{pairs.fingerprint}`)"))
         if pairs.counts["starving"]:
             lines.append(("Classes with too few pairs", _names(pairs.counts["starving"])))
-    fields = {name: value for name, value in config.items() if name not in ("method", "classes", "templates")}
+    fields = {
+        name: value
+        for name, value in config.items()
+        if name not in ("method", "classes", "templates")
+    }
     lines += [
-        ("Method", f"{method}: trains {_TRAINS.get(method.removesuffix(CONTROL_SUFFIX), 'see the documentation')}"),
+        (
+            "Method",
+            f"{method}: trains "
+            f"{_TRAINS.get(method.removesuffix(CONTROL_SUFFIX), 'see the documentation')}",
+        ),
         ("Training", _fields(fields)),
         ("Parameters", f"{counts['trainable_parameters']:,} trained of {counts['parameters']:,}"),
     ]
@@ -177,7 +224,9 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classe
 
 def _fields(values: dict[str, Any]) -> str:
     return ", ".join(
-        f"{name.replace('_', ' ')} {escaped(str(value))}" for name, value in values.items() if value is not None
+        f"{name.replace('_', ' ')} {escaped(str(value))}"
+        for name, value in values.items()
+        if value is not None
     )
 
 
@@ -189,7 +238,11 @@ def _names(names: Sequence[str]) -> Markup:
 
 def licence_tables(project: Project) -> dict[str, Markup]:
     """Tables of the packages that corpus and base are made of; empty where they are not the demo's."""
-    base = [source for source in OTHER_SOURCES if source.name in ("efficientnet", "minilm", "imagenet-names")]
+    base = [
+        source
+        for source in OTHER_SOURCES
+        if source.name in ("efficientnet", "minilm", "imagenet-names")
+    ]
     return {
         "corpus_sources": _packages(CORPUS_SOURCES if project.config.corpus.kind == "demo" else ()),
         "base_sources": _packages(base if project.config.encoder.model == "demo" else ()),

@@ -1,7 +1,9 @@
-"""An exported model as ONNX: image tower, gated blocks included, and class vectors in one graph that needs no torch.
+"""An exported model as ONNX: image tower, gated blocks included, and class vectors in one graph
+that needs no torch.
 
-Belongs here: writing the graph and holding it against torch. Does not belong here: the tracing itself
-(`embedding.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W pixels.
+Belongs here: writing the graph and holding it against torch. Does not belong here: the tracing
+itself (`embedding.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W
+pixels.
 """
 
 from pathlib import Path
@@ -40,8 +42,9 @@ class _Model(nn.Module):
 def write_onnx(folder: Path) -> float:
     """Add `model.onnx` to a folder that holds a model and its class vectors.
 
-    Its input `batch` (B, 3, H, W), float32, is what the model's preprocessing gives; its outputs are `vectors` (B, D),
-    unit vectors, and `similarities` (B, C), cosines in the order of the classes.
+    Its input `batch` (B, 3, H, W), float32, is what the model's preprocessing gives; its outputs
+    are `vectors` (B, D), unit vectors, and `similarities` (B, C), cosines in the order of the
+    classes.
 
     Returns:
         The largest difference from torch's outputs on the same pictures.
@@ -56,15 +59,24 @@ def write_onnx(folder: Path) -> float:
     images = torch.stack([clip.preprocess(picture) for picture in _pictures(CHECKED)])
     try:
         write_graph(model, images[:2], str(folder / ONNX_FILE), OUTPUTS, free=(0,))
-        session = onnxruntime.InferenceSession(str(folder / ONNX_FILE), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(folder / ONNX_FILE), providers=["CPUExecutionProvider"]
+        )
         given = session.run(list(OUTPUTS), {"batch": images.numpy()})
     except Exception as error:  # whatever a converter of any architecture raises
-        raise ReactError(f"this model cannot be written as ONNX: {' '.join(str(error).split())[:300]}") from error
+        raise ReactError(
+            f"this model cannot be written as ONNX: {' '.join(str(error).split())[:300]}"
+        ) from error
     with torch.inference_mode():
         expected = [output.numpy() for output in model(images)]
-    difference = max(float(np.abs(ours - exact).max()) for ours, exact in zip(given, expected, strict=True))
+    difference = max(
+        float(np.abs(ours - exact).max()) for ours, exact in zip(given, expected, strict=True)
+    )
     if not difference <= MAX_DIFFERENCE:
-        raise ReactError(f"written as ONNX this model differs from torch's by {difference:g}; export without --onnx")
+        raise ReactError(
+            f"written as ONNX this model differs from torch's by {difference:g}; export without "
+            "--onnx"
+        )
     return difference
 
 
@@ -72,6 +84,8 @@ def _pictures(count: int) -> list[Image.Image]:
     """Pictures of random colours in large and small squares."""
     chance = np.random.default_rng(0)
     return [
-        Image.fromarray(chance.integers(0, 256, (2 + 3 * number, 3 + 2 * number, 3), dtype=np.uint8)).resize((300, 240))
+        Image.fromarray(
+            chance.integers(0, 256, (2 + 3 * number, 3 + 2 * number, 3), dtype=np.uint8)
+        ).resize((300, 240))
         for number in range(count)
     ]

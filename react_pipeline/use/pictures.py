@@ -1,7 +1,8 @@
 """Pictures to label: what a SOURCE on the command line means, and reading the bytes of each.
 
-Belongs here: folders, patterns, lists, tables and shards of pictures, without labels or captions. Does not belong here:
-labelled sets (`labelled`), the corpus (`corpus`), what is done with a picture (`encode_pictures`).
+Belongs here: folders, patterns, lists, tables and shards of pictures, without labels or captions.
+Does not belong here: labelled sets (`labelled`), the corpus (`corpus`), what is done with a picture
+(`encode_pictures`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ MAX_IMAGE_BYTES = 256 << 20
 
 _TABLES = (".parquet", ".csv")
 _COLUMNS = ("path", "url", "image", "file")
-"""Which column of a table names the pictures, where none is given: the first of these that there is."""
+"""Which column of a table names the pictures, where none is given: the first of these that there
+is.
+"""
 
 LedgerRow = tuple[str, str, str]
 """A picture that gives no prediction: its name, a short reason for counting, and what exactly."""
@@ -69,7 +72,8 @@ class Picture:
 
         Raises:
             BadImage: With reason `unreadable`, `too_many_bytes`, or that of a download that failed.
-            CorpusError, SourceUnavailable: If a shard on a server is gone, or the server does not answer.
+            CorpusError, SourceUnavailable: If a shard on a server is gone, or the server does not
+                answer.
         """
         if self.path is None:
             raise BadImage(*self.fault)
@@ -101,9 +105,10 @@ def find_pictures(
 ) -> tuple[list[Picture], list[LedgerRow]]:
     """The pictures of a SOURCE in a stable order, and what of it cannot be one.
 
-    A folder gives all image files below it, hidden ones aside; a pattern, in quotes, its matches. A `.tar` is a
-    webdataset shard, here or on a server (`s3://`, `gs://`, `https://`). A `.parquet` or `.csv` names a path or URL in
-    each row, a `.txt` in each line; relative paths are relative to that file. A name that occurs twice counts once.
+    A folder gives all image files below it, hidden ones aside; a pattern, in quotes, its matches. A
+    `.tar` is a webdataset shard, here or on a server (`s3://`, `gs://`, `https://`). A `.parquet`
+    or `.csv` names a path or URL in each row, a `.txt` in each line; relative paths are relative to
+    that file. A name that occurs twice counts once.
 
     Args:
         column: Of tables; unset: the first of path, url, image and file that there is.
@@ -127,18 +132,25 @@ def find_pictures(
         for picture in pictures:
             found.setdefault(picture.name, picture)
     if not found:
-        raise InputError(f"{source}: holds no picture; give image files, shards (.tar), or a table or list of paths")
+        raise InputError(
+            f"{source}: holds no picture; give image files, shards (.tar), or a table or list of "
+            "paths"
+        )
     return list(found.values()), skipped
 
 
 def identity_of(pictures: Sequence[Picture]) -> str:
-    """SHA-256 over names, places, sizes and times of change: equal where the same pictures are meant."""
+    """SHA-256 over names, places, sizes and times of change: equal where the same pictures are
+    meant.
+    """
     digest = hashlib.sha256()
     stamps: dict[ShardLocation, str] = {}
     for picture in pictures:
         if (path := picture.path) is not None and path not in stamps:
             try:
-                stamps[path] = str(outside_stamp(path) if isinstance(path, Path) else identify(path).digest)
+                stamps[path] = str(
+                    outside_stamp(path) if isinstance(path, Path) else identify(path).digest
+                )
             except OSError:
                 stamps[path] = "missing"
         stamp = "" if path is None else stamps[path]
@@ -146,8 +158,11 @@ def identity_of(pictures: Sequence[Picture]) -> str:
     return digest.hexdigest()
 
 
-def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConfig, max_pixels: int) -> list[Picture]:
-    """The same pictures with URLs downloaded, by the guards of a corpus of URLs; what is in `folder` is kept.
+def fetch_urls(
+    pictures: Sequence[Picture], folder: Path, settings: DownloadConfig, max_pixels: int
+) -> list[Picture]:
+    """The same pictures with URLs downloaded, by the guards of a corpus of URLs; what is in
+    `folder` is kept.
 
     Raises:
         InputError: If there are URLs and no downloader, as in the light installation.
@@ -161,14 +176,22 @@ def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConf
         from react_pipeline.corpus import download_images
     except ModuleNotFoundError as error:
         needed = install_command("pipeline")
-        raise InputError(f"{urls[0][1]}: URLs of images need the downloader: {needed}, or give files") from error
-    fetched = download_images(pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels)
+        raise InputError(
+            f"{urls[0][1]}: URLs of images need the downloader: {needed}, or give files"
+        ) from error
+    fetched = download_images(
+        pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels
+    )
     given = list(pictures)
     for row in map(int, fetched.images["row"]):
         kept = fetched.kept[row]
-        given[row] = replace(given[row], path=kept.path, offset=kept.offset, size_bytes=kept.size_bytes)
+        given[row] = replace(
+            given[row], path=kept.path, offset=kept.offset, size_bytes=kept.size_bytes
+        )
     for entry in fetched.failed.itertuples():
-        given[int(entry.row)] = replace(given[int(entry.row)], fault=(str(entry.reason), str(entry.detail)))
+        given[int(entry.row)] = replace(
+            given[int(entry.row)], fault=(str(entry.reason), str(entry.detail))
+        )
     return given
 
 
@@ -178,7 +201,10 @@ def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
         if "://" in source:
             check_shard_name(source)
             if not source.endswith(".tar"):
-                raise InputError(f"{source}: of a server, give shards (.tar), or a list or table of the URLs of images")
+                raise InputError(
+                    f"{source}: of a server, give shards (.tar), or a list or table of the URLs "
+                    "of images"
+                )
             return find_remote(source, storage, "SOURCE")
         if path.is_dir():
             return sorted(_images_below(path))
@@ -192,8 +218,8 @@ def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
     files = [match for match in found if match.is_file()]
     if not files:
         raise InputError(
-            f"{source}: no such folder or file, and no file matches it as a pattern; run where it is, or give an "
-            "absolute path"
+            f"{source}: no such folder or file, and no file matches it as a pattern; run where it "
+            "is, or give an absolute path"
         )
     return files
 
@@ -211,7 +237,10 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 def _of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRow]]:
     index = index_shard(path)
-    pictures, skipped = [], [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused]
+    pictures, skipped = (
+        [],
+        [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused],
+    )
     for sample in index.samples:
         name = f"{_text(path)}@{sample.key}"
         if sample.image is None:
@@ -236,7 +265,9 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a list, one path or URL in a line ({error})") from error
+        raise InputError(
+            f"{path}: cannot be read as a list, one path or URL in a line ({error})"
+        ) from error
 
 
 def _column(path: Path, column: str | None) -> list[str]:
@@ -250,15 +281,19 @@ def _column(path: Path, column: str | None) -> list[str]:
         chosen = column or next((name for name in _COLUMNS if name in names), None)
         if chosen not in names:
             raise InputError(
-                f"{path}: no column {column or 'path or url'!r}; there are {', '.join(map(repr, names[:20]))}: name "
-                "the one with the pictures by --column"
+                f"{path}: no column {column or 'path or url'!r}; there are "
+                f"{', '.join(map(repr, names[:20]))}: name the one with the pictures by --column"
             )
         # Text stays text: a file may be called 007.
-        texts = ds.CsvFileFormat(convert_options=csv.ConvertOptions(column_types={chosen: pa.string()}))
+        texts = ds.CsvFileFormat(
+            convert_options=csv.ConvertOptions(column_types={chosen: pa.string()})
+        )
         table = ds.dataset(path, format=texts if kind == "csv" else kind).to_table(columns=[chosen])
         return [text or "" for text in table[chosen].cast(pa.string()).to_pylist()]
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
+        raise InputError(
+            f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _text(path: ShardLocation) -> str:

@@ -1,16 +1,15 @@
 """Predictions for many pictures as files: parquet, CSV, a page, a ledger; and their vectors.
 
-Belongs here: the folder that a run writes, and resuming it. Does not belong here: which pictures (`pictures`), decoding
-and encoding them (`encode_pictures`), the page (`prediction_page`).
+Belongs here: the folder that a run writes, and resuming it. Does not belong here: which pictures
+(`pictures`), decoding and encoding them (`encode_pictures`), the page (`prediction_page`).
 
 The folder::
 
-    predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ... class_k, score_k
-    vectors.parquet             of `embed`, instead: path, vector
-    ledger.csv                  what could not be used: path, reason, detail
-    index.html                  contact sheets
-    run.json                    model, source, and whether the run is finished
-    .work/                      parts and downloads of a run that is not finished
+    predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ... class_k,
+    score_k vectors.parquet             of `embed`, instead: path, vector ledger.csv
+    what could not be used: path, reason, detail index.html                  contact sheets run.json
+    model, source, and whether the run is finished .work/                      parts and downloads
+    of a run that is not finished
 """
 
 from __future__ import annotations
@@ -45,7 +44,12 @@ RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
 WORK = ".work"
 PREDICTIONS = "predictions"
-WRITTEN = {RUN_FILE, LEDGER_FILE, WORK, *("index.html", "predictions.parquet", "predictions.csv", "vectors.parquet")}
+WRITTEN = {
+    RUN_FILE,
+    LEDGER_FILE,
+    WORK,
+    *("index.html", "predictions.parquet", "predictions.csv", "vectors.parquet"),
+}
 """What `overwrite` removes, and nothing else."""
 
 CPU_BATCH, GPU_BATCH = 64, 256
@@ -76,7 +80,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run gave: how many pictures were used, what was skipped by reason, and the pictures of SOURCE by name."""
+    """What a run gave: how many pictures were used, what was skipped by reason, and the pictures of
+    SOURCE by name.
+    """
 
     used: int
     skipped: dict[str, int]
@@ -84,14 +90,18 @@ class Done:
 
 
 def predict_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
-    """Classify every picture of a source; see the files above. A killed run resumes when it is called again.
+    """Classify every picture of a source; see the files above. A killed run resumes when it is
+    called again.
 
     Raises:
         InputError: If the source has no usable picture, or the folder holds something else.
         ReactError: If a decoding process dies.
     """
     if options.threshold and UNKNOWN in classifier.classes:
-        raise InputError(f"a class is called {UNKNOWN!r}, which a threshold gives to other pictures; rename the class")
+        raise InputError(
+            f"a class is called {UNKNOWN!r}, which a threshold gives to other pictures; rename "
+            "the class"
+        )
     top_k = min(options.top_k, len(classifier.classes))
     names = np.asarray(classifier.classes, dtype=object)
 
@@ -148,7 +158,9 @@ def _run(
             device = classifier.clip.device
             record.setdefault("precision", choose_precision(classifier.precision, device))
             _write_record(output, record)
-            pictures = fetch_urls(pictures, work / "downloads", options.download, options.max_pixels)
+            pictures = fetch_urls(
+                pictures, work / "downloads", options.download, options.max_pixels
+            )
             encode_pictures(
                 Encoder(classifier.clip, record["precision"], long_run=len(pictures) >= LONG_RUN),
                 pictures,
@@ -160,10 +172,20 @@ def _run(
             )
             used, skipped = _join(output, name, refused)
             if not used:
-                reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.most_common())
-                raise InputError(f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}")
+                reasons = ", ".join(
+                    f"{reason} {count:,}" for reason, count in skipped.most_common()
+                )
+                raise InputError(
+                    f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}"
+                )
             if name == PREDICTIONS:
-                write_page(output, classifier, source, {picture.name: picture for picture in pictures}, skipped)
+                write_page(
+                    output,
+                    classifier,
+                    source,
+                    {picture.name: picture for picture in pictures},
+                    skipped,
+                )
             record |= {"used": used, "skipped": dict(skipped)}
             _write_record(output, record)
         shutil.rmtree(work, ignore_errors=True)
@@ -190,23 +212,34 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
         output.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"{output}: {error.strerror}; choose another folder with --output") from error
+        raise InputError(
+            f"{output}: {error.strerror}; choose another folder with --output"
+        ) from error
     try:
         if not lock(descriptor, wait=False):
-            raise InputError(f"{output}: another run writes to it; wait for it, or choose another folder")
+            raise InputError(
+                f"{output}: another run writes to it; wait for it, or choose another folder"
+            )
         _locked.add(descriptor)
         record = _record(output)
         if record is None and any(output.iterdir()):
-            raise InputError(f"{output}: holds other files; choose an empty or new folder with --output")
-        changed = sorted(field for field, value in identity.items() if (record or identity).get(field) != value)
+            raise InputError(
+                f"{output}: holds other files; choose an empty or new folder with --output"
+            )
+        changed = sorted(
+            field for field, value in identity.items() if (record or identity).get(field) != value
+        )
         if changed and not overwrite:
             raise InputError(
-                f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or --overwrite it"
+                f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or "
+                "--overwrite it"
             )
         if changed:
             for path in output.iterdir():
                 if path.name in WRITTEN:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    shutil.rmtree(
+                        path
+                    ) if path.is_dir() and not path.is_symlink() else path.unlink()
             record = None
         yield record or dict(identity)
     except OSError as error:
@@ -233,13 +266,18 @@ def _write_record(output: Path, record: dict[str, Any]) -> None:
 def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, Counter[str]]:
     """Make the files of all parts; how many rows there are, and what was skipped by reason."""
     ledger, used, work = list(refused), 0, output / WORK
-    makers = {f"{name}.parquet": pq.ParquetWriter} | ({f"{name}.csv": csv.CSVWriter} if name == PREDICTIONS else {})
+    makers = {f"{name}.parquet": pq.ParquetWriter} | (
+        {f"{name}.csv": csv.CSVWriter} if name == PREDICTIONS else {}
+    )
     with ExitStack() as opened:
         writers: list[Any] = []
         for rows, skipped in read_parts(work / "parts"):
             ledger += skipped
             used += len(rows)
-            writers = writers or [opened.enter_context(make(work / file, rows.schema)) for file, make in makers.items()]
+            writers = writers or [
+                opened.enter_context(make(work / file, rows.schema))
+                for file, make in makers.items()
+            ]
             for writer in writers:
                 writer.write_table(rows)
     with (work / LEDGER_FILE).open("w", encoding="utf-8", newline="") as file:

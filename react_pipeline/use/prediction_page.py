@@ -1,7 +1,8 @@
 """The page of a run of predictions: the least certain pictures, contact sheets by class, counts.
 
-Belongs here: which pictures are shown, and their thumbnails. Does not belong here: predicting. Names of classes and
-files come from outside: they are kept as they are here and escaped by the template.
+Belongs here: which pictures are shown, and their thumbnails. Does not belong here: predicting.
+Names of classes and files come from outside: they are kept as they are here and escaped by the
+template.
 """
 
 from collections import Counter
@@ -25,7 +26,11 @@ PER_CLASS = 12
 
 
 def write_page(
-    folder: Path, classifier: Classifier, source: str, pictures: Mapping[str, Picture], skipped: Mapping[str, int]
+    folder: Path,
+    classifier: Classifier,
+    source: str,
+    pictures: Mapping[str, Picture],
+    skipped: Mapping[str, int],
 ) -> None:
     """Write `index.html` next to `predictions.parquet`: one file that loads nothing from anywhere.
 
@@ -33,7 +38,13 @@ def write_page(
         pictures: By name, as the predictions name them.
         skipped: Counts of what was left out, by reason.
     """
-    columns = ["path", "predicted", "confidence", "class_1", *(["class_2"] if len(classifier.classes) > 1 else [])]
+    columns = [
+        "path",
+        "predicted",
+        "confidence",
+        "class_1",
+        *(["class_2"] if len(classifier.classes) > 1 else []),
+    ]
     table = pq.read_table(folder / "predictions.parquet", columns=columns)
     confidence, labels = table["confidence"].to_numpy(), table["predicted"].to_numpy()
 
@@ -42,7 +53,11 @@ def write_page(
         for row in table.take(rows).to_pylist():
             if picture := _picture(pictures[row["path"]]):
                 nearest = " or ".join(filter(None, (row["class_1"], row.get("class_2"))))
-                about = {"name": row["path"], "nearest": nearest, "confidence": f"{100 * row['confidence']:.0f}%"}
+                about = {
+                    "name": row["path"],
+                    "nearest": nearest,
+                    "confidence": f"{100 * row['confidence']:.0f}%",
+                }
                 figures.append({"picture": picture, **about})
         return figures
 
@@ -53,7 +68,8 @@ def write_page(
     sheets = []
     for label, count in listed:
         rows = order[labels[order] == label]
-        # From the least to the most certain, at even distances, so that the sheet shows all there is.
+        # From the least to the most certain, at even distances, so that the sheet shows all there
+        # is.
         places = np.unique(np.linspace(0, count - 1, min(count, per_class)).round().astype(int))
         sheets.append({"label": label, "count": count, "shown": shown(rows[places])})
     page = render(

@@ -1,6 +1,7 @@
 """Predicted pictures as links in one folder per class.
 
-Belongs here: making links without touching anything that is there. Does not belong here: predicting.
+Belongs here: making links without touching anything that is there. Does not belong here:
+predicting.
 """
 
 import os
@@ -20,10 +21,12 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 
 
 def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) -> dict[str, int]:
-    """Make a symbolic link to each picture in `folder/<predicted class>/`; what is there is never replaced.
+    """Make a symbolic link to each picture in `folder/<predicted class>/`; what is there is never
+    replaced.
 
-    A second run makes no second link. Folders of classes are opened without following links, so nothing is written
-    outside of `folder`. Where a name is taken by another picture a number is added.
+    A second run makes no second link. Folders of classes are opened without following links, so
+    nothing is written outside of `folder`. Where a name is taken by another picture a number is
+    added.
 
     Args:
         predictions: `predictions.parquet`.
@@ -33,11 +36,13 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
         How many links were made, and how many there were, as `made` and `present`.
 
     Raises:
-        InputError: If pictures are no files of their own (shards, URLs), or links cannot be made there, as where the
-            folder of a class is a link or a file.
+        InputError: If pictures are no files of their own (shards, URLs), or links cannot be made
+            there, as where the folder of a class is a link or a file.
     """
     if others := next((name for name, picture in pictures.items() if not picture.is_file), None):
-        raise InputError(f"{others}: no file of its own, so it cannot be linked; --sort-into needs image files")
+        raise InputError(
+            f"{others}: no file of its own, so it cannot be linked; --sort-into needs image files"
+        )
     table = pq.read_table(predictions, columns=["path", "predicted"])
     by_class: dict[str, list[str]] = {}
     for path, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
@@ -51,9 +56,14 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
                     os.mkdir(name, dir_fd=root)
                 with _opened(name, dir_fd=root) as directory:
                     # Links in the path of a picture are kept as they are.
-                    counts.update(_link(Path.cwd() / str(pictures[path].path), directory) for path in by_class[label])
+                    counts.update(
+                        _link(Path.cwd() / str(pictures[path].path), directory)
+                        for path in by_class[label]
+                    )
     except OSError as error:
-        raise InputError(f"{folder}: {error.filename}: {error.strerror}; choose another --sort-into") from error
+        raise InputError(
+            f"{folder}: {error.filename}: {error.strerror}; choose another --sort-into"
+        ) from error
     return dict(counts)
 
 
@@ -69,7 +79,9 @@ def _opened(folder: Path | str, dir_fd: int | None = None) -> Iterator[int]:
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """A name of a folder for each class: without separators, and no two alike, not even but for their case."""
+    """A name of a folder for each class: without separators, and no two alike, not even but for
+    their case.
+    """
     given: dict[str, str] = {}
     for label in sorted(labels):
         plain = _UNSAFE.sub("-", label).strip(". ")[:80] or "class"

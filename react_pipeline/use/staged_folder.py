@@ -1,4 +1,5 @@
-"""A folder that is written next to its place under a hidden name, and renamed into it when it is whole.
+"""A folder that is written next to its place under a hidden name, and renamed into it when it is
+whole.
 
 Does not belong here: what is in it (`exported_folder`).
 """
@@ -30,11 +31,17 @@ def refuse_occupied(target: Path, overwrite: bool) -> None:
     if not any(target.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{target}: already exists and is not empty; choose another folder, or overwrite it")
+        raise InputError(
+            f"{target}: already exists and is not empty; choose another folder, or overwrite it"
+        )
     if not _is_ours(target):
-        raise InputError(f"{target}: holds no {RECORD_FILE}, so no export wrote it, and it is not overwritten")
+        raise InputError(
+            f"{target}: holds no {RECORD_FILE}, so no export wrote it, and it is not overwritten"
+        )
     if others := _others(target):
-        raise InputError(f"{target}: holds {others[0]}, which no export wrote; move it away, then export again")
+        raise InputError(
+            f"{target}: holds {others[0]}, which no export wrote; move it away, then export again"
+        )
 
 
 def _is_ours(folder: Path) -> bool:
@@ -47,22 +54,33 @@ def _is_ours(folder: Path) -> bool:
 
 def _require_ours(folder: Path) -> None:
     if os.path.lexists(folder) and not _is_ours(folder):
-        raise InputError(f"{folder}: already exists and no export wrote it; move it away, then export again")
+        raise InputError(
+            f"{folder}: already exists and no export wrote it; move it away, then export again"
+        )
 
 
 def _others(folder: Path) -> list[str]:
     """What a finished export at this place did not write."""
     try:
-        files = {RECORD_FILE, *json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["files"]}
+        files = {
+            RECORD_FILE,
+            *json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["files"],
+        }
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [RECORD_FILE]
     found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    return [name for path in found if (name := path.relative_to(folder).as_posix()) not in files or path.is_symlink()]
+    return [
+        name
+        for path in found
+        if (name := path.relative_to(folder).as_posix()) not in files or path.is_symlink()
+    ]
 
 
 @contextmanager
 def staged_next_to(target: Path) -> Iterator[Path]:
-    """An empty hidden folder next to the target, held by a lock; what a killed export left in it is removed."""
+    """An empty hidden folder next to the target, held by a lock; what a killed export left in it is
+    removed.
+    """
     staging = target.with_name(f".{target.name}.partial")
     _require_ours(staging)
     staging.mkdir(exist_ok=True)
@@ -71,7 +89,9 @@ def staged_next_to(target: Path) -> Iterator[Path]:
         # Another export may have renamed the folder since it was opened.
         held = lock(descriptor, wait=False) and staging.exists()
         if not held or not os.path.samestat(os.fstat(descriptor), staging.stat()):
-            raise InputError(f"{target}: another export writes to it; wait for it, or choose another folder")
+            raise InputError(
+                f"{target}: another export writes to it; wait for it, or choose another folder"
+            )
         for left in staging.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         (staging / UNFINISHED).touch()

@@ -29,7 +29,9 @@ def _pairs(project: Project, _key: str) -> int:
 
 def _images_of_training(project: Project, key: str) -> int:
     slug, method = key.split("/")
-    return project.training(slug, method).images(lambda: _count_of(pairs_of(method), "pairs")(project, key))
+    return project.training(slug, method).images(
+        lambda: _count_of(pairs_of(method), "pairs")(project, key)
+    )
 
 
 def _count(name: str) -> Callable[[Artifact], Any]:
@@ -43,19 +45,25 @@ def _images_trained(artifact: Artifact) -> Any:
 AMOUNTS: dict[str, tuple[str, Amount, Callable[[Artifact], Any]]] = {
     "corpus_embeddings": ("pairs", _pairs, _count("rows")),
     "faiss_index": ("rows", _count_of("corpus_embeddings", "rows"), _count("rows")),
-    "retrieved_set": ("classes", lambda project, key: len(project.domain(key).class_names), _count("classes")),
+    "retrieved_set": (
+        "classes",
+        lambda project, key: len(project.domain(key).class_names),
+        _count("classes"),
+    ),
     "control_set": ("pairs", _count_of("retrieved_set", "pairs"), _count("pairs")),
     "customized_checkpoint": ("images in all steps", _images_of_training, _images_trained),
     "domain_results": ("images", _count_of("evaluation_set", "images"), _count("n")),
 }
-"""Of each stage whose work can be counted before it begins: the unit, today's amount, and that of an artifact."""
+"""Of each stage whose work can be counted before it begins: the unit, today's amount, and that of
+an artifact.
+"""
 
 
 def announce(project: Project, stage: str, key: str) -> str:
     """What a step is about to do: how much, and about how many seconds, as far as either is known.
 
-    Seconds are those of the newest artifact of the same stage and method, in proportion to the amount. Never raises for
-    what the step itself will complain about.
+    Seconds are those of the newest artifact of the same stage and method, in proportion to the
+    amount. Never raises for what the step itself will complain about.
     """
     if stage not in AMOUNTS:
         return ""
@@ -70,13 +78,21 @@ def announce(project: Project, stage: str, key: str) -> str:
         return ""
     announced = f"{amount:,} {unit}"
     per_second = 0 if before is None else _per_second(before)
-    return f"{announced}, about {max(1, round(amount / per_second)):,} s" if per_second else announced
+    return (
+        f"{announced}, about {max(1, round(amount / per_second)):,} s" if per_second else announced
+    )
 
 
 def rate_of(artifact: Artifact) -> dict[str, float]:
-    """How much of its work a step did in a second, under a name such as `rows_per_second`; empty if that is unknown."""
+    """How much of its work a step did in a second, under a name such as `rows_per_second`; empty if
+    that is unknown.
+    """
     per_second = _per_second(artifact)
-    return {f"{AMOUNTS[artifact.stage][0].split()[0]}_per_second": round(per_second, 1)} if per_second else {}
+    return (
+        {f"{AMOUNTS[artifact.stage][0].split()[0]}_per_second": round(per_second, 1)}
+        if per_second
+        else {}
+    )
 
 
 def _per_second(artifact: Artifact) -> float:

@@ -39,7 +39,9 @@ class Machine:
         """This machine."""
         import torch
 
-        free = shutil.disk_usage(next(path for path in (store, *store.parents) if path.exists())).free
+        free = shutil.disk_usage(
+            next(path for path in (store, *store.parents) if path.exists())
+        ).free
         gpus, precision = torch.cuda.device_count(), choose_precision("auto", "cpu")
         return cls(os.cpu_count() or 1, machine_memory_bytes(), free, gpus, precision=precision)
 
@@ -55,8 +57,15 @@ class Machine:
             figure = _FIGURE.fullmatch(value)
             number = int(float(figure[1]) * _UNITS[figure[2]]) if figure else None
             given[name] = value if name == "precision" else number
-            if name not in known or given[name] is None or given.get("precision", "bf16") not in ("bf16", "fp32"):
-                raise InputError(f"--machine: {part!r}; give {', '.join(known)} as numbers (64, 256G; bf16 or fp32)")
+            if (
+                name not in known
+                or given[name] is None
+                or given.get("precision", "bf16") not in ("bf16", "fp32")
+            ):
+                raise InputError(
+                    f"--machine: {part!r}; give {', '.join(known)} as numbers (64, 256G; bf16 or "
+                    "fp32)"
+                )
         if given.get("cores") == 0:
             raise InputError("--machine: cores=0; give 1 or more")
         return replace(self, **given)

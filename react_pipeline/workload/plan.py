@@ -1,6 +1,8 @@
-"""The plan of a project: what each step will need on a machine, before anything runs, and what it took.
+"""The plan of a project: what each step will need on a machine, before anything runs, and what it
+took.
 
-Belongs here: what will not fit, what was measured. Does not belong here: the sums (`sums`), printing (`commands.plan`).
+Belongs here: what will not fit, what was measured. Does not belong here: the sums (`sums`),
+printing (`commands.plan`).
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +30,8 @@ class Plan:
 
 _ADVICE = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
-    "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as OPQ64_512,IVF4096_HNSW32,PQ64x8",
+    "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
+    "OPQ64_512,IVF4096_HNSW32,PQ64x8",
 }
 
 
@@ -43,23 +46,35 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     """
     look = Manifests.of(project)
     sums = Sums(look, machine, CorpusSize.of(look, rows))
-    problems, steps = sums.problems, [_measured(look, step, sums.keys[step.stage]) for step in sums.steps()]
+    problems, steps = (
+        sums.problems,
+        [_measured(look, step, sums.keys[step.stage]) for step in sums.steps()],
+    )
     needed = sum(step.disk for step in steps if step.measured_disk is None)
     if needed > machine.disk:
         problems.append(
-            f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: set `store` to a larger "
+            f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: set "
+            "`store` to a larger "
             "disk, `corpus.download.image_size: 256`, or `index.memory_gib` for a smaller index"
         )
     for step in steps:
         if step.memory > machine.memory:
             problems.append(
-                f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, {machine.memory / 1e9:,.1f} GB are "
-                f"available: {_ADVICE[step.stage]}"
+                f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
+                f"{machine.memory / 1e9:,.1f} GB are available: {_ADVICE[step.stage]}"
             )
-        hours = min(hours for hours in (step.cpu_hours, step.gpu_hours, step.spark_hours) if hours is not None)
+        hours = min(
+            hours
+            for hours in (step.cpu_hours, step.gpu_hours, step.spark_hours)
+            if hours is not None
+        )
         if hours > LONG_HOURS and step.measured_hours is None:
             trains = step.stage == "customized_checkpoint"
-            less = "fewer steps or epochs (`customization`)" if trains else "more machines (`distributor.kind: spark`)"
+            less = (
+                "fewer steps or epochs (`customization`)"
+                if trains
+                else "more machines (`distributor.kind: spark`)"
+            )
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {less}")
     return Plan(machine, sums.corpus.pairs, steps, problems)
 
@@ -76,5 +91,7 @@ def _measured(project: Project, step: Step, keys: list[str]) -> Step:
         for artifact in artifacts
     ]
     hours = None if None in seconds else sum(seconds) / 3_600
-    disk = sum(file["bytes"] for artifact in artifacts for file in artifact.manifest["files"].values())
+    disk = sum(
+        file["bytes"] for artifact in artifacts for file in artifact.manifest["files"].values()
+    )
     return replace(step, measured_hours=hours, measured_disk=disk)

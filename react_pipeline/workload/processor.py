@@ -1,7 +1,8 @@
-"""The processor seconds of one core for the work of a project's encoder, measured by running it for some seconds.
+"""The processor seconds of one core for the work of a project's encoder, measured by running it for
+some seconds.
 
-Belongs here: which model is run, and what follows for other machines. Does not belong here: what is run
-(`embedding.cost`, `training.cost`), how much of it there is (`plan`).
+Belongs here: which model is run, and what follows for other machines. Does not belong here: what is
+run (`embedding.cost`, `training.cost`), how much of it there is (`plan`).
 """
 
 from contextlib import suppress
@@ -29,9 +30,12 @@ from react_pipeline.training import StepCost
 from react_pipeline.workload.machine import Machine
 
 LARGEST = 50
-"""Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it."""
+"""Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it.
+"""
 BF16_SPEEDUP = 2.9
-"""Of a processor with instructions for it, over fp32: embedding with a ViT-B/32 (docs/performance.md)."""
+"""Of a processor with instructions for it, over fp32: embedding with a ViT-B/32
+(docs/performance.md).
+"""
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 
@@ -43,7 +47,9 @@ class Processor:
         encoder: Counted, not measured.
     """
 
-    def __init__(self, project: Project, machine: Machine, config: EncoderConfig, stage: str) -> None:
+    def __init__(
+        self, project: Project, machine: Machine, config: EncoderConfig, stage: str
+    ) -> None:
         """Count the encoder; nothing is run before it is asked for."""
         self._precision = choose_precision("auto", "cpu")
         base: Path | None = None
@@ -53,7 +59,9 @@ class Processor:
         self._architecture = architecture_of(config, base)
         model_cfg, _, folder = self._architecture
         self.encoder = EncoderCost.of(model_cfg, folder)
-        self._operations = (self.encoder.image + self.encoder.text) / (IMAGE_OPERATIONS + TEXT_OPERATIONS)
+        self._operations = (self.encoder.image + self.encoder.text) / (
+            IMAGE_OPERATIONS + TEXT_OPERATIONS
+        )
         speed = {"fp32": 1.0, "bf16": BF16_SPEEDUP}
         self._slower = speed[self._precision] / speed[machine.precision]
         self._steps: dict[tuple[str, int], StepCost] = {}
@@ -64,7 +72,9 @@ class Processor:
         if self._operations < LARGEST:
             with suppress(ReactError):
                 return _in_eval_mode(build(*self._architecture)), self._slower
-        return _in_eval_mode(build(architecture_named("ViT-B-32"), {})), self._slower * self._operations
+        return _in_eval_mode(
+            build(architecture_named("ViT-B-32"), {})
+        ), self._slower * self._operations
 
     @cached_property
     def encoding(self) -> EncodingCost:
@@ -78,7 +88,9 @@ class Processor:
         key, (clip, scale) = (method, training.last_k_layers), self._run
         if key not in self._steps:
             measured = StepCost.measured(clip, method, training, self._precision)
-            seconds = {name: scale * getattr(measured, name) for name in ("frozen", "image", "text")}
+            seconds = {
+                name: scale * getattr(measured, name) for name in ("frozen", "image", "text")
+            }
             self._steps[key] = replace(measured, **seconds)
         return self._steps[key]
 

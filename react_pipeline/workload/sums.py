@@ -1,7 +1,8 @@
 """The sums of a configuration on a machine, stage by stage.
 
-Belongs here: how much work each stage has. Does not belong here: what one image, caption, row or step costs (the module
-`cost` of the room that does the work; `processor`), what will not fit and what was measured (`plan`).
+Belongs here: how much work each stage has. Does not belong here: what one image, caption, row or
+step costs (the module `cost` of the room that does the work; `processor`), what will not fit and
+what was measured (`plan`).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,14 @@ from react_pipeline.corpus import (
     CorpusSize,
 )
 from react_pipeline.embedding import METADATA_BYTES
-from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, estimate, index_seconds, planned_key
+from react_pipeline.indexing import (
+    BYTES_PER_SECOND,
+    Key,
+    Searched,
+    estimate,
+    index_seconds,
+    planned_key,
+)
 from react_pipeline.labelled import count_images
 from react_pipeline.pipeline import RETRIEVAL, STAGES
 from react_pipeline.project import Project
@@ -48,7 +56,9 @@ ROW_SECONDS = 2e-5
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor seconds: in towers, which a GPU is faster at; other work that cores share; what one core does alone."""
+    """Processor seconds: in towers, which a GPU is faster at; other work that cores share; what one
+    core does alone.
+    """
 
     towers: float = 0
     shared: float = 0
@@ -56,14 +66,18 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         """The sum of two artifacts."""
-        return Cost(self.towers + other.towers, self.shared + other.shared, self.alone + other.alone)
+        return Cost(
+            self.towers + other.towers, self.shared + other.shared, self.alone + other.alone
+        )
 
 
 @dataclass(frozen=True)
 class Step:
-    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU or no workers.
+    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU
+    or no workers.
 
-    `measured_hours` and `measured_disk` are there once all its artifacts are, made from today's inputs.
+    `measured_hours` and `measured_disk` are there once all its artifacts are, made from today's
+    inputs.
     """
 
     stage: str
@@ -105,16 +119,24 @@ class Sums:
 
     def __post_init__(self) -> None:
         self.settings = config = self.project.config
-        self.processor = self.retrieval = Processor(self.project, self.machine, config.encoder, "base_checkpoint")
+        self.processor = self.retrieval = Processor(
+            self.project, self.machine, config.encoder, "base_checkpoint"
+        )
         if config.two_encoders:
             self.retrieval = Processor(self.project, self.machine, config.retrieves_with, RETRIEVAL)
         found = load_domains(self.settings.domains)[0]
-        self.keys = {name: row.keys(found, config.methods, config.two_encoders) for name, row in STAGES.items()}
+        self.keys = {
+            name: row.keys(found, config.methods, config.two_encoders)
+            for name, row in STAGES.items()
+        }
         self.domains = {slug: self._domain(slug, config) for slug, config in found.items()}
         self.key = self._chosen_key()
 
     def _domain(self, slug: str, config: DomainConfig) -> _Domain:
-        pairs, templates = most_pairs(self.project, slug, self.corpus.pairs), len(prompt_templates(config))
+        pairs, templates = (
+            most_pairs(self.project, slug, self.corpus.pairs),
+            len(prompt_templates(config)),
+        )
         names = sum(1 + len(entry.synonyms) for entry in config.classes)
         return _Domain(config, names * templates, templates, pairs, count_images(config))
 
@@ -130,8 +152,12 @@ class Sums:
         """In the order of the data, without those that no configured method needs."""
         sums: dict[str, Callable[[], Step]] = {
             "corpus": self._corpus,
-            "base_checkpoint": partial(self._checkpoint, "base_checkpoint", self.processor, self.settings.encoder),
-            RETRIEVAL: partial(self._checkpoint, RETRIEVAL, self.retrieval, self.settings.retrieves_with),
+            "base_checkpoint": partial(
+                self._checkpoint, "base_checkpoint", self.processor, self.settings.encoder
+            ),
+            RETRIEVAL: partial(
+                self._checkpoint, RETRIEVAL, self.retrieval, self.settings.retrieves_with
+            ),
             "corpus_embeddings": self._embeddings,
             "faiss_index": self._index,
             "evaluation_set": self._evaluation_sets,
@@ -142,7 +168,9 @@ class Sums:
         }
         return [step() for stage, step in sums.items() if self.keys[stage]]
 
-    def _timed(self, step: Step, cost: Cost, *, spreads: bool = False, waits: Sequence[float] = (0, 0, 0)) -> Step:
+    def _timed(
+        self, step: Step, cost: Cost, *, spreads: bool = False, waits: Sequence[float] = (0, 0, 0)
+    ) -> Step:
         """A step with the hours of its cost.
 
         Args:
@@ -156,7 +184,11 @@ class Sums:
             seconds = cost.towers * self.processor.gpu_share / machine.gpus + rest + waits[1]
             hours["gpu_hours"] = seconds / 3_600
         if machine.workers and spreads:
-            seconds = (cost.towers + cost.shared) / machine.cores / machine.workers + cost.alone + waits[2]
+            seconds = (
+                (cost.towers + cost.shared) / machine.cores / machine.workers
+                + cost.alone
+                + waits[2]
+            )
             hours["spark_hours"] = seconds / 3_600
         return replace(step, **hours)
 
@@ -177,7 +209,10 @@ class Sums:
         """Seconds of downloads as `waits`."""
         cores, workers = self.machine.cores, max(self.machine.workers, 1)
         here = min(self.settings.corpus.download.processes, cores)
-        return [rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / at for at in (here, here, cores * workers)]
+        return [
+            rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / at
+            for at in (here, here, cores * workers)
+        ]
 
     def _checkpoint(self, stage: str, processor: Processor, config: EncoderConfig) -> Step:
         encoder = processor.encoder
@@ -186,12 +221,19 @@ class Sums:
             from react_pipeline.demo import ENCODED_NAMES
 
             cost += Cost(ENCODED_NAMES * processor.encoding.text)
-        return self._timed(Step(stage, f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes), cost)
+        return self._timed(
+            Step(stage, f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes),
+            cost,
+        )
 
     def _embeddings(self) -> Step:
         rows, encoding, corpus = self.corpus.pairs, self.retrieval.encoding, self.settings.corpus
         disk = rows * (4.0 * self.retrieval.encoder.dimension + METADATA_BYTES)
-        cost = Cost(rows * (encoding.image + encoding.text), rows * encoding.prepare, START_SECONDS + encoding.start)
+        cost = Cost(
+            rows * (encoding.image + encoding.text),
+            rows * encoding.prepare,
+            START_SECONDS + encoding.start,
+        )
         if corpus.kind == "embeddings":
             has_text = bool(LAYOUTS[corpus.layout].text)
             disk = 0 if has_text and corpus.subset is None else disk
@@ -205,16 +247,27 @@ class Sums:
         size = key.bytes(rows, width)
         sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
         cost = Cost(shared=index_seconds(rows, key, width, self.settings.index.recall_queries))
-        return self._timed(Step("faiss_index", key.text, 2 * size, size + sample), cost, spreads=bool(key.cells))
+        return self._timed(
+            Step("faiss_index", key.text, 2 * size, size + sample), cost, spreads=bool(key.cells)
+        )
 
     def _evaluation_sets(self) -> Step:
         images = sum(domain.images for domain in self.domains.values())
-        alone = images * (PAIR_SECONDS + self.corpus.draw_seconds) + START_SECONDS * len(self.domains)
+        alone = images * (PAIR_SECONDS + self.corpus.draw_seconds) + START_SECONDS * len(
+            self.domains
+        )
         return self._timed(Step("evaluation_set", f"{images:,} images"), Cost(alone=alone))
 
     def _set(self, stage: str) -> Step:
-        """Evaluation images are compared with, prompts are searched (but for a control), pairs are collected."""
-        searches, encoding, cost, pairs = stage == "retrieved_set", self.retrieval.encoding, Cost(alone=0), 0
+        """Evaluation images are compared with, prompts are searched (but for a control), pairs are
+        collected.
+        """
+        searches, encoding, cost, pairs = (
+            stage == "retrieved_set",
+            self.retrieval.encoding,
+            Cost(alone=0),
+            0,
+        )
         waits = [0.0, 0.0, 0.0]
         for domain in self.domains.values():
             towers = domain.images * encoding.image + searches * domain.prompts * encoding.text
@@ -223,11 +276,22 @@ class Sums:
             if self.settings.corpus.kind == "embeddings":
                 fetching = self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
                 waits = [sum(both) for both in zip(waits, fetching, strict=True)]
-        step = Step(stage, f"{pairs:,} pairs at most", pairs * min(self.corpus.pair_bytes, PAIR_BYTES))
+        step = Step(
+            stage, f"{pairs:,} pairs at most", pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
+        )
         if searches:
-            places = [self._searches("cpu"), self._searches("cuda"), self._searches("cpu", spreads=True)]
-            step = replace(step, search="; ".join(f"{slug}: {way}" for slug, (_, way) in places[0].items()))
-            waits = [sum((wait, *(first for first, _ in at.values()))) for wait, at in zip(waits, places, strict=True)]
+            places = [
+                self._searches("cpu"),
+                self._searches("cuda"),
+                self._searches("cpu", spreads=True),
+            ]
+            step = replace(
+                step, search="; ".join(f"{slug}: {way}" for slug, (_, way) in places[0].items())
+            )
+            waits = [
+                sum((wait, *(first for first, _ in at.values())))
+                for wait, at in zip(waits, places, strict=True)
+            ]
         return self._timed(step, cost, spreads=True, waits=waits)
 
     def _searches(self, device: str, *, spreads: bool = False) -> dict[str, tuple[float, str]]:
@@ -258,14 +322,22 @@ class Sums:
             images += training.images(lambda pairs=domain.pairs: pairs)  # type: ignore[misc]
             cost += self._training(domain, method, training)
             width, classes = self.processor.encoder.dimension, len(domain.config.classes)
-            disk += 8 * width * classes if is_linear_head(method) else self.processor.encoder.weights_bytes
-        return self._timed(Step("customized_checkpoint", f"{images:,} images in all steps", disk), cost)
+            disk += (
+                8 * width * classes
+                if is_linear_head(method)
+                else self.processor.encoder.weights_bytes
+            )
+        return self._timed(
+            Step("customized_checkpoint", f"{images:,} images in all steps", disk), cost
+        )
 
     def _training(self, domain: _Domain, method: str, training: TrainingConfig) -> Cost:
         encoding = self.processor.encoding
         if is_linear_head(method):
             training = training.in_steps(domain.pairs, training.batch_size)
-            seconds = head_step_seconds(self.processor.encoder.dimension, len(domain.config.classes), training)
+            seconds = head_step_seconds(
+                self.processor.encoder.dimension, len(domain.config.classes), training
+            )
             seconds = START_SECONDS + training.steps * seconds
             return Cost((domain.names + domain.prompts) * encoding.text, alone=seconds)
         step = self.processor.step(method.removesuffix(CONTROL_SUFFIX), training)
@@ -273,11 +345,16 @@ class Sums:
         return Cost(step.seconds(training, encoding, domain.pairs, texts))
 
     def _results(self) -> Step:
-        encoding, keys = self.processor.encoding, [key.split("/") for key in self.keys["domain_results"]]
+        encoding, keys = (
+            self.processor.encoding,
+            [key.split("/") for key in self.keys["domain_results"]],
+        )
         domains = [self.domains[slug] for slug, _ in keys]
         images = sum(domain.images for domain in domains)
         names = sum(self.domains[slug].names for slug, method in keys if not is_linear_head(method))
         cost = Cost(
-            images * encoding.image + names * encoding.text, images * encoding.prepare, START_SECONDS * len(keys)
+            images * encoding.image + names * encoding.text,
+            images * encoding.prepare,
+            START_SECONDS * len(keys),
         )
         return self._timed(Step("domain_results", f"{images:,} images"), cost)

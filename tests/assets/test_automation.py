@@ -1,4 +1,5 @@
-"""Automation: domain files (FAULTS 21 to 23 as Dagster meets them), what is asked for and only once, the schedule.
+"""Automation: domain files (FAULTS 21 to 23 as Dagster meets them), what is asked for and only
+once, the schedule.
 
 The last tests run the real daemon and take minutes.
 """
@@ -16,7 +17,15 @@ import dagster as dg
 import pytest
 from conftest import PIPELINE
 from mlflow import MlflowClient
-from support_automation import Asked, Upkeep, hurry, repository, running_daemon, training_under_way, wait_for
+from support_automation import (
+    Asked,
+    Upkeep,
+    hurry,
+    repository,
+    running_daemon,
+    training_under_way,
+    wait_for,
+)
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
@@ -63,7 +72,12 @@ def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project
     with dg.DagsterInstance.ephemeral() as instance:
         result = register(tiny_project, instance)
         assert instance.get_dynamic_partitions(DOMAINS) == ["colours", "shapes"]
-        for words in ("broken.yaml: classes", "broken.yaml: colour: unknown field", "Shapes.yaml: slug", "tag.yaml"):
+        for words in (
+            "broken.yaml: classes",
+            "broken.yaml: colour: unknown field",
+            "Shapes.yaml: slug",
+            "tag.yaml",
+        ):
             assert words in reported(result)
 
 
@@ -84,11 +98,17 @@ def test_only_a_change_of_meaning_is_another_version(tiny_project: Project) -> N
     path = tiny_project.config.domains / "birds.yaml"
     versions = []
     with dg.DagsterInstance.ephemeral() as instance:
-        for text in ("classes: [owl]\n", "# a remark\nclasses:\n  - owl\n", "classes: [owl, robin]\n"):
+        for text in (
+            "classes: [owl]\n",
+            "# a remark\nclasses:\n  - owl\n",
+            "classes: [owl, robin]\n",
+        ):
             path.write_text(text)
             result = register(tiny_project, instance)
             versions += [
-                event.tags["dagster/data_version"] for event in result.asset_events if event.partition == "birds"
+                event.tags["dagster/data_version"]
+                for event in result.asset_events
+                if event.partition == "birds"
             ]
     assert len(versions) == len(set(versions)) == 2
 
@@ -154,7 +174,9 @@ def test_work_that_a_person_started_is_left_alone(kept_up: Project) -> None:
         assert ("base_checkpoint", None) in upkeep.tick()
 
 
-def test_tick_where_nothing_is_due_reads_no_run(kept_up: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tick_where_nothing_is_due_reads_no_run(
+    kept_up: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build_all(kept_up, [], until="faiss_index")
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance)
@@ -163,7 +185,9 @@ def test_tick_where_nothing_is_due_reads_no_run(kept_up: Project, monkeypatch: p
         assert upkeep.tick() == set() and upkeep.reported == "everything is up to date"
 
 
-def test_files_that_look_different_are_asked_for_once(make_project: Make, drawings: Path, tmp_path: Path) -> None:
+def test_files_that_look_different_are_asked_for_once(
+    make_project: Make, drawings: Path, tmp_path: Path
+) -> None:
     shards = Path(shutil.copytree(drawings / "shards", tmp_path / "own"))
     project = make_project(corpus={"shards": [str(shards / "*.tar")]}, methods=list(METHODS))
     build_all(project, [], until="faiss_index")
@@ -171,14 +195,20 @@ def test_files_that_look_different_are_asked_for_once(make_project: Make, drawin
         upkeep = Upkeep(project, instance)
         assert upkeep.tick() == set()
         os.utime(next(shards.glob("*.tar")), (1, 1))
-        assert upkeep.tick() == {("corpus", None)} and "its source files look different" in upkeep.log
+        assert (
+            upkeep.tick() == {("corpus", None)} and "its source files look different" in upkeep.log
+        )
         upkeep.plan(dg.DagsterRunStatus.STARTED)
         assert upkeep.tick() == set()
 
 
-def test_assets_that_dagster_has_not_loaded_are_asked_for_after_a_reload(make_project: Make, tmp_path: Path) -> None:
+def test_assets_that_dagster_has_not_loaded_are_asked_for_after_a_reload(
+    make_project: Make, tmp_path: Path
+) -> None:
     scenes = tmp_path / "scenes"
-    project = make_project(methods=["base"], automation={"benchmark": True}, dense={"root": str(scenes)})
+    project = make_project(
+        methods=["base"], automation={"benchmark": True}, dense={"root": str(scenes)}
+    )
     build(project, "base_checkpoint")
     with dg.DagsterInstance.ephemeral() as instance:
         loaded_before = Upkeep(project, instance, "shapes")
@@ -200,7 +230,14 @@ def test_chain_is_asked_for_link_by_link_up_to_the_comparison(kept_up: Project) 
                 build(kept_up, stage, (partition or "all").replace("|", "/"))
             asked = upkeep.tick()
     assert links == [
-        *("base_checkpoint", "corpus", "evaluation_set", "corpus_embeddings", "domain_results", "faiss_index"),
+        *(
+            "base_checkpoint",
+            "corpus",
+            "evaluation_set",
+            "corpus_embeddings",
+            "domain_results",
+            "faiss_index",
+        ),
         *("retrieved_set", "customized_checkpoint", "domain_results", "comparison"),
     ]
 
@@ -224,7 +261,10 @@ def test_check_that_blocks_stops_the_chain_of_its_domain(kept_up: Project) -> No
         asked = upkeep.tick()
         assert ("customized_checkpoint", partition_of("colours/gated-image")) in asked
         assert ("customized_checkpoint", partition_of("shapes/gated-image")) not in asked
-        assert "shapes/gated-image: not asked for: classes_have_pairs of retrieved_set has failed" in upkeep.log
+        assert (
+            "shapes/gated-image: not asked for: classes_have_pairs of retrieved_set has failed"
+            in upkeep.log
+        )
 
 
 def report(instance: dg.DagsterInstance, slug: str, *, passed: bool) -> None:
@@ -239,7 +279,9 @@ def report(instance: dg.DagsterInstance, slug: str, *, passed: bool) -> None:
 
 
 @pytest.mark.parametrize(("reason", "again"), [(INTERRUPTED, True), ("something else", False)])
-def test_run_that_ended_with_the_servers_is_asked_for_again(kept_up: Project, reason: str, again: bool) -> None:
+def test_run_that_ended_with_the_servers_is_asked_for_again(
+    kept_up: Project, reason: str, again: bool
+) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
         upkeep.tick()
@@ -256,7 +298,11 @@ def test_run_that_dagster_starts_again_is_waited_for(kept_up: Project) -> None:
         assert upkeep.tick() == set() and "corpus all: was asked for" not in upkeep.log
         for run in instance.get_runs():
             instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # as after the last try
-        assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log and "try 2 of 6" in upkeep.log
+        assert (
+            upkeep.tick() == set()
+            and "corpus all: was asked for" in upkeep.log
+            and "try 2 of 6" in upkeep.log
+        )
 
 
 def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: Project) -> None:
@@ -280,7 +326,8 @@ def test_request_says_what_it_is_for_and_what_goes_first(kept_up: Project) -> No
     tags = upkeep.tags["customized_checkpoint", partition_of("shapes/gated-image")]
     assert tags["domain"] == "shapes" and tags["method"] == "gated-image"
     assert "has not been materialized" in tags["reason"]
-    # Dagster's pages show no tag that begins with `.dagster/`, and those of `dagster/` only when they are asked for.
+    # Dagster's pages show no tag that begins with `.dagster/`, and those of `dagster/` only when
+    # they are asked for.
     assert {name for name in tags if "dagster/" not in name} == {"domain", "method", "reason"}
     first = upkeep.tags["evaluation_set", "colours"]
     assert int(first["dagster/priority"]) > int(tags["dagster/priority"])
@@ -300,12 +347,24 @@ def test_small_training_goes_before_a_large_one_and_the_benchmark_last() -> None
 @pytest.mark.parametrize("enabled", [True, False])
 def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled: bool) -> None:
     loaded = repository(make_project(automation={"enabled": enabled}))
-    running = {sensor.name: sensor.default_status.value == "RUNNING" for sensor in loaded.sensor_defs}
-    running |= {schedule.name: schedule.default_status.value == "RUNNING" for schedule in loaded.schedule_defs}
-    assert running == {"domain_files": True, "freshness": True, "upkeep": enabled, "recustomize": enabled}
+    running = {
+        sensor.name: sensor.default_status.value == "RUNNING" for sensor in loaded.sensor_defs
+    }
+    running |= {
+        schedule.name: schedule.default_status.value == "RUNNING"
+        for schedule in loaded.schedule_defs
+    }
+    assert running == {
+        "domain_files": True,
+        "freshness": True,
+        "upkeep": enabled,
+        "recustomize": enabled,
+    }
 
 
-def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(make_project: Make) -> None:
+def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(
+    make_project: Make,
+) -> None:
     project = make_project(automation={"schedule": "30 2 * * *", "timezone": "Europe/Berlin"})
     (project.config.domains / "plain.yaml").write_text("classes: [cat]\n")
     loaded = repository(project)
@@ -320,7 +379,10 @@ def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(m
             resources={"project": ProjectResource(config_path=str(project.path))},
         )
         requests = schedule.evaluate_tick(context).run_requests
-    assert [({key.path[-1] for key in request.asset_selection}, request.partition_key) for request in requests] == [
+    assert [
+        ({key.path[-1] for key in request.asset_selection}, request.partition_key)
+        for request in requests
+    ] == [
         ({"corpus", "base_checkpoint"}, None),
         ({"evaluation_set"}, "shapes"),
     ]
@@ -328,29 +390,41 @@ def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(m
 
 
 @pytest.mark.slow
-def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(make_project: Make, tmp_path: Path) -> None:
-    project = make_project(methods=["base", "linear-head"], automation={"enabled": True, "interval_seconds": 2})
+def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(
+    make_project: Make, tmp_path: Path
+) -> None:
+    project = make_project(
+        methods=["base", "linear-head"], automation={"enabled": True, "interval_seconds": 2}
+    )
     waiting = tmp_path / "shapes.yaml"
     (project.config.domains / "shapes.yaml").rename(waiting)
     (project.config.domains / "colours.yaml").unlink()
     with dagster_home(tmp_path / "home") as home, running_daemon(project, home) as log:
         waiting.rename(project.config.domains / "shapes.yaml")
         trained = ("customized_checkpoint", "shapes/linear-head")
-        wait_for(lambda: trained[1] in project.store.keys(trained[0]), 400, "trained checkpoint", log)
+        wait_for(
+            lambda: trained[1] in project.store.keys(trained[0]), 400, "trained checkpoint", log
+        )
         wait_for(lambda: "shapes" in project.store.keys("comparison"), 200, "comparison", log)
         with dg.DagsterInstance.from_config(str(home)) as instance:
             runs = instance.get_runs()
             made = [_inputs_of(run) for run in runs if run.status == dg.DagsterRunStatus.SUCCESS]
             assert len(made) == len(set(made)), "no work was done twice"
             assert json.dumps([run.tags for run in runs]).count("linear-head") >= 2
-    assert not [task for task in survey(project, ["shapes"]).tasks if task.stage in ("corpus", "retrieved_set")]
+    assert not [
+        task
+        for task in survey(project, ["shapes"]).tasks
+        if task.stage in ("corpus", "retrieved_set")
+    ]
 
 
 @pytest.mark.slow
 def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     make_project: Make, _indexed_store: Path, tmp_path: Path
 ) -> None:
-    project = make_project(methods=["base", "gated-image"], automation={"enabled": True, "interval_seconds": 2})
+    project = make_project(
+        methods=["base", "gated-image"], automation={"enabled": True, "interval_seconds": 2}
+    )
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")
@@ -362,7 +436,8 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
         running_daemon(project, one) as log,
         running_daemon(project, two) as other,
     ):
-        # Two processes must not open a fresh Dagster home at once, so nobody looks into it before it has worked.
+        # Two processes must not open a fresh Dagster home at once, so nobody looks into it before
+        # it has worked.
         wait_for(lambda: made[1] in project.store.keys(made[0]), 500, "comparison", log)
         for home, written in ((one, log), (two, other)):
             wait_for(lambda home=home: made in _succeeded(home), 200, "comparison of each", written)
@@ -370,7 +445,11 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     found = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
     names = [run.info.run_name for run in found]
     assert len(names) == len(set(names)) and "customized_checkpoint shapes/gated-image" in names
-    for stage, key in (("retrieved_set", "shapes"), ("customized_checkpoint", "shapes/gated-image"), made):
+    for stage, key in (
+        ("retrieved_set", "shapes"),
+        ("customized_checkpoint", "shapes/gated-image"),
+        made,
+    ):
         assert len(list(project.store.directory(stage, key).glob("*/manifest.json"))) == 1
     assert len(client.search_model_versions("name = 'react-shapes'")) == 1
 
@@ -381,12 +460,17 @@ def test_cancelled_training_frees_the_device_for_the_next(
 ) -> None:
     steps = {**PIPELINE["customization"]["defaults"], "steps": 3_000, "checkpoint_every": 500}
     automation = {"enabled": True, "interval_seconds": 2}
-    project = make_project(methods=["gated-image"], automation=automation, customization={"defaults": steps})
+    project = make_project(
+        methods=["gated-image"], automation=automation, customization={"defaults": steps}
+    )
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")
     retrieve_pairs(project, "shapes")
-    with dagster_home(tmp_path / "home") as home, dg.DagsterInstance.from_config(str(home)) as instance:
+    with (
+        dagster_home(tmp_path / "home") as home,
+        dg.DagsterInstance.from_config(str(home)) as instance,
+    ):
 
         def places_taken() -> int:
             return instance.event_log_storage.get_concurrency_info("gpu").active_slot_count
@@ -399,19 +483,34 @@ def test_cancelled_training_frees_the_device_for_the_next(
             assert cancelled is not None and places_taken() == 1
             assert instance.run_launcher.terminate(cancelled.run_id)
             ended = dg.DagsterRunStatus.CANCELED
-            wait_for(lambda: instance.get_run_by_id(cancelled.run_id).status == ended, 60, "cancelled run", log)
+            wait_for(
+                lambda: instance.get_run_by_id(cancelled.run_id).status == ended,
+                60,
+                "cancelled run",
+                log,
+            )
             wait_for(lambda: places_taken() == 0, 30, "free place", log)
             change_pipeline(project, methods=["gated-image", "locked-text"])
-            wait_for(lambda: training_under_way(instance, "locked-text"), 100, "another training", log)
-            assert training_under_way(instance, "gated-image") is None, "a person's cancelling is respected"
+            wait_for(
+                lambda: training_under_way(instance, "locked-text"), 100, "another training", log
+            )
+            assert training_under_way(instance, "gated-image") is None, (
+                "a person's cancelling is respected"
+            )
     assert project.store.keys("customized_checkpoint") == []
 
 
 def _succeeded(home: Path) -> Asked:
     with dg.DagsterInstance.from_config(str(home)) as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
-        return {(key.path[-1], run.tags.get("dagster/partition")) for run in runs for key in run.asset_selection or ()}
+        return {
+            (key.path[-1], run.tags.get("dagster/partition"))
+            for run in runs
+            for key in run.asset_selection or ()
+        }
 
 
 def _inputs_of(run: dg.DagsterRun) -> str:
-    return json.dumps(sorted((name, value) for name, value in run.tags.items() if name.startswith(INPUTS_TAG)))
+    return json.dumps(
+        sorted((name, value) for name, value in run.tags.items() if name.startswith(INPUTS_TAG))
+    )

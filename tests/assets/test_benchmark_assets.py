@@ -15,7 +15,12 @@ from PIL import Image
 from support_elevater import write_elevater
 from support_launch import dagster_home, metadata_of
 
-from react_pipeline.assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
+from react_pipeline.assets.benchmark_checks import (
+    bad_features,
+    contradictions,
+    count_test_images,
+    look_for_test_images,
+)
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
@@ -37,7 +42,10 @@ class Launched:
 
 @pytest.fixture(scope="module")
 def launched(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    mlflow_database: Path,
 ) -> Iterator[Launched]:
     """The whole lineage of one domain, with two of three data sets there."""
     directory = tmp_path_factory.mktemp("launched")
@@ -54,7 +62,9 @@ def launched(
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_benchmark_is_built_for_every_method_and_a_second_launch_reuses_all(launched: Launched) -> None:
+def test_benchmark_is_built_for_every_method_and_a_second_launch_reuses_all(
+    launched: Launched,
+) -> None:
     assert not launched.first.failed and not launched.first.skipped
     # Features and results of the base and the method with an image tower, and their comparison.
     assert (launched.second.built, launched.second.reused) == (0, 5)
@@ -66,12 +76,20 @@ def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> No
     checks = [
         entry.dagster_event.asset_check_evaluation_data
         for run_id in launched.first.run_ids
-        for entry in launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        for entry in launched.instance.all_logs(
+            run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        )
         if entry.dagster_event
     ]
     blocking = {check.check_name: check.blocking for check in checks}
-    assert blocking["features_are_finite_and_have_a_direction"] and blocking["what_is_unavailable_has_no_value"]
-    assert not blocking["benchmark_mean_is_at_least_base"] and not blocking["training_pairs_hold_no_test_image"]
+    assert (
+        blocking["features_are_finite_and_have_a_direction"]
+        and blocking["what_is_unavailable_has_no_value"]
+    )
+    assert (
+        not blocking["benchmark_mean_is_at_least_base"]
+        and not blocking["training_pairs_hold_no_test_image"]
+    )
     assert all(check.passed for check in checks if check.blocking)
 
 
@@ -85,7 +103,9 @@ def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_co
     assert "nothing was trained" in str(look_for_test_images(project, "shapes", "base").description)
     retrieval = project.config.retrieval.model_copy(update={"k_per_prompt": 7})
     stale = replace(project, config=project.config.model_copy(update={"retrieval": retrieval}))
-    assert "`retrieved_set`" in str(look_for_test_images(stale, "shapes", "gated-image").description)
+    assert "`retrieved_set`" in str(
+        look_for_test_images(stale, "shapes", "gated-image").description
+    )
 
 
 @pytest.mark.slow
@@ -109,7 +129,9 @@ def test_comparison_counts_what_both_have_and_a_linear_head_has_none(launched: L
     table = pd.read_parquet(artifact.file("table.parquet"))
     rows = table[table["status"] == "ok"]
     assert set(rows["dataset"]) == {"fer-2013", "mnist"}
-    assert artifact.counts["mean_delta"]["gated-image.zero-shot"] == pytest.approx(rows["delta"].mean())
+    assert artifact.counts["mean_delta"]["gated-image.zero-shot"] == pytest.approx(
+        rows["delta"].mean()
+    )
     with Image.open(artifact.file("comparison.png")) as figure:
         assert figure.width > 300
     assert "comparison" in metadata_of(launched.instance, "benchmark_comparison", "shapes")
@@ -117,7 +139,9 @@ def test_comparison_counts_what_both_have_and_a_linear_head_has_none(launched: L
 
 def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
     assert not [
-        stage for stage, _ in plan(build_defs(), "*", ["a"], ["base"]) if stage.startswith(("benchmark", "dense"))
+        stage
+        for stage, _ in plan(build_defs(), "*", ["a"], ["base"])
+        if stage.startswith(("benchmark", "dense"))
     ]
 
 
@@ -144,7 +168,11 @@ def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
 
 def test_no_method_beside_the_base_no_comparison_with_it() -> None:
     defs = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
-    for methods, stages in ((["base"], set()), (["base", "linear-head"], set()), (["full"], {"dense_comparison"})):
+    for methods, stages in (
+        (["base"], set()),
+        (["base", "linear-head"], set()),
+        (["full"], {"dense_comparison"}),
+    ):
         planned = {stage for stage, _ in plan(defs, "group:dense", ["a"], methods)}
         assert {stage for stage in planned if stage.endswith("comparison")} == stages
 
@@ -159,7 +187,9 @@ def test_features_without_a_direction_are_counted(tiny_project: Project) -> None
         np.save(directory / "mnist" / "test_labels.npy", np.zeros(4, np.int64))
         return {}
 
-    artifact = tiny_project.store.build(Inputs("benchmark_features", "shapes/base", {}, {}, "1"), write)
+    artifact = tiny_project.store.build(
+        Inputs("benchmark_features", "shapes/base", {}, {}, "1"), write
+    )
     assert dict(bad_features(artifact)) == {"mnist/test.npy": 2}
 
 
@@ -171,17 +201,28 @@ def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) ->
         return {}
 
     def write_pairs(directory: Path) -> dict[str, int]:
-        pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]}).to_parquet(directory / "pairs.parquet")
+        pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]}).to_parquet(
+            directory / "pairs.parquet"
+        )
         return {}
 
-    features = tiny_project.store.build(Inputs("benchmark_features", "shapes/full", {}, {}, "1"), write_features)
+    features = tiny_project.store.build(
+        Inputs("benchmark_features", "shapes/full", {}, {}, "1"), write_features
+    )
     pairs = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write_pairs)
     assert count_test_images(pairs, features) == 1
 
 
 def test_rows_that_make_missing_data_a_score_are_found() -> None:
     rows = pd.DataFrame(
-        [(0.5, None, 10), (None, "gone", 0), (0.0, "gone", 0), (None, None, 10), (0.5, None, 0), (50.0, None, 10)],
+        [
+            (0.5, None, 10),
+            (None, "gone", 0),
+            (0.0, "gone", 0),
+            (None, None, 10),
+            (0.5, None, 0),
+            (50.0, None, 10),
+        ],
         columns=["value", "unavailable", "n"],
     )
     assert contradictions(rows[:2]) == 0

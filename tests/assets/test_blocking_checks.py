@@ -33,7 +33,9 @@ def counts(**values: Any) -> Write:
 
 def losses(*values: float) -> Write:
     def write(staging: Path) -> dict[str, Any]:
-        lines = [json.dumps({"step": step, "loss": value}) + "\n" for step, value in enumerate(values)]
+        lines = [
+            json.dumps({"step": step, "loss": value}) + "\n" for step, value in enumerate(values)
+        ]
         (staging / "metrics.jsonl").write_text("".join(lines))
         return {}
 
@@ -48,7 +50,9 @@ def vectors(name: str, value: float) -> Write:
             path.parent.mkdir(exist_ok=True)
             np.save(path, rows)
         (staging / "metadata").mkdir()
-        pd.DataFrame({"caption": ["a", "b", "c"]}).to_parquet(staging / "metadata" / "metadata_0.parquet")
+        pd.DataFrame({"caption": ["a", "b", "c"]}).to_parquet(
+            staging / "metadata" / "metadata_0.parquet"
+        )
         (staging / GROUPS_FILE).write_text('{"rows": 3}\n')
         return {"rows": 3}
 
@@ -57,7 +61,9 @@ def vectors(name: str, value: float) -> Write:
 
 def results(**row: Any) -> Write:
     def write(staging: Path) -> dict[str, Any]:
-        pd.DataFrame([{"value": 0.5, "unavailable": None, "n": 4, **row}]).to_parquet(staging / "results.parquet")
+        pd.DataFrame([{"value": 0.5, "unavailable": None, "n": 4, **row}]).to_parquet(
+            staging / "results.parquet"
+        )
         return {"datasets_evaluated": 1, "of": 20}
 
     return write
@@ -73,9 +79,18 @@ def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any)
         pd.DataFrame({"set": ["voc"], "image_id": [1], "width": [40], "height": [30]}).to_parquet(
             staging / "images.parquet"
         )
-        figure = {"set": "voc", "source": "truth", "figure": "ap50", "value": 0.5, "unavailable": None, **row}
+        figure = {
+            "set": "voc",
+            "source": "truth",
+            "figure": "ap50",
+            "value": 0.5,
+            "unavailable": None,
+            **row,
+        }
         pd.DataFrame([figure]).to_parquet(staging / "results.parquet")
-        pd.DataFrame({"set": [classes], "source": ["truth"]}).to_parquet(staging / "per_class.parquet")
+        pd.DataFrame({"set": [classes], "source": ["truth"]}).to_parquet(
+            staging / "per_class.parquet"
+        )
         return {"not_measured": {}}
 
     return write
@@ -103,21 +118,51 @@ CASES: list[tuple[Any, str, Write, Write]] = [
     ),
     (checks.loss_is_finite, GATED, losses(2.0, 1.0), losses(2.0, float("nan"), 1.0)),
     (checks.loss_is_finite, GATED, losses(2.0, 1.0), losses()),
-    (checks.training_starts_at_the_base, GATED, counts(step0_max_difference=0.0), counts(step0_max_difference=1e-6)),
-    (checks.training_starts_at_the_base, HEAD, counts(step0_max_difference=1e-6), counts(step0_max_difference=1e-2)),
+    (
+        checks.training_starts_at_the_base,
+        GATED,
+        counts(step0_max_difference=0.0),
+        counts(step0_max_difference=1e-6),
+    ),
+    (
+        checks.training_starts_at_the_base,
+        HEAD,
+        counts(step0_max_difference=1e-6),
+        counts(step0_max_difference=1e-2),
+    ),
     (
         benchmark_checks.features_are_finite_and_have_a_direction,
         GATED,
         vectors("a.npy", 1),
         vectors("a.npy", 0),
     ),
-    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(unavailable="not downloaded")),
+    (
+        benchmark_checks.what_is_unavailable_has_no_value,
+        GATED,
+        results(),
+        results(unavailable="not downloaded"),
+    ),
     (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=None)),
     (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(n=0)),
     (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=1.5)),
-    (benchmark_checks.detections_are_finite_and_in_their_images, GATED, dense(), dense({"score": float("nan")})),
-    (benchmark_checks.detections_are_finite_and_in_their_images, GATED, dense(), dense({"bbox": [30, 10, 20, 20]})),
-    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(unavailable="not downloaded")),
+    (
+        benchmark_checks.detections_are_finite_and_in_their_images,
+        GATED,
+        dense(),
+        dense({"score": float("nan")}),
+    ),
+    (
+        benchmark_checks.detections_are_finite_and_in_their_images,
+        GATED,
+        dense(),
+        dense({"bbox": [30, 10, 20, 20]}),
+    ),
+    (
+        benchmark_checks.what_was_not_measured_has_no_value,
+        GATED,
+        dense(),
+        dense(unavailable="not downloaded"),
+    ),
     (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
     (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
 ]
@@ -137,7 +182,9 @@ def test_every_blocking_check_is_shown_failing_here() -> None:
     assert {check.__name__ for check, *_ in CASES} | LEAKAGE == set(STAGE_OF)
 
 
-@pytest.mark.parametrize(("check", "key", "right", "wrong"), CASES, ids=[case[0].__name__ for case in CASES])
+@pytest.mark.parametrize(
+    ("check", "key", "right", "wrong"), CASES, ids=[case[0].__name__ for case in CASES]
+)
 def test_a_blocking_check_fails_for_what_it_is_there_for(
     make_project: Callable[..., Project], check: Any, key: str, right: Write, wrong: Write
 ) -> None:

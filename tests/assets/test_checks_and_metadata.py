@@ -12,7 +12,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from react_pipeline.assets.checks import count_bad_vectors, leakage, recall_is_sufficient, warning_below
+from react_pipeline.assets.checks import (
+    count_bad_vectors,
+    leakage,
+    recall_is_sufficient,
+    warning_below,
+)
 from react_pipeline.assets.metadata import MAX_IMAGE_BYTES, data_uri, describe
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import ProjectResource
@@ -21,7 +26,12 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.errors import CorruptArtifact, RetrievalError, StoreWriteError, TrainingError
+from react_pipeline.store.errors import (
+    CorruptArtifact,
+    RetrievalError,
+    StoreWriteError,
+    TrainingError,
+)
 
 
 def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> None:
@@ -32,11 +42,16 @@ def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> Non
     assert count_bad_vectors(tmp_path / "img_emb_0.npy") == 2
 
 
-@pytest.mark.parametrize(("at_10", "at_100", "enough"), [(0.95, 0.6, True), (0.85, 0.9, False), (0.95, 0.4, False)])
+@pytest.mark.parametrize(
+    ("at_10", "at_100", "enough"), [(0.95, 0.6, True), (0.85, 0.9, False), (0.95, 0.4, False)]
+)
 def test_recall_of_either_depth_that_is_too_low_fails_the_check(
     tiny_project: Project, at_10: float, at_100: float, enough: bool
 ) -> None:
-    recall = {"recall_at_10": {"image": at_10, "text": 1.0}, "recall_at_100": {"image": 1.0, "text": at_100}}
+    recall = {
+        "recall_at_10": {"image": at_10, "text": 1.0},
+        "recall_at_100": {"image": 1.0, "text": at_100},
+    }
     counts = {**recall, "key": "HNSW32", "reason": "configured"}
     tiny_project.store.build(Inputs("faiss_index", "all", {}, {}, "1"), lambda _: counts)
     result = recall_is_sufficient(project=ProjectResource(config_path=str(tiny_project.path)))
@@ -54,7 +69,9 @@ def test_evaluation_image_among_the_pairs_fails_the_check(
     domain["evaluation"]["path"] = str(tmp_path / "measured")
     path.write_text(yaml.safe_dump(domain))
     (tmp_path / "measured" / "circle").mkdir(parents=True)
-    shutil.copy(drawings / "evaluation" / "shapes" / "circle" / "2.png", tmp_path / "measured" / "circle")
+    shutil.copy(
+        drawings / "evaluation" / "shapes" / "circle" / "2.png", tmp_path / "measured" / "circle"
+    )
     publish_evaluation_set(indexed_project, "shapes")
     retrieve_pairs(indexed_project, "shapes")
     # Comes to be measured on after the pairs were chosen; the corpus holds the first of the two.
@@ -75,7 +92,8 @@ def test_loss_of_accuracy_only_warns() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RetrievalError("no pair"), TrainingError("diverged"), CorruptArtifact("bad"), KeyError("x")]
+    "error",
+    [RetrievalError("no pair"), TrainingError("diverged"), CorruptArtifact("bad"), KeyError("x")],
 )
 def test_what_fails_the_same_way_again_is_not_tried_again(error: Exception) -> None:
     with pytest.raises(dg.Failure) as failure, readable_failures():
@@ -103,8 +121,17 @@ def test_pictures_are_made_small_enough(tmp_path: Path) -> None:
 
 
 def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project) -> None:
-    counts = {"n": 3, "share": 0.5, "ok": True, "dropped": {"cap": 2}, "starving": ["a", "b"], "unavailable": "no set"}
-    artifact = tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), lambda _: counts)
+    counts = {
+        "n": 3,
+        "share": 0.5,
+        "ok": True,
+        "dropped": {"cap": 2},
+        "starving": ["a", "b"],
+        "unavailable": "no set",
+    }
+    artifact = tiny_project.store.build(
+        Inputs("domain_results", "shapes/base", {}, {}, "1"), lambda _: counts
+    )
     shown = describe(artifact)
     assert (shown["n"], shown["share"], shown["dropped.cap"]) == (3, 0.5, 2)
     assert shown["ok"].value is True
@@ -112,16 +139,28 @@ def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project)
     assert shown["fingerprint"] == artifact.fingerprint
 
 
-def test_checkpoint_shows_recall_before_and_after_and_how_far_its_gates_opened(tiny_project: Project) -> None:
+def test_checkpoint_shows_recall_before_and_after_and_how_far_its_gates_opened(
+    tiny_project: Project,
+) -> None:
     def write(directory: Path) -> dict[str, object]:
-        records = [{"step": step, "gate_attn_1": 0.1 * step, "gate_dense_1": 0.2 * step} for step in range(3)]
-        (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        records = [
+            {"step": step, "gate_attn_1": 0.1 * step, "gate_dense_1": 0.2 * step}
+            for step in range(3)
+        ]
+        (directory / "metrics.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
         before, after = {"r1_image_to_text": 0.25}, {"r1_image_to_text": 0.5}
         return {"images_per_second": 12.5, "held_out_before": before, "held_out_after": after}
 
-    artifact = tiny_project.store.build(Inputs("customized_checkpoint", "shapes/gated-image", {}, {}, "1"), write)
+    artifact = tiny_project.store.build(
+        Inputs("customized_checkpoint", "shapes/gated-image", {}, {}, "1"), write
+    )
     shown = describe(artifact)
-    assert (shown["held_out_before.r1_image_to_text"], shown["held_out_after.r1_image_to_text"]) == (0.25, 0.5)
+    assert (
+        shown["held_out_before.r1_image_to_text"],
+        shown["held_out_after.r1_image_to_text"],
+    ) == (0.25, 0.5)
     assert shown["images_per_second"] == 12.5
     assert shown["table"].value.splitlines()[-1] == r"| r1\_image\_to\_text | 0.25 | 0.5 | 0.25 |"
     assert shown["gates"].value.splitlines()[-1] == "| 1 | 0.2 | 0.4 |"
@@ -132,11 +171,15 @@ def test_checkpoint_without_gates_or_held_out_pairs_shows_no_table(tiny_project:
         (directory / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
         return {"held_out_before": {}, "held_out_after": {}}
 
-    artifact = tiny_project.store.build(Inputs("customized_checkpoint", "shapes/full", {}, {}, "1"), write)
+    artifact = tiny_project.store.build(
+        Inputs("customized_checkpoint", "shapes/full", {}, {}, "1"), write
+    )
     assert not {"table", "gates"} & set(describe(artifact))
 
 
-def test_a_result_shows_its_classes_as_bars_and_how_fast_it_was_measured(tiny_project: Project) -> None:
+def test_a_result_shows_its_classes_as_bars_and_how_fast_it_was_measured(
+    tiny_project: Project,
+) -> None:
     names = ["$\\frac{$", "<b>x</b>", *(f"class {number}" for number in range(100))]
 
     def write(directory: Path) -> dict[str, float]:
@@ -145,7 +188,9 @@ def test_a_result_shows_its_classes_as_bars_and_how_fast_it_was_measured(tiny_pr
         table.to_parquet(directory / "per_class.parquet")
         return {"n": 204, "seconds": 4.0}
 
-    shown = describe(tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), write))
+    shown = describe(
+        tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), write)
+    )
     assert shown["accuracy"].value.startswith("![accuracy](data:image/jpeg;base64,")
     assert len(shown["accuracy"].value) < MAX_IMAGE_BYTES + 100
     assert shown["images_per_second"] == 51.0

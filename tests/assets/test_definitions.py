@@ -40,7 +40,11 @@ def test_every_stage_of_the_lineage_is_an_asset() -> None:
 
 
 def before(names: set[str]) -> set[str]:
-    parents = {parent.to_user_string() for name in names for parent in graph.get(dg.AssetKey(name)).parent_keys}
+    parents = {
+        parent.to_user_string()
+        for name in names
+        for parent in graph.get(dg.AssetKey(name)).parent_keys
+    }
     return names | before(parents) if parents else names
 
 
@@ -52,7 +56,9 @@ def test_lineage_shows_every_parent_once_and_none_that_another_implies(stage: St
     assert not [name for name in shown if name in before(shown - {name})]
 
 
-@pytest.mark.parametrize("stage", [stage.name for stage in STAGES.values() if stage.scope == "domain"])
+@pytest.mark.parametrize(
+    "stage", [stage.name for stage in STAGES.values() if stage.scope == "domain"]
+)
 def test_whatever_belongs_to_a_domain_follows_from_its_file(stage: str) -> None:
     assert "domain_file" in before({stage})
 
@@ -62,13 +68,26 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
     node = graph.get(dg.AssetKey(stage))
     assert len(node.description or "") > 80
     assert node.owners and node.kinds
-    assert node.group_name in {"corpus", "retrieval", "customization", "evaluation", "benchmark", "dense"}
+    assert node.group_name in {
+        "corpus",
+        "retrieval",
+        "customization",
+        "evaluation",
+        "benchmark",
+        "dense",
+    }
     assert node.code_version == STAGES[stage].version
 
 
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
-    on_device = {"corpus_embeddings", "retrieved_set", "control_set", "customized_checkpoint", "domain_results"}
+    on_device = {
+        "corpus_embeddings",
+        "retrieved_set",
+        "control_set",
+        "customized_checkpoint",
+        "domain_results",
+    }
     assert pools == on_device | {"benchmark_features", "benchmark_results", "dense_results"}
 
 
@@ -91,7 +110,9 @@ def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path
     project = make_project(methods=methods, dense={"root": str(tmp_path)})
     assert methods_of("dense_results", project) == ["base", "full"]
     assert set(methods_of("customized_checkpoint", project)) == set(methods[1:])
-    loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    loaded = build_defs(
+        project=ProjectResource(config_path=str(project.path))
+    ).resolve_asset_graph()
     groups = {STAGES[key.path[-1]].group for key in loaded.materializable_asset_keys}
     assert "dense" in groups and "benchmark" not in groups
     alone = make_project(methods=["base", "linear-head"], dense={"root": str(tmp_path)})
@@ -104,7 +125,9 @@ def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> N
     trained = {}
     for method in ("gated-image", "gated-image-control"):
         project = make_project(methods=["base", method])
-        loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+        loaded = build_defs(
+            project=ProjectResource(config_path=str(project.path))
+        ).resolve_asset_graph()
         node = loaded.get(dg.AssetKey("customized_checkpoint"))
         assert node.parent_keys <= loaded.materializable_asset_keys
         trained[method] = {key.path[-1] for key in node.parent_keys}
@@ -115,15 +138,22 @@ def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> N
 
 def test_a_pipeline_of_the_base_alone_has_no_training(make_project) -> None:
     project = make_project(methods=["base"])
-    loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    loaded = build_defs(
+        project=ProjectResource(config_path=str(project.path))
+    ).resolve_asset_graph()
     found = {key.path[-1] for key in loaded.materializable_asset_keys}
-    assert {"retrieved_set", "domain_results"} <= found and not found & {"control_set", "customized_checkpoint"}
+    assert {"retrieved_set", "domain_results"} <= found and not found & {
+        "control_set",
+        "customized_checkpoint",
+    }
     assert not {key.path[-1] for key in loaded.get_all_asset_keys()} - found - {"domain_file"}
 
 
 def methods_of(stage: str, project: Project, *extra: str) -> list[str]:
     """The methods that a stage has partitions for."""
-    asked = build_defs(extra, project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    asked = build_defs(
+        extra, project=ProjectResource(config_path=str(project.path))
+    ).resolve_asset_graph()
     found = asked.get(dg.AssetKey(stage)).partitions_def
     assert isinstance(found, dg.MultiPartitionsDefinition)
     return list(found.get_partitions_def_for_dimension("method").get_partition_keys())
@@ -156,10 +186,14 @@ def test_a_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # 
     dg.validate_run_config(job, {})
     assert set(defs.resources or {}) == {"project"}
     with pytest.raises(dg.DagsterInvalidConfigError):
-        dg.validate_run_config(job, {"resources": {"project": {"config": {"config_path": "/evil.yaml"}}}})
+        dg.validate_run_config(
+            job, {"resources": {"project": {"config": {"config_path": "/evil.yaml"}}}}
+        )
 
 
-@pytest.mark.parametrize("name", ["..", "a/b", "x,y", "Animals", "two words", "größe", "", "a" * 64])  # FAULTS 23
+@pytest.mark.parametrize(
+    "name", ["..", "a/b", "x,y", "Animals", "two words", "größe", "", "a" * 64]
+)  # FAULTS 23
 def test_partition_that_is_no_slug_is_refused_before_anything_is_read(name: str) -> None:
     with pytest.raises(dg.Failure, match="is not a domain") as failure:
         require_slug(name)

@@ -53,8 +53,13 @@ def rows(path: Path) -> int:
     return int(count)
 
 
-def test_only_databases_of_the_home_are_written_without_waiting_and_only_for_a_while(tmp_path: Path) -> None:
-    home, other = database(tmp_path / "home" / "runs.db"), database(tmp_path / "mlflow" / "mlflow.db")
+def test_only_databases_of_the_home_are_written_without_waiting_and_only_for_a_while(
+    tmp_path: Path,
+) -> None:
+    home, other = (
+        database(tmp_path / "home" / "runs.db"),
+        database(tmp_path / "mlflow" / "mlflow.db"),
+    )
     log = home.with_name("runs.db-wal")
     with held_open(instance_at(tmp_path / "home")):
         assert (write(home), write(home), write(other)) == (NORMAL, NORMAL, FULL)

@@ -1,4 +1,6 @@
-"""Freshness as the UI shows it: checks of what is out of date, reported again when the answer changes."""
+"""Freshness as the UI shows it: checks of what is out of date, reported again when the answer
+changes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Home:
     def shown(self, stage: str) -> dg.AssetCheckEvaluation | None:
         """The evaluation that the UI shows; None if the last one was only planned."""
         key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
-        last = self.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key].evaluation
+        last = self.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[
+            key
+        ].evaluation
         return last if isinstance(last, dg.AssetCheckEvaluation) else None
 
 
@@ -64,17 +68,25 @@ def home(trained: Project) -> Iterator[Home]:
 
 
 def test_what_is_fresh_passes_and_is_reported_once(home: Home) -> None:
-    assert {stage: event.passed for stage, event in home.tick().items()} == {PAIRS: True, CHECKPOINTS: True}
+    assert {stage: event.passed for stage, event in home.tick().items()} == {
+        PAIRS: True,
+        CHECKPOINTS: True,
+    }
     assert home.tick() == {}
     assert home.shown(PAIRS).description == "0 of 1 out of date"
 
 
-def test_changed_domain_warns_with_its_reason_until_it_is_built_again(trained: Project, home: Home) -> None:
+def test_changed_domain_warns_with_its_reason_until_it_is_built_again(
+    trained: Project, home: Home
+) -> None:
     home.tick()
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     reported = home.tick()
     assert reported[PAIRS].severity == dg.AssetCheckSeverity.WARN and not reported[PAIRS].blocking
-    assert "shapes: " in reported[PAIRS].description and "was built with another" in reported[PAIRS].description
+    assert (
+        "shapes: " in reported[PAIRS].description
+        and "was built with another" in reported[PAIRS].description
+    )
     assert not home.shown(PAIRS).passed and not home.shown(CHECKPOINTS).passed
     for stage in ("evaluation_set", "retrieved_set"):
         build(trained, stage, "shapes", images=["x", "y"])
@@ -97,7 +109,9 @@ def test_checkpoint_that_the_policy_holds_back_says_so(trained: Project, home: H
     assert "held back" not in home.tick()[CHECKPOINTS].description
 
 
-def test_check_of_a_run_is_corrected_and_one_that_never_came_is_made_up_for(trained: Project, home: Home) -> None:
+def test_check_of_a_run_is_corrected_and_one_that_never_came_is_made_up_for(
+    trained: Project, home: Home
+) -> None:
     home.tick()
 
     @dg.asset(name=CHECKPOINTS)
@@ -121,7 +135,9 @@ def test_check_that_runs_with_a_materialization_says_the_same(trained: Project, 
 
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     reported = home.tick()[CHECKPOINTS]
-    done = dg.materialize([made, check_of_checkpoints()], instance=home.instance, resources={"project": home.resource})
+    done = dg.materialize(
+        [made, check_of_checkpoints()], instance=home.instance, resources={"project": home.resource}
+    )
     (evaluation,) = done.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.description) == (reported.passed, reported.description)
     assert not reported.passed
@@ -148,7 +164,9 @@ def test_run_of_a_launch_that_was_killed_is_closed(home: Home) -> None:
         pass
 
     started = dg.DagsterRunStatus.STARTED
-    dead = home.instance.create_run_for_job(empty, status=started, tags={LAUNCH_TAG: "elsewhere 1 1"})
+    dead = home.instance.create_run_for_job(
+        empty, status=started, tags={LAUNCH_TAG: "elsewhere 1 1"}
+    )
     other = home.instance.create_run_for_job(empty, status=started)
     home.tick()
     assert home.instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE

@@ -57,7 +57,10 @@ class Launched:
 
 @pytest.fixture(scope="module")
 def launched(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    mlflow_database: Path,
 ) -> Iterator[Launched]:
     directory = tmp_path_factory.mktemp("launched")
     project = write_project(directory, tiny_checkpoint, drawings)
@@ -90,7 +93,10 @@ def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Laun
 
 
 def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -> None:
-    defs, instance = build_defs(project=ProjectResource(config_path=str(launched.project.path))), launched.instance
+    defs, instance = (
+        build_defs(project=ProjectResource(config_path=str(launched.project.path))),
+        launched.instance,
+    )
     for node in defs.resolve_asset_graph().asset_nodes:
         keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
         made = instance.get_materialized_partitions(node.key)
@@ -98,7 +104,9 @@ def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -
         assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
-def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launched: Launched, tmp_path: Path) -> None:
+def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(
+    launched: Launched, tmp_path: Path
+) -> None:
     with dagster_home(tmp_path / "home"):
         again = materialize("*", ["shapes"], METHODS, launched.project.path)
         assert (again.built, again.reused) == (0, 15)
@@ -106,14 +114,19 @@ def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launch
             events = [
                 event
                 for run_id in again.run_ids
-                for event in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+                for event in instance.all_logs(
+                    run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+                )
             ]
         assert len(events) == 15
         assert materialize("*", ["shapes"], METHODS, launched.project.path).run_ids == []
 
 
 def test_runs_carry_only_tags_that_people_filter_by(launched: Launched) -> None:
-    shown = [{name for name in run.tags if "dagster/" not in name} for run in launched.instance.get_runs()]
+    shown = [
+        {name for name in run.tags if "dagster/" not in name}
+        for run in launched.instance.get_runs()
+    ]
     assert {"user", "domain", "method"} in shown
     assert set().union(*shown) == {"user", "domain", "method"}
 
@@ -124,12 +137,19 @@ def test_pictures_come_first_and_are_read_from_the_event_log(
     monkeypatch.setattr(pictures, "_instance", lambda: launched.instance)
     seen = set()
     for run_id in launched.first.run_ids:
-        (entry,) = launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        (entry,) = launched.instance.all_logs(
+            run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
         made = entry.asset_materialization
         assert made is not None
-        shown = {name: str(value.value) for name, value in made.metadata.items() if name != PICTURES}
+        shown = {
+            name: str(value.value) for name, value in made.metadata.items() if name != PICTURES
+        }
         images = [text for text in shown.values() if text.startswith("[![")]
-        assert images == [*shown.values()][: len(images)] and [*shown][-2:] == ["path", "fingerprint"]
+        assert images == [*shown.values()][: len(images)] and [*shown][-2:] == [
+            "path",
+            "fingerprint",
+        ]
         for text in images:
             # Dagster shows longer Markdown only after a click.
             assert len(text) < 1_000
@@ -138,29 +158,46 @@ def test_pictures_come_first_and_are_read_from_the_event_log(
             assert Image.open(io.BytesIO(picture_at(full) or b"")).width > 0
             assert picture_at(full + "x") == picture_at(full.replace(run_id, run_id[::-1])) == b""
             seen.add(made.asset_key.path[-1])
-    assert {"retrieved_set", "control_set", "domain_results", "comparison", "promotion", "overview"} <= seen
+    assert {
+        "retrieved_set",
+        "control_set",
+        "domain_results",
+        "comparison",
+        "promotion",
+        "overview",
+    } <= seen
     assert picture_at("/assets/corpus") is None
 
 
 def test_every_step_has_a_line_when_it_begins_and_one_when_it_ends(launched: Launched) -> None:
     ends = [line.partition(":")[0] for line in launched.lines if ": built, " in line]
     edges = [
-        line.partition(" ...")[0].partition(":")[0] for line in launched.lines if "..." in line or ": built, " in line
+        line.partition(" ...")[0].partition(":")[0]
+        for line in launched.lines
+        if "..." in line or ": built, " in line
     ]
     assert len(set(ends)) == 15 and edges == [name for name in ends for _ in range(2)]
     assert any(line.startswith("corpus_embeddings ... 96 pairs") for line in launched.lines)
-    trained = [line for line in launched.lines if line.startswith("customized_checkpoint") and "..." in line]
+    trained = [
+        line
+        for line in launched.lines
+        if line.startswith("customized_checkpoint") and "..." in line
+    ]
     assert "32 images" in trained[0] and "about" not in trained[0]
     assert "32 images" in trained[1] and "about" in trained[1]
 
 
-def test_every_run_is_in_the_dagster_instance_with_passed_blocking_checks(launched: Launched) -> None:
+def test_every_run_is_in_the_dagster_instance_with_passed_blocking_checks(
+    launched: Launched,
+) -> None:
     runs = [launched.instance.get_run_by_id(run_id) for run_id in launched.first.run_ids]
     assert {run.status for run in runs if run} == {dg.DagsterRunStatus.SUCCESS}
     checks = [
         entry.dagster_event.asset_check_evaluation_data
         for run_id in launched.first.run_ids
-        for entry in launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        for entry in launched.instance.all_logs(
+            run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        )
         if entry.dagster_event
     ]
     assert {check.check_name for check in checks} >= {
@@ -182,7 +219,9 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
     table = comparison_table(launched.project, ["shapes"])
     client = MlflowClient(launched.project.config.tracking_uri)
     for row in table[table["domain"] == "shapes"].itertuples():
-        shown = metadata_of(launched.instance, "domain_results", partition_of(f"shapes/{row.method}"))
+        shown = metadata_of(
+            launched.instance, "domain_results", partition_of(f"shapes/{row.method}")
+        )
         run = client.get_run(str(shown["mlflow_run_id"]))
         for metric in ("top1", "top5", "mean_per_class"):
             assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
@@ -195,7 +234,9 @@ def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     assert retrieved["reused"] is False
     assert str(retrieved["contact_sheet"]).startswith("[![contact_sheet](")
     assert "| circle |" in str(retrieved["table"])
-    checkpoint = metadata_of(launched.instance, "customized_checkpoint", partition_of("shapes/gated-image"))
+    checkpoint = metadata_of(
+        launched.instance, "customized_checkpoint", partition_of("shapes/gated-image")
+    )
     assert "loss" in checkpoint and isinstance(checkpoint["final_loss"], float)
     compared = metadata_of(launched.instance, "comparison", "shapes")
     assert "gated-image-control" in str(compared["table"]) and "comparison" in compared
@@ -215,18 +256,31 @@ def test_data_versions_are_the_fingerprints(launched: Launched) -> None:
 
 
 def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
-    domain = {"classes": ["circle", "square"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
+    domain = {
+        "classes": ["circle", "square"],
+        "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}},
+    }
     (launched.project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
     lines: list[str] = []
-    summary = materialize("*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, lines.append)
+    summary = materialize(
+        "*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, lines.append
+    )
     (launched.project.config.domains / "nothing.yaml").unlink()
     (failed,) = summary.failed.items()
-    assert failed[0] == ("retrieved_set", "nothing") and "no pair is left for any class" in failed[1]
+    assert (
+        failed[0] == ("retrieved_set", "nothing") and "no pair is left for any class" in failed[1]
+    )
     assert summary.skipped == {
         ("customized_checkpoint", "nothing/gated-image"): "retrieved_set nothing failed",
-        ("domain_results", "nothing/gated-image"): "customized_checkpoint nothing/gated-image failed",
+        (
+            "domain_results",
+            "nothing/gated-image",
+        ): "customized_checkpoint nothing/gated-image failed",
     }
-    assert "retrieved_set nothing: failed" in lines and "domain_results nothing/gated-image: skipped" in lines
+    assert (
+        "retrieved_set nothing: failed" in lines
+        and "domain_results nothing/gated-image: skipped" in lines
+    )
     built = {line.partition(": built")[0] for line in lines if ": built, " in line}
     assert built >= {"domain_results nothing/base", "comparison nothing", "overview"}
     assert not [line for line in built if " shapes" in line] and summary.reused >= 9
@@ -241,7 +295,11 @@ def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machin
         storage = instance.event_log_storage
         tags = {LAUNCH_TAG: "another 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
         if machine == "this":
-            held = ending.enter_context(registered(instance)) if is_alive else f"{platform.node()} killed"
+            held = (
+                ending.enter_context(registered(instance))
+                if is_alive
+                else f"{platform.node()} killed"
+            )
             lock_of(instance, held).parent.mkdir(exist_ok=True)
             lock_of(instance, held).touch()  # the kernel has freed the lock of a killed process
             tags = tags_of(held)
@@ -276,7 +334,12 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
     domain = ["evaluation_set", "retrieved_set", "domain_results", "comparison", "promotion"]
     shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
     assert [stage for stage, _ in everything] == [*shared, *domain, *domain, "overview"]
-    assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 5, *["a"] * 5, "all"]
+    assert [key.split("/")[0] for _, key in everything] == [
+        *["all"] * 4,
+        *["b"] * 5,
+        *["a"] * 5,
+        "all",
+    ]
 
 
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing", "control_set"])
@@ -289,7 +352,9 @@ def test_wrong_selection_is_reported_in_one_line(selection: str) -> None:
 def again(project: Project, selection: str, **sections: Any) -> int:
     """How many runs a selection starts after a change of pipeline.yaml."""
     raw = yaml.safe_load(project.path.read_text())
-    project.path.write_text(yaml.safe_dump({**raw, **{name: {**raw[name], **sections[name]} for name in sections}}))
+    project.path.write_text(
+        yaml.safe_dump({**raw, **{name: {**raw[name], **sections[name]} for name in sections}})
+    )
     summary = materialize(selection, ["shapes"], ["base"], project.path)
     assert not summary.built and summary.reused == 1
     return len(summary.run_ids)
@@ -300,7 +365,9 @@ def test_files_that_look_different_are_read_again(indexed_project: Project, tmp_
     domain = indexed_project.config.domains / "shapes.yaml"
     raw = yaml.safe_load(domain.read_text())
     shutil.copytree(raw["evaluation"]["path"], images)
-    domain.write_text(yaml.safe_dump({**raw, "evaluation": {**raw["evaluation"], "path": str(images)}}))
+    domain.write_text(
+        yaml.safe_dump({**raw, "evaluation": {**raw["evaluation"], "path": str(images)}})
+    )
     with dagster_home(tmp_path / "home"):
         materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
         assert again(indexed_project, "evaluation_set") == 0
@@ -309,7 +376,9 @@ def test_files_that_look_different_are_read_again(indexed_project: Project, tmp_
         assert again(indexed_project, "evaluation_set") == 0
 
 
-def test_index_is_checked_again_by_another_threshold(indexed_project: Project, tmp_path: Path) -> None:
+def test_index_is_checked_again_by_another_threshold(
+    indexed_project: Project, tmp_path: Path
+) -> None:
     with dagster_home(tmp_path / "home"):
         assert again(indexed_project, "faiss_index") == 1
         assert again(indexed_project, "faiss_index") == 0
@@ -320,12 +389,16 @@ def test_index_is_checked_again_by_another_threshold(indexed_project: Project, t
 def test_encoder_of_a_fresh_checkpoint_is_not_looked_up_again(
     indexed_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("react_pipeline.assets.launch.encoder_problems", lambda _project: pytest.fail("looked up"))
+    monkeypatch.setattr(
+        "react_pipeline.assets.launch.encoder_problems", lambda _project: pytest.fail("looked up")
+    )
     with dagster_home(tmp_path / "home"):
         assert not materialize("base_checkpoint", config_path=indexed_project.path).failed
 
 
-def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Project, tmp_path: Path) -> None:
+def test_run_that_ended_before_its_checks_is_started_again(
+    indexed_project: Project, tmp_path: Path
+) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     tags = {
         DATA_VERSION_TAG: artifact.fingerprint,
@@ -340,11 +413,15 @@ def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Proj
         assert again(indexed_project, "faiss_index") == 0
 
 
-def test_artifact_that_mlflow_has_lost_is_logged_again(indexed_project: Project, tmp_path: Path) -> None:
+def test_artifact_that_mlflow_has_lost_is_logged_again(
+    indexed_project: Project, tmp_path: Path
+) -> None:
     with dagster_home(tmp_path / "home"):
         assert again(indexed_project, "corpus") == 1
         client = MlflowClient(indexed_project.config.tracking_uri)
-        (experiment,) = client.search_experiments(filter_string=f"name = '{indexed_project.config.project}'")
+        (experiment,) = client.search_experiments(
+            filter_string=f"name = '{indexed_project.config.project}'"
+        )
         (run,) = client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
         assert again(indexed_project, "corpus") == 0
         client.delete_run(run.info.run_id)
@@ -353,7 +430,9 @@ def test_artifact_that_mlflow_has_lost_is_logged_again(indexed_project: Project,
 
 def test_a_champion_chosen_by_hand_is_taken_over(launched: Launched) -> None:
     client = MlflowClient(launched.project.config.tracking_uri)
-    (chosen,) = client.search_model_versions("name = 'react-shapes' and tags.method = 'gated-image'")
+    (chosen,) = client.search_model_versions(
+        "name = 'react-shapes' and tags.method = 'gated-image'"
+    )
     client.set_registered_model_alias("react-shapes", "champion", chosen.version)
     summary = materialize("promotion", ["shapes"], METHODS, launched.project.path)
     assert len(summary.run_ids) == 1 and not summary.failed
@@ -362,13 +441,19 @@ def test_a_champion_chosen_by_hand_is_taken_over(launched: Launched) -> None:
 
 def test_wrong_domain_or_method_runs_nothing(tiny_project: Project, tmp_path: Path) -> None:
     with dagster_home(tmp_path / "home"):
-        for domains, methods in ([["nosuch"], ["base"]], [["shapes"], ["nosuch"]], [["../shapes"], ["base"]]):
+        for domains, methods in (
+            [["nosuch"], ["base"]],
+            [["shapes"], ["nosuch"]],
+            [["../shapes"], ["base"]],
+        ):
             with pytest.raises(InputError):
                 materialize("*", domains, methods, tiny_project.path)
     assert not tiny_project.config.store.exists()
 
 
-def test_tracking_that_is_down_fails_no_run(indexed_project: Project, tmp_path: Path) -> None:  # FAULTS 29
+def test_tracking_that_is_down_fails_no_run(
+    indexed_project: Project, tmp_path: Path
+) -> None:  # FAULTS 29
     raw = yaml.safe_load(indexed_project.path.read_text())
     indexed_project.path.write_text(yaml.safe_dump({**raw, "tracking_uri": "http://127.0.0.1:9"}))
     with dagster_home(tmp_path / "home"):
@@ -377,7 +462,9 @@ def test_tracking_that_is_down_fails_no_run(indexed_project: Project, tmp_path: 
         with open_instance(indexed_project) as instance:
             event = instance.get_latest_materialization_event(dg.AssetKey("evaluation_set"))
     assert event and event.asset_materialization
-    assert "will be logged at the next run" in str(event.asset_materialization.metadata["mlflow"].value)
+    assert "will be logged at the next run" in str(
+        event.asset_materialization.metadata["mlflow"].value
+    )
     (waiting,) = (indexed_project.config.store / ".pending_tracking").glob("*.json")
     assert json.loads(waiting.read_text())["dagster_run_id"] == summary.run_ids[0]
 
@@ -389,7 +476,9 @@ def test_a_check_that_warns_is_a_line_of_the_output() -> None:
 
     @dg.asset_check(asset="corpus")
     def warns() -> dg.AssetCheckResult:
-        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="odd names")
+        return dg.AssetCheckResult(
+            passed=False, severity=dg.AssetCheckSeverity.WARN, description="odd names"
+        )
 
     lines: list[str] = []
     with dg.DagsterInstance.ephemeral() as instance:

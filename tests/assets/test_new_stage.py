@@ -20,7 +20,14 @@ from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.upkeep import survey
 
-ROW = Stage("toy", "how many pairs there are, in a file", "domain", "toys:publish_toy", parents=("corpus",), priority=1)
+ROW = Stage(
+    "toy",
+    "how many pairs there are, in a file",
+    "domain",
+    "toys:publish_toy",
+    parents=("corpus",),
+    priority=1,
+)
 
 
 def publish_toy(project: Project, slug: str) -> Artifact:

@@ -31,7 +31,13 @@ from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
+from react_pipeline.store.errors import (
+    ConfigError,
+    InputError,
+    RetrievalError,
+    StoreWriteError,
+    TrainingError,
+)
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.observer import NoObserver
 
@@ -74,7 +80,13 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
 def test_a_machine_by_itself_finds_its_own_port_and_several_get_the_address_to_meet() -> None:
     alone = torchrun_command(2, [], ["--domain", "shapes"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert alone[1:] == [*torchrun, "-m", "react_pipeline.assets.training_process", "--domain", "shapes"]
+    assert alone[1:] == [
+        *torchrun,
+        "-m",
+        "react_pipeline.assets.training_process",
+        "--domain",
+        "shapes",
+    ]
     several = torchrun_command(8, ["--nnodes", "2"], [])
     assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
 
@@ -89,12 +101,17 @@ def test_cores_are_shared_among_the_processes_unless_the_user_said_how(
     assert "OMP_NUM_THREADS" not in environment(1, tmp_path)
 
 
-def test_error_of_the_library_is_reported_before_those_of_processes_that_lost_touch(tmp_path: Path) -> None:
+def test_error_of_the_library_is_reported_before_those_of_processes_that_lost_touch(
+    tmp_path: Path,
+) -> None:
     assert failure(tmp_path) is None
     write_failure(tmp_path, 0, RuntimeError("connection closed by peer"))
     write_failure(tmp_path, 1, TrainingError("out of memory; set accumulation to 2"))
     reported = failure(tmp_path)
-    assert isinstance(reported, TrainingError) and str(reported) == "out of memory; set accumulation to 2"
+    assert (
+        isinstance(reported, TrainingError)
+        and str(reported) == "out of memory; set accumulation to 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +142,10 @@ def test_progress_is_reported_now_and_then() -> None:
     progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
     for step in range(4, 9):
         progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
-    assert reported == ["training shapes/full: resuming at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
+    assert reported == [
+        "training shapes/full: resuming at step 4",
+        "step 5 of 9: loss 0.5, 12 images/s",
+    ]
 
 
 def test_training_in_the_assets_own_process_is_streamed_and_finished(
@@ -144,7 +164,9 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
     artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
     lines = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
     history = client.get_metric_history(run.info.run_id, "training/loss")
-    assert [(point.step, point.timestamp) for point in history] == [(line["step"], line["time_ms"]) for line in lines]
+    assert [(point.step, point.timestamp) for point in history] == [
+        (line["step"], line["time_ms"]) for line in lines
+    ]
 
 
 @pytest.mark.slow
@@ -160,14 +182,17 @@ def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error
             reported = messages(instance, summary.run_ids[0])
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
-                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of(f"shapes/{METHOD}")]
+                    dg.AssetKey("customized_checkpoint"),
+                    asset_partitions=[partition_of(f"shapes/{METHOD}")],
                 ),
                 limit=5,
             ).records
         assert len(records) == 1
         assert any("training shapes/gated-image: from the start" in line for line in reported)
         (run,) = runs_of_training(project)
-        assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
+        assert (
+            run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
+        )
         artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
         assert artifact.counts["processes"] == 2
 
@@ -219,7 +244,11 @@ def test_no_training_process_outlives_the_run_that_started_it(
             preexec_fn=listen_to_signals,
         )
         try:
-            wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")
+            wait_until(
+                lambda: runs_of_training(project) or launching.poll() is not None,
+                90,
+                "nothing in MLflow",
+            )
             assert launching.poll() is None, "the training ended before it could be ended"
             # The launching process, torchrun, and the process that trains.
             assert len(processes_with(str(project.path))) == 3
@@ -250,7 +279,11 @@ def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
             text=True,
         )
         try:
-            wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")
+            wait_until(
+                lambda: runs_of_training(project) or launching.poll() is not None,
+                90,
+                "nothing in MLflow",
+            )
             assert launching.poll() is None, "the training ended before it could be ended"
             os.kill(max(processes_with(str(project.path))), signal.SIGKILL)
             reported, _ = launching.communicate(timeout=90)
@@ -258,4 +291,6 @@ def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
             launching.kill()
     assert "exited without an error message" in reported and "lower batch_size" in reported
     (run,) = runs_of_training(project)
-    assert run.info.status == "FAILED" and "exited without an error message" in run.data.tags["error"]
+    assert (
+        run.info.status == "FAILED" and "exited without an error message" in run.data.tags["error"]
+    )

@@ -26,7 +26,9 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
         instance.add_dynamic_partitions("domains", ["shapes"])
         job = build_defs(project=resource).resolve_implicit_global_asset_job_def()
         asset = [dg.AssetKey("promotion")]
-        return job.execute_in_process(instance=instance, asset_selection=asset, partition_key="shapes")
+        return job.execute_in_process(
+            instance=instance, asset_selection=asset, partition_key="shapes"
+        )
 
 
 @pytest.fixture

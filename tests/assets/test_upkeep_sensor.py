@@ -1,4 +1,6 @@
-"""What became of what was asked for: tried again where a fault may pass, reported truthfully where it does not."""
+"""What became of what was asked for: tried again where a fault may pass, reported truthfully where
+it does not.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
     assert ("corpus", None) in upkeep.tick()
 
 
-def test_tries_are_bounded_and_the_last_line_says_what_to_do(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tries_are_bounded_and_the_last_line_says_what_to_do(
+    upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
     asked = 0
     while ("corpus", None) in upkeep.tick():
@@ -75,18 +79,27 @@ def test_tries_are_bounded_and_the_last_line_says_what_to_do(upkeep: Upkeep, mon
     assert "tried 6 times. Fix the cause, then materialize it by hand" in upkeep.log
 
 
-def test_fault_that_stays_is_not_tried_again_and_is_reported_with_its_reason(upkeep: Upkeep) -> None:
+def test_fault_that_stays_is_not_tried_again_and_is_reported_with_its_reason(
+    upkeep: Upkeep,
+) -> None:
     begin(upkeep, InputError("no shard in data/*.tar"))
     assert upkeep.tick() == set()
-    assert "failed: no shard in data/*.tar. It will keep failing until something changes" in upkeep.log
+    assert (
+        "failed: no shard in data/*.tar. It will keep failing until something changes" in upkeep.log
+    )
 
 
-def test_other_code_is_tried_once_on_what_failed(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_is_tried_once_on_what_failed(
+    upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begin(upkeep, InputError("a bug"))
     assert upkeep.tick() == set()
     monkeypatch.setattr(upkeep_sensor, "code_digest", lambda: "fixed")
     assert upkeep.tick() == {("corpus", None)}
-    assert "corpus all: asked for again, since its run " in upkeep.log and " had other code" in upkeep.log
+    assert (
+        "corpus all: asked for again, since its run " in upkeep.log
+        and " had other code" in upkeep.log
+    )
     upkeep.run("corpus", None, InputError("another bug"))
     assert upkeep.tick() == set()
 
@@ -99,7 +112,9 @@ def test_code_is_that_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code_digest() != before
 
 
-def test_what_a_person_made_by_hand_is_taken_and_continues(kept_up: Project, upkeep: Upkeep) -> None:
+def test_what_a_person_made_by_hand_is_taken_and_continues(
+    kept_up: Project, upkeep: Upkeep
+) -> None:
     begin(upkeep, InputError("a bug"))
     build(kept_up, "corpus")
     build(kept_up, "base_checkpoint")
@@ -149,7 +164,9 @@ def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
         raise OSError("stale file handle")
 
     instance.add_dynamic_partitions(DOMAINS, [slug])
-    done = dg.materialize([made, classes_have_pairs], instance=instance, partition_key=slug, raise_on_error=False)
+    done = dg.materialize(
+        [made, classes_have_pairs], instance=instance, partition_key=slug, raise_on_error=False
+    )
     assert not done.success and not done.get_asset_check_evaluations()
 
 
@@ -159,13 +176,19 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
     assert upkeep.tick() == {("retrieved_set", "shapes")}
-    assert "retrieved_set shapes: asked for again" in upkeep.log and "stale file handle" in upkeep.log
+    assert (
+        "retrieved_set shapes: asked for again" in upkeep.log and "stale file handle" in upkeep.log
+    )
     assert "classes_have_pairs of retrieved_set was not evaluated" in upkeep.log
     (request,) = upkeep.requests
-    job = upkeep.repository.get_job(request.job_name).get_subset(asset_selection=set(request.asset_selection))
+    job = upkeep.repository.get_job(request.job_name).get_subset(
+        asset_selection=set(request.asset_selection)
+    )
     made = kept_up.store.current("retrieved_set", "shapes").fingerprint
     # The artifact was made up and has no figures, so the check fails again.
-    job.execute_in_process(instance=upkeep.instance, partition_key="shapes", tags=request.tags, raise_on_error=False)
+    job.execute_in_process(
+        instance=upkeep.instance, partition_key="shapes", tags=request.tags, raise_on_error=False
+    )
     assert kept_up.store.current("retrieved_set", "shapes").fingerprint == made
     assert upkeep.tick() == {("comparison", "shapes")}, "what needs no checkpoint goes on"
     assert "retrieved_set shapes: was asked for" in upkeep.log and "; retried after" in upkeep.log
@@ -173,7 +196,9 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
         patch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
         assert ("retrieved_set", "shapes") in upkeep.tick(), "whatever the error of the check"
     for check in declared.blocking_checks("retrieved_set"):
-        answer = dg.AssetCheckEvaluation(check.asset_key, check.name, passed=True, blocking=True, partition="shapes")
+        answer = dg.AssetCheckEvaluation(
+            check.asset_key, check.name, passed=True, blocking=True, partition="shapes"
+        )
         upkeep.instance.report_runless_asset_event(answer)
     assert GATED in upkeep.tick()
 
@@ -231,7 +256,9 @@ def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable
 
     checks = declared.checks_of([STAGES["corpus"]], [])
     done = dg.materialize([corpus, *checks], raise_on_error=False)
-    assert len(calls) == 2 and [found.check_name for found in done.get_asset_check_evaluations()] == ["flaky"]
+    assert len(calls) == 2 and [
+        found.check_name for found in done.get_asset_check_evaluations()
+    ] == ["flaky"]
     (event,) = [event for event in done.all_events if event.is_step_failure]
     assert event.step_failure_data.user_failure_data.description == "KeyError: 'rows'"
     assert next(iter(checks[0].check_specs)).description == "Says why."
@@ -242,7 +269,9 @@ def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable
 def test_daemon_evaluates_a_check_that_never_answered_and_trains(
     make_project: Make, _indexed_store: Path, tmp_path: Path, hasty: None
 ) -> None:
-    project = make_project(methods=["linear-head"], automation={"enabled": True, "interval_seconds": 2})
+    project = make_project(
+        methods=["linear-head"], automation={"enabled": True, "interval_seconds": 2}
+    )
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")
@@ -252,7 +281,9 @@ def test_daemon_evaluates_a_check_that_never_answered_and_trains(
             lapse(instance)
         with running_daemon(project, home) as log:
             trained = ("customized_checkpoint", "shapes/linear-head")
-            wait_for(lambda: trained[1] in project.store.keys(trained[0]), 300, "trained checkpoint", log)
+            wait_for(
+                lambda: trained[1] in project.store.keys(trained[0]), 300, "trained checkpoint", log
+            )
         with dg.DagsterInstance.from_config(str(home)) as instance:
             runs = instance.get_runs()
     again = [run for run in runs if INPUTS_TAG + "retrieved_set" in run.tags]

@@ -1,4 +1,6 @@
-"""The guard in front of Dagster's webserver, as an ASGI application, and that the webserver is built with it."""
+"""The guard in front of Dagster's webserver, as an ASGI application, and that the webserver is
+built with it.
+"""
 
 import asyncio
 import importlib
@@ -17,7 +19,9 @@ LOOPBACK = {"host": "127.0.0.1:3000"}
 JSON = {**LOOPBACK, "content-type": "application/json"}
 
 
-def ask(method: str, path: str, headers: dict[str, str], kind: str = "http") -> tuple[int, dict[str, str]]:
+def ask(
+    method: str, path: str, headers: dict[str, str], kind: str = "http"
+) -> tuple[int, dict[str, str]]:
     """Status and headers of the answer; 200 is that of the application behind the guard."""
     sent: list[dict[str, Any]] = []
 
@@ -71,32 +75,50 @@ def test_what_the_user_interface_asks_passes_and_cannot_be_framed(
         ("GET", "/", {**LOOPBACK, "sec-fetch-site": "same-site"}, 403),
     ],
 )
-def test_what_a_foreign_page_can_send_is_refused(method: str, path: str, headers: dict[str, str], status: int) -> None:
+def test_what_a_foreign_page_can_send_is_refused(
+    method: str, path: str, headers: dict[str, str], status: int
+) -> None:
     assert ask(method, path, headers)[0] == status
 
 
 def test_the_start_page_is_the_lineage_with_every_group_opened() -> None:
     status, answered = ask("GET", "/", LOOPBACK)
     assert status == 307 and answered["location"].startswith("/asset-groups?expanded=")
-    assert {stage.group for stage in STAGES.values()} <= set(re.split("%3A|,", answered["location"]))
+    assert {stage.group for stage in STAGES.values()} <= set(
+        re.split("%3A|,", answered["location"])
+    )
     assert ask("POST", "/", JSON)[0] == 200
 
 
 def test_a_picture_is_answered_from_the_event_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_read", lambda run_id, asset, name: name.encode() if asset == "corpus" else b"")
+    monkeypatch.setattr(
+        pictures, "_read", lambda run_id, asset, name: name.encode() if asset == "corpus" else b""
+    )
     address = f"/prefix/assets/react/pictures/{uuid.uuid4()}"
     status, answered = ask("GET", f"{address}/corpus/sheet", LOOPBACK)
-    assert (status, answered["content-type"], answered["content-length"]) == (200, "image/jpeg", "5")
+    assert (status, answered["content-type"], answered["content-length"]) == (
+        200,
+        "image/jpeg",
+        "5",
+    )
     assert ask("GET", f"{address}/faiss_index/sheet", LOOPBACK)[0] == 404
     assert ask("GET", f"{address}/corpus/sheet", {"host": "rebound.example"})[0] == 403
 
 
 def test_a_websocket_of_a_foreign_page_is_refused() -> None:
-    assert ask("GET", "/graphql", {**LOOPBACK, "origin": "http://127.0.0.1:3000"}, "websocket")[0] == 200
-    assert ask("GET", "/graphql", {**LOOPBACK, "origin": "http://localhost:3000"}, "websocket")[0] == 403
+    assert (
+        ask("GET", "/graphql", {**LOOPBACK, "origin": "http://127.0.0.1:3000"}, "websocket")[0]
+        == 200
+    )
+    assert (
+        ask("GET", "/graphql", {**LOOPBACK, "origin": "http://localhost:3000"}, "websocket")[0]
+        == 403
+    )
 
 
-def test_dagster_builds_its_webserver_with_the_guard_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagster_builds_its_webserver_with_the_guard_in_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(DagsterWebserver, "build_middleware", DagsterWebserver.build_middleware)
     guard({"https://your.host"})
     first = DagsterWebserver.build_middleware(object())[0]

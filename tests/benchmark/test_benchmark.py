@@ -83,7 +83,9 @@ def test_head_and_figure_are_those_of_open_clips_own_classifier(
     assert torch.allclose(ours, theirs, rtol=0, atol=2e-6)
 
     images = read_dataset(data, name, "test")
-    pictures = [Image.open(io.BytesIO(images.read(number))).convert("RGB") for number in range(len(images))]
+    pictures = [
+        Image.open(io.BytesIO(images.read(number))).convert("RGB") for number in range(len(images))
+    ]
     if name == "kitti-distance":
         pictures = [resize(picture, [32, 32], InterpolationMode.BICUBIC) for picture in pictures]
     pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
@@ -98,10 +100,16 @@ def test_head_and_figure_are_those_of_open_clips_own_classifier(
     assert (row["metric"], row["n"], row["protocol"]) == (entry.metric, len(images), "zero-shot")
 
 
-def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(tiny_checkpoint: Path) -> None:
+def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(
+    tiny_checkpoint: Path,
+) -> None:
     clip = load(tiny_checkpoint)
-    wide = Image.fromarray(np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, 2))
-    squashed, cropped = (encoding.preprocessing(clip, squash=squash)(wide) for squash in (True, False))
+    wide = Image.fromarray(
+        np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, 2)
+    )
+    squashed, cropped = (
+        encoding.preprocessing(clip, squash=squash)(wide) for squash in (True, False)
+    )
     assert squashed.shape == cropped.shape == (3, 32, 32)
     assert float(squashed.max() - squashed.min()) > 1.8  # both ends are seen
     assert float(cropped.max() - cropped.min()) < 0.8
@@ -109,13 +117,21 @@ def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(tiny_check
 
 @pytest.mark.parametrize(("name", "squash"), [("kitti-distance", True), ("patch-camelyon", False)])
 def test_features_are_those_of_the_image_as_the_benchmark_prepares_it(
-    make_project: Callable[..., Project], tiny_checkpoint: Path, tmp_path: Path, name: str, squash: bool
+    make_project: Callable[..., Project],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    name: str,
+    squash: bool,
 ) -> None:
     pictures = []
     for label, class_name in enumerate(dataset(name).class_names):
         folder = tmp_path / "data" / name / "test" / class_name
         folder.mkdir(parents=True)
-        pictures.append(Image.fromarray(np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)))
+        pictures.append(
+            Image.fromarray(
+                np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)
+            )
+        )
         pictures[-1].save(folder / "0.png")
     project = make_project(elevater={"root": str(tmp_path / "data"), "datasets": [name]})
     publish_base(project)
@@ -140,7 +156,12 @@ def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_i
     assert artifact.counts["submissions"] == ["zero_shot"]
     assert artifact.counts["datasets_with_fewer_images"] == 20
     sizes = {name: len(read_dataset(data, name, "test")) for name in DATASETS}
-    assert check_submission(artifact.path / "predictions/zero_shot/all_predictions.zip", expected_datasets(sizes)) == []
+    assert (
+        check_submission(
+            artifact.path / "predictions/zero_shot/all_predictions.zip", expected_datasets(sizes)
+        )
+        == []
+    )
     # Official numbers of images are something else, and the table says so.
     assert "| cifar-10 | accuracy | 20 of 10,000 |" in artifact.file("table.md").read_text()
     assert "officially: 20 of 20 data sets that are there" in artifact.file("table.md").read_text()
@@ -151,7 +172,10 @@ def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     root = write_elevater(
-        tmp_path / "shuffled", {"train": 1, "val": 1, "test": 3}, only=["eurosat_clip"], shuffle_names=3
+        tmp_path / "shuffled",
+        {"train": 1, "val": 1, "test": 3},
+        only=["eurosat_clip"],
+        shuffle_names=3,
     )
     project = make_project(elevater={"root": str(root), "datasets": ["eurosat_clip"]})
     publish_base(project)
@@ -223,7 +247,9 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("damaged", [[], ["mnist/test.npy"], ["mnist/test.json"]], ids=["whole", "vectors", "about"])
+@pytest.mark.parametrize(
+    "damaged", [[], ["mnist/test.npy"], ["mnist/test.json"]], ids=["whole", "vectors", "about"]
+)
 def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: list[str]
 ) -> None:
@@ -253,7 +279,11 @@ def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
 def test_a_killed_measurement_resumes_after_the_data_sets_that_are_as_they_were(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    project, measured, measure = project_on(datasets=["mnist", "fer-2013"]), [], results_module._Measuring.measure
+    project, measured, measure = (
+        project_on(datasets=["mnist", "fer-2013"]),
+        [],
+        results_module._Measuring.measure,
+    )
     publish_features(project, "shapes", "base")
 
     def killed_at_the_second(self: object, entry: Dataset) -> list[dict[str, object]]:
@@ -270,10 +300,15 @@ def test_a_killed_measurement_resumes_after_the_data_sets_that_are_as_they_were(
         flip_a_bit(left.parents[1] / damaged)
     artifact = publish_results(project, "shapes", "base")
     assert measured[2:] == [*(["mnist"] if damaged else []), "fer-2013"]
-    assert set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"} and not (artifact.path / "progress").exists()
+    assert (
+        set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"}
+        and not (artifact.path / "progress").exists()
+    )
 
 
-def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(project_on: Callable[..., Project]) -> None:
+def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(
+    project_on: Callable[..., Project],
+) -> None:
     first = publish_features(project_on(datasets=["mnist"]), "shapes", "base")
     again = publish_features(project_on(datasets=["mnist"]), "colours", "base")
     assert (first.counts["splits_taken_over"], again.counts["splits_taken_over"]) == (0, 1)
@@ -299,14 +334,21 @@ def test_adapted_figures_are_compared_only_where_the_training_images_are_the_sam
 ) -> None:
     summaries = []
     for name, train in (("whole", 7), ("two fewer", 6)):
-        root = write_elevater(tmp_path / name, {"train": train, "val": 1, "test": 4}, only=["rendered-sst2"])
-        project = make_project(elevater={"root": str(root), "datasets": ["rendered-sst2"], "shots": [5], "seeds": 1})
+        root = write_elevater(
+            tmp_path / name, {"train": train, "val": 1, "test": 4}, only=["rendered-sst2"]
+        )
+        project = make_project(
+            elevater={"root": str(root), "datasets": ["rendered-sst2"], "shots": [5], "seeds": 1}
+        )
         publish_base(project)
         summaries.append(pd.read_parquet(results(project).file("summary.parquet")))
     table = compare_summaries(summaries[0], {"full": summaries[1]})
     statuses = table[table["dataset"] == "rendered-sst2"].set_index("figure")["status"]
     assert statuses["zero-shot"] == "ok"
-    assert "other images" in statuses["linear-probe-5.clean"] and "other images" in statuses["linear-probe-5.elevater"]
+    assert (
+        "other images" in statuses["linear-probe-5.clean"]
+        and "other images" in statuses["linear-probe-5.elevater"]
+    )
 
 
 def test_predictions_in_the_order_of_another_layout_are_no_submission(
@@ -328,24 +370,37 @@ def test_predictions_in_the_order_of_another_layout_are_no_submission(
     assert not list(artifact.path.glob("predictions/*/*.zip"))
 
 
-def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable[..., Project]) -> None:
+def test_shots_are_measured_by_both_protocols_for_each_seed(
+    project_on: Callable[..., Project],
+) -> None:
     project = project_on(datasets=["rendered-sst2", "fer-2013"], shots=[5, 50], seeds=2)
     artifact = results(project)
     rows = rows_of(artifact)
     five = rows[rows["shots"] == 5]
     assert len(five) == 2 * 2 * 2 and set(five["protocol"]) == {"clean", "elevater"}
     values = five.pivot_table(index=["dataset", "seed"], columns="protocol", values="value")
-    # The best epoch and the last: were the two exchanged, some would be below, and were they the same, none above.
-    assert (values["elevater"] >= values["clean"]).all() and (values["elevater"] > values["clean"]).any()
+    # The best epoch and the last: were the two exchanged, some would be below, and were they the
+    # same, none above.
+    assert (values["elevater"] >= values["clean"]).all() and (
+        values["elevater"] > values["clean"]
+    ).any()
     assert five["learning_rate"].notna().all()
     # A class has six training images: fifty shots are all of them.
     assert rows.loc[rows["shots"] == 50, "value"].notna().all()
-    adapted = {f"linear-probe-{shots}.{protocol}": 2 for shots in (5, 50) for protocol in ("clean", "elevater")}
+    adapted = {
+        f"linear-probe-{shots}.{protocol}": 2
+        for shots in (5, 50)
+        for protocol in ("clean", "elevater")
+    }
     assert artifact.counts["datasets_in_mean"] == {"zero-shot": 2, **adapted}
-    summary = pd.read_parquet(artifact.file("summary.parquet")).set_index(["dataset", "experiment", "protocol"])
+    summary = pd.read_parquet(artifact.file("summary.parquet")).set_index(
+        ["dataset", "experiment", "protocol"]
+    )
     place = ("fer-2013", "linear-probe-5", "clean")
     assert summary.loc[place, "value"] == pytest.approx(values.loc["fer-2013", "clean"].mean())
-    prediction = json.loads(artifact.file("predictions/linear_probe_5/seed1_fer-2013.json").read_text())
+    prediction = json.loads(
+        artifact.file("predictions/linear_probe_5/seed1_fer-2013.json").read_text()
+    )
     assert (prediction["rnd_seeds"], prediction["n_shot"]) == ([1], 5)
     assert np.shape(prediction["predictions"]) == (1, 14, 7)
 
@@ -364,15 +419,26 @@ def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
 def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
-    root = write_elevater(tmp_path / "data", {"train": 6, "val": 1, "test": 2}, only=["rendered-sst2"])
-    elevater = {"root": str(root), "datasets": ["rendered-sst2"], "shots": [5], "adaptations": ["fine-tune"]}
+    root = write_elevater(
+        tmp_path / "data", {"train": 6, "val": 1, "test": 2}, only=["rendered-sst2"]
+    )
+    elevater = {
+        "root": str(root),
+        "datasets": ["rendered-sst2"],
+        "shots": [5],
+        "adaptations": ["fine-tune"],
+    }
     project = make_project(elevater=elevater)
     publish_base(project)
     publish_features(project, "shapes", "base")
     (folder_of(root, "rendered-sst2") / "test.zip").unlink()
     write_zip(
         folder_of(root, "rendered-sst2") / "test.zip",
-        ((f"test images/{label}/{number}.png", png(label, "other")) for label in range(2) for number in range(2)),
+        (
+            (f"test images/{label}/{number}.png", png(label, "other"))
+            for label in range(2)
+            for number in range(2)
+        ),
     )
     with pytest.raises(StaleArtifact, match="benchmark_features"):
         publish_results(project, "shapes", "base")
@@ -385,7 +451,9 @@ def test_the_rule_of_the_sample_is_part_of_what_is_drawn_alone(
     assert identity.benchmark_results(project_on(shots=shots), "shapes/base").get("sample") == rule
 
 
-def test_results_are_stale_when_shots_are_asked_for_later(project_on: Callable[..., Project]) -> None:
+def test_results_are_stale_when_shots_are_asked_for_later(
+    project_on: Callable[..., Project],
+) -> None:
     results(project_on(datasets=["mnist"]))
     with pytest.raises(InputError, match="rematerialize"):
         fresh(project_on(datasets=["mnist"], shots=[5]), "benchmark_results", "shapes/base")
@@ -403,13 +471,17 @@ def test_a_truncated_image_counts_with_what_is_there_and_an_unusable_one_is_name
         Image.fromarray(noise).save(folder / "0.jpg")
     whole = folder / "0.jpg"
     whole.write_bytes(whole.read_bytes()[: int(cut * whole.stat().st_size)])
-    project = make_project(elevater={"root": str(tmp_path / "data"), "datasets": ["patch-camelyon"]})
+    project = make_project(
+        elevater={"root": str(tmp_path / "data"), "datasets": ["patch-camelyon"]}
+    )
     publish_base(project)
     if reported:
         with pytest.raises(InputError, match=f"{names[1]}/0.jpg: {reported}"):
             publish_features(project, "shapes", "base")
     else:
-        assert publish_features(project, "shapes", "base").counts["truncated"] == {"patch-camelyon/test": 1}
+        assert publish_features(project, "shapes", "base").counts["truncated"] == {
+            "patch-camelyon/test": 1
+        }
 
 
 def summary(**values: float | None) -> pd.DataFrame:
@@ -432,7 +504,9 @@ def summary(**values: float | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
-def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so(tmp_path: Path) -> None:  # FAULTS 32
+def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so(
+    tmp_path: Path,
+) -> None:  # FAULTS 32
     base = summary(mnist=0.2, dtd=0.4, cifar_10=0.9, gtsrb=None)
     method = summary(mnist=0.3, dtd=0.5, cifar_10=None, gtsrb=0.8)
     table = compare_summaries(base, {"gated-image": method}).set_index("dataset")
@@ -451,12 +525,18 @@ def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so
 
 
 def test_figures_of_other_images_or_of_imagenet_stay_out_of_the_mean() -> None:
-    base, method = summary(mnist=0.2, dtd=0.4, imagenet_1k=0.1), summary(mnist=0.3, dtd=0.5, imagenet_1k=0.9)
+    base, method = (
+        summary(mnist=0.2, dtd=0.4, imagenet_1k=0.1),
+        summary(mnist=0.3, dtd=0.5, imagenet_1k=0.9),
+    )
     method.loc[method["dataset"] == "dtd", "images"] = "others"
     table = compare_summaries(base, {"full": method}).set_index("dataset")
     assert "other images" in table.loc["dtd", "status"]
     assert table.loc["imagenet-1k", "delta"] == pytest.approx(0.8)
-    assert table.loc["mean", "delta"] == pytest.approx(0.1) and table.loc["mean", "status"] == "1 of 20 data sets"
+    assert (
+        table.loc["mean", "delta"] == pytest.approx(0.1)
+        and table.loc["mean", "status"] == "1 of 20 data sets"
+    )
 
 
 def test_nothing_in_common_has_no_mean_and_still_a_figure(tmp_path: Path) -> None:
@@ -468,7 +548,8 @@ def test_nothing_in_common_has_no_mean_and_still_a_figure(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("elevater", "field"), [({"datasets": ["cifar10"]}, "datasets"), ({"shots": [7]}, "shots"), ({"seeds": 0}, "seeds")]
+    ("elevater", "field"),
+    [({"datasets": ["cifar10"]}, "datasets"), ({"shots": [7]}, "shots"), ({"seeds": 0}, "seeds")],
 )
 def test_a_wrong_setting_names_its_field(
     make_project: Callable[..., Project], elevater: dict[str, object], field: str

@@ -30,7 +30,11 @@ def test_fewer_images_or_a_missing_split_are_partial_with_both_numbers(tmp_path:
     (folder_of(tmp_path, "dtd") / "val.txt").unlink()
     (report,) = check_root(tmp_path, ["dtd"])
     assert report.state == "partial"
-    assert [(split.found, split.expected) for split in report.splits] == [(47, 1880), (None, 1880), (47, 1880)]
+    assert [(split.found, split.expected) for split in report.splits] == [
+        (47, 1880),
+        (None, 1880),
+        (47, 1880),
+    ]
     assert any("val.txt is missing" in problem for problem in report.problems)
     assert "split test: 47 images, officially 1,880" in report.problems
 
@@ -61,7 +65,12 @@ def test_the_json_holds_the_same(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["mnist"])
     (given,) = json.loads(report_json(check_root(tmp_path, ["mnist"])))
     assert (given["name"], given["state"]) == ("mnist", "partial")
-    assert given["splits"][1] == {"split": "test", "found": 10, "expected": 10000, "layout": "ELEVATER"}
+    assert given["splits"][1] == {
+        "split": "test",
+        "found": 10,
+        "expected": 10000,
+        "layout": "ELEVATER",
+    }
 
 
 def test_labels_without_names_are_noted(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def test_objects_are_parts_of_another_colour_and_unions_of_two(boxes: DenseImage
     assert {(4, 6, 28, 36), (34, 6, 58, 36), (4, 6, 58, 36)} == found
     assert objects(Image.new("RGB", (64, 64), "white")).shape == (0, 4)
     joined = np.full((64, 64, 3), 255, np.uint8)
-    joined[4:30, 2:30] = joined[34:60, 2:30] = joined[10:55, 10:12] = 0  # two that a thin line joins
+    joined[4:30, 2:30] = joined[34:60, 2:30] = joined[10:55, 10:12] = (
+        0  # two that a thin line joins
+    )
     assert {(2, 4, 30, 30), (2, 34, 30, 60)} <= {
         tuple(map(round, box)) for box in objects(Image.fromarray(joined)).tolist()
     }
@@ -75,9 +77,18 @@ def test_boxes_of_a_results_file_come_with_their_scores(boxes: DenseImages) -> N
     source = box_source("file", boxes, config(boxes), "cpu")
     places, objectness = source(1, boxes.image(1, 10_000))
     # Cut to the image; the one beside it is left out, and so is that of another image.
-    assert places.tolist() == [[50.0, 50.0, 64.0, 64.0]] and objectness is not None and objectness.tolist() == [0.25]
+    assert (
+        places.tolist() == [[50.0, 50.0, 64.0, 64.0]]
+        and objectness is not None
+        and objectness.tolist() == [0.25]
+    )
     assert source(2, boxes.image(2, 10_000))[0].shape == (0, 4)
-    for wrong in ("[]", "{", json.dumps([{**rows[0], "score": 3.5}]), json.dumps([{"image_id": 101}])):
+    for wrong in (
+        "[]",
+        "{",
+        json.dumps([{**rows[0], "score": 3.5}]),
+        json.dumps([{"image_id": 101}]),
+    ):
         path.write_text(wrong)
         with pytest.raises(InputError, match="boxes_file"):
             box_source("file", boxes, config(boxes), "cpu")
@@ -100,14 +111,23 @@ def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_
         (wanted,), _ = model.rpn(batch, model.backbone(batch.tensors))
     scale = 64 / torch.tensor(batch.image_sizes[0]).flip(0).repeat(2)
     torch.testing.assert_close(places, wanted * scale)
-    assert objectness is not None and len(objectness) == len(places) and (objectness.diff() <= 1e-6).all()
+    assert (
+        objectness is not None
+        and len(objectness) == len(places)
+        and (objectness.diff() <= 1e-6).all()
+    )
     for name in ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"):
         with pytest.raises(InputError, match="rpn_checkpoint"):
             box_source("rpn", boxes, set_up.model_copy(update={"rpn_model": name}), "cpu")
 
 
 def test_squares_hold_their_boxes_and_stay_in_the_image_if_they_can() -> None:
-    places = [[10.0, 20.0, 30.0, 24.0], [0.0, 0.0, 4.0, 8.0], [0.0, 10.0, 100.0, 20.0], [60.0, 0.0, 100.0, 50.0]]
+    places = [
+        [10.0, 20.0, 30.0, 24.0],
+        [0.0, 0.0, 4.0, 8.0],
+        [0.0, 10.0, 100.0, 20.0],
+        [60.0, 0.0, 100.0, 50.0],
+    ]
     found = squares(torch.tensor(places), 1.5, (100, 60))
     torch.testing.assert_close(found[0], torch.tensor([5.0, 7.0, 35.0, 37.0]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 12.0, 12.0]))
@@ -117,7 +137,9 @@ def test_squares_hold_their_boxes_and_stay_in_the_image_if_they_can() -> None:
     torch.testing.assert_close(found[:, 2] - found[:, 0], found[:, 3] - found[:, 1])
 
 
-def detector(clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor, **fields: Any) -> Detector:
+def detector(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor, **fields: Any
+) -> Detector:
     """One whose regions have given vectors, over three classes whose vectors are the axes."""
     made = Detector(clip, ["a", "b", "c"], ["{}"], DenseConfig.model_validate(fields))
     made.vectors.head.copy_(torch.eye(32)[:, :3])
@@ -133,25 +155,33 @@ def test_overlapping_boxes_of_a_class_are_suppressed_and_those_of_others_are_not
 ) -> None:
     close = torch.tensor([[1.0, 0.99, 0.0], [0.98, 1.0, 0.0], [0.0, 0.0, 1.0]])
     vectors = torch.nn.functional.normalize(torch.nn.functional.pad(close, (0, 29)), dim=-1)
-    boxes, scores, classes = detector(clip, monkeypatch, vectors)(Image.new("RGB", (64, 64)), PLACES, None)
+    boxes, scores, classes = detector(clip, monkeypatch, vectors)(
+        Image.new("RGB", (64, 64)), PLACES, None
+    )
     found = sorted(zip(classes.tolist(), boxes[:, 0].tolist(), strict=True))
     assert found == [(0, 0.0), (1, 1.0), (2, 40.0)]
     assert (scores.diff() <= 0).all() and scores[0] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_objectness_is_fused_by_the_root_of_the_product(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objectness_is_fused_by_the_root_of_the_product(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors = torch.eye(32)[:3]
     made = detector(clip, monkeypatch, vectors)
     objectness = torch.tensor([0.25, 1.0, 0.0])
     _, scores, classes = made(Image.new("RGB", (64, 64)), PLACES, objectness)
-    assert dict(zip(classes.tolist(), scores.tolist(), strict=True)) == pytest.approx({0: 0.5, 1: 1.0}, abs=1e-4)
+    assert dict(zip(classes.tolist(), scores.tolist(), strict=True)) == pytest.approx(
+        {0: 0.5, 1: 1.0}, abs=1e-4
+    )
     made = detector(clip, monkeypatch, torch.full((3, 32), float("nan")))
     with pytest.raises(CorruptArtifact, match="finite"):
         made(Image.new("RGB", (64, 64)), PLACES, None)
 
 
 @pytest.mark.parametrize("regions", ["crop", "roi"])
-def test_regions_of_an_image_are_encoded_and_none_are_no_detections(clip: Clip, regions: str) -> None:
+def test_regions_of_an_image_are_encoded_and_none_are_no_detections(
+    clip: Clip, regions: str
+) -> None:
     made = Detector(clip, ["a", "b"], ["{}"], DenseConfig.model_validate({"regions": regions}))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     vectors = made.region_vectors(image, PLACES)

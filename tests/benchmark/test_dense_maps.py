@@ -1,4 +1,6 @@
-"""Segmentation without training: windows, several names a class, refinements, background; and the student."""
+"""Segmentation without training: windows, several names a class, refinements, background; and the
+student.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> DenseImages:
 
 
 def segmenter(clip: Clip, masks: DenseImages, **fields: Any) -> Segmenter:
-    return Segmenter(clip, masks, ["a {}"], DenseConfig.model_validate({"short_side": 64, **fields}))
+    return Segmenter(
+        clip, masks, ["a {}"], DenseConfig.model_validate({"short_side": 64, **fields})
+    )
 
 
 def test_a_class_is_as_near_as_the_nearest_of_its_names(clip: Clip) -> None:
@@ -42,7 +46,9 @@ def test_a_class_is_as_near_as_the_nearest_of_its_names(clip: Clip) -> None:
     features = torch.nn.functional.normalize(torch.randn(2, 5, 32), dim=-1)
     cat, dog, car = alone.logits(features).unbind(-1)
     assert together.logits(features)[..., 0].eq(-math.inf).all()
-    torch.testing.assert_close(together.logits(features)[..., 1:], torch.stack([cat.maximum(dog), car], -1))
+    torch.testing.assert_close(
+        together.logits(features)[..., 1:], torch.stack([cat.maximum(dog), car], -1)
+    )
 
 
 @pytest.mark.parametrize("window", [0, 32])
@@ -52,7 +58,9 @@ def test_every_pixel_gets_a_class_and_never_a_background_that_is_not_scored(
     ids = segmenter(clip, masks, window=window, stride=16)(masks.image(0, 10_000))
     assert ids.shape == (64, 64) and ids.min() >= 1 and ids.max() < len(masks.class_names)
     with_background = segmenter(clip, masks, window=window, background_below=1.0)
-    assert (with_background(masks.image(0, 10_000)) == 0).all() and with_background.scores_background
+    assert (
+        with_background(masks.image(0, 10_000)) == 0
+    ).all() and with_background.scores_background
 
 
 def test_one_window_that_covers_the_image_is_the_image(clip: Clip, masks: DenseImages) -> None:
@@ -86,31 +94,48 @@ def test_key_smoothing_gives_unsure_patches_the_shares_of_those_with_like_keys()
     torch.testing.assert_close(found.sum(-1), torch.ones(4))
 
 
-def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(clip: Clip, masks: DenseImages) -> None:
+def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(
+    clip: Clip, masks: DenseImages
+) -> None:
     image = masks.image(0, 10_000)
     made = segmenter(clip, masks)
     assert len(np.unique(made(image))) > 1
-    assert len(np.unique(segmenter(clip, masks, prompt_denoising=1.0)(image))) == 1  # the likeliest one is left
+    assert (
+        len(np.unique(segmenter(clip, masks, prompt_denoising=1.0)(image))) == 1
+    )  # the likeliest one is left
     made.vectors.head.fill_(math.nan)
     with pytest.raises(CorruptArtifact, match="finite"):
         made(image)
 
 
-def test_classes_that_are_nowhere_likely_are_left_out_before_keys_are_smoothed(clip: Clip, masks: DenseImages) -> None:
+def test_classes_that_are_nowhere_likely_are_left_out_before_keys_are_smoothed(
+    clip: Clip, masks: DenseImages
+) -> None:
     made = segmenter(clip, masks, prompt_denoising=0.6, key_smoothing=1.0)
-    # Over two windows of two patches: only classes 0 and 1 are likely somewhere. Of class 2 every patch has a third.
-    shares = torch.tensor([[[0.65, 0.05, 0.30], [0.35, 0.34, 0.31]], [[0.05, 0.65, 0.30], [0.35, 0.34, 0.31]]])
-    keys = torch.nn.functional.normalize(torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).expand(2, 2, 2), dim=-1)
-    cells = [(shares[number].log().view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2)) for number in (0, 1)]
+    # Over two windows of two patches: only classes 0 and 1 are likely somewhere. Of class 2 every
+    # patch has a third.
+    shares = torch.tensor(
+        [[[0.65, 0.05, 0.30], [0.35, 0.34, 0.31]], [[0.05, 0.65, 0.30], [0.35, 0.34, 0.31]]]
+    )
+    keys = torch.nn.functional.normalize(
+        torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).expand(2, 2, 2), dim=-1
+    )
+    cells = [
+        (shares[number].log().view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2)) for number in (0, 1)
+    ]
     refined = made._refined(cells)
     assert refined.shape == (2, 1, 2, 3)
     found = refined.softmax(dim=-1)
-    left = torch.nn.functional.pad(torch.nn.functional.normalize(shares[..., :2], p=1, dim=-1), (0, 1))
+    left = torch.nn.functional.pad(
+        torch.nn.functional.normalize(shares[..., :2], p=1, dim=-1), (0, 1)
+    )
     for number in (0, 1):
         expected = smoothed(left[number].log().view(1, 1, 2, 3), cells[number][1], 1.0).exp()
         torch.testing.assert_close(found[number], expected[0])
     # The likeliest class stays, however little likely it is.
-    alone = segmenter(clip, masks, prompt_denoising=1.0)._refined([(logits, None) for logits, _ in cells])
+    alone = segmenter(clip, masks, prompt_denoising=1.0)._refined(
+        [(logits, None) for logits, _ in cells]
+    )
     assert alone.argmax(dim=-1).unique().tolist() in ([0], [1], [0, 1])
     assert (alone.softmax(dim=-1)[..., 2] == 0).all()
 
@@ -120,7 +145,10 @@ def test_images_keep_their_ratio_and_are_padded_to_whole_patches() -> None:
     assert resized(Image.new("RGB", (3000, 1000)), 800, 1_333).size == (1333, 444)
     pixels = torch.ones(1, 3, 444, 1333)
     assert padded(pixels, 32).shape == (1, 3, 448, 1344)
-    assert padded(pixels, 32).sum() == pixels.sum() and padded(pixels, 32)[..., :444, :1333].eq(1).all()
+    assert (
+        padded(pixels, 32).sum() == pixels.sum()
+        and padded(pixels, 32)[..., :444, :1333].eq(1).all()
+    )
     assert padded(pixels[..., :448], 4).shape == (1, 3, 444, 448)
 
 
@@ -128,10 +156,17 @@ def test_pixels_of_the_padding_are_not_in_the_map(clip: Clip, masks: DenseImages
     made = segmenter(clip, masks)
     pixels = torch.randn(1, 3, 64, 72)  # padded to 80
     whole = made._logits(padded(pixels, 16), (64, 80))
-    torch.testing.assert_close(made._logits(pixels, (64, 72)), whole[..., :72], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        made._logits(pixels, (64, 72)), whole[..., :72], atol=1e-3, rtol=1e-4
+    )
 
 
-STUDENT = {"student_steps": 4, "student_batch": 2, "student_model": "lraspp_mobilenet_v3_large", "short_side": 64}
+STUDENT = {
+    "student_steps": 4,
+    "student_batch": 2,
+    "student_model": "lraspp_mobilenet_v3_large",
+    "short_side": 64,
+}
 
 
 def trained(clip: Clip, masks: DenseImages, root: Path, **fields: Any) -> Student:
@@ -170,15 +205,20 @@ def test_a_student_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     assert ids.shape == (64, 64) and ids.max() <= len(CLASSES)
 
 
-def test_a_student_learns_what_the_frozen_map_says(clip: Clip, masks: DenseImages, tmp_path: Path) -> None:
+def test_a_student_learns_what_the_frozen_map_says(
+    clip: Clip, masks: DenseImages, tmp_path: Path
+) -> None:
     made = trained(clip, masks, tmp_path, student_steps=1)
     labels = [made.segmenter(masks.image(position, 10_000)) for position in range(len(masks))]
     stored = [np.load(tmp_path / f"{position}.npy") for position in range(len(masks))]
     assert all(map(np.array_equal, labels, stored))
-    pixels, truths = made._batch(3, lambda position: (masks.image(position, 10_000), stored[position]), 4)
+    pixels, truths = made._batch(
+        3, lambda position: (masks.image(position, 10_000), stored[position]), 4
+    )
     assert pixels.shape == (2, 3, 64, 64) and truths.shape == (2, 64, 64)
     assert all(
-        any(np.array_equal(one, other) for one in (truth, truth.flip(-1)) for other in labels) for truth in truths
+        any(np.array_equal(one, other) for one in (truth, truth.flip(-1)) for other in labels)
+        for truth in truths
     )
 
 
@@ -190,7 +230,12 @@ def test_a_student_learns_what_the_frozen_map_says(clip: Clip, masks: DenseImage
     ],
 )
 def test_a_student_that_cannot_learn_says_why(
-    clip: Clip, masks: DenseImages, tmp_path: Path, fields: dict[str, Any], error: type[Exception], token: str
+    clip: Clip,
+    masks: DenseImages,
+    tmp_path: Path,
+    fields: dict[str, Any],
+    error: type[Exception],
+    token: str,
 ) -> None:
     with pytest.raises(error, match=token):
         trained(clip, masks, tmp_path, **fields)

@@ -1,4 +1,6 @@
-"""Detection and segmentation as artifacts: figures, resuming by image, comparison, checks, pictures, leaked images."""
+"""Detection and segmentation as artifacts: figures, resuming by image, comparison, checks,
+pictures, leaked images.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,13 @@ from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
 
-SETTINGS = {"root": "dense", "own": OWN, "boxes": ["truth", "objects"], "short_side": 64, "window": 32}
+SETTINGS = {
+    "root": "dense",
+    "own": OWN,
+    "boxes": ["truth", "objects"],
+    "short_side": 64,
+    "window": 32,
+}
 
 
 @pytest.fixture
@@ -49,7 +57,10 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     boxes, masks = made.counts["detection"]["boxes"], made.counts["segmentation"]["masks"]
     assert set(boxes["truth"]) == {"ap", "ap50"} and 0 <= boxes["truth"]["ap50"] <= 1
     assert boxes["objects"]["proposal_recall_100"] == 1.0
-    assert set(masks["map"]) == {"miou", "pixel_accuracy", "classes"} and 0 < masks["map"]["pixel_accuracy"] < 1
+    assert (
+        set(masks["map"]) == {"miou", "pixel_accuracy", "classes"}
+        and 0 < masks["map"]["pixel_accuracy"] < 1
+    )
     # What is published are the detections that the figures were computed of.
     (images, _), _ = read_dense_sets(project.config.dense, "shapes")
     found = json.loads(made.file("detections/boxes--truth.json").read_text())
@@ -90,14 +101,18 @@ def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_pr
 def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
     shutil.rmtree(project.config.dense.root / "shapes" / "labels")  # type: ignore[operator]
     made = publish_dense(changed(project, datasets=("voc-20",)), "shapes", "base")
-    assert set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
+    assert (
+        set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
+    )
     rows = pd.read_parquet(made.file("results.parquet"))
     assert rows[rows["set"] == "masks"]["value"].isna().all() and dense_contradictions(made) == 0
     with pytest.raises(InputError, match="dense.root"):
         publish_dense(changed(project, root=None), "shapes", "base")
 
 
-def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(project: Project) -> None:
+def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(
+    project: Project,
+) -> None:
     root = project.config.dense.root / "shapes"  # type: ignore[operator]
     (root / "annotations.json").write_text("{}")
     (root / "names.txt").write_text("circle\ncircle\n")
@@ -114,7 +129,10 @@ def test_regions_of_a_tower_without_dense_features_are_unavailable(
 
     monkeypatch.setattr("react_pipeline.benchmark.dense_maps.DenseTower", refuse)
     made = publish_dense(project, "shapes", "base")
-    assert made.counts["not_measured"] == {"masks": "no such tower"} and "boxes" in made.counts["detection"]
+    assert (
+        made.counts["not_measured"] == {"masks": "no such tower"}
+        and "boxes" in made.counts["detection"]
+    )
 
 
 def test_a_student_is_measured_beside_the_map_it_learned_from(project: Project) -> None:
@@ -127,13 +145,20 @@ def test_a_student_is_measured_beside_the_map_it_learned_from(project: Project) 
 def test_images_of_the_sets_are_kept_out_of_training(project: Project) -> None:
     digests = dense_digests(project, "shapes")
     assert {name: len(found) for name, found in digests.items()} == {"boxes": 4, "masks": 4}
-    assert digests["boxes"] == digests["masks"] and not dense_digests(changed(project, root=None), "shapes")
+    assert digests["boxes"] == digests["masks"] and not dense_digests(
+        changed(project, root=None), "shapes"
+    )
 
 
-def test_the_fingerprint_sees_settings_and_data_and_not_where_they_are(project: Project, tmp_path: Path) -> None:
+def test_the_fingerprint_sees_settings_and_data_and_not_where_they_are(
+    project: Project, tmp_path: Path
+) -> None:
     first = publish_dense(project, "shapes", "base").fingerprint
     shutil.copytree(tmp_path / "dense", tmp_path / "copy")
-    assert publish_dense(changed(project, root=tmp_path / "copy"), "shapes", "base").fingerprint == first
+    assert (
+        publish_dense(changed(project, root=tmp_path / "copy"), "shapes", "base").fingerprint
+        == first
+    )
     assert publish_dense(changed(project, attention="qq"), "shapes", "base").fingerprint != first
     path = tmp_path / "dense" / "shapes" / "labels" / "1.png"
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
@@ -153,7 +178,10 @@ def compared(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(dense_results, "resolve", as_base)
     publish_dense(project, "shapes", "gated-image")
     fresh = Project.load(project.path)
-    monkeypatch.setattr("react_pipeline.lineage.fresh", lambda project, stage, key: project.store.current(stage, key))
+    monkeypatch.setattr(
+        "react_pipeline.lineage.fresh",
+        lambda project, stage, key: project.store.current(stage, key),
+    )
     return fresh
 
 

@@ -34,7 +34,9 @@ NAME = "fer-2013"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_elevater(tmp_path / "data", 2, only=[NAME, "voc-2007-classification"], shuffle_names=1)
+    return write_elevater(
+        tmp_path / "data", 2, only=[NAME, "voc-2007-classification"], shuffle_names=1
+    )
 
 
 @pytest.fixture
@@ -71,7 +73,9 @@ def test_identity_is_content_not_place(project: Project, data: Path, tmp_path: P
     assert images["path"].str.startswith(str(tmp_path / "moved")).all()
 
 
-def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refused(project: Project, data: Path) -> None:
+def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refused(
+    project: Project, data: Path
+) -> None:
     domain = domain_of(dataset(NAME), data)
     write(project, {**domain, "classes": ["zebra", *domain["classes"]]})
     images = read_images(publish_evaluation_set(project, NAME))
@@ -81,7 +85,9 @@ def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refuse
         publish_evaluation_set(project, NAME)
 
 
-def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Project, data: Path) -> None:
+def test_data_that_are_not_there_are_unavailable_with_the_reason(
+    project: Project, data: Path
+) -> None:
     (folder_of(data, NAME) / "test.zip").unlink()
     assert "test.zip" in publish_evaluation_set(project, NAME).counts["unavailable"]
     write(project, domain_of(dataset(NAME), data / "nosuch"))
@@ -112,7 +118,10 @@ def test_every_data_set_is_a_valid_domain_and_the_union_has_each_name_once(tmp_p
     assert len(domains) == 21
     for name, entry in DATASETS.items():
         domain = domains[name.replace("_", "-")]
-        assert tuple(domain.class_names) == entry.class_names and tuple(domain.templates) == entry.templates
+        assert (
+            tuple(domain.class_names) == entry.class_names
+            and tuple(domain.templates) == entry.templates
+        )
         assert (domain.evaluation is None) == entry.multilabel
     union = [normal(name) for name in domains["elevater"].class_names]
     every = {normal(name) for entry in DATASETS.values() for name in entry.class_names}
@@ -150,7 +159,8 @@ def test_images_of_kitti_are_squashed_to_be_measured_and_prepared_as_the_corpus_
     domain = tiny_project.domain(name)
     images = read_images(published, domain)
     squashed, cropped = (
-        encode_images(tiny_project.config, clip, images, preprocessing(clip, squash=squash)) for squash in (True, False)
+        encode_images(tiny_project.config, clip, images, preprocessing(clip, squash=squash))
+        for squash in (True, False)
     )
     head = zero_shot_head(clip, domain.class_names, domain.templates).numpy()
     logits = 100.0 * squashed @ head
@@ -181,9 +191,14 @@ def test_an_image_that_ends_too_early_counts_with_what_is_there(
         publish_evaluation_set(tiny_project, name)
 
 
-def test_another_image_in_the_place_of_a_listed_one_is_refused(project: Project, data: Path) -> None:
+def test_another_image_in_the_place_of_a_listed_one_is_refused(
+    project: Project, data: Path
+) -> None:
     images = read_dataset(data, NAME, "test")
-    first, last = (location_of(data, f"{NAME}/{number}/{images.locations[number]}") for number in (0, len(images) - 1))
+    first, last = (
+        location_of(data, f"{NAME}/{number}/{images.locations[number]}")
+        for number in (0, len(images) - 1)
+    )
     assert read_location(last) == images.read(len(images) - 1)
     index = folder_of(data, NAME) / "test.txt"
     lines = index.read_text().splitlines(keepends=True)

@@ -18,7 +18,9 @@ from react_pipeline.clip.model import Clip, load
 from react_pipeline.store.errors import InputError
 
 N_CLASSES = 3
-sweep_module = import_module("react_pipeline.benchmark.sweep")  # the door has a function of this name
+sweep_module = import_module(
+    "react_pipeline.benchmark.sweep"
+)  # the door has a function of this name
 
 
 @pytest.fixture
@@ -51,7 +53,9 @@ def snapshot(clip: Clip) -> dict[str, Tensor]:
 
 
 def search_among(
-    monkeypatch: pytest.MonkeyPatch, learning_rates: tuple[float, ...], weight_decays: tuple[float, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    learning_rates: tuple[float, ...],
+    weight_decays: tuple[float, ...],
 ) -> None:
     """A grid of few points, of which all weight decays are tried at once."""
     monkeypatch.setattr(sweep_module, "LEARNING_RATES", learning_rates)
@@ -80,7 +84,9 @@ def test_fine_tuning_learns_and_leaves_the_given_model_alone(
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
+def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
     images, labels = pixels
     head = Head.random(N_CLASSES, 32)
     still = Trial(0.0, 0.0)
@@ -96,13 +102,19 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(clip: Clip, pixe
     )
     with torch.no_grad():
         features = clip.model.visual(images)
-    train, test = (FeatureExamples(features[part], labels[part]) for part in (slice(0, 21), slice(21, 30)))
-    probe = train_heads(train, test, head, [still], "accuracy", epochs=2, keep_probabilities=True)[0]
+    train, test = (
+        FeatureExamples(features[part], labels[part]) for part in (slice(0, 21), slice(21, 30))
+    )
+    probe = train_heads(train, test, head, [still], "accuracy", epochs=2, keep_probabilities=True)[
+        0
+    ]
     assert tower.scores == pytest.approx(probe.scores)
     np.testing.assert_allclose(tower.last_probabilities, probe.last_probabilities, atol=1e-5)
 
 
-def test_one_step_is_that_of_pytorch_on_tower_and_head_together(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
+def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
     images, labels = pixels
     head, trial = Head.random(N_CLASSES, 32), Trial(0.01, 0.1)
     # A batch of all images: one step an epoch.
@@ -116,7 +128,11 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(clip: Clip, pixe
         epochs=2,
         keep_probabilities=True,
     )
-    visual, norm, linear = clip.model.visual, nn.BatchNorm1d(32, affine=False), nn.Linear(32, N_CLASSES)
+    visual, norm, linear = (
+        clip.model.visual,
+        nn.BatchNorm1d(32, affine=False),
+        nn.Linear(32, N_CLASSES),
+    )
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
     model = nn.Sequential(visual, norm, linear).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=0.1)
@@ -156,11 +172,15 @@ def test_a_tower_without_projection_matrix_cannot_be_merged() -> None:
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_each_trial_starts_afresh_and_repeats_itself(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
+def test_each_trial_starts_afresh_and_repeats_itself(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
     head = Head.random(N_CLASSES, 32)
     first, second = (
-        train_tower(clip, train, test, head, Trial(0.01, 0.0), "accuracy", epochs=2, keep_probabilities=True)
+        train_tower(
+            clip, train, test, head, Trial(0.01, 0.0), "accuracy", epochs=2, keep_probabilities=True
+        )
         for _ in range(2)
     )
     assert np.array_equal(first.last_probabilities, second.last_probabilities)
@@ -169,7 +189,9 @@ def test_each_trial_starts_afresh_and_repeats_itself(clip: Clip, pixels: tuple[T
 @pytest.mark.usefixtures("small_batches")
 def test_a_diverging_trial_fails_by_name(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
-    curve = train_tower(clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9)
+    curve = train_tower(
+        clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9
+    )
     assert curve.failure == NOT_FINITE
     assert curve.best == 0
 
@@ -189,7 +211,9 @@ def test_a_search_over_the_tower_uses_only_the_training_images(
     train, held_out = everything.subset(np.arange(6, 12)), everything.subset(np.arange(3, 6))
     result = sweep(
         lambda trials: [
-            train_tower(clip, train, held_out, Head.random(N_CLASSES, 32), trial, "accuracy", epochs=1)
+            train_tower(
+                clip, train, held_out, Head.random(N_CLASSES, 32), trial, "accuracy", epochs=1
+            )
             for trial in trials
         ]
     )
@@ -199,7 +223,11 @@ def test_a_search_over_the_tower_uses_only_the_training_images(
 
 def test_subsets_of_subsets_keep_images_and_labels_together(pixels: tuple[Tensor, Tensor]) -> None:
     images, labels = pixels
-    part = ImageExamples(lambda number: images[number], labels).subset(np.arange(10, 20)).subset(np.array([3, 1]))
+    part = (
+        ImageExamples(lambda number: images[number], labels)
+        .subset(np.arange(10, 20))
+        .subset(np.array([3, 1]))
+    )
     assert part.labels.tolist() == labels[[13, 11]].tolist()
     batch = next(iter(part.loader([[0, 1]])))
     assert torch.equal(batch, images[[13, 11]])

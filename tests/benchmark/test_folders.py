@@ -24,13 +24,17 @@ def write_folders(folder: Path, names: dict[str, int]) -> Path:
 
 
 def test_folders_of_another_spelling_give_the_tables_ids(tmp_path: Path) -> None:
-    names = {name.title().replace(" ", "_"): number for number, name in enumerate(dataset("cifar-100").class_names)}
+    names = {
+        name.title().replace(" ", "_"): number
+        for number, name in enumerate(dataset("cifar-100").class_names)
+    }
     write_folders(tmp_path / "cifar-100" / "test", names)
     images = read_dataset(tmp_path, "cifar-100", "test")
     assert images.layout == "image folder"
     assert len(images) == 200
     assert all(
-        names[location.split("/")[2]] == label for location, label in zip(images.locations, images.labels, strict=True)
+        names[location.split("/")[2]] == label
+        for location, label in zip(images.locations, images.labels, strict=True)
     )
     assert images.read(0) == (tmp_path / images.locations[0]).read_bytes()
 
@@ -64,18 +68,33 @@ def test_imagenets_validation_folder_of_wordnet_ids_is_its_test(tmp_path: Path) 
     assert (few.labels.tolist(), few.read(4)) == (images.labels[:5].tolist(), images.read(4))
 
 
-def test_imagenets_classes_of_one_name_are_those_of_the_domain_in_their_order(tmp_path: Path) -> None:
+def test_imagenets_classes_of_one_name_are_those_of_the_domain_in_their_order(
+    tmp_path: Path,
+) -> None:
     import timm.data
 
-    twins = [number for number, name in enumerate(IMAGENET.class_names) if IMAGENET.class_names.count(name) > 1]
+    twins = [
+        number
+        for number, name in enumerate(IMAGENET.class_names)
+        if IMAGENET.class_names.count(name) > 1
+    ]
     assert len(twins) == 4
     for number, synset in enumerate(timm.data.ImageNetInfo("imagenet1k").label_names()):
         (tmp_path / IMAGENET.name / "val" / synset).mkdir(parents=True)
         if number in twins:
             (tmp_path / IMAGENET.name / "val" / synset / "a.JPEG").write_bytes(png(number, synset))
-    classes = [{"id": f"{name} ({number})", "name": name} for number, name in enumerate(IMAGENET.class_names)]
-    images = list_images(tmp_path, IMAGENET.name, DomainConfig.model_validate({"slug": "imagenet", "classes": classes}))
-    assert sorted(images["class"]) == sorted(f"{IMAGENET.class_names[number]} ({number})" for number in twins)
+    classes = [
+        {"id": f"{name} ({number})", "name": name}
+        for number, name in enumerate(IMAGENET.class_names)
+    ]
+    images = list_images(
+        tmp_path,
+        IMAGENET.name,
+        DomainConfig.model_validate({"slug": "imagenet", "classes": classes}),
+    )
+    assert sorted(images["class"]) == sorted(
+        f"{IMAGENET.class_names[number]} ({number})" for number in twins
+    )
     assert [int(name.rsplit("(")[1][:-1]) for name in images["class"]] == [
         read_dataset(tmp_path, IMAGENET.name, "test").labels[row] for row in range(4)
     ]

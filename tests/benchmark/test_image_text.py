@@ -13,7 +13,12 @@ from react_pipeline.store.errors import InputError
 
 
 def entry(name: str, captions: list[str], split: str = "test", **more: Any) -> dict[str, Any]:
-    return {"filename": name, "split": split, "sentences": [{"raw": caption} for caption in captions], **more}
+    return {
+        "filename": name,
+        "split": split,
+        "sentences": [{"raw": caption} for caption in captions],
+        **more,
+    }
 
 
 def write(path: Path, images: Any) -> Path:
@@ -21,11 +26,16 @@ def write(path: Path, images: Any) -> Path:
     return path
 
 
-def brute_force(images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray, k: int) -> tuple[float, float]:
+def brute_force(
+    images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray, k: int
+) -> tuple[float, float]:
     """Sort everything, with the lower number first among equals, and look into the first k."""
     similarity = images @ texts.T
     by_image = [
-        any(image_of_caption[text] == image for text in sorted(range(len(texts)), key=lambda t: (-row[t], t))[:k])
+        any(
+            image_of_caption[text] == image
+            for text in sorted(range(len(texts)), key=lambda t: (-row[t], t))[:k]
+        )
         for image, row in enumerate(similarity)
     ]
     by_text = [
@@ -42,14 +52,22 @@ def test_recall_equals_brute_force_at_any_block_size(
 ) -> None:
     monkeypatch.setattr(image_text, "BLOCK_BYTES", block_bytes)
     random = np.random.default_rng(0)
-    image_of_caption = random.permutation(np.concatenate([np.arange(23), random.integers(23, size=60)]))
+    image_of_caption = random.permutation(
+        np.concatenate([np.arange(23), random.integers(23, size=60)])
+    )
     # Small whole numbers: many similarities are exactly equal.
-    images = random.integers(-1, 2, size=(23, 4)).astype(np.float32) if ties else random.standard_normal((23, 8))
+    images = (
+        random.integers(-1, 2, size=(23, 4)).astype(np.float32)
+        if ties
+        else random.standard_normal((23, 8))
+    )
     noise = random.integers(-1, 2, size=(83, 4)) if ties else random.standard_normal((83, 8))
     texts = (images[image_of_caption] + noise).astype(images.dtype)
     found = recall(images, texts, image_of_caption)
     for k in (1, 5, 10):
-        assert (found["image to text"][k], found["text to image"][k]) == brute_force(images, texts, image_of_caption, k)
+        assert (found["image to text"][k], found["text to image"][k]) == brute_force(
+            images, texts, image_of_caption, k
+        )
 
 
 def test_vectors_that_are_all_equal_rank_by_number() -> None:
@@ -86,13 +104,18 @@ def test_karpathys_json_gives_the_first_five_captions_of_a_split(tmp_path: Path)
 
 
 def test_a_flickr_json_has_no_folders(tmp_path: Path) -> None:
-    found = read_karpathy(write(tmp_path / "dataset_flickr30k.json", [entry("1.jpg", ["one"], split="val")]), "val")
+    found = read_karpathy(
+        write(tmp_path / "dataset_flickr30k.json", [entry("1.jpg", ["one"], split="val")]), "val"
+    )
     assert (found.images, found.captions, found.dropped) == (("1.jpg",), ("one",), {})
 
 
 def test_a_table_may_hold_an_images_captions_apart(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
-    path.write_text('image,caption\na.jpg,"one, two"\nb.jpg,three\na.jpg,four\n,five\nb.jpg,\n', encoding="utf-8-sig")
+    path.write_text(
+        'image,caption\na.jpg,"one, two"\nb.jpg,three\na.jpg,four\n,five\nb.jpg,\n',
+        encoding="utf-8-sig",
+    )
     found = read_caption_csv(path)
     assert found.images == ("a.jpg", "b.jpg")
     assert found.captions == ("one, two", "three", "four")
@@ -104,7 +127,11 @@ def test_a_table_may_have_other_columns_and_another_delimiter(tmp_path: Path) ->
     path = tmp_path / "results.csv"
     path.write_text("image_name| comment_number| comment\n1.jpg| 0| A dog .\n1.jpg| 1\n")
     found = read_caption_csv(path, "image_name", "comment", delimiter="|")
-    assert (found.images, found.captions, found.dropped) == (("1.jpg",), ("A dog .",), {"empty_caption": 1})
+    assert (found.images, found.captions, found.dropped) == (
+        ("1.jpg",),
+        ("A dog .",),
+        {"empty_caption": 1},
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +148,9 @@ def test_a_table_may_have_other_columns_and_another_delimiter(tmp_path: Path) ->
         (json.dumps({"images": [entry("/a", ["x"])]}), "leads out of the folder"),
         (json.dumps({"images": [entry("a", [" "])]}), "left out: {'empty_caption': 1}"),
         (
-            json.dumps({"images": [entry("a", ["x"]), {**entry("b", []), "sentences": [{"raw": None}]}]}),
+            json.dumps(
+                {"images": [entry("a", ["x"]), {**entry("b", []), "sentences": [{"raw": None}]}]}
+            ),
             r"images\.1\.sentences\.0\.raw",
         ),
         (
@@ -131,7 +160,9 @@ def test_a_table_may_have_other_columns_and_another_delimiter(tmp_path: Path) ->
         ("[" * 100_000, "is not Karpathy's JSON"),
     ],
 )
-def test_a_json_that_cannot_be_used_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
+def test_a_json_that_cannot_be_used_is_named_with_its_fault(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "dataset.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as error:
@@ -148,7 +179,9 @@ def test_a_table_without_the_column_names_those_it_has(tmp_path: Path) -> None:
         read_caption_csv(tmp_path / "absent.csv")
 
 
-def test_a_tab_may_be_written_as_a_shell_hands_it_on_and_another_delimiter_is_reported(tmp_path: Path) -> None:
+def test_a_tab_may_be_written_as_a_shell_hands_it_on_and_another_delimiter_is_reported(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "captions.tsv"
     path.write_text("image\tcaption\na.jpg\tone, two\n")
     assert read_caption_csv(path, delimiter="\\t").captions == ("one, two",)

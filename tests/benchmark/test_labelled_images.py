@@ -1,4 +1,6 @@
-"""The one type of all readers: bytes from archives in threads and processes, and the digest for lineage."""
+"""The one type of all readers: bytes from archives in threads and processes, and the digest for
+lineage.
+"""
 
 from __future__ import annotations
 
@@ -100,13 +102,17 @@ def test_whether_a_split_has_its_official_size_is_known(copy: Path) -> None:
     assert any("9960 images are listed again" in note for note in whole.notes)
 
 
-def test_the_digest_changes_with_the_order_of_the_classes_on_disk_though_every_label_means_the_same(copy: Path) -> None:
+def test_the_digest_changes_with_the_order_of_the_classes_on_disk_though_every_label_means_the_same(
+    copy: Path,
+) -> None:
     before = read_dataset(copy, "cifar-10", "test")
     folder = folder_of(copy, "cifar-10")
     names = (folder / "labels.txt").read_text().split()
     (folder / "labels.txt").write_text("\n".join(names[::-1]) + "\n")
     rows = [line.rpartition(" ") for line in (folder / "test.txt").read_text().splitlines()]
-    (folder / "test.txt").write_text("".join(f"{image} {9 - int(label)}\n" for image, _, label in rows))
+    (folder / "test.txt").write_text(
+        "".join(f"{image} {9 - int(label)}\n" for image, _, label in rows)
+    )
     after = read_dataset(copy, "cifar-10", "test")
     assert after.labels.tolist() == before.labels.tolist() and after.order == before.order[::-1]
     assert after.digest() != before.digest()

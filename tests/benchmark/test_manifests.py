@@ -27,7 +27,9 @@ def class_in_name(location: str) -> int:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_data_set_is_read_in_its_published_format_with_labels_joined_by_name(copy: Path, name: str) -> None:
+def test_every_data_set_is_read_in_its_published_format_with_labels_joined_by_name(
+    copy: Path, name: str
+) -> None:
     for split in dataset(name).sizes:
         images = read_dataset(copy, name, split)
         assert len(images) == 2 * len(dataset(name).class_names)
@@ -57,7 +59,10 @@ def test_order_on_disk_is_kept_for_submissions(copy: Path) -> None:
 
 def test_order_of_a_coco_index_is_that_of_its_category_ids(copy: Path) -> None:
     given = json.loads((folder_of(copy, "resisc45_clip") / "test.json").read_text())
-    by_id = [category["name"] for category in sorted(given["categories"], key=lambda category: category["id"])]
+    by_id = [
+        category["name"]
+        for category in sorted(given["categories"], key=lambda category: category["id"])
+    ]
     images = read_dataset(copy, "resisc45_clip", "test")
     assert [images.class_names[class_id] for class_id in images.order] == by_id
 
@@ -75,7 +80,10 @@ def test_an_image_of_voc_has_all_its_classes(copy: Path) -> None:
     assert images.labels.shape == (40, 20)
     assert images.labels.sum(axis=1).tolist() == [1] * 20 + [2] * 20
     row = 25
-    expected = {class_in_name(images.locations[row]), (class_in_name(images.locations[row]) + 1) % 20}
+    expected = {
+        class_in_name(images.locations[row]),
+        (class_in_name(images.locations[row]) + 1) % 20,
+    }
     assert set(np.flatnonzero(images.labels[row])) == expected
 
 
@@ -84,7 +92,9 @@ def test_an_image_of_voc_may_have_no_class(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "voc-2007-classification")
     (folder / "nothing.png").write_bytes(png(0, "nothing"))
     (folder / "test_ic.txt").write_text("nothing.png\n" + (folder / "test_ic.txt").read_text())
-    edit_registry(tmp_path, "voc-2007-classification", test={"index_path": "test_ic.txt", "num_images": 21})
+    edit_registry(
+        tmp_path, "voc-2007-classification", test={"index_path": "test_ic.txt", "num_images": 21}
+    )
     labels = read_dataset(tmp_path, "voc-2007-classification", "test").labels
     assert labels.sum(axis=1).tolist() == [0] + [1] * 20
 
@@ -95,7 +105,9 @@ def test_plain_files_beside_the_index_are_read_too(tmp_path: Path) -> None:
     (folder / "some images").mkdir()
     for digit in range(10):
         (folder / "some images" / f"{digit}.png").write_bytes(png(digit, str(digit)))
-    (folder / "test.txt").write_text("".join(f"\nsome images/{digit}.png {digit}\n" for digit in range(10)))
+    (folder / "test.txt").write_text(
+        "".join(f"\nsome images/{digit}.png {digit}\n" for digit in range(10))
+    )
     images = read_dataset(tmp_path, "mnist", "test")
     assert images.labels.tolist() == list(range(10))
     assert images.read(3) == png(3, "3")
@@ -112,7 +124,9 @@ def test_the_newest_version_of_the_registry_counts(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["mnist"])
     path = tmp_path / "vision_datasets.json"
     (entry,) = json.loads(path.read_text())
-    path.write_text(json.dumps([{**entry, "version": 2}, {**entry, "root_folder": "classification/old"}]))
+    path.write_text(
+        json.dumps([{**entry, "version": 2}, {**entry, "root_folder": "classification/old"}])
+    )
     assert len(read_dataset(tmp_path, "mnist", "test")) == 10
 
 

@@ -1,4 +1,6 @@
-"""A linear probe whose head is merged with the tower's projection: features before it, head, figures, lineage."""
+"""A linear probe whose head is merged with the tower's projection: features before it, head,
+figures, lineage.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,15 @@ MERGED = {"shots": [5], "seeds": 1, "merge_projection": True}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_elevater(tmp_path_factory.mktemp("elevater"), {"train": 6, "val": 1, "test": 3}, only=[NAME])
+    return write_elevater(
+        tmp_path_factory.mktemp("elevater"), {"train": 6, "val": 1, "test": 3}, only=[NAME]
+    )
 
 
 @pytest.fixture
-def project_of(make_project: Callable[..., Project], data: Path, tmp_path: Path) -> Callable[..., Project]:
+def project_of(
+    make_project: Callable[..., Project], data: Path, tmp_path: Path
+) -> Callable[..., Project]:
     """A project whose base has this image tower; all of a test share the store."""
 
     def make(vision: dict[str, Any], **elevater: object) -> Project:
@@ -54,7 +60,8 @@ def project_of(make_project: Callable[..., Project], data: Path, tmp_path: Path)
             statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
             save(from_parts(CLIP(**model_cfg), model_cfg, statistics, None), checkpoint)
         project = make_project(
-            elevater={"root": str(data), "datasets": [NAME], **elevater}, encoder={"pretrained": str(checkpoint)}
+            elevater={"root": str(data), "datasets": [NAME], **elevater},
+            encoder={"pretrained": str(checkpoint)},
         )
         publish_base(project)
         return project
@@ -81,9 +88,14 @@ def test_figures_equal_a_probe_by_hand_on_features_of_a_tower_without_its_projec
     by_hand = []
     for split in ("train", "test"):
         images = read_dataset(data, NAME, split)
-        pictures = [Image.open(io.BytesIO(images.read(number))).convert("RGB") for number in range(len(images))]
+        pictures = [
+            Image.open(io.BytesIO(images.read(number))).convert("RGB")
+            for number in range(len(images))
+        ]
         with torch.inference_mode():
-            features = clip.model.encode_image(torch.stack([clip.preprocess(picture) for picture in pictures]))
+            features = clip.model.encode_image(
+                torch.stack([clip.preprocess(picture) for picture in pictures])
+            )
         by_hand.append(FeatureExamples(features.clone(), torch.from_numpy(images.labels)))
     train, test = by_hand
     assert train.features.shape[1] == W
@@ -92,11 +104,15 @@ def test_figures_equal_a_probe_by_hand_on_features_of_a_tower_without_its_projec
     expected = linear_probe(train, test, merged, split, "accuracy")
     assert rows.loc[("linear-probe", "clean"), "value"] == expected.clean
     assert rows.loc[("linear-probe", "elevater"), "value"] == expected.elevater
-    assert rows.loc[("linear-probe", "clean"), "learning_rate"] == expected.search.best.learning_rate
+    assert (
+        rows.loc[("linear-probe", "clean"), "learning_rate"] == expected.search.best.learning_rate
+    )
     prediction = json.loads((path / f"predictions/linear_probe_5/seed0_{NAME}.json").read_text())
     assert prediction["num_trainable_params"] == 7 * (W + 1)
     order = read_dataset(data, NAME, "test").order
-    np.testing.assert_allclose(prediction["predictions"][0], expected.final.best_probabilities[:, order], atol=1e-4)
+    np.testing.assert_allclose(
+        prediction["predictions"][0], expected.final.best_probabilities[:, order], atol=1e-4
+    )
 
 
 def test_both_kinds_of_features_come_from_one_pass_and_the_others_stay_as_they_are(
@@ -106,7 +122,11 @@ def test_both_kinds_of_features_come_from_one_pass_and_the_others_stay_as_they_a
     project = project_of(VIT, **MERGED)
     merged = publish_features(project, "shapes", "base")
     assert plain.fingerprint != merged.fingerprint
-    projection = load(project.store.current("base_checkpoint", "all").path).model.visual.proj.detach().numpy()
+    projection = (
+        load(project.store.current("base_checkpoint", "all").path)
+        .model.visual.proj.detach()
+        .numpy()
+    )
     for split in ("train", "test"):
         before, after = (Features.read(artifact, NAME, split) for artifact in (plain, merged))
         assert before.unprojected is None
@@ -124,7 +144,9 @@ def test_features_are_taken_over_only_from_artifacts_that_have_all_that_is_wante
     assert merged.counts["splits_taken_over"] == 0
     again = publish_features(project_of(VIT, **MERGED), "colours", "base")
     assert again.counts["splits_taken_over"] == 2
-    first, second = (Features.read(artifact, NAME, "test").unprojected for artifact in (merged, again))
+    first, second = (
+        Features.read(artifact, NAME, "test").unprojected for artifact in (merged, again)
+    )
     assert first is not None
     assert second is not None
     assert np.array_equal(first, second)
@@ -132,7 +154,10 @@ def test_features_are_taken_over_only_from_artifacts_that_have_all_that_is_wante
 
 @pytest.mark.parametrize(
     "elevater",
-    [{"shots": [5], "adaptations": ["fine-tune"], "merge_projection": True}, {"merge_projection": True}],
+    [
+        {"shots": [5], "adaptations": ["fine-tune"], "merge_projection": True},
+        {"merge_projection": True},
+    ],
     ids=["fine-tune only", "no shots"],
 )
 def test_without_a_probe_the_features_are_those_without_a_merge(

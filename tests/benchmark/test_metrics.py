@@ -6,19 +6,28 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
 
 from react_pipeline.benchmark.metrics import measure
 from react_pipeline.store.errors import InputError
 
 
-def scored(seed: int, n: int = 200, n_classes: int = 7, steps: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def scored(
+    seed: int, n: int = 200, n_classes: int = 7, steps: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities that hold some of the truth; `steps` rounds them, which makes ties."""
     random = np.random.default_rng(seed)
     labels = random.integers(n_classes, size=n)
     scores = random.random((n, n_classes)).astype(np.float32)
     scores[np.arange(n), labels] += 0.3
-    return labels, np.round(scores * steps) / steps if steps else scores / scores.sum(axis=1, keepdims=True)
+    return labels, np.round(scores * steps) / steps if steps else scores / scores.sum(
+        axis=1, keepdims=True
+    )
 
 
 def interpolated_map(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -40,11 +49,15 @@ def interpolated_map(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("steps", [0, 4])
-def test_accuracy_and_mean_per_class_equal_scikit_learn_with_and_without_ties(seed: int, steps: int) -> None:
+def test_accuracy_and_mean_per_class_equal_scikit_learn_with_and_without_ties(
+    seed: int, steps: int
+) -> None:
     labels, scores = scored(seed, steps=steps)
     predicted = scores.argmax(axis=1)
     assert measure("accuracy", labels, scores) == pytest.approx(accuracy_score(labels, predicted))
-    assert measure("mean-per-class", labels, scores) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert measure("mean-per-class", labels, scores) == pytest.approx(
+        balanced_accuracy_score(labels, predicted)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,7 +68,9 @@ def test_eleven_point_map_equals_its_definition(seed: int, steps: int) -> None:
     labels[:, 3] = 0
     scores = random.random((150, 5)) + 0.3 * labels
     scores = np.round(scores * steps) if steps else scores
-    assert measure("11point_mAP", labels, scores) == pytest.approx(interpolated_map(labels, scores), abs=1e-12)
+    assert measure("11point_mAP", labels, scores) == pytest.approx(
+        interpolated_map(labels, scores), abs=1e-12
+    )
 
 
 def test_eleven_point_map_of_a_worked_example() -> None:
@@ -65,7 +80,8 @@ def test_eleven_point_map_of_a_worked_example() -> None:
 
 
 def test_a_recall_of_three_tenths_reaches_the_point_of_three_tenths() -> None:
-    # Ten positives, three of them first: counted upwards the point would be 0.30000000000000004 and be missed.
+    # Ten positives, three of them first: counted upwards the point would be 0.30000000000000004 and
+    # be missed.
     labels = np.array([[1]] * 3 + [[0]] * 90 + [[1]] * 7)
     scores = np.linspace(1, 0, 100)[:, None]
     last = 10 / 100

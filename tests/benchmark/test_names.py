@@ -26,8 +26,18 @@ def test_shuffled_names_in_another_spelling_find_their_classes(name: str, tmp_pa
 
 def test_names_of_the_original_data_sets_are_known(tmp_path: Path) -> None:
     entry = dataset("eurosat_clip")
-    names = ["SeaLake", "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture"]
-    ids, _ = join_names(entry, [*names, "PermanentCrop", "Residential", "River"], tmp_path, tmp_path)
+    names = [
+        "SeaLake",
+        "AnnualCrop",
+        "Forest",
+        "HerbaceousVegetation",
+        "Highway",
+        "Industrial",
+        "Pasture",
+    ]
+    ids, _ = join_names(
+        entry, [*names, "PermanentCrop", "Residential", "River"], tmp_path, tmp_path
+    )
     assert ids.tolist() == [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -58,7 +68,9 @@ def test_imagenet_is_joined_by_wordnet_ids(tmp_path: Path) -> None:
 
 
 def test_a_users_own_names_are_read_from_the_root(tmp_path: Path) -> None:
-    (tmp_path / "class_names.json").write_text(json.dumps({"rendered-sst2": {"bad": "negative", "good": "positive"}}))
+    (tmp_path / "class_names.json").write_text(
+        json.dumps({"rendered-sst2": {"bad": "negative", "good": "positive"}})
+    )
     ids, _ = join_names(dataset("rendered-sst2"), ["good", "bad"], tmp_path, tmp_path)
     assert ids.tolist() == [1, 0]
 
@@ -74,7 +86,9 @@ def test_a_users_own_names_are_read_from_the_root(tmp_path: Path) -> None:
         ('{"rendered-sst2": {"bad": "awful"}}', "no class 'awful'"),
     ],
 )
-def test_a_users_own_names_that_are_wrong_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_users_own_names_that_are_wrong_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "class_names.json").write_text(text)
     with pytest.raises(InputError, match=message):
         join_names(dataset("rendered-sst2"), ["good", "bad"], tmp_path, tmp_path)
@@ -92,9 +106,13 @@ def test_a_user_can_vouch_for_the_order_of_an_elevater_copy(tmp_path: Path) -> N
         join_names(entry, found[:3], tmp_path, tmp_path, in_elevaters_order=True)
 
 
-def test_numerals_are_refused_where_the_order_is_in_doubt_or_the_files_are_not_elevaters(tmp_path: Path) -> None:
+def test_numerals_are_refused_where_the_order_is_in_doubt_or_the_files_are_not_elevaters(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(InputError, match="order is uncertain"):
-        join_names(dataset("fer-2013"), list("0123456"), tmp_path, tmp_path, in_elevaters_order=True)
+        join_names(
+            dataset("fer-2013"), list("0123456"), tmp_path, tmp_path, in_elevaters_order=True
+        )
     with pytest.raises(InputError, match="order is uncertain"):
         join_names(dataset("cifar-10"), list("0123456789"), tmp_path, tmp_path)
 

@@ -36,7 +36,10 @@ def named(images: LabelledImages) -> list[str]:
 
 def test_food_101(tmp_path: Path) -> None:
     names = [name.replace(" ", "_") for name in dataset("food-101").class_names]
-    write(tmp_path / "food-101/meta/test.json", json.dumps({name: [f"{name}/1"] for name in names[::-1]}))
+    write(
+        tmp_path / "food-101/meta/test.json",
+        json.dumps({name: [f"{name}/1"] for name in names[::-1]}),
+    )
     for name in names:
         write(tmp_path / f"food-101/images/{name}/1.jpg", name)
     images = read_dataset(tmp_path, "food-101", "test")
@@ -48,7 +51,10 @@ def test_food_101(tmp_path: Path) -> None:
 
 def test_dtd(tmp_path: Path) -> None:
     names = dataset("dtd").class_names
-    write(tmp_path / "dtd/dtd/labels/val1.txt", "".join(f"{name}/{name}_1.jpg\n" for name in names[::-1]))
+    write(
+        tmp_path / "dtd/dtd/labels/val1.txt",
+        "".join(f"{name}/{name}_1.jpg\n" for name in names[::-1]),
+    )
     for name in names:
         write(tmp_path / f"dtd/dtd/images/{name}/{name}_1.jpg", name)
     images = read_dataset(tmp_path, "dtd", "val")
@@ -66,7 +72,9 @@ def test_fgvc_aircraft(tmp_path: Path) -> None:
     write(folder / "images_variant_test.txt", "".join(rows))
     for number in range(100):
         write(folder / "images" / f"{number:07d}.jpg", b"x")
-    assert read_dataset(tmp_path, "fgvc-aircraft-2013b-variants102", "test").labels.tolist() == list(range(100))
+    assert read_dataset(
+        tmp_path, "fgvc-aircraft-2013b-variants102", "test"
+    ).labels.tolist() == list(range(100))
 
 
 def test_oxford_iiit_pets(tmp_path: Path) -> None:
@@ -93,7 +101,9 @@ def test_stanford_cars_has_another_order_than_elevater(tmp_path: Path) -> None:
     folder = tmp_path / "stanford_cars"
     names = sorted(dataset("stanford-cars").class_names)
     (folder / "devkit").mkdir(parents=True)
-    scipy_io.savemat(folder / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object)})
+    scipy_io.savemat(
+        folder / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object)}
+    )
     kind = [("fname", object), ("class", int)]
     rows = np.array([(f"{number:05d}.jpg", number + 1) for number in range(196)], dtype=kind)
     scipy_io.savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": rows})
@@ -104,11 +114,15 @@ def test_stanford_cars_has_another_order_than_elevater(tmp_path: Path) -> None:
     assert images.labels.tolist() != list(range(196))
 
 
-def test_oxford_flowers_of_torchvision_differ_in_three_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oxford_flowers_of_torchvision_differ_in_three_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "flowers-102"
     folder.mkdir()
     scipy_io.savemat(folder / "imagelabels.mat", {"labels": np.arange(1, 103)})
-    scipy_io.savemat(folder / "setid.mat", {"tstid": np.arange(1, 103), "trnid": [1, 2], "valid": [1, 2]})
+    scipy_io.savemat(
+        folder / "setid.mat", {"tstid": np.arange(1, 103), "trnid": [1, 2], "valid": [1, 2]}
+    )
     for number in range(1, 103):
         write(folder / "jpg" / f"image_{number:05d}.jpg", b"x")
     files = {key: (name, md5(folder / name) if key != "image" else "")
@@ -122,8 +136,13 @@ def test_mnist_gives_its_digits_as_png(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (10, 28, 28), np.uint8)
     raw = tmp_path / "MNIST" / "raw"
     for part in ("train", "t10k"):
-        write(raw / f"{part}-images-idx3-ubyte", struct.pack(">IIII", 2051, 10, 28, 28) + pixels.tobytes())
-        write(raw / f"{part}-labels-idx1-ubyte", struct.pack(">II", 2049, 10) + bytes(range(10))[::-1])
+        write(
+            raw / f"{part}-images-idx3-ubyte",
+            struct.pack(">IIII", 2051, 10, 28, 28) + pixels.tobytes(),
+        )
+        write(
+            raw / f"{part}-labels-idx1-ubyte", struct.pack(">II", 2049, 10) + bytes(range(10))[::-1]
+        )
     images = read_dataset(tmp_path, "mnist", "test")
     assert images.labels.tolist() == list(range(10))[::-1]
     decoded = np.asarray(decode_image(images.read(4), 10_000))
@@ -149,7 +168,9 @@ def test_cifar_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cifar_files_with_other_checksums_are_refused_and_not_unpickled(tmp_path: Path) -> None:
-    trap = write(tmp_path / "cifar-10-batches-py" / "test_batch", pickle.dumps(Trap(tmp_path / "ran")))
+    trap = write(
+        tmp_path / "cifar-10-batches-py" / "test_batch", pickle.dumps(Trap(tmp_path / "ran"))
+    )
     write(trap.parent / "batches.meta", trap.read_bytes())
     with pytest.raises(InputError, match="corrupted"):
         read_dataset(tmp_path, "cifar-10", "test")
@@ -176,12 +197,18 @@ def test_patch_camelyon_is_read_from_its_arrays(tmp_path: Path) -> None:
     ("fer2013.csv", ["emotion", "pixels", "Usage"]),
     ("icml_face_data.csv", ["emotion", " Usage", " pixels"]),
 ])  # fmt: skip
-def test_fer_2013_has_another_order_and_its_public_test_is_val(tmp_path: Path, name: str, header: list[str]) -> None:
+def test_fer_2013_has_another_order_and_its_public_test_is_val(
+    tmp_path: Path, name: str, header: list[str]
+) -> None:
     (tmp_path / "fer2013").mkdir()
     with (tmp_path / "fer2013" / name).open("w", newline="") as file:
         writer = csv.DictWriter(file, header)
         writer.writeheader()
-        for usage, emotions in (("Training", range(7)), ("PublicTest", (6, 3)), ("PrivateTest", (0, 1, 4))):
+        for usage, emotions in (
+            ("Training", range(7)),
+            ("PublicTest", (6, 3)),
+            ("PrivateTest", (0, 1, 4)),
+        ):
             for emotion in emotions:
                 values = {"emotion": emotion, "pixels": " ".join(["7"] * 48 * 48), "Usage": usage}
                 writer.writerow({key: values[key.strip()] for key in header})
@@ -189,7 +216,9 @@ def test_fer_2013_has_another_order_and_its_public_test_is_val(tmp_path: Path, n
     assert named(read_dataset(tmp_path, "fer-2013", "test")) == ["angry", "disgusted", "sad"]
 
 
-def test_voc_2007_has_several_classes_an_image_and_leaves_difficult_objects_out(tmp_path: Path) -> None:
+def test_voc_2007_has_several_classes_an_image_and_leaves_difficult_objects_out(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "VOCdevkit" / "VOC2007"
     for image in ("000001", "000002"):
         write(folder / "JPEGImages" / f"{image}.jpg", image)
@@ -198,14 +227,22 @@ def test_voc_2007_has_several_classes_an_image_and_leaves_difficult_objects_out(
     present = {"dog": (1, -1), "person": (1, 0)}
     for name in dataset("voc-2007-classification").class_names:
         first, second = present.get(name, (-1, -1))
-        write(folder / "ImageSets" / "Main" / f"{name}_test.txt", f"000001 {first:2d}\n000002 {second:2d}\n")
+        write(
+            folder / "ImageSets" / "Main" / f"{name}_test.txt",
+            f"000001 {first:2d}\n000002 {second:2d}\n",
+        )
     images = read_dataset(tmp_path, "voc-2007-classification", "test")
     assert images.labels.dtype == np.uint8
-    assert [images.class_names[column] for column in np.flatnonzero(images.labels[0])] == ["dog", "person"]
+    assert [images.class_names[column] for column in np.flatnonzero(images.labels[0])] == [
+        "dog",
+        "person",
+    ]
     assert images.labels[1].sum() == 0
 
 
-def test_an_image_that_was_changed_changes_the_digest_and_one_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_an_image_that_was_changed_changes_the_digest_and_one_that_is_gone_is_named(
+    tmp_path: Path,
+) -> None:
     names = dataset("dtd").class_names
     write(tmp_path / "dtd/dtd/labels/val1.txt", "".join(f"{name}/1.jpg\n" for name in names))
     for name in names:

@@ -27,16 +27,23 @@ def clusters(seed: int = 0, n: int = 300, width: int = 12, n_classes: int = 5) -
 def multilabel(examples: FeatureExamples, n_classes: int = 5) -> FeatureExamples:
     rows = torch.nn.functional.one_hot(examples.labels, n_classes)
     return FeatureExamples(
-        examples.features, (rows | rows.roll(1, dims=1) * (torch.arange(len(rows)) % 3 == 0)[:, None])
+        examples.features,
+        (rows | rows.roll(1, dims=1) * (torch.arange(len(rows)) % 3 == 0)[:, None]),
     )
 
 
-def by_torch(train: FeatureExamples, test: FeatureExamples, head: Head, trial: Trial, epochs: int) -> torch.Tensor:
-    """Probabilities after training with PyTorch's own layers, optimizer and loader, one trial by itself."""
+def by_torch(
+    train: FeatureExamples, test: FeatureExamples, head: Head, trial: Trial, epochs: int
+) -> torch.Tensor:
+    """Probabilities after training with PyTorch's own layers, optimizer and loader, one trial by
+    itself.
+    """
     n_classes, width = head.weight.shape
     norm, linear = nn.BatchNorm1d(width, affine=False), nn.Linear(width, n_classes)
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
-    optimizer = torch.optim.SGD(linear.parameters(), trial.learning_rate, momentum=0.9, weight_decay=trial.weight_decay)
+    optimizer = torch.optim.SGD(
+        linear.parameters(), trial.learning_rate, momentum=0.9, weight_decay=trial.weight_decay
+    )
     loader = DataLoader(
         TensorDataset(train.features, train.labels),
         batch_size=64,
@@ -71,7 +78,9 @@ def test_trials_trained_at_once_equal_trials_trained_one_by_one_with_pytorch(
     metric = "11point_mAP" if several else "accuracy"
     at_once = train_heads(train, test, head, TRIALS, metric, epochs=4, keep_probabilities=True)
     for trial, curve in zip(TRIALS, at_once, strict=True):
-        alone = train_heads(train, test, head, [trial], metric, epochs=4, keep_probabilities=True)[0]
+        alone = train_heads(train, test, head, [trial], metric, epochs=4, keep_probabilities=True)[
+            0
+        ]
         assert curve.trial == trial
         assert curve.scores == pytest.approx(alone.scores, abs=1e-5)
         np.testing.assert_allclose(curve.last_probabilities, alone.last_probabilities, atol=1e-5)
@@ -91,9 +100,17 @@ def test_a_failing_trial_is_named_stops_and_leaves_the_others_alone() -> None:
     train, test, head = clusters(0), clusters(1), Head.random(5, 12)
     wild = Trial(0.1, 1e6)
     with_wild = train_heads(
-        train, test, head, [TRIALS[0], wild, TRIALS[4]], "accuracy", epochs=6, keep_probabilities=True
+        train,
+        test,
+        head,
+        [TRIALS[0], wild, TRIALS[4]],
+        "accuracy",
+        epochs=6,
+        keep_probabilities=True,
     )
-    without = train_heads(train, test, head, [TRIALS[0], TRIALS[4]], "accuracy", epochs=6, keep_probabilities=True)
+    without = train_heads(
+        train, test, head, [TRIALS[0], TRIALS[4]], "accuracy", epochs=6, keep_probabilities=True
+    )
     assert [curve.failure for curve in with_wild] == ["", NOT_FINITE, ""]
     assert len(with_wild[1].scores) < 6
     for left, right in zip([with_wild[0], with_wild[2]], without, strict=True):
@@ -112,21 +129,29 @@ def test_a_merged_head_gives_the_logits_of_projection_and_head() -> None:
     before = torch.randn(30, 20, generator=torch.Generator().manual_seed(1))
     head = Head.random(5, 12)
     merged = head.merged(projection)
-    torch.testing.assert_close(before @ merged.weight.T + merged.bias, before @ projection @ head.weight.T + head.bias)
+    torch.testing.assert_close(
+        before @ merged.weight.T + merged.bias, before @ projection @ head.weight.T + head.bias
+    )
 
 
 def test_the_best_probabilities_are_those_of_the_first_best_epoch() -> None:
     train, test, head = clusters(0), clusters(1), Head.random(5, 12)
-    curve = train_heads(train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=8, keep_probabilities=True)[0]
+    curve = train_heads(
+        train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=8, keep_probabilities=True
+    )[0]
     best = int(np.argmax(curve.scores))
-    again = train_heads(train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=best + 1, keep_probabilities=True)[0]
+    again = train_heads(
+        train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=best + 1, keep_probabilities=True
+    )[0]
     np.testing.assert_array_equal(curve.best_probabilities, again.last_probabilities)
 
 
 def test_a_training_repeats_itself_and_another_seed_starts_elsewhere() -> None:
     train, test, head = clusters(0), clusters(1), Head.random(5, 12)
     first, second = (
-        train_heads(train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=2, keep_probabilities=True)[0]
+        train_heads(
+            train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=2, keep_probabilities=True
+        )[0]
         for _ in range(2)
     )
     assert np.array_equal(first.last_probabilities, second.last_probabilities)

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from react_pipeline.benchmark.shots import Split
-from react_pipeline.benchmark.sweep import FIRST_POINTS, LEARNING_RATES, WEIGHT_DECAYS, Curve, Trial, adapt, sweep
+from react_pipeline.benchmark.sweep import (
+    FIRST_POINTS,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    Curve,
+    Trial,
+    adapt,
+    sweep,
+)
 from react_pipeline.store.errors import TrainingError
 
 Score = Callable[[float, int], float | None]
@@ -18,7 +26,9 @@ def grid_point(trial: Trial) -> int:
     return WEIGHT_DECAYS.index(trial.weight_decay)
 
 
-def rounds_of(score: Score, seen: list[list[tuple[float, int]]]) -> Callable[[Sequence[Trial]], list[Curve]]:
+def rounds_of(
+    score: Score, seen: list[list[tuple[float, int]]]
+) -> Callable[[Sequence[Trial]], list[Curve]]:
     def run_round(trials: Sequence[Trial]) -> list[Curve]:
         seen.append([(trial.learning_rate, grid_point(trial)) for trial in trials])
         values = [score(*place) for place in seen[-1]]
@@ -31,7 +41,9 @@ def rounds_of(score: Score, seen: list[list[tuple[float, int]]]) -> Callable[[Se
 
 
 def one_after_another(score: Score) -> tuple[float, int, float]:
-    """The published search in words: learning rates in turn, and in each the grid, then both neighbours by steps."""
+    """The published search in words: learning rates in turn, and in each the grid, then both
+    neighbours by steps.
+    """
     best = (0.0, -1, 0.0)
     for learning_rate in np.logspace(-6, -1, 6).tolist():
         peak, height = -1, 0.0
@@ -56,21 +68,29 @@ def bumpy(seed: int, steps: int) -> Score:
     table = np.round(table * steps) / steps
     broken = random.random((6, 97)) < 0.2
     rates = list(LEARNING_RATES)
-    return lambda rate, point: None if broken[rates.index(rate), point] else float(table[rates.index(rate), point])
+    return lambda rate, point: (
+        None if broken[rates.index(rate), point] else float(table[rates.index(rate), point])
+    )
 
 
 def test_the_grid_is_the_published_one() -> None:
     assert pytest.approx((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)) == LEARNING_RATES
     assert len(WEIGHT_DECAYS) == 97
-    assert [math.log10(WEIGHT_DECAYS[point]) for point in FIRST_POINTS] == pytest.approx([-6, -4, -2, 0, 2, 4, 6])
+    assert [math.log10(WEIGHT_DECAYS[point]) for point in FIRST_POINTS] == pytest.approx(
+        [-6, -4, -2, 0, 2, 4, 6]
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("steps", [1_000_000, 8])
-def test_rounds_over_all_learning_rates_find_what_one_search_after_another_finds(seed: int, steps: int) -> None:
+def test_rounds_over_all_learning_rates_find_what_one_search_after_another_finds(
+    seed: int, steps: int
+) -> None:
     score = bumpy(seed, steps)
     found = sweep(rounds_of(score, []))
-    assert (found.best.learning_rate, grid_point(found.best), found.score) == one_after_another(score)
+    assert (found.best.learning_rate, grid_point(found.best), found.score) == one_after_another(
+        score
+    )
 
 
 def test_five_rounds_try_both_neighbours_of_each_best_and_no_point_twice() -> None:
@@ -85,7 +105,9 @@ def test_five_rounds_try_both_neighbours_of_each_best_and_no_point_twice() -> No
         [35, 37],
     ]
     assert grid_point(found.best) == 37
-    assert len(found.curves) == len({(curve.trial.learning_rate, curve.trial.weight_decay) for curve in found.curves})
+    assert len(found.curves) == len(
+        {(curve.trial.learning_rate, curve.trial.weight_decay) for curve in found.curves}
+    )
 
 
 def test_the_edge_of_the_grid_has_one_neighbour() -> None:
@@ -154,7 +176,9 @@ def test_the_search_never_sees_the_test_images_and_the_final_training_has_both_p
 
 def test_a_final_training_that_diverges_is_an_error() -> None:
     def train_trials(train, evaluation, trials, *, epochs, keep_probabilities):
-        return [Curve(trial, (0.5,), "not finite" if keep_probabilities else "") for trial in trials]
+        return [
+            Curve(trial, (0.5,), "not finite" if keep_probabilities else "") for trial in trials
+        ]
 
     with pytest.raises(TrainingError, match="1e-06 .* 1e-06: not finite after 1 of 50"):
         adapt(train_trials, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)

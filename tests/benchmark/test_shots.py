@@ -14,8 +14,12 @@ def multilabel(seed: int = 0, n: int = 300, n_classes: int = 6) -> np.ndarray:
     return (np.random.default_rng(seed).random((n, n_classes)) < chances).astype(np.uint8)
 
 
-def balanced_by_hand(label_sets: list[set[int]], shots: int, seed: int, n_classes: int) -> list[int]:
-    """The rule in words: walk a shuffled list of images; take one that is needed and leaves the classes balanced."""
+def balanced_by_hand(
+    label_sets: list[set[int]], shots: int, seed: int, n_classes: int
+) -> list[int]:
+    """The rule in words: walk a shuffled list of images; take one that is needed and leaves the
+    classes balanced.
+    """
     images = [(number, classes) for number, classes in enumerate(label_sets)]
     random.Random(seed).shuffle(images)  # noqa: S311 - the benchmark's generator
     counts = dict.fromkeys(range(n_classes), 0)
@@ -62,7 +66,20 @@ def test_samples_are_those_of_the_toolkit_and_never_change() -> None:
     assert sample_shots(labels, 2, seed=1, n_classes=4).tolist() == [23, 2, 11, 1, 37, 32, 34, 20]
     several = multilabel(n=60)
     several[::10] = 0
-    assert sample_shots(several, 2, 0, n_classes=6).tolist() == [12, 33, 29, 36, 44, 47, 5, 41, 9, 18, 37, 25]
+    assert sample_shots(several, 2, 0, n_classes=6).tolist() == [
+        12,
+        33,
+        29,
+        36,
+        44,
+        47,
+        5,
+        41,
+        9,
+        18,
+        37,
+        25,
+    ]
 
 
 def test_multilabel_samples_stay_balanced_and_have_as_many_images_without_class_as_shots() -> None:

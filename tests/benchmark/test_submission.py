@@ -22,14 +22,22 @@ from react_pipeline.settings.datasets import dataset
 
 EXPECTED = {
     name: replace(dataset(name), sizes={"test": images}, num_classes=classes)
-    for name, images, classes in (("dtd", 4, 3), ("voc-2007-classification", 2, 2), ("imagenet-1k", 5, 10))
+    for name, images, classes in (
+        ("dtd", 4, 3),
+        ("voc-2007-classification", 2, 2),
+        ("imagenet-1k", 5, 10),
+    )
 }
 
 
-def prediction(name: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any) -> Prediction:
+def prediction(
+    name: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any
+) -> Prediction:
     shape = EXPECTED[name]
     scores = (
-        np.random.default_rng(seeds).random((len(seeds), shape.sizes["test"], shape.num_classes)).astype(np.float32)
+        np.random.default_rng(seeds)
+        .random((len(seeds), shape.sizes["test"], shape.num_classes))
+        .astype(np.float32)
     )
     return replace(
         Prediction(
@@ -85,7 +93,9 @@ def test_seeds_are_joined_in_order_and_trainable_parameters_averaged(tmp_path: P
     write_prediction(prediction(seeds=(0,), num_trainable_params=10), tmp_path)
     (merged,) = document(write_submission(tmp_path))["data"]
     assert (merged["rnd_seeds"], merged["num_trainable_params"]) == ([0, 1], 11.5)
-    np.testing.assert_allclose(merged["predictions"][1], prediction(seeds=(1,)).predictions[0], atol=5e-7)
+    np.testing.assert_allclose(
+        merged["predictions"][1], prediction(seeds=(1,)).predictions[0], atol=5e-7
+    )
 
 
 def test_the_zip_holds_one_deflated_member_with_every_dataset(tmp_path: Path) -> None:
@@ -117,7 +127,9 @@ def test_a_submission_that_cannot_be_finished_leaves_no_zip(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("n_shot", "seeds"), [(5, (0, 1, 2)), (-1, (0,)), (0, (0,))])
-def test_a_sound_submission_has_no_problem(tmp_path: Path, n_shot: int, seeds: tuple[int, ...]) -> None:
+def test_a_sound_submission_has_no_problem(
+    tmp_path: Path, n_shot: int, seeds: tuple[int, ...]
+) -> None:
     assert check_submission(write_all(tmp_path, n_shot, seeds), EXPECTED) == []
 
 
@@ -132,21 +144,53 @@ def rewritten(path: Path, change: Callable[[Any], Any]) -> Path:
 @pytest.mark.parametrize(
     ("change", "field", "message"),
     [
-        (lambda data: data.pop(), "data", "1 of 2 datasets are present; missing: voc-2007-classification"),
+        (
+            lambda data: data.pop(),
+            "data",
+            "1 of 2 datasets are present; missing: voc-2007-classification",
+        ),
         (lambda data: data.append(data[0]), "data.dtd", "occurs 2 times"),
         (lambda data: data[0].pop("num_params"), "data.dtd.num_params", "is missing"),
         (lambda data: data[0].update(extra=1), "data.dtd.extra", "not a key"),
-        (lambda data: data[0].update(num_params="many"), "data.dtd.num_params", "'many' is not a number"),
+        (
+            lambda data: data[0].update(num_params="many"),
+            "data.dtd.num_params",
+            "'many' is not a number",
+        ),
         (lambda data: data[0].update(model_name=3), "data.dtd.model_name", "not a string"),
         (lambda data: data[0].update(n_shot=2.5), "data.dtd.n_shot", "2.5"),
-        (lambda data: data[0].update(n_shot=20), "data.*.n_shot", "differs between datasets: 20, 5"),
-        (lambda data: data[0].update(rnd_seeds=[0]), "data.dtd.rnd_seeds", "1 seeds; n_shot 5 needs 3"),
-        (lambda data: data[0].update(rnd_seeds=[0, 0, 1]), "data.dtd.rnd_seeds", "names a seed twice"),
+        (
+            lambda data: data[0].update(n_shot=20),
+            "data.*.n_shot",
+            "differs between datasets: 20, 5",
+        ),
+        (
+            lambda data: data[0].update(rnd_seeds=[0]),
+            "data.dtd.rnd_seeds",
+            "1 seeds; n_shot 5 needs 3",
+        ),
+        (
+            lambda data: data[0].update(rnd_seeds=[0, 0, 1]),
+            "data.dtd.rnd_seeds",
+            "names a seed twice",
+        ),
         (lambda data: data[0].update(rnd_seeds="0"), "data.dtd.rnd_seeds", "not a list"),
         (lambda data: data[0]["predictions"].pop(), "data.dtd.predictions", r"shape \(2, 4, 3\)"),
-        (lambda data: data[0]["predictions"][0].pop(), "data.dtd.predictions", "not an array of numbers"),
-        (lambda data: data[0]["predictions"][1][2].__setitem__(0, 1.5), "data.dtd.predictions", r"at \[1, 2, 0\]"),
-        (lambda data: data[0]["predictions"][1][2].__setitem__(0, float("nan")), "data.dtd.predictions", "outside"),
+        (
+            lambda data: data[0]["predictions"][0].pop(),
+            "data.dtd.predictions",
+            "not an array of numbers",
+        ),
+        (
+            lambda data: data[0]["predictions"][1][2].__setitem__(0, 1.5),
+            "data.dtd.predictions",
+            r"at \[1, 2, 0\]",
+        ),
+        (
+            lambda data: data[0]["predictions"][1][2].__setitem__(0, float("nan")),
+            "data.dtd.predictions",
+            "outside",
+        ),
         (
             lambda data: data[0]["predictions"][1].__setitem__(2, [0.5, 0.5, 0.01]),
             "data.dtd.predictions",
@@ -165,7 +209,11 @@ def test_each_fault_is_reported_with_its_field(
 ) -> None:
     path = rewritten(write_all(tmp_path), change)
     problems = check_submission(path, EXPECTED)
-    assert [problem for problem in problems if problem.field == field and re.search(message, problem.message)], problems
+    assert [
+        problem
+        for problem in problems
+        if problem.field == field and re.search(message, problem.message)
+    ], problems
     assert all(problem.file == path for problem in problems)
 
 
@@ -202,7 +250,11 @@ def test_what_is_no_submission_is_one_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["nested", "damaged", "encrypted", "compression", "cut"])
 def test_a_zip_that_cannot_be_read_is_one_problem(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "all_predictions.zip"
-    text = "[" * 100_000 if fault == "nested" else json.dumps({"data": [[number] for number in range(999)]})
+    text = (
+        "[" * 100_000
+        if fault == "nested"
+        else json.dumps({"data": [[number] for number in range(999)]})
+    )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("all_predictions.json", text)
     data = bytearray(path.read_bytes())
@@ -224,4 +276,6 @@ def test_a_zip_that_cannot_be_read_is_one_problem(tmp_path: Path, fault: str) ->
 
 def test_the_folder_of_a_submission_is_made(tmp_path: Path) -> None:
     write_prediction(prediction(), tmp_path / "predictions")
-    assert write_submission(tmp_path / "predictions", tmp_path / "new" / "folder" / "mine.zip").is_file()
+    assert write_submission(
+        tmp_path / "predictions", tmp_path / "new" / "folder" / "mine.zip"
+    ).is_file()

@@ -1,4 +1,6 @@
-"""The table of the 20 data sets: ELEVATER's own figures, and names and templates that agree with them."""
+"""The table of the 20 data sets: ELEVATER's own figures, and names and templates that agree with
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from react_pipeline.store.errors import InputError
 
 EVERY = (*DATASETS.values(), IMAGENET)
 
-# name: classes, train, val, test, metric, templates; written down again from the benchmark, not from the table.
+# name: classes, train, val, test, metric, templates; written down again from the benchmark, not
+# from the table.
 FACTS = {
     "caltech-101": (102, 3060, None, 6084, "mean-per-class", 34),
     "cifar-10": (10, 50000, None, 10000, "accuracy", 18),
@@ -107,7 +110,9 @@ def test_a_new_row_without_templates_or_names_is_refused() -> None:
 
 
 def test_only_voc_is_multilabel_and_only_kitti_is_squashed() -> None:
-    assert [name for name, entry in DATASETS.items() if entry.multilabel] == ["voc-2007-classification"]
+    assert [name for name, entry in DATASETS.items() if entry.multilabel] == [
+        "voc-2007-classification"
+    ]
     assert [name for name, entry in DATASETS.items() if entry.squash] == ["kitti-distance"]
 
 
@@ -127,7 +132,8 @@ def test_without_clip_benchmark_the_error_says_what_to_install(tmp_path: Path) -
     # A finder that knows no clip_benchmark, as on a machine without the extra.
     code = (
         "import importlib.util as u, sys; find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'clip_benchmark' else find(name, *rest)\n"
+        "u.find_spec = lambda name, *rest: None if name == 'clip_benchmark' else find(name, "
+        "*rest)\n"
         "from react_pipeline.settings.datasets import dataset\n"
         "assert len(dataset('stanford-cars').class_names) == 196\n"
         "dataset('country211').class_names"

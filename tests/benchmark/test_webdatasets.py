@@ -25,15 +25,24 @@ def npy(row: object) -> bytes:
     return buffer.getvalue()
 
 
-def write_webdataset(root: Path, name: str = "cifar-10", names: tuple[str, ...] = NAMES, label: str = "cls") -> Path:
+def write_webdataset(
+    root: Path, name: str = "cifar-10", names: tuple[str, ...] = NAMES, label: str = "cls"
+) -> Path:
     """Two shards of one image a class; labels are positions in `names`."""
     folder = root / name / "test"
     for shard in range(2):
         samples = {}
         for position in range(len(names)):
-            value = str(position).encode() if label == "cls" else npy(np.eye(len(names), dtype=np.int64)[position])
+            value = (
+                str(position).encode()
+                if label == "cls"
+                else npy(np.eye(len(names), dtype=np.int64)[position])
+            )
             extension = ("png", "webp", "jpg")[position % 3]
-            samples[f"s{shard * 100 + position:07d}"] = {label: value, extension: png(position, f"{shard}{position}")}
+            samples[f"s{shard * 100 + position:07d}"] = {
+                label: value,
+                extension: png(position, f"{shard}{position}"),
+            }
         write_shard(folder / f"{shard}.tar", samples)
     (folder / "nshards.txt").write_text("2\n")
     (root / name / "classnames.txt").write_text("\n".join(names) + "\n")

@@ -1,4 +1,6 @@
-"""What the benchmark of customization compares is the same training: equal losses and gradients on a small model."""
+"""What the benchmark of customization compares is the same training: equal losses and gradients on
+a small model.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def ours(model: Any, batches: steps.Batches, parts: frozenset[str]) -> steps.Tak
 
 
 @pytest.mark.parametrize("count", range(1, steps.PARTS.index(steps.FUSED) + 2))
-def test_the_published_step_and_ours_with_any_parts_on_give_the_same_loss_and_gradients(model: Any, count: int) -> None:
+def test_the_published_step_and_ours_with_any_parts_on_give_the_same_loss_and_gradients(
+    model: Any, count: int
+) -> None:
     batches = steps.Batches.random(model, 1, BATCH, "cpu")
     loss, gradients = one_step(model, steps.published_step(model, batches))
     our_loss, our_gradients = one_step(model, ours(model, batches, frozenset(steps.PARTS[:count])))
@@ -62,10 +66,14 @@ def test_the_published_step_and_ours_with_any_parts_on_give_the_same_loss_and_gr
     assert our_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         assert gradient.abs().max() > 0
-        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+        torch.testing.assert_close(
+            our_gradients[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item()
+        )
 
 
-@pytest.mark.parametrize("name", [benchmark.OURS_FP32, benchmark.OURS_BF16, "ours bf16, tokens kept"])
+@pytest.mark.parametrize(
+    "name", [benchmark.OURS_FP32, benchmark.OURS_BF16, "ours bf16, tokens kept"]
+)
 def test_the_ablations_last_tower_is_the_one_that_trains(model: Any, name: str) -> None:
     parts = benchmark.VARIANTS[name].parts
     batches = steps.Batches.random(model, 1, BATCH, "cpu")
@@ -94,7 +102,10 @@ def test_reordered_batches_hold_the_same_pairs(model: Any) -> None:
     batches = steps.Batches.random(model, 2, BATCH, "cpu")
     reordered = batches.reordered()
     assert not torch.equal(reordered.images, batches.images)
-    losses = [steps.published_loss(model, both.images[1], both.texts[1]).item() for both in (batches, reordered)]
+    losses = [
+        steps.published_loss(model, both.images[1], both.texts[1]).item()
+        for both in (batches, reordered)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -108,17 +119,24 @@ def page(tmp_path: Path) -> Path:
 def test_the_command_measures_and_writes_its_tables_between_the_markers(
     model: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The small model in place of ViT-B/32, and no processes whose memory is measured: each takes seconds to start.
+    # The small model in place of ViT-B/32, and no processes whose memory is measured: each takes
+    # seconds to start.
     monkeypatch.setattr(steps, "random_model", lambda device, blocks_seed=0: model)
     monkeypatch.setattr(benchmark, "peak_memory_bytes", lambda given, name: 2**30)
-    monkeypatch.setattr(sys, "argv", ["customize", "--batch", "4", "--repeats", "2", "--page", str(page)])
+    monkeypatch.setattr(
+        sys, "argv", ["customize", "--batch", "4", "--repeats", "2", "--page", str(page)]
+    )
     benchmark.main()
     text = page.read_text()
     assert text.startswith("# Before\n\n")
     assert text.endswith("\n\nAfter.\n")
     assert "old" not in text
     header = next(line for line in text.splitlines() if "seconds (best)" in line)
-    assert [cell.strip() for cell in header.split("|")[2:5]] == ["seconds (best)", "ratio of best", "ratio of median"]
+    assert [cell.strip() for cell in header.split("|")[2:5]] == [
+        "seconds (best)",
+        "ratio of best",
+        "ratio of median",
+    ]
     for name in (benchmark.PUBLISHED, benchmark.OURS_FP32, benchmark.OURS_BF16):
         assert text.count(f"| {name} ") == 1
     printed = capsys.readouterr().out
@@ -137,7 +155,15 @@ def test_ratios_are_of_the_published_steps_best_and_median_seconds() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.98765, "0.988"), (1.5, "1.50"), (1234.5, "1,234"), (1.2e-6, "1.2e-06"), (0.0, "0"), (None, "–"), ("a", "a")],
+    [
+        (0.98765, "0.988"),
+        (1.5, "1.50"),
+        (1234.5, "1,234"),
+        (1.2e-6, "1.2e-06"),
+        (0.0, "0"),
+        (None, "–"),
+        ("a", "a"),
+    ],
 )
 def test_figures_show_three_digits_and_a_dash_for_what_is_missing(value: Any, text: str) -> None:
     assert benchmark.figure(value) == text

@@ -31,11 +31,15 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     steady = [np.tile(np.arange(100) < 30, (3, 1))]
     shaky = [np.stack([np.arange(100) < right for right in (0, 30, 60)])]
     base = [np.zeros((1, 100), bool)]
-    (_, low, high), (_, lower, higher) = (demo_proof.interval(method, base) for method in (steady, shaky))
+    (_, low, high), (_, lower, higher) = (
+        demo_proof.interval(method, base) for method in (steady, shaky)
+    )
     assert lower < low and high < higher
 
 
-def test_shuffled_captions_are_those_of_other_classes_on_the_same_images(retrieved_project: Project) -> None:
+def test_shuffled_captions_are_those_of_other_classes_on_the_same_images(
+    retrieved_project: Project,
+) -> None:
     project = retrieved_project
     other = demo_proof.beside(project, "proof/shuffled", 0, same_subject="keep")
     assert not other.store.keys("retrieved_set")
@@ -47,7 +51,9 @@ def test_shuffled_captions_are_those_of_other_classes_on_the_same_images(retriev
     assert sorted(pair.caption for pair in pairs) == sorted(before["caption"])
     of_class = before.groupby("class")["caption"].agg(set)
     for pair in pairs:
-        assert any(pair.caption in captions for label, captions in of_class.items() if label != pair.label)
+        assert any(
+            pair.caption in captions for label, captions in of_class.items() if label != pair.label
+        )
     assert any(pair.caption not in of_class[pair.label] for pair in pairs)
     assert [pair.image for pair in pairs] == [pair.image for pair in CollectedPairs(retrieved)]
 
@@ -56,18 +62,41 @@ def test_the_table_shows_both_arms_with_their_controls() -> None:
     right = {kind: np.full((1, 10), kind == "") for kind in ("base", *demo_proof.KINDS)}
     table = demo_proof.to_markdown({arm: {"shapes": right} for arm in demo_proof.ARMS})
     lines = table.splitlines()
-    assert lines[2].count("100.0") == len(demo_proof.ARMS) and lines[3].split("|")[1].strip() == "mean"
+    assert (
+        lines[2].count("100.0") == len(demo_proof.ARMS) and lines[3].split("|")[1].strip() == "mean"
+    )
     assert lines[-1].count("+100.0 (+100.0 to +100.0)") == 2
 
 
 def test_the_split_shows_classes_that_captions_name_apart() -> None:
-    right = {kind: np.array([[kind == "", kind == "", False, False]]) for kind in ("base", *demo_proof.KINDS)}
-    lines = demo_proof.split_table({"shapes": np.array([True, True, True, False])}, {"shapes": right}).splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["shapes", "named", "3", "0.0", "66.7", "0.0"]
-    assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == ["shapes", "not named", "1", "0.0", "0.0", "0.0"]
+    right = {
+        kind: np.array([[kind == "", kind == "", False, False]])
+        for kind in ("base", *demo_proof.KINDS)
+    }
+    lines = demo_proof.split_table(
+        {"shapes": np.array([True, True, True, False])}, {"shapes": right}
+    ).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        "shapes",
+        "named",
+        "3",
+        "0.0",
+        "66.7",
+        "0.0",
+    ]
+    assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == [
+        "shapes",
+        "not named",
+        "1",
+        "0.0",
+        "0.0",
+        "0.0",
+    ]
 
 
-def test_a_seed_has_a_control_of_its_own_and_the_same_retrieved_pairs(retrieved_project: Project) -> None:
+def test_a_seed_has_a_control_of_its_own_and_the_same_retrieved_pairs(
+    retrieved_project: Project,
+) -> None:
     one = demo_proof.seeded(retrieved_project, 1)
     assert fresh_or_none(one, "retrieved_set", "shapes") is not None
     assert fresh_or_none(one, "control_set", "shapes") is None
@@ -85,6 +114,8 @@ def test_photographs_are_named_by_the_package_and_drawings_are_left_out(tmp_path
     assert image.size == (8, 8) and image.getextrema() == ((255, 255),) * 3
 
 
-def test_without_apt_there_are_no_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_apt_there_are_no_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.which", lambda _name: None)
     assert demo_photos.download(tmp_path / "photos") is None

@@ -1,4 +1,6 @@
-"""What the benchmark of the embedding compares is the same: every part gives the model's own vectors."""
+"""What the benchmark of the embedding compares is the same: every part gives the model's own
+vectors.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,12 @@ def test_every_part_gives_the_models_own_features(clip: Clip, shards: Path, coun
     batch, on = Batch.read(shards, clip)[0], frozenset(PARTS[:count])
     with torch.inference_mode():
         images, texts = clip.model.encode_image(batch.images), clip.model.encode_text(batch.tokens)
-        torch.testing.assert_close(embed_parts._images(clip.model.visual, batch.images, on), images, atol=1e-5, rtol=0)
-        torch.testing.assert_close(embed_parts._texts(clip.model, batch.tokens, on), texts, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            embed_parts._images(clip.model.visual, batch.images, on), images, atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            embed_parts._texts(clip.model, batch.tokens, on), texts, atol=1e-5, rtol=0
+        )
 
 
 def test_all_ways_to_encode_a_batch_run(clip: Clip, shards: Path) -> None:
@@ -67,8 +73,14 @@ def test_captions_have_the_lengths_that_are_stated() -> None:
 
 def test_rows_are_ratios_of_medians_and_the_page_shows_them(tmp_path: Path) -> None:
     unit = np.eye(3)
-    vectors: dict[str, Any] = {name: {"image": unit, "text": unit} for name in (benchmark.THEIRS, *benchmark.OURS)}
-    seconds = {benchmark.THEIRS: [8.0, 10.0, 60.0], benchmark.BARE: [9.0] * 3, "ours fp32": [5.0, 4.0, 5.0]}
+    vectors: dict[str, Any] = {
+        name: {"image": unit, "text": unit} for name in (benchmark.THEIRS, *benchmark.OURS)
+    }
+    seconds = {
+        benchmark.THEIRS: [8.0, 10.0, 60.0],
+        benchmark.BARE: [9.0] * 3,
+        "ours fp32": [5.0, 4.0, 5.0],
+    }
     rows = benchmark.speed_rows({**seconds, "ours bf16": [2.0] * 3}, 20, vectors)
     assert rows["ours fp32"]["over clip-retrieval"] == 2.0 and rows["ours bf16"]["pairs/s"] == 10
     assert rows["ours fp32"]["over the bare pass"] == pytest.approx(1.8)

@@ -1,4 +1,6 @@
-"""The benchmark of the demo's image tower: its parts are trained as methods, each with the demo's own pairs."""
+"""The benchmark of the demo's image tower: its parts are trained as methods, each with the demo's
+own pairs.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,36 @@ DOMAINS = ("shapes", "colours")
 @pytest.fixture
 def project(retrieved_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     # The stand-in is open_clip's own ViT, whose blocks have another name.
-    monkeypatch.setattr(benchmark, "PARTS", {"blocks-alone": lambda name: name.startswith("visual.transformer.")})
+    monkeypatch.setattr(
+        benchmark, "PARTS", {"blocks-alone": lambda name: name.startswith("visual.transformer.")}
+    )
     monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
-    for module, name in ((training, "METHOD_DEFAULTS"), (methods, "TRAINED_PARTS"), (stages, "METHODS")):
-        monkeypatch.setattr(module, name, getattr(module, name))  # put back what `add_parts` changes
+    for module, name in (
+        (training, "METHOD_DEFAULTS"),
+        (methods, "TRAINED_PARTS"),
+        (stages, "METHODS"),
+    ):
+        monkeypatch.setattr(
+            module, name, getattr(module, name)
+        )  # put back what `add_parts` changes
     return retrieved_project
 
 
 def test_the_parts_are_the_network_and_the_blocks_behind_it() -> None:
-    names = ["visual.trunk.patch_embed.proj.weight", "visual.trunk.blocks.0.norm1.weight", "visual.trunk.norm.weight"]
+    names = [
+        "visual.trunk.patch_embed.proj.weight",
+        "visual.trunk.blocks.0.norm1.weight",
+        "visual.trunk.norm.weight",
+    ]
     assert [name for name in names if benchmark.PARTS["network-alone"](name)] == names[:1]
     assert [name for name in names if benchmark.PARTS["blocks-alone"](name)] == names[1:2]
 
 
 def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(
         benchmark,
@@ -47,15 +64,23 @@ def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(
     )
     page = tmp_path / "page.md"
     page.write_text(f"{benchmark.BEGIN}\n{benchmark.END}\n")
-    monkeypatch.setattr(sys, "argv", ["frozen_network", "--config", str(project.path), "--page", str(page)])
+    monkeypatch.setattr(
+        sys, "argv", ["frozen_network", "--config", str(project.path), "--page", str(page)]
+    )
     benchmark.main()
     first, second = capsys.readouterr().out, page.read_text()
-    lines = [line for line in second.splitlines() if line.startswith("| the blocks") or line.startswith("| gated")]
+    lines = [
+        line
+        for line in second.splitlines()
+        if line.startswith("| the blocks") or line.startswith("| gated")
+    ]
     assert len(lines) == 2 and ", 0.0002 |" in lines[0] and "| 2, " in lines[1]
     count = sum(parameter.numel() for parameter in trained_blocks(project)) + 1
     assert f"| {count:,} |" in lines[0]
     assert project.store.keys("customized_checkpoint") == []
-    monkeypatch.setattr("benchmarks.methods.customize_with_pairs", None)  # what is there is not made again
+    monkeypatch.setattr(
+        "benchmarks.methods.customize_with_pairs", None
+    )  # what is there is not made again
     benchmark.main()
     assert capsys.readouterr().out == first
 
@@ -69,6 +94,10 @@ def trained_blocks(project: Project) -> list[nn.Parameter]:
 
 def test_a_figure_is_the_mean_over_seeds_and_domains() -> None:
     domains = benchmark.DOMAINS
-    rows = [Row(seed, domain, "gated-image", 0.1 + 0.2 * seed, 7) for seed in (0, 1) for domain in domains]
+    rows = [
+        Row(seed, domain, "gated-image", 0.1 + 0.2 * seed, 7)
+        for seed in (0, 1)
+        for domain in domains
+    ]
     (line,) = benchmark.to_markdown({"gated": rows}, {"gated": (200, 3e-3)}).splitlines()[2:]
     assert line.endswith("| 7 | 200, 0.003 | 20.0 | 20.0 | 20.0 | 20.0 ± 14.1 | 2 |")

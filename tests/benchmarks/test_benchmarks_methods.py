@@ -35,13 +35,18 @@ def test_cheap_methods_of_all_seeds_come_first_and_the_base_once() -> None:
     order = benchmark.in_order(2, DOMAINS, benchmark.METHODS)
     cheap = [work for work in order if work[2] in benchmark.CHEAP]
     assert order[: len(cheap)] == cheap
-    assert [work for work in order if work[2] == "base"] == [(0, "shapes", "base"), (0, "colours", "base")]
+    assert [work for work in order if work[2] == "base"] == [
+        (0, "shapes", "base"),
+        (0, "colours", "base"),
+    ]
     rest = [work[0] for work in order[len(cheap) :]]
     assert rest == sorted(rest)
     assert len(order) == len(set(order)) == 2 * 2 * (len(benchmark.METHODS) - 1) + 2
 
 
-def test_what_a_store_holds_is_not_made_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_store_holds_is_not_made_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = benchmark.store_of(project, 1)
     work = (1, "shapes", "gated-image")
     assert benchmark.row_of(one, work, train=False) == "not made yet"
@@ -59,16 +64,22 @@ def test_results_of_the_project_itself_serve_for_its_own_seed(project: Project) 
     customize(project, "shapes", "gated-image")
     evaluate(project, "shapes", "gated-image")
     rows = [
-        benchmark.row_of(benchmark.store_of(project, seed), (seed, "shapes", "gated-image"), train=False)
+        benchmark.row_of(
+            benchmark.store_of(project, seed), (seed, "shapes", "gated-image"), train=False
+        )
         for seed in (0, 1)
     ]
     assert isinstance(rows[0], Row)
     assert rows[1] == "not made yet"
 
 
-def test_a_failing_method_is_reported_with_its_reason(make_project: Callable[..., Project], project: Project) -> None:
+def test_a_failing_method_is_reported_with_its_reason(
+    make_project: Callable[..., Project], project: Project
+) -> None:
     shaky = make_project(
-        customization={"defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "loss": "sigmoid"}}
+        customization={
+            "defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "loss": "sigmoid"}
+        }
     )
     row = benchmark.row_of(benchmark.store_of(shaky, 0), (0, "shapes", "gated-image"), train=True)
     assert isinstance(row, str)
@@ -110,7 +121,10 @@ def test_the_table_is_written_between_the_markers_and_nothing_else_changes(page:
     assert text.startswith("# Before\n")
     assert text.endswith("\n\nAfter.\n")
     assert "old" not in text
-    assert "| `gated-image` | 45.0 | 65.0 | 55.0 ± 7.1 | +35.0 ± 7.1 | +25.0 ± 7.1 | 10 | 2 | 2 |" in text
+    assert (
+        "| `gated-image` | 45.0 | 65.0 | 55.0 ± 7.1 | +35.0 ± 7.1 | +25.0 ± 7.1 | 10 | 2 | 2 |"
+        in text
+    )
     assert "- `full`, 1: the loss is nan" in text
     assert (page.parent / "images" / "methods.png").stat().st_size > 1000
     benchmark.report(some_rows(), {}, DOMAINS, page)
@@ -125,9 +139,22 @@ def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_trains_evaluates_and_reports(
-    project: Project, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Project,
+    page: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ["methods", "--config", str(project.path), "--domains", *DOMAINS, "--page", str(page), "--seeds", "1"]
+    command = [
+        "methods",
+        "--config",
+        str(project.path),
+        "--domains",
+        *DOMAINS,
+        "--page",
+        str(page),
+        "--seeds",
+        "1",
+    ]
     command += ["--results", str(page.parent / "results.csv")]
     chosen = ["--methods", "base", "linear-head", "linear-head-control"]
     monkeypatch.setattr(sys, "argv", [*command, *chosen])
@@ -151,9 +178,21 @@ def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the
     }
     rows = [Row(seed, domain, "full", 1 / 3, 7, 0.1) for seed in (0, 1) for domain in DOMAINS]
     benchmark.write_results(results, rows, recipes)
-    assert list(benchmark.read_results(results, recipes).values()) == sorted(rows, key=lambda row: row.domain)
+    assert list(benchmark.read_results(results, recipes).values()) == sorted(
+        rows, key=lambda row: row.domain
+    )
     monkeypatch.setattr(benchmark, "customize_with_pairs", None)
-    command = ["methods", "--config", str(project.path), "--domains", *DOMAINS, "--page", str(page), "--seeds", "1"]
+    command = [
+        "methods",
+        "--config",
+        str(project.path),
+        "--domains",
+        *DOMAINS,
+        "--page",
+        str(page),
+        "--seeds",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--methods", "full", "--results", str(results)])
     benchmark.main()
     assert "| `full` | 33.3 | 33.3 | 33.3 |" in page.read_text()

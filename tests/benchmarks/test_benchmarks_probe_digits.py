@@ -20,7 +20,9 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.datasets import dataset
 
 
-def test_the_halves_share_no_image_hold_all_of_them_and_have_enough_of_each_class_for_fifty_shots() -> None:
+def test_the_halves_share_no_image_hold_all_of_them_and_have_enough_of_each_class_for_fifty_shots() -> (
+    None
+):
     train, test = benchmark.halves().values()
     assert sorted([*train, *test]) == list(range(1797))
     labels = load_digits().target
@@ -42,12 +44,18 @@ def test_features_are_those_of_the_models_own_preprocessing(tiny_checkpoint: Pat
     numbers = np.array([9, 4])
     found = benchmark.encode_digits(clip, numbers, "test")
     for row, label, number in zip(found.features, found.labels, numbers, strict=True):
-        grey = Image.fromarray(np.round(load_digits().images[number] * 255 / 16).astype(np.uint8)).convert("RGB")
-        np.testing.assert_allclose(row, clip.model.encode_image(clip.preprocess(grey)[None])[0].detach(), atol=1e-4)
+        grey = Image.fromarray(
+            np.round(load_digits().images[number] * 255 / 16).astype(np.uint8)
+        ).convert("RGB")
+        np.testing.assert_allclose(
+            row, clip.model.encode_image(clip.preprocess(grey)[None])[0].detach(), atol=1e-4
+        )
         assert label == load_digits().target[number]
 
 
-def test_a_probe_beats_chance_and_the_rows_distinguish_names_features_and_pixels(tiny_checkpoint: Path) -> None:
+def test_a_probe_beats_chance_and_the_rows_distinguish_names_features_and_pixels(
+    tiny_checkpoint: Path,
+) -> None:
     rows = benchmark.measure_digits(load(tiny_checkpoint), shots=(5,), seeds=2, per_class=8)
     kinds = rows.groupby(["dataset", "adaptation"]).size().to_dict()
     probe = "linear-probe"
@@ -61,7 +69,10 @@ def test_a_probe_beats_chance_and_the_rows_distinguish_names_features_and_pixels
     table = benchmark.to_markdown(rows)
     clean = rows[(rows["dataset"] == "mnist") & (rows["protocol"] == "clean")]["value"]
     best = rows[rows["adaptation"] == "zero-shot"]["value"].max()
-    assert f"| linear-probe-5 | 2 | {100 * clean.mean():.1f} ± {100 * clean.std(ddof=0):.1f} |" in table
+    assert (
+        f"| linear-probe-5 | 2 | {100 * clean.mean():.1f} ± {100 * clean.std(ddof=0):.1f} |"
+        in table
+    )
     assert f"| {100 * (clean.mean() - best):+.1f} |" in table
     assert dataset("mnist").class_names[0] == "0" and table.count("zero-shot, names") == 2
 
@@ -73,7 +84,17 @@ def test_the_command_writes_its_table_between_the_markers(
     publish_base(project)
     page = tmp_path / "page.md"
     page.write_text(f"Before.\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
-    command = ["probe_digits", "--config", str(project.path), "--page", str(page), "--seeds", "1", "--shots", "5"]
+    command = [
+        "probe_digits",
+        "--config",
+        str(project.path),
+        "--page",
+        str(page),
+        "--seeds",
+        "1",
+        "--shots",
+        "5",
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--per-class", "5"])
     benchmark.main()
     text = page.read_text()

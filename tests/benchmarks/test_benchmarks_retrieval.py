@@ -40,5 +40,10 @@ def test_every_stage_gives_the_figures_that_the_tables_need(tmp_path: Path) -> N
     asked = retrieval.ask_all(tmp_path, ROWS, 4, "IVF64,SQfp16")
     assert asked["same_as_index"] == asked["same_as_flat"] == 1 and asked["prompts"] == 320
     assert all(way["seconds"] > 0 for way in asked["ways"].values())
-    assert all(text in index_table(rows) for text in ("| 2,600", "`Flat`", "`IVF64,SQfp16`", "1.000"))
-    assert all(text in table(asked) for text in ("320 prompts", "| list order", "| exact, no bound", "Growth:"))
+    assert all(
+        text in index_table(rows) for text in ("| 2,600", "`Flat`", "`IVF64,SQfp16`", "1.000")
+    )
+    assert all(
+        text in table(asked)
+        for text in ("320 prompts", "| list order", "| exact, no bound", "Growth:")
+    )

@@ -11,7 +11,10 @@ def test_both_ways_of_each_part_give_the_same_and_the_table_names_them() -> None
     tokens = caption_tokens(6, 0.4)
     assert len(torch.unique(tokens, dim=0)) == 4
     parts = []
-    for ways, tolerance in ((text_ways(tokens), 0.999_99), (image_ways(torch.randn(2, 3, 64, 64)), 0.99)):
+    for ways, tolerance in (
+        (text_ways(tokens), 0.999_99),
+        (image_ways(torch.randn(2, 3, 64, 64)), 0.99),
+    ):
         with torch.no_grad():
             plain, ours = (way().float() for way in ways.values())
         assert torch.nn.functional.cosine_similarity(plain, ours).min() > tolerance

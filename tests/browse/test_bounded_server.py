@@ -13,7 +13,12 @@ import pytest
 from flask import Flask, request
 
 from react_pipeline.browse import bounded_server
-from react_pipeline.browse.bounded_server import ANSWERED_AT_ONCE, CLIENTS, SILENT_SECONDS, BoundedServer
+from react_pipeline.browse.bounded_server import (
+    ANSWERED_AT_ONCE,
+    CLIENTS,
+    SILENT_SECONDS,
+    BoundedServer,
+)
 from react_pipeline.browse.serve import HOST, guard, serve_app
 
 MAX_BYTES = 1000
@@ -53,7 +58,13 @@ def address() -> Iterator[tuple[str, int]]:
         yield found
 
 
-def ask(address: tuple[str, int], method: str = "GET", path: str = "/", body: bytes = b"", **headers: str) -> int:
+def ask(
+    address: tuple[str, int],
+    method: str = "GET",
+    path: str = "/",
+    body: bytes = b"",
+    **headers: str,
+) -> int:
     connection = http.client.HTTPConnection(*address, timeout=30)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json", **headers})
@@ -85,7 +96,10 @@ class Looked(Exception):  # noqa: N818 - ends the server
 def test_the_server_is_not_found_at_another_address_of_this_machine() -> None:
     def look(url: str) -> None:
         port = int(url.rstrip("/").rpartition(":")[2])
-        with socket.create_connection((HOST, port), timeout=5), pytest.raises(ConnectionRefusedError):
+        with (
+            socket.create_connection((HOST, port), timeout=5),
+            pytest.raises(ConnectionRefusedError),
+        ):
             socket.create_connection(("127.0.0.2", port), timeout=5)
         raise Looked
 
@@ -96,7 +110,9 @@ def test_the_server_is_not_found_at_another_address_of_this_machine() -> None:
 def test_half_sent_requests_make_way_for_whole_ones_and_stay_bounded(
     monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]
 ) -> None:
-    monkeypatch.setattr(bounded_server._Handler, "timeout", None)  # it takes longer than they should wait
+    monkeypatch.setattr(
+        bounded_server._Handler, "timeout", None
+    )  # it takes longer than they should wait
     with ExitStack() as stack:
         floods = [stack.enter_context(half_sent(address)) for _ in range(3 * CLIENTS)]
         with ThreadPoolExecutor(50) as clients:
@@ -104,7 +120,9 @@ def test_half_sent_requests_make_way_for_whole_ones_and_stay_bounded(
         assert sum(map(is_open, floods)) <= CLIENTS
 
 
-def test_a_client_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]) -> None:
+def test_a_client_that_falls_silent_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]
+) -> None:
     assert bounded_server._Handler.timeout == SILENT_SECONDS
     monkeypatch.setattr(bounded_server._Handler, "timeout", 0.05)
     body = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nhalf"
@@ -119,12 +137,17 @@ def test_a_body_is_read_whole_and_one_that_is_too_large_or_of_no_known_size_is_r
 ) -> None:
     assert ask(address, "POST", body=b"x" * MAX_BYTES) == 200
     assert ask(address, "POST", body=b"x" * (MAX_BYTES + 1)) == 413
-    assert ask(address, "POST", body=b"5\r\nhello\r\n0\r\n\r\n", **{"Transfer-Encoding": "chunked"}) == 411
+    assert (
+        ask(address, "POST", body=b"5\r\nhello\r\n0\r\n\r\n", **{"Transfer-Encoding": "chunked"})
+        == 411
+    )
     assert ask(address, **{"Content-Length": "-1"}) == 200
 
 
 @pytest.mark.parametrize("body", [b"[" * MAX_BYTES, b"{", b"\xff", b"", b'"\\ud800"', b"1" * 900])
-def test_json_that_cannot_be_read_is_the_clients_fault(address: tuple[str, int], body: bytes) -> None:
+def test_json_that_cannot_be_read_is_the_clients_fault(
+    address: tuple[str, int], body: bytes
+) -> None:
     assert ask(address, "POST", "/json", body) in (200, 400)
 
 

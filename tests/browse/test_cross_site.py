@@ -18,7 +18,15 @@ PROXY = "https://your.host:8300"
         ("GET", {"Host": "LOCALHOST"}),
         ("GET", {"Host": "[::1]:3000"}),
         ("POST", {**HERE, "Origin": "http://127.0.0.1:3000", "Sec-Fetch-Site": "same-origin"}),
-        ("GET", {**HERE, "Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}),
+        (
+            "GET",
+            {
+                **HERE,
+                "Sec-Fetch-Site": "none",
+                "Sec-Fetch-Mode": "navigate",
+                "Sec-Fetch-Dest": "document",
+            },
+        ),
         ("GET", {**HERE, **LINK}),  # from MLflow's page to Dagster's
         ("POST", {"Host": "your.host:8300", "Origin": PROXY}),
         ("POST", {**HERE, "Origin": PROXY}),  # a proxy that asks by its own name
@@ -50,7 +58,9 @@ def test_programs_own_pages_and_links_are_answered(method: str, headers: dict[st
         ("POST", {**HERE, **LINK}, "same-site"),
     ],
 )
-def test_another_host_origin_or_site_is_refused(method: str, headers: dict[str, str], word: str) -> None:
+def test_another_host_origin_or_site_is_refused(
+    method: str, headers: dict[str, str], word: str
+) -> None:
     assert word in refusal(method, headers.get, {PROXY})
 
 

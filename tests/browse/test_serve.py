@@ -1,4 +1,6 @@
-"""Browsing the corpus: our page, and clip-retrieval's back end asked as its own front end and clients ask."""
+"""Browsing the corpus: our page, and clip-retrieval's back end asked as its own front end and
+clients ask.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,21 @@ from react_pipeline.retrieval.search import IMAGE_MODES, TEXT_MODES, search_pair
 from react_pipeline.store.errors import InputError, MissingArtifact
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> a red circle'
-PAGE = {"modality": "image", "num_images": 5, "num_result_ids": 20, "indice_name": "corpus", "deduplicate": False}
+PAGE = {
+    "modality": "image",
+    "num_images": 5,
+    "num_result_ids": 20,
+    "indice_name": "corpus",
+    "deduplicate": False,
+}
 
 
 @pytest.fixture(scope="module")
 def project(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    _indexed_store: Path,
 ) -> Project:
     project = write_project(tmp_path_factory.mktemp("served"), tiny_checkpoint, drawings)
     shutil.copytree(_indexed_store, project.config.store)
@@ -61,18 +72,27 @@ def ask(client: Any, **fields: Any) -> Any:
     return client.post("/knn-service", data=json.dumps({**PAGE, **fields}))
 
 
-def test_a_text_finds_what_the_command_line_finds_with_pictures(client: Any, project: Project) -> None:
+def test_a_text_finds_what_the_command_line_finds_with_pictures(
+    client: Any, project: Project
+) -> None:
     found = ask(client, text="a red circle", modality="text").get_json()
     expected = search_pairs(project, "a red circle", "t2t", 20)
     assert [result["id"] for result in found] == expected["row"].tolist()
-    assert [result["similarity"] for result in found] == pytest.approx(expected["similarity"].tolist())
+    assert [result["similarity"] for result in found] == pytest.approx(
+        expected["similarity"].tolist()
+    )
     assert [result["caption"] for result in found[:5]] == expected["caption"].tolist()[:5]
     for result in found[:5]:
         assert Image.open(io.BytesIO(base64.b64decode(result["image"]))).size == (40, 40)
     # The rest is described when the page is scrolled to it.
     assert set(found[5]) == {"id", "similarity"}
-    rest = client.post("/metadata", data=json.dumps({"ids": [found[5]["id"]], "indice_name": "corpus"})).get_json()
-    assert rest[0]["id"] == found[5]["id"] and rest[0]["metadata"]["caption"] == expected["caption"].tolist()[5]
+    rest = client.post(
+        "/metadata", data=json.dumps({"ids": [found[5]["id"]], "indice_name": "corpus"})
+    ).get_json()
+    assert (
+        rest[0]["id"] == found[5]["id"]
+        and rest[0]["metadata"]["caption"] == expected["caption"].tolist()[5]
+    )
 
 
 def test_an_image_of_the_corpus_finds_itself(client: Any) -> None:
@@ -103,20 +123,37 @@ def test_every_control_of_the_page_is_used_by_its_script(client: Any) -> None:
     page, script = (client.get(path).get_data(as_text=True) for path in ("/", "/corpus.js"))
     controls = re.findall(r"<(?:input|button|select|a)[^>]* id='(\w+)'", page)
     assert len(controls) >= 6
-    assert [name for name in controls if f'element("{name}")' not in script and f"#{name}" not in script] == []
+    assert [
+        name for name in controls if f'element("{name}")' not in script and f"#{name}" not in script
+    ] == []
 
 
 def test_a_query_is_first_compared_with_its_own_kind_as_by_search(client: Any) -> None:
     page, script = (client.get(path).get_data(as_text=True) for path in ("/", "/corpus.js"))
-    assert re.findall(r"name='side' value='(\w+)' checked", page) == [next(iter(TEXT_MODES.values()))]
-    assert "value=${chosen || kind}" in script and {"text", next(iter(IMAGE_MODES.values()))} == {"text", "image"}
+    assert re.findall(r"name='side' value='(\w+)' checked", page) == [
+        next(iter(TEXT_MODES.values()))
+    ]
+    assert "value=${chosen || kind}" in script and {"text", next(iter(IMAGE_MODES.values()))} == {
+        "text",
+        "image",
+    }
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd"),
-        *("//etc/passwd", "/corpus.js/../../serve.py", "/corpus.html", "/..\\..\\browse\\serve.py", "/%00"),
+        *(
+            "/../../etc/passwd",
+            "/%2e%2e/%2e%2e/etc/passwd",
+            "/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+        ),
+        *(
+            "//etc/passwd",
+            "/corpus.js/../../serve.py",
+            "/corpus.html",
+            "/..\\..\\browse\\serve.py",
+            "/%00",
+        ),
     ],
 )
 def test_no_route_leads_to_another_file(client: Any, path: str) -> None:
@@ -139,7 +176,9 @@ def test_no_route_leads_to_another_file(client: Any, path: str) -> None:
         ({}, "must fill one of"),
     ],
 )
-def test_what_cannot_be_searched_for_is_reported(client: Any, fields: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_searched_for_is_reported(
+    client: Any, fields: dict[str, Any], words: str
+) -> None:
     answer = ask(client, **fields)
     assert answer.status_code == 400 and words in answer.get_json()["message"]
 
@@ -148,18 +187,34 @@ def test_what_cannot_be_searched_for_is_reported(client: Any, fields: dict[str, 
 @pytest.mark.parametrize(
     "body",
     [
-        *(b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"text": "\\ud800"}', b'{"text": ' + b"[" * 900),
+        *(
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"\xff",
+            b"[" * 100_000,
+            b'{"text": "\\ud800"}',
+            b'{"text": ' + b"[" * 900,
+        ),
         *(b'{"ids": [1e400], "indice_name": "corpus"}', b'{"num_images": 1e999, "text": "a"}'),
         b'{"embedding_input": [NaN, Infinity]}',
     ],
 )
-def test_a_request_that_means_nothing_is_the_clients_fault(client: Any, path: str, body: bytes) -> None:  # 55
+def test_a_request_that_means_nothing_is_the_clients_fault(
+    client: Any, path: str, body: bytes
+) -> None:  # 55
     assert client.post(path, data=body).status_code == 400
 
 
 def test_rows_that_are_not_there_are_refused(client: Any) -> None:
     for ids in ([-1], [96], ["../x"]):
-        assert client.post("/metadata", data=json.dumps({"ids": ids, "indice_name": "corpus"})).status_code == 400
+        assert (
+            client.post(
+                "/metadata", data=json.dumps({"ids": ids, "indice_name": "corpus"})
+            ).status_code
+            == 400
+        )
 
 
 def test_no_address_is_opened_for_a_user(client: Any) -> None:
@@ -183,7 +238,12 @@ def test_other_sites_and_other_names_are_refused(client: Any) -> None:
     assert client.get("/", headers={"Host": "rebound.example:1234"}).status_code == 403
     assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     body = json.dumps({**PAGE, "text": "a"})
-    assert client.post("/knn-service", data=body, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert (
+        client.post(
+            "/knn-service", data=body, headers={"Origin": "https://evil.example"}
+        ).status_code
+        == 403
+    )
     answer = client.post("/knn-service", data=body, headers={"Origin": "http://localhost"})
     assert answer.status_code == 200 and "Access-Control-Allow-Origin" not in answer.headers
 
@@ -203,13 +263,18 @@ def hostile_project(make_project: Callable[..., Project], tmp_path: Path) -> Pro
 
 def test_a_hostile_caption_stays_a_text(hostile_project: Project) -> None:
     answer = ask(create_app(hostile_project).test_client(), text="a red circle")
-    assert answer.mimetype == "application/json" and answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert (
+        answer.mimetype == "application/json"
+        and answer.headers["X-Content-Type-Options"] == "nosniff"
+    )
     found = ask(create_app(hostile_project).test_client(), text=HOSTILE, modality="text").get_json()
     assert found[0]["caption"] == HOSTILE
     assert all("image_path" not in result for result in found)
 
 
-def test_a_shard_that_is_gone_costs_its_pictures_only(hostile_project: Project, tmp_path: Path) -> None:
+def test_a_shard_that_is_gone_costs_its_pictures_only(
+    hostile_project: Project, tmp_path: Path
+) -> None:
     app = create_app(hostile_project)
     (tmp_path / "shards" / "0.tar").unlink()
     found = ask(app.test_client(), text="a red circle").get_json()
@@ -233,15 +298,21 @@ def at_urls(make_project: Callable[..., Project], tmp_path: Path, tiny_checkpoin
     table = pd.read_parquet(metadata)
     table.loc[0, "url"] = "javascript:alert(1)"
     table.to_parquet(metadata, index=False)
-    project = make_project(corpus={"kind": "embeddings", "embeddings": str(tmp_path / "ready"), "shards": []})
+    project = make_project(
+        corpus={"kind": "embeddings", "embeddings": str(tmp_path / "ready"), "shards": []}
+    )
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):
         publish(project)
     return project
 
 
-def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_with(at_urls: Project) -> None:
+def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_with(
+    at_urls: Project,
+) -> None:
     client = create_app(at_urls).test_client()
-    found = {result["id"]: result for result in ask(client, text=CAPTIONS[5], num_images=16).get_json()}
+    found = {
+        result["id"]: result for result in ask(client, text=CAPTIONS[5], num_images=16).get_json()
+    }
     assert len(found) == 16 and found[5]["caption"] == CAPTIONS[5]
     assert found[5]["url"] == "http://127.0.0.1:9/5.png" and "image" not in found[5]
     # Nothing listens there: the vector is the stored one.
@@ -255,11 +326,24 @@ def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_wit
 @contextlib.contextmanager
 def served(project: Project) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, and its address."""
-    command = [sys.executable, "-m", "react_pipeline", "serve", "--port", "0", "--config", str(project.path)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen_to_signals)
+    command = [
+        sys.executable,
+        "-m",
+        "react_pipeline",
+        "serve",
+        "--port",
+        "0",
+        "--config",
+        str(project.path),
+    ]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=listen_to_signals
+    )
     try:
         assert running.stdout is not None
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in running.stdout)))
+        found = next(
+            filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in running.stdout))
+        )
         yield running, found[0]
     finally:
         running.kill()
@@ -291,10 +375,15 @@ def test_three_hundred_half_sent_requests_and_fifty_clients(project: Project) ->
         idle = process.num_fds()
         for _ in range(300):
             half = stack.enter_context(socket.create_connection((HOST, port), timeout=30))
-            half.sendall(b"POST /knn-service HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+            half.sendall(
+                b"POST /knn-service HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"
+            )
         held = process.num_fds() - idle
         with ThreadPoolExecutor(50) as clients:
             seconds = sorted(clients.map(lambda _: search(url), range(200)))
         held = max(held, process.num_fds() - idle)
-    print(f"{len(seconds)} searches: median {seconds[100]:.2f} s, worst {seconds[-1]:.2f} s, {held} descriptors held")
+    print(
+        f"{len(seconds)} searches: median {seconds[100]:.2f} s, worst {seconds[-1]:.2f} s, {held} "
+        "descriptors held"
+    )
     assert held <= CLIENTS + 1  # one more is accepted before the oldest is closed

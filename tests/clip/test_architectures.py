@@ -1,4 +1,6 @@
-"""Gated blocks on every kind of image tower that is supported: closed gates change no bit, open ones do."""
+"""Gated blocks on every kind of image tower that is supported: closed gates change no bit, open
+ones do.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ TOWERS: dict[str, dict[str, Any]] = {
         "vision_cfg": {**VIT, "pool_type": "avg", "final_ln_after_pool": True},
         "text_cfg": TEXT,
     },
-    # As open_clip's ViT-B-16-SigLIP: a timm trunk, attention pooling, no projection, a bias beside the logit scale.
+    # As open_clip's ViT-B-16-SigLIP: a timm trunk, attention pooling, no projection, a bias beside
+    # the logit scale.
     "SigLIP: timm ViT with attention pooling": {
         "embed_dim": 64,
         "init_logit_bias": -10,
@@ -100,7 +103,10 @@ def train_gated_blocks(model: nn.Module) -> None:
 
 @torch.no_grad()
 def test_closed_gates_change_no_bit_of_either_feature_and_open_ones_do(model: nn.Module) -> None:
-    batch, tokens = images(model), torch.randint(1, 60, (3, 8), generator=torch.Generator().manual_seed(2))
+    batch, tokens = (
+        images(model),
+        torch.randint(1, 60, (3, 8), generator=torch.Generator().manual_seed(2)),
+    )
     image_features, text_features = model.encode_image(batch), model.encode_text(tokens)
     add_gated_blocks(model, 2)
     assert torch.equal(model.encode_image(batch), image_features)
@@ -113,7 +119,9 @@ def test_closed_gates_change_no_bit_of_either_feature_and_open_ones_do(model: nn
             nn.init.zeros_(getattr(block, gate))
 
 
-def test_a_gated_block_takes_over_the_towers_own_width_norm_activation_and_heads(model: nn.Module) -> None:
+def test_a_gated_block_takes_over_the_towers_own_width_norm_activation_and_heads(
+    model: nn.Module,
+) -> None:
     add_gated_blocks(model, 2)
     blocks = vision_blocks(model)
     assert list(gated_layers(model)) == [len(blocks) - 2, len(blocks) - 1]
@@ -124,9 +132,14 @@ def test_a_gated_block_takes_over_the_towers_own_width_norm_activation_and_heads
         assert type(block.ln_1) is type(norm)
         assert block.ln_1.eps == norm.eps
         assert block.attn.num_heads == host.attn.num_heads
-        assert type(block.mlp.gelu) is type(getattr(host.mlp, "gelu", getattr(host.mlp, "act", None)))
+        assert type(block.mlp.gelu) is type(
+            getattr(host.mlp, "gelu", getattr(host.mlp, "act", None))
+        )
         assert block.mlp.c_fc.weight.shape == (4 * width, width)
-        assert sum(parameter.numel() for parameter in block.parameters()) == 12 * width**2 + 13 * width + 2
+        assert (
+            sum(parameter.numel() for parameter in block.parameters())
+            == 12 * width**2 + 13 * width + 2
+        )
 
 
 def test_every_trained_tensor_gets_a_gradient_through_open_gates(model: nn.Module) -> None:
@@ -135,35 +148,48 @@ def test_every_trained_tensor_gets_a_gradient_through_open_gates(model: nn.Modul
     train_gated_blocks(model)
     generator = torch.Generator().manual_seed(3)
     features = model.encode_image(images(model), normalize=True)
-    (features @ torch.randn(features.shape[1], generator=generator) * model.logit_scale.exp()).sum().backward()
+    (
+        features @ torch.randn(features.shape[1], generator=generator) * model.logit_scale.exp()
+    ).sum().backward()
     without = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.abs().max() > 0)
+        if parameter.requires_grad
+        and (parameter.grad is None or not parameter.grad.abs().max() > 0)
     ]
     assert not without
-    assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
+    assert all(
+        parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad
+    )
 
 
-def test_the_tower_of_the_training_gives_the_models_features_and_gradients(model: nn.Module) -> None:
+def test_the_tower_of_the_training_gives_the_models_features_and_gradients(
+    model: nn.Module,
+) -> None:
     add_gated_blocks(model, 2)
     open_gates(model)
     train_gated_blocks(model)
     tower, batch = ImageTower(model), images(model)
     assert tower.splits
     assert tower.start == min(gated_layers(model))
-    trained = [parameter for block in gated_layers(model).values() for parameter in block.parameters()]
+    trained = [
+        parameter for block in gated_layers(model).values() for parameter in block.parameters()
+    ]
     expected = model.encode_image(batch)
     ours = tower.features(tower.tokens(batch))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(4))
     wanted = torch.autograd.grad((expected * weights).sum(), trained)
-    for got, value in zip(torch.autograd.grad((ours * weights).sum(), trained), wanted, strict=True):
+    for got, value in zip(
+        torch.autograd.grad((ours * weights).sum(), trained), wanted, strict=True
+    ):
         torch.testing.assert_close(got, value, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_gated_blocks_that_do_not_train_still_count_in_the_tower_of_the_training(model: nn.Module) -> None:
+def test_gated_blocks_that_do_not_train_still_count_in_the_tower_of_the_training(
+    model: nn.Module,
+) -> None:
     # A released REACT checkpoint as the base: its blocks are frozen, wholly or but for the last.
     add_gated_blocks(model, 2)
     open_gates(model)
@@ -196,7 +222,9 @@ def trainer_of(model: nn.Module, method: str, scratch: Path, **fields: Any) -> T
     )
     pairs = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS])
     domain = DomainConfig(slug="shapes", classes=SHAPES, templates=("a {}",))
-    training = TrainingConfig(augmentation="none", batch_size=8, workers=0, last_k_layers=2, **fields)
+    training = TrainingConfig(
+        augmentation="none", batch_size=8, workers=0, last_k_layers=2, **fields
+    )
     return Trainer(clip, pairs, domain, method, training, World(), scratch)
 
 
@@ -206,13 +234,27 @@ def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_pat
     assert trainer.trainable_parameters > 0
 
 
-def test_a_resnet_keeps_its_batch_statistics_and_trains_their_scale_and_shift(tmp_path: Path) -> None:
+def test_a_resnet_keeps_its_batch_statistics_and_trains_their_scale_and_shift(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     model = CLIP(16, vision, TEXT).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer = trainer_of(model, "locked-text", tmp_path, steps=2, learning_rate=1e-2, warmup_steps=0, precision="fp32")
+    trainer = trainer_of(
+        model,
+        "locked-text",
+        tmp_path,
+        steps=2,
+        learning_rate=1e-2,
+        warmup_steps=0,
+        precision="fp32",
+    )
     trainer.run(NoObserver(), Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"))
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name for name, _ in model.visual.named_buffers()} and not changed & dict(model.named_buffers()).keys()
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert {name for name, _ in model.visual.named_buffers()} and not changed & dict(
+        model.named_buffers()
+    ).keys()
     assert {"visual.bn1.weight", "visual.bn1.bias", "visual.layer4.0.bn1.weight"} <= changed

@@ -27,7 +27,9 @@ def block(request: pytest.FixtureRequest) -> ResidualAttentionBlock:
 
 
 def perturbed(module: Any) -> Any:
-    """With biases, norms and layer scales that are no longer all 0 or all 1: none of them may be left out unseen."""
+    """With biases, norms and layer scales that are no longer all 0 or all 1: none of them may be
+    left out unseen.
+    """
     torch.manual_seed(0)
     for name, parameter in module.named_parameters():
         if parameter.ndim == 1:
@@ -39,21 +41,27 @@ def tokens() -> Tensor:
     return torch.randn(B, T, W, generator=torch.Generator().manual_seed(1))
 
 
-def require_equal(module: nn.Module, ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor]) -> None:
+def require_equal(
+    module: nn.Module, ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor]
+) -> None:
     """Outputs, and gradients by the input and by every parameter, agree."""
     results = []
     for function in (ours, theirs):
         x = tokens().requires_grad_()
         output = function(x)
         weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
-        results.append([output, *torch.autograd.grad((output * weights).sum(), [x, *module.parameters()])])
+        results.append(
+            [output, *torch.autograd.grad((output * weights).sum(), [x, *module.parameters()])]
+        )
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_equals_the_module() -> None:
     attn = perturbed(nn.MultiheadAttention(W, H, batch_first=True))
-    require_equal(attn, lambda x: self_attention(x, attn), lambda x: attn(x, x, x, need_weights=False)[0])
+    require_equal(
+        attn, lambda x: self_attention(x, attn), lambda x: attn(x, x, x, need_weights=False)[0]
+    )
 
 
 def test_the_mlp_equals_the_module(block: ResidualAttentionBlock) -> None:
@@ -73,7 +81,11 @@ def test_quick_gelu_has_the_gradient_of_its_formula() -> None:
 
 def test_copies_mean_their_weights(block: ResidualAttentionBlock) -> None:
     plain = host_block(tokens(), block)
-    casts = {id(parameter): parameter.detach() * 2 for parameter in block.parameters() if parameter.ndim == 2}
+    casts = {
+        id(parameter): parameter.detach() * 2
+        for parameter in block.parameters()
+        if parameter.ndim == 2
+    }
     with torch.no_grad():
         doubled = host_block(tokens(), block, casts)
         for parameter in block.parameters():
@@ -85,7 +97,9 @@ def test_copies_mean_their_weights(block: ResidualAttentionBlock) -> None:
 
 @pytest.mark.parametrize("positions", [[0, 0, 0], [0, 2, 4], [4, 4, 4], [1, 0, 3]])
 @pytest.mark.parametrize("causal", [False, True])
-def test_one_token_sees_what_it_may(block: ResidualAttentionBlock, positions: list[int], causal: bool) -> None:
+def test_one_token_sees_what_it_may(
+    block: ResidualAttentionBlock, positions: list[int], causal: bool
+) -> None:
     only, rows = torch.tensor(positions), torch.arange(B)
     mask = torch.full((T, T), float("-inf")).triu(1) if causal else None
     require_equal(
@@ -93,4 +107,6 @@ def test_one_token_sees_what_it_may(block: ResidualAttentionBlock, positions: li
         lambda x: host_block(x, block, causal=causal, only=only)[:, 0],
         lambda x: block(x, attn_mask=mask)[rows, only],
     )
-    require_equal(block, lambda x: host_block(x, block, causal=causal), lambda x: block(x, attn_mask=mask))
+    require_equal(
+        block, lambda x: host_block(x, block, causal=causal), lambda x: block(x, attn_mask=mask)
+    )

@@ -37,7 +37,9 @@ def base_of(project: Project) -> Artifact:
     return fresh(project, "base_checkpoint")
 
 
-def write_head(directory: Path, *, classes: list[str] = SHAPES, dimension: int = 32, seed: int = 0) -> None:
+def write_head(
+    directory: Path, *, classes: list[str] = SHAPES, dimension: int = 32, seed: int = 0
+) -> None:
     head = torch.nn.functional.normalize(
         torch.randn(dimension, len(classes), generator=torch.Generator().manual_seed(seed)), dim=0
     )
@@ -52,7 +54,9 @@ def publish_head(project: Project, write: Callable[[Path], None] = write_head) -
         write(directory)
         return {"pairs": 7}
 
-    return project.store.build(resolve(project, "customized_checkpoint", "shapes/linear-head"), step)
+    return project.store.build(
+        resolve(project, "customized_checkpoint", "shapes/linear-head"), step
+    )
 
 
 def edit_domain(project: Project, **fields: Any) -> None:
@@ -125,13 +129,18 @@ def test_a_head_that_is_the_zero_shot_head_predicts_what_the_base_does(project: 
 @pytest.mark.parametrize(
     ("head", "reported"),
     [
-        ({"classes": ["circle", "square", "triangle", "star"]}, "cross, star.*rematerialize `customized_checkpoint`"),
+        (
+            {"classes": ["circle", "square", "triangle", "star"]},
+            "cross, star.*rematerialize `customized_checkpoint`",
+        ),
         ({"classes": SHAPES[::-1]}, "their order.*rematerialize `customized_checkpoint`"),
         ({"classes": SHAPES[:3]}, "cross.*rematerialize `customized_checkpoint`"),
     ],
     ids=["another class", "another order", "a class less"],
 )
-def test_a_head_of_other_classes_is_refused(project: Project, head: dict[str, Any], reported: str) -> None:
+def test_a_head_of_other_classes_is_refused(
+    project: Project, head: dict[str, Any], reported: str
+) -> None:
     checkpoint = publish_head(project, lambda directory: write_head(directory, **head))
     with pytest.raises(InputError, match=reported):
         load_classifier(checkpoint, base_of(project), project.domain("shapes"), "cpu")
@@ -146,13 +155,21 @@ def test_a_head_trained_on_another_base_is_refused(project: Project) -> None:
         return {}
 
     other = project.store.build(Inputs("base_checkpoint", "other", {}, {}, "1"), write)
-    with pytest.raises(InputError, match=f"base {base.fingerprint}, which is now {other.fingerprint}.*rematerialize"):
+    with pytest.raises(
+        InputError,
+        match=f"base {base.fingerprint}, which is now {other.fingerprint}.*rematerialize",
+    ):
         load_classifier(checkpoint, other, project.domain("shapes"), "cpu")
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("head.json", b"{}"), ("head.json", b"no json"), ("head.json", b"[]"), ("head.safetensors", b"no tensors")],
+    [
+        ("head.json", b"{}"),
+        ("head.json", b"no json"),
+        ("head.json", b"[]"),
+        ("head.safetensors", b"no tensors"),
+    ],
 )
 def test_a_head_that_cannot_be_read_is_corrupt(project: Project, name: str, content: bytes) -> None:
     def write(directory: Path) -> None:
@@ -171,7 +188,9 @@ def test_a_head_of_another_dimension_is_corrupt(project: Project) -> None:
 
 
 @pytest.mark.parametrize("method", ["linear-head", "linear-head-control"])
-def test_classes_and_templates_are_part_of_a_linear_heads_identity(project: Project, method: str) -> None:
+def test_classes_and_templates_are_part_of_a_linear_heads_identity(
+    project: Project, method: str
+) -> None:
     config = STAGES["customized_checkpoint"].identity
     heads, models = config(project, f"shapes/{method}"), config(project, "shapes/locked-text")
     edit_domain(project, templates=["one {}"])

@@ -1,4 +1,6 @@
-"""Dense features against the model's own tokens, formulas written out, and regions whose vector is known."""
+"""Dense features against the model's own tokens, formulas written out, and regions whose vector is
+known.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,26 @@ from react_pipeline.store.errors import InputError
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 VISION: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
-    "vit-avg": {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16, "pool_type": "avg"},
-    "timm": {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "avg", "timm_proj": "linear"},
-    "siglip": {"timm_model_name": "test_vit3", "image_size": 160, "timm_pool": "", "timm_proj": "linear"},
+    "vit-avg": {
+        "image_size": 64,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 16,
+        "pool_type": "avg",
+    },
+    "timm": {
+        "timm_model_name": "test_vit",
+        "image_size": 160,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+    "siglip": {
+        "timm_model_name": "test_vit3",
+        "image_size": 160,
+        "timm_pool": "",
+        "timm_proj": "linear",
+    },
     "resnet": {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16},
 }
 
@@ -39,22 +58,34 @@ def model_of(name: str) -> Any:
 
 
 def images(height: int = 64, width: int | None = None, count: int = 2) -> Tensor:
-    return torch.randn(count, 3, height, width or height, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        count, 3, height, width or height, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def parts_of(model: Any) -> tuple[Tensor, list[Tensor], Any]:
-    """What enters the last block of a native ViT, its queries, keys and values (B, heads, T, d), and the block."""
+    """What enters the last block of a native ViT, its queries, keys and values (B, heads, T, d),
+    and the block.
+    """
     entering: list[Tensor] = []
     block = model.visual.transformer.resblocks[-1]
     handle = block.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
     model.visual(images())
     handle.remove()
-    packed = functional.linear(block.ln_1(entering[0]), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    return entering[0], [part.unflatten(-1, (2, 16)).transpose(1, 2) for part in packed.chunk(3, -1)], block
+    packed = functional.linear(
+        block.ln_1(entering[0]), block.attn.in_proj_weight, block.attn.in_proj_bias
+    )
+    return (
+        entering[0],
+        [part.unflatten(-1, (2, 16)).transpose(1, 2) for part in packed.chunk(3, -1)],
+        block,
+    )
 
 
 def finished(model: Any, x: Tensor) -> Tensor:
-    return functional.normalize(model.visual.ln_post(x)[:, 1:] @ model.visual.proj, dim=-1).unflatten(1, (4, 4))
+    return functional.normalize(
+        model.visual.ln_post(x)[:, 1:] @ model.visual.proj, dim=-1
+    ).unflatten(1, (4, 4))
 
 
 @pytest.mark.parametrize("name", ["vit", "vit-avg", "timm", "siglip"])
@@ -85,21 +116,29 @@ def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit(name: str, attent
     base = model_of(name)
     gated, pixels = copy.deepcopy(base), images(SIDES.get(name, 64))
     add_gated_blocks(gated, 2)
-    for one, other in zip(DenseTower(base, attention)(pixels), DenseTower(gated, attention)(pixels), strict=True):
+    for one, other in zip(
+        DenseTower(base, attention)(pixels), DenseTower(gated, attention)(pixels), strict=True
+    ):
         assert torch.equal(one, other)
     gated.visual.requires_grad_(False)
     for block in DenseTower(gated).tower.blocks[-1:]:
         block.gated_attn_block.alpha_attn.data.fill_(0.5)
-    assert not torch.equal(DenseTower(base, attention)(pixels)[0], DenseTower(gated, attention)(pixels)[0])
+    assert not torch.equal(
+        DenseTower(base, attention)(pixels)[0], DenseTower(gated, attention)(pixels)[0]
+    )
 
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("mlp", [True, False])
 @pytest.mark.parametrize("attention", ["value", "qq", "qq+kk", "kk+gauss"])
-def test_attention_equals_its_formula_written_out(attention: str, residual: bool, mlp: bool) -> None:
+def test_attention_equals_its_formula_written_out(
+    attention: str, residual: bool, mlp: bool
+) -> None:
     model = model_of("vit")
     x, (query, key, value), block = parts_of(model)
-    places = torch.tensor([[row, column] for row in range(4) for column in range(4)], dtype=torch.float32)
+    places = torch.tensor(
+        [[row, column] for row in range(4) for column in range(4)], dtype=torch.float32
+    )
     near = torch.zeros(17, 17)
     near[1:, 1:] = torch.exp(-(torch.cdist(places, places) ** 2) / (2 * GAUSSIAN_STD**2))
     shares = {
@@ -113,18 +152,28 @@ def test_attention_equals_its_formula_written_out(attention: str, residual: bool
     y = y + block.mlp(block.ln_2(y)) if mlp else y
     found, keys = DenseTower(model, attention, residual, mlp)(images())
     torch.testing.assert_close(found, finished(model, y), atol=1e-5, rtol=1e-4)
-    wanted = functional.normalize(key.transpose(1, 2).flatten(2)[:, 1:], dim=-1).unflatten(1, (4, 4))
+    wanted = functional.normalize(key.transpose(1, 2).flatten(2)[:, 1:], dim=-1).unflatten(
+        1, (4, 4)
+    )
     torch.testing.assert_close(keys, wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("attention", "residual", "mlp"),
-    [("value", True, True), ("qq", False, False), ("qq+kk", True, True), ("kk+gauss", False, False)],
+    [
+        ("value", True, True),
+        ("qq", False, False),
+        ("qq+kk", True, True),
+        ("kk+gauss", False, False),
+    ],
 )
-def test_residual_and_mlp_are_as_published_unless_given(attention: str, residual: bool, mlp: bool) -> None:
+def test_residual_and_mlp_are_as_published_unless_given(
+    attention: str, residual: bool, mlp: bool
+) -> None:
     model = model_of("vit")
     assert torch.equal(
-        DenseTower(model, attention)(images())[0], DenseTower(model, attention, residual, mlp)(images())[0]
+        DenseTower(model, attention)(images())[0],
+        DenseTower(model, attention, residual, mlp)(images())[0],
     )
 
 
@@ -135,7 +184,8 @@ def test_positions_are_resized_for_other_sizes_and_left_as_they_were() -> None:
     tower = DenseTower(model)
     assert tower(images(96, 128))[0].shape == (2, 6, 8, 32)
     assert model.visual.positional_embedding is own and torch.equal(own, before)
-    # Positions that are all alike stay so at any size: an image that repeats has a map that repeats.
+    # Positions that are all alike stay so at any size: an image that repeats has a map that
+    # repeats.
     own.data[1:] = own.data[1:2]
     tower = DenseTower(model)
     wide = tower(images().repeat(1, 1, 1, 2))[0]
@@ -158,29 +208,44 @@ def test_a_resnets_map_is_its_attention_pool_without_attention() -> None:
     pool = visual.attnpool
     value = functional.conv2d(deep, pool.v_proj.weight[:, :, None, None], pool.v_proj.bias)
     wanted = functional.conv2d(value, pool.c_proj.weight[:, :, None, None], pool.c_proj.bias)
-    torch.testing.assert_close(found, functional.normalize(wanted, dim=1).permute(0, 2, 3, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found, functional.normalize(wanted, dim=1).permute(0, 2, 3, 1), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["vit", "vit-avg", "timm"])
-def test_a_region_over_the_whole_map_is_the_mean_token_and_over_a_patch_that_token(name: str) -> None:
+def test_a_region_over_the_whole_map_is_the_mean_token_and_over_a_patch_that_token(
+    name: str,
+) -> None:
     tower = DenseTower(model_of(name))
     image = images(160, count=1) if name == "timm" else images(64, 96, 1)
     features = tower(image)[0][0]
     whole = [0.0, 0.0, float(image.shape[-1]), float(image.shape[-2])]
     found = tower.regions(image, torch.tensor([whole, [32.0, 16.0, 48.0, 32.0]]))
-    torch.testing.assert_close(found[0], functional.normalize(features.mean(dim=(0, 1)), dim=0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found[0], functional.normalize(features.mean(dim=(0, 1)), dim=0), atol=1e-5, rtol=1e-4
+    )
     torch.testing.assert_close(found[1], features[1, 2], atol=1e-5, rtol=1e-4)
 
 
 def test_a_region_over_the_whole_image_is_the_vector_that_a_resnet_gives_it() -> None:
     model = model_of("resnet")
     found = DenseTower(model).regions(images(count=1), torch.tensor([[0.0, 0.0, 64.0, 64.0]]))
-    torch.testing.assert_close(found, model.encode_image(images(count=1), normalize=True), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found, model.encode_image(images(count=1), normalize=True), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_other_towers_are_refused_by_name() -> None:
     model = CustomTextCLIP(
-        32, {"timm_model_name": "resnet10t", "image_size": 64, "timm_pool": "avg", "timm_proj": "linear"}, TEXT
+        32,
+        {
+            "timm_model_name": "resnet10t",
+            "image_size": 64,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
+        TEXT,
     )
     with pytest.raises(InputError, match="use crops"):
         DenseTower(model)

@@ -8,7 +8,13 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
-from react_pipeline.clip.gated import GatedBlock, add_gated_blocks, gated_layers, scale_gates, vision_blocks
+from react_pipeline.clip.gated import (
+    GatedBlock,
+    add_gated_blocks,
+    gated_layers,
+    scale_gates,
+    vision_blocks,
+)
 from react_pipeline.clip.methods import attach, set_trainable, trains_images, trains_text
 from react_pipeline.store.errors import InputError
 
@@ -41,7 +47,10 @@ SIGLIP_STYLE: dict[str, Any] = {
 TOWERS = {
     "open_clip ViT": NATIVE,
     "open_clip ViT with QuickGELU": {**NATIVE, "quick_gelu": True},
-    "open_clip ViT, host MLP ratio 2": {**NATIVE, "vision_cfg": {**NATIVE["vision_cfg"], "mlp_ratio": 2.0}},
+    "open_clip ViT, host MLP ratio 2": {
+        **NATIVE,
+        "vision_cfg": {**NATIVE["vision_cfg"], "mlp_ratio": 2.0},
+    },
     "timm ViT": TIMM,
     "timm ViT without projection": SIGLIP_STYLE,
 }
@@ -103,13 +112,23 @@ def formula(block: GatedBlock, x: Tensor, heads: int, quick: bool) -> Tensor:
     q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
     weights = torch.softmax(q @ k.transpose(-1, -2) / (width // heads) ** 0.5, -1)
     mixed = (weights @ v).transpose(1, 2).reshape(batch, length, width)
-    y = x + torch.tanh(block.alpha_attn) * (mixed @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
+    y = x + torch.tanh(block.alpha_attn) * (
+        mixed @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+    )
     hidden = norm(y, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
-    hidden = hidden * torch.sigmoid(1.702 * hidden) if quick else 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
-    return y + torch.tanh(block.alpha_dense) * (hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias)
+    hidden = (
+        hidden * torch.sigmoid(1.702 * hidden)
+        if quick
+        else 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+    )
+    return y + torch.tanh(block.alpha_dense) * (
+        hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
+    )
 
 
-@pytest.mark.parametrize("name", ["open_clip ViT", "open_clip ViT with QuickGELU", "open_clip ViT, host MLP ratio 2"])
+@pytest.mark.parametrize(
+    "name", ["open_clip ViT", "open_clip ViT with QuickGELU", "open_clip ViT, host MLP ratio 2"]
+)
 def test_forward_and_gradients_follow_the_formula(name: str) -> None:
     torch.manual_seed(0)
     model = CLIP(**copy.deepcopy(TOWERS[name]))
@@ -122,7 +141,9 @@ def test_forward_and_gradients_follow_the_formula(name: str) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     parameters = list(block.parameters())
     expected = torch.autograd.grad(theirs.square().sum(), parameters)
-    for got, wanted in zip(torch.autograd.grad(ours.square().sum(), parameters), expected, strict=True):
+    for got, wanted in zip(
+        torch.autograd.grad(ours.square().sum(), parameters), expected, strict=True
+    ):
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -133,7 +154,9 @@ def test_the_block_precedes_its_host(model: nn.Module) -> None:
     ((number, block),) = gated_layers(model).items()
     block.register_forward_hook(lambda *_: seen.append("gated"))
     host = vision_blocks(model)[number]
-    getattr(host, "ln_1", getattr(host, "norm1", None)).register_forward_hook(lambda *_: seen.append("host"))
+    getattr(host, "ln_1", getattr(host, "norm1", None)).register_forward_hook(
+        lambda *_: seen.append("host")
+    )
     with torch.no_grad():
         model.encode_image(images(model, 1))
     assert seen == ["gated", "host"]
@@ -165,10 +188,14 @@ def test_what_trains_in_each_method(model: nn.Module) -> None:
 
     everything = {name for name, _ in model.named_parameters()}
     gated = {name for name in everything if ".gated_attn_block." in name}
-    assert set_trainable(model, "gated-image") == sum(model.get_parameter(name).numel() for name in trained())
+    assert set_trainable(model, "gated-image") == sum(
+        model.get_parameter(name).numel() for name in trained()
+    )
     assert trained() == gated | {"logit_scale"}
     set_trainable(model, "locked-text")
-    assert trained() == {name for name in everything if name.startswith("visual.")} | {"logit_scale"}
+    assert trained() == {name for name in everything if name.startswith("visual.")} | {
+        "logit_scale"
+    }
     set_trainable(model, "locked-image")
     assert trained() == {name for name in everything if not name.startswith("visual.")}
     set_trainable(model, "full")
@@ -181,12 +208,19 @@ def test_a_model_with_gated_blocks_continues_training_its_own(model: nn.Module) 
     (block,) = gated_layers(model).values()
     attach(model, "gated-image", 2)
     assert list(gated_layers(model).values()) == [block]
-    assert set_trainable(model, "gated-image") == 1 + sum(parameter.numel() for parameter in block.parameters())
+    assert set_trainable(model, "gated-image") == 1 + sum(
+        parameter.numel() for parameter in block.parameters()
+    )
 
 
 @pytest.mark.parametrize(
     ("method", "text", "images"),
-    [("gated-image", False, True), ("locked-text", False, True), ("locked-image", True, False), ("full", True, True)],
+    [
+        ("gated-image", False, True),
+        ("locked-text", False, True),
+        ("locked-image", True, False),
+        ("full", True, True),
+    ],
 )
 def test_which_towers_train_follows_from_what_is_not_frozen(
     model: nn.Module, method: str, text: bool, images: bool

@@ -24,7 +24,9 @@ def clip(tiny_checkpoint: Path) -> Clip:
     return load(tiny_checkpoint)
 
 
-def test_a_saved_model_loads_with_gates_activation_and_normalisation(clip: Clip, tmp_path: Path) -> None:
+def test_a_saved_model_loads_with_gates_activation_and_normalisation(
+    clip: Clip, tmp_path: Path
+) -> None:
     add_gated_blocks(clip.model, 1)
     for block in gated_layers(clip.model).values():
         torch.nn.init.constant_(block.alpha_attn, 0.5)
@@ -32,12 +34,15 @@ def test_a_saved_model_loads_with_gates_activation_and_normalisation(clip: Clip,
     again = load(tmp_path)
     assert list(gated_layers(again.model)) == [1]
     assert (
-        again.preprocess_cfg["mean"] == clip.preprocess_cfg["mean"] or tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
+        again.preprocess_cfg["mean"] == clip.preprocess_cfg["mean"]
+        or tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
     )
     image = again.preprocess(Image.new("RGB", (50, 40), "red"))[None]
     assert image.shape == (1, 3, 32, 32)
     torch.testing.assert_close(again.encode_images(image), clip.encode_images(image))
-    torch.testing.assert_close(again.encode_texts(["a cat", "dogs"]), clip.encode_texts(["a cat", "dogs"]))
+    torch.testing.assert_close(
+        again.encode_texts(["a cat", "dogs"]), clip.encode_texts(["a cat", "dogs"])
+    )
 
 
 def test_vectors_have_unit_norm_and_keep_the_order_of_the_texts(clip: Clip) -> None:
@@ -45,7 +50,9 @@ def test_vectors_have_unit_norm_and_keep_the_order_of_the_texts(clip: Clip) -> N
     vectors = clip.encode_texts(texts, batch_size=2)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
     for number, text in enumerate(texts):
-        torch.testing.assert_close(vectors[number], clip.encode_texts([text])[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            vectors[number], clip.encode_texts([text])[0], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_plain_open_clip_never_loads_a_gated_model_silently(clip: Clip, tmp_path: Path) -> None:
@@ -65,7 +72,9 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", ["pickled object", "text", "truncated safetensors", "empty"])
-def test_hostile_and_broken_checkpoints_are_refused_without_running(tmp_path: Path, kind: str) -> None:  # FAULTS 24, 5
+def test_hostile_and_broken_checkpoints_are_refused_without_running(
+    tmp_path: Path, kind: str
+) -> None:  # FAULTS 24, 5
     path = tmp_path / ("weights.safetensors" if "safetensors" in kind else "weights.pt")
     if kind == "pickled object":
         torch.save({"state_dict": Evil(tmp_path / "owned")}, path)
@@ -114,10 +123,16 @@ def test_what_a_checkpoint_file_leaves_open_and_unsaid_is_warned_of_one_by_one(
 ) -> None:
     model_cfg = json.loads((tiny_checkpoint / "open_clip_config.json").read_text())["model_cfg"]
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True}
+    )
     path = tiny_checkpoint / "open_clip_model.safetensors"
     from_open_clip(EncoderConfig(model=name, pretrained=str(path), **given))
-    reported = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.clip.pretrained"]
+    reported = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "react_pipeline.clip.pretrained"
+    ]
     assert [message.split("Set encoder.")[1].split()[0] for message in reported] == assumed
     assert all(message.startswith(str(path)) for message in reported)
 
@@ -127,7 +142,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("react_cfg", [7, {"enabled": True}, {"enabled": True, "last_k_layers": "all"}])
+@pytest.mark.parametrize(
+    "react_cfg", [7, {"enabled": True}, {"enabled": True, "last_k_layers": "all"}]
+)
 def test_a_folder_with_a_broken_description_of_gated_blocks_is_refused(
     tiny_checkpoint: Path, tmp_path: Path, react_cfg: Any
 ) -> None:
@@ -148,7 +165,12 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused() -> None:  # FAUL
 
 
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
-CONVNEXT = {"image_size": 32, "timm_model_name": "convnext_atto", "timm_pool": "avg", "timm_proj": "linear"}
+CONVNEXT = {
+    "image_size": 32,
+    "timm_model_name": "convnext_atto",
+    "timm_pool": "avg",
+    "timm_proj": "linear",
+}
 
 
 def without_blocks(vision: dict[str, Any]) -> Clip:
@@ -160,7 +182,10 @@ def without_blocks(vision: dict[str, Any]) -> Clip:
 
 @pytest.mark.parametrize(
     ("vision", "key", "tower"),
-    [(RESNET, "visual.conv1.weight", "ModifiedResNet"), (CONVNEXT, "visual.trunk.stem.0.weight", "ConvNeXt")],
+    [
+        (RESNET, "visual.conv1.weight", "ModifiedResNet"),
+        (CONVNEXT, "visual.trunk.stem.0.weight", "ConvNeXt"),
+    ],
     ids=["ResNet", "ConvNeXt"],
 )
 def test_a_tower_without_transformer_blocks_has_its_missing_keys_named(  # FAULTS 25

@@ -1,4 +1,6 @@
-"""Models by the names that open_clip gives them: folders and places of the Hub in the layouts found there."""
+"""Models by the names that open_clip gives them: folders and places of the Hub in the layouts found
+there.
+"""
 
 from __future__ import annotations
 
@@ -34,46 +36,87 @@ BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
 
-def write_folder(folder: Path, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], text: str = "") -> Any:
-    """Write configuration and random weights; `text` is where the text tower's configuration is. Returns the model."""
+def write_folder(
+    folder: Path, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], text: str = ""
+) -> Any:
+    """Write configuration and random weights; `text` is where the text tower's configuration is.
+    Returns the model.
+    """
     folder.mkdir()
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     fields = {key: value for key, value in model_cfg.items() if key != "custom_text"}
     if text:
-        fields["text_cfg"] = {**fields["text_cfg"], "hf_model_name": text, "hf_model_pretrained": False}
+        fields["text_cfg"] = {
+            **fields["text_cfg"],
+            "hf_model_name": text,
+            "hf_model_pretrained": False,
+        }
     torch.manual_seed(0)
     return CustomTextCLIP(**fields).eval()
 
 
 def write_siglip2(folder: Path) -> tuple[Any, list[int]]:
-    """As timm/ViT-B-16-SigLIP2: a timm trunk, safetensors, and Gemma's tokenizer beside them, named by its place."""
+    """As timm/ViT-B-16-SigLIP2: a timm trunk, safetensors, and Gemma's tokenizer beside them, named
+    by its place.
+    """
     text_cfg = {"context_length": 8, "vocab_size": len(WORDS), "width": 64, "heads": 2, "layers": 1}
-    text_cfg |= {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP2", "tokenizer_kwargs": {"clean": "canonicalize"}}
-    text_cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+    text_cfg |= {
+        "hf_tokenizer_name": "timm/ViT-B-16-SigLIP2",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    }
+    text_cfg |= {
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+    }
     vision_cfg = {**TRUNK, "timm_pool": "map", "timm_proj": "none"}
     model_cfg = {"embed_dim": 64, "init_logit_bias": -10, "custom_text": True}
-    model = write_folder(folder, {**model_cfg, "vision_cfg": vision_cfg, "text_cfg": text_cfg}, HALVES)
+    model = write_folder(
+        folder, {**model_cfg, "vision_cfg": vision_cfg, "text_cfg": text_cfg}, HALVES
+    )
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))  # noqa: S106
+    words = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]")  # noqa: S106
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
+    words.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", 3)]
+    )
     tokens = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)
     return model, [5, 6, 7, 3, 0, 0, 0, 0]
 
 
 def write_biomed(folder: Path) -> tuple[Any, list[int]]:
-    """As BiomedCLIP: a pickled state dict of an older transformers, BERT's tokenizer, its configuration elsewhere."""
+    """As BiomedCLIP: a pickled state dict of an older transformers, BERT's tokenizer, its
+    configuration elsewhere.
+    """
     bert = folder.parent / "bert"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes).save_pretrained(bert)
-    text_cfg = {"hf_model_name": BERT, "hf_tokenizer_name": BERT, "hf_proj_type": "mlp", "context_length": 8}
+    text_cfg = {
+        "hf_model_name": BERT,
+        "hf_tokenizer_name": BERT,
+        "hf_proj_type": "mlp",
+        "context_length": 8,
+    }
     text_cfg["hf_pooler_type"] = "cls_last_hidden_state_pooler"
     vision_cfg = {**TRUNK, "timm_pool": "", "timm_proj": "linear"}
     model_cfg = {"embed_dim": 24, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    model = write_folder(folder, model_cfg, {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}, str(bert))
-    state = {**model.state_dict(), "text.transformer.embeddings.position_ids": torch.arange(16)[None]}
+    model = write_folder(
+        folder, model_cfg, {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}, str(bert)
+    )
+    state = {
+        **model.state_dict(),
+        "text.transformer.embeddings.position_ids": torch.arange(16)[None],
+    }
     torch.save(state, folder / "open_clip_pytorch_model.bin")
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -98,7 +141,10 @@ def assert_is(clip: Clip, model: Any, tokens: list[int]) -> None:
     assert clip.tokenizer(["a red circle"])[0].tolist() == tokens
     image = clip.preprocess(Image.linear_gradient("L").convert("RGB").resize((90, 40)))[None]
     with torch.no_grad():
-        expected = model.encode_image(image, normalize=True), model.encode_text(torch.tensor([tokens]), normalize=True)
+        expected = (
+            model.encode_image(image, normalize=True),
+            model.encode_text(torch.tensor([tokens]), normalize=True),
+        )
     assert torch.allclose(clip.encode_images(image), expected[0], atol=1e-5)
     assert torch.allclose(clip.encode_texts(["a red circle"]), expected[1], atol=1e-5)
 
@@ -143,11 +189,14 @@ def test_a_model_that_cannot_be_fetched_and_one_that_runs_code_are_refused(
     )
     cached(tmp_path / "cache", "organization/code", tmp_path / "folder")
     with pytest.raises(InputError, match="auto_map"):
-        publish_base(make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None}))
+        publish_base(
+            make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
+        )
 
 
 @pytest.mark.parametrize(
-    "encoder", [{"model": "hf-hub:organization/model", "pretrained": None}, {"pretrained": "openai"}]
+    "encoder",
+    [{"model": "hf-hub:organization/model", "pretrained": None}, {"pretrained": "openai"}],
 )
 def test_a_hub_that_cannot_be_reached_is_named_at_once_and_its_cache_is_used(
     encoder: dict[str, Any],
@@ -213,7 +262,10 @@ def test_a_file_is_resized_as_all_weights_of_its_architecture_unless_it_is_said(
     encoder = EncoderConfig(model="tiny-siglip", pretrained=str(tmp_path / "weights.safetensors"))
     with caplog.at_level(logging.WARNING):
         clip = from_open_clip(encoder)
-    assert clip.preprocess_cfg.items() >= {"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items()
+    assert (
+        clip.preprocess_cfg.items()
+        >= {"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items()
+    )
     assert "resize_mode; squash is assumed" in caplog.text
     # A strip is seen whole, not only its middle.
     strip = Image.new("RGB", (64, 32))

@@ -1,4 +1,6 @@
-"""`auto` is what the device runs fastest, is recorded for what it came to, and is no part of any identity."""
+"""`auto` is what the device runs fastest, is recorded for what it came to, and is no part of any
+identity.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def _fresh_warnings() -> None:
     precision._warn_once.cache_clear()
 
 
-@pytest.mark.parametrize(("measured", "chosen"), [(8.0, "bf16"), (1.3, "bf16"), (1.0, "fp32"), (0.01, "fp32")])
+@pytest.mark.parametrize(
+    ("measured", "chosen"), [(8.0, "bf16"), (1.3, "bf16"), (1.0, "fp32"), (0.01, "fp32")]
+)
 def test_auto_on_a_processor_is_what_the_probe_finds_faster(
     monkeypatch: pytest.MonkeyPatch, measured: float, chosen: str
 ) -> None:
@@ -35,7 +39,8 @@ def test_auto_on_a_processor_is_what_the_probe_finds_faster(
 
 
 @pytest.mark.parametrize(
-    ("capability", "chosen"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")]
+    ("capability", "chosen"),
+    [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")],
 )
 def test_auto_on_a_gpu_follows_its_compute_capability(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
@@ -54,7 +59,9 @@ def test_a_slow_explicit_precision_is_obeyed_with_one_warning_that_gives_the_rat
 ) -> None:
     monkeypatch.setattr(precision, "speedup", lambda name, device: 0.01)
     with caplog.at_level(logging.WARNING):
-        assert [choose_precision("bf16", "cpu", "embedding.precision") for _ in range(3)] == ["bf16"] * 3
+        assert [choose_precision("bf16", "cpu", "embedding.precision") for _ in range(3)] == [
+            "bf16"
+        ] * 3
     assert len(caplog.messages) == 1
     assert "embedding.precision" in caplog.messages[0] and "100.0" in caplog.messages[0]
 
@@ -64,7 +71,10 @@ def test_an_explicit_precision_that_is_fast_or_full_warns_of_nothing(
 ) -> None:
     monkeypatch.setattr(precision, "speedup", lambda name, device: 3.0 if name == "bf16" else 0.5)
     with caplog.at_level(logging.WARNING):
-        assert (choose_precision("bf16", "cpu"), choose_precision("fp32", "cpu")) == ("bf16", "fp32")
+        assert (choose_precision("bf16", "cpu"), choose_precision("fp32", "cpu")) == (
+            "bf16",
+            "fp32",
+        )
     assert not caplog.messages
 
 
@@ -76,7 +86,9 @@ def test_what_auto_came_to_is_in_the_manifest_and_not_in_the_fingerprint(
     publish_base(project)
     made = {}
     for measured, name in ((8.0, "bf16"), (0.01, "fp32")):
-        monkeypatch.setattr(precision, "speedup", lambda _name, _device, measured=measured: measured)
+        monkeypatch.setattr(
+            precision, "speedup", lambda _name, _device, measured=measured: measured
+        )
         fingerprint = resolve(project, "corpus_embeddings").fingerprint
         artifact = embed_corpus(project)
         assert artifact.fingerprint == fingerprint

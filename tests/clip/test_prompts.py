@@ -12,7 +12,9 @@ from react_pipeline.settings.config import ClassConfig, DomainConfig
 
 
 def domain(**fields):
-    return DomainConfig(slug="pets", **{"classes": ["cat", ClassConfig(name="dog", synonyms=("hound",))], **fields})
+    return DomainConfig(
+        slug="pets", **{"classes": ["cat", ClassConfig(name="dog", synonyms=("hound",))], **fields}
+    )
 
 
 def test_simple_templates_hold_one_prompt():

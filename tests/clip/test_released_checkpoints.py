@@ -1,7 +1,9 @@
-"""The released REACT checkpoints load strictly, with the activation and normalisation that configuration gives them.
+"""The released REACT checkpoints load strictly, with the activation and normalisation that
+configuration gives them.
 
-Names, shapes and counts are written out here from the published layout, not taken from the library. The state dicts of
-the large models hold tensors on the `meta` device: names and shapes without the gigabytes.
+Names, shapes and counts are written out here from the published layout, not taken from the library.
+The state dicts of the large models hold tensors on the `meta` device: names and shapes without the
+gigabytes.
 """
 
 from __future__ import annotations
@@ -95,9 +97,12 @@ def released_shapes(architecture: str, *, gated: bool) -> Shapes:
         name = f"visual.transformer.resblocks.{layer}"
         shapes |= block_shapes(name, width, sizes.hidden)
         if gated and layer >= sizes.layers - sizes.gated:
-            # The MLP of a gated block is four times as wide as the tower, in bigG too, whose host's is not.
+            # The MLP of a gated block is four times as wide as the tower, in bigG too, whose host's
+            # is not.
             shapes |= block_shapes(f"{name}.gated_attn_block", width, 4 * width)
-            shapes |= {f"{name}.gated_attn_block.{gate}": () for gate in ("alpha_attn", "alpha_dense")}
+            shapes |= {
+                f"{name}.gated_attn_block.{gate}": () for gate in ("alpha_attn", "alpha_dense")
+            }
     return shapes
 
 
@@ -130,7 +135,9 @@ RELEASED = [
 ]
 
 
-@pytest.mark.parametrize(("file", "name", "quick_gelu", "half"), RELEASED, ids=[row[0] for row in RELEASED])
+@pytest.mark.parametrize(
+    ("file", "name", "quick_gelu", "half"), RELEASED, ids=[row[0] for row in RELEASED]
+)
 def test_every_released_checkpoint_loads_strictly_with_what_configuration_says(
     tmp_path: Path, file: str, name: str, quick_gelu: bool, half: bool
 ) -> None:
@@ -145,12 +152,16 @@ def test_every_released_checkpoint_loads_strictly_with_what_configuration_says(
     )
     layers = gated_layers(clip.model)
     assert list(layers) == (list(range(sizes.layers - sizes.gated, sizes.layers)) if gated else [])
-    counted = sum(parameter.numel() for block in layers.values() for parameter in block.parameters())
+    counted = sum(
+        parameter.numel() for block in layers.values() for parameter in block.parameters()
+    )
     total = sum(parameter.numel() for parameter in clip.model.parameters())
     assert counted == (sizes.gated_parameters if gated else 0)
     assert total == sizes.parameters - (0 if gated else sizes.gated_parameters)
     wanted = open_clip.transformer.QuickGELU if quick_gelu else nn.GELU
-    activations = [block.mlp.gelu for block in (*clip.model.visual.transformer.resblocks, *layers.values())]
+    activations = [
+        block.mlp.gelu for block in (*clip.model.visual.transformer.resblocks, *layers.values())
+    ]
     assert {type(activation) for activation in activations} == {wanted}
     assert {type(block.mlp.gelu) for block in clip.model.transformer.resblocks} == {wanted}
     assert tuple(clip.preprocess_cfg["mean"]) == (HALF if half else OPENAI_MEAN)
@@ -160,14 +171,21 @@ def test_every_released_checkpoint_loads_strictly_with_what_configuration_says(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_names_and_shapes_are_the_published_ones(architecture: str, tmp_path: Path) -> None:
     shapes = released_shapes(architecture, gated=True)
-    assert sum(".gated_attn_block." in name for name in shapes) == 14 * ARCHITECTURES[architecture].gated
-    clip = load_without_memory(without_memory(shapes), tmp_path / "weights.pt", model=architecture, quick_gelu=False)
+    assert (
+        sum(".gated_attn_block." in name for name in shapes)
+        == 14 * ARCHITECTURES[architecture].gated
+    )
+    clip = load_without_memory(
+        without_memory(shapes), tmp_path / "weights.pt", model=architecture, quick_gelu=False
+    )
     assert {name: tuple(value.shape) for name, value in clip.model.state_dict().items()} == shapes
 
 
 def test_the_image_tower_of_b16_has_the_published_size(tmp_path: Path) -> None:
     weights = without_memory(released_shapes("ViT-B-16", gated=True))
-    clip = load_without_memory(weights, tmp_path / "weights.pt", model="react_ViT-B-16", quick_gelu=True)
+    clip = load_without_memory(
+        weights, tmp_path / "weights.pt", model="react_ViT-B-16", quick_gelu=True
+    )
     assert sum(parameter.numel() for parameter in clip.model.visual.parameters()) == 128_719_884
 
 
@@ -181,7 +199,9 @@ def test_the_image_tower_of_b16_has_the_published_size(tmp_path: Path) -> None:
         ("react_ViT-bigG-14", False),
     ],
 )
-def test_reacts_names_of_architectures_are_accepted(name: str, quick_gelu: bool, tmp_path: Path) -> None:
+def test_reacts_names_of_architectures_are_accepted(
+    name: str, quick_gelu: bool, tmp_path: Path
+) -> None:
     architecture = name.removeprefix("react_").removesuffix("-quickgelu")
     weights = without_memory(released_shapes(architecture, gated=True))
     clip = load_without_memory(weights, tmp_path / "weights.pt", model=name)
@@ -191,7 +211,9 @@ def test_reacts_names_of_architectures_are_accepted(name: str, quick_gelu: bool,
     assert isinstance(activation, open_clip.transformer.QuickGELU) == quick_gelu
 
 
-@pytest.mark.parametrize(("wrapped", "prefix"), [(False, ""), (False, "module."), (True, ""), (True, "module.")])
+@pytest.mark.parametrize(
+    ("wrapped", "prefix"), [(False, ""), (False, "module."), (True, ""), (True, "module.")]
+)
 def test_a_state_dict_may_be_bare_or_wrapped_with_or_without_prefixes(
     tmp_path: Path, wrapped: bool, prefix: str
 ) -> None:
@@ -203,11 +225,17 @@ def test_a_state_dict_may_be_bare_or_wrapped_with_or_without_prefixes(
 
 def test_the_values_of_a_file_arrive_in_the_model(tmp_path: Path) -> None:
     shapes = released_shapes("ViT-S-32-alt", gated=True)
-    # Counted up, so that a transposed or swapped tensor would be noticed; random ones would take seconds.
-    weights = {name: torch.arange(math.prod(shape)).float().view(shape) + len(name) for name, shape in shapes.items()}
+    # Counted up, so that a transposed or swapped tensor would be noticed; random ones would take
+    # seconds.
+    weights = {
+        name: torch.arange(math.prod(shape)).float().view(shape) + len(name)
+        for name, shape in shapes.items()
+    }
     path = tmp_path / "gated.pt"
     torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, path)
-    clip = from_open_clip(EncoderConfig(model="react_ViT-S-32-alt", pretrained=str(path), quick_gelu=True))
+    clip = from_open_clip(
+        EncoderConfig(model="react_ViT-S-32-alt", pretrained=str(path), quick_gelu=True)
+    )
     loaded = clip.model.state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
@@ -248,7 +276,9 @@ def test_keys_that_do_not_fit_are_each_named_with_the_file(  # FAULTS 25
         assert words in str(error.value)
 
 
-def test_a_checkpoint_of_another_architecture_is_reported_and_not_loaded_in_part(tmp_path: Path) -> None:  # FAULTS 25
+def test_a_checkpoint_of_another_architecture_is_reported_and_not_loaded_in_part(
+    tmp_path: Path,
+) -> None:  # FAULTS 25
     weights = without_memory(released_shapes("ViT-B-16", gated=True))
     with pytest.raises(InputError, match=r"visual.conv1.weight"):
         load_without_memory(weights, tmp_path / "b16.pt", model="react_ViT-B-32")

@@ -12,7 +12,12 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
 from react_pipeline.clip.attention import cast_matrices
-from react_pipeline.clip.text_tower import encode_text, recompute_activations, text_blocks, text_lengths
+from react_pipeline.clip.text_tower import (
+    encode_text,
+    recompute_activations,
+    text_blocks,
+    text_lengths,
+)
 
 LENGTH, VOCABULARY = 12, 64
 END = VOCABULARY - 1
@@ -29,7 +34,10 @@ CAUSAL: dict[str, dict[str, Any]] = {
 }
 WHOLE: dict[str, dict[str, Any]] = {
     # As SigLIP's: every token sees every other, padding too.
-    "SigLIP": {"custom": True, "text": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}},
+    "SigLIP": {
+        "custom": True,
+        "text": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+    },
     "no mask": {"custom": True, "text": {"no_causal_mask": True}},
     "causal, last position": {"custom": True, "text": {"pool_type": "last"}},
     "CLIPA": {"text": {"no_causal_mask": True, "pool_type": "last"}},
@@ -41,7 +49,9 @@ def build(options: dict[str, Any]) -> Any:
     options = copy.deepcopy(options)
     torch.manual_seed(0)
     text = {**TEXT, **options.pop("text", {})}
-    model = (CustomTextCLIP if options.pop("custom", False) else CLIP)(32, dict(VIT), text, **options).eval()
+    model = (CustomTextCLIP if options.pop("custom", False) else CLIP)(
+        32, dict(VIT), text, **options
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             # No bias 0, no norm 1: none may be left out unseen.
@@ -65,8 +75,12 @@ def test_a_causal_tower_needs_nothing_behind_the_end_of_text(name: str) -> None:
     tokens = texts_of(2, 7, 3, 5)
     assert text_lengths(model, tokens).tolist() == [2, 7, 3, 5]
     with torch.inference_mode():
-        torch.testing.assert_close(encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -75,11 +89,15 @@ def test_a_full_text_is_seen_to_its_end(name: str) -> None:
     tokens = texts_of(LENGTH, 4)
     assert text_lengths(model, tokens)[0] == LENGTH
     with torch.inference_mode():
-        torch.testing.assert_close(encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_where_padding_counts_every_column_stays_and_the_result_is_the_models_own(name: str) -> None:
+def test_where_padding_counts_every_column_stays_and_the_result_is_the_models_own(
+    name: str,
+) -> None:
     model = build(WHOLE[name])
     tokens = texts_of(2, 7, 3, 5)
     assert text_lengths(model, tokens).tolist() == [LENGTH] * 4 and not text_blocks(model)
@@ -89,21 +107,32 @@ def test_where_padding_counts_every_column_stays_and_the_result_is_the_models_ow
             # Why they stay: padding is part of the vector.
             other = tokens.clone()
             other[0, -1] = 5
-            assert not torch.allclose(model.encode_text(other)[0], model.encode_text(tokens)[0], atol=1e-6)
+            assert not torch.allclose(
+                model.encode_text(other)[0], model.encode_text(tokens)[0], atol=1e-6
+            )
 
 
 def test_a_tower_of_transformers_needs_what_is_no_padding() -> None:
     from transformers import BertConfig
 
     config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, pad_token_id=0
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=0,
     )
     model = build({"custom": True})
-    model.text = HFTextEncoder("bert", 32, config=config, pooler_type="mean_pooler", pretrained=False).eval()
+    model.text = HFTextEncoder(
+        "bert", 32, config=config, pooler_type="mean_pooler", pretrained=False
+    ).eval()
     tokens = texts_of(2, 7, 3, 5)
     assert text_lengths(model, tokens).tolist() == [2, 7, 3, 5]
     with torch.inference_mode():
-        torch.testing.assert_close(encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -136,7 +165,9 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str)
             features = encode_text(model, tokens, **options)
         features.square().sum().backward()
         named = model.named_parameters()
-        return {name: value.grad.clone() for name, value in named if value.grad is not None}, sum(kept.values())
+        return {name: value.grad.clone() for name, value in named if value.grad is not None}, sum(
+            kept.values()
+        )
 
     plain, whole = run()
     recompute_activations(model)
@@ -151,7 +182,11 @@ def test_gradients_reach_a_text_tower_that_trains() -> None:
     model = build({})
     tokens = texts_of(2, 7)
     encode_text(model, tokens).sum().backward()
-    ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    ours = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
     model.zero_grad()
     model.encode_text(tokens).sum().backward()
     for name, gradient in ours.items():

@@ -1,4 +1,6 @@
-"""The image tower of the training against the model's own: outputs, gradients, and what is left out on the way."""
+"""The image tower of the training against the model's own: outputs, gradients, and what is left out
+on the way.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,14 @@ TOWERS: dict[str, dict[str, Any]] = {
     "ViT, QuickGELU": {"vision_cfg": VIT, "quick_gelu": True},
     "ViT, LayerScale, MLP ratio 3": {"vision_cfg": {**VIT, "ls_init_value": 0.3, "mlp_ratio": 3.0}},
     "ViT, mean of the patches": {"vision_cfg": {**VIT, "pool_type": "avg"}},
-    "ViT, norm after pooling": {"vision_cfg": {**VIT, "pool_type": "avg", "final_ln_after_pool": True}},
+    "ViT, norm after pooling": {
+        "vision_cfg": {**VIT, "pool_type": "avg", "final_ln_after_pool": True}
+    },
     "ViT, norm after the token": {"vision_cfg": {**VIT, "final_ln_after_pool": True}},
     "ViT, attentional pooling": {"vision_cfg": {**VIT, **COCA_POOL}},
-    "ViT, no first norm, fixed positions": {"vision_cfg": {**VIT, "no_ln_pre": True, "pos_embed_type": "sin_cos_2d"}},
+    "ViT, no first norm, fixed positions": {
+        "vision_cfg": {**VIT, "no_ln_pre": True, "pos_embed_type": "sin_cos_2d"}
+    },
     "ViT, text tower apart": {"vision_cfg": VIT, "custom": True},
     "timm ViT, token": {"vision_cfg": {**TIMM, "timm_pool": "token", "timm_proj": "linear"}},
     "timm ViT, mean": {"vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "mlp"}},
@@ -74,13 +80,20 @@ def gated(model: Any, last_k_layers: int) -> Any:
 def images(model: Any, count: int = 2) -> Tensor:
     size = model.visual.image_size
     return torch.randn(
-        count, 3, *(size if isinstance(size, tuple) else (size, size)), generator=torch.Generator().manual_seed(2)
+        count,
+        3,
+        *(size if isinstance(size, tuple) else (size, size)),
+        generator=torch.Generator().manual_seed(2),
     )
 
 
 def trained_of(model: Any) -> dict[str, nn.Parameter]:
     """Of the image tower; the logit scale is none of its business."""
-    return {name: parameter for name, parameter in model.visual.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter
+        for name, parameter in model.visual.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def gradients(model: Any, features: Tensor) -> dict[str, Tensor]:
@@ -97,7 +110,9 @@ def require_equal(model: Any, tower: ImageTower) -> None:
     got, wanted = gradients(model, ours), gradients(model, theirs)
     for name, gradient in wanted.items():
         bound = 1e-5 * max(1.0, gradient.abs().max().item())
-        torch.testing.assert_close(got[name], gradient, atol=bound, rtol=1e-5, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            got[name], gradient, atol=bound, rtol=1e-5, msg=lambda text, name=name: name + text
+        )
 
 
 @pytest.mark.parametrize("last_k_layers", [1, 2, 99], ids=["last block", "last two", "all blocks"])
@@ -116,7 +131,9 @@ def test_hosts_that_train_begin_the_trained_part(name: str) -> None:
     model.requires_grad_(False)
     vision_blocks(model)[1].requires_grad_(True)
     for part, parameter in model.visual.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or part.startswith(tower_module.BEHIND_THE_BLOCKS))
+        parameter.requires_grad_(
+            parameter.requires_grad or part.startswith(tower_module.BEHIND_THE_BLOCKS)
+        )
     tower = ImageTower(model)
     assert (tower.splits, tower.start) == (True, 1)
     assert len(trained_of(model)) > 12
@@ -135,7 +152,9 @@ def test_a_tower_that_trains_as_a_whole_equals_the_models_own(name: str) -> None
 
 def test_a_resnet_trains_as_a_whole_with_its_statistics_at_rest() -> None:
     torch.manual_seed(0)
-    model = CLIP(16, {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}, TEXT).eval()
+    model = CLIP(
+        16, {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}, TEXT
+    ).eval()
     set_trainable(model, "locked-text")
     before = copy.deepcopy(dict(model.named_buffers()))
     tower = ImageTower(model, activation_checkpointing=True)
@@ -209,14 +228,18 @@ def test_recomputed_activations_give_the_same_gradients(name: str, method: str) 
     # Counted at a layer of the last block, which trains in both methods.
     last = vision_blocks(model)[-1]
     runs: list[nn.Module] = []
-    getattr(last, "ln_2", getattr(last, "norm2", None)).register_forward_hook(lambda module, *_: runs.append(module))
+    getattr(last, "ln_2", getattr(last, "norm2", None)).register_forward_hook(
+        lambda module, *_: runs.append(module)
+    )
     again = gradients(model, ImageTower(model, activation_checkpointing=True)(batch))
     assert len(runs) == 2
     for part, gradient in plain.items():
         torch.testing.assert_close(again[part], gradient, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ViT", "ViT, LayerScale, MLP ratio 3", "ViT, attentional pooling", "timm ViT, token"])
+@pytest.mark.parametrize(
+    "name", ["ViT", "ViT, LayerScale, MLP ratio 3", "ViT, attentional pooling", "timm ViT, token"]
+)
 def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
     model = gated(build(name), 2)
     batch = images(model)
@@ -245,13 +268,20 @@ class SamePadded(nn.Conv2d):
 
 
 class Depthwise(nn.Module):
-    """A tower that is no transformer: one plain and one depthwise convolution, which `__call__` runs as a whole."""
+    """A tower that is no transformer: one plain and one depthwise convolution, which `__call__`
+    runs as a whole.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.visual = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.ReLU(), SamePadded(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(200, 4)
+            nn.Conv2d(3, 8, 3),
+            nn.ReLU(),
+            SamePadded(8, 8, 3, groups=8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(200, 4),
         )
 
 
@@ -260,8 +290,13 @@ def test_a_depthwise_convolution_that_trains_stays_in_fp32_on_a_cpu() -> None:
     batch = torch.randn(5, 3, 8, 8)
     given: dict[int, torch.dtype] = {}
     for number in (0, 2):
-        model.visual[number].register_forward_hook(lambda _, __, out, number=number: given.update({number: out.dtype}))
-    exact = {part: gradient.clone() for part, gradient in gradients(model, ImageTower(model)(batch)).items()}
+        model.visual[number].register_forward_hook(
+            lambda _, __, out, number=number: given.update({number: out.dtype})
+        )
+    exact = {
+        part: gradient.clone()
+        for part, gradient in gradients(model, ImageTower(model)(batch)).items()
+    }
     tower = ImageTower(model)
     tower.use_bf16("cpu")
     with torch.autocast("cpu", torch.bfloat16):
@@ -269,7 +304,10 @@ def test_a_depthwise_convolution_that_trains_stays_in_fp32_on_a_cpu() -> None:
     assert given == {0: torch.bfloat16, 2: torch.float32}
     for part, gradient in gradients(model, features.float()).items():
         # bf16 flips some signs before the ReLUs, and there are few pixels to outvote them.
-        assert torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0) > 0.9, part
+        assert (
+            torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0)
+            > 0.9
+        ), part
     for frozen, device in ((True, "cpu"), (False, "cuda")):
         other = Depthwise().requires_grad_(not frozen)
         ImageTower(other).use_bf16(device)

@@ -19,7 +19,12 @@ Run = tuple[int, str, str]
 
 
 @pytest.fixture
-def run(tmp_path: Path, mlflow_database: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def run(
+    tmp_path: Path,
+    mlflow_database: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(mlflow_database, tmp_path)
@@ -55,7 +60,9 @@ def run(tmp_path: Path, mlflow_database: Path, capsys: pytest.CaptureFixture[str
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_use_takes_one_line_and_exit_code_2(tiny_project: Project, run, arguments: list[str], words: str) -> None:
+def test_wrong_use_takes_one_line_and_exit_code_2(
+    tiny_project: Project, run, arguments: list[str], words: str
+) -> None:
     code, _, reported = run(*arguments)
     assert code == 2
     (line,) = reported.strip().splitlines()
@@ -68,7 +75,9 @@ def test_folder_with_no_pipeline_file_is_reported(run) -> None:
     assert "give --config" in reported
 
 
-def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(run, tmp_path: Path) -> None:
+def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(
+    run, tmp_path: Path
+) -> None:
     kept = tmp_path / "domains" / "objects.yaml"
     kept.parent.mkdir()
     kept.write_text("classes: []\n")  # wrong, so that nothing is built
@@ -76,7 +85,11 @@ def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(run,
     assert code == 2 and "objects.yaml" in reported
     assert str(tmp_path) in out.replace("\n", "")
     assert kept.read_text() == "classes: []\n"
-    assert {path.name for path in kept.parent.iterdir()} == {"activities.yaml", "objects.yaml", "symbols.yaml"}
+    assert {path.name for path in kept.parent.iterdir()} == {
+        "activities.yaml",
+        "objects.yaml",
+        "symbols.yaml",
+    }
     assert load_pipeline(tmp_path / "pipeline.yaml").corpus.kind == "demo"
 
 
@@ -105,7 +118,10 @@ def test_every_problem_of_a_configuration_has_its_line(tiny_project: Project, ru
 def test_no_command_shows_the_help(run) -> None:
     code, out, _ = run()
     assert code == 2
-    assert all(name in out for name in ("demo", "materialize", "domains", "results", "search", "ui", "doctor", "prune"))
+    assert all(
+        name in out
+        for name in ("demo", "materialize", "domains", "results", "search", "ui", "doctor", "prune")
+    )
 
 
 def test_help_says_which_selection_takes_all_that_comes_before(run) -> None:
@@ -115,7 +131,9 @@ def test_help_says_which_selection_takes_all_that_comes_before(run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Project, run, tmp_path: Path) -> None:
+def test_domain_of_a_stranger_is_added_evaluated_and_shown(
+    indexed_project: Project, run, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shapes = yaml.safe_load((indexed_project.config.domains / "shapes.yaml").read_text())
@@ -141,7 +159,9 @@ def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Proj
     assert out.splitlines()[0].split()[-1] == "status"
 
 
-def test_domain_that_differs_from_the_one_there_is_not_overwritten(tiny_project: Project, run, tmp_path: Path) -> None:
+def test_domain_that_differs_from_the_one_there_is_not_overwritten(
+    tiny_project: Project, run, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "shapes.yaml").write_text("classes: [cat]\n")
     code, _, reported = run("domains", "add", str(tmp_path / "other" / "shapes.yaml"))
@@ -169,14 +189,18 @@ def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -
     code, out, _ = run("domains", "validate", str(path))
     assert code == 0 and "1 valid" in out
     path.unlink()
-    (new := tiny_project.path.parent / "shapes.yaml").write_text(yaml.safe_dump({**raw, "customization": {"views": 4}}))
+    (new := tiny_project.path.parent / "shapes.yaml").write_text(
+        yaml.safe_dump({**raw, "customization": {"views": 4}})
+    )
     pipeline = yaml.safe_load(tiny_project.path.read_text())
     pipeline["methods"] = ["base", "full", "full-control"]
     pipeline["customization"]["methods"] = {"full": {"augmentation": "none"}}
     tiny_project.path.write_text(yaml.safe_dump(pipeline))
     code, _, reported = run("domains", "add", str(new))
     (line,) = [line for line in reported.splitlines() if line.startswith("note: ")]
-    assert code == 0 and "shapes.yaml: customization of full: `views` needs an `augmentation`" in line
+    assert (
+        code == 0 and "shapes.yaml: customization of full: `views` needs an `augmentation`" in line
+    )
     pipeline["customization"]["methods"] = {"full": {"augmentation": "none", "views": 4}}
     tiny_project.path.write_text(yaml.safe_dump(pipeline))
     code, _, reported = run("domains", "validate")
@@ -184,12 +208,20 @@ def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -
     (line,) = reported.strip().splitlines()
     # Wrong without any domain, so it is reported once, of the file it stands in.
     assert str(tiny_project.path) in line and "customization of full: `views` needs" in line
-    for path in tiny_project.config.domains.glob("*.yaml"):  # what each domain says wins, and mends it
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "customization": {"augmentation": "mild"}}))
+    for path in tiny_project.config.domains.glob(
+        "*.yaml"
+    ):  # what each domain says wins, and mends it
+        path.write_text(
+            yaml.safe_dump(
+                {**yaml.safe_load(path.read_text()), "customization": {"augmentation": "mild"}}
+            )
+        )
     assert run("domains", "validate")[0] == 0
 
 
-def test_search_prints_the_nearest_and_draws_them(indexed_project: Project, run, tmp_path: Path) -> None:
+def test_search_prints_the_nearest_and_draws_them(
+    indexed_project: Project, run, tmp_path: Path
+) -> None:
     from PIL import Image
 
     code, out, _ = run("search", "a drawing of a red circle", "-k", "3", "-o", "found.png")
@@ -201,9 +233,14 @@ def test_search_prints_the_nearest_and_draws_them(indexed_project: Project, run,
 
 
 def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Project, run) -> None:
-    domain = {"classes": ["circle", "square"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
+    domain = {
+        "classes": ["circle", "square"],
+        "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}},
+    }
     (indexed_project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
-    code, _, reported = run("materialize", "--domain", "nothing", "--select", "key:retrieved_set or key:evaluation_set")
+    code, _, reported = run(
+        "materialize", "--domain", "nothing", "--select", "key:retrieved_set or key:evaluation_set"
+    )
     errors = [line for line in reported.splitlines() if line.startswith("error: ")]
     assert code == 1
     assert len(errors) == 1 and "no pair is left" in errors[0]
@@ -220,7 +257,14 @@ def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Proje
 def test_doctor_reports_what_is_there_and_what_is_missing(tiny_project: Project, run) -> None:
     code, out, _ = run("doctor")
     assert code == 0
-    for words in ("torch", "dagster", "3 shards", "colours, shapes", "current artifacts", "sqlite:///"):
+    for words in (
+        "torch",
+        "dagster",
+        "3 shards",
+        "colours, shapes",
+        "current artifacts",
+        "sqlite:///",
+    ):
         assert words in out
     raw = yaml.safe_load(tiny_project.path.read_text())
     tiny_project.path.write_text(yaml.safe_dump({**raw, "corpus": {"shards": ["nosuch/*.tar"]}}))
@@ -233,7 +277,9 @@ def test_quick_commands_load_no_torch(tiny_project: Project, command: list[str])
     assert_loads_no_torch(*command, "--config", str(tiny_project.path))
 
 
-def test_domain_file_of_another_suffix_is_added_under_its_slug(tiny_project: Project, run, tmp_path: Path) -> None:
+def test_domain_file_of_another_suffix_is_added_under_its_slug(
+    tiny_project: Project, run, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "birds.yml").write_text("classes: [robin, wren]\n")
     code, _, reported = run("domains", "add", str(tmp_path / "elsewhere" / "birds.yml"))
@@ -254,7 +300,9 @@ def test_domain_file_whose_images_are_at_home_is_added_with_their_place(
     assert added is not None and added.path == tmp_path / "home" / "images"
 
 
-def test_broken_domain_file_is_left_out_and_the_others_run(indexed_project: Project, run, caplog) -> None:  # FAULTS 21
+def test_broken_domain_file_is_left_out_and_the_others_run(
+    indexed_project: Project, run, caplog
+) -> None:  # FAULTS 21
     (indexed_project.config.domains / "broken.yaml").write_text("classes: []\n")
     code, out, _ = run("materialize", "--select", "evaluation_set")
     assert code == 0
@@ -262,8 +310,12 @@ def test_broken_domain_file_is_left_out_and_the_others_run(indexed_project: Proj
     assert "broken.yaml" in caplog.text
 
 
-def test_picture_that_cannot_be_written_takes_one_line(indexed_project: Project, run, tmp_path: Path) -> None:
-    code, out, reported = run("search", "a circle", "-k", "3", "-o", str(tmp_path / "no" / "such" / "folder.png"))
+def test_picture_that_cannot_be_written_takes_one_line(
+    indexed_project: Project, run, tmp_path: Path
+) -> None:
+    code, out, reported = run(
+        "search", "a circle", "-k", "3", "-o", str(tmp_path / "no" / "such" / "folder.png")
+    )
     assert code == 2
     assert "--output" in reported and len(reported.strip().splitlines()) == 1
     assert out.count("a drawing of a") == 3
@@ -281,11 +333,15 @@ def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, mo
     assert out.count("a drawing of a") == 3 and "pictures" not in out
 
 
-def test_captions_and_keys_of_strangers_cannot_control_the_terminal(indexed_project: Project, run, monkeypatch) -> None:
+def test_captions_and_keys_of_strangers_cannot_control_the_terminal(
+    indexed_project: Project, run, monkeypatch
+) -> None:
     import pandas as pd
 
     hostile = "a\x1b[2J\n[bold]cat\u202e \x9b"
-    pairs = pd.DataFrame({"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]})
+    pairs = pd.DataFrame(
+        {"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]}
+    )
     monkeypatch.setattr("react_pipeline.retrieval.search_pairs", lambda *_, **__: pairs)
     monkeypatch.setattr("react_pipeline.retrieval.draw_pairs", lambda *_: None)
     code, out, _ = run("search", "a circle")

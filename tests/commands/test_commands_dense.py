@@ -38,14 +38,22 @@ def test_check_reads_all_files_and_fails_only_for_what_is_wrong(
     run: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     code, out = run("check", "shapes")
-    states = {line.split()[0]: line.split()[2] for line in out.splitlines() if line.split()[0] in ("boxes", "masks")}
+    states = {
+        line.split()[0]: line.split()[2]
+        for line in out.splitlines()
+        if line.split()[0] in ("boxes", "masks")
+    }
     assert code == 0 and states == {"boxes": "ok", "masks": "ok"} and "missing" in out
-    Image.fromarray(np.zeros((64, 65), np.uint8)).save(tmp_path / "dense" / "shapes" / "labels" / "2.png")
+    Image.fromarray(np.zeros((64, 65), np.uint8)).save(
+        tmp_path / "dense" / "shapes" / "labels" / "2.png"
+    )
     code, out = run("check", "shapes")
     assert code == 1 and "65 x 64" in out
 
 
 @pytest.mark.parametrize("domain", [[], ["nosuch"]])
-def test_check_wants_the_name_of_a_domain(run: Callable[..., tuple[int, str]], domain: list[str]) -> None:
+def test_check_wants_the_name_of_a_domain(
+    run: Callable[..., tuple[int, str]], domain: list[str]
+) -> None:
     code, out = run("check", *domain)
     assert code == 2 and "shapes" in out

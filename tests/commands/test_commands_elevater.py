@@ -45,7 +45,9 @@ def test_list_shows_the_twenty_and_imagenet(run) -> None:
     assert "voc-2007-classification" in out and "imagenet-1k" in out
 
 
-def test_check_reports_what_is_there_and_fails_only_for_what_is_wrong(run, data: Path, tmp_path: Path) -> None:
+def test_check_reports_what_is_there_and_fails_only_for_what_is_wrong(
+    run, data: Path, tmp_path: Path
+) -> None:
     code, out, _ = run("check", str(data))
     assert code == 0 and "2 partial, 19 unavailable" in out
     code, out, _ = run("check", str(data), "--json")
@@ -56,17 +58,24 @@ def test_check_reports_what_is_there_and_fails_only_for_what_is_wrong(run, data:
     assert run("check", str(tmp_path / "nosuch"))[0] == 2
 
 
-def test_domains_are_written_into_the_project_and_are_valid(tiny_project: Project, run, data: Path) -> None:
+def test_domains_are_written_into_the_project_and_are_valid(
+    tiny_project: Project, run, data: Path
+) -> None:
     code, out, _ = run("domains", str(data))
     assert code == 0 and "elevater.yaml" in out
-    assert tiny_project.domain("elevater").class_names and len(tiny_project.domain("dtd").classes) == 47
+    assert (
+        tiny_project.domain("elevater").class_names
+        and len(tiny_project.domain("dtd").classes) == 47
+    )
     assert run("domains", str(data), "--into", "elsewhere")[0] == 0
     assert len(list(Path("elsewhere").glob("*.yaml"))) == 21
     code, _, reported = run("domains", "nosuch", "--into", "another")
     assert code == 2 and "nosuch: no such folder" in reported and not Path("another").exists()
 
 
-def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards(run, tmp_path: Path) -> None:
+def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards(
+    run, tmp_path: Path
+) -> None:
     data = write_elevater(tmp_path / "all")
     for name in DATASETS:
         shape = (1, len(read_dataset(data, name, "test")), dataset(name).num_classes)
@@ -78,9 +87,13 @@ def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards
     assert run("validate", str(path))[0] == 1
 
 
-def test_submission_is_written_and_what_is_missing_is_reported(tiny_project: Project, run, data: Path) -> None:
+def test_submission_is_written_and_what_is_missing_is_reported(
+    tiny_project: Project, run, data: Path
+) -> None:
     raw = yaml.safe_load(tiny_project.path.read_text())
-    tiny_project.path.write_text(yaml.safe_dump({**raw, "elevater": {"root": str(data), "datasets": ["mnist"]}}))
+    tiny_project.path.write_text(
+        yaml.safe_dump({**raw, "elevater": {"root": str(data), "datasets": ["mnist"]}})
+    )
     project = Project.load(tiny_project.path)
     publish_base(project)
     publish_features(project, "shapes", "base")
@@ -92,14 +105,18 @@ def test_submission_is_written_and_what_is_missing_is_reported(tiny_project: Pro
     assert code == 1 and "predictions" not in reported and "1 of 20" in reported
     code, _, reported = run("validate", "mine.zip", "--root", "nosuch")
     assert code == 2 and "nosuch: no such folder" in reported
-    code, _, reported = run("submit", "shapes", "base", "--to", "mine.zip", "--experiment", "finetuning_full")
+    code, _, reported = run(
+        "submit", "shapes", "base", "--to", "mine.zip", "--experiment", "finetuning_full"
+    )
     assert code == 2 and "zero_shot" in reported
     code, _, reported = run("submit", "shapes", "full", "--to", "mine.zip")
     assert code == 2 and "has not been materialized" in reported
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path: Path, kind: str) -> None:
+def test_retrieval_prints_recall_both_ways(
+    tiny_project: Project, run, tmp_path: Path, kind: str
+) -> None:
     publish_base(tiny_project)
     colours = ("red", "green", "blue")
     for name in colours:
@@ -107,10 +124,17 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
     captions = {name: [f"a {name} square", f"{name} paint"] for name in colours}
     file = tmp_path / f"captions.{kind}"
     if kind == "csv":
-        file.write_text("image,caption\n" + "".join(f"{n}.png,{c}\n" for n in colours for c in captions[n]))
+        file.write_text(
+            "image,caption\n" + "".join(f"{n}.png,{c}\n" for n in colours for c in captions[n])
+        )
     else:
         rows = [
-            {"filename": f"{n}.png", "split": "test", "sentences": [{"raw": c} for c in captions[n]]} for n in colours
+            {
+                "filename": f"{n}.png",
+                "split": "test",
+                "sentences": [{"raw": c} for c in captions[n]],
+            }
+            for n in colours
         ]
         file.write_text(json.dumps({"images": rows}))
     code, out, reported = run("retrieval", str(file), str(tmp_path))

@@ -22,7 +22,9 @@ GATED = "gated-image"
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> Path:
     project = measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
     decide(project, "shapes")
     result(project, "shapes", "locked-text", outcomes(146, first=20))
@@ -44,7 +46,11 @@ def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         with pytest.raises(SystemExit) as stop:
             main(["models", *arguments])
         reported = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join(reported.out.split()), " ".join(reported.err.split())
+        return (
+            int(stop.value.code or 0),
+            " ".join(reported.out.split()),
+            " ".join(reported.err.split()),
+        )
 
     return call
 
@@ -59,11 +65,21 @@ def client_of(project: Project) -> MlflowClient:
     return MlflowClient(uri, uri)
 
 
-def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project: Project, run) -> None:
+def test_champion_and_challenger_are_listed_with_figures_date_and_reason(
+    project: Project, run
+) -> None:
     Tracking.of(project).apply(project)
     code, out, _ = run("list", "shapes")
     assert code == 0
-    for word in ("gated-image", "locked-text", "70.0", "+20.0", "(champion)", "(challenger)", "becomes champion"):
+    for word in (
+        "gated-image",
+        "locked-text",
+        "70.0",
+        "+20.0",
+        "(champion)",
+        "(challenger)",
+        "becomes champion",
+    ):
         assert word in out
     _, _, reported = run("list")
     assert reported == ""
@@ -112,7 +128,9 @@ def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run)
     artifact = decide(project, "colours")
     Tracking.of(project).apply(project, artifact, patient=True)
     version = client_of(project).get_model_version_by_alias("react-colours", "champion")
-    assert f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
+    assert (
+        f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
+    )
 
 
 def test_two_models_of_one_method_are_distinguished(project: Project, run) -> None:
@@ -151,7 +169,10 @@ def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project,
     project.path.write_text(kept)
     assert Tracking.of(project).apply(project, patient=True).applied == 1
     model = client_of(project).search_registered_models("name = 'react-shapes'")
-    assert not model or "champion" not in client_of(project).get_registered_model("react-shapes").aliases
+    assert (
+        not model
+        or "champion" not in client_of(project).get_registered_model("react-shapes").aliases
+    )
 
 
 def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project, run) -> None:

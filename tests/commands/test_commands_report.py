@@ -48,27 +48,39 @@ def run(project: Project, *arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_the_folder_holds_the_published_files_of_all_domains_and_the_overview(project: Project, tmp_path: Path) -> None:
+def test_the_folder_holds_the_published_files_of_all_domains_and_the_overview(
+    project: Project, tmp_path: Path
+) -> None:
     code, reported = run(project, "-o", str(tmp_path / "out"))
     assert code == 0 and "left out" not in reported
     for stage, key, folder in (("comparison", "shapes", "shapes"), ("overview", "all", "overview")):
         artifact = project.store.current(stage, key)
         for name in artifact.manifest["files"]:
-            assert (tmp_path / "out" / folder / name).read_bytes() == artifact.file(name).read_bytes()
+            assert (tmp_path / "out" / folder / name).read_bytes() == artifact.file(
+                name
+            ).read_bytes()
     index = (tmp_path / "out" / "index.html").read_text()
-    assert all(f"href='{folder}/dashboard.html'" in index for folder in ("overview", "shapes", "colours"))
+    assert all(
+        f"href='{folder}/dashboard.html'" in index for folder in ("overview", "shapes", "colours")
+    )
 
 
-def test_one_domain_and_one_kind_of_file_is_all_that_is_written(project: Project, tmp_path: Path) -> None:
+def test_one_domain_and_one_kind_of_file_is_all_that_is_written(
+    project: Project, tmp_path: Path
+) -> None:
     code, _ = run(project, "-o", str(tmp_path / "out"), "--domain", "shapes", "--format", "csv")
-    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    written = sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+    )
     assert code == 0 and written == ["shapes/per_class.csv", "shapes/table.csv"]
 
 
 def test_what_is_stale_is_said_left_out_and_taken_away(project: Project, tmp_path: Path) -> None:
     run(project, "-o", str(tmp_path / "out"))
     path = project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "customization": {"steps": 9}}))
+    path.write_text(
+        yaml.safe_dump({**yaml.safe_load(path.read_text()), "customization": {"steps": 9}})
+    )
     code, reported = run(project, "-o", str(tmp_path / "out"))
     assert code == 0 and "left out: shapes" in reported and "steps" in reported
     assert not list((tmp_path / "out" / "shapes").iterdir())
@@ -84,7 +96,9 @@ def test_files_of_others_in_the_folder_are_left_alone(project: Project, tmp_path
     assert (tmp_path / "out" / "shapes" / "notes.md").read_text() == "mine"
 
 
-def test_nothing_to_report_or_no_folder_to_write_is_one_clear_error(project: Project, tmp_path: Path) -> None:
+def test_nothing_to_report_or_no_folder_to_write_is_one_clear_error(
+    project: Project, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output"):
         write_report(project, tmp_path / "file")
@@ -96,7 +110,9 @@ def test_nothing_to_report_or_no_folder_to_write_is_one_clear_error(project: Pro
         write_report(empty, tmp_path / "out")
 
 
-def test_the_start_page_has_headline_champions_and_links(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_start_page_has_headline_champions_and_links(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_start_page(project)
     shown = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
@@ -108,9 +124,14 @@ def test_the_start_page_has_headline_champions_and_links(project: Project, capsy
 
 
 def test_the_start_page_says_where_the_user_interfaces_answer(
-    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(Tracking, "results_page", lambda _self, _project, address: f"{address}/#/experiments/1")
+    monkeypatch.setattr(
+        Tracking, "results_page", lambda _self, _project, address: f"{address}/#/experiments/1"
+    )
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(home))
@@ -134,7 +155,9 @@ def test_the_start_page_of_a_project_without_results_says_what_to_do(
     assert "react-pipeline materialize --domain shapes" in shown and "react-pipeline ui" in shown
 
 
-def test_the_start_page_of_many_domains_fits_a_screen(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_start_page_of_many_domains_fits_a_screen(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (project.config.domains / "shapes.yaml").read_text()
     for number in range(30):
         (project.config.domains / f"shapes-{number}.yaml").write_text(text)

@@ -21,7 +21,9 @@ def project(make_project: Callable[..., Project]) -> Project:
     return project
 
 
-def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(project: Project) -> None:
+def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(
+    project: Project,
+) -> None:
     edit_domain(project, "shapes", templates=["another {}"])
     lines = status(project)
     (due,) = [line for line in lines if line.startswith("shapes out of date retrieved_set")]
@@ -35,9 +37,15 @@ def test_what_the_policy_holds_back_is_reported_with_its_reason(project: Project
     edit_domain(project, "shapes", retrieval={"max_per_class": 5})
     build(project, "retrieved_set", "shapes", images=("a", "b", "c"))
     lines = status(change_pipeline(project, automation={"training": "never"}))
-    (held,) = [line for line in lines if "customized_checkpoint of gated-image" in line and "`never`" in line]
+    (held,) = [
+        line
+        for line in lines
+        if "customized_checkpoint of gated-image" in line and "`never`" in line
+    ]
     assert held.startswith("shapes held back")
-    assert [line for line in lines if line.startswith("shapes held back domain_results of gated-image")]
+    assert [
+        line for line in lines if line.startswith("shapes held back domain_results of gated-image")
+    ]
     assert f"next: {FIX} (trains gated-image too, which the policy holds back)" in lines
 
 

@@ -50,7 +50,9 @@ def answering(body: bytes, status: int = 200) -> Iterator[str]:
 def health(*, healthy: bool) -> bytes:
     daemons = [{"daemonType": "SENSOR", "required": True, "healthy": healthy}]
     daemons.append({"daemonType": "BACKFILL", "required": False, "healthy": False})
-    return json.dumps({"data": {"instance": {"daemonHealth": {"allDaemonStatuses": daemons}}}}).encode()
+    return json.dumps(
+        {"data": {"instance": {"daemonHealth": {"allDaemonStatuses": daemons}}}}
+    ).encode()
 
 
 @pytest.fixture
@@ -72,13 +74,17 @@ def finding(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[
         (b"[" * 100_000, "note", "something else answers"),
     ],
 )
-def test_dagster_and_its_daemon_are_asked(finding: Callable[..., Finding], body: bytes, state: str, words: str) -> None:
+def test_dagster_and_its_daemon_are_asked(
+    finding: Callable[..., Finding], body: bytes, state: str, words: str
+) -> None:
     with answering(body) as address:
         found = finding("dagster server", DAGSTER_VARIABLE, address)
     assert found.state == state and words in found.detail
 
 
-def test_a_port_at_which_something_else_than_http_answers_is_a_note(finding: Callable[..., Finding]) -> None:
+def test_a_port_at_which_something_else_than_http_answers_is_a_note(
+    finding: Callable[..., Finding],
+) -> None:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.sendall(b"SSH-2.0-other\r\n")
@@ -99,7 +105,9 @@ def test_a_server_that_is_named_and_silent_is_a_note(finding: Callable[..., Find
     with answering(b"ok") as address:
         assert finding("mlflow server", MLFLOW_VARIABLE, address).state == "ok"
     silent = finding("mlflow server", MLFLOW_VARIABLE, address)
-    assert silent.state == "note" and address in silent.detail and "react-pipeline ui" in silent.remedy
+    assert (
+        silent.state == "note" and address in silent.detail and "react-pipeline ui" in silent.remedy
+    )
 
 
 def test_what_ui_runs_over_this_home_is_asked_wherever_it_answers(
@@ -137,7 +145,9 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
     assert reported[0].state == "ok"
 
 
-@pytest.mark.parametrize(("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"])
+@pytest.mark.parametrize(
+    ("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"]
+)
 def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, ends: bool) -> None:
     code = (
         "import os, signal\n"
@@ -151,7 +161,9 @@ def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, 
     assert done.stdout.strip() == ("interrupted" if ends else "goes on")
 
 
-def test_a_driver_that_torch_cannot_use_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_torch_cannot_use_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "nvidia-smi").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

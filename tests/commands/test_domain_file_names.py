@@ -1,4 +1,6 @@
-"""Names of domain files: which are refused or not read, and what is said of a domain whose file is gone."""
+"""Names of domain files: which are refused or not read, and what is said of a domain whose file is
+gone.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ def run(project: Project, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as stop:
             main([*arguments, "--config", str(project.path)])
         reported = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join(reported.out.split()), " ".join(reported.err.split())
+        return (
+            int(stop.value.code or 0),
+            " ".join(reported.out.split()),
+            " ".join(reported.err.split()),
+        )
 
     return call
 
@@ -76,7 +82,9 @@ def test_a_file_whose_name_is_no_slug_is_reported_with_the_rule(project: Project
     assert "Bad Name not readable" in out and "rename the file" in out
 
 
-def test_the_champion_of_a_domain_whose_file_is_gone_is_listed_by_its_name(project: Project, run) -> None:
+def test_the_champion_of_a_domain_whose_file_is_gone_is_listed_by_its_name(
+    project: Project, run
+) -> None:
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", "gated-image", outcomes(140))
     decide(project, "shapes")

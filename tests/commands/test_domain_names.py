@@ -60,9 +60,17 @@ def test_names_are_swapped_and_all_else_in_the_file_stays(file: Path) -> None:
     put_first(file, {0: "a, b", 2: "yes"})
     domain = load_domain(file)
     assert domain.class_names == ["a, b", "robin", "yes"]
-    assert [entry.synonyms for entry in domain.classes] == [("blackbird", "Turdus merula"), (), ("crane",)]
+    assert [entry.synonyms for entry in domain.classes] == [
+        ("blackbird", "Turdus merula"),
+        (),
+        ("crane",),
+    ]
     text = file.read_bytes().decode()
-    assert "# Birds of Kraków\r\n" in text and "seeds: [1.jpg]}  # common\r\n" in text and "# not a boolean" in text
+    assert (
+        "# Birds of Kraków\r\n" in text
+        and "seeds: [1.jpg]}  # common\r\n" in text
+        and "# not a boolean" in text
+    )
     put_first(file, {0: "blackbird", 2: "crane"})
     assert load_domain(file).class_names == ["blackbird", "robin", "crane"]
 

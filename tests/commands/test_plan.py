@@ -1,4 +1,6 @@
-"""The plan of a project: its sums by hand, what does not fit, what was measured, and what it stays true to."""
+"""The plan of a project: its sums by hand, what does not fit, what was measured, and what it stays
+true to.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,16 @@ SPLIT = StepCost(FROZEN, STEPPED, 0.0, splits=True)
 pytestmark = pytest.mark.usefixtures("processor")
 
 
-def steps_of(project: Project, rows: int | None = None, machine: Machine = MACHINE) -> dict[str, Step]:
+def steps_of(
+    project: Project, rows: int | None = None, machine: Machine = MACHINE
+) -> dict[str, Step]:
     return {step.stage: step for step in plan_of(project, machine, rows).steps}
 
 
 def test_encoders_cost_what_their_layers_do() -> None:
     known = EncoderCost.of(get_model_config("ViT-B-32"))
-    # 4.4 and 3.0 G multiplications and additions, as published for ViT-B/32 and its text tower; 151 M weights.
+    # 4.4 and 3.0 G multiplications and additions, as published for ViT-B/32 and its text tower; 151
+    # M weights.
     assert (known.image / 2e9, known.text / 2e9) == pytest.approx((4.4, 3.0), abs=0.03)
     assert known.weights_bytes == pytest.approx(4 * 151e6, rel=0.01)
     resnet = EncoderCost.of(get_model_config("RN50"))
@@ -56,31 +61,45 @@ def test_the_tower_of_a_checkpoint_is_counted_and_no_other(tmp_path: Path) -> No
     model_cfg, _ = read_config(folder)
     own, configured = EncoderCost.of(model_cfg, folder), EncoderCost.of(model_cfg)
     assert own.text < configured.text / 100 and own.image == configured.image
-    towers = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
+    towers = {
+        "timm_model_name": "resnet18",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 224,
+    }
     resnet = EncoderCost.of({**model_cfg, "vision_cfg": towers})
     assert resnet.image / 2e9 == pytest.approx(1.82, abs=0.02)  # as published
     unknown = {**model_cfg, "vision_cfg": {"timm_model_name": "no_such_tower", "image_size": 32}}
-    assert EncoderCost.of(unknown).image == pytest.approx(EncoderCost.of(get_model_config("ViT-B-32")).image, rel=1e-3)
+    assert EncoderCost.of(unknown).image == pytest.approx(
+        EncoderCost.of(get_model_config("ViT-B-32")).image, rel=1e-3
+    )
 
 
 def test_sums_are_those_by_hand(tiny_project: Project) -> None:
     steps = steps_of(tiny_project, 1_000_000)
     embeddings = steps["corpus_embeddings"]
     assert embeddings.disk == 1_000_000 * (4 * 32 + 200)
-    assert 3_600 * embeddings.cpu_hours == pytest.approx(1_000_000 * (PREPARE + IMAGE + TEXT) / 64 + START_SECONDS)
+    assert 3_600 * embeddings.cpu_hours == pytest.approx(
+        1_000_000 * (PREPARE + IMAGE + TEXT) / 64 + START_SECONDS
+    )
     assert embeddings.gpu_hours is embeddings.spark_hours is None
     searches = [part.partition(" (")[0] for part in steps["retrieved_set"].search.split("; ")]
     assert searches == ["colours: exact", "shapes: exact"]
 
 
 def test_a_gpu_and_workers_have_hours_of_their_own(tiny_project: Project) -> None:
-    embedded = steps_of(tiny_project, 10_000_000, replace(MACHINE, gpus=1, workers=4))["corpus_embeddings"]
+    embedded = steps_of(tiny_project, 10_000_000, replace(MACHINE, gpus=1, workers=4))[
+        "corpus_embeddings"
+    ]
     assert embedded.gpu_hours and embedded.spark_hours
     assert embedded.spark_hours < embedded.cpu_hours
 
 
 def test_bf16_is_faster_than_fp32(tiny_project: Project) -> None:
-    fp32, bf16 = (steps_of(tiny_project, 10_000, replace(MACHINE, precision=name)) for name in ("fp32", "bf16"))
+    fp32, bf16 = (
+        steps_of(tiny_project, 10_000, replace(MACHINE, precision=name))
+        for name in ("fp32", "bf16")
+    )
     assert bf16["corpus_embeddings"].cpu_hours < fp32["corpus_embeddings"].cpu_hours
 
 
@@ -95,14 +114,20 @@ def test_what_is_computed_once_is_not_paid_at_each_step() -> None:
     )
     every_step = pairs * TEXT + 500 * (PREPARE + FROZEN + STEPPED)
     for change in ({"keep_prefix": False}, {"augmentation": "timm"}):
-        assert SPLIT.seconds(kept.model_copy(update=change), encoding, pairs, pairs) == pytest.approx(every_step)
+        assert SPLIT.seconds(
+            kept.model_copy(update=change), encoding, pairs, pairs
+        ) == pytest.approx(every_step)
     texts = StepCost(0, STEPPED, TEXT, splits=False)
-    assert texts.seconds(kept, encoding, pairs, pairs) == pytest.approx(500 * (PREPARE + STEPPED + TEXT))
+    assert texts.seconds(kept, encoding, pairs, pairs) == pytest.approx(
+        500 * (PREPARE + STEPPED + TEXT)
+    )
 
 
 def test_a_head_on_vectors_that_are_there_costs_less_than_a_tower(tiny_project: Project) -> None:
     def hours(method: str) -> float:
-        project = change_pipeline(tiny_project, methods=["base", method], customization={"defaults": {"steps": 1_000}})
+        project = change_pipeline(
+            tiny_project, methods=["base", method], customization={"defaults": {"steps": 1_000}}
+        )
         return steps_of(project, 1_000)["customized_checkpoint"].cpu_hours
 
     assert hours("linear-head") < hours("gated-image") / 2
@@ -144,9 +169,13 @@ def test_what_does_not_fit_is_named_with_the_setting_that_helps(
     assert not plan_of(tiny_project, MACHINE, 1_000).problems
 
 
-def test_rows_come_from_the_files_of_the_corpus(make_project: Callable[..., Project], tmp_path: Path) -> None:
+def test_rows_come_from_the_files_of_the_corpus(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
     pd.DataFrame({"url": ["http://a"] * 70, "caption": "x"}).to_parquet(tmp_path / "a.parquet")
-    found = plan_of(make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.parquet"]}), MACHINE)
+    found = plan_of(
+        make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.parquet"]}), MACHINE
+    )
     assert (found.rows, found.steps[0].memory) == (70, 70 * 160)
     (tmp_path / "a.tsv").write_text("url\tcaption\n")
     with pytest.raises(InputError, match="--rows"):
@@ -156,7 +185,9 @@ def test_rows_come_from_the_files_of_the_corpus(make_project: Callable[..., Proj
     (tmp_path / "pairs").mkdir()
     for number in range(5):
         (tmp_path / "pairs" / f"{number}.jpg").write_bytes(b"0" * 1_000)
-    folder = plan_of(make_project(corpus={"kind": "images", "shards": [], "images": ["pairs"]}), MACHINE)
+    folder = plan_of(
+        make_project(corpus={"kind": "images", "shards": [], "images": ["pairs"]}), MACHINE
+    )
     assert folder.rows == 5
 
 
@@ -177,19 +208,28 @@ def test_bytes_are_those_of_the_artifacts_within_two_and_a_half_times(
     for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
         run(project, stage, "all")
     measured = steps_of(project)
-    ratios = {stage: announced[stage].disk / (measured[stage].measured_disk or 0) for stage in stages}
+    ratios = {
+        stage: announced[stage].disk / (measured[stage].measured_disk or 0) for stage in stages
+    }
     assert all(0.4 <= ratio <= 2.5 for ratio in ratios.values()), ratios
 
 
-def test_after_a_run_measured_hours_and_bytes_stand_beside_the_plan(indexed_project: Project) -> None:
+def test_after_a_run_measured_hours_and_bytes_stand_beside_the_plan(
+    indexed_project: Project,
+) -> None:
     found = plan_of(indexed_project, MACHINE)
     assert found.rows == 96
     artifact = indexed_project.store.current("corpus_embeddings", "all")
     steps = {step.stage: step for step in found.steps}
     assert steps["corpus_embeddings"].measured_hours == artifact.counts["seconds"] / 3_600
-    assert steps["corpus_embeddings"].measured_disk == sum(f["bytes"] for f in artifact.manifest["files"].values())
+    assert steps["corpus_embeddings"].measured_disk == sum(
+        f["bytes"] for f in artifact.manifest["files"].values()
+    )
     # Stages that time nothing themselves are timed by the store.
-    assert all(steps[stage].measured_hours is not None for stage in ("corpus", "base_checkpoint", "faiss_index"))
+    assert all(
+        steps[stage].measured_hours is not None
+        for stage in ("corpus", "base_checkpoint", "faiss_index")
+    )
     assert steps["retrieved_set"].measured_hours is None
 
 
@@ -205,7 +245,15 @@ def test_figures_of_another_encoder_are_not_shown(indexed_project: Project) -> N
 
 
 def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
-    command = ["plan", "--config", str(tiny_project.path), "--rows", "400000000", "--machine", "cores=64,memory=1G"]
+    command = [
+        "plan",
+        "--config",
+        str(tiny_project.path),
+        "--rows",
+        "400000000",
+        "--machine",
+        "cores=64,memory=1G",
+    ]
     printed = CliRunner().invoke(app, command)
     assert printed.exit_code == 0, printed.output
     assert "corpus_embeddings" in printed.output
@@ -213,10 +261,16 @@ def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert found["machine"]["cores"] == 64
     assert found["rows"] == 400_000_000
-    assert [step["stage"] for step in found["steps"]][:3] == ["corpus", "base_checkpoint", "corpus_embeddings"]
+    assert [step["stage"] for step in found["steps"]][:3] == [
+        "corpus",
+        "base_checkpoint",
+        "corpus_embeddings",
+    ]
 
 
-@pytest.mark.parametrize("text", ["speed=3", "cores=many", "cores=0", "memory=inf", "precision=fp8"])
+@pytest.mark.parametrize(
+    "text", ["speed=3", "cores=many", "cores=0", "memory=inf", "precision=fp8"]
+)
 def test_figures_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--machine"):
         MACHINE.changed(text)

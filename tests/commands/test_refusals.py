@@ -1,4 +1,6 @@
-"""What the system refuses, a file or a database that cannot be written, is one line of every command."""
+"""What the system refuses, a file or a database that cannot be written, is one line of every
+command.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,21 @@ def read_only_database(folder: Path) -> None:
 
 @pytest.mark.parametrize("refuse", [read_only_folder, full_disk, read_only_database])
 def test_what_the_system_refuses_takes_a_line(
-    refuse: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    refuse: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "store").touch()
     monkeypatch.setattr(cli, "load_project", lambda _config: refuse(tmp_path))
     with pytest.raises(SystemExit) as ended:
         cli.main(["prune"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 1 and line.startswith("error: ") and ("store" in line or "database" in line)
+    assert (
+        ended.value.code == 1
+        and line.startswith("error: ")
+        and ("store" in line or "database" in line)
+    )
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +68,9 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         cli.main(["prune"])
 
 
-def test_a_dagster_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dagster_home_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     prepare_home(tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)

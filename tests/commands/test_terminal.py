@@ -1,4 +1,6 @@
-"""What reaches a terminal: tables, messages of other runs, and nothing that a stranger's text tells it to do."""
+"""What reaches a terminal: tables, messages of other runs, and nothing that a stranger's text tells
+it to do.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from typing import Any
 import pytest
 
 from react_pipeline.commands.command_line import console
-from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line, print_table, printable
+from react_pipeline.commands.terminal import (
+    bars_in_terminal,
+    print_error,
+    print_line,
+    print_table,
+    printable,
+)
 from react_pipeline.store.store import Store
 
 HOSTILE = "a\x1b[2J cat\x1b]0;owned\x07\r\b\x9b1A \N{RIGHT-TO-LEFT OVERRIDE}[red]gpj"
@@ -33,7 +41,9 @@ def test_what_is_not_printable_is_replaced(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_table_shows_a_strangers_text_and_does_nothing_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_shows_a_strangers_text_and_does_nothing_it_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     print_table(["caption", "key"], [[HOSTILE, "two\nlines"]])
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n"))
@@ -45,7 +55,9 @@ def test_an_error_of_a_server_is_one_printable_line(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "note: MLflow does not answer (\ufffd[2J\ufffd500)\n"
 
 
-def test_a_message_shows_a_path_in_brackets_and_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_shows_a_path_in_brackets_and_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     message = f"{'[bold]/' * 30}birds.yaml: 4 classes"
     console.print(message)
     assert capsys.readouterr().out == f"{message}\n"
@@ -90,10 +102,14 @@ def test_a_terminal_that_is_narrower_still_cuts_nothing(
     assert "".join(line[8:16].strip() for line in lines[2:]) == "gated-imagegated-image-controlbase"
 
 
-def test_numbers_are_folded_last(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_are_folded_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "24")
-    print_table(["domain", "method", "trains"], [["animals", "gated-image-control", "3,548,933"]], right=3)
+    print_table(
+        ["domain", "method", "trains"], [["animals", "gated-image-control", "3,548,933"]], right=3
+    )
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert sum("3,548,933" in line for line in lines) == 1 and max(map(len, lines)) <= 24
 
@@ -113,7 +129,11 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     why = "a reason that goes on " * 30
-    print_table(["domain", "method", "why"], [["animals", "gated-image", why], ["food", "base", ""]], below=["why"])
+    print_table(
+        ["domain", "method", "why"],
+        [["animals", "gated-image", why], ["food", "base", ""]],
+        below=["why"],
+    )
     assert capsys.readouterr().out.splitlines() == [
         "domain   method       why",
         f"animals  gated-image  {why.strip()}",
@@ -130,7 +150,10 @@ def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
     )
     with Store(tmp_path).locked("one \x1b[2J"):
         waiting = subprocess.Popen(
-            [sys.executable, "-c", command, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", command, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "INFO: waiting: another run holds one \ufffd[2J\n"
@@ -151,7 +174,9 @@ with bars_in_terminal():
 """
 
 
-def test_bars_and_lines_reach_a_terminal_while_its_descriptors_are_redirected(tmp_path: Path) -> None:
+def test_bars_and_lines_reach_a_terminal_while_its_descriptors_are_redirected(
+    tmp_path: Path,
+) -> None:
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", CAPTURED, str(tmp_path / "captured")]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
@@ -168,7 +193,9 @@ def test_bars_and_lines_reach_a_terminal_while_its_descriptors_are_redirected(tm
     assert (tmp_path / "captured").read_text() == "of a library in C"
 
 
-def test_where_there_is_no_terminal_nothing_is_redirected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_there_is_no_terminal_nothing_is_redirected(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = sys.stdout, sys.stderr
     with bars_in_terminal():
         assert (sys.stdout, sys.stderr) == before

@@ -81,11 +81,18 @@ def test_equal_rows_give_equal_bytes_whatever_their_order(
     assert first.manifest["files"] == second.manifest["files"]
 
 
-def test_webdataset_reads_the_shards_too(tmp_path: Path, rows: pd.DataFrame, shards: list[Path]) -> None:
+def test_webdataset_reads_the_shards_too(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+) -> None:
     artifact = publish(tmp_path / "store", rows, shards, shard_pairs=100)
     samples = list(wds.WebDataset(str(artifact.path / "shards" / "00000.tar"), shardshuffle=False))
     assert len(samples) == len(rows)
-    assert {extension for sample in samples for extension in sample if extension in {"jpg", "png", "webp"}} == {
+    assert {
+        extension
+        for sample in samples
+        for extension in sample
+        if extension in {"jpg", "png", "webp"}
+    } == {
         "jpg",
         "png",
         "webp",
@@ -96,7 +103,10 @@ def test_captions_and_class_names_of_any_letters_survive(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     odd = rows.head(2).assign(caption=["café ../../x \N{DOG}", ""], **{"class": ["a/b", "\N{CAT}"]})
-    read = {row: (caption, name) for row, _, caption, name in CollectedPairs(publish(tmp_path / "store", odd, shards))}
+    read = {
+        row: (caption, name)
+        for row, _, caption, name in CollectedPairs(publish(tmp_path / "store", odd, shards))
+    }
     assert set(read.values()) == {("café ../../x \N{DOG}", "a/b"), ("", "\N{CAT}")}
 
 
@@ -113,7 +123,9 @@ def test_an_image_that_is_not_the_embedded_one_is_refused_with_shard_and_key(
     assert victim["image_path"] in str(raised.value)
 
 
-def test_a_shard_that_is_gone_or_cut_is_named(tmp_path: Path, rows: pd.DataFrame, shards: list[Path]) -> None:
+def test_a_shard_that_is_gone_or_cut_is_named(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+) -> None:
     shards[1].write_bytes(shards[1].read_bytes()[:2_000])
     with pytest.raises(CorpusError, match=r"00001\.tar"):
         publish(tmp_path / "store", rows, shards)
@@ -152,7 +164,11 @@ def test_a_table_that_does_not_fit_its_shards_is_corrupt_and_names_file_and_asse
         table.write_bytes(broken)
         require_corrupt(TABLE)
     beyond = pa.array([9, *columns["shard"].to_pylist()[1:]])
-    for changed in ({"shard": beyond}, {"row": columns["row"].slice(1)}, {"row": columns["caption"]}):
+    for changed in (
+        {"shard": beyond},
+        {"row": columns["row"].slice(1)},
+        {"row": columns["caption"]},
+    ):
         given = {**columns, **changed}
         length = min(map(len, given.values()))
         write_table(table.parent, {name: column.slice(0, length) for name, column in given.items()})

@@ -31,14 +31,20 @@ def test_inventory_lists_every_shard_with_its_digest(tiny_project: Project, draw
 
 
 @pytest.mark.parametrize("pattern", ["missing/*.tar", "missing.tar", "*.csv"])
-def test_a_pattern_without_a_tar_is_named(make_project: MakeProject, tmp_path: Path, pattern: str) -> None:
+def test_a_pattern_without_a_tar_is_named(
+    make_project: MakeProject, tmp_path: Path, pattern: str
+) -> None:
     (tmp_path / "x.csv").write_text("")
-    with pytest.raises(CorpusError, match="finds no .tar file|there is no file or folder") as caught:
+    with pytest.raises(
+        CorpusError, match="finds no .tar file|there is no file or folder"
+    ) as caught:
         publish_corpus(make_project(corpus={"shards": [pattern]}))
     assert pattern in str(caught.value)
 
 
-def test_a_corpus_without_pairs_is_refused_with_its_extensions(make_project: MakeProject, tmp_path: Path) -> None:
+def test_a_corpus_without_pairs_is_refused_with_its_extensions(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     shard = write_shard(tmp_path / "a.tar", {"k": {"bmp": b"x", "cls": b"1"}, "l": {"txt": b"a"}})
     with pytest.raises(CorpusError, match=r"'bmp'"):
         publish_corpus(make_project(corpus={"shards": [str(shard)]}))
@@ -58,7 +64,9 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     assert check_shards(project.store, after) == shard_paths(after)
 
 
-def test_a_changed_shard_makes_another_corpus(make_project: MakeProject, drawings: Path, tmp_path: Path) -> None:
+def test_a_changed_shard_makes_another_corpus(
+    make_project: MakeProject, drawings: Path, tmp_path: Path
+) -> None:
     shutil.copytree(drawings / "shards", tmp_path / "shards")
     project = make_project(corpus={"shards": [str(tmp_path / "shards" / "*.tar")]})
     before = publish_corpus(project)
@@ -88,7 +96,9 @@ def test_a_shard_that_changed_or_went_since_is_refused_before_embedding(
 
 
 @pytest.fixture
-def server(drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardServer]:
+def server(
+    drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ShardServer]:
     monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
     shutil.copytree(drawings / "shards", tmp_path / "served")
     with serve_folder(tmp_path / "served") as state:
@@ -101,9 +111,16 @@ def test_a_range_of_urls_is_a_corpus_and_is_not_downloaded_to_take_stock(
     for name in ("00001.tar", "00002.tar"):
         samples = {f"{name}{number}": {"jpg": b"x" * 2_000_000, "txt": b"a"} for number in range(2)}
         write_shard(server.folder / name, samples)
-    artifact = publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]}))
-    assert artifact.counts == {"shards": 3, "bytes": sum(path.stat().st_size for path in server.folder.iterdir())}
-    assert [str(shard) for shard in shard_paths(artifact)] == [f"{server.url}/0000{n}.tar" for n in range(3)]
+    artifact = publish_corpus(
+        make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
+    )
+    assert artifact.counts == {
+        "shards": 3,
+        "bytes": sum(path.stat().st_size for path in server.folder.iterdir()),
+    }
+    assert [str(shard) for shard in shard_paths(artifact)] == [
+        f"{server.url}/0000{n}.tar" for n in range(3)
+    ]
     assert server.sent_bytes < artifact.counts["bytes"] / 10
 
 
@@ -112,7 +129,9 @@ def test_local_and_remote_shards_make_one_corpus_in_the_order_given(
 ) -> None:
     local = drawings / "shards" / "00002.tar"
     project = make_project(
-        corpus={"shards": [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]}
+        corpus={
+            "shards": [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]
+        }
     )
     artifact = publish_corpus(project)
     wanted = [RemoteShard(f"{server.url}/00001.tar"), local, RemoteShard(f"{server.url}/00000.tar")]
@@ -122,7 +141,9 @@ def test_local_and_remote_shards_make_one_corpus_in_the_order_given(
     assert shard_paths(artifact) == wanted
 
 
-def test_a_remote_corpus_at_another_address_is_the_same_corpus(make_project: MakeProject, server: ShardServer) -> None:
+def test_a_remote_corpus_at_another_address_is_the_same_corpus(
+    make_project: MakeProject, server: ShardServer
+) -> None:
     before = publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]}))
     with serve_folder(server.folder) as other:
         project = make_project(corpus={"shards": [f"{other.url}/{{00000..00002}}.tar"]})
@@ -131,7 +152,9 @@ def test_a_remote_corpus_at_another_address_is_the_same_corpus(make_project: Mak
         assert str(check_shards(project.store, after)[0]) == f"{other.url}/00000.tar"
 
 
-def test_a_changed_remote_shard_is_noticed_without_reading_it(make_project: MakeProject, server: ShardServer) -> None:
+def test_a_changed_remote_shard_is_noticed_without_reading_it(
+    make_project: MakeProject, server: ShardServer
+) -> None:
     project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
     before = publish_corpus(project)
     server.requests.clear()
@@ -148,10 +171,16 @@ def test_a_changed_remote_shard_is_noticed_without_reading_it(make_project: Make
 
 
 @pytest.mark.parametrize("kept", [0, 700, 0.5, -1024])
-def test_a_cut_remote_shard_is_refused(make_project: MakeProject, server: ShardServer, kept: float) -> None:
+def test_a_cut_remote_shard_is_refused(
+    make_project: MakeProject, server: ShardServer, kept: float
+) -> None:
     path = server.folder / "00001.tar"
     whole = path.read_bytes()
-    end = int(kept * len(whole)) if isinstance(kept, float) else (kept if kept >= 0 else _end_of_samples(whole) + 512)
+    end = (
+        int(kept * len(whole))
+        if isinstance(kept, float)
+        else (kept if kept >= 0 else _end_of_samples(whole) + 512)
+    )
     path.write_bytes(whole[:end])
     with pytest.raises(CorpusError, match=r"http://.*00001\.tar"):
         publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]}))
@@ -161,7 +190,9 @@ def _end_of_samples(tar: bytes) -> int:
     return (len(tar.rstrip(b"\0")) + 511) // 512 * 512
 
 
-def test_what_is_missing_on_a_server_is_named(make_project: MakeProject, server: ShardServer) -> None:
+def test_what_is_missing_on_a_server_is_named(
+    make_project: MakeProject, server: ShardServer
+) -> None:
     with pytest.raises(CorpusError, match=r"00003\.tar"):
         publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00003}}.tar"]}))
     with pytest.raises(CorpusError, match=r"notes\.txt"):

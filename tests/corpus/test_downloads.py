@@ -1,4 +1,6 @@
-"""Downloading by img2dataset from a real server on loopback: nothing twice, every failure on record."""
+"""Downloading by img2dataset from a real server on loopback: nothing twice, every failure on
+record.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from react_pipeline.store.errors import CorpusError
 
 MAX_PIXELS = 10_000
 IMAGES = {
-    f"/{number}.png": encode(draw(SHAPES[number % 4], COLOURS[number % 3], number), ("png", "jpg", "webp")[number % 3])
+    f"/{number}.png": encode(
+        draw(SHAPES[number % 4], COLOURS[number % 3], number), ("png", "jpg", "webp")[number % 3]
+    )
     for number in range(6)
 }
 BROKEN: dict[str, tuple[Any, str, int]] = {
@@ -50,21 +54,35 @@ BROKEN: dict[str, tuple[Any, str, int]] = {
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     support_web.keep_img2dataset_loaded(monkeypatch)
     monkeypatch.setattr(downloads, "_PAUSE_SECONDS", 0.01)
-    answers = IMAGES | {path: answer for path, (answer, _, _) in BROKEN.items() if answer is not None}
-    with served({**answers, "/later.png": support_web.failing_first(1, IMAGES["/1.png"])}) as server:
+    answers = IMAGES | {
+        path: answer for path, (answer, _, _) in BROKEN.items() if answer is not None
+    }
+    with served(
+        {**answers, "/later.png": support_web.failing_first(1, IMAGES["/1.png"])}
+    ) as server:
         yield server
 
 
 def table_of(web: Web, *paths: str) -> pd.DataFrame:
-    return pd.DataFrame({"row": range(100, 100 + len(paths)), "url": [web.url + path for path in paths]})
+    return pd.DataFrame(
+        {"row": range(100, 100 + len(paths)), "url": [web.url + path for path in paths]}
+    )
 
 
 def download(table: pd.DataFrame, directory: Path, **settings: Any) -> Downloaded:
-    given = {"timeout_seconds": 2, "retries": 1, "allow_private_addresses": True, "threads": 16, **settings}
+    given = {
+        "timeout_seconds": 2,
+        "retries": 1,
+        "allow_private_addresses": True,
+        "threads": 16,
+        **settings,
+    }
     return download_images(table, directory, DownloadConfig(**given), MAX_PIXELS)
 
 
-def test_good_images_come_as_they_are_and_each_failure_has_its_reason_and_attempts(web: Web, tmp_path: Path) -> None:
+def test_good_images_come_as_they_are_and_each_failure_has_its_reason_and_attempts(
+    web: Web, tmp_path: Path
+) -> None:
     table = table_of(web, *IMAGES, *BROKEN, "/later.png")
     odd = pd.DataFrame({"row": [7, 8], "url": ["file:///etc/hostname", None]})
     done = download(pd.concat([table, odd], ignore_index=True), tmp_path / "images")
@@ -74,7 +92,9 @@ def test_good_images_come_as_they_are_and_each_failure_has_its_reason_and_attemp
         assert done.read(row) == data
     assert done.images["source_sha256"][0] == hashlib.sha256(IMAGES["/0.png"]).hexdigest()
     found = {row.row: (row.reason, row.attempts) for row in done.failed.itertuples()}
-    expected = {106 + number: (reason, tried) for number, (_, reason, tried) in enumerate(BROKEN.values())}
+    expected = {
+        106 + number: (reason, tried) for number, (_, reason, tried) in enumerate(BROKEN.values())
+    }
     assert found == {**expected, 7: ("refused_url", 0), 8: ("refused_url", 0)}
     assert dict(web.asked) == {
         **dict.fromkeys(IMAGES, 1),
@@ -90,19 +110,29 @@ def test_good_images_come_as_they_are_and_each_failure_has_its_reason_and_attemp
     pd.testing.assert_frame_equal(again.failed, done.failed)
 
 
-def test_a_grown_table_fetches_only_what_is_new_and_equal_urls_once(web: Web, tmp_path: Path) -> None:
+def test_a_grown_table_fetches_only_what_is_new_and_equal_urls_once(
+    web: Web, tmp_path: Path
+) -> None:
     download(table_of(web, "/0.png", "/1.png"), tmp_path)
     done = download(table_of(web, "/2.png", "/0.png", "/2.png"), tmp_path)
-    assert [done.read(row) for row in (100, 101, 102)] == [IMAGES["/2.png"], IMAGES["/0.png"], IMAGES["/2.png"]]
+    assert [done.read(row) for row in (100, 101, 102)] == [
+        IMAGES["/2.png"],
+        IMAGES["/0.png"],
+        IMAGES["/2.png"],
+    ]
     assert dict(web.asked) == {"/0.png": 1, "/1.png": 1, "/2.png": 1}
 
     # Without leave, what is on loopback is not even asked for.
     refused = download(table_of(web, "/0.png", "/3.png"), tmp_path, allow_private_addresses=False)
-    assert refused.failed[["row", "reason", "attempts"]].to_numpy().tolist() == [[101, "private_address", 1]]
+    assert refused.failed[["row", "reason", "attempts"]].to_numpy().tolist() == [
+        [101, "private_address", 1]
+    ]
     assert "/3.png" not in web.asked
 
 
-def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(web: Web, tmp_path: Path) -> None:
+def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(
+    web: Web, tmp_path: Path
+) -> None:
     first, second = list(IMAGES.values())[:2]
     hashes = [
         *(
@@ -110,7 +140,10 @@ def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(web: Web, t
             hashlib.new("md5", second, usedforsecurity=False).hexdigest().upper(),
             None,
         ),
-        *(hashlib.sha256(b"x").hexdigest(), hashlib.new("md5", b"x", usedforsecurity=False).hexdigest()),
+        *(
+            hashlib.sha256(b"x").hexdigest(),
+            hashlib.new("md5", b"x", usedforsecurity=False).hexdigest(),
+        ),
     ]
     done = download(table_of(web, *list(IMAGES)[:5]).assign(hash=hashes), tmp_path, image_size=8)
     assert list(done.images["row"]) == [100, 101, 102]
@@ -118,10 +151,13 @@ def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(web: Web, t
     assert set(web.asked.values()) == {1}
 
 
-def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(web: Web, tmp_path: Path) -> None:
+def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(
+    web: Web, tmp_path: Path
+) -> None:
     table = table_of(web, *IMAGES)
     download(table, tmp_path)
-    # A process that was killed leaves its last line half written; a power failure can lose the end of the images.
+    # A process that was killed leaves its last line half written; a power failure can lose the end
+    # of the images.
     images, records = next(tmp_path.glob("*.images")), next(tmp_path.glob("*.jsonl"))
     lines = records.read_bytes().splitlines(keepends=True)
     records.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
@@ -137,12 +173,17 @@ def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(web: We
         [done.read(row) for row in done.images["row"]]
 
 
-def test_larger_images_are_made_smaller_and_smaller_ones_are_left_alone(web: Web, tmp_path: Path) -> None:
+def test_larger_images_are_made_smaller_and_smaller_ones_are_left_alone(
+    web: Web, tmp_path: Path
+) -> None:
     large, wide = (encode(Image.new("RGB", size, "red")) for size in ((90, 60), (90, 40)))
     web.answers |= {"/large.png": large, "/wide.png": wide}
     done = download(table_of(web, "/large.png", "/wide.png", "/0.png"), tmp_path, image_size=40)
     with Image.open(io.BytesIO(done.read(100))) as image:
-        assert (image.size, image.format) == ((60, 40), "JPEG")  # the shorter side is bounded, as by img2dataset
+        assert (image.size, image.format) == (
+            (60, 40),
+            "JPEG",
+        )  # the shorter side is bounded, as by img2dataset
     assert done.images["source_sha256"][0] == hashlib.sha256(large).hexdigest()
     assert done.read(101) == wide
     assert done.read(102) == IMAGES["/0.png"]
@@ -160,7 +201,10 @@ def test_nothing_to_fetch_is_no_error(tmp_path: Path) -> None:
         ("<urlopen error [Errno 111] Connection refused>", "unreachable"),
         ("<urlopen error timed out>", "timeout"),
         ("<urlopen error private_address: x is 10.0.0.1>", "private_address"),
-        ("<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed>", "bad_certificate"),
+        (
+            "<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed>",
+            "bad_certificate",
+        ),
         ("corrupt: OSError: HTTP Error 404", "corrupt"),
     ],
 )

@@ -33,7 +33,9 @@ from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
 
 Make = Callable[..., Project]
-IMAGES = [encode(draw(SHAPES[n % 4], COLOURS[n % 3], n), ("png", "jpg", "webp")[n % 3]) for n in range(6)]
+IMAGES = [
+    encode(draw(SHAPES[n % 4], COLOURS[n % 3], n), ("png", "jpg", "webp")[n % 3]) for n in range(6)
+]
 CAPTIONS = [f"drawing {number}" for number in range(6)]
 
 
@@ -50,21 +52,32 @@ def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
                 assert sample.image and sample.metadata
-                texts = [read_member(file, member).decode() for member in (sample.members["txt"], sample.metadata)]
+                texts = [
+                    read_member(file, member).decode()
+                    for member in (sample.members["txt"], sample.metadata)
+                ]
                 found.append((read_member(file, sample.image), texts[0], json.loads(texts[1])))
     return found
 
 
 def hugging_face(path: Path) -> None:
-    """As `datasets` writes it: a struct of bytes and path, captions in lists, the features in the footer."""
+    """As `datasets` writes it: a struct of bytes and path, captions in lists, the features in the
+    footer.
+    """
     images = [{"bytes": image, "path": f"{n}.png"} for n, image in enumerate(IMAGES)]
     captions = [*([caption, "another"] for caption in CAPTIONS), ["gone"]]
-    table = pa.table({"image": [*images, {"bytes": None, "path": "/etc/hostname"}], "text": captions})
-    pq.write_table(table.replace_schema_metadata({"huggingface": '{"info": {}}'}), path, row_group_size=2)
+    table = pa.table(
+        {"image": [*images, {"bytes": None, "path": "/etc/hostname"}], "text": captions}
+    )
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": '{"info": {}}'}), path, row_group_size=2
+    )
 
 
 def img2dataset_table(path: Path) -> None:
-    """As img2dataset's `parquet` output: bytes beside the table's columns, null where a download failed."""
+    """As img2dataset's `parquet` output: bytes beside the table's columns, null where a download
+    failed.
+    """
     rows = [(f"http://a/{n}", CAPTIONS[n], f"{n:09d}", "success", IMAGES[n]) for n in range(6)]
     rows[0] = (None, *rows[0][1:])
     rows.append(("http://a/6", "gone", "000000006", "failed_to_download", None))
@@ -83,11 +96,21 @@ def test_images_in_parquet_become_shards(
         img2dataset_table(tmp_path / "00000.parquet")
         project = make(tmp_path / "00000.parquet")
     corpus = publish_corpus(project)
-    assert (corpus.counts["pairs"], corpus.counts["shards"], corpus.counts["skipped"]) == (6, 2, {"no_image": 1})
+    assert (corpus.counts["pairs"], corpus.counts["shards"], corpus.counts["skipped"]) == (
+        6,
+        2,
+        {"no_image": 1},
+    )
     found = pairs_in(project, corpus)
-    assert [(image, caption) for image, caption, _ in found] == list(zip(IMAGES, CAPTIONS, strict=True))
+    assert [(image, caption) for image, caption, _ in found] == list(
+        zip(IMAGES, CAPTIONS, strict=True)
+    )
     if form == "img2dataset":
-        assert found[5][2] == {"path": "row 5 of 00000.parquet", "url": "http://a/5", "key": "000000005"}
+        assert found[5][2] == {
+            "path": "row 5 of 00000.parquet",
+            "url": "http://a/5",
+            "key": "000000005",
+        }
         assert found[0][2] == {"path": "row 0 of 00000.parquet", "key": "000000000"}
     publish_base(project)
     assert embed_corpus(project).counts["rows"] == 6
@@ -103,7 +126,9 @@ def test_a_folder_of_images_with_captions_beside_them(
         (folder / f"a.b{number}.jpg").write_bytes(image)
         (folder / f"a.b{number}.cap").write_text(caption)
     for name in (b"caf\xe9.jpg", b"caf\xe9.cap"):  # Latin-1
-        (tmp_path / "files/00001" / os.fsdecode(name)).write_bytes(IMAGES[0] if name.endswith(b"jpg") else b"cafe")
+        (tmp_path / "files/00001" / os.fsdecode(name)).write_bytes(
+            IMAGES[0] if name.endswith(b"jpg") else b"cafe"
+        )
     (tmp_path / "files/alone.png").write_bytes(IMAGES[0])
     monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", 100_000)
     for name in ("large.png", "large.cap", "pipe.cap", "null.cap"):
@@ -161,7 +186,9 @@ def test_a_link_out_of_its_folder_is_counted_and_not_followed(make: Make, tmp_pa
     project = make(folder)
     corpus = publish_corpus(project)
     assert corpus.counts["skipped"] == {"link_out_of_folder": 2, "no_caption": 1}
-    assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == [(IMAGES[0], CAPTIONS[0])] * 2
+    assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == [
+        (IMAGES[0], CAPTIONS[0])
+    ] * 2
     (tmp_path / "secret").write_text("another")
     assert publish_corpus(project).reused
 
@@ -175,7 +202,9 @@ def test_a_link_out_of_its_folder_is_counted_and_not_followed(make: Make, tmp_pa
         ({"jpg": [b""], "caption": ["x"]}, "no pair in 1 folders and files"),
     ],
 )
-def test_a_table_without_pairs_is_refused(make: Make, tmp_path: Path, table: Any, expected: str) -> None:
+def test_a_table_without_pairs_is_refused(
+    make: Make, tmp_path: Path, table: Any, expected: str
+) -> None:
     pd.DataFrame(table).to_parquet(tmp_path / "a.parquet")
     project = make(tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match=expected):
@@ -188,8 +217,13 @@ def test_a_damaged_table_is_refused(make: Make, tmp_path: Path) -> None:
         publish_corpus(make(tmp_path / "a.parquet"))
 
 
-def test_captions_of_another_extension_are_read_from_tars(make_project: Make, tmp_path: Path) -> None:
-    samples = {f"{n:04d}": {"jpg": image, "com.txt": f"common {n}".encode()} for n, image in enumerate(IMAGES)}
+def test_captions_of_another_extension_are_read_from_tars(
+    make_project: Make, tmp_path: Path
+) -> None:
+    samples = {
+        f"{n:04d}": {"jpg": image, "com.txt": f"common {n}".encode()}
+        for n, image in enumerate(IMAGES)
+    }
     write_shard(tmp_path / "tree.tar", {**samples, "9": {"jpg": IMAGES[0], "sci.txt": b"x"}})
     corpus = {"shards": [str(tmp_path / "tree.tar")], "max_bad_fraction": 0.5}
     with pytest.raises(CorpusError, match=r"com\.txt"):
@@ -225,7 +259,9 @@ def test_bad_and_unread_files_are_named_by_the_users_own_path(make: Make, tmp_pa
     assert "shard" not in str(refused.value)
     project = make(folder, max_bad_fraction=0.5)
     embeddings = embed_corpus(project)
-    assert list(pd.read_parquet(embeddings.file("ledger.parquet"))["source"]) == [str(folder / "broken.jpg")]
+    assert list(pd.read_parquet(embeddings.file("ledger.parquet"))["source"]) == [
+        str(folder / "broken.jpg")
+    ]
     assert str(folder / "broken.jpg") in loss_line(embeddings)
     run(project, "faiss_index", "all")
     found = search_pairs(project, "a drawing", k=6)

@@ -1,4 +1,6 @@
-"""Images of chosen rows: by byte range from tars, by URL from a real server on loopback; and collected from either."""
+"""Images of chosen rows: by byte range from tars, by URL from a real server on loopback; and
+collected from either.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
-IMAGES = [encode(draw(SHAPES[n % 4], COLOURS[n // 4 % 4], n), ("png", "jpg", "webp")[n % 3]) for n in range(12)]
+IMAGES = [
+    encode(draw(SHAPES[n % 4], COLOURS[n // 4 % 4], n), ("png", "jpg", "webp")[n % 3])
+    for n in range(12)
+]
 
 
 @pytest.fixture
@@ -37,15 +42,30 @@ def rows_of(shard: Path) -> pd.DataFrame:
         for row, sample in enumerate(index_shard(shard).samples):
             assert sample.image is not None
             digest = hashlib.sha256(read_member(file, sample.image)).hexdigest()
-            found.append((row, "", 0, sample.key, sample.image.offset, sample.image.size_bytes, digest, "x"))
-    columns = ["row", "class", "shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
+            found.append(
+                (row, "", 0, sample.key, sample.image.offset, sample.image.size_bytes, digest, "x")
+            )
+    columns = [
+        "row",
+        "class",
+        "shard",
+        "image_path",
+        "image_offset",
+        "image_bytes",
+        "image_sha256",
+        "caption",
+    ]
     return pd.DataFrame(found, columns=columns)
 
 
-def test_only_the_ranges_of_chosen_images_are_read(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_ranges_of_chosen_images_are_read(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = rows_of(shard)
     source = TarSource([shard])
-    assert [pair.row for pair, _ in source.fetch(rows.sample(frac=1, random_state=0))] == list(range(40))
+    assert [pair.row for pair, _ in source.fetch(rows.sample(frac=1, random_state=0))] == list(
+        range(40)
+    )
 
     class Counted(io.FileIO):
         def readinto(self, buffer: Any) -> int | None:
@@ -53,7 +73,9 @@ def test_only_the_ranges_of_chosen_images_are_read(shard: Path, monkeypatch: pyt
             return read[-1]
 
     read: list[int] = []
-    monkeypatch.setattr(image_source, "open_shard", lambda path: io.BufferedReader(Counted(path), 512))
+    monkeypatch.setattr(
+        image_source, "open_shard", lambda path: io.BufferedReader(Counted(path), 512)
+    )
     chosen = rows.iloc[[1, 2, 38, 38]]
     got = [(pair.row, hashlib.sha256(data).hexdigest()) for pair, data in source.fetch(chosen)]
     assert got == list(zip(chosen["row"], chosen["image_sha256"], strict=True))
@@ -63,10 +85,14 @@ def test_only_the_ranges_of_chosen_images_are_read(shard: Path, monkeypatch: pyt
 
 def corpus(**given: Any) -> CorpusConfig:
     download = {"timeout_seconds": 2, "retries": 0, "allow_private_addresses": True}
-    return CorpusConfig.model_validate({"kind": "embeddings", "embeddings": "x", "download": download, **given})
+    return CorpusConfig.model_validate(
+        {"kind": "embeddings", "embeddings": "x", "download": download, **given}
+    )
 
 
-def publish(store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int) -> tuple[Artifact, Any]:
+def publish(
+    store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int
+) -> tuple[Artifact, Any]:
     def write(directory: Path) -> dict[str, int]:
         collected.append(collect_pairs(rows, source, directory / "shards", shard_pairs))
         return {"pairs": len(collected[0])}
@@ -91,16 +117,26 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
             }
         )
         source = UrlSource(corpus(), tmp_path / "fetched")
-        fetched = {pair.row: pair.image_sha256 for pair, _ in source.fetch(rows.sample(frac=1, random_state=1))}
+        fetched = {
+            pair.row: pair.image_sha256
+            for pair, _ in source.fetch(rows.sample(frac=1, random_state=1))
+        }
         artifact, collected = publish(tmp_path / "store", rows, source, 4)
-        assert dict(web.asked) == dict.fromkeys(["/0", *(f"/{n}" for n in range(2, 12)), "/gone"], 1)
+        assert dict(web.asked) == dict.fromkeys(
+            ["/0", *(f"/{n}" for n in range(2, 12)), "/gone"], 1
+        )
         again = collect_pairs(rows.sample(frac=1, random_state=2), source, tmp_path / "again", 4)
         assert sum(web.asked.values()) == 12
 
     kept = [0, 2, *range(4, 12)]
     reasons = {1: "empty_caption", 3: "not_an_image", 12: "http_404", 13: "refused_url"}
     assert source.failed == reasons
-    assert dict(source.ledger[["row", "attempts"]].to_numpy().tolist()) == {1: 0, 3: 1, 12: 1, 13: 0}
+    assert dict(source.ledger[["row", "attempts"]].to_numpy().tolist()) == {
+        1: 0,
+        3: 1,
+        12: 1,
+        13: 0,
+    }
     assert list(source.ledger["url"])[-1] == "pipe:id"
     assert list(collected) == list(again) == kept == list(fetched)
     assert len(list((tmp_path / "again").glob("*.tar"))) == 3
@@ -120,7 +156,9 @@ def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_led
 ) -> None:
     support_web.keep_img2dataset_loaded(monkeypatch)
     with served({}) as web:
-        rows = pd.DataFrame({"row": [5, 2], "url": [f"{web.url}/0", "pipe:id"], "caption": ["x", "y"]})
+        rows = pd.DataFrame(
+            {"row": [5, 2], "url": [f"{web.url}/0", "pipe:id"], "caption": ["x", "y"]}
+        )
         source = UrlSource(corpus(), tmp_path)
         assert list(source.fetch(rows)) == []
     assert source.failed == {5: "http_404", 2: "refused_url"}
@@ -131,7 +169,17 @@ def test_rows_of_one_url_share_the_image_and_long_captions_are_cut(
 ) -> None:
     support_web.keep_img2dataset_loaded(monkeypatch)
     with served({"/0": IMAGES[0]}) as web:
-        rows = pd.DataFrame({"row": [5, 2], "url": [f"{web.url}/0"] * 2, "caption": ["x" * 50, "short"], "class": ""})
+        rows = pd.DataFrame(
+            {
+                "row": [5, 2],
+                "url": [f"{web.url}/0"] * 2,
+                "caption": ["x" * 50, "short"],
+                "class": "",
+            }
+        )
         got = list(UrlSource(corpus(max_caption_chars=10), tmp_path).fetch(rows))
         assert web.asked["/0"] == 1
-    assert [(pair.row, pair.caption, data) for pair, data in got] == [(2, "short", IMAGES[0]), (5, "x" * 10, IMAGES[0])]
+    assert [(pair.row, pair.caption, data) for pair, data in got] == [
+        (2, "short", IMAGES[0]),
+        (5, "x" * 10, IMAGES[0]),
+    ]

@@ -41,16 +41,40 @@ def test_files_that_end_too_early_are_decoded_by_many_threads_and_refused_afterw
         pytest.param(saved(Image.new("RGB", (6, 4), (10, 20, 30)), "PNG"), (10, 20, 30), id="rgb"),
         pytest.param(saved(Image.new("L", (6, 4), 7), "PNG"), (7, 7, 7), id="grey"),
         pytest.param(saved(Image.new("1", (6, 4), 1), "PNG"), (255, 255, 255), id="one bit"),
-        pytest.param(saved(Image.new("RGBA", (6, 4), (9, 9, 9, 0)), "PNG"), (255, 255, 255), id="transparent is white"),
-        pytest.param(saved(Image.new("RGBA", (6, 4), (0, 0, 0, 51)), "PNG"), (204, 204, 204), id="one fifth black"),
-        pytest.param(saved(Image.new("RGBA", (6, 4), (0, 0, 0, 0)), "WEBP"), (255, 255, 255), id="transparent webp"),
-        pytest.param(saved(Image.new("LA", (6, 4), (0, 0)), "PNG"), (255, 255, 255), id="grey with alpha"),
-        pytest.param(saved(Image.new("P", (6, 4), 0), "PNG", transparency=0), (255, 255, 255), id="clear palette"),
         pytest.param(
-            saved(Image.new("RGB", (6, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), (255, 255, 255), id="colour key"
+            saved(Image.new("RGBA", (6, 4), (9, 9, 9, 0)), "PNG"),
+            (255, 255, 255),
+            id="transparent is white",
         ),
-        pytest.param(saved(Image.new("CMYK", (6, 4), (0, 255, 255, 0)), "TIFF"), (255, 0, 0), id="cmyk"),
-        pytest.param(saved(Image.new("CMYK", (6, 4), (0, 255, 255, 0)), "JPEG"), (254, 0, 0), id="cmyk jpeg"),
+        pytest.param(
+            saved(Image.new("RGBA", (6, 4), (0, 0, 0, 51)), "PNG"),
+            (204, 204, 204),
+            id="one fifth black",
+        ),
+        pytest.param(
+            saved(Image.new("RGBA", (6, 4), (0, 0, 0, 0)), "WEBP"),
+            (255, 255, 255),
+            id="transparent webp",
+        ),
+        pytest.param(
+            saved(Image.new("LA", (6, 4), (0, 0)), "PNG"), (255, 255, 255), id="grey with alpha"
+        ),
+        pytest.param(
+            saved(Image.new("P", (6, 4), 0), "PNG", transparency=0),
+            (255, 255, 255),
+            id="clear palette",
+        ),
+        pytest.param(
+            saved(Image.new("RGB", (6, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)),
+            (255, 255, 255),
+            id="colour key",
+        ),
+        pytest.param(
+            saved(Image.new("CMYK", (6, 4), (0, 255, 255, 0)), "TIFF"), (255, 0, 0), id="cmyk"
+        ),
+        pytest.param(
+            saved(Image.new("CMYK", (6, 4), (0, 255, 255, 0)), "JPEG"), (254, 0, 0), id="cmyk jpeg"
+        ),
         pytest.param(saved(grey16(0x8040), "PNG"), (0x80,) * 3, id="16 bits"),
         pytest.param(saved(Image.new("P", (6, 4), 0), "GIF"), (0, 0, 0), id="gif"),
     ],
@@ -100,7 +124,9 @@ def test_programs_are_never_run_for_a_format() -> None:
 
 def test_contact_sheet_shows_a_row_for_each_title(tmp_path: Path) -> None:
     images = [draw("circle", "red", seed) for seed in range(3)]
-    contact_sheet([("circle", images), ("nothing <b>here</b>\n", [])], tmp_path / "sheet.png", tile_pixels=40)
+    contact_sheet(
+        [("circle", images), ("nothing <b>here</b>\n", [])], tmp_path / "sheet.png", tile_pixels=40
+    )
     sheet = decode_image((tmp_path / "sheet.png").read_bytes(), MAX_PIXELS)
     assert sheet.width >= 3 * 40 and sheet.height >= 2 * 40
     red = np.asarray(sheet)[..., 1] < 60

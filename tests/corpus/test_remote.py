@@ -1,4 +1,6 @@
-"""Shards on a web server and on an object store: read by range, identified, tried again, refused by name."""
+"""Shards on a web server and on an object store: read by range, identified, tried again, refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,13 @@ def server(folder: Path) -> Iterator[ShardServer]:
         yield state
 
 
-@pytest.mark.parametrize(("ranges", "tagged"), [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize(
+    ("ranges", "tagged"), [(True, True), (True, False), (False, True), (False, False)]
+)
 @pytest.mark.parametrize("name", ["small.tar", "large.tar"])
-def test_a_remote_shard_reads_like_the_local_one(folder: Path, name: str, ranges: bool, tagged: bool) -> None:
+def test_a_remote_shard_reads_like_the_local_one(
+    folder: Path, name: str, ranges: bool, tagged: bool
+) -> None:
     with serve_folder(folder, ranges=ranges, tagged=tagged) as server:
         shard = RemoteShard(f"{server.url}/{name}")
         here, there = index_shard(folder / name), index_shard(shard)
@@ -59,7 +65,9 @@ def test_a_remote_shard_reads_like_the_local_one(folder: Path, name: str, ranges
         assert identify(shard) == identify(shard)
 
 
-def test_headers_are_read_without_the_images_between_them(server: ShardServer, folder: Path) -> None:
+def test_headers_are_read_without_the_images_between_them(
+    server: ShardServer, folder: Path
+) -> None:
     index_shard(RemoteShard(f"{server.url}/large.tar"))
     assert server.sent_bytes < (folder / "large.tar").stat().st_size / 10
 
@@ -71,14 +79,18 @@ def test_small_images_are_read_in_few_requests(server: ShardServer, folder: Path
     assert server.requests["/many.tar"] < 20
 
 
-def test_a_server_without_ranges_is_named_and_read_whole(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_without_ranges_is_named_and_read_whole(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with serve_folder(folder, ranges=False) as server:
         assert index_shard(RemoteShard(f"{server.url}/large.tar")).pairs() == 4
         assert "127.0.0.1" in caplog.text and "serves no ranges" in caplog.text
 
 
 @pytest.mark.parametrize(("ranges", "tagged"), [(True, True), (True, False), (False, False)])
-def test_another_shard_of_the_same_size_has_another_identity(folder: Path, ranges: bool, tagged: bool) -> None:
+def test_another_shard_of_the_same_size_has_another_identity(
+    folder: Path, ranges: bool, tagged: bool
+) -> None:
     with serve_folder(folder, ranges=ranges, tagged=tagged) as server:
         shard = RemoteShard(f"{server.url}/small.tar")
         before = identify(shard)
@@ -93,7 +105,9 @@ def test_another_shard_of_the_same_size_has_another_identity(folder: Path, range
 def test_two_shards_that_a_web_server_describes_alike_are_distinguished(folder: Path) -> None:
     shutil.copy(folder / "small.tar", folder / "other.tar")
     with serve_folder(folder) as server:
-        one, other = (identify(RemoteShard(f"{server.url}/{name}.tar")) for name in ("small", "other"))
+        one, other = (
+            identify(RemoteShard(f"{server.url}/{name}.tar")) for name in ("small", "other")
+        )
     assert one.tag == other.tag
     assert one.digest != other.digest
 
@@ -109,15 +123,21 @@ def test_a_server_that_keeps_failing_is_named_with_its_status(server: ShardServe
         index_shard(RemoteShard(f"{server.url}/small.tar"))
 
 
-@pytest.mark.parametrize(("status", "words"), [(404, "is not there"), (403, "access is refused"), (401, "credentials")])
-def test_what_no_retry_can_fix_is_refused_at_once(server: ShardServer, status: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "is not there"), (403, "access is refused"), (401, "credentials")]
+)
+def test_what_no_retry_can_fix_is_refused_at_once(
+    server: ShardServer, status: int, words: str
+) -> None:
     server.answers["/small.tar"] = [status] * 50
     with pytest.raises(CorpusError, match=rf"small\.tar: .*{words}"):
         index_shard(RemoteShard(f"{server.url}/small.tar"))
     assert server.requests["/small.tar"] == 1
 
 
-def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_distinguished(server: ShardServer) -> None:
+def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_distinguished(
+    server: ShardServer,
+) -> None:
     with pytest.raises(CorpusError, match=r"none\.tar"):
         identify(RemoteShard(f"{server.url}/none.tar"))
     with socket.socket() as probe:
@@ -128,7 +148,9 @@ def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_distinguished(s
 
 
 def test_a_location_goes_to_another_process_and_keeps_its_store() -> None:
-    shard = RemoteShard("s3://bucket/a.tar", StorageConfig(endpoint_url="http://127.0.0.1:9000", anonymous=True))
+    shard = RemoteShard(
+        "s3://bucket/a.tar", StorageConfig(endpoint_url="http://127.0.0.1:9000", anonymous=True)
+    )
     assert pickle.loads(pickle.dumps(shard)) == shard  # noqa: S301
     assert (str(shard), shard.name) == ("s3://bucket/a.tar", "a.tar")
 
@@ -164,13 +186,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
     server.stop()
 
 
-def test_shards_of_a_bucket_are_listed_read_and_identified(store: StorageConfig, folder: Path) -> None:
+def test_shards_of_a_bucket_are_listed_read_and_identified(
+    store: StorageConfig, folder: Path
+) -> None:
     import s3fs
 
     bucket = s3fs.S3FileSystem(endpoint_url=store.endpoint_url)
     bucket.mkdir("pairs")
     for name in ("b/small.tar", "b/large.tar", "b/notes.txt", "c/small.tar"):
-        bucket.put(str(folder / "small.tar" if "large" not in name else folder / "large.tar"), f"pairs/{name}")
+        bucket.put(
+            str(folder / "small.tar" if "large" not in name else folder / "large.tar"),
+            f"pairs/{name}",
+        )
     found = list_tars(RemoteShard("s3://pairs/b/*", store))
     assert [shard.url for shard in found] == ["s3://pairs/b/large.tar", "s3://pairs/b/small.tar"]
     assert len(list_tars(RemoteShard("s3://pairs/**/*.tar", store))) == 3

@@ -27,7 +27,12 @@ MakeProject = Callable[..., Project]
 
 @pytest.mark.parametrize(("ranges", "workers"), [(True, 0), (True, 1), (False, 0)])
 def test_remote_shards_give_the_embeddings_and_images_of_local_ones(
-    make_project: MakeProject, indexed_project: Project, drawings: Path, tmp_path: Path, ranges: bool, workers: int
+    make_project: MakeProject,
+    indexed_project: Project,
+    drawings: Path,
+    tmp_path: Path,
+    ranges: bool,
+    workers: int,
 ) -> None:
     shutil.copytree(drawings / "shards", tmp_path / "served")
     with serve_folder(tmp_path / "served", ranges=ranges) as server:
@@ -38,10 +43,15 @@ def test_remote_shards_give_the_embeddings_and_images_of_local_ones(
         )
         corpus = publish_corpus(project)
         publish_base(project)
-        remote, local = embed_corpus(project), indexed_project.store.current("corpus_embeddings", "all")
+        remote, local = (
+            embed_corpus(project),
+            indexed_project.store.current("corpus_embeddings", "all"),
+        )
         pd.testing.assert_frame_equal(read_metadata(remote), read_metadata(local))
         for side in ("image", "text"):
-            np.testing.assert_allclose(read_vectors(remote, side), read_vectors(local, side), atol=1e-3)
+            np.testing.assert_allclose(
+                read_vectors(remote, side), read_vectors(local, side), atol=1e-3
+            )
         rows = read_metadata(remote, LOCATION).iloc[[1, 40, 95]].rename_axis("row").reset_index()
         got = list(open_source(project, corpus, tmp_path / "scratch").fetch(rows))
         assert [pair.row for pair, _image in got] == [1, 40, 95]
@@ -64,13 +74,19 @@ def test_a_server_that_dies_in_the_middle_is_named_and_finished_shards_are_not_r
         assert set(server.requests) == {"/00002.tar"}
 
 
-def test_downloaded_pairs_are_embedded_with_their_url(make_project: MakeProject, tmp_path: Path) -> None:
+def test_downloaded_pairs_are_embedded_with_their_url(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     images = {
-        f"/{number}": encode(draw(SHAPES[number % 4], COLOURS[number // 4 % 4], number), "png") for number in range(8)
+        f"/{number}": encode(draw(SHAPES[number % 4], COLOURS[number // 4 % 4], number), "png")
+        for number in range(8)
     }
     with served(images) as web:
         table = pd.DataFrame(
-            {"url": [web.url + path for path in images], "caption": [f"words {path}" for path in images]}
+            {
+                "url": [web.url + path for path in images],
+                "caption": [f"words {path}" for path in images],
+            }
         )
         table.to_parquet(tmp_path / "pairs.parquet")
         project = make_project(

@@ -32,7 +32,9 @@ GOOD = 12
 
 def drawing(number: int) -> tuple[bytes, str]:
     shape, colour = SHAPES[number % 4], COLOURS[number // 4 % 4]
-    return encode(draw(shape, colour, number), ("png", "jpg", "webp")[number % 3]), f"a {colour} {shape} {number}"
+    return encode(
+        draw(shape, colour, number), ("png", "jpg", "webp")[number % 3]
+    ), f"a {colour} {shape} {number}"
 
 
 @pytest.fixture
@@ -55,7 +57,9 @@ def write_table(directory: Path, rows: list[tuple[str | None, str | None]]) -> P
 
 def corpus_of(make_project: MakeProject, table: Path, **download: Any) -> Project:
     settings = {"allow_private_addresses": True, "retries": 0, "timeout_seconds": 5, **download}
-    return make_project(corpus={"kind": "urls", "shards": [], "urls": [str(table)], "download": settings})
+    return make_project(
+        corpus={"kind": "urls", "shards": [], "urls": [str(table)], "download": settings}
+    )
 
 
 def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
@@ -66,7 +70,10 @@ def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
             for sample in index_shard(path).samples:
                 assert sample.image and sample.metadata
                 caption = read_member(file, sample.members["txt"]).decode()
-                found[caption] = (read_member(file, sample.image), read_member(file, sample.metadata))
+                found[caption] = (
+                    read_member(file, sample.image),
+                    read_member(file, sample.metadata),
+                )
     return found
 
 
@@ -75,10 +82,16 @@ def test_images_become_shards_and_what_was_not_available_is_on_the_ledger(
 ) -> None:
     monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 5)
     bad = [(f"{web.url}/page", "x"), (f"{web.url}/broken", "x"), (f"{web.url}/gone", "x")]
-    table = write_table(tmp_path, [*rows_of(web, range(GOOD)), *bad, (f"{web.url}/1", "again"), (None, "x")])
+    table = write_table(
+        tmp_path, [*rows_of(web, range(GOOD)), *bad, (f"{web.url}/1", "again"), (None, "x")]
+    )
     project = corpus_of(make_project, table)
     artifact = publish_corpus(project)
-    assert [index_shard(path).pairs() for path in check_shards(project.store, artifact)] == [5, 5, 2]
+    assert [index_shard(path).pairs() for path in check_shards(project.store, artifact)] == [
+        5,
+        5,
+        2,
+    ]
     found = pairs_in(project)
     assert found.keys() == {drawing(number)[1] for number in range(GOOD)}
     for number in range(GOOD):
@@ -114,14 +127,23 @@ def test_a_changed_table_costs_only_requests_for_what_is_new(
     second = publish_corpus(corpus_of(make_project, table))
     assert set(web.asked) == {f"/{number}" for number in range(GOOD, GOOD + 3)}
     assert second.fingerprint != first.fingerprint
-    assert (second.counts["pairs"], second.counts["taken_over"], second.counts["failed"]) == (GOOD + 3, GOOD, 1)
+    assert (second.counts["pairs"], second.counts["taken_over"], second.counts["failed"]) == (
+        GOOD + 3,
+        GOOD,
+        1,
+    )
     # The shard that was there is the same, so its embedding stays valid.
-    before, after = (pd.read_parquet(artifact.file("shards.parquet"))["sha256"] for artifact in (first, second))
+    before, after = (
+        pd.read_parquet(artifact.file("shards.parquet"))["sha256"] for artifact in (first, second)
+    )
     assert after[0] == before[0]
 
-    # More retries: what failed is tried again, and nothing else. Another caption: that pair is made anew.
+    # More retries: what failed is tried again, and nothing else. Another caption: that pair is made
+    # anew.
     web.asked.clear()
-    write_table(tmp_path, [(f"{web.url}/0", "better words"), *rows_of(web, range(1, GOOD + 3)), late])
+    write_table(
+        tmp_path, [(f"{web.url}/0", "better words"), *rows_of(web, range(1, GOOD + 3)), late]
+    )
     project = corpus_of(make_project, table, retries=1)
     assert publish_corpus(project).counts["failed"] == 0
     assert set(web.asked) == {"/late", "/0"}
@@ -136,15 +158,22 @@ def test_a_changed_table_costs_only_requests_for_what_is_new(
     assert pairs_in(project).keys() == others
 
 
-def test_images_resized_by_another_rule_are_not_taken_over(make_project: MakeProject, tmp_path: Path) -> None:
+def test_images_resized_by_another_rule_are_not_taken_over(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     project = corpus_of(make_project, tmp_path / "pairs.parquet", image_size=40)
     config = identity.corpus(project, "all")
-    for recorded, is_taken in ((config["image_size"], True), (40, False)):  # of the longer side: the number alone
+    for recorded, is_taken in (
+        (config["image_size"], True),
+        (40, False),
+    ):  # of the longer side: the number alone
         older = Inputs("corpus", "all", {**config, "image_size": recorded}, {}, "1")
         project.store.build(older, lambda _: {})
         assert (url_corpus._earlier(project) is not None) == is_taken
     as_they_came = corpus_of(make_project, tmp_path / "pairs.parquet")
-    assert identity.corpus(as_they_came, "all")["image_size"] is None  # as ever: such stores stay fresh
+    assert (
+        identity.corpus(as_they_came, "all")["image_size"] is None
+    )  # as ever: such stores stay fresh
 
 
 def test_too_many_failures_stop_the_corpus_and_a_later_run_keeps_what_was_had(
@@ -169,7 +198,9 @@ def test_private_addresses_are_not_fetched_and_nothing_had_is_refused_whatever_i
 ) -> None:
     table = write_table(tmp_path, rows_of(web, range(2)))
     with pytest.raises(CorpusError, match=r"private_address"):
-        publish_corpus(corpus_of(make_project, table, allow_private_addresses=False, max_failed_fraction=1))
+        publish_corpus(
+            corpus_of(make_project, table, allow_private_addresses=False, max_failed_fraction=1)
+        )
     assert not web.asked
 
 
@@ -181,7 +212,9 @@ def test_a_table_without_a_usable_row_is_refused(make_project: MakeProject, tmp_
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_a_killed_download_is_picked_up_where_it_was(make_project: MakeProject, web: Web, tmp_path: Path) -> None:
+def test_a_killed_download_is_picked_up_where_it_was(
+    make_project: MakeProject, web: Web, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
 
     def slow(handler: Any, before: int) -> None:
@@ -194,12 +227,14 @@ def test_a_killed_download_is_picked_up_where_it_was(make_project: MakeProject, 
         web.answers[f"/{number}"] = slow
     project = corpus_of(make_project, write_table(tmp_path, rows_of(web, range(GOOD))), threads=4)
     code = (
-        "from pathlib import Path; import sys; from react_pipeline.corpus import corpus;"
-        "from react_pipeline.corpus import url_corpus;"
-        "url_corpus.PART_ROWS = 4;"
-        "from react_pipeline.project.project import Project; corpus.publish_corpus(Project.load(Path(sys.argv[1])))"
+        "from pathlib import Path; import sys; from react_pipeline.corpus import corpus;from "
+        "react_pipeline.corpus import url_corpus;url_corpus.PART_ROWS = 4;from "
+        "react_pipeline.project.project import Project; "
+        "corpus.publish_corpus(Project.load(Path(sys.argv[1])))"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(project.path)], start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(project.path)], start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not any(web.asked[f"/{number}"] for number in range(8, GOOD)):
         assert child.poll() is None and time.monotonic() < deadline

@@ -16,12 +16,18 @@ URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "htt
 CAPTIONS = ["one", " two ", "x", "x", "other words", None, " "]
 
 
-def read(*paths: Path, url: str = "url", caption: str = "caption") -> tuple[list[tuple[str, str]], Counter[str]]:
+def read(
+    *paths: Path, url: str = "url", caption: str = "caption"
+) -> tuple[list[tuple[str, str]], Counter[str]]:
     skipped: Counter[str] = Counter()
-    return [(row.url, row.caption) for row in read_rows(paths, columns(url, caption), skipped)], skipped
+    return [
+        (row.url, row.caption) for row in read_rows(paths, columns(url, caption), skipped)
+    ], skipped
 
 
-def columns(url: str = "url", caption: str = "caption", hash_column: str | None = None) -> CorpusConfig:
+def columns(
+    url: str = "url", caption: str = "caption", hash_column: str | None = None
+) -> CorpusConfig:
     names = {"url_column": url, "caption_column": caption, "hash_column": hash_column}
     return CorpusConfig(kind="urls", urls=("x",), **names)
 
@@ -31,9 +37,13 @@ def table(path: Path, **columns: object) -> Path:
     return path
 
 
-def test_unusable_rows_are_counted_by_reason_and_of_equal_urls_the_first_is_kept(tmp_path: Path) -> None:
+def test_unusable_rows_are_counted_by_reason_and_of_equal_urls_the_first_is_kept(
+    tmp_path: Path,
+) -> None:
     first = table(tmp_path / "a.parquet", url=URLS, caption=CAPTIONS, width=list(range(7)))
-    second = table(tmp_path / "b.parquet", url=["http://a/2", "http://a/5"], caption=["again", "five"])
+    second = table(
+        tmp_path / "b.parquet", url=["http://a/2", "http://a/5"], caption=["again", "five"]
+    )
     rows, skipped = read(first, second)
     assert rows == [("http://a/1", "one"), ("http://a/2", "two"), ("http://a/5", "five")]
     assert skipped == {"no_url": 2, "duplicate_url": 2, "no_caption": 2}
@@ -50,20 +60,28 @@ def test_text_is_read_however_it_is_stored(tmp_path: Path, kind: pa.DataType) ->
 def test_keys_differ_by_url_and_by_caption(tmp_path: Path) -> None:
     keys = set()
     for url, caption in (("http://a/1", "x"), ("http://a/1", "y"), ("http://a/2", "x")):
-        (row,) = read_rows([table(tmp_path / "a.parquet", url=[url], caption=[caption])], columns(), Counter())
+        (row,) = read_rows(
+            [table(tmp_path / "a.parquet", url=[url], caption=[caption])], columns(), Counter()
+        )
         assert len(row.key) == 32
         keys.add(row.key)
     assert len(keys) == 3
 
 
 def test_text_that_is_no_utf_8_is_skipped(tmp_path: Path) -> None:
-    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"fine"], pa.binary()).buffers())
-    rows, skipped = read(table(tmp_path / "a.parquet", url=["http://a/1", "http://a/2"], caption=broken))
+    broken = pa.Array.from_buffers(
+        pa.string(), 2, pa.array([b"\xff\xfe", b"fine"], pa.binary()).buffers()
+    )
+    rows, skipped = read(
+        table(tmp_path / "a.parquet", url=["http://a/1", "http://a/2"], caption=broken)
+    )
     assert rows == [("http://a/2", "fine")]
     assert skipped == {"not_utf8": 1}
 
 
-def test_other_names_of_columns_are_taken_and_missing_ones_named_with_what_there_is(tmp_path: Path) -> None:
+def test_other_names_of_columns_are_taken_and_missing_ones_named_with_what_there_is(
+    tmp_path: Path,
+) -> None:
     path = table(tmp_path / "a.parquet", URL=["http://a/1"], TEXT=["one"])
     assert read(path, url="URL", caption="TEXT")[0] == [("http://a/1", "one")]
     with pytest.raises(CorpusError, match=r"a\.parquet"):
@@ -97,7 +115,9 @@ def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
 
 def test_tables_are_found_by_pattern_once_and_in_order(tmp_path: Path) -> None:
     for name in ("b.parquet", "a.parquet", "notes.txt"):
-        pd.DataFrame({"url": ["x"]}).to_parquet(tmp_path / name) if "parquet" in name else (tmp_path / name).touch()
+        pd.DataFrame({"url": ["x"]}).to_parquet(tmp_path / name) if "parquet" in name else (
+            tmp_path / name
+        ).touch()
     found = find_tables([str(tmp_path / "b.parquet"), str(tmp_path / "*")])
     assert [path.name for path in found] == ["b.parquet", "a.parquet"]
     with pytest.raises(CorpusError, match=r"corpus\.urls"):
@@ -108,7 +128,9 @@ TSV = 'url\tcaption\nhttp://a/1\ta "quoted" word\nhttp://a/2\tone\ttoo many\nhtt
 
 
 @pytest.mark.parametrize(("head", "names"), [(True, ("url", "caption")), (False, ("0", "1"))])
-def test_tsv_is_read_with_and_without_names(tmp_path: Path, head: bool, names: tuple[str, str]) -> None:
+def test_tsv_is_read_with_and_without_names(
+    tmp_path: Path, head: bool, names: tuple[str, str]
+) -> None:
     path = tmp_path / "cc12m.tsv"
     path.write_text(TSV if head else TSV.partition("\n")[2])
     assert find_tables([str(tmp_path / "*.tsv")]) == [path]
@@ -117,13 +139,25 @@ def test_tsv_is_read_with_and_without_names(tmp_path: Path, head: bool, names: t
     assert skipped == {"bad_line": 1, "no_caption": 1}
 
 
-@pytest.mark.parametrize(("names", "expected"), [(("link", "caption"), "url_column"), (("0", "7"), "caption_column")])
-def test_a_column_that_a_tsv_file_lacks_is_named(tmp_path: Path, names: tuple[str, str], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "expected"), [(("link", "caption"), "url_column"), (("0", "7"), "caption_column")]
+)
+def test_a_column_that_a_tsv_file_lacks_is_named(
+    tmp_path: Path, names: tuple[str, str], expected: str
+) -> None:
     (tmp_path / "a.tsv").write_text(TSV)
     with pytest.raises(CorpusError, match=rf"corpus\.{expected}"):
         read(tmp_path / "a.tsv", url=names[0], caption=names[1])
 
 
 def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
-    path = table(tmp_path / "a.parquet", url=["http://a/1", "http://a/2"], caption=["x", "y"], sha256=["ab", None])
-    assert [row.hash for row in read_rows([path], columns(hash_column="sha256"), Counter())] == ["ab", ""]
+    path = table(
+        tmp_path / "a.parquet",
+        url=["http://a/1", "http://a/2"],
+        caption=["x", "y"],
+        sha256=["ab", None],
+    )
+    assert [row.hash for row in read_rows([path], columns(hash_column="sha256"), Counter())] == [
+        "ab",
+        "",
+    ]

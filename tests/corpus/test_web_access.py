@@ -32,7 +32,9 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         "/cut": support_web.cut(b"x" * 100),
         "/drip": support_web.dripping,
         "/huge": huge,
-        "/announced": lambda handler, _: support_web.send(handler, b"x", Content_Length=str(10**12)),
+        "/announced": lambda handler, _: support_web.send(
+            handler, b"x", Content_Length=str(10**12)
+        ),
         "/to-file": support_web.redirected("file:///etc/hostname"),
         "/to-ftp": support_web.redirected("ftp://127.0.0.1/x"),
         "/loop": support_web.redirected("/loop"),
@@ -50,8 +52,13 @@ def test_an_allowed_address_is_read(web: Web) -> None:
     assert fetch(f"{web.url}/a") == b"picture"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0.0.0.0", "[::1]"])  # noqa: S104
-def test_however_loopback_is_written_it_is_refused_and_never_connected_to(web: Web, host: str) -> None:
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0.0.0.0", "[::1]"],  # noqa: S104
+)
+def test_however_loopback_is_written_it_is_refused_and_never_connected_to(
+    web: Web, host: str
+) -> None:
     with pytest.raises(urllib.error.URLError, match="private_address|not known|rror"):
         fetch(web.url.replace("127.0.0.1", host) + "/a", allow_private=False)
     assert not web.asked
@@ -76,7 +83,9 @@ def test_no_other_scheme_is_opened(url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/huge", "/announced"])
-def test_an_answer_that_is_too_large_is_dropped(web: Web, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_too_large_is_dropped(
+    web: Web, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(web_access, "MAX_RESPONSE_BYTES", 1 << 20)
     with pytest.raises(OSError, match="too_many_bytes"):
         fetch(f"{web.url}{path}")

@@ -1,4 +1,6 @@
-"""The embedded default: its drawings, sets and base model are what the docs say, and the same each time."""
+"""The embedded default: its drawings, sets and base model are what the docs say, and the same each
+time.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("react_pipeline.demo.corpus.corpus_drawings", chosen)
     counts = build_corpus(tmp_path / "first", workers=2)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Dagster does where SIGINT is ignored
+    before = signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # as Dagster does where SIGINT is ignored
     try:
         build_corpus(tmp_path / "second", workers=1)
     finally:
@@ -76,7 +80,11 @@ def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", GROUPS)
 def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Path) -> None:
     file = f"{name.removeprefix('demo/')}.yaml"
-    folder = ROOT / "domains" if (ROOT / "domains" / file).is_file() else ROOT / "benchmarks" / "choosing"
+    folder = (
+        ROOT / "domains"
+        if (ROOT / "domains" / file).is_file()
+        else ROOT / "benchmarks" / "choosing"
+    )
     domain = load_domain(folder / file)
     assert domain.evaluation is not None
     assert domain.evaluation.name == name

@@ -18,10 +18,15 @@ ROOT = Path(__file__).parents[2]
 def test_boxes_are_tight_around_what_is_visible_and_classes_are_the_domains(tmp_path: Path) -> None:
     objects = build_scenes("demo/activities", tmp_path / "activities", seed=1, scenes=6)
     boxes, masks = (
-        read_dense_set(tmp_path, entry) for entry in load_pipeline(ROOT / "pipeline.yaml").dense.sets("activities")
+        read_dense_set(tmp_path, entry)
+        for entry in load_pipeline(ROOT / "pipeline.yaml").dense.sets("activities")
     )
-    assert boxes.truth is not None and len(boxes.truth["annotations"]) == objects and len(masks) == 6
-    assert set(boxes.class_names) == set(load_domain(ROOT / "domains" / "activities.yaml").class_names)
+    assert (
+        boxes.truth is not None and len(boxes.truth["annotations"]) == objects and len(masks) == 6
+    )
+    assert set(boxes.class_names) == set(
+        load_domain(ROOT / "domains" / "activities.yaml").class_names
+    )
     assert masks.class_names == ("background", *boxes.class_names) and not boxes.skipped
     hidden = 0
     for position, about in enumerate(boxes.truth["images"]):
@@ -42,7 +47,9 @@ def test_boxes_are_tight_around_what_is_visible_and_classes_are_the_domains(tmp_
 def test_a_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Path) -> None:
     for number, seed in enumerate((0, 0, 1)):
         build_scenes("demo/food", tmp_path / str(number), seed, scenes=2)
-    files = [sorted(path for path in (tmp_path / str(n)).rglob("*") if path.is_file()) for n in range(3)]
+    files = [
+        sorted(path for path in (tmp_path / str(n)).rglob("*") if path.is_file()) for n in range(3)
+    ]
     read = [[path.read_bytes() for path in paths] for paths in files]
     assert read[0] == read[1] and read[0] != read[2]
 

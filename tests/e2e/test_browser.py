@@ -34,7 +34,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> Iterator[Served]:
     program("chromium", "chromium")
     directory = tmp_path_factory.mktemp("served")
     project = write_project(directory, tiny_checkpoint, drawings)
@@ -45,11 +47,17 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, draw
     command = [sys.executable, "-m", "react_pipeline"]
     methods = [word for method in METHODS for word in ("--method", method)]
     config = ["--config", str(project.path)]
-    subprocess.run([*command, "materialize", "--domain", "shapes", *methods, *config], check=True, env=environment)
+    subprocess.run(
+        [*command, "materialize", "--domain", "shapes", *methods, *config],
+        check=True,
+        env=environment,
+    )
     dagster, mlflow = free_port(), free_port()
     ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
     with running([*command, "ui", *ports, *config], directory / "ui.log", env=environment):
-        served = Served(project, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}", environment)
+        served = Served(
+            project, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}", environment
+        )
         assert answer(f"{served.dagster}/server_info", 180)[0] == 200
         assert answer(f"{served.mlflow}/health", 180)[0] == 200
         from docs.screenshots import ask_dagster
@@ -63,7 +71,14 @@ def test_lineage_page_shows_every_asset(served: Served) -> None:
 
     nodes = ask_dagster(served.dagster, "{ assetNodes { assetKey { path } } }")["assetNodes"]
     names = {node["assetKey"]["path"][-1] for node in nodes}
-    assert {"corpus", "retrieved_set", "customized_checkpoint", "comparison", "promotion", "overview"} <= names
+    assert {
+        "corpus",
+        "retrieved_set",
+        "customized_checkpoint",
+        "comparison",
+        "promotion",
+        "overview",
+    } <= names
     with open_page(1900, 1500) as page:
         show_lineage(page, served.dagster)
         shown = page.inner_text("body")
@@ -79,7 +94,9 @@ def test_dagster_opens_with_the_lineage(served: Served) -> None:
         page.locator(":text-is('faiss_index'):visible").first.wait_for()
 
 
-def test_pictures_of_a_retrieved_set_are_shown_without_a_click_and_open_in_full(served: Served) -> None:
+def test_pictures_of_a_retrieved_set_are_shown_without_a_click_and_open_in_full(
+    served: Served,
+) -> None:
     from docs.screenshots import open_page, show_picture
 
     with open_page() as page:
@@ -153,8 +170,17 @@ def test_mlflow_shows_results_and_models_without_a_search(served: Served) -> Non
 def test_dashboard_is_drawn_without_a_network(served: Served, tmp_path: Path) -> None:
     from docs.screenshots import open_page
 
-    command = [sys.executable, "-m", "react_pipeline", "report", "--output", str(tmp_path / "report")]
-    subprocess.run([*command, "--config", str(served.project.path)], check=True, env=served.environment)
+    command = [
+        sys.executable,
+        "-m",
+        "react_pipeline",
+        "report",
+        "--output",
+        str(tmp_path / "report"),
+    ]
+    subprocess.run(
+        [*command, "--config", str(served.project.path)], check=True, env=served.environment
+    )
     page_file = tmp_path / "report" / "shapes" / "dashboard.html"
     with open_page() as page:
         asked: list[str] = []

@@ -1,7 +1,8 @@
-"""End to end: a corpus as DataComp publishes it becomes a customized checkpoint, its vectors read where they are.
+"""End to end: a corpus as DataComp publishes it becomes a customized checkpoint, its vectors read
+where they are.
 
-Only the images of chosen pairs are fetched, from a web server on loopback of which one image in ten is gone and one in
-ten is another one than its hash says.
+Only the images of chosen pairs are fetched, from a web server on loopback of which one image in ten
+is gone and one in ten is another one than its hash says.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ GONE, CHANGED = 3, 7
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     keep_img2dataset_loaded(monkeypatch)
-    answers = {f"/{n}.jpg": IMAGES[(n + (n % 10 == CHANGED)) % 64] for n in range(PAIRS) if n % 10 != GONE}
+    answers = {
+        f"/{n}.jpg": IMAGES[(n + (n % 10 == CHANGED)) % 64] for n in range(PAIRS) if n % 10 != GONE
+    }
     with served(answers) as server:
         yield server
 
@@ -56,7 +59,12 @@ def test_datacomp_becomes_a_customized_checkpoint(
     table = write_datacomp(tmp_path / "datacomp", text, captions, urls, parts=3, sha256=sha256)
     project = make_project(
         corpus={
-            **{"kind": "embeddings", "shards": [], "embeddings": "datacomp", "layout": "datacomp-b32"},
+            **{
+                "kind": "embeddings",
+                "shards": [],
+                "embeddings": "datacomp",
+                "layout": "datacomp-b32",
+            },
             **{"caption_column": "text", "hash_column": "sha256"},
             "download": {"timeout_seconds": 3, "retries": 0, "allow_private_addresses": True},
         }
@@ -95,7 +103,10 @@ def test_datacomp_becomes_a_customized_checkpoint(
 
     publish_evaluation_set(project, "shapes")
     retrieved = retrieve_pairs(project, "shapes")
-    assert set(retrieved.counts["search"]["t2t"].items()) >= {("way", "exact"), ("recall_at_10", 1.0)}
+    assert set(retrieved.counts["search"]["t2t"].items()) >= {
+        ("way", "exact"),
+        ("recall_at_10", 1.0),
+    }
     chosen = pd.read_parquet(retrieved.file("pairs.parquet"))
     assert len(chosen) == retrieved.counts["pairs"] > 0
     assert not set(chosen["row"] % 10) & {GONE, CHANGED}
@@ -106,5 +117,7 @@ def test_datacomp_becomes_a_customized_checkpoint(
 
     assert load(customize(project, "shapes", "locked-text").path).dimension == 32
     assert draw_control(project, "shapes").counts["pairs"] > 0
-    measured = json.loads(CliRunner().invoke(app, ["plan", "--config", str(project.path), "--json"]).output)
+    measured = json.loads(
+        CliRunner().invoke(app, ["plan", "--config", str(project.path), "--json"]).output
+    )
     assert measured["steps"][2]["measured_hours"] is not None

@@ -1,4 +1,5 @@
-"""As a new user, from an empty folder and a wheel: labelled pictures, a champion by clicks, a server, an export.
+"""As a new user, from an empty folder and a wheel: labelled pictures, a champion by clicks, a
+server, an export.
 
 The same way as docs/first-project.md, with a random model: what it learns does not matter here.
 """
@@ -27,7 +28,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.operations]
 PICTURES, JUDGEMENTS = 200, 60
 CLASSES = [*(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), *SHAPES]
 # Steps large enough for the models to disagree.
-TRAINING = {"steps": 12, "batch_size": 8, "learning_rate": 0.01, "last_k_layers": 2, "augmentation": "none"}
+TRAINING = {
+    "steps": 12,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+    "last_k_layers": 2,
+    "augmentation": "none",
+}
 
 
 def test_class_names_and_pictures_become_a_served_and_exported_champion(
@@ -55,16 +62,31 @@ def test_class_names_and_pictures_become_a_served_and_exported_champion(
     (project / "domains" / "birds.yaml").unlink()
     settings = yaml.safe_load((project / "pipeline.yaml").read_text())
     settings["customization"]["defaults"] = TRAINING
-    settings["retrieval"] |= {"k_per_prompt": 10, "max_per_class": 12, "near_duplicate_similarity": 1.01}
+    settings["retrieval"] |= {
+        "k_per_prompt": 10,
+        "max_per_class": 12,
+        "near_duplicate_similarity": 1.01,
+    }
     settings["retrieval"]["max_starving_fraction"] = 1.0
     (project / "pipeline.yaml").write_text(yaml.safe_dump(settings))
     (project / "domains" / "shapes.yaml").write_text(yaml.safe_dump({"classes": CLASSES}))
     pictures = project / "pictures"
     pictures.mkdir()
     for number in range(PICTURES):
-        draw(SHAPES[number % 4], COLOURS[number // 4 % 4], 1000 + number).save(pictures / f"{number:03d}.png")
+        draw(SHAPES[number % 4], COLOURS[number // 4 % 4], 1000 + number).save(
+            pictures / f"{number:03d}.png"
+        )
 
-    run("react-pipeline", "materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image")
+    run(
+        "react-pipeline",
+        "materialize",
+        "--domain",
+        "shapes",
+        "--method",
+        "base",
+        "--method",
+        "gated-image",
+    )
     run("react-pipeline", "predict", "shapes", "pictures", "--model", "gated-image")
     with (project / "predictions" / "predictions.csv").open(newline="") as file:
         assert {row["predicted"] for row in csv.DictReader(file)} <= set(CLASSES)
@@ -74,15 +96,23 @@ def test_class_names_and_pictures_become_a_served_and_exported_champion(
     select = ["--select", "key:comparison or key:promotion", "--domain", "shapes"]
     run("react-pipeline", "materialize", *select, "--method", "base", "--method", "gated-image")
     assert "gated-image becomes champion" in run("react-pipeline", "models", "list")
-    assert "by gated-image" in run("react-pipeline", "predict", "shapes", "pictures", "--output", "by-champion")
+    assert "by gated-image" in run(
+        "react-pipeline", "predict", "shapes", "pictures", "--output", "by-champion"
+    )
 
     run("react-pipeline", "export", "shapes", "champion", "--to", str(tmp_path / "exported"))
     picture = pictures / "000.png"
     load = "import sys; from react_pipeline import Classifier; from dataclasses import asdict; import json; "
     ask = "print(json.dumps(asdict(Classifier.load(sys.argv[1]).predict([sys.argv[2]])[0])))"
-    exported = json.loads(run("python", "-c", load + ask, str(tmp_path / "exported"), str(picture), folder=tmp_path))
+    exported = json.loads(
+        run("python", "-c", load + ask, str(tmp_path / "exported"), str(picture), folder=tmp_path)
+    )
     served = ask_server(project, environment, picture, tmp_path)
-    assert (served["label"], served["classes"], served["error"]) == (exported["label"], exported["classes"], None)
+    assert (served["label"], served["classes"], served["error"]) == (
+        exported["label"],
+        exported["classes"],
+        None,
+    )
     assert served["confidence"] == pytest.approx(exported["confidence"], abs=1e-3)
     assert served["calibrated"] is False  # nothing is labelled here
 
@@ -91,11 +121,24 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
     """Judge in a browser: whatever the candidate says, four times in five."""
     from docs.screenshots import open_page
 
-    command = ["react-pipeline", "judge", "shapes", "pictures", "--port", "0", "--judge", "a script"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=project)
+    command = [
+        "react-pipeline",
+        "judge",
+        "shapes",
+        "pictures",
+        "--port",
+        "0",
+        "--judge",
+        "a script",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=project
+    )
     try:
         assert process.stdout is not None
-        address = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)))[0]
+        address = next(
+            filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout))
+        )[0]
         (log,) = (project / "judgements" / "shapes").glob("*.jsonl")
         header = Session.read(log).header
         assert len(header.pictures) > JUDGEMENTS and header.images == PICTURES
@@ -111,7 +154,10 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
 
             for number in range(JUDGEMENTS):
                 wait(number)
-                shown = [page.inner_text(f"#{place}").rsplit(" ", 1)[0].strip() for place in ("first", "second")]
+                shown = [
+                    page.inner_text(f"#{place}").rsplit(" ", 1)[0].strip()
+                    for place in ("first", "second")
+                ]
                 wanted = CLASSES[header.pictures[number].candidate]
                 page.keyboard.press("n" if number % 5 == 4 else str(shown.index(wanted) + 1))
                 if number == 10:
@@ -121,7 +167,10 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
                     page.keyboard.press(str(shown.index(wanted) + 1))
             wait(JUDGEMENTS)
             picture = page.locator("#picture")
-            assert picture.evaluate("async picture => (await picture.decode(), picture.naturalWidth)") == 40
+            assert (
+                picture.evaluate("async picture => (await picture.decode(), picture.naturalWidth)")
+                == 40
+            )
             assert "gated-image over base" in page.inner_text("#clear")
             page.screenshot(path=folder / "judge.png")
         assert wrong == [] and [url for url in asked if not url.startswith(address)] == []
@@ -132,18 +181,31 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
     assert (counts["judged"], counts["won"], counts["neither"]) == (JUDGEMENTS, 48, 12)
 
 
-def ask_server(project: Path, environment: dict[str, str], picture: Path, folder: Path) -> dict[str, Any]:
+def ask_server(
+    project: Path, environment: dict[str, str], picture: Path, folder: Path
+) -> dict[str, Any]:
     """The answer of `mlflow models serve` to one picture."""
     port = free_port()
-    command = ["mlflow", "models", "serve", "--model-uri", "models:/react-shapes@champion", "--env-manager", "local"]
-    tracking = {"MLFLOW_TRACKING_URI": "sqlite:///.react/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        "models:/react-shapes@champion",
+        "--env-manager",
+        "local",
+    ]
+    tracking = {
+        "MLFLOW_TRACKING_URI": "sqlite:///.react/mlflow.db",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     serve = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with running(serve, folder / "serve.log", env=environment | tracking, cwd=project):
         assert answer(f"http://127.0.0.1:{port}/ping", 180)[0] == 200
         image = base64.b64encode(picture.read_bytes()).decode()
         body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[image]]}}).encode()
         url = f"http://127.0.0.1:{port}/invocations"
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=120) as found:  # noqa: S310
             (row,) = json.load(found)["predictions"]
     return dict(row)

@@ -1,4 +1,6 @@
-"""A page of another origin, in a real browser, asks the user interfaces of `react-pipeline ui`; none of it is done."""
+"""A page of another origin, in a real browser, asks the user interfaces of `react-pipeline ui`;
+none of it is done.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("guarded")
     project = write_project(directory, tiny_checkpoint, drawings)
     with user_interfaces(project) as (dagster, mlflow):
@@ -101,7 +105,10 @@ def foreign_port() -> Iterator[int]:
 
 
 def launch(config: dict[str, Any]) -> dict[str, Any]:
-    return {"query": LAUNCH, "variables": {"params": {"selector": SELECTOR, "runConfigData": config}}}
+    return {
+        "query": LAUNCH,
+        "variables": {"params": {"selector": SELECTOR, "runConfigData": config}},
+    }
 
 
 def post(url: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> tuple[int, Any]:
@@ -120,7 +127,9 @@ def runs(served: Served) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "evil.localhost"])
-def test_a_page_of_another_origin_launches_and_writes_nothing(served: Served, foreign_port: int, name: str) -> None:
+def test_a_page_of_another_origin_launches_and_writes_nothing(
+    served: Served, foreign_port: int, name: str
+) -> None:
     program("chromium", "chromium")
     from docs.screenshots import open_page
 
@@ -128,7 +137,10 @@ def test_a_page_of_another_origin_launches_and_writes_nothing(served: Served, fo
     url = f"{served.dagster}/graphql?query={quote(LAUNCH)}&variables={quote(json.dumps(body['variables']))}"
     statuses: dict[str, list[int]] = {}
     with open_page() as page:
-        page.on("response", lambda answer: statuses.setdefault(answer.request.method, []).append(answer.status))
+        page.on(
+            "response",
+            lambda answer: statuses.setdefault(answer.request.method, []).append(answer.status),
+        )
         page.goto(f"http://{name}:{foreign_port}/")
         statuses.clear()
         outcome = page.evaluate(ATTACKS, [served.dagster, served.mlflow, url, json.dumps(body)])
@@ -139,28 +151,42 @@ def test_a_page_of_another_origin_launches_and_writes_nothing(served: Served, fo
         page.goto(f"http://{name}:{served.dagster.rpartition(':')[2]}/")
         assert ("not allowed" in page.content()) is (name == "evil.localhost")
     assert outcome.pop("websocket") == outcome.pop("image") == "error"
-    # A page of another port may reach MLflow's own code, which checks what is sent, not who sends it.
+    # A page of another port may reach MLflow's own code, which checks what is sent, not who sends
+    # it.
     assert set(outcome.values()) <= {"TypeError", "opaque"}
     assert posts <= {400, 403}
     assert runs(served) == []
     events = '{ assetOrError(assetKey: {path: ["corpus"]}) { ... on Asset { assetMaterializations { runId } } } }'
-    assert not (post(f"{served.dagster}/graphql", {"query": events})[1]["data"]["assetOrError"] or {}).get(
-        "assetMaterializations"
-    )
+    assert not (
+        post(f"{served.dagster}/graphql", {"query": events})[1]["data"]["assetOrError"] or {}
+    ).get("assetMaterializations")
     search = post(f"{served.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 100})[1]
     assert "evil" not in {experiment["name"] for experiment in search["experiments"]}
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Host": "rebound.example"}, {"Host": "10.rebound.example"}, {"Origin": "http://evil.example"}]
+    "headers",
+    [
+        {"Host": "rebound.example"},
+        {"Host": "10.rebound.example"},
+        {"Origin": "http://evil.example"},
+    ],
 )
-def test_both_servers_refuse_a_foreign_host_and_a_foreign_origin(served: Served, headers: dict[str, str]) -> None:
+def test_both_servers_refuse_a_foreign_host_and_a_foreign_origin(
+    served: Served, headers: dict[str, str]
+) -> None:
     assert post(f"{served.dagster}/graphql", {"query": RUNS}, headers)[0] == 403
-    assert post(f"{served.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 1}, headers)[0] == 403
+    assert (
+        post(f"{served.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 1}, headers)[0]
+        == 403
+    )
 
 
 def test_a_launch_that_brings_its_own_project_is_refused(served: Served) -> None:
     body = launch({"resources": {"project": {"config": {"config_path": "/evil.yaml"}}}})
     status, answered = post(f"{served.dagster}/graphql", body)
-    assert (status, answered["data"]["launchPipelineExecution"]["__typename"]) == (200, "RunConfigValidationInvalid")
+    assert (status, answered["data"]["launchPipelineExecution"]["__typename"]) == (
+        200,
+        "RunConfigValidationInvalid",
+    )
     assert runs(served) == []

@@ -1,4 +1,6 @@
-"""Nobody at the keyboard: a real webserver, daemon and MLflow server; a file is dropped, later the corpus grows."""
+"""Nobody at the keyboard: a real webserver, daemon and MLflow server; a file is dropped, later the
+corpus grows.
+"""
 
 from __future__ import annotations
 
@@ -84,15 +86,22 @@ def eventually(served: Running, what: str, attempt: Callable[[], Any]) -> Any:
         time.sleep(2)
 
 
-def test_dropped_domain_file_becomes_a_model_and_a_grown_corpus_trains_it_again(running_project: Running) -> None:
+def test_dropped_domain_file_becomes_a_model_and_a_grown_corpus_trains_it_again(
+    running_project: Running,
+) -> None:
     from mlflow import MlflowClient
 
-    project, client = running_project.project, MlflowClient(running_project.mlflow, running_project.mlflow)
+    project, client = (
+        running_project.project,
+        MlflowClient(running_project.mlflow, running_project.mlflow),
+    )
     store = project.store
     waiting = project.path.parent / "shapes.yaml"
     waiting.rename(project.config.domains / "shapes.yaml")
 
-    promotion = eventually(running_project, "promotion", lambda: store.current("promotion", "shapes"))
+    promotion = eventually(
+        running_project, "promotion", lambda: store.current("promotion", "shapes")
+    )
     overview = eventually(running_project, "overview", lambda: store.current("overview", "all"))
     first = store.current("customized_checkpoint", "shapes/gated-image")
     comparison = store.current("comparison", "shapes")
@@ -103,11 +112,15 @@ def test_dropped_domain_file_becomes_a_model_and_a_grown_corpus_trains_it_again(
 
     def registered(fingerprint: str) -> Any:
         found = client.search_model_versions("name = 'react-shapes'")
-        return next((version for version in found if version.tags.get("fingerprint") == fingerprint), None)
+        return next(
+            (version for version in found if version.tags.get("fingerprint") == fingerprint), None
+        )
 
     eventually(running_project, "a registry entry", lambda: registered(first.fingerprint))
     challenger = eventually(
-        running_project, "a challenger", lambda: client.get_registered_model("react-shapes").aliases.get("challenger")
+        running_project,
+        "a challenger",
+        lambda: client.get_registered_model("react-shapes").aliases.get("challenger"),
     )
     assert registered(first.fingerprint).version == challenger
 
@@ -116,7 +129,9 @@ def test_dropped_domain_file_becomes_a_model_and_a_grown_corpus_trains_it_again(
 
     pairs = store.current("retrieved_set", "shapes")
     samples = {
-        f"new{number:04d}": pair(SHAPES[number % 4], COLOURS[number // 4 % 4], 700 + number, "png", number=700 + number)
+        f"new{number:04d}": pair(
+            SHAPES[number % 4], COLOURS[number // 4 % 4], 700 + number, "png", number=700 + number
+        )
         for number in range(64)
     }
     # Renamed when it is whole, as a copy of a large shard should be: a half one is no tar.
@@ -136,5 +151,8 @@ def test_dropped_domain_file_becomes_a_model_and_a_grown_corpus_trains_it_again(
     eventually(
         running_project,
         "a new training",
-        lambda: store.current("customized_checkpoint", "shapes/gated-image").fingerprint != first.fingerprint,
+        lambda: (
+            store.current("customized_checkpoint", "shapes/gated-image").fingerprint
+            != first.fingerprint
+        ),
     )

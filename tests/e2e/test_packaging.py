@@ -1,4 +1,6 @@
-"""What is built from the sources: a wheel that works where there is no clone, and a complete source distribution."""
+"""What is built from the sources: a wheel that works where there is no clone, and a complete source
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,36 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
     with tarfile.open(source) as archive:
         assert not any(member.issym() for member in archive.getmembers())
         found = {member.name.partition("/")[2] for member in archive.getmembers()}
-    assert {"LICENSE", "NOTICE", "CHANGELOG.md", "CITATION.cff", "constraints.txt", "mkdocs.yml"} <= found
+    assert {
+        "LICENSE",
+        "NOTICE",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "constraints.txt",
+        "mkdocs.yml",
+    } <= found
     assert {"docs/demo.md", "docs/images/demo.png", "dagster_home/production/compose.yaml"} <= found
     assert {"pipeline.yaml", "domains/objects.yaml", "tests/conftest.py"} <= found
     with zipfile.ZipFile(wheel) as archive:
         for name in ("pipeline.yaml", "domains/objects.yaml"):
-            assert archive.read(f"react_pipeline/project/files/{name}") == (REPOSITORY / name).read_bytes()
+            assert (
+                archive.read(f"react_pipeline/project/files/{name}")
+                == (REPOSITORY / name).read_bytes()
+            )
         settings = archive.read("react_pipeline/project/files/dagster.yaml")
         assert settings == (REPOSITORY / "dagster_home" / "dagster.yaml").read_bytes()
         names = {name.partition("/")[2] for name in archive.namelist()}
-    assert {"licenses/LICENSE", "licenses/NOTICE", "py.typed", "settings/data/layouts.json"} <= names
-    assert {"assets/definitions.py", "templates/style.css", "project/templates/pipeline.yaml"} <= names
+    assert {
+        "licenses/LICENSE",
+        "licenses/NOTICE",
+        "py.typed",
+        "settings/data/layouts.json",
+    } <= names
+    assert {
+        "assets/definitions.py",
+        "templates/style.css",
+        "project/templates/pipeline.yaml",
+    } <= names
 
 
 def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
@@ -49,7 +70,9 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
 
     def run(*arguments: str) -> str:
         command = [str(installed / "bin" / arguments[0]), *arguments[1:]]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -58,7 +81,10 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
 
     before = installed_files()
     # The user's own module `assets` is not shadowed, and the code location loads beside it.
-    assert run("python", "-c", "import importlib.util as u; print(u.find_spec('assets'))").strip() == "None"
+    assert (
+        run("python", "-c", "import importlib.util as u; print(u.find_spec('assets'))").strip()
+        == "None"
+    )
     (tmp_path / "assets.py").write_text("mine = 1")
     load = "import assets, react_pipeline.assets.definitions as ours; print(assets.mine, ours.__file__)"
     assert str(installed) in run("python", "-c", load)
@@ -69,7 +95,9 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     assert "activities, objects, symbols" in run("react-pipeline", "doctor")
     out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")
     assert "1 built" in out
-    assert "1 as before" in run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")
+    assert "1 as before" in run(
+        "react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects"
+    )
     assert {path.name for path in tmp_path.iterdir()} >= {
         ".react",
         ".gitignore",
@@ -84,7 +112,9 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
 def test_a_gated_export_predicts_in_a_fresh_environment_with_the_light_installation(
     built: Path, retrieved_project: Project, tmp_path: Path
 ) -> None:
-    """Downloads what the wheel without extras brings; prints its size and seconds, which docs/predict.md states."""
+    """Downloads what the wheel without extras brings; prints its size and seconds, which
+    docs/predict.md states.
+    """
     customized(retrieved_project, "gated-image")
     exported = export(retrieved_project, "shapes", "gated-image", tmp_path / "exported")
     pictures = tmp_path / "pictures"
@@ -94,11 +124,29 @@ def test_a_gated_export_predicts_in_a_fresh_environment_with_the_light_installat
     venv.create(folder, with_pip=True)
     (wheel,) = built.glob("*.whl")
     began = time.monotonic()
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-c", str(REPOSITORY / "constraints.txt")]
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "-c",
+        str(REPOSITORY / "constraints.txt"),
+    ]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     seconds = time.monotonic() - began
-    listed = subprocess.run([*pip[:3], "list", "--format", "freeze"], check=True, capture_output=True, text=True).stdout
-    heavy = {"dagster", "mlflow", "faiss-cpu", "clip-retrieval", "img2dataset", "pandas", "onnxruntime"}
+    listed = subprocess.run(
+        [*pip[:3], "list", "--format", "freeze"], check=True, capture_output=True, text=True
+    ).stdout
+    heavy = {
+        "dagster",
+        "mlflow",
+        "faiss-cpu",
+        "clip-retrieval",
+        "img2dataset",
+        "pandas",
+        "onnxruntime",
+    }
     assert not heavy & {line.partition("==")[0].lower() for line in listed.splitlines()}
     command = [str(folder / "bin" / "react-pipeline"), "predict", str(exported), str(pictures)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -23,17 +23,36 @@ SECRET = "planted-5ecret"  # noqa: S105 - of a test
 def test_a_planted_password_is_in_no_file_database_page_log_or_argument(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
-    training = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "checkpoint_every": 2, "processes": 2, "workers": 0}
+    training = {
+        "last_k_layers": 2,
+        "steps": 4,
+        "batch_size": 8,
+        "checkpoint_every": 2,
+        "processes": 2,
+        "workers": 0,
+    }
     project = make_project(customization={"defaults": training})
     shown: dict[str, str] = {}
     with postgres(tmp_path / "server") as server:
-        uri = server.replace("postgresql://react@", f"postgresql+psycopg2://react:{SECRET}@") + "/mlflow"
+        uri = (
+            server.replace("postgresql://react@", f"postgresql+psycopg2://react:{SECRET}@")
+            + "/mlflow"
+        )
         environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), TRACKING_VARIABLE: uri}
         environment |= {"MLFLOW_TRACKING_PASSWORD": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET}
 
         def run(*arguments: str) -> None:
-            command = [sys.executable, "-m", "react_pipeline", *arguments, "--config", str(project.path)]
-            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+            command = [
+                sys.executable,
+                "-m",
+                "react_pipeline",
+                *arguments,
+                "--config",
+                str(project.path),
+            ]
+            done = subprocess.run(
+                command, env=environment, cwd=tmp_path, capture_output=True, text=True
+            )
             shown[" ".join(arguments)] = done.stdout + done.stderr
             assert done.returncode == 0, done.stdout + done.stderr
 
@@ -46,7 +65,9 @@ def test_a_planted_password_is_in_no_file_database_page_log_or_argument(
         ui = [sys.executable, "-m", "react_pipeline", "ui", *ports, "--config", str(project.path)]
         with running(ui, tmp_path / "ui.log", env=environment) as servers:
             assert answer(f"http://127.0.0.1:{dagster}/server_info", 180)[0] == 200
-            status, page = answer(f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/experiments/search?max_results=9", 180)
+            status, page = answer(
+                f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/experiments/search?max_results=9", 180
+            )
             assert status == 200 and project.config.project.encode() in page
             children = psutil.Process(servers.pid).children(recursive=True)
             shown["arguments"] = "\n".join(" ".join(child.cmdline()) for child in children)

@@ -1,4 +1,6 @@
-"""The files of `dagster_home/production`: PostgreSQL, MLflow, S3, nginx for real on loopback; the rest is validated."""
+"""The files of `dagster_home/production`: PostgreSQL, MLflow, S3, nginx for real on loopback; the
+rest is validated.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ def read(name: str) -> dict:
 
 def write_instance(home: Path, *more: str) -> None:
     home.mkdir(parents=True)
-    files = [REPOSITORY / "dagster_home" / "dagster.yaml", *(PRODUCTION / name for name in ("storage.yaml", *more))]
+    files = [
+        REPOSITORY / "dagster_home" / "dagster.yaml",
+        *(PRODUCTION / name for name in ("storage.yaml", *more)),
+    ]
     (home / "dagster.yaml").write_text("\n".join(path.read_text() for path in files))
 
 
@@ -49,9 +54,21 @@ PASSWORD = {"Authorization": "Basic " + b64encode(b"ann:secret").decode()}
 def proxy(file: str, changed: dict[str, str], directory: Path) -> Iterator[None]:
     """A real nginx with one of the files, in which some words are others; it lets `PASSWORD` in."""
     nginx = program("nginx", "nginx-light", ["/usr/sbin"])
-    hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True).stdout
-    arguments = ["-p", str(directory), "-c", "nginx.conf", "-e", "stderr", "-g", f"daemon off; pid {directory}/pid;"]
-    # Its workers read the passwords as another user, to whom every start of pytest closes the folders of tests.
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True
+    ).stdout
+    arguments = [
+        "-p",
+        str(directory),
+        "-c",
+        "nginx.conf",
+        "-e",
+        "stderr",
+        "-g",
+        f"daemon off; pid {directory}/pid;",
+    ]
+    # Its workers read the passwords as another user, to whom every start of pytest closes the
+    # folders of tests.
     with tempfile.TemporaryDirectory() as open_to_all:
         Path(open_to_all).chmod(0o755)
         passwords = Path(open_to_all, "passwords")
@@ -83,7 +100,9 @@ def ask(url: str, body: dict | None, headers: dict[str, str]) -> dict:
 
 def send(url: str, method: str, headers: dict[str, str]) -> int:
     """Status of the answer to a request with the password of the user whose browser sends it."""
-    request = urllib.request.Request(url, b"{}" if method == "POST" else None, headers, method=method)  # noqa: S310
+    request = urllib.request.Request(  # noqa: S310
+        url, b"{}" if method == "POST" else None, headers, method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=30) as page:  # noqa: S310 - loopback
             return page.status
@@ -96,7 +115,12 @@ LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch
 FOREIGN_REQUESTS = [
     ("GET", "/", {"Host": "rebound.example"}, 421),
     ("POST", "/graphql", {**JSON, "Origin": "http://{host}"}, 200),
-    ("POST", "/graphql", {"Content-Type": "application/json; charset=utf-8", "Origin": "https://{host}"}, 200),
+    (
+        "POST",
+        "/graphql",
+        {"Content-Type": "application/json; charset=utf-8", "Origin": "https://{host}"},
+        200,
+    ),
     ("POST", "/graphql", {**JSON, "Origin": "http://evil.example"}, 403),
     ("POST", "/graphql", {**JSON, "Origin": "http://{host}.evil.example"}, 403),
     ("POST", "/graphql", {**JSON, "Origin": "null"}, 403),
@@ -107,9 +131,19 @@ FOREIGN_REQUESTS = [
     ("GET", "/asset-groups?expanded=x", {"Sec-Fetch-Site": "same-origin"}, 200),
     ("GET", "/asset-groups?expanded=x", LINK, 200),
     ("GET", "/", {**LINK, "Sec-Fetch-Dest": "iframe"}, 403),
-    ("GET", "/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
+    (
+        "GET",
+        "/",
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        403,
+    ),
     ("POST", "/graphql", {**JSON, **LINK}, 403),
-    ("GET", "/graphql", {"Origin": "http://evil.example", "Upgrade": "websocket", "Connection": "Upgrade"}, 403),
+    (
+        "GET",
+        "/graphql",
+        {"Origin": "http://evil.example", "Upgrade": "websocket", "Connection": "Upgrade"},
+        403,
+    ),
 ]
 """Method, path, headers, and the status by Dagster's proxy; 405 and 415 are its alone."""
 
@@ -124,7 +158,9 @@ def test_dagster_takes_the_configuration_of_each_launcher(launcher: str, tmp_pat
     assert {"storage", "compute_logs", "concurrency", "run_launcher"} <= set(config)
     chosen = config["run_launcher"]
     launcher_class = getattr(pytest.importorskip(chosen["module"]), chosen["class"])
-    processed = process_config(resolve_to_config_type(launcher_class.config_type()), chosen["config"])
+    processed = process_config(
+        resolve_to_config_type(launcher_class.config_type()), chosen["config"]
+    )
     assert processed.success, processed.errors
 
 
@@ -142,7 +178,9 @@ def test_every_option_that_compose_gives_is_known_to_its_program() -> None:
         name = " ".join(words)
         if name not in helps:
             arguments = [str(Path(sys.executable).parent / words[0]), *words[1:], "--help"]
-            helps[name] = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+            helps[name] = subprocess.run(
+                arguments, capture_output=True, text=True, check=True
+            ).stdout
         for option in options:
             assert option in helps[name], f"{name} knows no {option}"
             checked += 1
@@ -168,7 +206,9 @@ def test_files_that_compose_mounts_or_builds_from_are_there() -> None:
     copied = re.findall(r"^!(.+)$", (REPOSITORY / ".dockerignore").read_text(), re.MULTILINE)
     assert all(list(REPOSITORY.glob(part)) for part in copied)
     read_in_the_image = re.findall(r"(?:/opt/react/|-[cr] )([^\s/]\S*)", dockerfile)
-    assert read_in_the_image and all(any(Path(part).match(kept) for kept in copied) for part in read_in_the_image)
+    assert read_in_the_image and all(
+        any(Path(part).match(kept) for kept in copied) for part in read_in_the_image
+    )
 
 
 def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> None:
@@ -225,8 +265,12 @@ def test_proxy_lets_in_neither_who_has_no_password_nor_a_page_of_another_site(
                 wrong = {"Authorization": "Basic " + b64encode(b"ann:wrong").decode()}
                 assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **wrong})[0] == 401
                 assert not seen
-                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **PASSWORD}) == (200, b"inside")
-                # The password stays at the proxy; the name by which the page was asked for does not change.
+                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **PASSWORD}) == (
+                    200,
+                    b"inside",
+                )
+                # The password stays at the proxy; the name by which the page was asked for does not
+                # change.
                 headers = seen.pop()
                 assert "Authorization" not in headers
                 assert headers["Host"] == host
@@ -238,7 +282,12 @@ def test_proxy_lets_in_neither_who_has_no_password_nor_a_page_of_another_site(
                     }
                     expected = 200 if port == second and status in (405, 415) else status
                     answered = send(f"http://127.0.0.1:{port}{path}", method, given)
-                    assert (answered, bool(seen)) == (expected, expected == 200), (port, method, path, more)
+                    assert (answered, bool(seen)) == (expected, expected == 200), (
+                        port,
+                        method,
+                        path,
+                        more,
+                    )
                     seen.clear()
     finally:
         server.shutdown()
@@ -253,8 +302,14 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
     s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     s3.start()
     endpoint = "http://{}:{}".format(*s3.get_host_and_port())
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    session = boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name="us-east-1")
+    keys = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    session = boto3.Session(
+        keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name="us-east-1"
+    )
     client = session.client("s3", endpoint_url=endpoint)
     client.create_bucket(Bucket="mlflow")
     home, port = tmp_path / "home", free_port()
@@ -264,26 +319,44 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
             reported = {
                 "--host": "127.0.0.1",
                 "--port": port,
-                "--backend-store-uri": f"{url}/mlflow".replace("postgresql:", "postgresql+psycopg2:"),
+                "--backend-store-uri": f"{url}/mlflow".replace(
+                    "postgresql:", "postgresql+psycopg2:"
+                ),
             }
             reported |= {"--allowed-hosts": f"127.0.0.1:{port}", "--workers": 1}
             # `mlflow server` as compose.yaml starts it; only addresses differ.
-            given = [part.partition("=") for part in read("compose.yaml")["services"]["mlflow"]["command"][2:]]
+            given = [
+                part.partition("=")
+                for part in read("compose.yaml")["services"]["mlflow"]["command"][2:]
+            ]
             options = {name: value for name, _, value in given} | reported
-            arguments = [f"{name}={value}" if value != "" else name for name, value in options.items()]
+            arguments = [
+                f"{name}={value}" if value != "" else name for name, value in options.items()
+            ]
             environment = {**os.environ, **keys, "MLFLOW_S3_ENDPOINT_URL": endpoint}
             mlflow = [sys.executable, "-m", "mlflow", "server", *arguments]
             with running(mlflow, tmp_path / "mlflow.log", env=environment):
-                assert answer(f"http://127.0.0.1:{port}/health", 120)[0] == 200, (tmp_path / "mlflow.log").read_text()
+                assert answer(f"http://127.0.0.1:{port}/health", 120)[0] == 200, (
+                    tmp_path / "mlflow.log"
+                ).read_text()
                 pipeline = yaml.safe_load(tiny_project.path.read_text())
-                tiny_project.path.write_text(yaml.safe_dump({**pipeline, "tracking_uri": f"http://127.0.0.1:{port}"}))
+                tiny_project.path.write_text(
+                    yaml.safe_dump({**pipeline, "tracking_uri": f"http://127.0.0.1:{port}"})
+                )
                 environment = {
                     **os.environ,
                     "DAGSTER_HOME": str(home),
-                    "DAGSTER_POSTGRES_URL": f"{url}/dagster".replace("postgresql:", "postgresql+psycopg2:"),
+                    "DAGSTER_POSTGRES_URL": f"{url}/dagster".replace(
+                        "postgresql:", "postgresql+psycopg2:"
+                    ),
                     "DAGSTER_COMPUTE_LOGS": str(tmp_path / "logs"),
                 }
-                arguments = ["--select", "key:corpus or key:base_checkpoint", "--config", str(tiny_project.path)]
+                arguments = [
+                    "--select",
+                    "key:corpus or key:base_checkpoint",
+                    "--config",
+                    str(tiny_project.path),
+                ]
                 command = [sys.executable, "-m", "react_pipeline", "materialize", *arguments]
                 subprocess.run(command, check=True, env=environment, timeout=200)
             with psycopg2.connect(f"{url}/dagster") as connection, connection.cursor() as cursor:
@@ -292,7 +365,10 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
             with psycopg2.connect(f"{url}/mlflow") as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'")
                 assert cursor.fetchone()[0] >= 2
-            names = [entry["Key"] for entry in client.list_objects_v2(Bucket="mlflow").get("Contents", [])]
+            names = [
+                entry["Key"]
+                for entry in client.list_objects_v2(Bucket="mlflow").get("Contents", [])
+            ]
             assert any(name.endswith("manifest.json") for name in names)
             # No database and no log of this instance lies on the disk of the program.
             assert {path.suffix for path in home.rglob("*.db")} == set()
@@ -301,37 +377,70 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
 
 
 @pytest.mark.slow
-def test_webserver_shows_the_assets_of_several_code_locations(tiny_project: Project, tmp_path: Path) -> None:
+def test_webserver_shows_the_assets_of_several_code_locations(
+    tiny_project: Project, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
     (tmp_path / "other.py").write_text(
-        "import dagster as dg\n\n@dg.asset\ndef invoices():\n    pass\n\ndefs = dg.Definitions([invoices])\n"
+        "import dagster as dg\n\n@dg.asset\ndef invoices():\n    pass\n\ndefs = "
+        "dg.Definitions([invoices])\n"
     )
     first, second, front = free_port(), free_port(), free_port()
     workspace = read("workspace.yaml")
     assert workspace["load_from"][0]["grpc_server"]["location_name"] == "react"
     workspace["load_from"][0]["grpc_server"] |= {"host": "127.0.0.1", "port": first}
     other = {"grpc_server": {"host": "127.0.0.1", "port": second, "location_name": "other"}}
-    (tmp_path / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [*workspace["load_from"], other]}))
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "REACT_PIPELINE_CONFIG": str(tiny_project.path)}
+    (tmp_path / "workspace.yaml").write_text(
+        yaml.safe_dump({"load_from": [*workspace["load_from"], other]})
+    )
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "REACT_PIPELINE_CONFIG": str(tiny_project.path),
+    }
     server = [sys.executable, "-m", "dagster", "code-server", "start", "--host=127.0.0.1"]
-    web = [str(Path(sys.executable).parent / "dagster-webserver"), "--host=127.0.0.1", f"--port={front}"]
-    # Programs that open a fresh SQLite together race its migration; PostgreSQL is not asked to do that.
-    subprocess.run([sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True)
-    module, file = "--module-name=react_pipeline.assets.definitions", f"--python-file={tmp_path / 'other.py'}"
+    web = [
+        str(Path(sys.executable).parent / "dagster-webserver"),
+        "--host=127.0.0.1",
+        f"--port={front}",
+    ]
+    # Programs that open a fresh SQLite together race its migration; PostgreSQL is not asked to do
+    # that.
+    subprocess.run(
+        [sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True
+    )
+    module, file = (
+        "--module-name=react_pipeline.assets.definitions",
+        f"--python-file={tmp_path / 'other.py'}",
+    )
     with (
-        running([*server, f"--port={first}", module], tmp_path / "1.log", env=environment, cwd=REPOSITORY),
+        running(
+            [*server, f"--port={first}", module],
+            tmp_path / "1.log",
+            env=environment,
+            cwd=REPOSITORY,
+        ),
         running([*server, f"--port={second}", file], tmp_path / "2.log", env=environment),
-        running([*web, f"--workspace={tmp_path / 'workspace.yaml'}"], tmp_path / "3.log", env=environment),
+        running(
+            [*web, f"--workspace={tmp_path / 'workspace.yaml'}"],
+            tmp_path / "3.log",
+            env=environment,
+        ),
     ):
         assert answer(f"http://127.0.0.1:{front}/server_info", 120)[0] == 200
         query = "{assetNodes{assetKey{path} repository{location{name}}}}"
         names: set[tuple[str, str]] = set()
         for _ in range(60):
-            _, body = answer(f"http://127.0.0.1:{front}/graphql?query={query.replace(' ', '%20')}", 60)
+            _, body = answer(
+                f"http://127.0.0.1:{front}/graphql?query={query.replace(' ', '%20')}", 60
+            )
             nodes = json.loads(body)["data"]["assetNodes"]
-            names = {(node["repository"]["location"]["name"], node["assetKey"]["path"][-1]) for node in nodes}
+            names = {
+                (node["repository"]["location"]["name"], node["assetKey"]["path"][-1])
+                for node in nodes
+            }
             if {location for location, _ in names} == {"react", "other"}:
                 break
             time.sleep(1)
@@ -344,7 +453,9 @@ def test_what_the_page_says_for_one_server_works_together(
 ) -> None:
     commands = written_commands("One server, without containers")
     bin_folder = Path(sys.executable).parent
-    programs = [words for words in commands if (bin_folder / words[0]).exists() and words[0] != "pip"]
+    programs = [
+        words for words in commands if (bin_folder / words[0]).exists() and words[0] != "pip"
+    ]
     names = [" ".join(words[:2]) for words in programs]
     assert [name.split(" --")[0] for name in names] == [
         "mlflow server",
@@ -352,7 +463,9 @@ def test_what_the_page_says_for_one_server_works_together(
         "python -m",
         "dagster-daemon run",
     ]
-    assert any(words[0] == "cp" and words[1].endswith("nginx-one-server.conf") for words in commands)
+    assert any(
+        words[0] == "cp" and words[1].endswith("nginx-one-server.conf") for words in commands
+    )
     ports = {str(port): str(free_port()) for port in (3000, 4000, 5000, 8300, 8500)}
 
     def on_free_ports(text: str) -> str:
@@ -367,11 +480,20 @@ def test_what_the_page_says_for_one_server_works_together(
     # No PostgreSQL and no S3 here: another test has these.
     template = shutil.copy(mlflow_database, tmp_path)
     instead = {page_workspace: str(workspace), "s3://mlflow": str(tmp_path / "files")}
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "REACT_PIPELINE_CONFIG": str(tiny_project.path)}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "REACT_PIPELINE_CONFIG": str(tiny_project.path),
+    }
     environment |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment["REACT_DAGSTER_URL"] = f"http://your.host:{ports['8300']}"
-    subprocess.run([sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True)
-    inside, outside = "http://127.0.0.1:{}", {"Host": "your.host:{}", "Origin": "http://your.host:{}", **PASSWORD}
+    subprocess.run(
+        [sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True
+    )
+    inside, outside = (
+        "http://127.0.0.1:{}",
+        {"Host": "your.host:{}", "Origin": "http://your.host:{}", **PASSWORD},
+    )
 
     def page(port: str, path: str, body: dict | None = None) -> dict:
         headers = {name: value.format(ports[port]) for name, value in outside.items()}
@@ -380,7 +502,9 @@ def test_what_the_page_says_for_one_server_works_together(
     with ExitStack() as started:
         for words in programs:
             words = [instead.get(word, on_free_ports(word)) for word in words]
-            words = [f"sqlite:///{template}" if word.startswith("postgresql") else word for word in words]
+            words = [
+                f"sqlite:///{template}" if word.startswith("postgresql") else word for word in words
+            ]
             log = tmp_path / f"{len(words)}-{words[0]}.log"
             command = [str(bin_folder / words[0]), *words[1:]]
             started.enter_context(running(command, log, env=environment, cwd=REPOSITORY))
@@ -399,12 +523,16 @@ def test_what_the_page_says_for_one_server_works_together(
         for _ in range(120):
             found = page("8300", "/graphql", {"query": query})["data"]
             daemons = found["instance"]["daemonHealth"]["allDaemonStatuses"]
-            if found["assetNodes"] and all(daemon["healthy"] for daemon in daemons if daemon["required"]):
+            if found["assetNodes"] and all(
+                daemon["healthy"] for daemon in daemons if daemon["required"]
+            ):
                 break
             time.sleep(1)
         assert "retrieved_set" in {node["assetKey"]["path"][-1] for node in found["assetNodes"]}
         assert all(daemon["healthy"] for daemon in daemons if daemon["required"])
-        (entry,) = page("8300", "/graphql", {"query": "{workspaceOrError{... on Workspace{locationEntries{name}}}}"})[
-            "data"
-        ]["workspaceOrError"]["locationEntries"]
+        (entry,) = page(
+            "8300",
+            "/graphql",
+            {"query": "{workspaceOrError{... on Workspace{locationEntries{name}}}}"},
+        )["data"]["workspaceOrError"]["locationEntries"]
         assert entry["name"] == "react"

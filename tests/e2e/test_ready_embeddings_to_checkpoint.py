@@ -1,6 +1,8 @@
-"""End to end: embeddings that clip-retrieval's own command wrote become a customized checkpoint, untouched.
+"""End to end: embeddings that clip-retrieval's own command wrote become a customized checkpoint,
+untouched.
 
-Only the images of chosen pairs are fetched, from a web server on loopback of which one image in ten is broken.
+Only the images of chosen pairs are fetched, from a web server on loopback of which one image in ten
+is broken.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("no_proxy", "*")
     with served({}) as server:
         samples = {
-            f"{n:05d}": pair(SHAPES[n % 4], COLOURS[n // 4 % 4], n, "jpg", url=f"{server.url}/{n}.jpg")
+            f"{n:05d}": pair(
+                SHAPES[n % 4], COLOURS[n // 4 % 4], n, "jpg", url=f"{server.url}/{n}.jpg"
+            )
             for n in range(PAIRS)
         }
         for number, (key, sample) in enumerate(samples.items()):
@@ -63,7 +67,9 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
             if answer is not None:
                 server.answers[f"/{int(key)}.jpg"] = answer
         for shard in range(SHARDS):
-            inside = dict(list(samples.items())[shard * PAIRS // SHARDS : (shard + 1) * PAIRS // SHARDS])
+            inside = dict(
+                list(samples.items())[shard * PAIRS // SHARDS : (shard + 1) * PAIRS // SHARDS]
+            )
             write_shard(tmp_path / "shards" / f"{shard:05d}.tar", inside)
         yield server
 
@@ -90,7 +96,13 @@ def embeddings(web: Web, tmp_path: Path, tiny_checkpoint: Path) -> Path:
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "command.py"), str(tmp_path / "tiny.json"), "inference", *arguments],
+        [
+            sys.executable,
+            str(tmp_path / "command.py"),
+            str(tmp_path / "tiny.json"),
+            "inference",
+            *arguments,
+        ],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -128,11 +140,18 @@ def test_ready_embeddings_become_a_customized_checkpoint_though_some_images_are_
     assert retrieved.counts["pairs"] == len(numbers) > 0
     assert not [number for number in numbers if number % 10 == 3]
     asked = {int(path[1:].removesuffix(".jpg")): times for path, times in web.asked.items()}
-    assert all(times == 1 or (number % 10 == 3 and times <= 1 + RETRIES) for number, times in asked.items())
+    assert all(
+        times == 1 or (number % 10 == 3 and times <= 1 + RETRIES) for number, times in asked.items()
+    )
     lost = {number for number in asked if number % 10 == 3}
     assert lost
     assert sum(retrieved.counts["not_collected"].values()) == len(lost)
-    assert set(retrieved.counts["not_collected"]) <= {"http_404", "not_an_image", "truncated", "timeout"}
+    assert set(retrieved.counts["not_collected"]) <= {
+        "http_404",
+        "not_an_image",
+        "truncated",
+        "timeout",
+    }
     pairs = list(CollectedPairs(retrieved))
     for row, image, caption, _ in pairs:
         assert image == web.answers[urls[row].removeprefix(web.url)]

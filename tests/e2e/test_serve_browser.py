@@ -41,7 +41,11 @@ class Browsed:
         """Widths in pixels of the pictures found."""
         self.page.locator(PICTURES).first.wait_for()
         self.page.wait_for_timeout(500)
-        return list(self.page.locator(PICTURES).evaluate_all("all => all.map(picture => picture.naturalWidth)"))
+        return list(
+            self.page.locator(PICTURES).evaluate_all(
+                "all => all.map(picture => picture.naturalWidth)"
+            )
+        )
 
 
 @pytest.fixture
@@ -61,11 +65,22 @@ def browsed(project: Project) -> Iterator[Browsed]:
     program("chromium", "chromium")
     from docs.screenshots import open_page
 
-    command = [sys.executable, "-m", "react_pipeline", "serve", "--port", "0", "--config", str(project.path)]
+    command = [
+        sys.executable,
+        "-m",
+        "react_pipeline",
+        "serve",
+        "--port",
+        "0",
+        "--config",
+        str(project.path),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)))
+        found = next(
+            filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout))
+        )
         with open_page(1400, 900) as page:
             browsed = Browsed(page, found[0])
             page.on("request", lambda request: browsed.asked.append(request.url))
@@ -100,7 +115,9 @@ def test_a_typed_query_shows_what_search_prints_and_nothing_of_a_caption_runs(
     assert set(browsed.pictures()) == {40}
     shown = page.locator("#hits figcaption").all_inner_texts()
     expected = search_pairs(project, "a red circle", k=48)
-    assert [text.partition(" ")[2].split() for text in shown] == [str(text).split() for text in expected["caption"]]
+    assert [text.partition(" ")[2].split() for text in shown] == [
+        str(text).split() for text in expected["caption"]
+    ]
     assert page.url.endswith("?text=a+red+circle")
 
     page.get_by_label("images").check()
@@ -115,12 +132,20 @@ def test_a_typed_query_shows_what_search_prints_and_nothing_of_a_caption_runs(
     with page.expect_download() as download:
         page.locator("#save").click()
     kept = json.loads(download.value.path().read_text())
-    assert len(kept) == 48 and {"id", "similarity", "caption"} <= set(kept[0]) and "image" not in kept[0]
-    assert [url for url in browsed.asked if not url.startswith((browsed.address, "data:", "blob:"))] == []
+    assert (
+        len(kept) == 48
+        and {"id", "similarity", "caption"} <= set(kept[0])
+        and "image" not in kept[0]
+    )
+    assert [
+        url for url in browsed.asked if not url.startswith((browsed.address, "data:", "blob:"))
+    ] == []
     assert browsed.wrong == []
 
 
-def test_an_image_from_disk_and_a_result_are_searched_with(browsed: Browsed, tmp_path: Path) -> None:
+def test_an_image_from_disk_and_a_result_are_searched_with(
+    browsed: Browsed, tmp_path: Path
+) -> None:
     draw("circle", "red", 0).save(tmp_path / "query.png")
     page = browsed.page
     page.locator("#file").set_input_files(tmp_path / "query.png")
@@ -129,11 +154,15 @@ def test_an_image_from_disk_and_a_result_are_searched_with(browsed: Browsed, tmp
     # The very drawing is the first pair of the corpus.
     assert float(page.locator("#hits small").first.inner_text()) == pytest.approx(1, abs=0.01)
     page.locator("#unique").check()
-    page.wait_for_function("count => document.querySelectorAll('#hits figure').length < count", arg=48)
+    page.wait_for_function(
+        "count => document.querySelectorAll('#hits figure').length < count", arg=48
+    )
     chosen = page.locator("#hits figure").nth(3)
     picture = chosen.locator(PICTURES).get_attribute("src")
     chosen.get_by_role("button", name="picture").click()
-    page.wait_for_function("picture => document.querySelector('#query').src === picture", arg=picture)
+    page.wait_for_function(
+        "picture => document.querySelector('#query').src === picture", arg=picture
+    )
     page.wait_for_url("**?row=*")
     page.screenshot(path=tmp_path / "image.png")
     assert browsed.wrong == []

@@ -47,7 +47,9 @@ CLUSTER = {
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
     for shard in range(SHARDS):
-        samples = {f"{shard:02d}{n:02d}": pair("circle", "red", shard * PAIRS + n) for n in range(PAIRS)}
+        samples = {
+            f"{shard:02d}{n:02d}": pair("circle", "red", shard * PAIRS + n) for n in range(PAIRS)
+        }
         write_shard(tmp_path / "shards" / f"{shard:02d}.tar", samples)
     return str(tmp_path / "shards" / "*.tar")
 
@@ -65,7 +67,9 @@ def test_a_killed_driver_is_picked_up_and_the_end_is_the_local_one(
     if shutil.which("java") is None:
         pytest.skip("Java is not installed: apt-get install openjdk-17-jre-headless")
     local = embed_corpus(prepared(make_project(store="local", corpus={"shards": [shards]})))
-    project = prepared(make_project(store="cluster", corpus={"shards": [shards]}, distributor=CLUSTER))
+    project = prepared(
+        make_project(store="cluster", corpus={"shards": [shards]}, distributor=CLUSTER)
+    )
     process = subprocess.Popen([sys.executable, "-c", COMMAND, str(project.path)])
     staging = project.config.store / ".staging"
     deadline = time.monotonic() + 150
@@ -78,12 +82,17 @@ def test_a_killed_driver_is_picked_up_and_the_end_is_the_local_one(
         project.store.current("corpus_embeddings", "all")
     done = {path.stem: path.stat().st_mtime_ns for path in staging.glob("*/scratch/[0-9]*.json")}
     assert 3 <= len(done) < SHARDS
-    vectors = {n: next(staging.glob(f"*/img_emb/img_emb_{int(n):02d}.npy")).stat().st_mtime_ns for n in done}
+    vectors = {
+        n: next(staging.glob(f"*/img_emb/img_emb_{int(n):02d}.npy")).stat().st_mtime_ns
+        for n in done
+    }
 
     subprocess.run([sys.executable, "-c", COMMAND, str(project.path)], check=True, timeout=200)
     artifact = project.store.current("corpus_embeddings", "all")
     for number, modified in vectors.items():
-        assert artifact.file(f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns == modified
+        assert (
+            artifact.file(f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns == modified
+        )
     pd.testing.assert_frame_equal(read_metadata(artifact), read_metadata(local))
     for name, recorded in local.manifest["files"].items():
         if name.endswith((".npy", ".parquet")):

@@ -1,4 +1,6 @@
-"""`react-pipeline ui`: both user interfaces answer, on loopback only, once over a home, and stop together."""
+"""`react-pipeline ui`: both user interfaces answer, on loopback only, once over a home, and stop
+together.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +49,23 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
     log = tiny_project.path.parent / "ui.log"
     with log.open("wb") as output:
         running = subprocess.Popen(
-            [*command, *ports], env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=listen_to_signals
+            [*command, *ports],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=listen_to_signals,
         )
     try:
         query = {"query": "{ assetNodes { assetKey { path } } }"}
         answer = eventually(lambda: fetch(f"http://127.0.0.1:{dagster_port}/graphql", query), 120)
         names = {node["assetKey"]["path"][-1] for node in json.loads(answer)["data"]["assetNodes"]}
-        assert {"corpus", "faiss_index", "retrieved_set", "customized_checkpoint", "comparison"} <= names
+        assert {
+            "corpus",
+            "faiss_index",
+            "retrieved_set",
+            "customized_checkpoint",
+            "comparison",
+        } <= names
         assert b"MLflow" in eventually(lambda: fetch(f"http://127.0.0.1:{mlflow_port}/"), 120)
         for port in (dagster_port, mlflow_port):
             # An address of this machine that only a server for all addresses answers at.
@@ -61,7 +73,9 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
                 socket.create_connection(("127.0.0.2", port), timeout=5)
         # A second one would bring a second daemon, and every run would be asked for twice.
         others = ["--dagster-port", str(free_port()), "--mlflow-port", str(free_port())]
-        second = subprocess.run([*command, *others], env=environment, capture_output=True, text=True, timeout=120)
+        second = subprocess.run(
+            [*command, *others], env=environment, capture_output=True, text=True, timeout=120
+        )
         assert second.returncode == 2
         assert f"dagster http://127.0.0.1:{dagster_port}" in second.stderr.replace("\n", " ")
         # The page of MLflow comes back without Dagster.

@@ -1,4 +1,6 @@
-"""End to end, as a user: the command line on a corpus and domains of one's own, then every place that shows results."""
+"""End to end, as a user: the command line on a corpus and domains of one's own, then every place
+that shows results.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ METHODS = ("base", "gated-image", "gated-image-control")
 
 def command(project: Project, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        arguments_of(project, *arguments), env=environment(project), capture_output=True, text=True, **options
+        arguments_of(project, *arguments),
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        **options,
     )
 
 
@@ -33,7 +39,11 @@ def arguments_of(project: Project, *arguments: str) -> list[str]:
 
 
 def environment(project: Project) -> dict[str, str]:
-    return {**os.environ, "DAGSTER_HOME": str(project.path.parent / "dagster_home"), "COLUMNS": "200"}
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(project.path.parent / "dagster_home"),
+        "COLUMNS": "200",
+    }
 
 
 def materialize(project: Project) -> subprocess.CompletedProcess[str]:
@@ -86,7 +96,10 @@ def in_mlflow(project: Project) -> dict[str, float]:
     parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
     assert len(parents) == 1
     versions = client.search_model_versions("name = 'react-shapes'")
-    assert sorted(version.tags["method"] for version in versions) == ["gated-image", "gated-image-control"]
+    assert sorted(version.tags["method"] for version in versions) == [
+        "gated-image",
+        "gated-image-control",
+    ]
     return {run.data.tags["method"]: run.data.metrics["top1"] for run in runs}
 
 
@@ -102,7 +115,9 @@ with dg.DagsterInstance.get() as instance:
         found[made.partition.split("|")[1]] = made.metadata["top1"].value
     print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", script], env=environment(project), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(project), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -110,7 +125,9 @@ with dg.DagsterInstance.get() as instance:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_killed_and_started_again_it_ends_with_the_same_numbers(make_project: Make, tmp_path: Path) -> None:
+def test_killed_and_started_again_it_ends_with_the_same_numbers(
+    make_project: Make, tmp_path: Path
+) -> None:
     training = {"last_k_layers": 2, "steps": 30, "batch_size": 8, "checkpoint_every": 5}
     project = make_project(customization={"defaults": training})
     store = project.config.store
@@ -149,10 +166,14 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(make_project: Ma
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_a_strangers_domain_goes_through_without_touching_code(make_project: Make, tmp_path: Path) -> None:
+def test_a_strangers_domain_goes_through_without_touching_code(
+    make_project: Make, tmp_path: Path
+) -> None:
     project = make_project()
     images = project.config.domains.parent / "images"
-    evaluation = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())["evaluation"]["path"]
+    evaluation = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())["evaluation"][
+        "path"
+    ]
     images.symlink_to(evaluation)
     domain = {
         "title": "Round things",
@@ -164,7 +185,16 @@ def test_a_strangers_domain_goes_through_without_touching_code(make_project: Mak
     (elsewhere / "round-things.yaml").write_text(yaml.safe_dump(domain))
     added = command(project, "domains", "add", str(elsewhere / "round-things.yaml"))
     assert added.returncode == 0, added.stderr
-    done = command(project, "materialize", "--domain", "round-things", "--method", "base", "--method", "gated-image")
+    done = command(
+        project,
+        "materialize",
+        "--domain",
+        "round-things",
+        "--method",
+        "base",
+        "--method",
+        "gated-image",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     table = command(project, "results", "--format", "csv")
     assert "round-things,mine,gated-image" in table.stdout
@@ -177,7 +207,9 @@ def test_a_strangers_domain_goes_through_without_touching_code(make_project: Mak
         (("fly",), "fly"),
     ],
 )
-def test_wrong_use_takes_one_line_and_exit_code_2(make_project: Make, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_use_takes_one_line_and_exit_code_2(
+    make_project: Make, arguments: tuple[str, ...], words: str
+) -> None:
     done = command(make_project(), *arguments)
     assert done.returncode == 2
     assert words in done.stderr

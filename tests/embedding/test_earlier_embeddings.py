@@ -1,4 +1,6 @@
-"""A corpus that has grown or changed is embedded where it is new, and ends as if it had been embedded from scratch."""
+"""A corpus that has grown or changed is embedded where it is new, and ends as if it had been
+embedded from scratch.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,30 @@ def shards(tmp_path: Path) -> dict[str, Path]:
     """Shards by name: those of `KEYS`, a copy of one, and one with a bad image and a link."""
     made = {}
     for number, (name, keys) in enumerate(KEYS.items()):
-        samples = {f"key{key:03d}": pair(SHAPES[key % 4], COLOURS[number % 4], number * 100 + key) for key in keys}
+        samples = {
+            f"key{key:03d}": pair(SHAPES[key % 4], COLOURS[number % 4], number * 100 + key)
+            for key in keys
+        }
         made[name] = write_shard(tmp_path / "shards" / f"{name}.tar", samples)
     made["copy of e"] = tmp_path / "shards" / "copy.tar"
     made["copy of e"].write_bytes(made["e"].read_bytes())
     bad = {f"bad{n}": pair("cross", "red", n, number=n) for n in range(PAIRS)}
     bad["bad1"]["png"] = b"<html>"
-    members = [(f"{key}.{ext}", data) for key, sample in bad.items() for ext, data in sample.items()]
+    members = [
+        (f"{key}.{ext}", data) for key, sample in bad.items() for ext, data in sample.items()
+    ]
     made["bad"] = write_shard(tmp_path / "shards" / "bad.tar", [*members, ("../outside.png", b"x")])
     return made
 
 
-def embedded(make: MakeProject, paths: Sequence[Path], store: str = "store", **sections: object) -> Artifact:
-    corpus = {"shards": [str(path) for path in paths], "max_bad_fraction": 1.0, **sections.pop("corpus", {})}  # type: ignore[dict-item]
+def embedded(
+    make: MakeProject, paths: Sequence[Path], store: str = "store", **sections: object
+) -> Artifact:
+    corpus = {
+        "shards": [str(path) for path in paths],
+        "max_bad_fraction": 1.0,
+        **sections.pop("corpus", {}),
+    }  # type: ignore[dict-item]
     project = make(store=store, corpus=corpus, **sections)
     publish_corpus(project)
     publish_base(project)
@@ -64,7 +77,8 @@ def embedded(make: MakeProject, paths: Sequence[Path], store: str = "store", **s
 def require_same(one: Artifact, other: Artifact, *, bits: bool = True) -> None:
     """The same rows, row for row, and the same ledger."""
     assert one.fingerprint == other.fingerprint
-    # Where a field is missing, a group in which another sample has it says None, and one in which none has it NaN.
+    # Where a field is missing, a group in which another sample has it says None, and one in which
+    # none has it NaN.
     tables = [table.where(table.notna(), None) for table in map(read_metadata, (one, other))]
     pd.testing.assert_frame_equal(*tables)
     for side in SIDES:
@@ -81,14 +95,26 @@ def require_same(one: Artifact, other: Artifact, *, bits: bool = True) -> None:
 names = st.lists(st.sampled_from([*KEYS, "copy of e", "bad"]), min_size=1, max_size=6, unique=True)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(before=names, after=names, sizes=st.tuples(st.sampled_from([1, 1, 2]), st.sampled_from([1, 1, 2])))
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    before=names,
+    after=names,
+    sizes=st.tuples(st.sampled_from([1, 1, 2]), st.sampled_from([1, 1, 2])),
+)
 def test_incremental_equals_from_scratch(
-    make_project: MakeProject, shards: dict[str, Path], before: list[str], after: list[str], sizes: tuple[int, int]
+    make_project: MakeProject,
+    shards: dict[str, Path],
+    before: list[str],
+    after: list[str],
+    sizes: tuple[int, int],
 ) -> None:
     for store in ("store", "scratch"):
         # The base stays, so that it is published once.
-        shutil.rmtree(make_project(store=store).config.store / "corpus_embeddings", ignore_errors=True)
+        shutil.rmtree(
+            make_project(store=store).config.store / "corpus_embeddings", ignore_errors=True
+        )
     old, new = ({"shards_per_group": size} for size in sizes)
     embedded(make_project, [shards[name] for name in before], embedding=old)
     grown = embedded(make_project, [shards[name] for name in after], embedding=new)
@@ -166,15 +192,23 @@ def test_a_group_is_encoded_again_where_other_samples_are_duplicates(
 def test_groups_of_several_shards_are_found_wherever_they_begin(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
-    embedded(make_project, [shards["a"], shards["b"], shards["e"]], embedding={"shards_per_group": 2})
+    embedded(
+        make_project, [shards["a"], shards["b"], shards["e"]], embedding={"shards_per_group": 2}
+    )
     paths = [shards["f"], shards["a"], shards["b"], shards["bad"], shards["e"]]
     artifact = embedded(make_project, paths, embedding={"shards_per_group": 2})
     assert artifact.counts["reused_rows"] == 12
-    require_same(artifact, embedded(make_project, paths, "scratch", embedding={"shards_per_group": 2}), bits=False)
+    require_same(
+        artifact,
+        embedded(make_project, paths, "scratch", embedding={"shards_per_group": 2}),
+        bits=False,
+    )
 
 
 @pytest.mark.parametrize("file", ["text_emb/text_emb_1.npy", "metadata/metadata_1.parquet"])
-def test_nothing_corrupt_is_taken_over(make_project: MakeProject, shards: dict[str, Path], file: str) -> None:
+def test_nothing_corrupt_is_taken_over(
+    make_project: MakeProject, shards: dict[str, Path], file: str
+) -> None:
     old = embedded(make_project, [shards["a"], shards["e"]])
     path = old.file(file)
     data = bytearray(path.read_bytes())
@@ -234,4 +268,7 @@ def test_embeddings_are_taken_over_where_a_key_counts_by_folder(
     artifact = embedded(make_project, [shards["a"], shards["e"], apart], corpus=by_folder)
     # The copy is equal to a shard that was embedded, and no duplicate in its own folder.
     assert (artifact.counts["rows"], artifact.counts["reused_rows"]) == (3 * PAIRS, 3 * PAIRS)
-    require_same(artifact, embedded(make_project, [shards["a"], shards["e"], apart], "scratch", corpus=by_folder))
+    require_same(
+        artifact,
+        embedded(make_project, [shards["a"], shards["e"], apart], "scratch", corpus=by_folder),
+    )

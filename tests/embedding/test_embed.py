@@ -48,17 +48,32 @@ def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) ->
         data = paths[row.shard].read_bytes()
         image = data[row.image_offset : row.image_offset + row.image_bytes]
         assert hashlib.sha256(image).hexdigest() == row.image_sha256
-        assert data[row.caption_offset : row.caption_offset + row.caption_bytes].decode() == row.caption
+        assert (
+            data[row.caption_offset : row.caption_offset + row.caption_bytes].decode()
+            == row.caption
+        )
         images.append(clip.preprocess(decode_image(image, 10_000)))
-    assert read_vectors(artifact, "image") == pytest.approx(clip.encode_images(torch.stack(images)).numpy(), abs=1e-3)
-    assert read_vectors(artifact, "text") == pytest.approx(clip.encode_texts(list(table["caption"])).numpy(), abs=1e-3)
+    assert read_vectors(artifact, "image") == pytest.approx(
+        clip.encode_images(torch.stack(images)).numpy(), abs=1e-3
+    )
+    assert read_vectors(artifact, "text") == pytest.approx(
+        clip.encode_texts(list(table["caption"])).numpy(), abs=1e-3
+    )
 
 
 def test_layout_is_clip_retrievals(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")
-    expected = {f"{folder}/{folder}_{n}.npy" for folder in ("img_emb", "text_emb") for n in range(3)}
-    expected |= {f"metadata/metadata_{n}.parquet" for n in range(3)} | {f"stats/{n}.json" for n in range(3)}
-    assert set(artifact.manifest["files"]) == expected | {"ledger.parquet", "groups.jsonl", "counts.json"}
+    expected = {
+        f"{folder}/{folder}_{n}.npy" for folder in ("img_emb", "text_emb") for n in range(3)
+    }
+    expected |= {f"metadata/metadata_{n}.parquet" for n in range(3)} | {
+        f"stats/{n}.json" for n in range(3)
+    }
+    assert set(artifact.manifest["files"]) == expected | {
+        "ledger.parquet",
+        "groups.jsonl",
+        "counts.json",
+    }
     vectors = np.load(artifact.file("img_emb/img_emb_1.npy"), allow_pickle=False)
     assert vectors.dtype == np.float16 and vectors.shape == (32, 32)
     assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)
@@ -92,12 +107,18 @@ def test_metadata_is_indexed_by_row_and_keeps_the_samples_fields(indexed_project
     assert list(table.columns) == ["image_path", "number"]
     assert list(table.index) == list(range(96))
     # The last sample has no metadata of its own.
-    assert list(table["number"][:95]) == [str(number) for number in range(95)] and pd.isna(table["number"][95])
+    assert list(table["number"][:95]) == [str(number) for number in range(95)] and pd.isna(
+        table["number"][95]
+    )
 
 
-def test_groups_workers_and_batches_change_nothing(make_project: MakeProject, indexed_project: Project) -> None:
+def test_groups_workers_and_batches_change_nothing(
+    make_project: MakeProject, indexed_project: Project
+) -> None:
     one = indexed_project.store.current("corpus_embeddings", "all")
-    project = make_project(store="other-store", embedding={"shards_per_group": 2, "workers": 2, "batch_size": 7})
+    project = make_project(
+        store="other-store", embedding={"shards_per_group": 2, "workers": 2, "batch_size": 7}
+    )
     other = embedded(project)
     assert other.fingerprint == one.fingerprint
     assert sum(name.startswith("img_emb/") for name in other.manifest["files"]) == 2
@@ -115,22 +136,36 @@ def test_rows_keep_their_order_beyond_ten_groups(make_project: MakeProject, tmp_
     assert "img_emb/img_emb_00.npy" in artifact.manifest["files"]
 
 
-def test_bf16_gives_unit_vectors_close_to_fp32(make_project: MakeProject, indexed_project: Project) -> None:
+def test_bf16_gives_unit_vectors_close_to_fp32(
+    make_project: MakeProject, indexed_project: Project
+) -> None:
     exact = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
     artifact = embedded(make_project(embedding={"precision": "bf16"}))
     vectors = read_vectors(artifact, "image")
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=2e-3)
     assert (vectors * exact).sum(axis=1).min() > 0.99
-    assert artifact.fingerprint != indexed_project.store.current("faiss_index", "all").parents["corpus_embeddings"]
+    assert (
+        artifact.fingerprint
+        != indexed_project.store.current("faiss_index", "all").parents["corpus_embeddings"]
+    )
 
 
-def test_uppercase_extensions_and_scattered_members_make_pairs(make_project: MakeProject, tmp_path: Path) -> None:
+def test_uppercase_extensions_and_scattered_members_make_pairs(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     one, two = pair("circle", "red", 0, "jpg"), pair("cross", "blue", 0, "webp")
     members = [
-        *[("./d/one.JPG", one["jpg"]), ("d/two.webp", two["webp"]), ("d/README", b"x"), ("d/._one.jpg", b"x")],
+        *[
+            ("./d/one.JPG", one["jpg"]),
+            ("d/two.webp", two["webp"]),
+            ("d/README", b"x"),
+            ("d/._one.jpg", b"x"),
+        ],
         *[("d/one.TXT", one["txt"]), ("d/two.txt", two["txt"]), ("d/two.seg.png", b"x")],
     ]
-    artifact = embedded(make_project(corpus={"shards": [str(write_shard(tmp_path / "a.tar", members))]}))
+    artifact = embedded(
+        make_project(corpus={"shards": [str(write_shard(tmp_path / "a.tar", members))]})
+    )
     assert list(read_metadata(artifact)["image_path"]) == ["d/one", "d/two"]
     assert artifact.counts["skipped"] == 0
 
@@ -146,11 +181,15 @@ def test_a_corpus_of_which_no_pair_can_be_used_is_refused_with_the_reasons(
     assert not project.store.directory("corpus_embeddings", "all").exists()
 
 
-def test_groups_without_a_new_key_are_passed_over(make_project: MakeProject, tmp_path: Path) -> None:
+def test_groups_without_a_new_key_are_passed_over(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     samples = [{f"key{number}": pair("circle", "red", number)} for number in (0, 0, 1, 0)]
     for number, sample in enumerate(samples):
         write_shard(tmp_path / f"{number}.tar", {**sample, "again": pair("cross", "blue", number)})
-    artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")], "max_bad_fraction": 1.0}))
+    artifact = embedded(
+        make_project(corpus={"shards": [str(tmp_path / "*.tar")], "max_bad_fraction": 1.0})
+    )
     table = read_metadata(artifact, ["shard", "image_path"])
     assert table.to_records(index=False).tolist() == [(0, "key0"), (0, "again"), (2, "key1")]
     assert artifact.counts["reasons"] == {"duplicate_key": 5}

@@ -31,11 +31,15 @@ def clip(tiny_checkpoint: Path) -> Clip:
 
 
 def cosines(ours: Tensor, exact: Tensor) -> Tensor:
-    return (ours.double() * exact.double()).sum(1) / (ours.double().norm(dim=1) * exact.double().norm(dim=1))
+    return (ours.double() * exact.double()).sum(1) / (
+        ours.double().norm(dim=1) * exact.double().norm(dim=1)
+    )
 
 
 @pytest.mark.parametrize(("precision", "wanted"), [("fp32", 0.999999), ("bf16", 0.999)])
-def test_vectors_are_the_models_own_in_the_order_given(clip: Clip, precision: str, wanted: float) -> None:
+def test_vectors_are_the_models_own_in_the_order_given(
+    clip: Clip, precision: str, wanted: float
+) -> None:
     encoder = Encoder(clip, precision)
     drawn = [draw("circle", "red", seed) for seed in range(40)]
     images = encoder.images(torch.stack([encoder.to_tensor(image) for image in drawn]))
@@ -54,7 +58,9 @@ def test_pixels_are_those_of_the_models_preprocessing_bit_by_bit(clip: Clip) -> 
     assert torch.equal(encoder.images(pixels[None]), encoder.images(clip.preprocess(image)[None]))
 
 
-def test_equal_texts_are_encoded_once_until_forgotten(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_texts_are_encoded_once_until_forgotten(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoded: list[int] = []
     original = encoder_module.encode_text
 
@@ -78,10 +84,14 @@ def test_equal_texts_are_encoded_once_until_forgotten(clip: Clip, monkeypatch: p
 
 
 @given(st.lists(st.integers(1, 77), max_size=60), st.integers(1, 200))
-def test_parts_hold_every_row_once_and_no_more_than_allowed(lengths: list[int], tokens_at_once: int) -> None:
+def test_parts_hold_every_row_once_and_no_more_than_allowed(
+    lengths: list[int], tokens_at_once: int
+) -> None:
     lengths.sort()
     parts = parts_of_like_length(lengths, tokens_at_once)
-    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(len(lengths)))
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(
+        range(len(lengths))
+    )
     for part in parts:
         size = part.stop - part.start
         assert size == 1 or size * lengths[part.stop - 1] <= tokens_at_once
@@ -100,6 +110,8 @@ def test_convolutions_are_laid_out_by_channels_and_give_the_same(clip: Clip) -> 
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         exact = model.encode_image(images)
-    encoder = Encoder(Clip(model, clip.tokenizer, clip.preprocess, clip.model_cfg, clip.preprocess_cfg), "fp32")
+    encoder = Encoder(
+        Clip(model, clip.tokenizer, clip.preprocess, clip.model_cfg, clip.preprocess_cfg), "fp32"
+    )
     assert model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert cosines(encoder.images(images), exact).min() > 0.999999

@@ -40,7 +40,8 @@ def test_a_converted_tower_gives_the_same_for_other_batches_and_leaves_the_model
     with torch.inference_mode():
         features, expected = run(images), visual(images)
         torch.testing.assert_close(features, expected, atol=close, rtol=close)
-        # It computes in the precision that was asked for, and a batch of any size by the same kernels.
+        # It computes in the precision that was asked for, and a batch of any size by the same
+        # kernels.
         assert torch.allclose(features, expected, atol=1e-5, rtol=1e-4) == (precision == "fp32")
         torch.testing.assert_close(run(images[:1]), features[:1], atol=1e-5, rtol=1e-4)
         with torch.autocast("cpu", torch.bfloat16):
@@ -71,7 +72,9 @@ class NotFinite(nn.Module):
 
 @pytest.mark.parametrize("texts", [True, False])
 @pytest.mark.parametrize("tower", [OtherForSingles(), NotToBeTraced(), NotFinite()])
-def test_a_tower_that_would_give_other_features_is_not_converted(tower: nn.Module, texts: bool) -> None:
+def test_a_tower_that_would_give_other_features_is_not_converted(
+    tower: nn.Module, texts: bool
+) -> None:
     rows = torch.rand(2, 8)
     assert convert(tower.eval(), tower, [rows, rows[:1]], "fp32", texts=texts) is tower
 
@@ -100,7 +103,9 @@ def test_long_runs_convert_convolutions_once_and_give_the_same(
     assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
 
 
-@pytest.mark.parametrize(("precision", "long_run"), [("fp32", False), ("bf16", False), ("fp16", True)])
+@pytest.mark.parametrize(
+    ("precision", "long_run"), [("fp32", False), ("bf16", False), ("fp16", True)]
+)
 def test_short_runs_and_fp16_convert_nothing(
     clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, long_run: bool
 ) -> None:
@@ -109,7 +114,9 @@ def test_short_runs_and_fp16_convert_nothing(
     assert not converted
 
 
-def test_open_clips_own_transformers_are_not_converted(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_clips_own_transformers_are_not_converted(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     converted = counted(monkeypatch)
     clip = load(tiny_checkpoint)
     encoder = Encoder(clip, "fp32", long_run=True)
@@ -123,13 +130,20 @@ def test_texts_of_a_transformers_tower_are_the_same_whatever_their_length(
 ) -> None:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, pad_token_id=0
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=0,
     )
     given = load(tiny_checkpoint)
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     text = {"context_length": 12, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
     model = CustomTextCLIP(32, vision, text).eval()  # type: ignore[arg-type]
-    model.text = HFTextEncoder("bert", 32, config=config, pooler_type="mean_pooler", pretrained=False).eval()
+    model.text = HFTextEncoder(
+        "bert", 32, config=config, pooler_type="mean_pooler", pretrained=False
+    ).eval()
     clip = Clip(model, given.tokenizer, given.preprocess, given.model_cfg, given.preprocess_cfg)
     converted = counted(monkeypatch)
     tokens = torch.zeros(40, 12, dtype=torch.long)

@@ -29,12 +29,16 @@ def tokenizer(texts: list[str]) -> Tensor:
 
 @pytest.fixture
 def groups(tmp_path: Path) -> tuple[list[Path], list[Group]]:
-    """Groups of one shard each with 0, 3, 0, 0, 5, 1 and 0 samples of their own; the others are duplicates."""
+    """Groups of one shard each with 0, 3, 0, 0, 5, 1 and 0 samples of their own; the others are
+    duplicates.
+    """
     paths, found, count = [], [], 0
     seen = SeenKeys(tmp_path / "keys.sqlite")
     for number, size in enumerate((0, 3, 0, 0, 5, 1, 0)):
         samples = {f"key{count + n}": pair("circle", "red", count + n) for n in range(size)}
-        paths.append(write_shard(tmp_path / f"{number}.tar", {**samples, "again": pair("cross", "blue", 0)}))
+        paths.append(
+            write_shard(tmp_path / f"{number}.tar", {**samples, "again": pair("cross", "blue", 0)})
+        )
         group = Group(number, range(number, number + 1), ("",))
         if number == 0:
             seen.add({-1: ["again"]})
@@ -55,9 +59,14 @@ def test_each_group_gets_its_own_batches_in_order(
     read = []
     for group, reader in read_groups(iter(expected), dataset, batch_size, workers):
         batches = list(reader)
-        assert all(1 <= len(batch["image_tensor"]) == len(batch["text_tokens"]) <= batch_size for batch in batches)
+        assert all(
+            1 <= len(batch["image_tensor"]) == len(batch["text_tokens"]) <= batch_size
+            for batch in batches
+        )
         read.append((group.number, [key for batch in batches for key in batch["image_filename"]]))
-    assert read == [(group.number, [sample.key for _, sample in group.samples]) for group in expected]
+    assert read == [
+        (group.number, [sample.key for _, sample in group.samples]) for group in expected
+    ]
     assert [len(keys) for _, keys in read] == [0, 3, 0, 0, 5, 1, 0]
 
 

@@ -1,4 +1,6 @@
-"""A corpus of many small parts: read row by row with few files open, whatever was recorded of them and in any order."""
+"""A corpus of many small parts: read row by row with few files open, whatever was recorded of them
+and in any order.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ import pytest
 from numpy.typing import NDArray
 
 from react_pipeline.embedding.parts import holding, starts_of
-from react_pipeline.embedding.vectors import read_metadata, read_vectors, row_metadata, vector_files, vectors_of
+from react_pipeline.embedding.vectors import (
+    read_metadata,
+    read_vectors,
+    row_metadata,
+    vector_files,
+    vectors_of,
+)
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store.artifacts import Artifact, manifest_digest
 from react_pipeline.store.errors import CorruptArtifact
@@ -34,7 +42,9 @@ def expected(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def write_corpus(store: Path, lengths: Sequence[int]) -> Artifact:
-    """Embeddings as `embed` lays them out, one part a group; row n has the vectors `expected` and caption "n"."""
+    """Embeddings as `embed` lays them out, one part a group; row n has the vectors `expected` and
+    caption "n".
+    """
     path, row = store / "corpus_embeddings/all/0123456789abcdef", 0
     for folder in ("img_emb", "text_emb", "metadata"):
         (path / folder).mkdir(parents=True)
@@ -47,7 +57,9 @@ def write_corpus(store: Path, lengths: Sequence[int]) -> Artifact:
         table = pd.DataFrame({"image_path": [f"key{n}" for n in rows], "caption": rows.astype(str)})
         table.to_parquet(path / f"metadata/metadata_{number:04}.parquet", row_group_size=2)
         row += length
-    (path / "groups.jsonl").write_text("".join(json.dumps({"rows": length}) + "\n" for length in lengths))
+    (path / "groups.jsonl").write_text(
+        "".join(json.dumps({"rows": length}) + "\n" for length in lengths)
+    )
     files = {file.relative_to(path).as_posix(): {} for file in path.rglob("*") if file.is_file()}
     manifest: dict[str, Any] = {
         "stage": "corpus_embeddings",
@@ -100,19 +112,30 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     assert np.array_equal(vectors_of(corpus, "image", pd.Series(rows)), expected(rows))
     assert row_metadata(corpus, rows, ["caption"])["caption"].tolist() == rows.astype(str).tolist()
     assert np.array_equal(read_vectors(corpus, "text"), -expected(np.arange(total)))
-    assert read_metadata(corpus, ["caption"])["caption"].tolist() == np.arange(total).astype(str).tolist()
+    assert (
+        read_metadata(corpus, ["caption"])["caption"].tolist()
+        == np.arange(total).astype(str).tolist()
+    )
     chunks = list(StoredVectors(corpus, "image").chunks())
-    assert np.array_equal(np.concatenate([vectors for _, vectors in chunks]), expected(np.arange(total)))
+    assert np.array_equal(
+        np.concatenate([vectors for _, vectors in chunks]), expected(np.arange(total))
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_rows_in_any_order_and_repeated_equal_those_of_the_whole(tmp_path: Path, seed: int) -> None:
+def test_any_rows_in_any_order_and_repeated_equal_those_of_the_whole(
+    tmp_path: Path, seed: int
+) -> None:
     chance = np.random.default_rng(seed)
     lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
     artifact = write_corpus(tmp_path, lengths)
     rows = chance.integers(sum(lengths), size=chance.integers(1, 60))
-    assert np.array_equal(vectors_of(artifact, "image", pd.Series(rows)), read_vectors(artifact, "image")[rows])
-    assert np.array_equal(StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows])
+    assert np.array_equal(
+        vectors_of(artifact, "image", pd.Series(rows)), read_vectors(artifact, "image")[rows]
+    )
+    assert np.array_equal(
+        StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows]
+    )
     whole = read_metadata(artifact, COLUMNS).loc[rows]
     pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
 
@@ -177,9 +200,17 @@ def test_a_file_of_other_rows_than_were_recorded_is_reported_by_name(tmp_path: P
 
 def test_fewer_files_than_were_recorded_are_refused(tmp_path: Path) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
-    files = {name: {} for name in artifact.manifest["files"] if name != "text_emb/text_emb_0000.npy"}
+    files = {
+        name: {} for name in artifact.manifest["files"] if name != "text_emb/text_emb_0000.npy"
+    }
     with pytest.raises(CorruptArtifact, match="text_emb"):
-        read_vectors(Artifact(artifact.path, {**artifact.manifest, "files": files, "digest": "other"}), "image")
+        read_vectors(
+            Artifact(artifact.path, {**artifact.manifest, "files": files, "digest": "other"}),
+            "image",
+        )
     counts = {"rows": 7, "dimension": WIDTH}
     with pytest.raises(CorruptArtifact, match="6 rows, its manifest says 7"):
-        StoredVectors(Artifact(artifact.path, {**artifact.manifest, "counts": counts, "digest": "third"}), "image")
+        StoredVectors(
+            Artifact(artifact.path, {**artifact.manifest, "counts": counts, "digest": "third"}),
+            "image",
+        )

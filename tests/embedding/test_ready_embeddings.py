@@ -16,7 +16,13 @@ from support_ready import CAPTIONS, encoded, write_ready
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, read_vectors, row_metadata, vector_files, vectors_of
+from react_pipeline.embedding.vectors import (
+    read_metadata,
+    read_vectors,
+    row_metadata,
+    vector_files,
+    vectors_of,
+)
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -49,7 +55,9 @@ def adopted(project: Project) -> Artifact:
     return embed_corpus(project)
 
 
-def test_nothing_is_copied_and_rows_are_read_where_they_lie(make: Make, folder: Path, text: NDArray[Any]) -> None:
+def test_nothing_is_copied_and_rows_are_read_where_they_lie(
+    make: Make, folder: Path, text: NDArray[Any]
+) -> None:
     project = make(folder)
     artifact = adopted(project)
     assert set(artifact.manifest["files"]) == {"ready.json"}
@@ -58,7 +66,9 @@ def test_nothing_is_copied_and_rows_are_read_where_they_lie(make: Make, folder: 
     assert artifact.counts["encoder_similarity"] > 0.999
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
     rows = pd.Series([15, 0, 7])
-    assert np.array_equal(vectors_of(artifact, "image", rows), read_vectors(artifact, "image")[rows])
+    assert np.array_equal(
+        vectors_of(artifact, "image", rows), read_vectors(artifact, "image")[rows]
+    )
 
     table = read_metadata(artifact, ["caption", "url", "image_sha256"])
     assert list(table["caption"]) == CAPTIONS
@@ -82,7 +92,9 @@ def test_a_folder_that_moves_stays_the_same_corpus(make: Make, folder: Path) -> 
     assert vector_files(first, "image")[0].parent.parent.name == "elsewhere"
 
 
-def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_not(make: Make, folder: Path) -> None:
+def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_not(
+    make: Make, folder: Path
+) -> None:
     artifact = adopted(make(folder))
     path = folder / "img_emb/img_emb_01.npy"
     os.utime(path, (1, 1))
@@ -97,7 +109,9 @@ def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_
     assert vectors_of(artifact, "image", pd.Series([0])).shape == (1, 32)
 
 
-def test_other_column_names_are_a_matter_of_configuration(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:
+def test_other_column_names_are_a_matter_of_configuration(
+    make: Make, tmp_path: Path, text: NDArray[Any]
+) -> None:
     captions = [None, " ", *CAPTIONS[2:]]
     write_ready(tmp_path / "laion", text, captions, names=("URL", "TEXT"))
     with pytest.raises(CorpusError, match=r"corpus\.url_column"):
@@ -112,7 +126,9 @@ def test_other_column_names_are_a_matter_of_configuration(make: Make, tmp_path: 
 
 
 @pytest.mark.parametrize("vectors", ["random", "shuffled", "narrow"])
-def test_vectors_of_another_encoder_are_refused(make: Make, tmp_path: Path, text: NDArray[Any], vectors: str) -> None:
+def test_vectors_of_another_encoder_are_refused(
+    make: Make, tmp_path: Path, text: NDArray[Any], vectors: str
+) -> None:
     other = {
         "random": np.random.default_rng(1).standard_normal(text.shape),
         "shuffled": text[::-1],
@@ -136,12 +152,23 @@ def poisoned(path: Path, value: float) -> None:
 
 
 BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no image vectors": (lambda f: [p.unlink() for p in (f / "img_emb").iterdir()], r"img_emb: no file img_emb_N\.npy"),
+    "no image vectors": (
+        lambda f: [p.unlink() for p in (f / "img_emb").iterdir()],
+        r"img_emb: no file img_emb_N\.npy",
+    ),
     "no caption vectors": (lambda f: (f / "text_emb").rename(f / "x"), "clip-retrieval-images"),
-    "no metadata": (lambda f: (f / "metadata").rename(f / "x"), r"metadata: no file metadata_N\.parquet"),
-    "a file is missing": (lambda f: (f / "text_emb/text_emb_01.npy").unlink(), "text_emb: no file of number 01"),
+    "no metadata": (
+        lambda f: (f / "metadata").rename(f / "x"),
+        r"metadata: no file metadata_N\.parquet",
+    ),
+    "a file is missing": (
+        lambda f: (f / "text_emb/text_emb_01.npy").unlink(),
+        "text_emb: no file of number 01",
+    ),
     "one number twice": (
-        lambda f: (f / "img_emb/img_emb_1.npy").write_bytes((f / "img_emb/img_emb_01.npy").read_bytes()),
+        lambda f: (f / "img_emb/img_emb_1.npy").write_bytes(
+            (f / "img_emb/img_emb_01.npy").read_bytes()
+        ),
         "a number is written in two ways",
     ),
     "a cut file": (
@@ -161,25 +188,42 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "float64 .* rows of float16 or float32",
     ),
     "too few rows": (
-        lambda f: replaced(f / "text_emb/text_emb_00.npy", np.load(f / "text_emb/text_emb_00.npy")[:-1]),
+        lambda f: replaced(
+            f / "text_emb/text_emb_00.npy", np.load(f / "text_emb/text_emb_00.npy")[:-1]
+        ),
         r"text_emb_00\.npy: 5 rows, img_emb/img_emb_00\.npy has 6",
     ),
     "other widths in one part": (
-        lambda f: replaced(f / "text_emb/text_emb_00.npy", np.load(f / "text_emb/text_emb_00.npy")[:, :8]),
+        lambda f: replaced(
+            f / "text_emb/text_emb_00.npy", np.load(f / "text_emb/text_emb_00.npy")[:, :8]
+        ),
         "vectors of 8 numbers",
     ),
-    "a NaN": (lambda f: poisoned(f / "img_emb/img_emb_01.npy", np.nan), r"img_emb_01\.npy: row 3 has length nan"),
-    "a zero row": (lambda f: poisoned(f / "text_emb/text_emb_01.npy", 0), r"text_emb_01\.npy: row 3 has length 0"),
-    "cut metadata": (lambda f: os.truncate(f / "metadata/metadata_01.parquet", 300), "parquet file is truncated"),
+    "a NaN": (
+        lambda f: poisoned(f / "img_emb/img_emb_01.npy", np.nan),
+        r"img_emb_01\.npy: row 3 has length nan",
+    ),
+    "a zero row": (
+        lambda f: poisoned(f / "text_emb/text_emb_01.npy", 0),
+        r"text_emb_01\.npy: row 3 has length 0",
+    ),
+    "cut metadata": (
+        lambda f: os.truncate(f / "metadata/metadata_01.parquet", 300),
+        "parquet file is truncated",
+    ),
     "captions that are numbers": (
-        lambda f: pd.DataFrame({"url": ["x"] * 6, "caption": range(6)}).to_parquet(f / "metadata/metadata_00.parquet"),
+        lambda f: pd.DataFrame({"url": ["x"] * 6, "caption": range(6)}).to_parquet(
+            f / "metadata/metadata_00.parquet"
+        ),
         "column 'caption' holds int64, text is needed",
     ),
 }
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_broken_files_are_refused_with_the_name_of_the_file(make: Make, folder: Path, breakage: str) -> None:
+def test_broken_files_are_refused_with_the_name_of_the_file(
+    make: Make, folder: Path, breakage: str
+) -> None:
     damage, expected = BREAKAGES[breakage]
     damage(folder)
     project = make(folder)

@@ -1,4 +1,6 @@
-"""Published vectors in every layout: adopted in place or converted once, and refused where they do not fit."""
+"""Published vectors in every layout: adopted in place or converted once, and refused where they do
+not fit.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.ready_layout import LAYOUTS
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, read_vectors, vector_digests, vector_files, vectors_of
+from react_pipeline.embedding.vectors import (
+    read_metadata,
+    read_vectors,
+    vector_digests,
+    vector_files,
+    vectors_of,
+)
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.settings.corpus import Layout
@@ -69,7 +77,10 @@ def test_datacomp_is_used_in_place_and_its_similarities_prove_it(
     assert {path.parent.suffix for path in vector_files(artifact, "image")} == {".npz"}
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
     rows = pd.Series([15, 0, 7])
-    assert np.array_equal(vectors_of(artifact, "image", rows), paired(text).astype(np.float16).astype(np.float32)[rows])
+    assert np.array_equal(
+        vectors_of(artifact, "image", rows),
+        paired(text).astype(np.float16).astype(np.float32)[rows],
+    )
     described = read_metadata(artifact, ["caption", "url", "hash", "image_sha256"])
     assert list(described["caption"]) == ["", *CAPTIONS[1:]]
     assert list(described["hash"]) == list(table["sha256"])
@@ -88,7 +99,10 @@ def test_what_cannot_be_used_in_place_is_converted_once_and_that_is_on_record(
     table = write_datacomp(tmp_path / "ready", vectors, CAPTIONS, URLS, save=save)
     if how == "subset":
         rows = np.array([1, 2, 7, 8, 15])
-        write_subset(tmp_path / "uids.npy", [*table["uid"][rows[::-1]], "f" * 32, table["uid"][0][:16] + "0" * 16])
+        write_subset(
+            tmp_path / "uids.npy",
+            [*table["uid"][rows[::-1]], "f" * 32, table["uid"][0][:16] + "0" * 16],
+        )
         more = {**more, "subset": "uids.npy"}
     if how == "not unit":
         for path in (tmp_path / "ready").glob("*.npz"):
@@ -107,7 +121,9 @@ def test_a_killed_conversion_goes_on_where_it_was(
     make: Make, tmp_path: Path, text: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_datacomp(tmp_path / "ready", text, CAPTIONS, URLS, save=np.savez_compressed)
-    convert = importlib.import_module("react_pipeline.embedding.convert")  # its room has a function of this name
+    convert = importlib.import_module(
+        "react_pipeline.embedding.convert"
+    )  # its room has a function of this name
     project, whole, done = make(**DATACOMP), convert._convert_part, []
 
     def dies_at_the_second(*given: Any) -> list[Path]:
@@ -135,7 +151,9 @@ def test_captions_are_encoded_where_only_images_have_vectors(
         more = {"hash_column": "hash"}
     elif layout == "parquet":
         colours, shapes = zip(*(caption.split()[-2:] for caption in CAPTIONS), strict=True)
-        write_vector_column(folder, 3 * image, {"identifier": URLS, "genus": colours, "species": shapes})
+        write_vector_column(
+            folder, 3 * image, {"identifier": URLS, "genus": colours, "species": shapes}
+        )
         more = {
             "vector_column": "emb",
             "url_column": "identifier",
@@ -160,7 +178,9 @@ def test_captions_are_encoded_where_only_images_have_vectors(
     assert build_index(project).counts["rows"] == len(text)
 
 
-def test_image_vectors_of_another_encoder_are_refused(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:
+def test_image_vectors_of_another_encoder_are_refused(
+    make: Make, tmp_path: Path, text: NDArray[Any]
+) -> None:
     write_pd12m(tmp_path / "ready", paired(text)[::-1], CAPTIONS, URLS)
     with pytest.raises(CorpusError, match="standard errors"):
         adopted(make(layout="pd12m"))
@@ -174,7 +194,9 @@ def change(pattern: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Callab
     return damage
 
 
-def member(name: str, edit: Callable[[NDArray[Any]], NDArray[Any] | None]) -> Callable[[Path], None]:
+def member(
+    name: str, edit: Callable[[NDArray[Any]], NDArray[Any] | None]
+) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         path = sorted(folder.glob("*.npz"))[1]
         members = dict(np.load(path))
@@ -190,7 +212,11 @@ def overwritten(column: str) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         path = sorted(folder.glob("*.parquet"))[1]
         group, data = pq.read_metadata(path).row_group(0), bytearray(path.read_bytes())
-        chunk = next(group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema == column)
+        chunk = next(
+            group.column(n)
+            for n in range(group.num_columns)
+            if group.column(n).path_in_schema == column
+        )
         start = chunk.dictionary_page_offset or chunk.data_page_offset
         data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
         path.write_bytes(data)
@@ -206,17 +232,37 @@ def with_nan(vectors: NDArray[Any]) -> NDArray[Any]:
 
 BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "a missing key": (member("b32_txt", lambda vectors: None), {}, "no member or column 'b32_txt'"),
-    "fewer rows": (change("*.parquet", lambda table: table[1:]), {}, r"parquet: 7 rows, .*b32_img has 8"),
+    "fewer rows": (
+        change("*.parquet", lambda table: table[1:]),
+        {},
+        r"parquet: 7 rows, .*b32_img has 8",
+    ),
     "a NaN": (member("b32_img", with_nan), {}, "b32_img: row 3 has length nan"),
-    "rows in another order": (change("*.parquet", lambda table: table[::-1]), {}, "gives? another similarity"),
+    "rows in another order": (
+        change("*.parquet", lambda table: table[::-1]),
+        {},
+        "gives? another similarity",
+    ),
     "no similarity": (
         change("*.parquet", lambda table: table.drop(columns="clip_b32_similarity_score")),
         {},
         "no column 'clip_b32_similarity_score'",
     ),
-    "vectors of the other CLIP": (lambda folder: None, {"layout": "datacomp-l14"}, "gives? another similarity"),
-    "a cut npz": (lambda folder: sorted(folder.glob("*.npz"))[1].write_bytes(b"PK\3\4"), {}, "file is truncated"),
-    "an npz without table": (lambda folder: sorted(folder.glob("*.parquet"))[1].unlink(), {}, "no file of number"),
+    "vectors of the other CLIP": (
+        lambda folder: None,
+        {"layout": "datacomp-l14"},
+        "gives? another similarity",
+    ),
+    "a cut npz": (
+        lambda folder: sorted(folder.glob("*.npz"))[1].write_bytes(b"PK\3\4"),
+        {},
+        "file is truncated",
+    ),
+    "an npz without table": (
+        lambda folder: sorted(folder.glob("*.parquet"))[1].unlink(),
+        {},
+        "no file of number",
+    ),
     "an unsorted subset": (
         lambda folder: np.save(folder / "uids.npy", np.array([(2, 1), (1, 1)], "u8,u8")),
         {"subset": "ready/uids.npy"},
@@ -233,7 +279,11 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         "none of its 2 uids",
     ),
     "damaged captions": (overwritten("text"), {}, r"[0-9a-f]{32}\.parquet"),
-    "damaged similarities": (overwritten("clip_b32_similarity_score"), {}, r"[0-9a-f]{32}\.parquet"),
+    "damaged similarities": (
+        overwritten("clip_b32_similarity_score"),
+        {},
+        r"[0-9a-f]{32}\.parquet",
+    ),
     "damaged uids": (overwritten("uid"), {"subset": "ready/uids.npy"}, r"[0-9a-f]{32}\.parquet"),
     "an archive as subset": (
         lambda folder: np.savez((folder / "uids.npy").open("wb"), uids=np.array([(1, 1)], "u8,u8")),
@@ -249,7 +299,9 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_what_does_not_fit_is_refused_by_name(make: Make, tmp_path: Path, text: NDArray[Any], breakage: str) -> None:
+def test_what_does_not_fit_is_refused_by_name(
+    make: Make, tmp_path: Path, text: NDArray[Any], breakage: str
+) -> None:
     write_datacomp(tmp_path / "ready", text, CAPTIONS, URLS)
     damage, more, expected = BREAKAGES[breakage]
     damage(tmp_path / "ready")
@@ -259,7 +311,9 @@ def test_what_does_not_fit_is_refused_by_name(make: Make, tmp_path: Path, text: 
     assert not project.store.keys("corpus")
 
 
-def test_a_width_that_the_encoder_does_not_have_is_refused(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:
+def test_a_width_that_the_encoder_does_not_have_is_refused(
+    make: Make, tmp_path: Path, text: NDArray[Any]
+) -> None:
     write_datacomp(tmp_path / "ready", paired(text[:, :16], noise=0), CAPTIONS, URLS)
     with pytest.raises(CorpusError, match="vectors of 16 numbers, the configured encoder makes 32"):
         adopted(make(**DATACOMP))

@@ -12,8 +12,15 @@ from react_pipeline.embedding.seen_keys import SeenKeys
 Shards = list[list[str]]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), unique=True), max_size=6))
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), unique=True),
+        max_size=6,
+    )
+)
 def test_a_key_is_a_duplicate_in_every_shard_but_its_first(tmp_path: Path, shards: Shards) -> None:
     seen = SeenKeys(tmp_path / "keys.sqlite")
     first: dict[str, int] = {}
@@ -24,7 +31,9 @@ def test_a_key_is_a_duplicate_in_every_shard_but_its_first(tmp_path: Path, shard
     seen.close()
 
 
-def test_several_shards_at_once_are_looked_at_in_their_order_and_change_nothing(tmp_path: Path) -> None:
+def test_several_shards_at_once_are_looked_at_in_their_order_and_change_nothing(
+    tmp_path: Path,
+) -> None:
     seen = SeenKeys(tmp_path / "keys.sqlite")
     seen.add({0: ["a"]})
     group = {1: ["a", "b"], 2: ["b", "c"]}

@@ -1,11 +1,17 @@
-"""Temperature scaling finds the temperature that labels were drawn with, and never promises certainty."""
+"""Temperature scaling finds the temperature that labels were drawn with, and never promises
+certainty.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from react_pipeline.evaluation.calibration import error_of_confidence, fit_temperature, held_out_error
+from react_pipeline.evaluation.calibration import (
+    error_of_confidence,
+    fit_temperature,
+    held_out_error,
+)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -47,7 +53,8 @@ def test_the_error_is_the_difference_of_confidence_and_accuracy_over_bins() -> N
 
 
 def test_each_half_is_measured_with_the_temperature_of_the_other() -> None:
-    # One class, so every second image is of one half: those are all right, the others all wrong, and equally certain.
+    # One class, so every second image is of one half: those are all right, the others all wrong,
+    # and equally certain.
     logits = np.tile(np.array([[4.0, 0.0], [0.0, 4.0]], np.float32), (50, 1))
     labels = np.zeros(100, dtype=np.int64)
     of_right, of_wrong = (fit_temperature(logits[start::2], labels[start::2]) for start in (0, 1))
@@ -55,7 +62,9 @@ def test_each_half_is_measured_with_the_temperature_of_the_other() -> None:
     expected = error_of_confidence(logits, labels, np.tile([of_wrong, of_right], 50))
     assert held_out_error(logits, labels) == pytest.approx(expected)
     # Fitted on all of them, half are right with a confidence of a half: nothing would be seen.
-    assert error_of_confidence(logits, labels, fit_temperature(logits, labels)) < 0.01 < 0.4 < expected
+    assert (
+        error_of_confidence(logits, labels, fit_temperature(logits, labels)) < 0.01 < 0.4 < expected
+    )
     assert held_out_error(logits[:1], labels[:1]) is None
 
 

@@ -43,9 +43,14 @@ def evaluate_methods(project: Project, slug: str, *methods: str) -> None:
 
 @pytest.fixture(scope="module")
 def compared_store(
-    tmp_path_factory: pytest.TempPathFactory, _retrieved_store: Path, tiny_checkpoint: Path, drawings: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    _retrieved_store: Path,
+    tiny_checkpoint: Path,
+    drawings: Path,
 ) -> Path:
-    """A store in which base, gated-image and its control of `shapes` are evaluated, to be copied for each test."""
+    """A store in which base, gated-image and its control of `shapes` are evaluated, to be copied
+    for each test.
+    """
     project = write_project(tmp_path_factory.mktemp("compared"), tiny_checkpoint, drawings)
     shutil.copytree(_retrieved_store, project.config.store)
     evaluate_methods(project, "shapes", "base", GATED, CONTROL)
@@ -65,7 +70,9 @@ def edit(project: Project, slug: str, change: Callable[[dict[str, object]], obje
     path.write_text(yaml.safe_dump(domain))
 
 
-def test_a_comparison_shows_each_method_with_its_cost_and_its_difference_to_the_base(project: Project) -> None:
+def test_a_comparison_shows_each_method_with_its_cost_and_its_difference_to_the_base(
+    project: Project,
+) -> None:
     artifact = compare(project, "shapes")
     table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
     assert list(table.index) == ["base", GATED, CONTROL]
@@ -97,7 +104,9 @@ def test_every_form_of_the_table_holds_the_same_numbers(project: Project) -> Non
         assert figure.format == "PNG"
 
 
-def test_comparing_again_builds_nothing_and_a_new_result_builds_a_new_table(project: Project) -> None:
+def test_comparing_again_builds_nothing_and_a_new_result_builds_a_new_table(
+    project: Project,
+) -> None:
     first = compare(project, "shapes")
     assert compare(project, "shapes").reused
     customize(project, "shapes", "locked-text")
@@ -111,7 +120,11 @@ def test_a_stale_result_gives_no_number_and_says_why(project: Project) -> None:
     edit(project, "shapes", lambda domain: domain.update(customization={"steps": 5}))
     artifact = compare(project, "shapes")
     table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
-    assert table["status"].str.partition(":")[0].to_dict() == {"base": "ok", GATED: "stale", CONTROL: "stale"}
+    assert table["status"].str.partition(":")[0].to_dict() == {
+        "base": "ok",
+        GATED: "stale",
+        CONTROL: "stale",
+    }
     assert table.loc[GATED, ["top1", "top5", "delta_top1", "n"]].isna().all()
     assert "steps" in table.loc[GATED, "status"]
 
@@ -132,7 +145,9 @@ def test_a_domain_without_any_result_says_what_to_materialize(indexed_project: P
         compare(indexed_project, "shapes")
 
 
-def test_the_mean_covers_domains_with_base_method_and_control_and_says_how_many(project: Project) -> None:
+def test_the_mean_covers_domains_with_base_method_and_control_and_says_how_many(
+    project: Project,
+) -> None:
     evaluate_methods(project, "colours", "base", GATED)
     compare(project, "shapes")
     compare(project, "colours")
@@ -163,7 +178,10 @@ def test_a_comparison_older_than_its_results_is_not_averaged(project: Project) -
     table = comparison_table(project, ["shapes"])
     (status,) = table["status"]
     assert "rematerialize" not in status
-    assert "does not show today's result of gated-image; fix: react-pipeline materialize --domain shapes" in status
+    assert (
+        "does not show today's result of gated-image; fix: react-pipeline materialize --domain "
+        "shapes" in status
+    )
     assert "--method base --method gated-image" in status
     assert table["top1"].isna().all()
 
@@ -181,9 +199,27 @@ def test_the_interval_is_that_of_resampling_the_images_in_pairs() -> None:
 
 def test_names_cannot_break_the_markdown_table() -> None:
     table = pd.DataFrame(
-        [{"domain": "a", "method": "base", "status": "x | y\nz", "top1": 0.123, "delta_top1": 0.0, "n": 1_234}]
+        [
+            {
+                "domain": "a",
+                "method": "base",
+                "status": "x | y\nz",
+                "top1": 0.123,
+                "delta_top1": 0.0,
+                "n": 1_234,
+            }
+        ]
     ).reindex(
-        columns=["domain", "method", "top1", "top5", "mean_per_class", "delta_top1", "delta_low", "delta_high"]
+        columns=[
+            "domain",
+            "method",
+            "top1",
+            "top5",
+            "mean_per_class",
+            "delta_top1",
+            "delta_low",
+            "delta_high",
+        ]
         + ["n", "pairs", "trainable_parameters", "seconds", "status"]
     )
     text = to_markdown(table)

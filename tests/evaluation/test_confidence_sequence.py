@@ -33,11 +33,15 @@ def test_no_bet_on_the_truth_gains_on_average(population: tuple[int, ...]) -> No
 
 
 @pytest.mark.parametrize("population", POPULATIONS, ids=str)
-def test_all_bounds_of_a_sequence_hold_at_once_as_often_as_stated(population: tuple[int, ...]) -> None:
+def test_all_bounds_of_a_sequence_hold_at_once_as_often_as_stated(
+    population: tuple[int, ...],
+) -> None:
     total, size, held, looked = sum(population), len(population), 0, 0
     narrowest = 2 * size
     for order in orders(population):
-        bounds = [sum_bounds(order[:drawn], order[:drawn], size, LEVEL) for drawn in range(size + 1)]
+        bounds = [
+            sum_bounds(order[:drawn], order[:drawn], size, LEVEL) for drawn in range(size + 1)
+        ]
         held += all(low <= total <= high for low, high in bounds)
         looked += 1
         narrowest = min(narrowest, *(high - low for low, high in bounds[:-1]))
@@ -48,7 +52,10 @@ def test_all_bounds_of_a_sequence_hold_at_once_as_often_as_stated(population: tu
 
 def test_bounds_only_tighten_and_are_those_of_the_mirror_image() -> None:
     order = np.random.default_rng(0).permutation([1] * 40 + [-1] * 20 + [0] * 20)
-    low, high = zip(*(sum_bounds(order[:drawn], order[:drawn], 80, 0.95) for drawn in range(0, 81, 5)), strict=True)
+    low, high = zip(
+        *(sum_bounds(order[:drawn], order[:drawn], 80, 0.95) for drawn in range(0, 81, 5)),
+        strict=True,
+    )
     assert list(low) == sorted(low) and list(high) == sorted(high, reverse=True)
     assert sum_bounds(-order[:50], -order[:50], 80, 0.95) == (-high[10], -low[10])
 

@@ -85,9 +85,13 @@ def test_nothing_from_a_class_name_or_caption_is_markup(compared: Artifact) -> N
     page = Page(raw)
     assert "alert(1)</script>" not in raw and "<script>alert" not in raw
     assert not [found for _, found in page.tags if any(name.startswith("on") for name in found)]
-    assert not [tag for tag, _ in page.tags if tag in ("b", "iframe", "object", "embed")][len(tiles(raw)) :]
+    assert not [tag for tag, _ in page.tags if tag in ("b", "iframe", "object", "embed")][
+        len(tiles(raw)) :
+    ]
     assert f"{HOSTILE} caption" in page.text
-    assert {str(found["src"]).split(",")[0] for tag, found in page.tags if tag == "img"} == {"data:image/jpeg;base64"}
+    assert {str(found["src"]).split(",")[0] for tag, found in page.tags if tag == "img"} == {
+        "data:image/jpeg;base64"
+    }
 
 
 def tiles(raw: str) -> list[str]:
@@ -99,11 +103,16 @@ def test_a_page_needs_nothing_but_itself(compared: Artifact, project: Project, m
     artifact = compared if made == "comparison" else overview(project)
     page = page_of(artifact)
     loaded = [
-        str(found[name]) for _, found in page.tags for name in ("src", "href", "srcset", "data") if found.get(name)
+        str(found[name])
+        for _, found in page.tags
+        for name in ("src", "href", "srcset", "data")
+        if found.get(name)
     ]
     assert not [address for address in loaded if not address.startswith("data:")]
     assert not [tag for tag, found in page.tags if tag == "script" and "src" in found]
-    (policy,) = [found["content"] for tag, found in page.tags if tag == "meta" and "http-equiv" in found]
+    (policy,) = [
+        found["content"] for tag, found in page.tags if tag == "meta" and "http-equiv" in found
+    ]
     assert str(policy).startswith("default-src 'none'")
     assert "Plotly.newPlot" in artifact.file("dashboard.html").read_text()
 
@@ -112,13 +121,17 @@ def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
     table = pd.read_parquet(compared.file("table.parquet"))
     shown = page_of(compared).cells
     for column in ("top1", "mean_per_class", "gain_over_control", "n", "pairs", "seconds"):
-        assert [value for name, value in shown if name == column] == table[column].dropna().astype(float).tolist()
+        assert [value for name, value in shown if name == column] == table[column].dropna().astype(
+            float
+        ).tolist()
     deltas = table[table["method"] != "base"]["delta_top1"].tolist()
     assert [value for name, value in shown if name == "delta_top1"] == deltas
 
 
 @pytest.mark.parametrize("classes", [5, 6])
-def test_top_5_of_so_few_classes_that_it_is_always_right_is_left_out(project: Project, classes: int) -> None:
+def test_top_5_of_so_few_classes_that_it_is_always_right_is_left_out(
+    project: Project, classes: int
+) -> None:
     path = project.config.domains / "shapes.yaml"
     names = [f"shape {number}" for number in range(classes)]
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": names}))
@@ -127,7 +140,9 @@ def test_top_5_of_so_few_classes_that_it_is_always_right_is_left_out(project: Pr
     assert ("top5" in dict(page.cells)) == ("Top-5 %" in page.text) == (classes > 5)
 
 
-def test_the_table_of_domains_has_no_column_that_pushes_it_over_the_page(compared: Artifact, project: Project) -> None:
+def test_the_table_of_domains_has_no_column_that_pushes_it_over_the_page(
+    compared: Artifact, project: Project
+) -> None:
     raw = overview(project).file("dashboard.html").read_text()
     assert "Top-5 %" not in Page(raw[raw.index("<h2>Domains</h2>") :]).text
 
@@ -147,7 +162,9 @@ def test_a_method_that_moves_no_class_is_no_choice_of_the_figure(compared: Artif
 
 
 def test_pictures_are_there_before_anybody_scrolls_to_them(compared: Artifact) -> None:
-    assert "loading=" not in re.sub("<script.*?</script>", "", compared.file("dashboard.html").read_text(), flags=re.S)
+    assert "loading=" not in re.sub(
+        "<script.*?</script>", "", compared.file("dashboard.html").read_text(), flags=re.S
+    )
 
 
 def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> None:
@@ -170,25 +187,41 @@ def test_the_heading_is_the_title_escaped_and_another_title_makes_no_other_compa
 ) -> None:
     assert "<h1>shapes</h1>" in compared.file("dashboard.html").read_text()
     path = project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "title": f"Drawn {HOSTILE}"}))
+    path.write_text(
+        yaml.safe_dump({**yaml.safe_load(path.read_text()), "title": f"Drawn {HOSTILE}"})
+    )
     again = compare(Project.load(project.path), "shapes")
     assert again.fingerprint == compared.fingerprint and again.reused
     shutil.rmtree(compared.path)
     raw = compare(Project.load(project.path), "shapes").file("dashboard.html").read_text()
-    assert "<h1>Drawn &lt;/script&gt;" in raw and "one domain: shapes" in raw and "alert(1)</script>" not in raw
+    assert (
+        "<h1>Drawn &lt;/script&gt;" in raw
+        and "one domain: shapes" in raw
+        and "alert(1)</script>" not in raw
+    )
 
 
 @pytest.mark.parametrize(
-    "seconds", [[31.0, 33.0], [25.0, 240.0], [0.7, 0.9], [33.0, 33.0]], ids=lambda value: f"{value[0]} to {value[1]}"
+    "seconds",
+    [[31.0, 33.0], [25.0, 240.0], [0.7, 0.9], [33.0, 33.0]],
+    ids=lambda value: f"{value[0]} to {value[1]}",
 )
 def test_costs_within_one_decade_have_labels(seconds: list[float]) -> None:
     rows = pd.DataFrame(
-        {"method": ["full", "gated-image"], "top1": 0.5, "top1_low": 0.4, "top1_high": 0.6, "seconds": seconds}
+        {
+            "method": ["full", "gated-image"],
+            "top1": 0.5,
+            "top1_low": 0.4,
+            "top1_high": 0.6,
+            "seconds": seconds,
+        }
     ).assign(trainable_parameters=[10.0, 1e6])
     parameters, axis = costs_figure(rows).layout.xaxis, costs_figure(rows).layout.xaxis2
     assert parameters.tickvals is None and parameters.dtick == 1
     inside = [
-        text for tick, text in zip(axis.tickvals, axis.ticktext, strict=True) if min(seconds) <= tick <= max(seconds)
+        text
+        for tick, text in zip(axis.tickvals, axis.ticktext, strict=True)
+        if min(seconds) <= tick <= max(seconds)
     ]
     assert inside and len(set(axis.ticktext)) == len(axis.ticktext)
 
@@ -199,7 +232,9 @@ def test_names_reach_a_figure_without_tags_and_short() -> None:
 
 
 def test_shown_classes_are_the_most_and_least_gained_and_some_between() -> None:
-    classes = pd.DataFrame({"class": [f"c{number:02d}" for number in range(30)], "delta": range(30)})
+    classes = pd.DataFrame(
+        {"class": [f"c{number:02d}" for number in range(30)], "delta": range(30)}
+    )
     shown = shown_classes(classes, 9)
     assert shown[:3] == ["c29", "c28", "c27"] and shown[-3:] == ["c02", "c01", "c00"]
     assert len(set(shown)) == 9

@@ -36,8 +36,12 @@ def result_set(project: Project) -> Artifact:
     return project.store.current("evaluation_set", "shapes")
 
 
-@pytest.mark.parametrize("templates", [["a photo of a {}."], ["a {}", "the {}, drawn", "a photo of a {}."]])
-def test_the_head_is_open_clips_own_up_to_rounding(tiny_checkpoint: Path, templates: list[str]) -> None:
+@pytest.mark.parametrize(
+    "templates", [["a photo of a {}."], ["a {}", "the {}, drawn", "a photo of a {}."]]
+)
+def test_the_head_is_open_clips_own_up_to_rounding(
+    tiny_checkpoint: Path, templates: list[str]
+) -> None:
     clip = load(tiny_checkpoint)
     theirs = open_clip.build_zero_shot_classifier(
         clip.model, clip.tokenizer, NAMES, templates, num_classes_per_batch=None
@@ -61,7 +65,14 @@ def test_metrics_count_ranks_and_average_over_classes_that_have_images() -> None
     values = score(ranked, np.array([0, 0, 0, 1]), list("abcdef"))
     assert (values["n"], values["top1"], values["top5"]) == (4, 0.5, 0.75)
     assert values["mean_per_class"] == pytest.approx((1 / 3 + 1) / 2)
-    assert [entry.accuracy for entry in values["per_class"]] == [pytest.approx(1 / 3), 1.0, None, None, None, None]
+    assert [entry.accuracy for entry in values["per_class"]] == [
+        pytest.approx(1 / 3),
+        1.0,
+        None,
+        None,
+        None,
+        None,
+    ]
     assert [entry.correct_top5 for entry in values["per_class"]] == [2, 1, 0, 0, 0, 0]
 
 
@@ -73,40 +84,59 @@ def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
     clip = load(tiny_project.store.current("base_checkpoint", "all").path)
     from react_pipeline.corpus.images import decode_image
 
-    pixels = torch.stack([clip.preprocess(decode_image(Path(path).read_bytes(), 10_000)) for path in images["path"]])
+    pixels = torch.stack(
+        [clip.preprocess(decode_image(Path(path).read_bytes(), 10_000)) for path in images["path"]]
+    )
     head = zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])
     probabilities = (100 * clip.encode_images(pixels) @ head).softmax(dim=1).numpy()
     predictions = pd.read_parquet(result.file("predictions.parquet"))
     assert predictions["image"].tolist() == images["name"].tolist()
     assert predictions["predicted"].str[0].tolist() == probabilities.argmax(axis=1).tolist()
     np.testing.assert_allclose(predictions["probability"], probabilities.max(axis=1), rtol=1e-3)
-    assert value.top1 == (probabilities.argmax(axis=1) == images["class_id"]).mean() == result.counts["top1"]
+    assert (
+        value.top1
+        == (probabilities.argmax(axis=1) == images["class_id"]).mean()
+        == result.counts["top1"]
+    )
     per_class = pd.read_parquet(result.file("per_class.parquet"))
     assert per_class["class"].tolist() == list(SHAPES)
     assert per_class["correct"].sum() == round(value.top1 * value.n)
 
 
-def test_a_result_is_in_full_precision_whatever_the_corpus_is_embedded_in(make_project: Callable[..., Project]) -> None:
+def test_a_result_is_in_full_precision_whatever_the_corpus_is_embedded_in(
+    make_project: Callable[..., Project],
+) -> None:
     project = make_project(embedding={"precision": "bf16"})
     publish_base(project)
     publish_evaluation_set(project, "shapes")
     result = evaluate(project, "shapes", "base")
     assert result.counts["precision"] == "fp32"
-    clip, images = load(project.store.current("base_checkpoint", "all").path), read_images(result_set(project))
+    clip, images = (
+        load(project.store.current("base_checkpoint", "all").path),
+        read_images(result_set(project)),
+    )
     vectors = encode_images(project.config, clip, images, precision="fp32")
-    logits = 100 * torch.from_numpy(vectors) @ zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])
+    logits = (
+        100
+        * torch.from_numpy(vectors)
+        @ zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])
+    )
     found = pd.read_parquet(result.file("predictions.parquet"))["probability"]
     np.testing.assert_allclose(found, logits.softmax(dim=1).amax(dim=1), rtol=1e-5)
     assert evaluate(make_project(embedding={"precision": "fp32"}), "shapes", "base").reused
 
 
-def test_a_result_has_a_temperature_and_its_error_on_images_that_it_was_not_fitted_on(result: Artifact) -> None:
+def test_a_result_has_a_temperature_and_its_error_on_images_that_it_was_not_fitted_on(
+    result: Artifact,
+) -> None:
     value = EvalResult.read(result)
     assert value.temperature is not None and value.calibration_error is not None
     assert result.counts["calibration_error"] == value.calibration_error != value.uncalibrated_error
 
 
-def test_a_result_names_what_it_was_measured_on_and_with(tiny_project: Project, result: Artifact) -> None:
+def test_a_result_names_what_it_was_measured_on_and_with(
+    tiny_project: Project, result: Artifact
+) -> None:
     value = EvalResult.read(result)
     assert (value.dataset, value.domain, value.method, value.protocol) == (
         "drawn shapes",
@@ -115,8 +145,14 @@ def test_a_result_names_what_it_was_measured_on_and_with(tiny_project: Project, 
         "zero-shot",
     )
     assert (value.n, value.n_classes, value.evaluator_version) == (16, 4, EVALUATOR_VERSION)
-    assert value.checkpoint_fingerprint == tiny_project.store.current("base_checkpoint", "all").fingerprint
-    assert value.evaluation_set_fingerprint == tiny_project.store.current("evaluation_set", "shapes").fingerprint
+    assert (
+        value.checkpoint_fingerprint
+        == tiny_project.store.current("base_checkpoint", "all").fingerprint
+    )
+    assert (
+        value.evaluation_set_fingerprint
+        == tiny_project.store.current("evaluation_set", "shapes").fingerprint
+    )
 
 
 def test_top5_of_fewer_classes_than_five_counts_all_of_them(result: Artifact) -> None:

@@ -21,7 +21,14 @@ from support_promotion import checkpoint
 import react_pipeline.evaluation.comparison as comparison
 from react_pipeline.evaluation.comparison import JUDGED_STATUS, compare, comparison_is_current
 from react_pipeline.evaluation.dashboard_examples import judged_pictures
-from react_pipeline.evaluation.judgement_log import Disagreement, Session, Side, create_log, describe, open_log
+from react_pipeline.evaluation.judgement_log import (
+    Disagreement,
+    Session,
+    Side,
+    create_log,
+    describe,
+    open_log,
+)
 from react_pipeline.evaluation.judgements import judgements_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact, StoreWriteError
@@ -33,17 +40,23 @@ SIDES = Side(method=GATED, checkpoint="one"), Side(method="base", checkpoint="ot
 
 @pytest.fixture
 def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(comparison, "_retrieved_sets", lambda *_: {})  # the stand-in has no pairs to show
+    monkeypatch.setattr(
+        comparison, "_retrieved_sets", lambda *_: {}
+    )  # the stand-in has no pairs to show
     return without_labels(make_project(), [GATED, CONTROL])
 
 
 @pytest.fixture
 def log(project: Project, tmp_path: Path) -> Path:
-    create_log(path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=5, images=50))
+    create_log(
+        path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=5, images=50)
+    )
     return path
 
 
-def test_estimate_over_all_orders_is_the_difference_over_all_pictures(project: Project, tmp_path: Path) -> None:
+def test_estimate_over_all_orders_is_the_difference_over_all_pictures(
+    project: Project, tmp_path: Path
+) -> None:
     truth = (0, 0, 0, 1, "neither")  # of 5 disagreements among 50 pictures: +2 of 50
     estimates = []
     for number, order in enumerate(permutations(truth)):
@@ -68,14 +81,40 @@ def test_everything_judged_is_exact_and_unsure_keeps_both_possibilities(log: Pat
         found = opened.session.difference()
         assert (found.estimate, found.low, found.high) == pytest.approx((2 / 50, 2 / 50, 2 / 50))
     counts = Session.read(log).counts
-    assert [counts[name] for name in ("judged", "won", "lost", "neither", "unsure")] == [5, 3, 1, 1, 0]
+    assert [counts[name] for name in ("judged", "won", "lost", "neither", "unsure")] == [
+        5,
+        3,
+        1,
+        1,
+        0,
+    ]
     assert counts["judges"] == "a tester" and counts["first"] < counts["last"] < "3"
 
 
 def test_only_the_next_picture_is_answered_and_only_the_last_taken_back(log: Path) -> None:
     with open_log(log, "a tester") as opened:
-        tries = [(1, 0), (0, 0), (0, 0), (1, None), (0, None), (0, None), (-1, None), (0, 1), (5, 0)]
-        assert [opened.answer(*one) for one in tries] == [False, True, False, False, True, False, False, True, False]
+        tries = [
+            (1, 0),
+            (0, 0),
+            (0, 0),
+            (1, None),
+            (0, None),
+            (0, None),
+            (-1, None),
+            (0, 1),
+            (5, 0),
+        ]
+        assert [opened.answer(*one) for one in tries] == [
+            False,
+            True,
+            False,
+            False,
+            True,
+            False,
+            False,
+            True,
+            False,
+        ]
         assert [entry.answer for entry in opened.session.entries] == [1]
         assert Session.read(log) == opened.session
 
@@ -92,11 +131,17 @@ def test_a_torn_line_was_never_given_and_is_written_over(log: Path) -> None:
 
 
 def test_a_second_process_cannot_open_the_log(log: Path) -> None:
-    with open_log(log, "a tester"), pytest.raises(InputError, match="another"), open_log(log, "another"):
+    with (
+        open_log(log, "a tester"),
+        pytest.raises(InputError, match="another"),
+        open_log(log, "another"),
+    ):
         pass
 
 
-def test_a_full_disk_loses_no_answer_and_leaves_no_part_of_one(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_no_answer_and_leaves_no_part_of_one(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_log(log, "a tester") as opened:
         opened.answer(0, 0)
         before, write = log.read_bytes(), os.write
@@ -129,10 +174,16 @@ def test_the_artifact_follows_the_logs_and_holds_them(project: Project) -> None:
     artifact = found.publish(project)
     assert found.publish(project).reused
     answers = pd.read_parquet(artifact.file("answers.parquet"))
-    assert sorted(answers["answer"]) == ["circle"] * 9 + ["square", "unsure"] and answers["value"].sum() == 8
+    assert (
+        sorted(answers["answer"]) == ["circle"] * 9 + ["square", "unsure"]
+        and answers["value"].sum() == 8
+    )
     row = pd.read_parquet(artifact.file("table.parquet")).iloc[0]
     assert (row["judged"], row["disagreements"], row["images"], row["unsure"]) == (11, 200, 1000, 1)
-    assert Session.read(artifact.file(f"logs/{found.sessions[0].path.name}")).counts == found.sessions[0].counts
+    assert (
+        Session.read(artifact.file(f"logs/{found.sessions[0].path.name}")).counts
+        == found.sessions[0].counts
+    )
     assert set(artifact.parents) == {row["candidate_checkpoint"], row["against_checkpoint"]}
     judge(project, GATED, CONTROL, ["won"] * 4)
     more = judgements_of(project, SLUG)
@@ -140,7 +191,9 @@ def test_the_artifact_follows_the_logs_and_holds_them(project: Project) -> None:
 
 
 @pytest.mark.parametrize("change", ["class", "template", "model"])
-def test_judgements_of_other_names_or_lost_models_count_for_nothing(project: Project, change: str) -> None:
+def test_judgements_of_other_names_or_lost_models_count_for_nothing(
+    project: Project, change: str
+) -> None:
     judge(project, GATED, "base", ["won"] * 9)
     path = project.config.domains / f"{SLUG}.yaml"
     domain = yaml.safe_load(path.read_text())
@@ -164,19 +217,31 @@ def test_comparison_shows_what_was_judged_and_is_stale_after_the_next_answer(
     with pytest.raises(StaleArtifact, match="judgements"):
         comparison_is_current(project, SLUG)
     artifact = compare(project, SLUG)
-    assert comparison_is_current(project, SLUG).fingerprint == artifact.fingerprint != before.fingerprint
+    assert (
+        comparison_is_current(project, SLUG).fingerprint
+        == artifact.fingerprint
+        != before.fingerprint
+    )
     table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
     row, found = table.loc[GATED], Session.read(path).difference()
-    assert (row["judged_delta"], row["judged_delta_low"]) == pytest.approx((found.estimate, found.low))
+    assert (row["judged_delta"], row["judged_delta_low"]) == pytest.approx(
+        (found.estimate, found.low)
+    )
     assert row["judged"] == 45 and row["judged_gain_low"] < 0 < row["judged_gain_high"]
     assert pd.isna(row["top1"]) and table.loc["base", ["judged_delta", "judged"]].isna().all()
     page = artifact.file("dashboard.html").read_text()
-    assert "Judged, not measured" in page and describe(Session.read(path)) in page.replace("&#43;", "+")
+    assert "Judged, not measured" in page and describe(Session.read(path)) in page.replace(
+        "&#43;", "+"
+    )
     assert f"Without labels, {GATED} is judged" in page and 'id="judged"' in page
     assert "over the base, judged" in page and "0 of 0" not in page
     assert set(table["status"]) == {JUDGED_STATUS}
     assert "judged, to base" in artifact.file("table.md").read_text()
-    assert {row.name for row in difference_rows(artifact)[GATED]} >= {"judged_delta", "judged_gain_low", "judged"}
+    assert {row.name for row in difference_rows(artifact)[GATED]} >= {
+        "judged_delta",
+        "judged_gain_low",
+        "judged",
+    }
     with open_log(path, "a tester") as log:
         log.answer(34, 1)
     with pytest.raises(StaleArtifact, match="judgements"):
@@ -193,11 +258,18 @@ def test_retrained_model_has_no_judgement_in_the_comparison(project: Project) ->
 
 def test_header_is_json_that_a_person_can_read(log: Path) -> None:
     header = json.loads(log.read_text().splitlines()[0])
-    assert header["candidate"] == {"method": GATED, "checkpoint": "one"} and len(header["pictures"]) == 5
+    assert (
+        header["candidate"] == {"method": GATED, "checkpoint": "one"}
+        and len(header["pictures"]) == 5
+    )
 
 
-def test_the_forecast_of_clicks_is_when_the_same_answers_go_on(project: Project, tmp_path: Path) -> None:
-    create_log(path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=300, images=400))
+def test_the_forecast_of_clicks_is_when_the_same_answers_go_on(
+    project: Project, tmp_path: Path
+) -> None:
+    create_log(
+        path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=300, images=400)
+    )
     so_far = [0, 0, 1, "neither", 0, 0, 1, 0, "unsure", 1, 0, 0, 1, 0, 0, "neither", 1, 0, 0, 0]
     with open_log(path, "a tester") as log:
         for number, answer in enumerate(so_far):
@@ -213,20 +285,30 @@ def test_the_forecast_of_clicks_is_when_the_same_answers_go_on(project: Project,
         assert log.session.difference().clear
 
 
-def test_without_a_difference_no_verdict_is_forecast_before_all_are_judged(project: Project, tmp_path: Path) -> None:
-    create_log(path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=60, images=400))
+def test_without_a_difference_no_verdict_is_forecast_before_all_are_judged(
+    project: Project, tmp_path: Path
+) -> None:
+    create_log(
+        path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=60, images=400)
+    )
     with open_log(path, "a tester") as log:
         for number in range(10):
             log.answer(number, number % 2)
         assert log.session.clicks_left == 50
 
 
-def test_judged_pictures_are_shown_by_the_model_that_was_right(project: Project, tmp_path: Path) -> None:
-    pictures = tuple(Disagreement(path=str(tmp_path / f"{n}.png"), candidate=0, against=1) for n in range(5))
+def test_judged_pictures_are_shown_by_the_model_that_was_right(
+    project: Project, tmp_path: Path
+) -> None:
+    pictures = tuple(
+        Disagreement(path=str(tmp_path / f"{n}.png"), candidate=0, against=1) for n in range(5)
+    )
     for number in (0, 1, 3, 4):
         draw("circle", "red", number).save(tmp_path / f"{number}.png")
     (tmp_path / "4.png").write_bytes(b"no picture")
-    header = header_of(project, *SIDES, disagreements=0, images=50).model_copy(update={"pictures": pictures})
+    header = header_of(project, *SIDES, disagreements=0, images=50).model_copy(
+        update={"pictures": pictures}
+    )
     create_log(path := tmp_path / "log.jsonl", header)
     with open_log(path, "a tester") as log:
         for number, answer in enumerate((0, 1, 0, 0, 0)):

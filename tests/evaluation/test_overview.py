@@ -48,9 +48,15 @@ def test_means_are_those_of_the_results_and_say_how_many_of_how_many(project: Pr
     table = pd.read_parquet(artifact.file("table.parquet"))
     expected = comparison_table(project, ["colours", "shapes"])
     kept = [name for name in COLUMNS if name not in INTERVALS]
-    pd.testing.assert_frame_equal(table[kept].fillna("-"), expected[kept].fillna("-"), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        table[kept].fillna("-"), expected[kept].fillna("-"), check_dtype=False
+    )
     means = table[table["domain"] == MEAN].set_index("method")
-    assert means["status"].to_dict() == {"base": "2 of 2 domains", GATED: "1 of 2 domains", CONTROL: "1 of 2 domains"}
+    assert means["status"].to_dict() == {
+        "base": "2 of 2 domains",
+        GATED: "1 of 2 domains",
+        CONTROL: "1 of 2 domains",
+    }
     assert artifact.counts["covers"] == means["status"].to_dict()
     assert "1 of 2 domains" in artifact.file("dashboard.html").read_text()
     assert artifact.counts["top1"][GATED] == means.loc[GATED, "top1"] == 0.5
@@ -59,8 +65,15 @@ def test_means_are_those_of_the_results_and_say_how_many_of_how_many(project: Pr
 def test_intervals_of_means_resample_the_images_of_each_domain(project: Project) -> None:
     compared(project, "shapes", 0.25, 0.5, 0.25)
     compared(project, "colours", 0.5, 0.75, 0.5)
-    means = pd.read_parquet(overview(project).file("table.parquet")).query("domain == @MEAN").set_index("method")
-    for low, value, high in (("delta_low", "delta_top1", "delta_high"), ("gain_low", "gain_over_control", "gain_high")):
+    means = (
+        pd.read_parquet(overview(project).file("table.parquet"))
+        .query("domain == @MEAN")
+        .set_index("method")
+    )
+    for low, value, high in (
+        ("delta_low", "delta_top1", "delta_high"),
+        ("gain_low", "gain_over_control", "gain_high"),
+    ):
         assert means.loc[GATED, low] < means.loc[GATED, value] < means.loc[GATED, high]
     assert np.isnan(means.loc["base", "delta_low"]) and np.isnan(means.loc[CONTROL, "gain_low"])
 
@@ -69,8 +82,12 @@ def test_the_interval_of_a_mean_is_that_of_resampling_each_set_by_itself() -> No
     random = np.random.default_rng(0)
     pairs = [(random.random(n) < 0.6, random.random(n) < 0.4) for n in (60, 200)]
     differences = [one.astype(int) - other.astype(int) for one, other in pairs]
-    by_hand = [np.mean([random.choice(d, len(d)).mean() for d in differences]) for _ in range(4_000)]
-    np.testing.assert_allclose(mean_interval(pairs), np.percentile(by_hand, [2.5, 97.5]), atol=0.012)
+    by_hand = [
+        np.mean([random.choice(d, len(d)).mean() for d in differences]) for _ in range(4_000)
+    ]
+    np.testing.assert_allclose(
+        mean_interval(pairs), np.percentile(by_hand, [2.5, 97.5]), atol=0.012
+    )
     low, high = mean_interval(pairs[:1])
     np.testing.assert_allclose((low, high), paired_interval(*pairs[0]), atol=0.02)
 
@@ -81,7 +98,9 @@ def test_the_interval_of_a_share_stays_within_it() -> None:
     np.testing.assert_allclose(share_interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
 
 
-def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale(project: Project) -> None:
+def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale(
+    project: Project,
+) -> None:
     compared(project, "shapes", 0.25, 0.5)
     first = overview(project)
     assert list(first.counts["skipped"]) == ["colours"] and first.counts["domains_known"] == 2
@@ -133,7 +152,9 @@ def test_a_domain_file_that_was_removed_leaves_the_overview(project: Project) ->
     assert overview(project).counts["domains_known"] == 1
 
 
-def test_the_table_per_class_has_each_method_and_class_with_its_difference(project: Project) -> None:
+def test_the_table_per_class_has_each_method_and_class_with_its_difference(
+    project: Project,
+) -> None:
     publish_results(project, "shapes", answers(0.25, 0.5, 0.25))
     artifact = compare(project, "shapes")
     classes = pd.read_parquet(artifact.file("per_class.parquet"))
@@ -143,8 +164,13 @@ def test_the_table_per_class_has_each_method_and_class_with_its_difference(proje
     base = classes[classes["method"] == "base"].set_index("class")
     np.testing.assert_allclose(gated["delta"], gated["accuracy"] - base["accuracy"])
     assert gated["pairs"].tolist() == [1] * len(names)
-    assert base["pairs"].isna().all() and classes[classes["method"] == CONTROL]["pairs"].isna().all()
-    assert pd.read_csv(artifact.file("per_class.csv"))["accuracy"].tolist() == classes["accuracy"].tolist()
+    assert (
+        base["pairs"].isna().all() and classes[classes["method"] == CONTROL]["pairs"].isna().all()
+    )
+    assert (
+        pd.read_csv(artifact.file("per_class.csv"))["accuracy"].tolist()
+        == classes["accuracy"].tolist()
+    )
 
 
 def test_a_gain_over_the_control_has_its_own_interval(project: Project) -> None:

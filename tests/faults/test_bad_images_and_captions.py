@@ -33,10 +33,18 @@ def png_of_size(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     data = b"IDAT" + zlib.compress(b"\0" * 100)
-    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk
+        + struct.pack(">I", len(data) - 4)
+        + data
+        + struct.pack(">I", zlib.crc32(data))
+    )
 
 
-def embedded(make_project: Callable[..., Project], path: Path, samples: Any, **corpus: Any) -> Artifact:
+def embedded(
+    make_project: Callable[..., Project], path: Path, samples: Any, **corpus: Any
+) -> Artifact:
     project = make_project(corpus={"shards": [str(write_shard(path, samples))], **corpus})
     publish_corpus(project)
     publish_base(project)
@@ -70,7 +78,10 @@ def test_bad_image_has_a_reason(data: bytes, reason: str) -> None:
 def test_no_cut_or_flip_of_an_image_raises_anything_but_a_bad_image() -> None:
     for whole in (PNG, JPEG, encode(draw("cross", "blue", 3), "webp")):
         variants = [whole[:cut] for cut in range(0, len(whole), 41)]
-        variants += [whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in range(0, len(whole), 37)]
+        variants += [
+            whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]
+            for at in range(0, len(whole), 37)
+        ]
         for data in variants:
             try:
                 assert decode_image(data, max_pixels=1_000_000).mode == "RGB"
@@ -108,7 +119,9 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
     assert list(read_metadata(artifact)["image_path"]) == list(good)
 
 
-def test_an_image_file_of_too_many_bytes_is_skipped_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_file_of_too_many_bytes_is_skipped_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shard = write_shard(tmp_path / "a.tar", {"a": pair("circle", "red", 0)})
     (sample,) = index_shard(shard).samples
     monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", sample.image.size_bytes - 1)
@@ -130,16 +143,32 @@ def test_shard_with_too_many_bad_samples_fails_and_nothing_is_published(
     assert not (tmp_path / "store" / "corpus_embeddings").exists()
 
 
-def test_long_captions_are_cut_and_counted(make_project: Callable[..., Project], tmp_path: Path) -> None:
+def test_long_captions_are_cut_and_counted(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
     long = "\N{SNOWMAN}" * 50
-    captions = {"long": long, "fits": "abcde", "padded": "  abcde\n", "enormous": "x" * 1_000_000, "bom": "\ufeffabc"}
+    captions = {
+        "long": long,
+        "fits": "abcde",
+        "padded": "  abcde\n",
+        "enormous": "x" * 1_000_000,
+        "bom": "\ufeffabc",
+    }
     samples = {key: {"png": PNG, "txt": text.encode()} for key, text in captions.items()}
     artifact = embedded(make_project, tmp_path / "a.tar", samples, max_caption_chars=5)
-    assert list(read_metadata(artifact)["caption"]) == ["\N{SNOWMAN}" * 5, "abcde", "abcde", "xxxxx", "abc"]
+    assert list(read_metadata(artifact)["caption"]) == [
+        "\N{SNOWMAN}" * 5,
+        "abcde",
+        "abcde",
+        "xxxxx",
+        "abc",
+    ]
     assert artifact.counts["captions_cut"] == 2
 
 
-def test_metadata_of_any_form_breaks_nothing(make_project: Callable[..., Project], tmp_path: Path) -> None:
+def test_metadata_of_any_form_breaks_nothing(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
     objects = {
         "number": b'{"width": 10, "nested": {"a": [1]}, "none": null}',
         "text": b'{"width": "ten", "caption": "other", "shard": 99, "image_path": "../x", "metadata": 1}',
@@ -148,7 +177,9 @@ def test_metadata_of_any_form_breaks_nothing(make_project: Callable[..., Project
         "deep": b"[" * 100_000,
         "surrogate": b'{"width": "\\ud800"}',
     }
-    samples = {key: {"png": PNG, "txt": b"a caption", "json": data} for key, data in objects.items()}
+    samples = {
+        key: {"png": PNG, "txt": b"a caption", "json": data} for key, data in objects.items()
+    }
     artifact = embedded(make_project, tmp_path / "a.tar", samples)
     table = read_metadata(artifact).set_index("image_path")
     assert list(table.index) == list(objects)

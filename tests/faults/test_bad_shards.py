@@ -26,7 +26,10 @@ PNG = encode(draw("circle", "red", 0))
 
 def test_a_cut_tar_is_refused_wherever_it_is_cut(drawings: Path, tmp_path: Path) -> None:
     whole = (drawings / "shards" / "00000.tar").read_bytes()
-    end = max(sample.members["txt"].offset for sample in index_shard(drawings / "shards" / "00000.tar").samples)
+    end = max(
+        sample.members["txt"].offset
+        for sample in index_shard(drawings / "shards" / "00000.tar").samples
+    )
     cut_shard = tmp_path / "cut.tar"
     for cut in [0, 1, 511, 512, 513, 1024, *range(2_000, end, 4_999), end, end + 512]:
         cut_shard.write_bytes(whole[:cut])
@@ -43,7 +46,9 @@ def test_a_damaged_header_is_refused(drawings: Path, tmp_path: Path) -> None:
         index_shard(tmp_path / "flipped.tar")
 
 
-def test_tars_joined_by_cat_are_refused_because_readers_see_only_the_first(drawings: Path, tmp_path: Path) -> None:
+def test_tars_joined_by_cat_are_refused_because_readers_see_only_the_first(
+    drawings: Path, tmp_path: Path
+) -> None:
     parts = [(drawings / "shards" / name).read_bytes() for name in ("00000.tar", "00001.tar")]
     (tmp_path / "joined.tar").write_bytes(b"".join(parts))
     with pytest.raises(CorpusError, match="end-of-archive mark"):
@@ -79,10 +84,14 @@ def test_an_extended_header_of_gigabytes_is_refused_unread(tmp_path: Path, kind:
         index_shard(path)
 
 
-def test_a_cut_shard_stops_the_corpus(make_project: Callable[..., Project], drawings: Path, tmp_path: Path) -> None:
+def test_a_cut_shard_stops_the_corpus(
+    make_project: Callable[..., Project], drawings: Path, tmp_path: Path
+) -> None:
     whole = (drawings / "shards" / "00001.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    project = make_project(corpus={"shards": [str(drawings / "shards" / "00000.tar"), str(tmp_path / "cut.tar")]})
+    project = make_project(
+        corpus={"shards": [str(drawings / "shards" / "00000.tar"), str(tmp_path / "cut.tar")]}
+    )
     with pytest.raises(CorpusError, match=r"cut\.tar"):
         publish_corpus(project)
     assert not (tmp_path / "store" / "corpus").exists()
@@ -141,16 +150,30 @@ def test_names_that_are_no_utf8_are_kept_readable(tmp_path: Path) -> None:
     assert sample.key == r"caf\xe9"
 
 
-def test_a_key_twice_in_a_shard_names_shard_and_key(make_project: Callable[..., Project], tmp_path: Path) -> None:
-    members = [("a/x.png", PNG), ("a/x.txt", b"one"), ("b/x.png", PNG), ("b/x.txt", b"two"), ("a/x.txt", b"again")]
+def test_a_key_twice_in_a_shard_names_shard_and_key(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    members = [
+        ("a/x.png", PNG),
+        ("a/x.txt", b"one"),
+        ("b/x.png", PNG),
+        ("b/x.txt", b"two"),
+        ("a/x.txt", b"again"),
+    ]
     shard = write_shard(tmp_path / "twice.tar", members)
     with pytest.raises(CorpusError, match=r"twice\.tar"):
         publish_corpus(make_project(corpus={"shards": [str(shard)]}))
 
 
-def test_a_key_in_two_shards_is_embedded_once_and_counted(make_project: Callable[..., Project], tmp_path: Path) -> None:
-    write_shard(tmp_path / "0.tar", {"same": pair("circle", "red", 0), "first": pair("cross", "red", 1)})
-    write_shard(tmp_path / "1.tar", {"second": pair("square", "red", 2), "same": pair("cross", "blue", 3)})
+def test_a_key_in_two_shards_is_embedded_once_and_counted(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    write_shard(
+        tmp_path / "0.tar", {"same": pair("circle", "red", 0), "first": pair("cross", "red", 1)}
+    )
+    write_shard(
+        tmp_path / "1.tar", {"second": pair("square", "red", 2), "same": pair("cross", "blue", 3)}
+    )
     artifact = embedded(make_project, shards=[str(tmp_path / "?.tar")], max_bad_fraction=0.5)
     table = read_metadata(artifact)
     assert list(table["image_path"]) == ["same", "first", "second"]
@@ -171,7 +194,10 @@ def side_by_side(tmp_path: Path) -> Path:
     for number, name in enumerate(("one", "two")):
         for shard in range(2):
             keys = [f"{shard:05d}{n:04d}" for n in range(4)]
-            samples = {key: pair("circle", "red", n + 10 * shard + 100 * number) for n, key in enumerate(keys)}
+            samples = {
+                key: pair("circle", "red", n + 10 * shard + 100 * number)
+                for n, key in enumerate(keys)
+            }
             write_shard(tmp_path / "sets" / name / f"{shard:05d}.tar", samples)
     return tmp_path / "sets"
 
@@ -183,7 +209,9 @@ def test_a_data_set_that_numbers_its_samples_as_one_before_it_does_not_vanish(
     with pytest.raises(CorpusError) as refused:
         embedded(make_project, shards=shards)
     reported = str(refused.value)
-    assert reported.startswith(f"{side_by_side}/two/00000.tar: 4 of 4 keys are held by earlier shards")
+    assert reported.startswith(
+        f"{side_by_side}/two/00000.tar: 4 of 4 keys are held by earlier shards"
+    )
     assert "'000000000'" in reported and "`corpus.keys: by_folder`" in reported
 
     both = embedded(make_project, shards=shards, keys="by_folder")
@@ -192,7 +220,9 @@ def test_a_data_set_that_numbers_its_samples_as_one_before_it_does_not_vanish(
     assert read_metadata(both)["image_sha256"].nunique() == 16
 
 
-def test_within_a_folder_a_key_still_means_one_sample(make_project: Callable[..., Project], side_by_side: Path) -> None:
+def test_within_a_folder_a_key_still_means_one_sample(
+    make_project: Callable[..., Project], side_by_side: Path
+) -> None:
     shutil.copy(side_by_side / "two" / "00001.tar", side_by_side / "two" / "00002.tar")
     shards = [str(side_by_side / "*" / "*.tar")]
     with pytest.raises(CorpusError, match=r"'000010000'"):
@@ -206,7 +236,9 @@ def test_which_shards_share_a_folder_belongs_to_a_corpus_by_folder_and_where_doe
 ) -> None:
     def corpus(*patterns: str, **fields: str) -> str:
         return publish_corpus(
-            make_project(corpus={"shards": [str(tmp_path / pattern) for pattern in patterns], **fields})
+            make_project(
+                corpus={"shards": [str(tmp_path / pattern) for pattern in patterns], **fields}
+            )
         ).fingerprint
 
     everywhere = corpus("sets/*/*.tar")
@@ -222,7 +254,9 @@ def test_which_shards_share_a_folder_belongs_to_a_corpus_by_folder_and_where_doe
     assert corpus("each/*/*.tar", keys="by_folder") != apart
 
 
-@pytest.mark.parametrize("shard", ["pipe:touch pwned", "pipe://touch pwned", "gs:x", "file:/x.tar", "ssh://host/x.tar"])
+@pytest.mark.parametrize(
+    "shard", ["pipe:touch pwned", "pipe://touch pwned", "gs:x", "file:/x.tar", "ssh://host/x.tar"]
+)
 def test_commands_and_other_schemes_are_refused_as_shards(
     make_project: Callable[..., Project], tmp_path: Path, shard: str
 ) -> None:
@@ -231,7 +265,9 @@ def test_commands_and_other_schemes_are_refused_as_shards(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("shard", ["| touch pwned #.tar", "$(touch pwned).tar", "`touch pwned`.tar"])
+@pytest.mark.parametrize(
+    "shard", ["| touch pwned #.tar", "$(touch pwned).tar", "`touch pwned`.tar"]
+)
 def test_shell_words_in_a_shard_name_are_only_a_name(
     make_project: Callable[..., Project], tmp_path: Path, shard: str
 ) -> None:

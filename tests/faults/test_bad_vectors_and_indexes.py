@@ -49,7 +49,9 @@ def nothing_verified_yet() -> None:
         ("corpus", "shards.parquet"),
     ],
 )
-def test_a_damaged_file_is_refused_naming_the_asset(indexed_project: Project, stage: str, name: str, how: str) -> None:
+def test_a_damaged_file_is_refused_naming_the_asset(
+    indexed_project: Project, stage: str, name: str, how: str
+) -> None:
     damaged(indexed_project.store.current(stage, "all").file(name), how)
     with pytest.raises(CorruptArtifact, match=f"{name}.*rematerialize `{stage}`"):
         indexed_project.store.current(stage, "all")
@@ -77,7 +79,9 @@ def test_an_index_file_that_faiss_cannot_read_names_the_asset(indexed_project: P
 def test_index_and_embeddings_of_a_changed_encoder_are_stale(
     make_project: MakeProject, indexed_project: Project, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    project = make_project(encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, "logit_scale", 1.0))})
+    project = make_project(
+        encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, "logit_scale", 1.0))}
+    )
     publish_base(project)
     with pytest.raises(StaleArtifact, match="rematerialize `corpus_embeddings`"):
         build_index(project)
@@ -90,17 +94,29 @@ def changed(checkpoint: Path, directory: Path, name: str, value: float) -> Path:
     for file in checkpoint.iterdir():
         (directory / file.name).write_bytes(file.read_bytes())
     weights = load_file(directory / "open_clip_model.safetensors")
-    save_file({**weights, name: torch.full_like(weights[name], value)}, directory / "open_clip_model.safetensors")
+    save_file(
+        {**weights, name: torch.full_like(weights[name], value)},
+        directory / "open_clip_model.safetensors",
+    )
     return directory
 
 
 # FAULTS 15
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-@pytest.mark.parametrize(("tensor", "what"), [("visual.proj", "image"), ("text_projection", "caption")])
+@pytest.mark.parametrize(
+    ("tensor", "what"), [("visual.proj", "image"), ("text_projection", "caption")]
+)
 def test_vectors_that_no_search_could_find_are_refused(
-    make_project: MakeProject, tiny_checkpoint: Path, tmp_path: Path, tensor: str, what: str, value: float
+    make_project: MakeProject,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    tensor: str,
+    what: str,
+    value: float,
 ) -> None:
-    project = make_project(encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, tensor, value))})
+    project = make_project(
+        encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, tensor, value))}
+    )
     publish_corpus(project)
     publish_base(project)
     with pytest.raises(CorpusError, match=r"'000000'"):
@@ -116,7 +132,10 @@ def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: floa
     vectors[3] = value
     np.save(path, vectors)
     republished = {**embeddings.manifest["files"]}
-    republished["text_emb/text_emb_1.npy"] = {"sha256": artifacts.sha256_of(path), "bytes": path.stat().st_size}
+    republished["text_emb/text_emb_1.npy"] = {
+        "sha256": artifacts.sha256_of(path),
+        "bytes": path.stat().st_size,
+    }
     manifest = {**embeddings.manifest, "files": republished}
     manifest["digest"] = artifacts.manifest_digest(manifest)
     (embeddings.path / "manifest.json").write_text(json.dumps(manifest))
@@ -136,7 +155,9 @@ def test_a_query_that_is_not_finite_is_refused(indexed_project: Project, value: 
 # FAULTS 16
 def test_more_hits_than_rows_gives_all_rows_and_no_padding(indexed_project: Project) -> None:
     queries = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "text")[:4]
-    hits = Index(indexed_project.store.current("faiss_index", "all")).search("image", queries, 1_000_000)
+    hits = Index(indexed_project.store.current("faiss_index", "all")).search(
+        "image", queries, 1_000_000
+    )
     assert len(hits) == 4 * 96 and hits["row"].min() == 0
     assert all(sorted(rows) == list(range(96)) for _, rows in hits.groupby("query")["row"])
 

@@ -1,4 +1,6 @@
-"""FAULTS 47, 48, 54, 55, 56: small files that would take much memory or time, and headers that raise anything."""
+"""FAULTS 47, 48, 54, 55, 56: small files that would take much memory or time, and headers that
+raise anything.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,15 @@ from react_pipeline.store.errors import CorpusError, CorruptArtifact
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
-def test_an_extended_header_of_digits_is_refused_before_it_is_parsed(tmp_path: Path, kind: bytes) -> None:  # 47
+def test_an_extended_header_of_digits_is_refused_before_it_is_parsed(
+    tmp_path: Path, kind: bytes
+) -> None:  # 47
     header = tarfile.TarInfo("x")
     header.type, digits = kind, b"1" * 60_000
     header.size = len(digits)
-    (tmp_path / "0.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + digits.ljust(60_416, b"\0") + b"\0" * 1024)
+    (tmp_path / "0.tar").write_bytes(
+        header.tobuf(tarfile.USTAR_FORMAT) + digits.ljust(60_416, b"\0") + b"\0" * 1024
+    )
     with pytest.raises(CorpusError, match="digits"):
         index_shard(tmp_path / "0.tar")
 
@@ -50,16 +56,26 @@ def test_an_ordinary_extended_header_is_read(tmp_path: Path) -> None:
         member = tarfile.TarInfo(long_name)
         member.size = 5
         tar.addfile(member, io.BytesIO(b"hello"))
-    assert [sample.key for sample in index_shard(tmp_path / "0.tar").samples] == [long_name.removesuffix(".txt")]
+    assert [sample.key for sample in index_shard(tmp_path / "0.tar").samples] == [
+        long_name.removesuffix(".txt")
+    ]
 
 
-def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decoded(tmp_path: Path) -> None:  # 48
+def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decoded(
+    tmp_path: Path,
+) -> None:  # 48
     cell, path = "x" * 30_000, tmp_path / "a.parquet"
     rows = MAX_BATCH_BYTES // len(cell) + 10
     indices = pa.array(np.zeros(rows, np.int32))
     captions = pa.DictionaryArray.from_arrays(indices, pa.array([cell]))
     pq.write_table(
-        pa.table({"url": pa.array([f"https://example.org/{row}" for row in range(rows)]), "caption": captions}), path
+        pa.table(
+            {
+                "url": pa.array([f"https://example.org/{row}" for row in range(rows)]),
+                "caption": captions,
+            }
+        ),
+        path,
     )
     assert path.stat().st_size < 1_000_000
     corpus = CorpusConfig(kind="urls", urls=[str(path)])
@@ -71,7 +87,9 @@ def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decod
 
 
 @pytest.mark.parametrize("name", ["image", "jpg"])
-def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(tmp_path: Path, name: str) -> None:  # 48
+def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(
+    tmp_path: Path, name: str
+) -> None:  # 48
     image, rows = b"x" * (1 << 20), 300
     column: pa.Array = pa.array([image] * rows)
     if name == "image":
@@ -87,7 +105,9 @@ def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(tmp_p
     assert len(list(found)) == rows - 1 and not skipped
 
 
-def test_vectors_that_a_compressed_member_holds_a_thousandfold_are_not_unpacked(tmp_path: Path) -> None:  # 56
+def test_vectors_that_a_compressed_member_holds_a_thousandfold_are_not_unpacked(
+    tmp_path: Path,
+) -> None:  # 56
     np.savez_compressed(tmp_path / "a.npz", vectors=np.zeros((100_000, 64), np.float32))
     with pytest.raises(CorpusError, match="no vectors"):
         open_vectors(tmp_path / "a.npz" / "vectors")
@@ -103,7 +123,9 @@ HEADERS = {
     "a name": npy(b"abc\n"),
     "an open quote": npy(b"{'''1\n"),
     "a negative shape": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2)}\n"),
-    "an enormous shape": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999, 999999999)}\n"),
+    "an enormous shape": npy(
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999, 999999999)}\n"
+    ),
     "a type of types": npy(b"{'descr': [[], {}], 'fortran_order': False, 'shape': (1, 2)}\n"),
     "nested": npy(b"{'descr': " + b"(" * 5_000 + b"\n"),
     "another version": npy(b"{}\n", b"\7\0"),
@@ -112,7 +134,9 @@ HEADERS = {
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("inside", ["npy", "npz"])
-def test_whatever_a_header_of_an_array_says_the_error_is_typed(tmp_path: Path, header: str, inside: str) -> None:  # 56
+def test_whatever_a_header_of_an_array_says_the_error_is_typed(
+    tmp_path: Path, header: str, inside: str
+) -> None:  # 56
     path = tmp_path / "vectors.npy"
     path.write_bytes(HEADERS[header] + b"\0" * 64)
     if inside == "npz":
@@ -157,13 +181,17 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"data": [' + b"[" * 50_000])
-def test_a_submission_of_nested_json_is_a_problem_and_no_crash(tmp_path: Path, content: bytes) -> None:  # 55
+def test_a_submission_of_nested_json_is_a_problem_and_no_crash(
+    tmp_path: Path, content: bytes
+) -> None:  # 55
     with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MEMBER, content)
     assert len(check_submission(tmp_path / "all.zip", {})) == 1
 
 
-def test_a_submission_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submission_that_unpacks_to_too_much_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MEMBER, b"0" * 5_000)
     monkeypatch.setattr(submission, "MAX_MEMBER_BYTES", 4_999)

@@ -1,4 +1,6 @@
-"""A checkpoint that somebody else wrote gets none of its code run: not by its tokenizer, its towers, its weights."""
+"""A checkpoint that somebody else wrote gets none of its code run: not by its tokenizer, its
+towers, its weights.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Pickled:
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What exists once evil code ran; whoever is asked on the terminal whether it may run says yes."""
     monkeypatch.setattr(builtins, "input", lambda _question="": "y")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
     return tmp_path / "code-was-run"
 
 
@@ -82,7 +86,12 @@ def tokenizer_with_code(text: Path) -> None:
 
 def trusted_tokenizer(folder: Path) -> None:
     tokenizer_with_code(folder / "text")
-    change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"trust_remote_code": True}, hf_model_name=None)
+    change(
+        folder / CONFIG,
+        "text_cfg",
+        tokenizer_kwargs={"trust_remote_code": True},
+        hf_model_name=None,
+    )
 
 
 def tokenizer_of_another_kind(folder: Path) -> None:
@@ -103,7 +112,9 @@ def asking_text_tower_in_another_file(folder: Path) -> None:
     asking_text_tower(folder)
     text = folder / "text"
     (text / "config.json").rename(text / "config.4.0.0.json")
-    (text / "config.json").write_text(json.dumps({"configuration_files": ["config.4.0.0.json"], "model_type": "bert"}))
+    (text / "config.json").write_text(
+        json.dumps({"configuration_files": ["config.4.0.0.json"], "model_type": "bert"})
+    )
 
 
 def text_tower_of_unknown_kind(folder: Path) -> None:
@@ -132,12 +143,24 @@ def behind_a_link(folder: Path) -> None:
 def image_tower_of_a_folder(folder: Path) -> None:
     timm = folder / "timm"
     timm.mkdir()
-    (timm / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": {}}))
-    change(folder / CONFIG, "vision_cfg", timm_model_name=f"local-dir:{timm}", timm_model_pretrained=True)
+    (timm / "config.json").write_text(
+        json.dumps({"architecture": "test_vit", "pretrained_cfg": {}})
+    )
+    change(
+        folder / CONFIG,
+        "vision_cfg",
+        timm_model_name=f"local-dir:{timm}",
+        timm_model_pretrained=True,
+    )
 
 
 def image_tower_of_the_hub(folder: Path) -> None:
-    change(folder / CONFIG, "vision_cfg", timm_model_name="hf-hub:evil/tower", timm_model_pretrained=True)
+    change(
+        folder / CONFIG,
+        "vision_cfg",
+        timm_model_name="hf-hub:evil/tower",
+        timm_model_pretrained=True,
+    )
 
 
 EVILS: dict[Callable[[Path], None], tuple[str, str]] = {
@@ -194,7 +217,9 @@ def test_an_evil_checkpoint_in_the_store_is_neither_opened_nor_exported(
                 (staging / path.relative_to(folder)).write_bytes(path.read_bytes())
         return {}
 
-    checkpoint = tiny_project.store.build(Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"), write)
+    checkpoint = tiny_project.store.build(
+        Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"), write
+    )
     exported = tmp_path / "exported"
     exported.mkdir()
     with pytest.raises(InputError, match="trust_remote_code"):
@@ -209,14 +234,20 @@ def test_an_evil_checkpoint_in_the_store_is_neither_opened_nor_exported(
 def test_a_hub_name_gets_no_code_run_either(
     folder: Path, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """An architecture of open_clip's list names a repository of the Hub, as `roberta-ViT-B-32` does."""
-    (tokenizer_with_code if part == "tokenizer" else lambda text: asking_text_tower(text.parent))(folder / "text")
+    """An architecture of open_clip's list names a repository of the Hub, as `roberta-ViT-B-32`
+    does.
+    """
+    (tokenizer_with_code if part == "tokenizer" else lambda text: asking_text_tower(text.parent))(
+        folder / "text"
+    )
     repository = tmp_path / "hub" / "models--evil--tower"
     (repository / "snapshots").mkdir(parents=True)
     (folder / "text").rename(repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    monkeypatch.setattr(hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)  # transformers 4
+    monkeypatch.setattr(
+        hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False
+    )  # transformers 4
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("transformers.utils.hub._is_offline_mode", True, raising=False)
@@ -229,7 +260,11 @@ def test_a_hub_name_gets_no_code_run_either(
     monkeypatch.setattr("react_pipeline.clip.pretrained.load_strictly", lambda *_: None)
     weights = folder / "open_clip_model.safetensors"
     # transformers 5 reads such a tokenizer by a class of its own, transformers 4 refuses it.
-    with nullcontext() if part == "tokenizer" and NEWER else pytest.raises(InputError, match="custom code"):
+    with (
+        nullcontext()
+        if part == "tokenizer" and NEWER
+        else pytest.raises(InputError, match="custom code")
+    ):
         from_open_clip(EncoderConfig(model="evil", pretrained=str(weights)))
     assert not marker.exists()
 
@@ -243,7 +278,9 @@ def test_weights_beside_a_text_tower_are_not_read(folder: Path, marker: Path) ->
 
 
 def test_pickled_weights_of_a_folder_are_refused_by_name(folder: Path, marker: Path) -> None:
-    torch.save(load_file(folder / "open_clip_model.safetensors"), folder / "open_clip_pytorch_model.bin")
+    torch.save(
+        load_file(folder / "open_clip_model.safetensors"), folder / "open_clip_pytorch_model.bin"
+    )
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match="open_clip_model.safetensors"):
         load(folder)
@@ -255,7 +292,9 @@ def test_pickled_weights_of_a_folder_are_refused_by_name(folder: Path, marker: P
 
 
 def test_options_that_open_clip_uses_itself_are_kept(folder: Path, marker: Path) -> None:
-    change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"strip_sep_token": True, "clean": "lower"})
+    change(
+        folder / CONFIG, "text_cfg", tokenizer_kwargs={"strip_sep_token": True, "clean": "lower"}
+    )
     clip = load(folder)
     assert 3 not in clip.tokenizer(["A RED circle"])  # [SEP]
     assert torch.equal(clip.tokenizer(["A RED circle"]), clip.tokenizer(["a red circle"]))

@@ -14,12 +14,21 @@ from react_pipeline.store.errors import InputError
 
 
 def result(method: str, **fields: str) -> EvalResult:
-    about = {"evaluator_version": "1", "evaluation_set_fingerprint": "aa", "dataset": "pets", **fields}
-    return EvalResult(domain="pets", method=method, checkpoint_fingerprint=method, n_classes=3, **about)
+    about = {
+        "evaluator_version": "1",
+        "evaluation_set_fingerprint": "aa",
+        "dataset": "pets",
+        **fields,
+    }
+    return EvalResult(
+        domain="pets", method=method, checkpoint_fingerprint=method, n_classes=3, **about
+    )
 
 
 @pytest.mark.parametrize("field", ["evaluator_version", "evaluation_set_fingerprint", "dataset"])
-def test_results_measured_differently_are_refused_naming_methods_and_what_differs(field: str) -> None:
+def test_results_measured_differently_are_refused_naming_methods_and_what_differs(
+    field: str,
+) -> None:
     require_comparable([result("base"), result("full")])
     with pytest.raises(InputError) as raised:
         require_comparable([result("base"), result("full", **{field: "other"})])

@@ -36,7 +36,11 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         "retrieval": {"k_per_prompt": "many"},
     }
     text = reported(tmp_path / "pets.yaml", raw)
-    for words in ("classes: 'Cat' occurs twice", "templates: 'a photo': needs {}", "classnames: unknown field"):
+    for words in (
+        "classes: 'Cat' occurs twice",
+        "templates: 'a photo': needs {}",
+        "classnames: unknown field",
+    ):
         assert words in text
     assert "retrieval.k_per_prompt" in text
     assert all(str(tmp_path / "pets.yaml") in line for line in text.splitlines())
@@ -54,7 +58,9 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         ({"evaluation": {"name": "x", "kind": "folder"}}, "`path` is missing"),
     ],
 )
-def test_wrong_values_are_reported_by_field(tmp_path: Path, change: dict[str, object], words: str) -> None:  # 21
+def test_wrong_values_are_reported_by_field(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:  # 21
     assert words in reported(tmp_path / "pets.yaml", {**GOOD, **change})
 
 
@@ -84,7 +90,9 @@ BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
         ("classes: [cat]\n" + "#" * MAX_YAML_BYTES, "larger than"),
     ],
 )
-def test_hostile_yaml_is_refused(tmp_path: Path, text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:  # 22
+def test_hostile_yaml_is_refused(
+    tmp_path: Path, text: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 22
     monkeypatch.chdir(tmp_path)
     assert words in reported(tmp_path / "pets.yaml", text)
     assert not (tmp_path / "owned").exists()
@@ -95,7 +103,9 @@ def test_of_a_flood_of_problems_a_hundred_are_listed(tmp_path: Path) -> None:  #
     assert len(lines) == MAX_PROBLEMS + 1 and lines[-1].endswith("more problems")
 
 
-def test_what_is_no_file_of_its_folder_is_that_domains_error_and_the_others_load(tmp_path: Path) -> None:  # 43
+def test_what_is_no_file_of_its_folder_is_that_domains_error_and_the_others_load(
+    tmp_path: Path,
+) -> None:  # 43
     folder = tmp_path / "domains"
     folder.mkdir()
     (folder / "good.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "good"}))
@@ -107,11 +117,21 @@ def test_what_is_no_file_of_its_folder_is_that_domains_error_and_the_others_load
     (folder / "loop.yaml").symlink_to(folder / "loop.yaml")
     domains, problems = load_domains(folder)
     assert list(domains) == ["good"]
-    assert {problem.file.stem for problem in problems} == {"fifo", "device", "secret", "directory", "loop"}
-    assert "regular file" in next(str(problem) for problem in problems if problem.file.stem == "fifo")
+    assert {problem.file.stem for problem in problems} == {
+        "fifo",
+        "device",
+        "secret",
+        "directory",
+        "loop",
+    }
+    assert "regular file" in next(
+        str(problem) for problem in problems if problem.file.stem == "fifo"
+    )
 
 
-def test_an_error_inside_a_check_is_that_files_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 43
+def test_an_error_inside_a_check_is_that_files_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 43
     def surprise(*_: object) -> None:
         raise AttributeError("of a check")
 
@@ -120,19 +140,33 @@ def test_an_error_inside_a_check_is_that_files_error(tmp_path: Path, monkeypatch
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates() | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.dates()
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 FIELDS = st.sampled_from([*DomainConfig.model_fields, "unknown"])
 
 
 @hypothesis.settings(deadline=None, max_examples=60, derandomize=True)
-@hypothesis.given(st.dictionaries(FIELDS, VALUES, max_size=6) | st.text(max_size=200) | st.binary(max_size=200))
+@hypothesis.given(
+    st.dictionaries(FIELDS, VALUES, max_size=6) | st.text(max_size=200) | st.binary(max_size=200)
+)
 def test_any_file_is_a_domain_or_a_configuration_error(content: object) -> None:  # 43
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pets.yaml"
-        data = content if isinstance(content, bytes) else (content if isinstance(content, str) else yaml.dump(content))
+        data = (
+            content
+            if isinstance(content, bytes)
+            else (content if isinstance(content, str) else yaml.dump(content))
+        )
         path.write_bytes(data if isinstance(data, bytes) else data.encode(errors="surrogatepass"))
         for load in (load_domain, load_pipeline):
             with contextlib.suppress(ConfigError):

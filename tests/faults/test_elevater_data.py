@@ -1,4 +1,6 @@
-"""FAULTS 8, 11, 12, 13, 31 for the benchmark's data: missing is `unavailable`, wrong is refused with file and fault."""
+"""FAULTS 8, 11, 12, 13, 31 for the benchmark's data: missing is `unavailable`, wrong is refused
+with file and fault.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from react_pipeline.store.errors import InputError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_elevater(tmp_path / "copy", 2, only=["cifar-10", "kitti-distance", "voc-2007-classification"])
+    return write_elevater(
+        tmp_path / "copy", 2, only=["cifar-10", "kitti-distance", "voc-2007-classification"]
+    )
 
 
 def index_of(root: Path) -> Path:
@@ -54,7 +58,9 @@ def replace_members(archive: Path, change: Callable[[str, bytes], bytes]) -> Non
 
 @pytest.mark.parametrize("label", ["10", "-1", "99999999999999999999"])
 def test_a_label_out_of_range_is_refused_with_its_image(root: Path, label: str) -> None:
-    index_of(root).write_text(index_of(root).read_text().replace("/3/1.png 3\n", f"/3/1.png {label}\n"))
+    index_of(root).write_text(
+        index_of(root).read_text().replace("/3/1.png 3\n", f"/3/1.png {label}\n")
+    )
     assert "/3/1.png': label" in refusal(root)
     assert "there are 10 classes" in refusal(root)
 
@@ -74,7 +80,9 @@ def test_another_number_of_classes_is_refused_with_the_names_left_over(root: Pat
     assert "left over: 'truck'" in text
 
 
-def test_a_class_name_that_is_not_the_benchmarks_is_refused_and_the_way_out_is_named(root: Path) -> None:
+def test_a_class_name_that_is_not_the_benchmarks_is_refused_and_the_way_out_is_named(
+    root: Path,
+) -> None:
     labels = folder_of(root, "cifar-10") / "labels.txt"
     labels.write_text(labels.read_text().replace("truck", "lorry"))
     assert "'lorry': no class of cifar-10 has this name" in refusal(root)
@@ -96,8 +104,12 @@ def test_labels_without_names_need_the_right_number_of_them(root: Path) -> None:
 
 def test_several_annotations_of_an_image_of_one_class_are_refused(root: Path) -> None:
     path = folder_of(root, "kitti-distance") / "test_meta.json"
-    edit_json(path, lambda coco: coco["annotations"].append({"id": 99, "image_id": 1, "category_id": 13}))
-    assert "test images/0/0.png': 2 labels, kitti-distance has one an image" in refusal(root, "kitti-distance")
+    edit_json(
+        path, lambda coco: coco["annotations"].append({"id": 99, "image_id": 1, "category_id": 13})
+    )
+    assert "test images/0/0.png': 2 labels, kitti-distance has one an image" in refusal(
+        root, "kitti-distance"
+    )
 
 
 def test_an_image_without_annotation_is_refused(root: Path) -> None:
@@ -108,7 +120,9 @@ def test_an_image_without_annotation_is_refused(root: Path) -> None:
 
 def test_annotations_of_unknown_images_and_categories_are_refused(root: Path) -> None:
     path = folder_of(root, "kitti-distance") / "test_meta.json"
-    edit_json(path, lambda coco: coco["annotations"].append({"id": 99, "image_id": 5, "category_id": 13}))
+    edit_json(
+        path, lambda coco: coco["annotations"].append({"id": 99, "image_id": 5, "category_id": 13})
+    )
     assert "annotation of image 5, category 13: unknown id" in refusal(root, "kitti-distance")
 
 
@@ -132,7 +146,9 @@ def test_an_empty_index_is_refused(root: Path) -> None:
     assert "lists no image" in refusal(root)
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", '{"images": [], "annotations": []}', "nonsense"])
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, "[]", '{"images": [], "annotations": []}', "nonsense"]
+)
 def test_a_coco_index_that_was_cut_or_lacks_a_field_is_refused(root: Path, text: str) -> None:
     (folder_of(root, "kitti-distance") / "test_meta.json").write_text(text)
     assert "test_meta.json" in refusal(root, "kitti-distance")
@@ -144,9 +160,14 @@ def test_a_registry_that_is_broken_is_refused(root: Path, text: str) -> None:
     assert "vision_datasets.json" in refusal(root)
 
 
-def test_a_broken_entry_of_the_registry_is_named_and_wrong_for_its_own_data_set_alone(root: Path) -> None:
+def test_a_broken_entry_of_the_registry_is_named_and_wrong_for_its_own_data_set_alone(
+    root: Path,
+) -> None:
     edit_registry(root, "cifar-10", test={"index_path": "test.txt", "num_images": "many"})
-    edit_json(root / "vision_datasets.json", lambda entries: entries.extend([1, {"name": 2}, {"name": "mine"}]))
+    edit_json(
+        root / "vision_datasets.json",
+        lambda entries: entries.extend([1, {"name": 2}, {"name": "mine"}]),
+    )
     assert "cifar-10.test.num_images: Input should be a valid integer" in refusal(root)
     assert len(read_dataset(root, "kitti-distance", "test")) == 8
 
@@ -189,7 +210,9 @@ def test_missing_data_is_unavailable_and_never_empty(tmp_path: Path) -> None:
 # 8: names are never paths
 
 
-@pytest.mark.parametrize("location", ["../secret.png", "/etc/passwd", "../../copy.zip@a.png", "val.zip@../a.png"])
+@pytest.mark.parametrize(
+    "location", ["../secret.png", "/etc/passwd", "../../copy.zip@a.png", "val.zip@../a.png"]
+)
 def test_a_location_outside_of_the_root_is_refused(root: Path, location: str) -> None:
     (root / "classification" / "secret.png").write_bytes(png(0, "secret"))
     index_of(root).write_text(f"{location} 0\n")
@@ -225,10 +248,16 @@ def test_reading_and_checking_write_nothing(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "empty"), (b"<html>404</html>", "not_an_image"), (png(0, "x")[:30], "not_an_image|corrupt")],
+    [
+        (b"", "empty"),
+        (b"<html>404</html>", "not_an_image"),
+        (png(0, "x")[:30], "not_an_image|corrupt"),
+    ],
 )
 def test_the_check_meets_files_that_are_no_images(root: Path, data: bytes, reason: str) -> None:
-    replace_members(archive_of(root), lambda name, given: data if name.endswith("/0/0.png") else given)
+    replace_members(
+        archive_of(root), lambda name, given: data if name.endswith("/0/0.png") else given
+    )
     (report,) = check_root(root, ["cifar-10"])
     assert report.state == "wrong"
     problem = next(text for text in report.problems if "no usable image" in text)
@@ -243,7 +272,9 @@ def test_the_check_refuses_a_decompression_bomb_before_decoding_it(root: Path) -
     import zlib
 
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
-    replace_members(archive_of(root), lambda name, given: bytes(bomb) if name.endswith("/0/0.png") else given)
+    replace_members(
+        archive_of(root), lambda name, given: bytes(bomb) if name.endswith("/0/0.png") else given
+    )
     (report,) = check_root(root, ["cifar-10"])
     assert report.state == "wrong"
     assert any("too_many_pixels" in problem for problem in report.problems)
@@ -253,7 +284,9 @@ def test_a_member_that_claims_gigabytes_is_not_read(root: Path) -> None:
     images = read_dataset(root, "cifar-10", "test")
     data = archive_of(root).read_bytes()
     header = data.index(b"PK\x01\x02")
-    archive_of(root).write_bytes(data[: header + 24] + struct.pack("<I", 3 << 30) + data[header + 28 :])
+    archive_of(root).write_bytes(
+        data[: header + 24] + struct.pack("<I", 3 << 30) + data[header + 28 :]
+    )
     with pytest.raises(InputError, match="too many for an image"):
         images.read(0)
 

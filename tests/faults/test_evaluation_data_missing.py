@@ -1,4 +1,6 @@
-"""FAULTS 31: evaluation data that is missing is `unavailable` with its reason, joined by name, never 0.0."""
+"""FAULTS 31: evaluation data that is missing is `unavailable` with its reason, joined by name,
+never 0.0.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +45,20 @@ def test_a_missing_evaluation_set_is_unavailable_with_its_reason_and_has_no_numb
     assert artifact.counts == {"unavailable": result.unavailable}
 
 
-def test_another_order_of_classes_makes_the_set_stale_and_then_the_same_accuracy(tiny_project: Project) -> None:
+def test_another_order_of_classes_makes_the_set_stale_and_then_the_same_accuracy(
+    tiny_project: Project,
+) -> None:
     publish_base(tiny_project)
     publish_evaluation_set(tiny_project, "shapes")
     first = EvalResult.read(evaluate(tiny_project, "shapes", "base"))
     edit(
         tiny_project,
         classes=list(
-            reversed(yaml.safe_load(Path(tiny_project.config.domains / "shapes.yaml").read_text())["classes"])
+            reversed(
+                yaml.safe_load(Path(tiny_project.config.domains / "shapes.yaml").read_text())[
+                    "classes"
+                ]
+            )
         ),
     )
     with pytest.raises(StaleArtifact, match="classes"):

@@ -1,4 +1,6 @@
-"""FAULTS 20: evaluation images are removed by hash and by near-duplicate embedding, counted, and none is left."""
+"""FAULTS 20: evaluation images are removed by hash and by near-duplicate embedding, counted, and
+none is left.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,17 @@ from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import StaleArtifact
 
 
-def configure(project: Project, near: float = 1.01, evaluation: Path | None = None, decontaminate: str = "own") -> None:
+def configure(
+    project: Project, near: float = 1.01, evaluation: Path | None = None, decontaminate: str = "own"
+) -> None:
     path = project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     # Everything is wanted, so that what is missing was removed.
-    domain["retrieval"] = {"k_per_prompt": 200, "max_per_class": 200, "near_duplicate_similarity": near}
+    domain["retrieval"] = {
+        "k_per_prompt": 200,
+        "max_per_class": 200,
+        "near_duplicate_similarity": near,
+    }
     domain["retrieval"]["decontaminate"] = decontaminate
     if evaluation is not None:
         domain["evaluation"]["path"] = str(evaluation)
@@ -39,7 +47,9 @@ def hashes(artifact: Artifact) -> set[str]:
     return set(pd.read_parquet(artifact.file("pairs.parquet"))["image_sha256"])
 
 
-def test_an_evaluation_image_in_the_corpus_is_removed_by_its_bytes_from_both_sets(indexed_project: Project) -> None:
+def test_an_evaluation_image_in_the_corpus_is_removed_by_its_bytes_from_both_sets(
+    indexed_project: Project,
+) -> None:
     configure(indexed_project)
     evaluation_set = publish_evaluation_set(indexed_project, "shapes")
     retrieved = retrieve_pairs(indexed_project, "shapes")
@@ -55,13 +65,19 @@ def test_an_evaluation_image_in_the_corpus_is_removed_by_its_bytes_from_both_set
 
 @pytest.fixture
 def reencoded(tmp_path: Path) -> Path:
-    """The evaluation image that the corpus holds, in another encoding: other bytes, the same picture."""
+    """The evaluation image that the corpus holds, in another encoding: other bytes, the same
+    picture.
+    """
     (tmp_path / "again" / "circle").mkdir(parents=True)
-    (tmp_path / "again" / "circle" / "0.bmp").write_bytes(encode(evaluation_image("circle", 0), "bmp"))
+    (tmp_path / "again" / "circle" / "0.bmp").write_bytes(
+        encode(evaluation_image("circle", 0), "bmp")
+    )
     return tmp_path / "again"
 
 
-def test_the_same_picture_in_other_bytes_is_removed_by_its_embedding(indexed_project: Project, reencoded: Path) -> None:
+def test_the_same_picture_in_other_bytes_is_removed_by_its_embedding(
+    indexed_project: Project, reencoded: Path
+) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)
     publish_evaluation_set(indexed_project, "shapes")
     twin = hashlib.sha256(encode(evaluation_image("circle", 0))).hexdigest()
@@ -78,7 +94,9 @@ def test_the_check_sees_an_image_that_was_let_in(indexed_project: Project, reenc
     publish_evaluation_set(indexed_project, "shapes")
     retrieve_pairs(indexed_project, "shapes")
     (reencoded.parent / "same" / "circle").mkdir(parents=True)
-    (reencoded.parent / "same" / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 0)))
+    (reencoded.parent / "same" / "circle" / "0.png").write_bytes(
+        encode(evaluation_image("circle", 0))
+    )
     configure(indexed_project, evaluation=reencoded.parent / "same")
     publish_evaluation_set(indexed_project, "shapes")
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(1, 0, 1)
@@ -91,13 +109,17 @@ def test_the_check_compares_images_again_and_believes_no_similarity_that_retriev
     publish_evaluation_set(indexed_project, "shapes")
     with monkeypatch.context() as patched:
         # A retrieval that is blind to near duplicates and says that nothing is near.
-        patched.setattr(EvaluationImages, "similarity", lambda _, vectors: np.zeros(len(vectors), np.float32))
+        patched.setattr(
+            EvaluationImages, "similarity", lambda _, vectors: np.zeros(len(vectors), np.float32)
+        )
         artifact = retrieve_pairs(indexed_project, "shapes")
     assert (pd.read_parquet(artifact.file("pairs.parquet"))["evaluation_similarity"] == 0).all()
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 1, 1)
 
 
-def test_images_of_other_domains_are_kept_out_where_all_are_to_be(indexed_project: Project, tmp_path: Path) -> None:
+def test_images_of_other_domains_are_kept_out_where_all_are_to_be(
+    indexed_project: Project, tmp_path: Path
+) -> None:
     theirs = encode(evaluation_image("circle", 0))
     (tmp_path / "theirs" / "red").mkdir(parents=True)
     (tmp_path / "theirs" / "red" / "0.png").write_bytes(theirs)
@@ -128,7 +150,9 @@ def test_images_of_other_domains_are_kept_out_where_all_are_to_be(indexed_projec
         fresh(indexed_project, "retrieved_set", "shapes")
 
 
-def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(indexed_project: Project, tmp_path: Path) -> None:
+def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(
+    indexed_project: Project, tmp_path: Path
+) -> None:
     for folder in ("images", "labels", "ours/circle"):
         (tmp_path / folder).mkdir(parents=True)
     theirs = evaluation_image("circle", 0)
@@ -142,11 +166,17 @@ def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(indexed_project: 
     assert digest in hashes(retrieve_pairs(indexed_project, "shapes"))
     own = {"name": "masks", "images": "images", "labels": "labels", "names": "names.txt"}
     dense = DenseConfig.model_validate({"root": tmp_path, "own": [own]})
-    project = replace(indexed_project, config=indexed_project.config.model_copy(update={"dense": dense}))
+    project = replace(
+        indexed_project, config=indexed_project.config.model_copy(update={"dense": dense})
+    )
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(1, 0, 2)
-    with pytest.raises(StaleArtifact, match="dense"):  # a set that comes later makes the pairs stale
+    with pytest.raises(
+        StaleArtifact, match="dense"
+    ):  # a set that comes later makes the pairs stale
         fresh(project, "retrieved_set", "shapes")
     retrieved = retrieve_pairs(project, "shapes")
-    assert digest not in hashes(retrieved) and retrieved.counts["evaluation_sets"]["dense/masks"] == 1
+    assert (
+        digest not in hashes(retrieved) and retrieved.counts["evaluation_sets"]["dense/masks"] == 1
+    )
     assert digest not in hashes(draw_control(project, "shapes"))
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 2)

@@ -26,7 +26,12 @@ INPUTS = Inputs("customized_checkpoint", "shapes/full", {"method": "full", "step
 
 
 def record(step: int, try_number: int) -> dict[str, float]:
-    return {"step": step, "time_ms": 1_000 * try_number + step, "loss": 1 / (1 + step), "learning_rate": 1e-3}
+    return {
+        "step": step,
+        "time_ms": 1_000 * try_number + step,
+        "loss": 1 / (1 + step),
+        "learning_rate": 1e-3,
+    }
 
 
 def the_run(tracking: Tracking) -> Any:
@@ -35,18 +40,27 @@ def the_run(tracking: Tracking) -> Any:
 
 
 def steps_of(tracking: Tracking, name: str = "training/loss") -> list[int]:
-    return [point.step for point in MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, name)]
+    return [
+        point.step
+        for point in MlflowClient(tracking.uri).get_metric_history(
+            the_run(tracking).info.run_id, name
+        )
+    ]
 
 
 def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
-        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+        (directory / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in records)
+        )
         return {"final_loss": records[-1]["loss"]}
 
     return project.store.build(INPUTS, write)
 
 
-def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(tracking: Tracking) -> None:  # 27
+def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(
+    tracking: Tracking,
+) -> None:  # 27
     with LiveRun(tracking.runs) as live:
         live.started(INPUTS, 0)
         for step in range(5):
@@ -105,7 +119,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_killed_training_is_left_running_and_its_retry_resumes_in_it(tracking: Tracking) -> None:  # 30
+def test_killed_training_is_left_running_and_its_retry_resumes_in_it(
+    tracking: Tracking,
+) -> None:  # 30
     done = subprocess.run([sys.executable, "-c", KILLED, tracking.uri], timeout=120)
     assert done.returncode == -signal.SIGKILL
     left = the_run(tracking)
@@ -126,7 +142,9 @@ def diverging(make_project: Callable[..., Project], _retrieved_store: Path) -> P
     return project
 
 
-def test_training_that_diverges_is_failed_in_mlflow(diverging: Project, tracking: Tracking) -> None:  # 27
+def test_training_that_diverges_is_failed_in_mlflow(
+    diverging: Project, tracking: Tracking
+) -> None:  # 27
     from react_pipeline.training.customization import customize
 
     with (
@@ -144,7 +162,9 @@ def test_training_that_diverges_is_failed_in_mlflow(diverging: Project, tracking
 def test_a_killed_training_of_another_configuration_is_closed_and_one_that_runs_is_not(  # 30
     tracking: Tracking, tiny_project: Project
 ) -> None:
-    killed, running = (replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10))
+    killed, running = (
+        replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10)
+    )
     for inputs in (killed, running):
         LiveRun(tracking.runs).started(inputs, 0)
 

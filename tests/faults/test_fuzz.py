@@ -1,7 +1,9 @@
-"""FAULTS 43, 47, 48, 56: whatever is in a file, reading it gives a value or a typed error, soon and in little memory.
+"""FAULTS 43, 47, 48, 56: whatever is in a file, reading it gives a value or a typed error, soon and
+in little memory.
 
-Each reader gets files that hypothesis makes of a good one: cut, with bytes changed, doubled or inserted, or of nothing
-but noise. What was ever found is an explicit example. `make test-operations` runs them; `max_examples` is the budget.
+Each reader gets files that hypothesis makes of a good one: cut, with bytes changed, doubled or
+inserted, or of nothing but noise. What was ever found is an explicit example. `make
+test-operations` runs them; `max_examples` is the budget.
 """
 
 from __future__ import annotations
@@ -80,17 +82,34 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "tar": ("a.tar", tar(), index_shard),
     "npy": ("a.npy", npy(), open_vectors),
     "parquet": ("a.parquet", parquet(), read_table),
-    "yaml": ("a.yaml", b"classes: [cat, {name: dog, synonyms: [hound]}]\ntemplates: ['a {}']\n", load_domain),
+    "yaml": (
+        "a.yaml",
+        b"classes: [cat, {name: dog, synonyms: [hound]}]\ntemplates: ['a {}']\n",
+        load_domain,
+    ),
     "safetensors": ("a.safetensors", save({"weight": torch.ones(2, 2)}), read_weights),
     "torch": ("a.pt", torch_file(), read_weights),
     "listing": ("a.json", b'{"data": [{"a": [1, 2.5, null]}]}', read_json),
-    "manifest": ("manifest.json", b'{"format": 2, "files": {}}', lambda path: read_manifest(path.parent, "thing")),
+    "manifest": (
+        "manifest.json",
+        b'{"format": 2, "files": {}}',
+        lambda path: read_manifest(path.parent, "thing"),
+    ),
     "store": ("store.json", b'{"format": 2}', lambda path: Store(path.parent)),
 }
 EXAMPLES = {
     "tar": [b"1" * 60_000, tar()[:700]],
-    "npy": [b"\x93NUMPY\x01\x00\x06\x00{'''1\n", b"\x93NUMPY\x01\x00\x06\x00[1,2]\n", b"\x80\x04N."],
-    "yaml": [b"classes: 2001-99-99", b"? [a]\n: b", b'classes: ["\\ud800"]', b"classes: !!binary x"],
+    "npy": [
+        b"\x93NUMPY\x01\x00\x06\x00{'''1\n",
+        b"\x93NUMPY\x01\x00\x06\x00[1,2]\n",
+        b"\x80\x04N.",
+    ],
+    "yaml": [
+        b"classes: 2001-99-99",
+        b"? [a]\n: b",
+        b'classes: ["\\ud800"]',
+        b"classes: !!binary x",
+    ],
     "listing": [b"[" * 100_000, b"1" * 5_000],
     "store": [b"null", b"[]", b"[" * 100_000],
     "manifest": [b"[" * 100_000, b'"x"', b"1" * 5_000],
@@ -104,7 +123,9 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
         end = draw(st.integers(start, min(len(data), start + 64)))
-        many = st.sampled_from([b"\0" * 512, b"9" * 40, b"[" * 2_000, b"\xff" * 8, data[start:end] * 3])
+        many = st.sampled_from(
+            [b"\0" * 512, b"9" * 40, b"[" * 2_000, b"\xff" * 8, data[start:end] * 3]
+        )
         data[start:end] = draw(st.binary(max_size=16) | many)
     return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
 

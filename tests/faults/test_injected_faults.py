@@ -1,7 +1,8 @@
-"""FAULTS 1, 2, 39, 50, 57: every system call of a lineage that may fail, and power losses behind any of them.
+"""FAULTS 1, 2, 39, 50, 57: every system call of a lineage that may fail, and power losses behind
+any of them.
 
-`harness` explains how. What must hold: nothing that is visible is torn, and the next run ends with what an undisturbed
-one ends with: fingerprints, and the bytes of every file that holds no times.
+`harness` explains how. What must hold: nothing that is visible is torn, and the next run ends with
+what an undisturbed one ends with: fingerprints, and the bytes of every file that holds no times.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ SAMPLE = [
     (4, "open", 9, "EINTR"),
     (5, "rename", 4, "rot"),
     (5, "write", 30, "cut"),
-    (5, "unlink", 13, "EIO"),  # a part of the search, which was published where it could not be removed
+    (
+        5,
+        "unlink",
+        13,
+        "EIO",
+    ),  # a part of the search, which was published where it could not be removed
     (6, "rename", 3, "kill"),
     (7, "rename", 4, "rot"),
     (7, "resize", 1, "ENOSPC"),
@@ -64,15 +70,21 @@ def survived(campaign: Campaign) -> bool:
     return not campaign.problems
 
 
-def test_a_sample_of_faults_and_power_losses_leaves_nothing_torn_and_the_next_run_ends_well() -> None:
+def test_a_sample_of_faults_and_power_losses_leaves_nothing_torn_and_the_next_run_ends_well() -> (
+    None
+):
     with harness(TRAINED) as found:
         campaign = found.inject(SAMPLE, to_end_every=20)
         assert survived(campaign)
-        assert {"finished", "killed", "error of the project"} <= (ends := {end for _, _, end in campaign.ends})
+        assert {"finished", "killed", "error of the project"} <= (
+            ends := {end for _, _, end in campaign.ends}
+        )
         assert "not reached" not in ends
         assert survived(found.lose_power(4))
         unsafe = found.lose_power(2, fsync=False)
-        assert [problem for problem in unsafe.problems if "torn" in problem], "it finds what fsync is for"
+        assert [problem for problem in unsafe.problems if "torn" in problem], (
+            "it finds what fsync is for"
+        )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""FAULTS 1 for chosen pairs whose images are fetched: wherever a build is killed, nothing is fetched a second time."""
+"""FAULTS 1 for chosen pairs whose images are fetched: wherever a build is killed, nothing is
+fetched a second time.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,13 @@ from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.store import Store
 
-BUILDS: dict[str, Callable[[Project, str], Artifact]] = {"retrieved_set": retrieve_pairs, "control_set": draw_control}
+BUILDS: dict[str, Callable[[Project, str], Artifact]] = {
+    "retrieved_set": retrieve_pairs,
+    "control_set": draw_control,
+}
 KILLS = (("seal", True, False), ("discard", True, True), ("_publish", False, True))
-"""Where a build is killed, and whether it leaves the fetched images and the marker of what is complete.
+"""Where a build is killed, and whether it leaves the fetched images and the marker of what is
+complete.
 
 Nothing is let go before what was made of it is complete.
 """
@@ -62,7 +68,8 @@ def test_images_that_were_fetched_outlive_every_kill(
 ) -> None:
     keep_img2dataset_loaded(monkeypatch)
     pictures = {
-        f"/{n}.png": encode(draw(SHAPES[n % len(SHAPES)], COLOURS[n // len(SHAPES)], n)) for n in range(len(CAPTIONS))
+        f"/{n}.png": encode(draw(SHAPES[n % len(SHAPES)], COLOURS[n // len(SHAPES)], n))
+        for n in range(len(CAPTIONS))
     }
     del pictures["/5.png"]
     with served(pictures) as web:
@@ -72,7 +79,12 @@ def test_images_that_were_fetched_outlive_every_kill(
             table["url"] = table["url"].str.replace("http://127.0.0.1:9", web.url)
             table.to_parquet(path, index=False)
         download = {"retries": 0, "allow_private_addresses": True, "timeout_seconds": 20}
-        corpus = {"kind": "embeddings", "shards": [], "embeddings": str(tmp_path / "ready"), "download": download}
+        corpus = {
+            "kind": "embeddings",
+            "shards": [],
+            "embeddings": str(tmp_path / "ready"),
+            "download": download,
+        }
         project = make_project(corpus=corpus)
         for publish in (publish_corpus, publish_base, embed_corpus, build_index):
             publish(project)
@@ -85,12 +97,18 @@ def test_images_that_were_fetched_outlive_every_kill(
         for name, fetched, finished in KILLS:
             killed(build_until_killed, project.path, stage, name)
             (left,) = (path for path in project.store.staging.iterdir() if path.is_dir())
-            assert ((left / "fetched").exists(), (left / "finished.json").exists()) == (fetched, finished)
+            assert ((left / "fetched").exists(), (left / "finished.json").exists()) == (
+                fetched,
+                finished,
+            )
             assert not any(project.store.directory(stage, "shapes").glob("*/manifest.json"))
 
         artifact = BUILDS[stage](project, "shapes")
         assert len(web.asked) > 1 and set(web.asked.values()) == {1}
-        assert not artifact.reused and len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
+        assert (
+            not artifact.reused
+            and len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
+        )
         assert not list((project.config.store / ".staging").iterdir())
         undisturbed = BUILDS[stage](make_project(store="undisturbed", corpus=corpus), "shapes")
     # Its counts hold how long the search took.
@@ -98,7 +116,11 @@ def test_images_that_were_fetched_outlive_every_kill(
     assert files == others
     assert not [name for name in artifact.manifest["files"] if name.startswith("fetched")]
     counts, expected = (
-        {name: value for name, value in made.counts.items() if name != "search" and not name.endswith("seconds")}
+        {
+            name: value
+            for name, value in made.counts.items()
+            if name != "search" and not name.endswith("seconds")
+        }
         for made in (artifact, undisturbed)
     )
     assert counts == expected

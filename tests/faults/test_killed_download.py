@@ -1,4 +1,6 @@
-"""SIGKILL in the middle of a download: nobody goes on fetching, and nothing that was had is fetched again."""
+"""SIGKILL in the middle of a download: nobody goes on fetching, and nothing that was had is fetched
+again.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from react_pipeline.corpus.downloads import download_images
 from react_pipeline.settings.corpus import DownloadConfig
 
 URLS = 60
-SETTINGS = DownloadConfig(threads=4, processes=1, retries=0, allow_private_addresses=True, timeout_seconds=20)
+SETTINGS = DownloadConfig(
+    threads=4, processes=1, retries=0, allow_private_addresses=True, timeout_seconds=20
+)
 CODE = f"""
 import sys
 from pathlib import Path
@@ -54,26 +58,34 @@ def test_what_was_had_before_a_kill_is_not_fetched_again(
     with served({f"/{n}": slow for n in range(URLS)}) as web:
         table = pd.DataFrame({"row": range(URLS), "url": [f"{web.url}/{n}" for n in range(URLS)]})
         command = [sys.executable, "-c", CODE, web.url, str(tmp_path)]
-        run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_signals)
+        run = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_signals
+        )
         deadline = time.monotonic() + 120
         while web.asked.total() < 15 and time.monotonic() < deadline:
             time.sleep(0.02)
         started = psutil.Process(run.pid).children(recursive=True)
         workers = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
         assert len(workers) == 1
-        os.kill(workers[0].pid if victim == "process" else run.pid, SIGNALS.get(victim, signal.SIGKILL))
+        os.kill(
+            workers[0].pid if victim == "process" else run.pid, SIGNALS.get(victim, signal.SIGKILL)
+        )
         _, errors = run.communicate(timeout=120)
         if victim == "process":
             assert "corpus.download" in errors
         assert not psutil.wait_procs(started, timeout=60)[1]
 
-        lines = [line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
+        lines = [
+            line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()
+        ]
         had = {json.loads(line)["url"] for line in lines if line.endswith("}")}
         asked = Counter(web.asked)
         assert 5 < len(had) < URLS
         done = download_images(table, tmp_path, SETTINGS, 10_000)
         assert len(done.images) == URLS
-        assert [done.read(n) for n in range(URLS)] == [encode(draw("circle", "red", n)) for n in range(URLS)]
+        assert [done.read(n) for n in range(URLS)] == [
+            encode(draw("circle", "red", n)) for n in range(URLS)
+        ]
         again = {f"{web.url}{path}" for path in web.asked if web.asked[path] > 1}
         assert not again & had
         assert len(again) <= 2 * SETTINGS.threads * SETTINGS.processes

@@ -1,4 +1,6 @@
-"""FAULTS 1 for the embeddings: a build killed outright goes on where it was, and ends as if nothing had happened."""
+"""FAULTS 1 for the embeddings: a build killed outright goes on where it was, and ends as if nothing
+had happened.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ SHARDS, PAIRS = 20, 4
 
 def write_shards(directory: Path) -> str:
     for shard in range(SHARDS):
-        samples = {f"{shard:02d}{n}": pair("circle", "red", shard * PAIRS + n) for n in range(PAIRS)}
+        samples = {
+            f"{shard:02d}{n}": pair("circle", "red", shard * PAIRS + n) for n in range(PAIRS)
+        }
         write_shard(directory / f"{shard:02d}.tar", samples)
     return str(directory / "*.tar")
 
@@ -40,7 +44,9 @@ def embed_at(path: Path) -> None:
 
 
 def killed_after_some_groups(project: Project) -> Path:
-    """Embed in another process and kill it with SIGKILL once 3 groups are done; returns the folder it left."""
+    """Embed in another process and kill it with SIGKILL once 3 groups are done; returns the folder
+    it left.
+    """
     process = started(embed_at, project.path)
     staging = project.config.store / ".staging"
     while process.is_alive() and len(list(staging.glob("*/scratch/*.json"))) < 3:
@@ -66,19 +72,27 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     shutil.copytree(project.config.store, tmp_path / "regrouped")
     done = [path.stem for path in (left / "scratch").glob("*.json")]
     assert 3 <= len(done) < SHARDS
-    finished = {int(number): (left / f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns for number in done}
+    finished = {
+        int(number): (left / f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns
+        for number in done
+    }
 
     artifact = embed_corpus(project)
     for number, modified in finished.items():
         assert artifact.file(f"img_emb/img_emb_{number:02d}.npy").stat().st_mtime_ns == modified
     expected = embed_corpus(make_project(store="undisturbed", corpus={"shards": [shards]}))
     assert same(artifact, expected)
-    assert artifact.counts["rows"] == SHARDS * PAIRS == read_metadata(artifact)["image_path"].nunique()
+    assert (
+        artifact.counts["rows"] == SHARDS * PAIRS == read_metadata(artifact)["image_path"].nunique()
+    )
     assert set(artifact.manifest["files"]) == set(expected.manifest["files"])
 
-    # Groups cut in another way cannot be joined with those of the killed build: nothing twice, nothing lost.
+    # Groups cut in another way cannot be joined with those of the killed build: nothing twice,
+    # nothing lost.
     regrouped = embed_corpus(
-        make_project(store="regrouped", corpus={"shards": [shards]}, embedding={"shards_per_group": 12})
+        make_project(
+            store="regrouped", corpus={"shards": [shards]}, embedding={"shards_per_group": 12}
+        )
     )
     assert not regrouped.reused and same(regrouped, expected)
     assert sum(name.startswith("metadata/") for name in regrouped.manifest["files"]) == 2
@@ -98,7 +112,9 @@ def test_a_flipped_bit_in_a_finished_group_of_a_killed_build_is_embedded_again(
     data[-1] ^= 0x40
     vectors.write_bytes(data)
     artifact = embed_corpus(project)
-    undisturbed = make_project(store="undisturbed", corpus={"shards": [str(tmp_path / "shards" / "*.tar")]})
+    undisturbed = make_project(
+        store="undisturbed", corpus={"shards": [str(tmp_path / "shards" / "*.tar")]}
+    )
     assert same(artifact, embed_corpus(undisturbed))
 
 
@@ -120,22 +136,33 @@ def test_killed_while_a_grown_corpus_is_embedded_takes_the_rest_over_all_the_sam
     # The new shards come first, so the kill falls before or while the old ones are taken over.
     shards = [f"{tmp_path}/shards/0*.tar", old]
     project = prepared(shards)
-    shutil.copytree(project.config.store, tmp_path / "scratch", ignore=shutil.ignore_patterns("corpus_embeddings"))
+    shutil.copytree(
+        project.config.store,
+        tmp_path / "scratch",
+        ignore=shutil.ignore_patterns("corpus_embeddings"),
+    )
     killed_after_some_groups(project)
     assert project.store.current("corpus_embeddings", "all").fingerprint == before.fingerprint
 
     artifact = embed_corpus(project)
-    assert artifact.counts["rows"] == SHARDS * PAIRS and artifact.counts["reused_rows"] == SHARDS * PAIRS // 2
+    assert (
+        artifact.counts["rows"] == SHARDS * PAIRS
+        and artifact.counts["reused_rows"] == SHARDS * PAIRS // 2
+    )
     scratch = embed_corpus(make_project(store="scratch", corpus={"shards": shards}))
     assert scratch.counts["reused_rows"] == 0 and same(artifact, scratch)
     # Files that both share were not written over.
-    assert project.store.open("corpus_embeddings", "all", before.fingerprint).manifest == before.manifest
+    assert (
+        project.store.open("corpus_embeddings", "all", before.fingerprint).manifest
+        == before.manifest
+    )
 
 
 def same(one: Artifact, other: Artifact) -> bool:
     pd.testing.assert_frame_equal(read_metadata(one), read_metadata(other))
     return all(
-        read_vectors(one, side) == pytest.approx(read_vectors(other, side), abs=2e-3) for side in ("image", "text")
+        read_vectors(one, side) == pytest.approx(read_vectors(other, side), abs=2e-3)
+        for side in ("image", "text")
     )
 
 
@@ -162,8 +189,11 @@ def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_r
 
 def test_killed_while_publishing_embeds_nothing_again(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")
-    staging = new_attempt(indexed_project.store.staging, f"corpus_embeddings--all--{artifact.fingerprint}").staging
-    # What a kill leaves between the last group and the rename: every file, perhaps a manifest cut short.
+    staging = new_attempt(
+        indexed_project.store.staging, f"corpus_embeddings--all--{artifact.fingerprint}"
+    ).staging
+    # What a kill leaves between the last group and the rename: every file, perhaps a manifest cut
+    # short.
     artifact.path.rename(staging)
     (staging / "manifest.json").write_text("{")
     modified = (staging / "img_emb" / "img_emb_0.npy").stat().st_mtime_ns

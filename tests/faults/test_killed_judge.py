@@ -1,4 +1,6 @@
-"""The judging server is killed in the middle: what it acknowledged is there, and the same command resumes."""
+"""The judging server is killed in the middle: what it acknowledged is there, and the same command
+resumes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def serving(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None
-        address = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout)))
+        address = next(
+            filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout))
+        )
         yield address[0], process
     finally:
         process.kill()
@@ -49,7 +53,9 @@ def test_acknowledged_answers_outlive_a_kill(
     for number in range(20):
         draw("circle", "red", number).save(tmp_path / "pictures" / f"{number}.png")
     monkeypatch.setattr(
-        judge, "_classify", lambda _p, _s, side, found, _f: ((one.name, int(side.method == "base")) for one in found)
+        judge,
+        "_classify",
+        lambda _p, _s, side, found, _f: ((one.name, int(side.method == "base")) for one in found),
     )
     log = judge.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print).log
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]

@@ -1,4 +1,5 @@
-"""A user interface that is killed takes down nothing that works without it, and leaves no children behind.
+"""A user interface that is killed takes down nothing that works without it, and leaves no children
+behind.
 
 One that is not guarded is not left running.
 """
@@ -38,7 +39,9 @@ def server(name: str, script: str, directory: Path, log: str = "") -> Server:
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
-def test_children_of_a_server_end_with_it_even_if_it_was_killed_before(tmp_path: Path, killed: bool) -> None:
+def test_children_of_a_server_end_with_it_even_if_it_was_killed_before(
+    tmp_path: Path, killed: bool
+) -> None:
     command = ["sh", "-c", "sleep 60 & echo started; wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None and process.stdout.readline() == b"started\n"
@@ -54,7 +57,9 @@ def test_a_server_can_be_ended_even_if_ui_was_started_where_that_is_ignored(tmp_
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        started = servers_module._spawn(["-c", code], tmp_path / "log", tmp_path, dict(os.environ), ())
+        started = servers_module._spawn(
+            ["-c", code], tmp_path / "log", tmp_path, dict(os.environ), ()
+        )
         assert started.wait(30) == 0
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -65,7 +70,9 @@ def test_a_server_can_be_ended_even_if_ui_was_started_where_that_is_ignored(tmp_
 def test_a_server_that_ignores_every_signal_but_one_is_ended_with_its_children(  # FAULTS 36
     tmp_path: Path, killed: bool
 ) -> None:
-    process = subprocess.Popen(["sh", "-c", STUBBORN], stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        ["sh", "-c", STUBBORN], stdout=subprocess.PIPE, start_new_session=True
+    )
     assert process.stdout is not None and process.stdout.readline() == b"started\n"
     if killed:
         process.kill()
@@ -97,14 +104,20 @@ def test_an_mlflow_page_that_ends_is_reported_once_and_dagster_continues(
     monkeypatch.setattr(servers_module, "WATCH_SECONDS", 0.01)
     mlflow = server("mlflow", "kill -9 $$", tmp_path)
     # It ends when the other one was waited for.
-    dagster = server("dagster", f"while kill -0 {mlflow.process.pid}; do sleep 0.01; done; exit 3", tmp_path)
+    dagster = server(
+        "dagster", f"while kill -0 {mlflow.process.pid}; do sleep 0.01; done; exit 3", tmp_path
+    )
     with caplog.at_level(logging.WARNING), pytest.raises(ReactError, match="exit code 3"):
         watch([dagster, mlflow])
     assert caplog.text.count("mlflow was ended by signal 9 (Killed)") == 1
 
 
-@pytest.mark.parametrize(("status", "guarded"), [(403, True), (200, False), (404, False), (500, False)])
-def test_a_server_that_answers_a_foreign_host_is_not_left_running(tmp_path: Path, status: int, guarded: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "guarded"), [(403, True), (200, False), (404, False), (500, False)]
+)
+def test_a_server_that_answers_a_foreign_host_is_not_left_running(
+    tmp_path: Path, status: int, guarded: bool
+) -> None:
     hosts = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -130,13 +143,21 @@ def test_a_server_that_answers_a_foreign_host_is_not_left_running(tmp_path: Path
     ("log", "reported"),
     [
         ("INFO: GET / 200 OK\n", "dagster ended with exit code 1; see"),
-        ("Traceback\nOSError: [Errno 98] in use\nINFO: stopped\n", "exit code 1: OSError: [Errno 98] in use; see"),
-        ("2026 - dagster - ERROR - no space\n", "exit code 1: 2026 - dagster - ERROR - no space; see"),
+        (
+            "Traceback\nOSError: [Errno 98] in use\nINFO: stopped\n",
+            "exit code 1: OSError: [Errno 98] in use; see",
+        ),
+        (
+            "2026 - dagster - ERROR - no space\n",
+            "exit code 1: 2026 - dagster - ERROR - no space; see",
+        ),
         ("ValueError: long ago\n" + "INFO: fine\n" * 30, "dagster ended with exit code 1; see"),
         ("INFO: GET /errors 200 OK\n", "dagster ended with exit code 1; see"),
     ],
 )
-def test_a_line_of_the_log_is_quoted_only_if_it_says_why(tmp_path: Path, log: str, reported: str) -> None:
+def test_a_line_of_the_log_is_quoted_only_if_it_says_why(
+    tmp_path: Path, log: str, reported: str
+) -> None:
     dagster = server("dagster", "exit 1", tmp_path, log)
     dagster.process.wait()
     with pytest.raises(ReactError) as ended:

@@ -1,4 +1,6 @@
-"""FAULTS 28 to 30 at once, under the real daemon: MLflow is stopped while a training runs, which is then killed."""
+"""FAULTS 28 to 30 at once, under the real daemon: MLflow is stopped while a training runs, which is
+then killed.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,18 @@ STEPS, STATE_STEPS = 5_000, 50
 
 @pytest.mark.slow
 def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(  # 28, 29, 30
-    make_project: Callable[..., Project], _indexed_store: Path, mlflow_database: Path, tmp_path: Path
+    make_project: Callable[..., Project],
+    _indexed_store: Path,
+    mlflow_database: Path,
+    tmp_path: Path,
 ) -> None:
     port, database = free_port(), shutil.copy(mlflow_database, tmp_path / "server.db")
     address = f"http://127.0.0.1:{port}"
-    defaults = {**PIPELINE["customization"]["defaults"], "steps": STEPS, "checkpoint_every": STATE_STEPS}
+    defaults = {
+        **PIPELINE["customization"]["defaults"],
+        "steps": STEPS,
+        "checkpoint_every": STATE_STEPS,
+    }
     project = make_project(
         tracking_uri=address,
         methods=["gated-image"],
@@ -50,8 +59,22 @@ def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(
     tracking, key = Tracking.of(project), "shapes/gated-image"
 
     def mlflow() -> AbstractContextManager[Popen[bytes]]:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        where = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(tmp_path / "files")]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        where = [
+            "--backend-store-uri",
+            f"sqlite:///{database}",
+            "--artifacts-destination",
+            str(tmp_path / "files"),
+        ]
         return running([*command, *where, "--workers", "1"], tmp_path / "mlflow.log")
 
     def losses() -> list[int]:
@@ -60,7 +83,9 @@ def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(
         return [point.step for run in found for point in history(run.info.run_id, "training/loss")]
 
     def states() -> set[str]:
-        return {path.name for path in (project.config.store / ".staging").rglob("step-*.safetensors")}
+        return {
+            path.name for path in (project.config.store / ".staging").rglob("step-*.safetensors")
+        }
 
     with dagster_home(tmp_path / "home") as home:
         hurry(home)
@@ -69,7 +94,9 @@ def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(
                 answer(address)
                 wait_for(losses, 150, "a training that is seen in MLflow", log)
                 (left,) = runs_of(tracking, asset="customized_checkpoint")
-                os.killpg(server.pid, signal.SIGKILL)  # reported to end it takes longer than the training
+                os.killpg(
+                    server.pid, signal.SIGKILL
+                )  # reported to end it takes longer than the training
                 server.wait()
             seen = states()
             wait_for(lambda: states() - seen, 60, "a training that goes on without MLflow", log)
@@ -79,14 +106,31 @@ def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(
                 os.kill(process_of(instance, killed), signal.SIGKILL)
                 with mlflow():
                     answer(address)
-                    wait_for(lambda: key in project.store.keys("customized_checkpoint"), 180, "a second try", log)
-                    wait_for(lambda: _state(tracking) == ["FINISHED"], 60, "a finished run in MLflow", log)
+                    wait_for(
+                        lambda: key in project.store.keys("customized_checkpoint"),
+                        180,
+                        "a second try",
+                        log,
+                    )
+                    wait_for(
+                        lambda: _state(tracking) == ["FINISHED"],
+                        60,
+                        "a finished run in MLflow",
+                        log,
+                    )
                     shown = losses()
                     (run,) = runs_of(tracking, asset="customized_checkpoint")
-                    again = instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": killed.run_id}))
+                    again = instance.get_runs(
+                        dg.RunsFilter(tags={"dagster/parent_run_id": killed.run_id})
+                    )
     assert [entry.tags["dagster/retry_number"] for entry in again] == ["1"]
     assert run.info.run_id == left.info.run_id, "the second try goes on in the run of the first"
-    lines = project.store.current("customized_checkpoint", key).file("metrics.jsonl").read_text().splitlines()
+    lines = (
+        project.store.current("customized_checkpoint", key)
+        .file("metrics.jsonl")
+        .read_text()
+        .splitlines()
+    )
     assert [json.loads(line)["step"] for line in lines] == list(range(STEPS)) == sorted(shown)
     assert not list((project.config.store / PENDING).glob("customized_checkpoint--*"))
 

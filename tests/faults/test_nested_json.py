@@ -1,4 +1,6 @@
-"""FAULTS 55, 56, 58: JSON nested too deeply for the parser is as damaged as any other that cannot be parsed."""
+"""FAULTS 55, 56, 58: JSON nested too deeply for the parser is as damaged as any other that cannot
+be parsed.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_an_export_of_it_is_refused(tmp_path: Path) -> None:
 
 def test_numbers_that_no_type_holds_are_typed_errors(tmp_path: Path) -> None:
     towers = '"vision_cfg": {}, "text_cfg": {}'
-    (tmp_path / CONFIG_FILE).write_text(f'{{"model_cfg": {{"embed_dim": 1e999, {towers}}}, "preprocess_cfg": {{}}}}')
+    (tmp_path / CONFIG_FILE).write_text(
+        f'{{"model_cfg": {{"embed_dim": 1e999, {towers}}}, "preprocess_cfg": {{}}}}'
+    )
     with pytest.raises(InputError, match="open_clip"):
         read_config(tmp_path)
 
@@ -60,18 +64,37 @@ def parsers(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
         if isinstance(node, ast.Try):
             caught = [handler.type for handler in node.handlers if handler.type is not None]
         elif isinstance(node, ast.With):
-            calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
-            caught = [error for call in calls if ast.unparse(call.func).endswith("suppress") for error in call.args]
+            calls = [
+                item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)
+            ]
+            caught = [
+                error
+                for call in calls
+                if ast.unparse(call.func).endswith("suppress")
+                for error in call.args
+            ]
         else:
             continue
-        names = {name.id for error in caught for name in ast.walk(error) if isinstance(name, ast.Name)}
+        names = {
+            name.id for error in caught for name in ast.walk(error) if isinstance(name, ast.Name)
+        }
         if "ValueError" in names and "json.load" in "".join(map(ast.unparse, node.body)):
             yield node.lineno, names
 
 
 def test_who_expects_damaged_json_expects_nested_json() -> None:
-    paths = [path for folder in ("react_pipeline", "assets") for path in (ROOT / folder).rglob("*.py")]
-    found = [(path, *place) for path in paths for place in parsers(ast.parse(path.read_text(encoding="utf-8")))]
+    paths = [
+        path for folder in ("react_pipeline", "assets") for path in (ROOT / folder).rglob("*.py")
+    ]
+    found = [
+        (path, *place)
+        for path in paths
+        for place in parsers(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert len(found) > 20
-    wrong = [f"{path}:{line}" for path, line, names in found if not names & {"RecursionError", "RuntimeError"}]
+    wrong = [
+        f"{path}:{line}"
+        for path, line, names in found
+        if not names & {"RecursionError", "RuntimeError"}
+    ]
     assert not wrong

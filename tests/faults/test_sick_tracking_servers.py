@@ -1,4 +1,6 @@
-"""FAULTS 29: a tracking server that is down, silent, dripping or endless costs seconds, and never a result."""
+"""FAULTS 29: a tracking server that is down, silent, dripping or endless costs seconds, and never a
+result.
+"""
 
 from __future__ import annotations
 
@@ -76,12 +78,19 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
             assert not thread.is_alive(), "the request of one who gave up goes on"
 
 
-def test_requests_that_fail_lose_little_more_than_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_fail_lose_little_more_than_the_time_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [100.0]
     monkeypatch.setattr(bounded_http.time, "monotonic", lambda: now[0])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     allowance = Allowance()
-    for left, failure in ((10, 4), (8, 2), (6, 2), (0, 100)):  # less than half the time of one: not asked
+    for left, failure in (
+        (10, 4),
+        (8, 2),
+        (6, 2),
+        (0, 100),
+    ):  # less than half the time of one: not asked
         assert allowance.seconds() == left
         allowance.charge(failure)
     now[0] += 3600  # the hour earns what one hour may lose, whatever an upload lost
@@ -97,9 +106,13 @@ def asking(kind: str) -> Iterator[Callable[..., requests.Response]]:
         yield lambda body=None: session.post(uri, body, timeout=1)
 
 
-def test_a_server_that_answers_again_has_all_its_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_answers_again_has_all_its_time_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     behaviors = [overloaded, well]
-    monkeypatch.setitem(SICK, "recovering", lambda connection, over: behaviors.pop(0)(connection, over))
+    monkeypatch.setitem(
+        SICK, "recovering", lambda connection, over: behaviors.pop(0)(connection, over)
+    )
     with asking("recovering") as ask:
         (allowance,) = bounded_http._allowances.values()
         allowance.charge(0.4)
@@ -111,12 +124,17 @@ def test_a_server_that_answers_again_has_all_its_time_again(monkeypatch: pytest.
 
 def test_a_timeout_names_the_setting_of_a_slow_server() -> None:
     with asking("silent") as ask:
-        for message in ("no whole answer.*MLFLOW_HTTP_REQUEST_TIMEOUT", "before.*MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        for message in (
+            "no whole answer.*MLFLOW_HTTP_REQUEST_TIMEOUT",
+            "before.*MLFLOW_HTTP_REQUEST_TIMEOUT",
+        ):
             with pytest.raises(requests.Timeout, match=message):
                 ask()
 
 
-def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_that_fails_uses_up_the_allowance(
+    tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     with sick_server("silent") as uri:
         for _ in range(3):
             assert Tracking(Runs(uri, "tiny")).logged(tiny_project) is None
@@ -124,7 +142,9 @@ def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplo
 
 
 @pytest.mark.parametrize(
-    ("behave", "seconds", "end"), [(taking, "0.2", "given up"), (late_reader, "2", 200)], ids=["silent", "late"]
+    ("behave", "seconds", "end"),
+    [(taking, "0.2", "given up"), (late_reader, "2", 200)],
+    ids=["silent", "late"],
 )
 def test_the_time_of_an_upload_is_for_sending_alone(
     behave: Callable[..., None], seconds: str, end: object, monkeypatch: pytest.MonkeyPatch
@@ -148,14 +168,18 @@ def test_the_time_of_an_upload_is_for_sending_alone(
 
 
 @pytest.mark.parametrize("kind", ["dripping_body", "endless_body", "silent"])
-def test_doctor_reports_a_sick_server(kind: str, tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_sick_server(
+    kind: str, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("react_pipeline.commands.doctor.SERVER_TIMEOUT_SECONDS", 0.5)
     reported: list[str] = []
     with sick_server(kind) as uri:
         monkeypatch.setenv("REACT_TRACKING_URI", uri)
 
         def look() -> None:
-            reported.extend(entry.state for entry in diagnose(tiny_project.path) if entry.what == "tracking")
+            reported.extend(
+                entry.state for entry in diagnose(tiny_project.path) if entry.what == "tracking"
+            )
 
         looking = threading.Thread(target=look, daemon=True)
         looking.start()
@@ -177,8 +201,12 @@ def test_commands_end_beside_a_sick_server_and_a_well_one_gets_everything(
         tiny_project.path.write_text(yaml.safe_dump({**raw, "tracking_uri": uri}))
         command = [sys.executable, "-m", "react_pipeline", *arguments]
         started = time.monotonic()
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-        print(kind, arguments[0], f"{time.monotonic() - started:.1f} s")  # shown by -rP, not asserted
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        print(
+            kind, arguments[0], f"{time.monotonic() - started:.1f} s"
+        )  # shown by -rP, not asserted
         return done
 
     build = ["materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image"]
@@ -188,7 +216,13 @@ def test_commands_end_beside_a_sick_server_and_a_well_one_gets_everything(
         assert built.returncode == 0, built.stderr
         assert built.stderr.count("is unavailable") <= 4 and "Traceback" not in built.stderr
         waiting = {json.loads(path.read_text()).get("stage") for path in pending.glob("*.json")}
-        assert {"corpus", "retrieved_set", "customized_checkpoint", "domain_results", "comparison"} <= waiting
+        assert {
+            "corpus",
+            "retrieved_set",
+            "customized_checkpoint",
+            "domain_results",
+            "comparison",
+        } <= waiting
         shown = run("models", "list", uri=uri)
         assert shown.returncode == 0 and "MLflow does not answer" in shown.stderr
         assert "gated-image" in run("results", uri=uri).stdout

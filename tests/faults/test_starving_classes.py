@@ -1,4 +1,6 @@
-"""FAULTS 19: an empty retrieved set is refused, and starving classes are named and keep a training from starting."""
+"""FAULTS 19: an empty retrieved set is refused, and starving classes are named and keep a training
+from starting.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def configure(project: Project, **retrieval: object) -> None:
     publish_evaluation_set(project, "shapes")
 
 
-def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(indexed_project: Project) -> None:
+def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(
+    indexed_project: Project,
+) -> None:
     configure(indexed_project, min_similarity={"t2t": 1.1, "t2i": 1.1})
     with pytest.raises(RetrievalError) as raised:
         retrieve_pairs(indexed_project, "shapes")
@@ -28,8 +32,16 @@ def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(index
     assert indexed_project.store.keys("retrieved_set") == []
 
 
-def test_starving_classes_are_named_in_the_counts_and_nothing_is_trained_on_too_many(indexed_project: Project) -> None:
-    configure(indexed_project, modes=["t2t"], k_per_prompt=3, min_per_class=1_000, max_starving_fraction=0.5)
+def test_starving_classes_are_named_in_the_counts_and_nothing_is_trained_on_too_many(
+    indexed_project: Project,
+) -> None:
+    configure(
+        indexed_project,
+        modes=["t2t"],
+        k_per_prompt=3,
+        min_per_class=1_000,
+        max_starving_fraction=0.5,
+    )
     artifact = retrieve_pairs(indexed_project, "shapes")
     assert artifact.counts["starving"] == ["circle", "square", "triangle", "cross"]
     assert artifact.counts["starving_fraction"] == 1.0

@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM at random points of a build: each ends it, and what is built in the end is whole."""
+"""SIGINT and SIGTERM at random points of a build: each ends it, and what is built in the end is
+whole.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,10 @@ def test_a_build_ends_by_every_stop_and_resumes(
     build += ["--method", "base", "--method", "gated-image"]
     finished = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    lines = project.store.current("customized_checkpoint", "shapes/gated-image").file("metrics.jsonl").read_text()
+    lines = (
+        project.store.current("customized_checkpoint", "shapes/gated-image")
+        .file("metrics.jsonl")
+        .read_text()
+    )
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(60))
     assert not [error for _, error in project.store.verify() if error is not None]

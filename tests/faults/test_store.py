@@ -37,7 +37,9 @@ KILLED_AT = {
 
 
 @pytest.mark.parametrize("when", KILLED_AT)
-def test_killed_at_any_step_nothing_unfinished_is_read_and_the_rerun_succeeds(tmp_path: Path, when: str) -> None:  # 1
+def test_killed_at_any_step_nothing_unfinished_is_read_and_the_rerun_succeeds(
+    tmp_path: Path, when: str
+) -> None:  # 1
     script = f"""
 import os, signal
 from pathlib import Path
@@ -87,11 +89,17 @@ def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifa
             store.build(INPUTS, write)
     artifact = store.build(INPUTS, write)
     assert found == ["", "1 tries", "2 tries"]
-    assert sorted(path.name for path in artifact.path.iterdir()) == ["a.bin", "b.bin", "manifest.json"]
+    assert sorted(path.name for path in artifact.path.iterdir()) == [
+        "a.bin",
+        "b.bin",
+        "manifest.json",
+    ]
     assert not list((tmp_path / ".staging").iterdir())
 
 
-def test_what_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(tmp_path: Path) -> None:  # 1
+def test_what_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(
+    tmp_path: Path,
+) -> None:  # 1
     store = Store(tmp_path)
     store.build(INPUTS, write_two)
     leave(store, INPUTS)  # killed after publishing
@@ -103,7 +111,9 @@ def test_what_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(tmp_pa
 
 
 def leave(store: Store, inputs: Inputs) -> Attempt:
-    """What a killed build of this host leaves: its folders, and a lease that was touched a moment ago."""
+    """What a killed build of this host leaves: its folders, and a lease that was touched a moment
+    ago.
+    """
     attempt = new_attempt(store.staging, f"{inputs.stage}--{inputs.key}--{inputs.fingerprint}")
     for path in (attempt.staging, attempt.scratch):
         path.mkdir()
@@ -138,7 +148,9 @@ def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) 
             full.write(b"b" * 100_000)
         return {}
 
-    with pytest.raises(StoreWriteError, match=r"12,345 bytes were written and .* are free") as error:
+    with pytest.raises(
+        StoreWriteError, match=r"12,345 bytes were written and .* are free"
+    ) as error:
         store.build(INPUTS, write)
     assert "No space left" in str(error.value)
     assert store.keys("thing") == []
@@ -155,7 +167,9 @@ def _build_slowly(root: str, value: multiprocessing.Queue[bool]) -> None:
 def test_two_builders_at_once_make_one_artifact(tmp_path: Path) -> None:  # 3
     context = multiprocessing.get_context("spawn")
     reused = context.Queue()
-    builders = [context.Process(target=_build_slowly, args=(str(tmp_path), reused)) for _ in range(2)]
+    builders = [
+        context.Process(target=_build_slowly, args=(str(tmp_path), reused)) for _ in range(2)
+    ]
     for builder in builders:
         builder.start()
     for builder in builders:
@@ -183,7 +197,9 @@ def test_without_locks_the_loser_of_the_rename_verifies_and_uses_the_winner(
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "figure"])
-def test_damaged_artifacts_are_refused_by_name_and_rebuilt(tmp_path: Path, damage: str) -> None:  # 4, 5
+def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
+    tmp_path: Path, damage: str
+) -> None:  # 4, 5
     store = Store(tmp_path)
     artifact = store.build(INPUTS, write_two)
     path = artifact.path / "b.bin"

@@ -30,7 +30,9 @@ DOWN = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def forgotten_failures() -> None:
-    """Other tests of this process may have met a server that was down; it is left alone for a while then."""
+    """Other tests of this process may have met a server that was down; it is left alone for a while
+    then.
+    """
     queue._unreachable_until.clear()
 
 
@@ -67,7 +69,9 @@ def test_server_that_failed_is_not_asked_again_at_once(  # 29
 def impatient() -> Iterator[None]:
     """MLflow lets SQLite wait 20 seconds for a lock; here a tenth of one."""
 
-    def hurry(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+    def hurry(
+        _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
+    ) -> tuple[str, Any]:
         return statement.replace("busy_timeout = 20000", "busy_timeout = 100"), parameters
 
     event.listen(Engine, "before_cursor_execute", hurry, retval=True)
@@ -88,7 +92,9 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     lock.close()
     runs = tracking.apply(tiny_project, patient=True).runs
     assert len(runs) == 1
-    assert [run.info.run_id for run in runs_of(tracking, fingerprint=artifact.fingerprint)] == list(runs.values())
+    assert [run.info.run_id for run in runs_of(tracking, fingerprint=artifact.fingerprint)] == list(
+        runs.values()
+    )
 
 
 def test_entry_that_cannot_be_logged_holds_up_no_other_and_silences_nothing(  # 29
@@ -131,7 +137,9 @@ def test_run_left_open_by_a_killed_process_is_found_and_finished(
 ) -> None:  # 30
     artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
     client = MlflowClient(tracking.uri)
-    experiment = client.create_experiment("tiny", (tiny_project.path.parent / "mlartifacts").as_uri())
+    experiment = client.create_experiment(
+        "tiny", (tiny_project.path.parent / "mlartifacts").as_uri()
+    )
     tags = {"asset": artifact.stage, "fingerprint": artifact.fingerprint}
     left = client.create_run(experiment, tags=tags)
     doubled = client.create_run(experiment, tags=tags)
@@ -143,7 +151,9 @@ def test_run_left_open_by_a_killed_process_is_found_and_finished(
     assert states == ["FINISHED", "KILLED"]
 
 
-def test_logging_killed_before_its_end_writes_no_metric_twice(tracking: Tracking, tiny_project: Project) -> None:  # 30
+def test_logging_killed_before_its_end_writes_no_metric_twice(
+    tracking: Tracking, tiny_project: Project
+) -> None:  # 30
     artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
     run_id = tracking.log_artifact(tiny_project, artifact)
     client = MlflowClient(tracking.uri)
@@ -158,12 +168,20 @@ def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_a
     tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 29
     project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
-    results = publish_results(project, "shapes", {"base": [True, False] * 4, "gated-image": [True] * 8})
+    results = publish_results(
+        project, "shapes", {"base": [True, False] * 4, "gated-image": [True] * 8}
+    )
     made = [results["base"], results["gated-image"], compare(project, "shapes"), overview(project)]
     for artifact in made:
-        assert Tracking(Runs(DOWN, "tiny")).log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
+        assert (
+            Tracking(Runs(DOWN, "tiny")).log_artifact(
+                project, artifact, f"dagster-{artifact.stage}"
+            )
+            is None
+        )
     assert tracking.count_pending(project) == len(made)
-    # The comparison comes first, as it would after its results had failed once: their runs are made with it.
+    # The comparison comes first, as it would after its results had failed once: their runs are made
+    # with it.
     for entry in (project.store.root / PENDING).glob("domain_results--*.json"):
         entry.touch()
     tracking.apply(project, patient=True)
@@ -174,7 +192,9 @@ def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_a
         assert run.data.tags["dagster.run_id"] == f"dagster-{artifact.stage}"
     client = MlflowClient(tracking.uri)
     (gated,) = runs_of(tracking, fingerprint=results["gated-image"].fingerprint)
-    assert [point.value for point in client.get_metric_history(gated.info.run_id, "delta_top1")] == [0.5]
+    assert [
+        point.value for point in client.get_metric_history(gated.info.run_id, "delta_top1")
+    ] == [0.5]
     (compared,) = runs_of(tracking, asset="comparison")
     assert "dashboard.html" in {file.path for file in client.list_artifacts(compared.info.run_id)}
 
@@ -196,10 +216,13 @@ def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_l
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_project: Project, tmp_path: Path) -> None:
+def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(
+    tiny_project: Project, tmp_path: Path
+) -> None:
     artifact = artifact_of(tiny_project, "corpus", "all")
     code = (
-        "import sys; from react_pipeline.project import Project; from react_pipeline.tracking import Tracking\n"
+        "import sys; from react_pipeline.project import Project; from react_pipeline.tracking "
+        "import Tracking\n"
         "project = Project.load(sys.argv[1])\n"
         "artifact = project.store.current('corpus', 'all')\n"
         "assert Tracking.of(project).log_artifact(project, artifact)\n"

@@ -1,4 +1,6 @@
-"""FAULTS 27 and 28: a loss that is no number, a training killed in the middle, or one whose disk fails it."""
+"""FAULTS 27 and 28: a loss that is no number, a training killed in the middle, or one whose disk
+fails it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Make = Callable[..., Project]
 @pytest.fixture
 def project(make_project: Make, _retrieved_store: Path) -> Project:
     made = make_project(
-        customization={"defaults": {"last_k_layers": 2, "steps": 8, "batch_size": 8, "checkpoint_every": 2}}
+        customization={
+            "defaults": {"last_k_layers": 2, "steps": 8, "batch_size": 8, "checkpoint_every": 2}
+        }
     )
     shutil.copytree(_retrieved_store, made.config.store)
     return made
@@ -44,7 +48,10 @@ def test_killed_twice_it_repeats_the_losses_of_an_uninterrupted_run(project: Pro
         killed(train_until_killed, project.path, step)
         assert not (project.config.store / "customized_checkpoint").exists()
     assert losses(project) == expected
-    assert project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"] == 6
+    assert (
+        project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"]
+        == 6
+    )
 
 
 def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  # 28
@@ -54,10 +61,15 @@ def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  
     newest = max(project.config.store.rglob("step-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-10])
     assert losses(project) == expected
-    assert project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"] == 4
+    assert (
+        project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"]
+        == 4
+    )
 
 
-def test_a_loss_that_is_no_number_publishes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:  # 27
+def test_a_loss_that_is_no_number_publishes_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 27
     import torch
 
     from react_pipeline.training import step as module
@@ -105,7 +117,9 @@ def test_a_disk_that_takes_no_state_stops_the_training_and_loses_nothing(project
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # less than a state, more than the log
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (20_000, hard)
+        )  # less than a state, more than the log
 
     try:
         with pytest.raises(StoreWriteError, match=r"writing\.tmp.*bytes are needed"):
@@ -113,11 +127,22 @@ def test_a_disk_that_takes_no_state_stops_the_training_and_loses_nothing(project
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert losses(project) == expected
-    assert project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"] == 4
+    assert (
+        project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"]
+        == 4
+    )
 
 
-def test_a_training_that_a_guard_stopped_leaves_no_decoding_process(make_project: Make, _retrieved_store: Path) -> None:
-    fields = {"last_k_layers": 2, "steps": 60, "batch_size": 8, "workers": 1, "augmentation": "mild"}
+def test_a_training_that_a_guard_stopped_leaves_no_decoding_process(
+    make_project: Make, _retrieved_store: Path
+) -> None:
+    fields = {
+        "last_k_layers": 2,
+        "steps": 60,
+        "batch_size": 8,
+        "workers": 1,
+        "augmentation": "mild",
+    }
     project = make_project(customization={"defaults": fields})
     shutil.copytree(_retrieved_store, project.config.store)
     before = multiprocessing.active_children()

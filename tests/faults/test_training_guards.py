@@ -1,4 +1,6 @@
-"""FAULTS 27: trainings that go wrong stop, publish nothing, keep their last good states and say what to do."""
+"""FAULTS 27: trainings that go wrong stop, publish nothing, keep their last good states and say
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -63,11 +65,14 @@ def states(root: Path) -> list[Path]:
 def test_an_absurd_learning_rate_stops_before_anything_is_published(
     make_project: Make, _retrieved_store: Path, method: str
 ) -> None:
-    # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale away.
+    # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale
+    # away.
     fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1}
     project = prepared(make_project, _retrieved_store, **fields, probe_every=0)
     reported = Recorder()
-    with pytest.raises(TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published") as stopped:
+    with pytest.raises(
+        TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published"
+    ) as stopped:
         customize(project, "shapes", method, reported)
     assert reported.errors == [stopped.value]
     assert project.store.keys("customized_checkpoint") == []
@@ -76,7 +81,9 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     assert 2 <= done < 20
     # The newest states, none of them of the step that failed.
     found = states(project.config.store / ".staging")
-    assert [path.name for path in found] == [f"step-{step:09d}.safetensors" for step in (done - 1, done)]
+    assert [path.name for path in found] == [
+        f"step-{step:09d}.safetensors" for step in (done - 1, done)
+    ]
     with safe_open(found[-1], framework="pt") as file:
         assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118 - not a dict
 
@@ -95,10 +102,22 @@ def test_after_a_better_learning_rate_is_set_it_trains_from_the_start(
 
 
 def trained_with(
-    clip: Clip, pairs: DrawnPairs, project: Project, scratch: Path, *, method: str = "locked-text", **fields: Any
+    clip: Clip,
+    pairs: DrawnPairs,
+    project: Project,
+    scratch: Path,
+    *,
+    method: str = "locked-text",
+    **fields: Any,
 ) -> tuple[Trainer, dict[str, Any]]:
     scratch.mkdir()
-    plain = {"batch_size": 32, "warmup_steps": 0, "augmentation": "none", "workers": 0, "checkpoint_every": 1}
+    plain = {
+        "batch_size": 32,
+        "warmup_steps": 0,
+        "augmentation": "none",
+        "workers": 0,
+        "checkpoint_every": 1,
+    }
     plain["precision"] = "fp32"
     training = TrainingConfig(**{**plain, **fields})
     domain = project.domain("shapes")
@@ -121,7 +140,10 @@ def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
     _, counts = trained_with(clip, drawn, tiny_project, tmp_path / "first", steps=150, learning_rate=1e-3,
                              held_out_fraction=0.3, loss="infonce-captions", method="full")  # fmt: skip
     assert counts["held_out_after"]["r5_text_to_image"] > 0.8
-    with pytest.raises(TrainingError, match=r"collapsed by step \d+.*of 48 held-out pairs fell.*lower learning_rate"):
+    with pytest.raises(
+        TrainingError,
+        match=r"collapsed by step \d+.*of 48 held-out pairs fell.*lower learning_rate",
+    ):
         trained_with(clip, drawn, tiny_project, tmp_path / "second", steps=200, learning_rate=0.4, probe_every=5,
                      held_out_fraction=0.3)  # fmt: skip
     kept = states(tmp_path / "second")
@@ -132,7 +154,11 @@ def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
 
 
 def test_few_held_out_pairs_count_as_few(
-    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_project: Project,
+    tiny_checkpoint: Path,
+    drawn: DrawnPairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted: list[int] = []
     whole = trainer_module.require_no_collapse
@@ -153,24 +179,47 @@ def test_only_the_newest_states_are_kept(
 ) -> None:
     trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "kept", steps=9, learning_rate=1e-3,
                  checkpoint_every=2, method="gated-image")  # fmt: skip
-    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.safetensors" for step in (6, 8)]
-    records = [json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()]
+    assert [path.name for path in states(tmp_path)] == [
+        f"step-{step:09d}.safetensors" for step in (6, 8)
+    ]
+    records = [
+        json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [record["step"] for record in records] == list(range(9))
 
 
 def test_the_newest_state_whose_held_out_pairs_were_looked_at_stays(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:
-    plain = {"steps": 8, "learning_rate": 1e-3, "checkpoint_every": 1, "probe_every": 4, "method": "gated-image"}
-    trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "probed", held_out_fraction=0.2, **plain)
+    plain = {
+        "steps": 8,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 1,
+        "probe_every": 4,
+        "method": "gated-image",
+    }
+    trained_with(
+        load(tiny_checkpoint),
+        drawn,
+        tiny_project,
+        tmp_path / "probed",
+        held_out_fraction=0.2,
+        **plain,
+    )
     names = [f"step-00000000{step}.safetensors" for step in ("4.probed", 7, 8)]
     assert [path.name for path in states(tmp_path / "probed")] == names
-    trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "blind", held_out_fraction=0, **plain)
+    trained_with(
+        load(tiny_checkpoint), drawn, tiny_project, tmp_path / "blind", held_out_fraction=0, **plain
+    )
     assert [path.name for path in states(tmp_path / "blind")] == names[1:]
 
 
 def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_before(
-    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_project: Project,
+    tiny_checkpoint: Path,
+    drawn: DrawnPairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = Snapshot.save
 
@@ -181,12 +230,23 @@ def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_be
 
     monkeypatch.setattr(Snapshot, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "full", steps=4, learning_rate=1e-3)
+        trained_with(
+            load(tiny_checkpoint),
+            drawn,
+            tiny_project,
+            tmp_path / "full",
+            steps=4,
+            learning_rate=1e-3,
+        )
     assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.safetensors"]
 
 
 def test_too_few_held_out_pairs_for_a_guard_are_reported(
-    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_project: Project,
+    tiny_checkpoint: Path,
+    drawn: DrawnPairs,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     plain = {"steps": 2, "learning_rate": 1e-3, "method": "gated-image"}
     _, counts = trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "few", **plain,
@@ -207,12 +267,18 @@ def test_an_fp16_training_that_skips_every_step_publishes_nothing(
 
     with pytest.raises(TrainingError, match="skipped every step.*Nothing was published"):
         broken("locked-text", 3)
-    with pytest.raises(TrainingError, match="31 steps in a row, up to step 30.*Nothing was published"):
+    with pytest.raises(
+        TrainingError, match="31 steps in a row, up to step 30.*Nothing was published"
+    ):
         broken("locked-text", 40)
 
 
 def test_weights_that_end_up_non_finite_are_not_published(
-    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_project: Project,
+    tiny_checkpoint: Path,
+    drawn: DrawnPairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     take = TrainingStep.take
 

@@ -1,4 +1,6 @@
-"""FAULTS 28: trainings killed with SIGKILL in the middle of an epoch, in the settings that make resuming hard."""
+"""FAULTS 28: trainings killed with SIGKILL in the middle of an epoch, in the settings that make
+resuming hard.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,21 @@ from react_pipeline.training import kept_tokens
 from react_pipeline.training.customization import customize
 
 STEPS = 14
-"""So many that fp16 has found its loss scale and some steps are taken: on this model the first eight are skipped."""
-PLAIN = {"last_k_layers": 2, "steps": STEPS, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2, "workers": 0}
+"""So many that fp16 has found its loss scale and some steps are taken: on this model the first
+eight are skipped.
+"""
+PLAIN = {
+    "last_k_layers": 2,
+    "steps": STEPS,
+    "batch_size": 8,
+    "warmup_steps": 1,
+    "checkpoint_every": 2,
+    "workers": 0,
+}
 HARD: dict[str, Any] = {
     **PLAIN,
-    # Every step sees other views of the images, other prompts for the captions, and a loss scale that moves.
+    # Every step sees other views of the images, other prompts for the captions, and a loss scale
+    # that moves.
     "augmentation": "timm",
     "class_prompt_fraction": 0.5,
     "loss": "infonce-masked",
@@ -51,13 +63,18 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def _killed(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _retrieved_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    _retrieved_store: Path,
 ) -> Killed:
     root = tmp_path_factory.mktemp("killed")
 
     def made(name: str, fields: dict[str, Any], store: Path) -> Project:
         (root / name).mkdir()
-        project = write_project(root / name, tiny_checkpoint, drawings, customization={"defaults": fields})
+        project = write_project(
+            root / name, tiny_checkpoint, drawings, customization={"defaults": fields}
+        )
         shutil.copytree(store, project.config.store)
         return project
 
@@ -88,8 +105,12 @@ def scratch(project: Project) -> Path:
     return found
 
 
-def with_fields(project: Project, tiny_checkpoint: Path, drawings: Path, fields: dict[str, Any]) -> Project:
-    return write_project(project.path.parent, tiny_checkpoint, drawings, customization={"defaults": fields})
+def with_fields(
+    project: Project, tiny_checkpoint: Path, drawings: Path, fields: dict[str, Any]
+) -> Project:
+    return write_project(
+        project.path.parent, tiny_checkpoint, drawings, customization={"defaults": fields}
+    )
 
 
 @pytest.mark.slow
@@ -99,13 +120,26 @@ def test_killed_twice_in_mid_epoch_every_record_is_that_of_an_uninterrupted_run(
 ) -> None:
     project = copied(_killed.hard)
     assert not (project.config.store / "customized_checkpoint").exists()
-    resumed, whole = customize(project, "shapes", METHOD), customize(_killed.uninterrupted, "shapes", METHOD)
+    resumed, whole = (
+        customize(project, "shapes", METHOD),
+        customize(_killed.uninterrupted, "shapes", METHOD),
+    )
     assert (resumed.counts["first_step"], whole.counts["first_step"]) == (6, 0)
     per_epoch = (whole.counts["pairs"] - whole.counts["held_out_pairs"]) // HARD["batch_size"]
     assert per_epoch > 1
     assert 2 % per_epoch or 6 % per_epoch, "one state at least lies within an epoch"
-    for name in ("step", "loss", "gradient_norm", "logit_scale", "learning_rate", "gate_attn_1", "gate_dense_0"):
-        assert [line.get(name) for line in records(resumed)] == [line.get(name) for line in records(whole)], name
+    for name in (
+        "step",
+        "loss",
+        "gradient_norm",
+        "logit_scale",
+        "learning_rate",
+        "gate_attn_1",
+        "gate_dense_0",
+    ):
+        assert [line.get(name) for line in records(resumed)] == [
+            line.get(name) for line in records(whole)
+        ], name
     assert 0 < whole.counts["skipped_steps"] < STEPS
     weights = "open_clip_model.safetensors"
     assert resumed.file(weights).read_bytes() == whole.file(weights).read_bytes()
@@ -135,7 +169,9 @@ def test_kept_tokens_outlive_the_kill(
     assert len(records(artifact)) == STEPS
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str
+)
 def test_what_changes_the_checkpoint_never_resumes_from_another_ones_state(
     _killed: Killed,
     copied: Callable[[Project], Project],
@@ -171,7 +207,9 @@ def test_a_run_that_a_guard_stops_after_a_kill_keeps_the_state_it_came_from(
     project = copied(_killed.views)
     whole = training_step.contrastive_loss
     monkeypatch.setattr(
-        training_step, "contrastive_loss", lambda *args, **options: whole(*args, **options) * float("nan")
+        training_step,
+        "contrastive_loss",
+        lambda *args, **options: whole(*args, **options) * float("nan"),
     )
     with pytest.raises(TrainingError, match="loss is nan at step 4"):
         customize(project, "shapes", METHOD)
@@ -192,8 +230,17 @@ def train(path: Path) -> None:
 def test_killed_at_any_moment_it_ends_with_the_weights_of_an_uninterrupted_run(
     make_project: Callable[..., Project], _retrieved_store: Path, order: str
 ) -> None:
-    fields = {**PLAIN, "steps": 60, "checkpoint_every": 1, "probe_every": 3, "augmentation": "mild", "workers": 1}
-    project = make_project(customization={"defaults": {**fields, "order": order, "held_out_fraction": 0.2}})
+    fields = {
+        **PLAIN,
+        "steps": 60,
+        "checkpoint_every": 1,
+        "probe_every": 3,
+        "augmentation": "mild",
+        "workers": 1,
+    }
+    project = make_project(
+        customization={"defaults": {**fields, "order": order, "held_out_fraction": 0.2}}
+    )
     shutil.copytree(_retrieved_store, project.config.store)
     began = time.monotonic()
     weights = customize(project, "shapes", METHOD).file("open_clip_model.safetensors").read_bytes()

@@ -1,7 +1,9 @@
-"""Make the golden store of a version: `python tests/golden/make.py 0.1`, once, when a format is meant to be kept.
+"""Make the golden store of a version: `python tests/golden/make.py 0.1`, once, when a format is
+meant to be kept.
 
-It holds a store, the checkpoints in it, and an export, as this version writes them, with what the models make of a few
-pictures. `test_golden.py` opens every one that is here. Dashboards are left out: plotly's script is a megabyte.
+It holds a store, the checkpoints in it, and an export, as this version writes them, with what the
+models make of a few pictures. `test_golden.py` opens every one that is here. Dashboards are left
+out: plotly's script is a megabyte.
 """
 
 from __future__ import annotations
@@ -31,9 +33,13 @@ def main() -> None:
         folder = Path(temporary) / "golden"
         folder.mkdir()
         lineage.write_inputs(folder)
-        results = max(n for n, (stage, _) in enumerate(lineage.TASKS) if stage == "domain_results") + 1
+        results = (
+            max(n for n, (stage, _) in enumerate(lineage.TASKS) if stage == "domain_results") + 1
+        )
         lineage.run(folder, 0, results)
-        export(Project.load(folder / "pipeline.yaml"), lineage.SLUG, "gated-image", folder / "export")
+        export(
+            Project.load(folder / "pipeline.yaml"), lineage.SLUG, "gated-image", folder / "export"
+        )
         for name in (".cache", ".locks", ".staging", ".quarantine"):
             shutil.rmtree(folder / "store" / name, ignore_errors=True)
         (folder / "features.json").write_text(json.dumps(features(folder)))

@@ -1,4 +1,6 @@
-"""Stores, checkpoints and exports of earlier versions, and of this one, are opened and give what they gave."""
+"""Stores, checkpoints and exports of earlier versions, and of this one, are opened and give what
+they gave.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from react_pipeline.project import Project
 from react_pipeline.use import Classifier
 
 KEPT = sorted(Path(__file__).parent.glob("*.tar.xz"))
-CHECKPOINTS = {"base": ("base_checkpoint", "all"), "gated-image": ("customized_checkpoint", "shapes/gated-image")}
+CHECKPOINTS = {
+    "base": ("base_checkpoint", "all"),
+    "gated-image": ("customized_checkpoint", "shapes/gated-image"),
+}
 
 
 def features(folder: Path) -> dict[str, list[list[float]]]:
@@ -32,7 +37,9 @@ def features(folder: Path) -> dict[str, list[list[float]]]:
         clip = load(store.current(stage, key).path)
         pictures = torch.stack([clip.preprocess(Image.open(path)) for path in paths])
         found[name] = clip.encode_images(pictures).numpy()
-    found["export"] = Classifier.load(folder / "export", device="cpu", precision="fp32").embed(paths)
+    found["export"] = Classifier.load(folder / "export", device="cpu", precision="fp32").embed(
+        paths
+    )
     return {name: np.round(values, 6).tolist() for name, values in found.items()}
 
 

@@ -1,4 +1,5 @@
-"""What must hold on a GPU: the numbers of a CPU up to rounding, and nothing lost. The same tests run on the CPU.
+"""What must hold on a GPU: the numbers of a CPU up to rounding, and nothing lost. The same tests
+run on the CPU.
 
 Several GPUs are a matter of `training/test_distributed.py`, which needs two of them for NCCL.
 """
@@ -65,32 +66,45 @@ def losses(artifact: Artifact) -> list[float]:
 
 
 @pytest.mark.parametrize("fields", [{}, IMAGES], ids=["kept tokens", "images"])
-def test_losses_in_full_precision_are_those_of_the_cpu(device: str, trained: Trained, fields: dict[str, Any]) -> None:
+def test_losses_in_full_precision_are_those_of_the_cpu(
+    device: str, trained: Trained, fields: dict[str, Any]
+) -> None:
     artifact = trained(device, **fields)
     assert artifact.counts["device"] == device and artifact.counts["peak_memory_bytes"] > 0
     assert losses(artifact) == pytest.approx(losses(trained("cpu", **fields)), rel=1e-3)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 0.02), ("fp16", 0.1)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 0.02), ("fp16", 0.1)]
+)
 def test_attaching_changes_no_feature_and_each_precision_follows_the_full_one(
     device: str, trained: Trained, precision: str, tolerance: float
 ) -> None:
     artifact = trained(device, precision=precision)
     assert artifact.counts["step0_max_difference"] == 0
-    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some steps behind.
+    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some
+    # steps behind.
     assert losses(artifact) == pytest.approx(losses(trained(device)), rel=tolerance)
 
 
-def test_a_killed_training_ends_with_the_losses_of_an_uninterrupted_one(device: str, trained: Trained) -> None:
+def test_a_killed_training_ends_with_the_losses_of_an_uninterrupted_one(
+    device: str, trained: Trained
+) -> None:
     whole, resumed = losses(trained(device)), trained(device, kill_at=7)
     assert resumed.counts["first_step"] == 6
     # Exact on a CPU; a GPU may add in another order each time.
     assert losses(resumed) == (whole if device == "cpu" else pytest.approx(whole, rel=1e-4))
 
 
-@pytest.mark.parametrize(("precision", "cosine"), [("fp32", 0.999_99), ("bf16", 0.999), ("fp16", 0.999)])
+@pytest.mark.parametrize(
+    ("precision", "cosine"), [("fp32", 0.999_99), ("bf16", 0.999), ("fp16", 0.999)]
+)
 def test_embeddings_are_those_of_the_cpu(
-    device: str, make_project: Callable[..., Project], _indexed_store: Path, precision: str, cosine: float
+    device: str,
+    make_project: Callable[..., Project],
+    _indexed_store: Path,
+    precision: str,
+    cosine: float,
 ) -> None:
     project = make_project(device=device, embedding={"precision": precision})
     shutil.copytree(_indexed_store, project.config.store)
@@ -98,7 +112,10 @@ def test_embeddings_are_those_of_the_cpu(
     shutil.move(of_cpu.path, elsewhere := project.path.parent / "of_cpu")
     ours = embed_corpus(project)
     for side in FOLDERS:
-        pair = (read_vectors(made, side) for made in (ours, Artifact(elsewhere, of_cpu.manifest, reused=True)))
+        pair = (
+            read_vectors(made, side)
+            for made in (ours, Artifact(elsewhere, of_cpu.manifest, reused=True))
+        )
         assert torch.cosine_similarity(*map(torch.from_numpy, pair)).min() > cosine
 
 
@@ -115,7 +132,9 @@ def test_an_index_whose_cells_were_found_there_is_read_and_finds_as_much(
     queries, found = draw_queries(embeddings, 50), []
     for where in (device, "cpu"):
         path = tmp_path / f"{where}.index"
-        build_side(IndexConfig(recall_queries=10), key, embeddings, "image", path, queries, device=where)
+        build_side(
+            IndexConfig(recall_queries=10), key, embeddings, "image", path, queries, device=where
+        )
         index = faiss.read_index(str(path))
         faiss.extract_index_ivf(index).nprobe = 16
         assert index.ntotal == 3_000

@@ -1,4 +1,6 @@
-"""Searching all queries at once finds what searching them one by one finds, whatever the arithmetic."""
+"""Searching all queries at once finds what searching them one by one finds, whatever the
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -86,20 +88,36 @@ def test_k_above_the_rows_gives_them_all_and_then_nothing() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["IVF32,Flat", "IVF32,SQfp16", "IVF32,SQ8", "IVF32_HNSW8,SQ4", "OPQ8,IVF32_HNSW16,PQ8x4", "OPQ8_32,IVF32,PQ8x4"],
+    [
+        "IVF32,Flat",
+        "IVF32,SQfp16",
+        "IVF32,SQ8",
+        "IVF32_HNSW8,SQ4",
+        "OPQ8,IVF32_HNSW16,PQ8x4",
+        "OPQ8_32,IVF32,PQ8x4",
+    ],
 )
 @pytest.mark.parametrize(("precision", "templates"), [("fp32", 1), ("bf16", 1), ("fp32", 20)])
 def test_list_order_gives_what_the_index_gives(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str, precision: str, templates: int
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key: str,
+    precision: str,
+    templates: int,
 ) -> None:
     monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
     monkeypatch.setattr(prompts, "_ROWS_PER_HIT", {"fp32": 1, "bf16": 1})
     compared: list[int] = []
     pairs = PromptBest._compare_pairs
-    monkeypatch.setattr(PromptBest, "_compare_pairs", lambda *given: compared.append(len(given[1])) or pairs(*given))
+    monkeypatch.setattr(
+        PromptBest, "_compare_pairs", lambda *given: compared.append(len(given[1])) or pairs(*given)
+    )
     embeddings = project.store.current("corpus_embeddings", "all")
     stored, path = StoredVectors(embeddings, "image"), tmp_path / "image.index"
-    built = build_side(IndexConfig(recall_queries=20), key, embeddings, "image", path, draw_queries(embeddings, 40))
+    built = build_side(
+        IndexConfig(recall_queries=20), key, embeddings, "image", path, draw_queries(embeddings, 40)
+    )
     index = read_index(path, mapped=True)
     faiss.ParameterSpace().set_index_parameters(index, "nprobe=3")
     assert has_list_order(index)
@@ -116,7 +134,9 @@ def test_list_order_gives_what_the_index_gives(
     assert bool(sum(compared)) == (templates > 1)
 
 
-def test_cells_by_distance_have_no_products_for_the_bound(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_by_distance_have_no_products_for_the_bound(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch, "product_precision", lambda *_: "fp32")
     monkeypatch.setattr(prompts, "_ROWS_PER_HIT", {"fp32": 1})
     stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
@@ -142,7 +162,9 @@ def test_all_prompts_are_searched_in_parts_and_a_stopped_search_goes_on(
     monkeypatch.setattr(scan, "PART_ROWS", FILE_ROWS)
     index = Index(build_index(project))
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
-    similarities, rows, choice = search_all(index, "image", queries, 10, tmp_path / "scratch", wanted=wanted)
+    similarities, rows, choice = search_all(
+        index, "image", queries, 10, tmp_path / "scratch", wanted=wanted
+    )
     whole = index.search("image", queries, 10)
     if wanted == "exact":
         stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
@@ -150,7 +172,10 @@ def test_all_prompts_are_searched_in_parts_and_a_stopped_search_goes_on(
         parts = sorted((tmp_path / "scratch").glob("*.[0-9]*.npy"))
         assert len(parts) == 4
         parts[1].unlink()
-        for part, damage in ((parts[2], b"\x93"), (parts[3], b"")):  # a flipped bit, and what a power loss may leave
+        for part, damage in (
+            (parts[2], b"\x93"),
+            (parts[3], b""),
+        ):  # a flipped bit, and what a power loss may leave
             part.write_bytes(part.read_bytes()[:-1] + damage if damage else b"")
         seen: list[tuple[int, int]] = []
         once = exact_hits
@@ -167,7 +192,11 @@ def test_all_prompts_are_searched_in_parts_and_a_stopped_search_goes_on(
         np.testing.assert_array_equal(rows.ravel(), whole["row"])
     assert choice.way == wanted
     recall = choice.record(index.artifact, "image")["recall_at_10"]
-    assert (recall == 1.0) if wanted == "exact" else (recall == index.artifact.counts["recall_at_10"]["image"])
+    assert (
+        (recall == 1.0)
+        if wanted == "exact"
+        else (recall == index.artifact.counts["recall_at_10"]["image"])
+    )
 
 
 def test_vectors_that_changed_are_named(project: Project, tmp_path: Path) -> None:
@@ -193,7 +222,9 @@ def test_queries_of_another_width_are_refused(project: Project, tmp_path: Path) 
 
 def artifact_of(key: str, rows: int, parameters: str) -> Artifact:
     counts = {"rows": rows, "dimension": 512, "key": key, "bytes": 2 * rows * 1_100, "rerank": {}}
-    return Artifact(Path(), {"counts": {**counts, "parameters": {"image": parameters} if parameters else {}}})
+    return Artifact(
+        Path(), {"counts": {**counts, "parameters": {"image": parameters} if parameters else {}}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,10 +234,17 @@ def artifact_of(key: str, rows: int, parameters: str) -> Artifact:
         (artifact_of("HNSW32", 900_000, "efSearch=64"), 800, False, "exact"),
         (artifact_of("IVF65536,SQfp16", 400_000_000, "nprobe=64"), 80_000, False, "index"),
         (artifact_of("IVF65536,SQfp16", 400_000_000, "nprobe=64"), 80_000, True, "exact"),
-        (artifact_of("ready IndexIVFPQ of 65536 cells", 400_000_000, "nprobe=64"), 80_000, False, "index"),
+        (
+            artifact_of("ready IndexIVFPQ of 65536 cells", 400_000_000, "nprobe=64"),
+            80_000,
+            False,
+            "index",
+        ),
     ],
 )
-def test_the_way_follows_from_operations_and_bytes(artifact: Artifact, queries: int, spreads: bool, way: str) -> None:
+def test_the_way_follows_from_operations_and_bytes(
+    artifact: Artifact, queries: int, spreads: bool, way: str
+) -> None:
     searched = Searched.built(artifact, "image")
     choice = estimate("auto", searched, queries, 50, spreads=spreads)
     assert choice.way == way and choice.reason

@@ -39,7 +39,11 @@ MakeProject = Callable[..., Project]
 SPARK = {
     "kind": "spark",
     "master": "local[2]",
-    "conf": {"spark.ui.enabled": False, "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"},
+    "conf": {
+        "spark.ui.enabled": False,
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+    },
 }
 SETTINGS = DistributorConfig.model_validate(SPARK)
 
@@ -58,7 +62,9 @@ def test_results_come_in_the_order_of_the_items() -> None:
     def square(number: int) -> int:
         return number * number
 
-    assert spread(square, range(20), SETTINGS, "squares") == [number * number for number in range(20)]
+    assert spread(square, range(20), SETTINGS, "squares") == [
+        number * number for number in range(20)
+    ]
     assert spread(square, [], SETTINGS, "nothing") == []
     assert spread(square, [3], DistributorConfig(), "here") == [9]
 
@@ -94,18 +100,26 @@ def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
         ({"kind": "spark", "conf": {"spark.master": "yarn"}}, "use `master`"),
     ],
 )
-def test_wrong_sections_are_refused(make_project: MakeProject, section: dict[str, object], words: str) -> None:
+def test_wrong_sections_are_refused(
+    make_project: MakeProject, section: dict[str, object], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         make_project(distributor=section)
 
 
 def corpus(directory: Path) -> str:
-    """6 shards with two bad images in one, and keys of earlier shards in the same and in another group."""
+    """6 shards with two bad images in one, and keys of earlier shards in the same and in another
+    group.
+    """
     for shard in range(6):
-        samples = {f"{shard}{number}": pair("circle", "red", shard * 5 + number) for number in range(5)}
+        samples = {
+            f"{shard}{number}": pair("circle", "red", shard * 5 + number) for number in range(5)
+        }
         samples[f"{max(shard - 3, 0)}1"] = pair("square", "blue", shard)
         if shard == 2:
-            samples |= {f"bad{number}": {"png": b"no image", "txt": b"a drawing"} for number in range(2)}
+            samples |= {
+                f"bad{number}": {"png": b"no image", "txt": b"a drawing"} for number in range(2)
+            }
         write_shard(directory / f"{shard}.tar", samples)
     return str(directory / "*.tar")
 
@@ -125,11 +139,17 @@ def same(one: Artifact, other: Artifact) -> None:
     assert {name: files[name] for name in files if name not in timed} == {
         name: expected[name] for name in expected if name not in timed
     }
-    assert {**one.counts, "seconds": 0, "pairs_per_second": 0} == {**other.counts, "seconds": 0, "pairs_per_second": 0}
+    assert {**one.counts, "seconds": 0, "pairs_per_second": 0} == {
+        **other.counts,
+        "seconds": 0,
+        "pairs_per_second": 0,
+    }
 
 
 @pytest.mark.slow
-def test_embedding_on_spark_is_the_local_one_byte_for_byte(make_project: MakeProject, tmp_path: Path) -> None:
+def test_embedding_on_spark_is_the_local_one_byte_for_byte(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     sections = {
         "corpus": {"shards": [corpus(tmp_path / "shards")], "max_bad_fraction": 0.5},
         "embedding": {"batch_size": 2, "shards_per_group": 2},
@@ -140,11 +160,16 @@ def test_embedding_on_spark_is_the_local_one_byte_for_byte(make_project: MakePro
     assert there.fingerprint == here.fingerprint and not there.reused
     same(there, here)
     # Another distributor is no other corpus.
-    assert fresh(make_project(store="there", **sections), "corpus_embeddings").fingerprint == here.fingerprint
+    assert (
+        fresh(make_project(store="there", **sections), "corpus_embeddings").fingerprint
+        == here.fingerprint
+    )
 
 
 @pytest.mark.slow
-def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(make_project: MakeProject, tmp_path: Path) -> None:
+def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     corpus(tmp_path / "shards")
     limits = {"max_bad_fraction": 0.5}
     some = {"corpus": {"shards": [f"{tmp_path}/shards/[0-3].tar"], **limits}, "distributor": SPARK}
@@ -160,49 +185,73 @@ def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(make_project: MakeP
 
 
 @pytest.mark.slow
-def test_a_failed_embedding_on_spark_resumes_where_it_was(make_project: MakeProject, tmp_path: Path) -> None:
+def test_a_failed_embedding_on_spark_resumes_where_it_was(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
     shards = corpus(tmp_path / "shards")
-    project = prepared(make_project, corpus={"shards": [shards], "max_bad_fraction": 0.2}, distributor=SPARK)
+    project = prepared(
+        make_project, corpus={"shards": [shards], "max_bad_fraction": 0.2}, distributor=SPARK
+    )
     with pytest.raises(CorpusError, match=r"2\.tar"):
         embed_corpus(project)
     staging = project.config.store / ".staging"
     done = {path: path.stat().st_mtime_ns for path in staging.glob("*/scratch/[0-9].json")}
     assert 0 < len(done) < 6
-    vectors = {path.stem: next(staging.glob(f"*/img_emb/img_emb_{path.stem}.npy")).stat().st_mtime_ns for path in done}
-    artifact = embed_corpus(make_project(corpus={"shards": [shards], "max_bad_fraction": 0.5}, distributor=SPARK))
+    vectors = {
+        path.stem: next(staging.glob(f"*/img_emb/img_emb_{path.stem}.npy")).stat().st_mtime_ns
+        for path in done
+    }
+    artifact = embed_corpus(
+        make_project(corpus={"shards": [shards], "max_bad_fraction": 0.5}, distributor=SPARK)
+    )
     for number, modified in vectors.items():
         assert artifact.file(f"img_emb/img_emb_{number}.npy").stat().st_mtime_ns == modified
-    anew = embed_corpus(prepared(make_project, store="anew", corpus={"shards": [shards], "max_bad_fraction": 0.5}))
+    anew = embed_corpus(
+        prepared(make_project, store="anew", corpus={"shards": [shards], "max_bad_fraction": 0.5})
+    )
     same(artifact, anew)
 
 
 def clustered(rows: int, seed: int = 0) -> np.ndarray:
     chance = np.random.default_rng(seed)
-    vectors = chance.normal(size=(40, 32))[chance.integers(0, 40, rows)] + chance.normal(scale=0.3, size=(rows, 32))
+    vectors = chance.normal(size=(40, 32))[chance.integers(0, 40, rows)] + chance.normal(
+        scale=0.3, size=(rows, 32)
+    )
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-@pytest.mark.parametrize("key", ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16_HNSW8,PQ8x4", "HNSW8", "Flat"])
+@pytest.mark.parametrize(
+    "key", ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16_HNSW8,PQ8x4", "HNSW8", "Flat"]
+)
 def test_an_index_filled_on_spark_is_the_local_one_byte_for_byte(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from react_pipeline.indexing import filling
 
-    embeddings = artifact_of(tmp_path / "embeddings", [clustered(900), clustered(700, 1), clustered(900, 2)])
+    embeddings = artifact_of(
+        tmp_path / "embeddings", [clustered(900), clustered(700, 1), clustered(900, 2)]
+    )
     monkeypatch.setattr(filling, "PART_ROWS", 800)
     config = IndexConfig(key=key, recall_queries=20)
     counts = {}
     for place, settings in (("here", DistributorConfig()), ("there", SETTINGS)):
         (tmp_path / place).mkdir()
-        counts[place] = build_indices(config, embeddings, tmp_path / place, device="cpu", distributor=settings)
+        counts[place] = build_indices(
+            config, embeddings, tmp_path / place, device="cpu", distributor=settings
+        )
     for side in ("image", "text"):
         here, there = (tmp_path / place / f"{side}.index" for place in ("here", "there"))
         assert here.read_bytes() == there.read_bytes()
-    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["image.index", "text.index"]
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [
+        "image.index",
+        "text.index",
+    ]
     assert {**counts["here"], "seconds": 0} == {**counts["there"], "seconds": 0}
 
 
-def test_parts_of_a_killed_build_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_killed_build_are_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from react_pipeline.indexing import build, filling
 
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000), clustered(1_000, 1)])
@@ -279,15 +328,24 @@ def test_a_search_on_spark_finds_row_for_row_what_one_here_finds(
     monkeypatch.setattr(row_values, "_TASK_ROWS", 300)
     nearest = kept_out.similarity_of_rows(embeddings, rows, SETTINGS)
     np.testing.assert_array_equal(nearest, kept_out.similarity_of_rows(embeddings, rows))
-    np.testing.assert_allclose(nearest, (everything[rows] @ kept_out.vectors.T).max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        nearest, (everything[rows] @ kept_out.vectors.T).max(axis=1), atol=1e-6
+    )
     wanted = pd.DataFrame({"row": rows, "class_id": rows % 3})
     means = {class_id: everything[class_id] for class_id in range(3)}
     alike = likeness(embeddings, wanted, means, SETTINGS)
-    np.testing.assert_allclose(alike, (everything[rows] * everything[rows % 3]).sum(axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        alike, (everything[rows] * everything[rows % 3]).sum(axis=1), atol=1e-6
+    )
 
 
-def test_names_are_counted_on_spark_as_here(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings, domain = fresh(indexed_project, "corpus_embeddings"), indexed_project.domain("shapes")
+def test_names_are_counted_on_spark_as_here(
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings, domain = (
+        fresh(indexed_project, "corpus_embeddings"),
+        indexed_project.domain("shapes"),
+    )
     here = name_counts.count_names(domain, embeddings, DistributorConfig())
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 20)
     pd.testing.assert_frame_equal(name_counts.count_names(domain, embeddings, SETTINGS), here)
@@ -298,10 +356,19 @@ def test_a_task_of_a_search_names_the_vector_that_cannot_be_ranked(tmp_path: Pat
     bad = clustered(1_000)
     bad[77] = 0
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
-    counts = {"rows": 2_000, "dimension": 32, "key": "Flat", "bytes": 1, "parameters": {}, "rerank": {}}
+    counts = {
+        "rows": 2_000,
+        "dimension": 32,
+        "key": "Flat",
+        "bytes": 1,
+        "parameters": {},
+        "rerank": {},
+    }
     index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
     with pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
-        search_all(index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path, distributor=SETTINGS)
+        search_all(
+            index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path, distributor=SETTINGS
+        )
 
 
 def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
@@ -312,7 +379,9 @@ def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, part)
             files[f"{folder}/{path.name}"] = {}
-        table = pd.DataFrame({"image_path": [f"{number}{row}" for row in range(len(part))], "caption": "a"})
+        table = pd.DataFrame(
+            {"image_path": [f"{number}{row}" for row in range(len(part))], "caption": "a"}
+        )
         (directory / "metadata").mkdir(exist_ok=True)
         table.to_parquet(directory / "metadata" / f"metadata_{number}.parquet")
         files[f"metadata/metadata_{number}.parquet"] = {}
@@ -332,7 +401,9 @@ def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
 
 
 @pytest.mark.slow
-def test_downloads_on_spark_are_the_local_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_on_spark_are_the_local_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("no_proxy", "*")
     images = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(9)}
     settings = DownloadConfig(timeout_seconds=2, retries=1, allow_private_addresses=True, threads=4)
@@ -346,7 +417,8 @@ def test_downloads_on_spark_are_the_local_ones(tmp_path: Path, monkeypatch: pyte
         pd.testing.assert_frame_equal(there.images, here.images)
         pd.testing.assert_frame_equal(there.failed, here.failed)
         assert [there.read(row) for row in there.images["row"]] == list(images.values())
-        # Files that a task left which died are not written over; what they lack is fetched in the next round.
+        # Files that a task left which died are not written over; what they lack is fetched in the
+        # next round.
         (tmp_path / "died").mkdir()
         (tmp_path / "died" / "000000.images").write_bytes(b"half")
         again = download_images(table, tmp_path / "died", settings, 10_000, SETTINGS)

@@ -19,7 +19,15 @@ from react_pipeline.store.errors import CorruptArtifact, InputError
 
 MakeProject = Callable[..., Project]
 ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500
-KEYS = ["Flat", "SQ8", "HNSW16", "IVF32,Flat", "IVF32,SQ8", "IVF32,SQfp16", "OPQ8,IVF32_HNSW16,PQ8x4"]
+KEYS = [
+    "Flat",
+    "SQ8",
+    "HNSW16",
+    "IVF32,Flat",
+    "IVF32,SQ8",
+    "IVF32,SQfp16",
+    "OPQ8,IVF32_HNSW16,PQ8x4",
+]
 SMALL = {"target_recall": 0.9, "recall_queries": 50}
 
 
@@ -57,14 +65,23 @@ def test_exact_search_equals_brute_force(indexed_project: Project, side: str) ->
     similarities = queries @ vectors.T
     for query, found in hits.groupby("query"):
         assert list(found["rank"]) == list(range(5))
-        assert found["similarity"].to_numpy() == pytest.approx(np.sort(similarities[query])[::-1][:5], abs=1e-5)
-        assert similarities[query][found["row"]] == pytest.approx(found["similarity"].to_numpy(), abs=1e-5)
+        assert found["similarity"].to_numpy() == pytest.approx(
+            np.sort(similarities[query])[::-1][:5], abs=1e-5
+        )
+        assert similarities[query][found["row"]] == pytest.approx(
+            found["similarity"].to_numpy(), abs=1e-5
+        )
 
 
 def test_counts_have_key_recall_and_encoder(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     counts = artifact.counts
-    assert (counts["rows"], counts["dimension"], counts["key"], counts["exact"]) == (96, 32, "Flat", True)
+    assert (counts["rows"], counts["dimension"], counts["key"], counts["exact"]) == (
+        96,
+        32,
+        "Flat",
+        True,
+    )
     assert counts["recall_at_10"] == counts["recall_at_100"] == {"image": 1.0, "text": 1.0}
     assert counts["recall_queries"] == 20
     assert counts["encoder"] == indexed_project.store.current("base_checkpoint", "all").fingerprint
@@ -79,7 +96,9 @@ def test_every_kind_of_key_is_built_tuned_to_the_target_and_measured(
     counts = artifact.counts
     assert (counts["key"], counts["exact"], counts["reason"]) == (key, key == "Flat", "configured")
     assert min(counts["tuned_recall"].values()) >= 0.9
-    assert min(counts["recall_at_10"].values()) > 0.8 and min(counts["recall_at_100"].values()) > 0.5
+    assert (
+        min(counts["recall_at_10"].values()) > 0.8 and min(counts["recall_at_100"].values()) > 0.5
+    )
     named = {"H": "efSearch", "I": "nprobe", "O": "nprobe"}.get(key[0])
     for side in ("image", "text"):
         assert (named is None) or counts["parameters"][side].startswith(f"{named}=")
@@ -103,11 +122,16 @@ def test_hits_of_coarse_codes_are_ranked_by_the_stored_vectors(
     assert (hits.groupby("query")["similarity"].diff().dropna() <= 0).all()
 
 
-def test_re_ranking_finds_more_than_the_codes_alone(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:
+def test_re_ranking_finds_more_than_the_codes_alone(
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+) -> None:
     _, alone = make_indexed(key="IVF32,PQ8x4", rerank=1)
     _, ranked = make_indexed(key="IVF32,PQ8x4", rerank=16)
     assert alone.counts["rerank"] == {} and ranked.counts["rerank"] == {"image": 16, "text": 16}
-    assert all(ranked.counts["recall_at_10"][side] > alone.counts["recall_at_10"][side] + 0.1 for side in SIDES)
+    assert all(
+        ranked.counts["recall_at_10"][side] > alone.counts["recall_at_10"][side] + 0.1
+        for side in SIDES
+    )
     assert alone.counts["reason"].count("target_recall 0.9 is not reached") == 2
 
 
@@ -141,14 +165,22 @@ def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: M
     assert named(rerank=4) == {**named(), "rerank": 4}
 
 
-@pytest.mark.parametrize("key", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,SQ8", "OPQ8,IVF32_HNSW16,PQ8x4"])
+@pytest.mark.parametrize(
+    "key", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,SQ8", "OPQ8,IVF32_HNSW16,PQ8x4"]
+)
 def test_a_grown_corpus_is_added_to_the_earlier_index(
-    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]], key: str
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    key: str,
 ) -> None:
     project, before = make_indexed(6, key=key, target_recall=0.7)
     embeddings = publish(project, pairs)
     after = build_index(project)
-    assert (after.counts["rows"], after.counts["reused_rows"], before.counts["reused_rows"]) == (ROWS, 3_000, 0)
+    assert (after.counts["rows"], after.counts["reused_rows"], before.counts["reused_rows"]) == (
+        ROWS,
+        3_000,
+        0,
+    )
     assert after.counts["trained_rows"] == (ROWS if key in {"Flat", "HNSW16"} else 3_000)
     assert "3,000 rows of an earlier index kept" in after.counts["reason"]
     assert min(after.counts["recall_at_10"].values()) > 0.6
@@ -158,7 +190,8 @@ def test_a_grown_corpus_is_added_to_the_earlier_index(
 
 
 def test_growing_an_exact_index_gives_the_bytes_of_building_it_again(
-    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+    pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> None:
     project, before = make_indexed(6, key="Flat")
     publish(project, pairs)
@@ -167,11 +200,15 @@ def test_growing_an_exact_index_gives_the_bytes_of_building_it_again(
     shutil.rmtree(grown.path)
     anew = build_index(project)
     assert (grown.counts["reused_rows"], anew.counts["reused_rows"]) == (3_000, 0)
-    assert (grown.fingerprint, grown.manifest["files"]) == (anew.fingerprint, anew.manifest["files"])
+    assert (grown.fingerprint, grown.manifest["files"]) == (
+        anew.fingerprint,
+        anew.manifest["files"],
+    )
 
 
 @pytest.mark.parametrize(
-    ("files", "change", "why"), [(3, {}, "grown too far"), (6, {"key": "IVF16,Flat"}, "another configuration")]
+    ("files", "change", "why"),
+    [(3, {}, "grown too far"), (6, {"key": "IVF16,Flat"}, "another configuration")],
 )
 def test_an_earlier_index_that_does_not_fit_is_not_used(
     make_indexed: Callable[..., tuple[Project, Artifact]],
@@ -189,7 +226,8 @@ def test_an_earlier_index_that_does_not_fit_is_not_used(
 
 
 def test_a_damaged_earlier_index_gives_way_to_one_that_is_earlier_still(
-    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+    pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> None:
     project, _ = make_indexed(4, key="Flat")
     publish(project, pairs[:6])
@@ -197,11 +235,15 @@ def test_a_damaged_earlier_index_gives_way_to_one_that_is_earlier_still(
     with larger.file("text.index").open("ab") as file:
         file.write(b"\0")
     publish(project, pairs)
-    assert (larger.counts["reused_rows"], build_index(project).counts["reused_rows"]) == (2_000, 2_000)
+    assert (larger.counts["reused_rows"], build_index(project).counts["reused_rows"]) == (
+        2_000,
+        2_000,
+    )
 
 
 def test_an_earlier_index_of_vectors_that_changed_is_not_used(
-    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+    pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> None:
     project, _ = make_indexed(6, key="Flat")
     publish(project, [pairs[1], pairs[0], *pairs[2:]])
@@ -236,7 +278,9 @@ def test_a_build_killed_between_the_sides_keeps_the_finished_one_if_it_is_as_it_
     publish(project, pairs)
     build_side, asked = index_build.build_side, []
 
-    def build_until_killed(config: object, key: str, embeddings: Artifact, side: str, *rest: object) -> object:
+    def build_until_killed(
+        config: object, key: str, embeddings: Artifact, side: str, *rest: object
+    ) -> object:
         asked.append(side)
         if asked == ["image", "text"]:
             (rest[0].parent / ".text.index.part").write_bytes(b"half")
@@ -267,6 +311,8 @@ def test_a_file_cut_after_it_was_opened_is_refused_before_it_is_mapped(
         Index(artifact).search("image", np.eye(1, WIDTH, dtype=np.float32), 1)
 
 
-def test_a_key_that_does_not_fit_the_vectors_is_refused(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:
+def test_a_key_that_does_not_fit_the_vectors_is_refused(
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+) -> None:
     with pytest.raises(InputError, match="32 numbers into 7 unequal parts"):
         make_indexed(key="IVF32,PQ7x4")

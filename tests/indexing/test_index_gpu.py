@@ -1,4 +1,6 @@
-"""Building with FAISS' GPU package: its calls answered by the exact index itself, since there is no GPU here."""
+"""Building with FAISS' GPU package: its calls answered by the exact index itself, since there is no
+GPU here.
+"""
 
 from __future__ import annotations
 
@@ -70,12 +72,17 @@ def test_only_centroids_go_to_the_gpu_and_the_index_stays_here(
 def test_keys_without_cells_stay_in_main_memory_as_they_are(
     project: Project, tmp_path: Path, on_gpu: list[tuple[type, int, int]], key: str
 ) -> None:
-    assert built(project, tmp_path / "a.index", key, "auto") == built(project, tmp_path / "b.index", key, "cpu")
+    assert built(project, tmp_path / "a.index", key, "auto") == built(
+        project, tmp_path / "b.index", key, "cpu"
+    )
     assert not on_gpu
 
 
 def test_a_full_gpu_is_no_reason_to_fail(
-    project: Project, tmp_path: Path, on_gpu: list[tuple[type, int, int]], monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    tmp_path: Path,
+    on_gpu: list[tuple[type, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object) -> None:
         raise RuntimeError("Error: 'err == cudaSuccess' failed: out of memory\nstack")

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from react_pipeline.indexing.keys import GRAPH_ROWS, Key, cells_for, choose_key, machine_memory_bytes
+from react_pipeline.indexing.keys import (
+    GRAPH_ROWS,
+    Key,
+    cells_for,
+    choose_key,
+    machine_memory_bytes,
+)
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.errors import InputError
 
@@ -51,28 +57,62 @@ def test_memory_of_the_configuration_decides() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Flat", "SQ8", "SQfp16", "HNSW16", "HNSW16_SQfp16", "IVF64,Flat", "IVF64,SQ8", "IVF64,SQ4", "IVF64,SQ6"]
+    [
+        "Flat",
+        "SQ8",
+        "SQfp16",
+        "HNSW16",
+        "HNSW16_SQfp16",
+        "IVF64,Flat",
+        "IVF64,SQ8",
+        "IVF64,SQ4",
+        "IVF64,SQ6",
+    ]
     + ["IVF64_HNSW16,Flat", "IVF64,PQ8x4", "OPQ8_32,IVF64_HNSW16,PQ8x4", "OPQ8,IVF64,PQ16x4"],
 )
 def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> None:
     rows, width = 3_000, 64
     vectors = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
     index = faiss.index_factory(width, text, faiss.METRIC_INNER_PRODUCT)
-    if (lists := faiss.try_extract_index_ivf(index)) is not None and hasattr(faiss.downcast_index(lists), "pq"):
+    if (lists := faiss.try_extract_index_ivf(index)) is not None and hasattr(
+        faiss.downcast_index(lists), "pq"
+    ):
         faiss.downcast_index(lists).do_polysemous_training = False
     index.train(vectors)
     index.add(vectors)
     faiss.write_index(index, str(tmp_path / "index"))
     tables = 2**4 * width * 4 if "PQ" in text else 2 * width * 4
     predicted = Key.parse(text).bytes(rows, width)
-    assert predicted == pytest.approx((tmp_path / "index").stat().st_size - tables, rel=0.02, abs=3_000)
+    assert predicted == pytest.approx(
+        (tmp_path / "index").stat().st_size - tables, rel=0.02, abs=3_000
+    )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["LSH", "IVF,Flat", "IVF10", "PQ8", "Flat,IVF8", "IVF8,Flat;x", "HNSW", "IVF8,SQ5", "", "Flat\n", "IVF٣,Flat"]
+    [
+        "LSH",
+        "IVF,Flat",
+        "IVF10",
+        "PQ8",
+        "Flat,IVF8",
+        "IVF8,Flat;x",
+        "HNSW",
+        "IVF8,SQ5",
+        "",
+        "Flat\n",
+        "IVF٣,Flat",
+    ]
     # FAISS divides by these numbers, or reads beyond an array of so many.
-    + ["IVF0,Flat", "HNSW0", "IVF1,PQ0", "IVF1,PQ8x0", "OPQ0,IVF1,SQ8", "OPQ8_0,IVF1,SQ8", "IVF1_HNSW0,Flat"],
+    + [
+        "IVF0,Flat",
+        "HNSW0",
+        "IVF1,PQ0",
+        "IVF1,PQ8x0",
+        "OPQ0,IVF1,SQ8",
+        "OPQ8_0,IVF1,SQ8",
+        "IVF1_HNSW0,Flat",
+    ],
 )
 def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: str) -> None:
     with pytest.raises(ValidationError, match="`auto`"):
@@ -90,14 +130,18 @@ def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: s
         ("OPQ8,IVF64,PQ8x3", "codes of 3 bits are not built; use 4 to 12"),
     ],
 )
-def test_too_few_links_and_codes_of_too_few_or_too_many_bits_are_refused(text: str, words: str) -> None:
+def test_too_few_links_and_codes_of_too_few_or_too_many_bits_are_refused(
+    text: str, words: str
+) -> None:
     with pytest.raises(ValidationError, match=words):
         IndexConfig(key=text)
     with pytest.raises(InputError, match=rf"index\.key: .*{words}"):
         Key.parse(text)
 
 
-@pytest.mark.parametrize("text", ["HNSW2", "IVF8_HNSW2,Flat", "IVF1,PQ4x4", "IVF1,PQ4x12", "IVF10,SQ8"])
+@pytest.mark.parametrize(
+    "text", ["HNSW2", "IVF8_HNSW2,Flat", "IVF1,PQ4x4", "IVF1,PQ4x12", "IVF10,SQ8"]
+)
 def test_the_least_and_the_most_that_a_key_may_say(text: str) -> None:
     assert Key.parse(IndexConfig(key=text).key).text == text
 
@@ -118,11 +162,17 @@ def test_a_quantizer_that_does_not_fit_the_width_is_refused(text: str, words: st
 @pytest.mark.parametrize(
     ("text", "rows", "reason"),
     [
-        ("IVF1024,Flat", 39_935, "IVF1024,Flat needs 39,936 rows to train its cells, there are 39,935"),
+        (
+            "IVF1024,Flat",
+            39_935,
+            "IVF1024,Flat needs 39,936 rows to train its cells, there are 39,935",
+        ),
         ("IVF8,PQ8", 9_983, "IVF8,PQ8 needs 9,984 rows to train its codes, there are 9,983"),
     ],
 )
-def test_a_corpus_too_small_for_its_key_is_searched_exactly(text: str, rows: int, reason: str) -> None:
+def test_a_corpus_too_small_for_its_key_is_searched_exactly(
+    text: str, rows: int, reason: str
+) -> None:
     assert choose_key(IndexConfig(key=text), rows, 512)[0] == "Flat"
     assert reason in choose_key(IndexConfig(key=text), rows, 512)[1]
     assert choose_key(IndexConfig(key=text), rows + 1, 512) == (text, "configured")
@@ -134,4 +184,10 @@ def test_a_configured_key_that_memory_cannot_hold_is_refused_with_both_sizes() -
 
 
 def test_cells_grow_with_the_root_of_the_rows() -> None:
-    assert [cells_for(rows) for rows in (1, 100_000, 1_000_000, 100_000_000, 10**12)] == [64, 512, 2048, 16384, 65536]
+    assert [cells_for(rows) for rows in (1, 100_000, 1_000_000, 100_000_000, 10**12)] == [
+        64,
+        512,
+        2048,
+        16384,
+        65536,
+    ]

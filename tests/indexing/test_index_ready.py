@@ -62,12 +62,17 @@ def write(
         ("OPQ8,IVF32_HNSW16,PQ8x4np", "ready IVFPQ of 32 cells", False),
     ],
 )
-def test_ready_indices_are_taken_over_and_tuned(project: Project, key: str, name: str, exact: bool) -> None:
+def test_ready_indices_are_taken_over_and_tuned(
+    project: Project, key: str, name: str, exact: bool
+) -> None:
     write(project, key)
     artifact = build_index(project)
     counts = artifact.counts
     assert (counts["key"], counts["exact"], counts["rows"]) == (name, exact, ROWS)
-    assert counts["reason"].startswith("taken over from ") and min(counts["recall_at_10"].values()) >= 0.9
+    assert (
+        counts["reason"].startswith("taken over from ")
+        and min(counts["recall_at_10"].values()) >= 0.9
+    )
     assert all((artifact.path / f"{side}.index").is_symlink() for side in SIDES)
     assert bool(counts["rerank"]) == key.startswith("OPQ")
     vectors = read_vectors(project.store.current("corpus_embeddings", "all"), "image")[::100]
@@ -78,8 +83,14 @@ def test_ready_indices_are_taken_over_and_tuned(project: Project, key: str, name
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"order": lambda vectors: vectors[:-1]}, "3,999 rows of 32 dimensions, but the embeddings have 4,000 of 32"),
-        ({"order": lambda vectors: np.ascontiguousarray(vectors[:, :16])}, "4,000 rows of 16 dimensions"),
+        (
+            {"order": lambda vectors: vectors[:-1]},
+            "3,999 rows of 32 dimensions, but the embeddings have 4,000 of 32",
+        ),
+        (
+            {"order": lambda vectors: np.ascontiguousarray(vectors[:, :16])},
+            "4,000 rows of 16 dimensions",
+        ),
         ({"metric": faiss.METRIC_L2}, "another distance than the inner product"),
         ({"order": lambda vectors: vectors[::-1].copy()}, "its rows are not in the order"),
         ({"key": "PQ1x2np"}, "or it is too coarse"),
@@ -125,6 +136,10 @@ def test_taking_the_ready_indices_out_of_the_configuration_makes_the_artifact_st
 ) -> None:
     write(project)
     build_index(project)
-    corpus = {"kind": "embeddings", "shards": [], "embeddings": str(project.config.corpus.embeddings)}
+    corpus = {
+        "kind": "embeddings",
+        "shards": [],
+        "embeddings": str(project.config.corpus.embeddings),
+    }
     with pytest.raises(StaleArtifact, match="another `ready`"):
         fresh(make_project(corpus=corpus, index={"recall_queries": 50}), "faiss_index")

@@ -44,13 +44,17 @@ class Missing:
 
 @pytest.mark.parametrize("depth", [10, 100])
 @pytest.mark.parametrize("side", ["image", "text"])
-def test_recall_is_the_share_of_the_exact_hits_that_were_found(embeddings: Artifact, side: str, depth: int) -> None:
+def test_recall_is_the_share_of_the_exact_hits_that_were_found(
+    embeddings: Artifact, side: str, depth: int
+) -> None:
     neighbours = Neighbours(StoredVectors(embeddings, side), draw_queries(embeddings, 30))
     index = exact_index(read_vectors(embeddings, side))
     assert neighbours.recall(index, depth, 1) == 1.0
     # On the text side the first hit is the query's own row, which does not count.
     lost = 3 if side == "image" else 2
-    assert neighbours.recall(Missing(index, 3), depth, 1) == pytest.approx(1 - lost / depth, abs=0.01)
+    assert neighbours.recall(Missing(index, 3), depth, 1) == pytest.approx(
+        1 - lost / depth, abs=0.01
+    )
 
 
 class InMemory:
@@ -92,7 +96,9 @@ def test_hits_as_similar_as_the_exact_ones_are_equally_right(embeddings: Artifac
     assert neighbours.recall(Last(), 10, 1) == 1.0
 
 
-def test_queries_are_the_captions_of_their_rows_and_the_same_each_time(embeddings: Artifact) -> None:
+def test_queries_are_the_captions_of_their_rows_and_the_same_each_time(
+    embeddings: Artifact,
+) -> None:
     queries = draw_queries(embeddings, 100)
     assert (queries.vectors == read_vectors(embeddings, "text")[queries.rows]).all()
     assert len(queries) == len(set(queries.rows)) == 100
@@ -130,7 +136,12 @@ def test_tuning_stops_at_the_least_effort_that_reaches_the_target() -> None:
 
 
 def test_tuning_raises_what_helps_and_ends_at_the_most_there_is() -> None:
-    found = tune(lambda value, rerank: min(value / 8, 1) * min(rerank / 16, 1), 0.95, value=(1, 64), rerank=(4, 64))
+    found = tune(
+        lambda value, rerank: min(value / 8, 1) * min(rerank / 16, 1),
+        0.95,
+        value=(1, 64),
+        rerank=(4, 64),
+    )
     assert (found.recall, found.value, found.rerank) == (1.0, 8, 16)
     short = tune(lambda value, rerank: 0.5, 0.95, value=(1, 6), rerank=(2, 5))
     assert (short.recall, short.value, short.rerank) == (0.5, 6, 5)

@@ -49,7 +49,9 @@ def stored(make_project: Callable[..., Project], request: pytest.FixtureRequest)
 
 @pytest.mark.parametrize("stored", ["clustered", "random", "duplicates"], indirect=True)
 @pytest.mark.parametrize("k", [1, 10, 400])
-def test_exact_hits_are_the_same_with_and_without_the_bound(stored: StoredVectors, k: int, compared: list[int]) -> None:
+def test_exact_hits_are_the_same_with_and_without_the_bound(
+    stored: StoredVectors, k: int, compared: list[int]
+) -> None:
     asked = Cloud(ROWS, WIDTH).prompts(12, TEMPLATES)
     similarities, rows = exact_hits(stored, asked, k, templates=TEMPLATES)
     wanted, wanted_rows = exact_hits(stored, asked, k)
@@ -61,7 +63,9 @@ def test_exact_hits_are_the_same_with_and_without_the_bound(stored: StoredVector
 
 
 @pytest.mark.parametrize("stored", ["clustered"], indirect=True)
-def test_templates_that_add_nothing_in_common_only_cost_time(stored: StoredVectors, compared: list[int]) -> None:
+def test_templates_that_add_nothing_in_common_only_cost_time(
+    stored: StoredVectors, compared: list[int]
+) -> None:
     asked = np.concatenate([images for images, _ in Cloud(160, WIDTH).pairs()])
     found = exact_hits(stored, asked, 10, templates=TEMPLATES), exact_hits(stored, asked, 10)
     np.testing.assert_array_equal(found[0][1], found[1][1])
@@ -79,5 +83,8 @@ def test_it_is_used_where_hits_are_rare_and_names_have_many_prompts() -> None:
 
 def test_the_estimate_counts_with_it() -> None:
     corpus = Searched(1_000_000, 512, 1)
-    one, many = (estimate("auto", corpus, 80_000, 10, precision="fp32", cores=2, templates=t) for t in (1, 80))
+    one, many = (
+        estimate("auto", corpus, 80_000, 10, precision="fp32", cores=2, templates=t)
+        for t in (1, 80)
+    )
     assert many.exact_seconds < one.exact_seconds / 2

@@ -30,7 +30,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def own(name: str) -> DenseSet:
-    return next(entry for entry in DenseConfig.model_validate({"own": OWN}).sets("shapes") if entry.name == name)
+    return next(
+        entry
+        for entry in DenseConfig.model_validate({"own": OWN}).sets("shapes")
+        if entry.name == name
+    )
 
 
 def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> DenseImages:
@@ -57,7 +61,9 @@ def test_a_label_map_gives_class_ids_and_ignores_its_border(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["boxes", "masks"])
 @pytest.mark.parametrize("with_folder", [True, False])
-def test_zips_are_read_in_place_and_have_the_digest_of_their_folders(root: Path, name: str, with_folder: bool) -> None:
+def test_zips_are_read_in_place_and_have_the_digest_of_their_folders(
+    root: Path, name: str, with_folder: bool
+) -> None:
     before = read_dense_set(root, own(name))
     digest = before.digest()
     for folder in ("images", "labels"):
@@ -92,13 +98,23 @@ def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
         (lambda given: given["categories"].append({"id": 4, "name": "Circle"}), "twice"),
         (lambda given: given["categories"].append({"id": 3, "name": "ring"}), "twice"),
         (lambda given: given["images"].append(given["images"][0]), "twice"),
-        (lambda given: given["images"].append({**given["images"][0], "id": 9, "file_name": "9.png"}), "9.png"),
+        (
+            lambda given: given["images"].append(
+                {**given["images"][0], "id": 9, "file_name": "9.png"}
+            ),
+            "9.png",
+        ),
         (lambda given: given["images"][0].pop("width"), "width"),
         (lambda given: given["images"][0].update(file_name=["0.png"]), "not in"),
         (lambda given: given["annotations"][0].pop("bbox"), "bbox"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3]), "COCO"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "COCO"),
-        (lambda given: given["annotations"][1].update(segmentation={"size": [8, 8], "counts": "x"}), "annotations[1]"),
+        (
+            lambda given: given["annotations"][1].update(
+                segmentation={"size": [8, 8], "counts": "x"}
+            ),
+            "annotations[1]",
+        ),
     ],
 )
 def test_wrong_boxes_are_one_error_with_file_and_field(root: Path, change: Any, token: str) -> None:
@@ -136,7 +152,10 @@ def png_header(width: int, height: int) -> bytes:
     """The beginning of a picture of this size."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = b"IDAT" + zlib.compress(bytes(100))
-    parts = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, data))
+    parts = (
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in (chunk, data)
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -165,10 +184,14 @@ def test_wrong_label_maps_are_one_error(root: Path, name: str, content: Any, tok
 
 
 @pytest.mark.parametrize("copy", ["labels/again/2.png", "images/2.jpg"])
-def test_two_files_of_one_name_are_refused_rather_than_joined_with_either(root: Path, copy: str) -> None:
+def test_two_files_of_one_name_are_refused_rather_than_joined_with_either(
+    root: Path, copy: str
+) -> None:
     path = root / "shapes" / copy
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes((root / "shapes" / path.parent.name.replace("again", "labels") / "2.png").read_bytes())
+    path.write_bytes(
+        (root / "shapes" / path.parent.name.replace("again", "labels") / "2.png").read_bytes()
+    )
     with pytest.raises(InputError, match=re.escape(path.name)):
         read_dense_set(root, own("masks"))
 
@@ -178,7 +201,9 @@ def test_other_files_beside_the_images_are_no_images(root: Path) -> None:
     assert read_dense_set(root, own("masks")).image(2, 10_000).size == (SIDE, SIDE)
 
 
-@pytest.mark.parametrize(("name", "gone"), [("boxes", "annotations.json"), ("boxes", "images"), ("masks", "labels")])
+@pytest.mark.parametrize(
+    ("name", "gone"), [("boxes", "annotations.json"), ("boxes", "images"), ("masks", "labels")]
+)
 def test_what_is_missing_is_unavailable(root: Path, name: str, gone: str) -> None:
     (root / "shapes" / gone).rename(root / "elsewhere")
     with pytest.raises(Unavailable, match=gone.split(".")[0]):
@@ -191,22 +216,38 @@ def write_maps(root: Path, folder: str, name: str, values: list[int], images: st
     palette = Image.fromarray(np.array(values, np.uint8).reshape(1, -1), "P")
     palette.putpalette(list(range(256)) * 3)
     palette.save(root / folder / f"{name}.png")
-    Image.new("RGB", (len(values), 1)).save(root / images / f"{name.removesuffix('_labelTrainIds')}.jpg")
+    Image.new("RGB", (len(values), 1)).save(
+        root / images / f"{name.removesuffix('_labelTrainIds')}.jpg"
+    )
 
 
 def test_both_encodings_of_coco_stuff_are_the_same_classes(tmp_path: Path) -> None:
     entry = dense_sets()["coco-stuff-171"]
-    # Category ids less one: person, hair drier and toothbrush, banner (id 92), wood (id 182), an id that is no class.
+    # Category ids less one: person, hair drier and toothbrush, banner (id 92), wood (id 182), an id
+    # that is no class.
     write_maps(tmp_path / "raw", entry.truth, "1", [0, 88, 89, 91, 181, 11, 255], entry.images)
-    write_maps(tmp_path / "train", entry.truth, "1_labelTrainIds", [0, 78, 79, 80, 170, 255, 255], entry.images)
-    maps = [read_dense_set(tmp_path / kind, entry).label_map(0, (7, 1)).tolist() for kind in ("raw", "train")]
+    write_maps(
+        tmp_path / "train",
+        entry.truth,
+        "1_labelTrainIds",
+        [0, 78, 79, 80, 170, 255, 255],
+        entry.images,
+    )
+    maps = [
+        read_dense_set(tmp_path / kind, entry).label_map(0, (7, 1)).tolist()
+        for kind in ("raw", "train")
+    ]
     assert maps[0] == maps[1] == [[0, 78, 79, 80, 170, 255, 255]]
     names = [entry.class_names[number] for number in (0, 78, 79, 80, 170)]
     assert names == ["person", "hair drier", "toothbrush", "banner", "wood"]
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("voc-20", [255, 0, 19, 255]), ("voc-21", [0, 1, 20, 255])])
-def test_voc_is_read_with_and_without_its_background(tmp_path: Path, name: str, wanted: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("voc-20", [255, 0, 19, 255]), ("voc-21", [0, 1, 20, 255])]
+)
+def test_voc_is_read_with_and_without_its_background(
+    tmp_path: Path, name: str, wanted: list[int]
+) -> None:
     entry = dense_sets()[name]
     write_maps(tmp_path, entry.truth, "2007_1", [0, 1, 20, 255], entry.images)
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
@@ -219,14 +260,21 @@ def test_voc_is_read_with_and_without_its_background(tmp_path: Path, name: str, 
         read_dense_set(tmp_path, entry)
 
 
-def test_the_split_of_open_vocabulary_detection_drops_what_is_in_neither_group(tmp_path: Path) -> None:
+def test_the_split_of_open_vocabulary_detection_drops_what_is_in_neither_group(
+    tmp_path: Path,
+) -> None:
     entry = dense_sets()["coco-ovd-65"]
     assert (len(entry.class_names), *map(len, entry.groups.values())) == (65, 48, 17)
     given = instances(2)
     given["categories"] = [
-        {"id": number, "name": name} for number, name in enumerate(dense_sets()["coco-80"].class_names)
+        {"id": number, "name": name}
+        for number, name in enumerate(dense_sets()["coco-80"].class_names)
     ]
-    dropped = next(number for number, name in enumerate(dense_sets()["coco-80"].class_names) if name == "teddy bear")
+    dropped = next(
+        number
+        for number, name in enumerate(dense_sets()["coco-80"].class_names)
+        if name == "teddy bear"
+    )
     for box in given["annotations"]:
         box["category_id"] = dropped if box["image_id"] == 101 else 0
     write_sets(tmp_path / "shapes", 2)

@@ -1,4 +1,6 @@
-"""Evaluation sets: folders and manifests joined with the classes by name, and the reading of their images."""
+"""Evaluation sets: folders and manifests joined with the classes by name, and the reading of their
+images.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def folder(drawings: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def manifest(folder: Path) -> Path:
-    rows = [(path.relative_to(folder.parent).as_posix(), path.parent.name) for path in sorted(folder.rglob("*.png"))]
+    rows = [
+        (path.relative_to(folder.parent).as_posix(), path.parent.name)
+        for path in sorted(folder.rglob("*.png"))
+    ]
     path = folder.parent / "manifest.csv"
     pd.DataFrame(rows, columns=["path", "class"]).to_csv(path, index=False)
     return path
@@ -51,7 +56,9 @@ def test_a_folder_gives_one_row_an_image_with_the_domains_class_ids(tiny_project
     assert artifact.counts["classes_without_images"] == []
 
 
-def test_folders_match_classes_whatever_their_case_spaces_and_hyphens(tiny_project: Project, folder: Path) -> None:
+def test_folders_match_classes_whatever_their_case_spaces_and_hyphens(
+    tiny_project: Project, folder: Path
+) -> None:
     path = tiny_project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     domain["classes"] = ["Red Circle", "square", "triangle", "x-cross"]
@@ -59,34 +66,48 @@ def test_folders_match_classes_whatever_their_case_spaces_and_hyphens(tiny_proje
     (folder / "circle").rename(folder / "red_CIRCLE")
     (folder / "cross").rename(folder / "X cross")
     images = read_images(
-        publish_evaluation_set(with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes")
+        publish_evaluation_set(
+            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
+        )
     )
     assert sorted(set(images["class"])) == ["Red Circle", "square", "triangle", "x-cross"]
 
 
-def test_every_folder_that_is_no_class_is_named_in_one_error(tiny_project: Project, folder: Path) -> None:
+def test_every_folder_that_is_no_class_is_named_in_one_error(
+    tiny_project: Project, folder: Path
+) -> None:
     (folder / "hexagon").mkdir()
     (folder / "star").mkdir()
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(InputError) as raised:
-        publish_evaluation_set(with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes")
+        publish_evaluation_set(
+            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
+        )
     assert all(name in str(raised.value) for name in ("hexagon", "star", "loose.png", str(folder)))
 
 
-def test_classes_without_images_and_other_files_are_counted(tiny_project: Project, folder: Path) -> None:
+def test_classes_without_images_and_other_files_are_counted(
+    tiny_project: Project, folder: Path
+) -> None:
     shutil.rmtree(folder / "cross")
     (folder / "circle" / "notes.txt").write_text("")
-    artifact = publish_evaluation_set(with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes")
+    artifact = publish_evaluation_set(
+        with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
+    )
     assert artifact.counts["classes_without_images"] == ["cross"]
     assert (artifact.counts["classes"], artifact.counts["ignored_files"]) == (3, 1)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_manifest_gives_the_same_images_as_the_folder(tiny_project: Project, manifest: Path, kind: str) -> None:
+def test_a_manifest_gives_the_same_images_as_the_folder(
+    tiny_project: Project, manifest: Path, kind: str
+) -> None:
     if kind == "parquet":
         pd.read_csv(manifest).to_parquet(manifest.with_suffix(".parquet"))
     path = manifest.with_suffix(f".{kind}")
-    artifact = publish_evaluation_set(with_evaluation(tiny_project, kind="manifest", path=str(path)), "shapes")
+    artifact = publish_evaluation_set(
+        with_evaluation(tiny_project, kind="manifest", path=str(path)), "shapes"
+    )
     reference = publish_evaluation_set(
         with_evaluation(tiny_project, kind="folder", path=str(manifest.parent / "images")), "shapes"
     )
@@ -94,56 +115,76 @@ def test_a_manifest_gives_the_same_images_as_the_folder(tiny_project: Project, m
     assert read_images(artifact)[columns].equals(read_images(reference)[columns])
 
 
-def test_a_manifest_reports_every_bad_row_by_its_number(tiny_project: Project, manifest: Path) -> None:
+def test_a_manifest_reports_every_bad_row_by_its_number(
+    tiny_project: Project, manifest: Path
+) -> None:
     table = pd.read_csv(manifest)
     table.loc[1, "class"] = "hexagon"
     table.loc[3, "path"] = "images/gone.png"
     table.loc[5, "path"] = table.loc[4, "path"]
     table.to_csv(manifest, index=False)
     with pytest.raises(InputError) as raised:
-        publish_evaluation_set(with_evaluation(tiny_project, kind="manifest", path=str(manifest)), "shapes")
+        publish_evaluation_set(
+            with_evaluation(tiny_project, kind="manifest", path=str(manifest)), "shapes"
+        )
     assert re.findall(r"row (\d+):", str(raised.value)) == ["2", "4", "6"]
 
 
-@pytest.mark.parametrize("text", ["image,label\na.png,circle\n", "", "path,class\n", "path,class\na,b,c\n\xff"])
+@pytest.mark.parametrize(
+    "text", ["image,label\na.png,circle\n", "", "path,class\n", "path,class\na,b,c\n\xff"]
+)
 def test_an_unusable_manifest_is_one_error_that_names_the_file(
     tiny_project: Project, manifest: Path, text: str
 ) -> None:
     manifest.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=re.escape(str(manifest))):
-        publish_evaluation_set(with_evaluation(tiny_project, kind="manifest", path=str(manifest)), "shapes")
+        publish_evaluation_set(
+            with_evaluation(tiny_project, kind="manifest", path=str(manifest)), "shapes"
+        )
 
 
-def test_images_that_cannot_be_decoded_are_listed_and_nothing_is_published(tiny_project: Project, folder: Path) -> None:
+def test_images_that_cannot_be_decoded_are_listed_and_nothing_is_published(
+    tiny_project: Project, folder: Path
+) -> None:
     (folder / "circle" / "0.png").write_bytes(b"<html>")
     (folder / "cross" / "1.png").write_bytes(b"")
     with pytest.raises(InputError) as raised:
-        publish_evaluation_set(with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes")
+        publish_evaluation_set(
+            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
+        )
     assert "circle/0.png" in str(raised.value)
     assert "cross/1.png" in str(raised.value)
     assert tiny_project.store.keys("evaluation_set") == []
 
 
 def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_path: Path) -> None:
-    first = publish_evaluation_set(with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes")
+    first = publish_evaluation_set(
+        with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
+    )
     moved = folder.rename(tmp_path / "moved")
     project = with_evaluation(tiny_project, kind="folder", path=str(moved))
     second = publish_evaluation_set(project, "shapes")
     assert second.reused
     assert second.fingerprint == first.fingerprint
-    assert all(Path(path).is_file() for path in read_images(second, project.domain("shapes"))["path"])
+    assert all(
+        Path(path).is_file() for path in read_images(second, project.domain("shapes"))["path"]
+    )
     (moved / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     assert publish_evaluation_set(project, "shapes").fingerprint != first.fingerprint
 
 
-def test_images_are_encoded_in_order_and_alike_in_any_batch(tiny_project: Project, tiny_checkpoint: Path) -> None:
+def test_images_are_encoded_in_order_and_alike_in_any_batch(
+    tiny_project: Project, tiny_checkpoint: Path
+) -> None:
     from react_pipeline.clip.model import load
     from react_pipeline.corpus.images import decode_image
 
     clip = load(tiny_checkpoint)
     images = read_images(publish_evaluation_set(tiny_project, "colours"))
     config = tiny_project.config
-    in_parts = config.model_copy(update={"embedding": EmbeddingConfig(precision="fp32", batch_size=5, workers=2)})
+    in_parts = config.model_copy(
+        update={"embedding": EmbeddingConfig(precision="fp32", batch_size=5, workers=2)}
+    )
     whole, parts = (encode_images(given, clip, images) for given in (config, in_parts))
     assert whole.shape == (len(COLOURS) * 4, clip.dimension)
     np.testing.assert_allclose(whole, parts, atol=1e-6)
@@ -164,10 +205,15 @@ def test_an_image_changed_after_publishing_is_refused(
         encode_images(project.config, load(tiny_checkpoint), images)
 
 
-def test_classes_of_one_name_are_kept_apart_by_their_ids(tiny_project: Project, folder: Path) -> None:
+def test_classes_of_one_name_are_kept_apart_by_their_ids(
+    tiny_project: Project, folder: Path
+) -> None:
     path = tiny_project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
-    twins = [{"id": f"ring {number}", "name": "ring", "synonyms": [f"hoop {number}"]} for number in (1, 2)]
+    twins = [
+        {"id": f"ring {number}", "name": "ring", "synonyms": [f"hoop {number}"]}
+        for number in (1, 2)
+    ]
     domain["classes"] = [*twins, "triangle", "cross"]
     path.write_text(yaml.safe_dump(domain))
     (folder / "circle").rename(folder / "ring_2")

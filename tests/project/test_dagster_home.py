@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.project.dagster_home import locate_home, locked_for_ui, prepare_home, tell_addresses, ui_addresses
+from react_pipeline.project.dagster_home import (
+    locate_home,
+    locked_for_ui,
+    prepare_home,
+    tell_addresses,
+    ui_addresses,
+)
 from react_pipeline.store.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,14 +41,18 @@ def test_without_a_name_the_home_is_beside_pipeline_yaml(monkeypatch: pytest.Mon
         assert locate_home(Path("/project")) == Path("/project/dagster_home")
 
 
-def test_a_home_that_cannot_be_made_takes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_made_takes_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(InputError, match="DAGSTER_HOME .*Not a directory"):
         prepare_home(Path("elsewhere"))
 
 
-def test_a_second_ui_over_a_home_is_refused_with_where_the_first_answers_and_how_to_end_it(tmp_path: Path) -> None:
+def test_a_second_ui_over_a_home_is_refused_with_where_the_first_answers_and_how_to_end_it(
+    tmp_path: Path,
+) -> None:
     with locked_for_ui(tmp_path) as lock:
         with pytest.raises(InputError, match="just starting"), locked_for_ui(tmp_path):
             pass

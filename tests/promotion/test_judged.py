@@ -41,7 +41,9 @@ def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Pro
     artifact = decide(project, SLUG)
     found = Verdict.read(artifact)
     assert (found.decision, found.champion.method, found.by) == ("promoted", GATED, "rule")
-    assert found.test is not None and found.test.judged == 54 and 0 < found.test.low < found.test.gain
+    assert (
+        found.test is not None and found.test.judged == 54 and 0 < found.test.low < found.test.gain
+    )
     assert "judged without labels" in found.reason
     assert decide(project, SLUG).fingerprint == artifact.fingerprint
     assert promotion_is_current(project, SLUG).fingerprint == artifact.fingerprint
@@ -59,7 +61,12 @@ def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Pro
 
 @pytest.mark.parametrize(
     ("answers", "decision"),
-    [(["won"] * 7, "challenger"), (["won"] * 8, "promoted"), (["lost"] * 20, "kept"), (["unsure"] * 30, "kept")],
+    [
+        (["won"] * 7, "challenger"),
+        (["won"] * 8, "promoted"),
+        (["lost"] * 20, "kept"),
+        (["unsure"] * 30, "kept"),
+    ],
 )
 def test_the_bound_decides_and_not_the_estimate(
     make: Callable[..., Project], answers: list[str], decision: str
@@ -92,7 +99,11 @@ def test_a_control_that_does_as_well_blocks(make: Callable[..., Project]) -> Non
     judge(project, GATED, "base", ["won"] * 20)
     judge(project, GATED, CONTROL, ["won", "lost"] * 5)
     found = verdict(project)
-    assert found.decision == "challenger" and found.control_test is not None and "control" in found.reason
+    assert (
+        found.decision == "challenger"
+        and found.control_test is not None
+        and "control" in found.reason
+    )
     judge(project, GATED, CONTROL, ["won"] * 11)
     assert verdict(project).decision == "promoted"
 
@@ -118,6 +129,8 @@ def test_measured_labels_win_over_judgements(make: Callable[..., Project]) -> No
     assert "judged" not in found.reason
 
 
-def test_a_person_is_sent_to_judging_where_nothing_was_measured(make: Callable[..., Project]) -> None:
+def test_a_person_is_sent_to_judging_where_nothing_was_measured(
+    make: Callable[..., Project],
+) -> None:
     with pytest.raises(InputError, match="react-pipeline judge shapes"):
         promote(make(), SLUG, GATED, "because")

@@ -20,10 +20,20 @@ SETTINGS = PromotionConfig()
 
 
 def measured(method: str, correct: np.ndarray, *, images: int = 0, **config: object) -> Measured:
-    about = {"dataset": "d", "domain": "d", "evaluator_version": "1", "evaluation_set_fingerprint": "e", "n_classes": 2}
+    about = {
+        "dataset": "d",
+        "domain": "d",
+        "evaluator_version": "1",
+        "evaluation_set_fingerprint": "e",
+        "n_classes": 2,
+    }
     top1, count = float(correct.mean()), len(correct)
     result = EvalResult(**about, method=method, checkpoint_fingerprint=method, top1=top1, n=count)
-    manifest = {"stage": "domain_results", "fingerprint": method, "config": {"method": method, **config}}
+    manifest = {
+        "stage": "domain_results",
+        "fingerprint": method,
+        "config": {"method": method, **config},
+    }
     index = pd.RangeIndex(images, images + count)
     entry = Measured(Artifact(Path(method), manifest), result)
     vars(entry)["correct"] = pd.Series(correct, index=index)
@@ -34,7 +44,10 @@ def random_methods(seed: int, accuracies: list[float], images: int = 300) -> lis
     """Methods that agree on most images, as trainings of one base do."""
     chance = np.random.default_rng(seed)
     shared = chance.random(images)
-    return [np.where(chance.random(images) < 0.15, chance.random(images), shared) < share for share in accuracies]
+    return [
+        np.where(chance.random(images) < 0.15, chance.random(images), shared) < share
+        for share in accuracies
+    ]
 
 
 def test_the_interval_is_that_of_resampling_images_and_the_test_that_of_a_coin() -> None:
@@ -44,7 +57,9 @@ def test_the_interval_is_that_of_resampling_images_and_the_test_that_of_a_coin()
     by_hand = [np.random.default_rng(seed).choice(difference, 300).mean() for seed in range(4_000)]
     np.testing.assert_allclose((test.low, test.high), np.percentile(by_hand, [5, 95]), atol=0.008)
     won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-    exact = sum(math.comb(won + lost, heads) for heads in range(won, won + lost + 1)) / 2 ** (won + lost)
+    exact = sum(math.comb(won + lost, heads) for heads in range(won, won + lost + 1)) / 2 ** (
+        won + lost
+    )
     assert test.p_value == pytest.approx(exact, rel=1e-9)
 
 
@@ -59,7 +74,9 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted_however_many_are_tri
     promoted = 0
     for seed in range(150):
         base, *others = random_methods(seed, [0.5] * 6)
-        candidates = {m: measured(m, correct) for m, correct in zip(TRAINED_METHODS, others, strict=True)}
+        candidates = {
+            m: measured(m, correct) for m, correct in zip(TRAINED_METHODS, others, strict=True)
+        }
         found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
         promoted += found.decision == "promoted"
     # 2.5% are expected at most, that is 3.75; 7 is almost two standard deviations above.
@@ -69,14 +86,17 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted_however_many_are_tri
 def test_a_real_gain_is_found_among_several_candidates() -> None:
     base, better, *others = random_methods(5, [0.5, 0.65, 0.5, 0.5])
     names = ("full", "gated-image", "locked-text")
-    candidates = {m: measured(m, correct) for m, correct in zip(names, [better, *others], strict=True)}
+    candidates = {
+        m: measured(m, correct) for m, correct in zip(names, [better, *others], strict=True)
+    }
     found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
     assert found.decision == "promoted" and found.challenger == candidates["full"].contender
 
 
 @pytest.mark.parametrize(("won", "enough"), [(4, False), (5, False), (6, True)])
 def test_where_few_images_differ_the_exact_test_decides(won: int, enough: bool) -> None:
-    # Of 4 images won and none lost, 98% of the resamples hold one or more; a coin does it one time in 16.
+    # Of 4 images won and none lost, 98% of the resamples hold one or more; a coin does it one time
+    # in 16.
     base = np.zeros(100, dtype=bool)
     better = base.copy()
     better[:won] = True

@@ -30,8 +30,12 @@ GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 
 
 @pytest.fixture(scope="module")
-def measured_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
-    """A store in which the base of `shapes` gets 100 of 200 images right, to be copied for each test."""
+def measured_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> Path:
+    """A store in which the base of `shapes` gets 100 of 200 images right, to be copied for each
+    test.
+    """
     project = write_project(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
     result(project, "shapes", "base", outcomes(100))
     return project.config.store
@@ -64,7 +68,9 @@ def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict
     return verdict
 
 
-def test_a_clear_gain_over_the_base_makes_a_champion_with_figures_and_a_reason(project: Project) -> None:
+def test_a_clear_gain_over_the_base_makes_a_champion_with_figures_and_a_reason(
+    project: Project,
+) -> None:
     mine = result(project, "shapes", GATED, outcomes(140))
     artifact = decide(project, "shapes")
     verdict = verdict_of(artifact)
@@ -118,7 +124,9 @@ def test_the_gain_must_exceed_the_configured_least(make: Callable[..., Project])
     assert stricter.counts["decision"] == "challenger"
 
 
-def test_a_gain_that_the_control_shares_does_not_count_unless_configured(make: Callable[..., Project]) -> None:
+def test_a_gain_that_the_control_shares_does_not_count_unless_configured(
+    make: Callable[..., Project],
+) -> None:
     project = make()
     result(project, "shapes", GATED, outcomes(140))
     result(project, "shapes", CONTROL, outcomes(138))
@@ -186,7 +194,9 @@ def test_without_any_trained_result_there_is_nothing_to_decide(project: Project)
     assert promotion_is_current(project, "shapes")
 
 
-def test_stale_unavailable_and_damaged_results_are_not_candidates(project: Project) -> None:  # FAULTS 27, 31
+def test_stale_unavailable_and_damaged_results_are_not_candidates(
+    project: Project,
+) -> None:  # FAULTS 27, 31
     result(project, "shapes", GATED, outcomes(180))
     checkpoint(project, "shapes", GATED, seed=1)  # trained again and not evaluated
     result(project, "shapes", LOCKED, None)
@@ -224,7 +234,9 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     assert verdict_of(decide(project, "shapes")).champion.method == GATED
 
 
-def test_a_better_model_replaces_a_champion_whose_method_was_trained_again(project: Project) -> None:
+def test_a_better_model_replaces_a_champion_whose_method_was_trained_again(
+    project: Project,
+) -> None:
     old = promoted(project).champion
     result(project, "shapes", GATED, outcomes(142), seed=1)
     kept = verdict_of(decide(project, "shapes"))
@@ -243,7 +255,9 @@ def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
     path = project.config.domains / "shapes.yaml"
     raw = yaml.safe_load(path.read_text())
     names = [entry if isinstance(entry, str) else entry["name"] for entry in raw["classes"]]
-    path.write_text(yaml.safe_dump({**raw, "classes": [{"name": names[0], "synonyms": ["ring"]}, *names[1:]]}))
+    path.write_text(
+        yaml.safe_dump({**raw, "classes": [{"name": names[0], "synonyms": ["ring"]}, *names[1:]]})
+    )
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", GATED, outcomes(142), seed=1)
     verdict = verdict_of(decide(project, "shapes"))
@@ -255,14 +269,24 @@ def test_two_models_of_one_method_are_distinguished_in_every_sentence(project: P
     result(project, "shapes", GATED, outcomes(142), seed=1)
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.challenger is not None
-    new, before = f"{GATED} ({verdict.challenger.checkpoint[:8]})", f"{GATED} ({old.checkpoint[:8]})"
+    new, before = (
+        f"{GATED} ({verdict.challenger.checkpoint[:8]})",
+        f"{GATED} ({old.checkpoint[:8]})",
+    )
     assert new != before
-    assert f"{new} is right on" in verdict.reason and f"the champion {before} stays" in verdict.reason
-    assert f"{new} champion instead of {before}" in verdict_of(promote(project, "shapes", GATED, "newer")).reason
+    assert (
+        f"{new} is right on" in verdict.reason and f"the champion {before} stays" in verdict.reason
+    )
+    assert (
+        f"{new} champion instead of {before}"
+        in verdict_of(promote(project, "shapes", GATED, "newer")).reason
+    )
     assert f"rolled back from {new} to {before}" in verdict_of(roll_back(project, "shapes")).reason
 
 
-def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what_to_do(project: Project) -> None:  # 32
+def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what_to_do(
+    project: Project,
+) -> None:  # 32
     old = promoted(project).champion
     evaluation_set(project, "shapes", version=2)
     result(project, "shapes", "base", outcomes(100))
@@ -331,11 +355,17 @@ def test_pruning_keeps_champion_challenger_and_the_champion_before(project: Proj
     project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
 
 
-def test_rolling_back_goes_to_the_champion_before_and_the_rule_does_not_undo_it(project: Project) -> None:
+def test_rolling_back_goes_to_the_champion_before_and_the_rule_does_not_undo_it(
+    project: Project,
+) -> None:
     first = promoted(project).champion
     promoted(project, LOCKED, 180)
     back = verdict_of(roll_back(project, "shapes", "slow on the phone"))
-    assert (back.decision, back.by, back.champion.checkpoint) == ("rolled back", "person", first.checkpoint)
+    assert (back.decision, back.by, back.champion.checkpoint) == (
+        "rolled back",
+        "person",
+        first.checkpoint,
+    )
     assert "slow on the phone" in back.reason
     assert decide(project, "shapes").counts["decision"] == "rolled back"
     result(project, "shapes", "full", outcomes(120))  # news, so the rule looks again
@@ -373,11 +403,17 @@ def test_a_person_promotes_against_the_rule_and_it_is_recorded_as_such(project: 
     assert verdict_of(decide(project, "shapes")).champion.method == "base"
     verdict = verdict_of(promote(project, "shapes", GATED, "better on the photographs we care for"))
     assert (verdict.decision, verdict.by, verdict.champion.method) == ("promoted", "person", GATED)
-    assert "a person" in verdict.reason and "photographs" in verdict.reason and "-2.5 points" in verdict.reason
+    assert (
+        "a person" in verdict.reason
+        and "photographs" in verdict.reason
+        and "-2.5 points" in verdict.reason
+    )
     assert decide(project, "shapes").counts["champion"] == GATED
 
 
-def test_a_person_cannot_promote_what_is_unmeasured_stale_a_control_or_incomparable(project: Project) -> None:
+def test_a_person_cannot_promote_what_is_unmeasured_stale_a_control_or_incomparable(
+    project: Project,
+) -> None:
     with pytest.raises(InputError, match="gated-image-control"):
         promote(project, "shapes", CONTROL, "x")
     with pytest.raises(InputError, match="reason"):
@@ -420,13 +456,19 @@ def test_a_choice_made_in_the_registry_is_taken_over_and_holds_until_news(projec
 def test_an_alias_removed_in_the_registry_is_a_roll_back_to_the_base(project: Project) -> None:
     promoted(project)
     verdict = verdict_of(decide(project, "shapes", RegistryEdit(None)))
-    assert (verdict.decision, verdict.by, verdict.champion.method) == ("rolled back", "registry", "base")
+    assert (verdict.decision, verdict.by, verdict.champion.method) == (
+        "rolled back",
+        "registry",
+        "base",
+    )
     assert decide(project, "shapes", RegistryEdit(None)).counts["decision"] == "rolled back"
     result(project, "shapes", LOCKED, outcomes(90))
     assert verdict_of(decide(project, "shapes")).champion.method == "base"
 
 
-def test_a_stranger_made_champion_in_the_registry_stops_everything_and_is_said(project: Project) -> None:
+def test_a_stranger_made_champion_in_the_registry_stops_everything_and_is_said(
+    project: Project,
+) -> None:
     result(project, "shapes", GATED, outcomes(140))
     artifact = decide(project, "shapes", RegistryEdit("7"))
     verdict = verdict_of(artifact)

@@ -1,4 +1,6 @@
-"""The files of chosen pairs: contact sheets, and what a finished build that was not published is good for."""
+"""The files of chosen pairs: contact sheets, and what a finished build that was not published is
+good for.
+"""
 
 from __future__ import annotations
 
@@ -58,10 +60,16 @@ def test_a_finished_build_that_lost_something_since_is_made_again(
         shard.write_bytes(data if harm == "flipped" else data[:-512])
     images = [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))]
     shutil.rmtree(indexed_project.config.store / "retrieved_set")
-    assert images == [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))] != []
+    assert (
+        images
+        == [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))]
+        != []
+    )
 
 
-def test_another_configuration_uses_nothing_of_a_finished_build(indexed_project: Project, finished: Path) -> None:
+def test_another_configuration_uses_nothing_of_a_finished_build(
+    indexed_project: Project, finished: Path
+) -> None:
     configure(indexed_project, max_per_class=1)
     assert retrieve_pairs(indexed_project, "shapes").counts["pairs"] <= len(SHAPES)
     assert finished.exists()
@@ -92,10 +100,14 @@ def test_further_classes_are_on_further_sheets_that_the_report_lists(
     assert f"- on no sheet: {len(shown) - 8} classes" in page
 
 
-@pytest.mark.parametrize(("classes", "sheets"), [(0, 1), (1, 1), (12, 1), (13, 2), (397, 34), (1_000, MAX_SHEETS)])
+@pytest.mark.parametrize(
+    ("classes", "sheets"), [(0, 1), (1, 1), (12, 1), (13, 2), (397, 34), (1_000, MAX_SHEETS)]
+)
 def test_every_class_up_to_a_bound_is_on_one_sheet(classes: int, sheets: int) -> None:
     pairs = pd.DataFrame({"class": [f"class {number // 2}" for number in range(2 * classes)]})
     found = sheets_of(pairs)
     assert len(found) == sheets and len(dict(found)) == sheets
     shown = [name for _, names in found for name in names]
-    assert shown == [f"class {number}" for number in range(min(classes, MAX_SHEETS * SHEET_CLASSES))]
+    assert shown == [
+        f"class {number}" for number in range(min(classes, MAX_SHEETS * SHEET_CLASSES))
+    ]

@@ -10,14 +10,25 @@ from support_retrieval import DOMAIN, NOTHING, hits_of
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.retrieval.candidates import Queries
-from react_pipeline.retrieval.class_report import class_report, report_page, similarity_report, write_report
+from react_pipeline.retrieval.class_report import (
+    class_report,
+    report_page,
+    similarity_report,
+    write_report,
+)
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, mark_drops
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 SEEDS = pd.DataFrame({"class_id": [1, 1], "name": ["a.png", "b.png"]})
-COUNTS = {"pairs": 2, "classes": 2, "several_classes": 1, "starving": ["eel"], "evaluation_sets": {"pets": 3}}
+COUNTS = {
+    "pairs": 2,
+    "classes": 2,
+    "several_classes": 1,
+    "starving": ["eel"],
+    "evaluation_sets": {"pets": 3},
+}
 
 
 @pytest.fixture
@@ -27,8 +38,12 @@ def config() -> RetrievalConfig:
 
 @pytest.fixture
 def hits() -> pd.DataFrame:
-    found = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "cat", 20, 0.4, 1), ("t2t", "dog", 30, 0.4, 0))
-    return pd.concat([found, found.iloc[[0, 2]].assign(mode="i2i", class_id=1, query=9)], ignore_index=True)
+    found = hits_of(
+        ("t2t", "cat", 10, 0.5, 0), ("t2t", "cat", 20, 0.4, 1), ("t2t", "dog", 30, 0.4, 0)
+    )
+    return pd.concat(
+        [found, found.iloc[[0, 2]].assign(mode="i2i", class_id=1, query=9)], ignore_index=True
+    )
 
 
 @pytest.fixture
@@ -45,7 +60,9 @@ def report(hits: pd.DataFrame, candidates: pd.DataFrame, config: RetrievalConfig
     return class_report(DOMAIN, queries, counted, candidates, config)
 
 
-def test_the_report_has_every_class_and_the_shortfall_of_the_search(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_has_every_class_and_the_shortfall_of_the_search(
+    hits, candidates, config
+) -> None:  # type: ignore[no-untyped-def]
     table = report(hits, candidates, config)
     assert table["class"].tolist() == ["cat", "dog", "eel"]
     assert table["prompts"].tolist() == [1, 2, 1] and table["seeds"].tolist() == [0, 2, 0]
@@ -56,7 +73,9 @@ def test_the_report_has_every_class_and_the_shortfall_of_the_search(hits, candid
     assert table["candidates"].sum() == len(candidates)
 
 
-def test_similarities_are_reported_for_each_class_mode_and_outcome(candidates: pd.DataFrame) -> None:
+def test_similarities_are_reported_for_each_class_mode_and_outcome(
+    candidates: pd.DataFrame,
+) -> None:
     table = similarity_report(DOMAIN, candidates).set_index(["class", "mode", "kept"])
     assert table.loc[("cat", "t2t", True), "median"] == pytest.approx(0.5)
     # Of all hits by text the highest is in the last bin, the lowest in the first.
@@ -92,12 +111,20 @@ def test_two_classes_of_one_name_have_each_their_own_similarities(hits, candidat
     assert "| 0.500 " in page and "| 0.400 " in page
 
 
-def test_the_report_is_written_as_tables_a_picture_and_a_page(hits, candidates, config, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_is_written_as_tables_a_picture_and_a_page(
+    hits, candidates, config, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
     classes = report(hits, candidates, config)
-    write_report(tmp_path, "pets", classes, similarity_report(DOMAIN, candidates), candidates, config, COUNTS)
+    write_report(
+        tmp_path, "pets", classes, similarity_report(DOMAIN, candidates), candidates, config, COUNTS
+    )
     assert pd.read_parquet(tmp_path / "classes.parquet")["kept"].tolist() == [1, 1, 0]
     with Image.open(tmp_path / "similarity.png") as picture:
         assert picture.width > 1_000
     page = (tmp_path / "report.md").read_text()
-    assert "Starving (fewer than 1 pairs): eel." in page and "| cap |" in page and "3 images of pets" in page
+    assert (
+        "Starving (fewer than 1 pairs): eel." in page
+        and "| cap |" in page
+        and "3 images of pets" in page
+    )
     assert "| 0.500 ·········█ |" in page

@@ -29,7 +29,9 @@ def project(indexed_project: Project) -> Project:
     return indexed_project
 
 
-def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(project: Project, tmp_path: Path) -> None:
+def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
+    project: Project, tmp_path: Path
+) -> None:
     retrieved = retrieve_pairs(project, "shapes")
     control = draw_control(project, "shapes")
     pairs = pd.read_parquet(control.file("pairs.parquet"))
@@ -63,7 +65,9 @@ def test_in_a_corpus_too_large_to_list_rows_are_drawn_first_and_looked_at_then(
     monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
     path = project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**domain, "retrieval": {"k_per_prompt": 500, "max_per_class": 500}}))
+    path.write_text(
+        yaml.safe_dump({**domain, "retrieval": {"k_per_prompt": 500, "max_per_class": 500}})
+    )
     retrieve_pairs(project, "shapes")
     control = draw_control(project, "shapes")
     pairs = pd.read_parquet(control.file("pairs.parquet"))
@@ -74,10 +78,15 @@ def test_in_a_corpus_too_large_to_list_rows_are_drawn_first_and_looked_at_then(
 
 @pytest.mark.parametrize("listed_rows", [1_000, 10])
 def test_an_image_that_the_corpus_holds_three_times_is_drawn_once(
-    make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed_rows: int
+    make_project: Callable[..., Project],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listed_rows: int,
 ) -> None:
     monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", listed_rows)
-    copies = {f"{copy}{seed}": pair("circle", "red", seed) for copy in range(3) for seed in range(8)}
+    copies = {
+        f"{copy}{seed}": pair("circle", "red", seed) for copy in range(3) for seed in range(8)
+    }
     write_shard(tmp_path / "shards" / "0.tar", copies)
     project = make_project(corpus={"shards": [str(tmp_path / "shards" / "0.tar")]})
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):
@@ -95,7 +104,10 @@ def test_what_is_nearly_an_evaluation_image_is_not_drawn(
     publish_evaluation_set(indexed_project, "shapes")
     loose = draw_after(make_project(retrieval={"near_duplicate_similarity": 0.999}))
     strict = draw_after(make_project(retrieval={"near_duplicate_similarity": 0.9}))
-    assert strict.counts["dropped"]["evaluation_image_near"] > loose.counts["dropped"]["evaluation_image_near"]
+    assert (
+        strict.counts["dropped"]["evaluation_image_near"]
+        > loose.counts["dropped"]["evaluation_image_near"]
+    )
     assert pd.read_parquet(strict.file("pairs.parquet"))["evaluation_similarity"].max() < 0.9
 
 

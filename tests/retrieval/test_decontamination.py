@@ -9,7 +9,9 @@ from support_retrieval import NOTHING
 from react_pipeline.retrieval.decontamination import EvaluationImages
 
 
-def test_similarity_to_the_nearest_evaluation_image_is_exact_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarity_to_the_nearest_evaluation_image_is_exact_in_any_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     random = np.random.default_rng(0)
     vectors, images = (random.normal(size=(count, 8)).astype(np.float32) for count in (50, 30))
     monkeypatch.setattr("react_pipeline.indexing.batch._BLOCK_ROWS", 4)

@@ -1,4 +1,6 @@
-"""Examination: pairs are chosen again until all of them could be had, for a bounded number of rounds."""
+"""Examination: pairs are chosen again until all of them could be had, for a bounded number of
+rounds.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 class Web:
-    """Images that must be fetched; a row without an entry cannot be had. Keeps which rows each call asked for."""
+    """Images that must be fetched; a row without an entry cannot be had. Keeps which rows each call
+    asked for.
+    """
 
     columns = ["caption"]
     identity = "url"
@@ -37,7 +41,9 @@ class Web:
             if row not in self.images:
                 self.failed[row] = "http_404"
         known = rows[rows["row"].isin(list(self.images))]
-        known = known.assign(image_sha256=[self.digests.get(row, f"digest {row}") for row in known["row"]])
+        known = known.assign(
+            image_sha256=[self.digests.get(row, f"digest {row}") for row in known["row"]]
+        )
         for pair in known.itertuples(index=False):
             yield pair, self.images[pair.row]
 
@@ -48,14 +54,22 @@ class Web:
 def candidates(count: int) -> pd.DataFrame:
     hits = hits_of(*[("t2t", "cat", row, 1 - row / 100, row) for row in range(count)])
     table = best_hits(hits, RetrievalConfig())
-    return table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan)
+    return table.assign(
+        url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan
+    )
 
 
 def choose(
-    project: Project, web: Web, table: pd.DataFrame, evaluation: EvaluationImages = NOTHING, **settings: Any
+    project: Project,
+    web: Web,
+    table: pd.DataFrame,
+    evaluation: EvaluationImages = NOTHING,
+    **settings: Any,
 ) -> tuple[Examination, dict[int, str]]:
     config = RetrievalConfig(**settings)
-    examination = Examination(web, project.store.current("corpus_embeddings", "all"), config, 10_000_000)
+    examination = Examination(
+        web, project.store.current("corpus_embeddings", "all"), config, 10_000_000
+    )
     examination.choose(table, evaluation)
     return examination, table.set_index("row")["dropped"].to_dict()
 
@@ -79,7 +93,9 @@ def test_each_round_asks_for_twice_the_multiple_of_what_a_class_lacks_and_for_no
     hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
     hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
     table = best_hits(hits_of(*hits), RetrievalConfig())
-    table = table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan)
+    table = table.assign(
+        url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan
+    )
     web = Web(dict.fromkeys(range(80, 96), IMAGE))
     choose(indexed_project, web, table, max_per_class=3)
     assert sorted(web.asked[0]) == [0, 1, 2, 80, 81, 82]
@@ -93,12 +109,17 @@ def test_the_same_url_is_not_asked_for_twice_to_fill_a_class(indexed_project: Pr
     web = Web(dict.fromkeys((1, 2, *range(4, 8)), IMAGE))
     _, dropped = choose(indexed_project, web, table, max_per_class=3)
     assert web.asked == [[0, 1, 2], [3], [4]]
-    assert dropped == {0: "not_collected", 3: "not_collected", **dict.fromkeys((1, 2, 4), ""), 5: "exact_duplicate"} | (
-        dict.fromkeys((6, 7), "exact_duplicate")
-    )
+    assert dropped == {
+        0: "not_collected",
+        3: "not_collected",
+        **dict.fromkeys((1, 2, 4), ""),
+        5: "exact_duplicate",
+    } | (dict.fromkeys((6, 7), "exact_duplicate"))
 
 
-def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_round(indexed_project: Project) -> None:
+def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_round(
+    indexed_project: Project,
+) -> None:
     web, table = Web(dict.fromkeys(range(6), IMAGE)), candidates(6)
     table["url"] = ["", "", "file:///etc/passwd", *table["url"][3:]]
     examination, dropped = choose(indexed_project, web, table, max_per_class=2)
@@ -118,18 +139,29 @@ def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(
     assert set(dropped.values()) == {"", "not_collected"}
 
 
-def test_equal_bytes_and_evaluation_images_are_found_once_images_are_there(indexed_project: Project) -> None:
+def test_equal_bytes_and_evaluation_images_are_found_once_images_are_there(
+    indexed_project: Project,
+) -> None:
     web = Web(dict.fromkeys(range(6), IMAGE), {0: "twin", 1: "twin", 2: "measured"})
     evaluation = EvaluationImages(frozenset({"measured"}), np.zeros((0, 32), np.float32), 1.01)
     table = candidates(6)
     _, dropped = choose(indexed_project, web, table, evaluation, max_per_class=3)
-    assert dropped == {0: "", 1: "exact_duplicate", 2: "evaluation_image_hash", 3: "", 4: "", 5: "cap"}
+    assert dropped == {
+        0: "",
+        1: "exact_duplicate",
+        2: "evaluation_image_hash",
+        3: "",
+        4: "",
+        5: "cap",
+    }
     assert table.set_index("row").loc[3, "image_sha256"] == "digest 3"
 
 
 def test_printed_words_are_looked_for_only_where_that_is_asked(indexed_project: Project) -> None:
     image = draw("circle", "red", 0).resize((384, 384))
-    ImageDraw.Draw(image).text((10, 330), "the very best price of all", "black", ImageFont.load_default(size=28))
+    ImageDraw.Draw(image).text(
+        (10, 330), "the very best price of all", "black", ImageFont.load_default(size=28)
+    )
     web = Web({0: encode(image), 1: IMAGE, 2: b"no image"})
     examination, dropped = choose(indexed_project, web, candidates(3), max_text_fraction=0.02)
     assert dropped == {0: "rendered_text", 1: "", 2: "not_collected"}
@@ -147,7 +179,9 @@ def test_no_two_chosen_pairs_are_near_duplicates_and_each_dropped_one_has_a_bett
     web = Web(dict.fromkeys(range(60), IMAGE))
     web.identity = "image_sha256"
     table = candidates(60).drop(columns="url").assign(image_sha256=[str(row) for row in range(60)])
-    _, dropped = choose(indexed_project, web, table, max_per_class=10, duplicate_similarity=similarity)
+    _, dropped = choose(
+        indexed_project, web, table, max_per_class=10, duplicate_similarity=similarity
+    )
     assert not web.asked
     images = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
     kept = [row for row, reason in dropped.items() if not reason]
@@ -155,4 +189,6 @@ def test_no_two_chosen_pairs_are_near_duplicates_and_each_dropped_one_has_a_bett
     np.fill_diagonal(cosines, -1)
     assert (cosines[np.ix_(kept, kept)] < similarity).all()
     near = [row for row, reason in dropped.items() if reason == "near_duplicate"]
-    assert near and all(cosines[row, [other for other in kept if other < row]].max() >= similarity for row in near)
+    assert near and all(
+        cosines[row, [other for other in kept if other < row]].max() >= similarity for row in near
+    )

@@ -11,16 +11,25 @@ from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 def test_the_best_hit_of_a_class_and_row_keeps_its_prompt_mode_and_rank() -> None:
-    hits = hits_of(("t2i", "dog", 10, 0.9, 0), ("t2t", "dog", 10, 0.5, 3), ("t2t", "hound", 10, 0.6, 1))
+    hits = hits_of(
+        ("t2i", "dog", 10, 0.9, 0), ("t2t", "dog", 10, 0.5, 3), ("t2t", "hound", 10, 0.6, 1)
+    )
     (best,) = best_hits(hits, RetrievalConfig()).to_dict("records")
-    assert (best["prompt"], best["mode"], best["similarity"], best["rank"]) == ("a photo of a hound.", "t2t", 0.6, 1)
+    assert (best["prompt"], best["mode"], best["similarity"], best["rank"]) == (
+        "a photo of a hound.",
+        "t2t",
+        0.6,
+        1,
+    )
     (best,) = best_hits(hits, RetrievalConfig(modes=("t2i", "t2t"))).to_dict("records")
     assert (best["mode"], best["similarity"]) == ("t2i", 0.9)
 
 
 def test_the_floor_is_the_modes_own_and_a_hit_above_it_goes_first() -> None:
     config = RetrievalConfig(min_similarity={"t2t": 0.55})
-    hits = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2i", "cat", 10, 0.2, 0), ("t2t", "cat", 20, 0.5, 1))
+    hits = hits_of(
+        ("t2t", "cat", 10, 0.5, 0), ("t2i", "cat", 10, 0.2, 0), ("t2t", "cat", 20, 0.5, 1)
+    )
     best = best_hits(hits, config).set_index("row")
     assert best.loc[10, "mode"] == "t2i"
     assert best["dropped"].to_dict() == {10: "", 20: "below_similarity"}
@@ -49,10 +58,17 @@ def test_reciprocal_ranks_count_a_pair_once_a_mode_and_not_what_is_below_its_flo
     assert best["dropped"].to_dict() == {1: "", 2: "", 3: "below_similarity"}
 
 
-def test_the_filter_orders_by_likeness_whichever_mode_found_a_pair_and_drops_what_is_unlike() -> None:
+def test_the_filter_orders_by_likeness_whichever_mode_found_a_pair_and_drops_what_is_unlike() -> (
+    None
+):
     config = RetrievalConfig(fusion="filter", min_similarity={"t2t": 0.5, "filter": 0.2})
     hits = hits_of(
-        *[("t2t", "cat", 1, 0.9, 0), ("t2t", "cat", 2, 0.8, 1), ("t2t", "cat", 3, 0.4, 2), ("t2i", "cat", 4, 0.3, 0)]
+        *[
+            ("t2t", "cat", 1, 0.9, 0),
+            ("t2t", "cat", 2, 0.8, 1),
+            ("t2t", "cat", 3, 0.4, 2),
+            ("t2i", "cat", 4, 0.3, 0),
+        ]
     )
     found = best_hits(hits, config)
     likeness = found["row"].map({1: 0.1, 2: 0.25, 3: 0.9, 4: 0.3}).to_numpy(np.float32)
@@ -73,7 +89,13 @@ def test_batches_of_classes_give_the_order_of_one_batch(fusion: str) -> None:
     names = ("cat", "dog", "hound", "eel")
     hits = hits_of(
         *{
-            (mode, name, int(row)): (mode, name, int(row), float(random.integers(4)) / 4, int(random.integers(3)))
+            (mode, name, int(row)): (
+                mode,
+                name,
+                int(row),
+                float(random.integers(4)) / 4,
+                int(random.integers(3)),
+            )
             for mode in ("t2t", "t2i")
             for name in names
             for row in random.integers(0, 12, 8)

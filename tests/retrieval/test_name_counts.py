@@ -20,16 +20,32 @@ def counts(names: dict[str, int], *captions: str | None) -> None:
 
 
 def test_a_name_counts_as_whole_words_once_a_caption_in_any_case() -> None:
-    counts({"crane": 3, "Émeu": 1}, "a CRANE", "Crane, crane!", "(crane)", "cranes", "crâne", "an émeu")
+    counts(
+        {"crane": 3, "Émeu": 1}, "a CRANE", "Crane, crane!", "(crane)", "cranes", "crâne", "an émeu"
+    )
 
 
 def test_the_words_of_a_name_follow_one_another_in_one_caption() -> None:
-    counts({"New York City": 2}, "in New York-City", "york city", "new", "York city, new york city", "new york", "city")
+    counts(
+        {"New York City": 2},
+        "in New York-City",
+        "york city",
+        "new",
+        "York city, new york city",
+        "new york",
+        "city",
+    )
 
 
 def test_a_name_within_a_longer_one_does_not_count() -> None:
     names = {"tiger": 2, "tiger shark": 2, "shark": 1, "great white shark": 1, "white": 0}
-    counts(names, "a tiger shark", "tiger shark and tiger", "a tiger, a great white shark", "great shark")
+    counts(
+        names,
+        "a tiger shark",
+        "tiger shark and tiger",
+        "a tiger, a great white shark",
+        "great shark",
+    )
 
 
 def test_names_that_overlap_count_both() -> None:
@@ -50,7 +66,10 @@ def test_a_domain_is_counted_over_batches_and_tasks_of_the_corpus(
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 7)
     monkeypatch.setattr(name_counts, "_BATCH_ROWS", 3)
     table = count_names(indexed_project.domain("shapes"), embeddings, DistributorConfig())
-    assert table["name"].tolist()[:2] == ["circle", "disc"] and table["class"].tolist()[:2] == ["circle", "circle"]
+    assert table["name"].tolist()[:2] == ["circle", "disc"] and table["class"].tolist()[:2] == [
+        "circle",
+        "circle",
+    ]
     expected = [captions.str.contains(rf"(?i)\b{name}\b").sum() for name in table["name"]]
     assert table["captions"].tolist() == expected and sum(expected) > 0
 

@@ -1,4 +1,6 @@
-"""Near duplicates: a row is refused only for one that was taken before it, and little is compared to know that."""
+"""Near duplicates: a row is refused only for one that was taken before it, and little is compared
+to know that.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,27 @@ Vectors = NDArray[np.float32]
 
 
 def clusters(rng: np.random.Generator, rows: int, centres: int) -> Vectors:
-    """Unit vectors of 16 times +-0.25, each a centre with a few signs changed: every cosine is exact in float32."""
+    """Unit vectors of 16 times +-0.25, each a centre with a few signs changed: every cosine is
+    exact in float32.
+    """
     signs = rng.choice([-1, 1], (centres, WIDTH))[rng.integers(centres, size=rows)]
     return (0.25 * np.where(rng.random((rows, WIDTH)) < 0.06, -signs, signs)).astype(np.float32)
 
 
 def candidates_of(class_ids: list[int], rows: list[int]) -> pd.DataFrame:
     """Candidates, the best first."""
-    table = pd.DataFrame({"class_id": class_ids, "row": rows, "dropped": ""}).drop_duplicates(ignore_index=True)
+    table = pd.DataFrame({"class_id": class_ids, "row": rows, "dropped": ""}).drop_duplicates(
+        ignore_index=True
+    )
     similarity = np.linspace(1, 0, len(table))
     return table.assign(similarity=similarity, image_sha256="", evaluation_similarity=np.nan)
 
 
 def plain(
-    table: pd.DataFrame, vectors: Vectors, config: RetrievalConfig, failed: frozenset[int] = frozenset()
+    table: pd.DataFrame,
+    vectors: Vectors,
+    config: RetrievalConfig,
+    failed: frozenset[int] = frozenset(),
 ) -> list[int]:
     """Which rows are taken, by comparing each with each in the order in which they are asked about."""
     alike = vectors @ vectors.T >= config.duplicate_similarity
@@ -44,20 +53,28 @@ def plain(
     taken: list[int] = []
 
     def take(class_id: int, row: int) -> bool:
-        free = row not in taken and len(kept[class_id]) < config.max_per_class and not alike[row, taken].any()
+        free = (
+            row not in taken
+            and len(kept[class_id]) < config.max_per_class
+            and not alike[row, taken].any()
+        )
         if free:
             taken.append(row)
             kept[class_id].append(row)
         return free
 
     if config.balance == "best":
-        for class_id, row in table.drop_duplicates("row")[["class_id", "row"]].itertuples(index=False):
+        for class_id, row in table.drop_duplicates("row")[["class_id", "row"]].itertuples(
+            index=False
+        ):
             take(class_id, row)
         return sorted(taken)
     waiting = dict(kept)
     while waiting:
         class_id = min(waiting, key=lambda name: (len(kept[name]), name))
-        if not any(take(class_id, row) for row in table.loc[table["class_id"] == class_id, "row"].tolist()):
+        if not any(
+            take(class_id, row) for row in table.loc[table["class_id"] == class_id, "row"].tolist()
+        ):
             del waiting[class_id]
     return sorted(taken)
 
@@ -93,7 +110,9 @@ def test_what_is_taken_is_what_a_plain_comparison_of_all_pairs_takes_also_when_r
 
 
 @pytest.mark.parametrize("balance", ["best", "even"])
-def test_a_class_of_look_alikes_is_read_a_few_times_and_compared_with_the_few_that_are_taken(balance: Any) -> None:
+def test_a_class_of_look_alikes_is_read_a_few_times_and_compared_with_the_few_that_are_taken(
+    balance: Any,
+) -> None:
     rows = 4_000
     vectors = np.zeros((rows, WIDTH), np.float32)
     vectors[:, 0] = 1
@@ -120,7 +139,9 @@ def test_what_is_left_when_a_class_has_enough_is_not_looked_at() -> None:
     assert (table["dropped"] == "cap").sum() == 1_900
 
 
-def test_choosing_again_reads_and_compares_nothing_before_the_first_change_and_little_after_it() -> None:
+def test_choosing_again_reads_and_compares_nothing_before_the_first_change_and_little_after_it() -> (
+    None
+):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((500, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -146,9 +167,16 @@ def test_choosing_again_reads_and_compares_nothing_before_the_first_change_and_l
     assert taken_of(table) == list(range(250)) and len(asked) == 501
 
 
-def test_the_first_of_two_look_alikes_stays_and_what_is_like_a_refused_row_alone_stays_too() -> None:
+def test_the_first_of_two_look_alikes_stays_and_what_is_like_a_refused_row_alone_stays_too() -> (
+    None
+):
     angles = np.deg2rad([0, 20, 40, 60])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     table = candidates_of([0, 1, 0, 1], [2, 1, 0, 3])
     mark_drops(table, NOTHING, RetrievalConfig(), near=NearDuplicates(vectors.__getitem__, 0.9))
-    assert table.set_index("row")["dropped"].to_dict() == {2: "", 1: "near_duplicate", 0: "", 3: "near_duplicate"}
+    assert table.set_index("row")["dropped"].to_dict() == {
+        2: "",
+        1: "near_duplicate",
+        0: "",
+        3: "near_duplicate",
+    }

@@ -20,7 +20,10 @@ from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 def candidates_of(
-    hits: pd.DataFrame, config: RetrievalConfig, evaluation: EvaluationImages = NOTHING, **known: Any
+    hits: pd.DataFrame,
+    config: RetrievalConfig,
+    evaluation: EvaluationImages = NOTHING,
+    **known: Any,
 ) -> pd.DataFrame:
     candidates = best_hits(hits, config)
     candidates["image_sha256"] = [f"image {row // 10}" for row in candidates["row"]]
@@ -30,9 +33,15 @@ def candidates_of(
 
 
 def test_a_row_wanted_by_several_classes_goes_where_it_is_most_similar() -> None:
-    hits = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0), ("t2t", "eel", 10, 0.6, 0))
+    hits = hits_of(
+        ("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0), ("t2t", "eel", 10, 0.6, 0)
+    )
     candidates = candidates_of(hits, RetrievalConfig()).set_index("class")
-    assert candidates["dropped"].to_dict() == {"dog": "", "cat": "several_classes", "eel": "several_classes"}
+    assert candidates["dropped"].to_dict() == {
+        "dog": "",
+        "cat": "several_classes",
+        "eel": "several_classes",
+    }
 
 
 def test_modes_are_never_compared_by_similarity() -> None:
@@ -44,15 +53,21 @@ def test_modes_are_never_compared_by_similarity() -> None:
 
 
 def test_equal_images_are_kept_once_within_and_across_classes() -> None:
-    hits = hits_of(("t2t", "cat", 11, 0.5, 1), ("t2t", "cat", 12, 0.6, 0), ("t2t", "dog", 13, 0.7, 0))
+    hits = hits_of(
+        ("t2t", "cat", 11, 0.5, 1), ("t2t", "cat", 12, 0.6, 0), ("t2t", "dog", 13, 0.7, 0)
+    )
     candidates = candidates_of(hits, RetrievalConfig()).set_index("row")
     assert candidates["dropped"].to_dict() == {13: "", 12: "exact_duplicate", 11: "exact_duplicate"}
 
 
 def test_evaluation_images_are_dropped_by_hash_and_by_similarity() -> None:
     evaluation = EvaluationImages(frozenset({"image 3"}), np.eye(2, dtype=np.float32), 0.9)
-    hits = hits_of(("t2t", "cat", 30, 0.5, 1), ("t2t", "cat", 77, 0.6, 0), ("t2t", "cat", 50, 0.1, 2))
-    assert candidates_of(hits, RetrievalConfig(), evaluation).set_index("row")["dropped"].to_dict() == {
+    hits = hits_of(
+        ("t2t", "cat", 30, 0.5, 1), ("t2t", "cat", 77, 0.6, 0), ("t2t", "cat", 50, 0.1, 2)
+    )
+    assert candidates_of(hits, RetrievalConfig(), evaluation).set_index("row")[
+        "dropped"
+    ].to_dict() == {
         30: "evaluation_image_hash",
         77: "evaluation_image_near",
         50: "",
@@ -60,7 +75,9 @@ def test_evaluation_images_are_dropped_by_hash_and_by_similarity() -> None:
 
 
 def test_the_cap_keeps_the_most_similar_of_each_class() -> None:
-    hits = hits_of(*[("t2t", name, 10 * row, row / 10, 9 - row) for row in range(1, 6) for name in ("cat",)])
+    hits = hits_of(
+        *[("t2t", name, 10 * row, row / 10, 9 - row) for row in range(1, 6) for name in ("cat",)]
+    )
     candidates = candidates_of(hits, RetrievalConfig(max_per_class=2)).set_index("row")
     assert candidates.index[candidates["dropped"] == ""].tolist() == [50, 40]
     assert (candidates["dropped"] == "cap").sum() == 3
@@ -82,8 +99,12 @@ def test_the_cap_keeps_the_most_similar_of_each_class() -> None:
     st.sampled_from(["best", "even"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_candidate_is_kept_or_dropped_once_whatever_the_order_of_the_hits(hits, random, balance) -> None:  # type: ignore[no-untyped-def]
-    config = RetrievalConfig(max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15}, balance=balance)
+def test_every_candidate_is_kept_or_dropped_once_whatever_the_order_of_the_hits(
+    hits, random, balance
+) -> None:  # type: ignore[no-untyped-def]
+    config = RetrievalConfig(
+        max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15}, balance=balance
+    )
     evaluation = EvaluationImages(frozenset({"image 2"}), np.eye(2, dtype=np.float32), 0.9)
     table = hits_of(*hits)
     candidates = candidates_of(table, config, evaluation)
@@ -114,14 +135,19 @@ def test_a_pair_that_fits_several_classes_names_them_all_its_own_first_then_by_f
         ("t2t", "dog", 20, 0.3, 5),
     )
     candidates = candidates_of(hits, RetrievalConfig(min_similarity={"t2t": 0.4}))
-    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {10: ["eel", "dog", "cat"], 20: ["cat"]}
+    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {
+        10: ["eel", "dog", "cat"],
+        20: ["cat"],
+    }
 
 
 def test_a_row_that_is_dropped_counts_once_and_has_no_classes() -> None:
     evaluation = EvaluationImages(frozenset({"image 1"}), np.eye(2, dtype=np.float32), 0.9)
     hits = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0))
     candidates = candidates_of(hits, RetrievalConfig(), evaluation)
-    assert dropped(candidates, "dog") == {10: "evaluation_image_hash"} and dropped(candidates, "cat") == {10: SHARED}
+    assert dropped(candidates, "dog") == {10: "evaluation_image_hash"} and dropped(
+        candidates, "cat"
+    ) == {10: SHARED}
     assert classes_of(candidates, DOMAIN.class_names).empty
 
 
@@ -136,20 +162,32 @@ def near(degrees: dict[int, float]) -> NearDuplicates:
 
 
 def test_near_duplicates_are_kept_once_across_classes_and_the_best_stays() -> None:
-    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1))
+    hits = hits_of(
+        ("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1)
+    )
     candidates = candidates_of(hits, RetrievalConfig(), near=near({10: 0, 20: 20, 30: 40}))
     # 30 is like 20 only, and 20 is gone.
     assert dropped(candidates) == {10: "", 20: "near_duplicate", 30: ""}
 
 
 def test_what_a_near_duplicate_or_a_failed_fetch_leaves_is_filled_from_the_next_best() -> None:
-    hits = hits_of(*[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)])
+    hits = hits_of(
+        *[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)]
+    )
     angles = near({10: 20, 20: 20, 30: 30, 40: 90, 50: 90})
     candidates = candidates_of(hits, RetrievalConfig(max_per_class=2), failed={10}, near=angles)
-    assert dropped(candidates) == {10: "not_collected", 20: "", 30: "near_duplicate", 40: "", 50: "cap"}
+    assert dropped(candidates) == {
+        10: "not_collected",
+        20: "",
+        30: "near_duplicate",
+        40: "",
+        50: "cap",
+    }
 
 
-def test_the_cap_of_the_best_class_loses_a_pair_but_an_even_balance_gives_it_to_the_class_with_fewest() -> None:
+def test_the_cap_of_the_best_class_loses_a_pair_but_an_even_balance_gives_it_to_the_class_with_fewest() -> (
+    None
+):
     hits = hits_of(
         *[
             ("t2t", "cat", 10, 0.9, 0),
@@ -180,8 +218,12 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
 
 @pytest.mark.parametrize("balance", ["best", "even"])
 @pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_an_image_that_a_full_class_leaves_is_there_for_another_one(balance: Any, identity: str) -> None:
-    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0))
+def test_an_image_that_a_full_class_leaves_is_there_for_another_one(
+    balance: Any, identity: str
+) -> None:
+    hits = hits_of(
+        ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0)
+    )
     config = RetrievalConfig(max_per_class=1, balance=balance)
     candidates = best_hits(hits, config).assign(image_sha256="", evaluation_similarity=np.nan)
     candidates[identity] = ["x", "y", "y"]
@@ -192,14 +234,19 @@ def test_an_image_that_a_full_class_leaves_is_there_for_another_one(balance: Any
 
 
 @pytest.mark.parametrize("balance", ["best", "even"])
-def test_an_image_that_is_taken_is_dropped_wherever_it_comes_again_by_its_bytes_or_its_url(balance: Any) -> None:
-    hits = hits_of(*[("t2t", "cat", row, 1 - row / 10, row) for row in range(4)], ("t2t", "dog", 4, 0.1, 0))
+def test_an_image_that_is_taken_is_dropped_wherever_it_comes_again_by_its_bytes_or_its_url(
+    balance: Any,
+) -> None:
+    hits = hits_of(
+        *[("t2t", "cat", row, 1 - row / 10, row) for row in range(4)], ("t2t", "dog", 4, 0.1, 0)
+    )
     config = RetrievalConfig(balance=balance)
     candidates = best_hits(hits, config).assign(evaluation_similarity=np.nan)
     candidates["image_sha256"] = ["a", "b", "", "a", ""]
     candidates["url"] = ["http://0", "http://1", "http://1", "http://3", "http://3"]
     mark_drops(candidates, NOTHING, config)
-    # 3 has the bytes of 0 and is not taken; so its URL is free, and without bytes nothing else is known of 4.
+    # 3 has the bytes of 0 and is not taken; so its URL is free, and without bytes nothing else is
+    # known of 4.
     assert dropped(candidates) == {0: "", 1: "", 2: "exact_duplicate", 3: "exact_duplicate", 4: ""}
 
 
@@ -214,9 +261,13 @@ def test_rendered_text_is_dropped_only_where_it_is_looked_for() -> None:
 
 
 def test_images_whose_bytes_are_not_known_yet_are_distinguished_by_url() -> None:
-    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2))
+    hits = hits_of(
+        ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2)
+    )
     candidates = best_hits(hits, RetrievalConfig())
-    candidates = candidates.assign(image_sha256="", url=["http://a", "http://a", "http://b"], evaluation_similarity=0.0)
+    candidates = candidates.assign(
+        image_sha256="", url=["http://a", "http://a", "http://b"], evaluation_similarity=0.0
+    )
     mark_drops(candidates, NOTHING, RetrievalConfig())
     assert dropped(candidates) == {10: "", 20: "exact_duplicate", 30: ""}
 
@@ -224,9 +275,13 @@ def test_images_whose_bytes_are_not_known_yet_are_distinguished_by_url() -> None
 @pytest.mark.parametrize("cap", [1, 4, 100])
 def test_choosing_all_rows_at_once_is_choosing_them_one_by_one(cap: int) -> None:
     random = np.random.default_rng(cap)
-    first = pd.DataFrame({"class_id": random.integers(0, 5, 400), "row": random.permutation(1_000)[:400]})
+    first = pd.DataFrame(
+        {"class_id": random.integers(0, 5, 400), "row": random.permutation(1_000)[:400]}
+    )
     shared = [f"image {number}" for number in random.integers(0, 150, 400)]
-    first = first.assign(image_sha256=shared, url=[f"url {number}" for number in random.integers(0, 900, 400)])
+    first = first.assign(
+        image_sha256=shared, url=[f"url {number}" for number in random.integers(0, 900, 400)]
+    )
     twins = ranking._twins(first)
     one_by_one, lost = ranking._best_first(first, ranking._Choice(cap, twins, None))
     at_once, rows = ranking._best_first_but_twins(first, cap, twins)
@@ -237,10 +292,20 @@ def test_choosing_all_rows_at_once_is_choosing_them_one_by_one(cap: int) -> None
 @pytest.mark.parametrize("near", [None, "all different"])
 def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) -> None:
     rows = range(6)
-    hits = hits_of(*[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")])
-    candidates = best_hits(hits, RetrievalConfig()).assign(image_sha256="", evaluation_similarity=np.nan)
+    hits = hits_of(
+        *[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")]
+    )
+    candidates = best_hits(hits, RetrievalConfig()).assign(
+        image_sha256="", evaluation_similarity=np.nan
+    )
     compared = NearDuplicates(lambda rows: np.eye(6, dtype=np.float32)[rows], 0.9) if near else None
     mark_drops(candidates, NOTHING, RetrievalConfig(max_per_class=2), near=compared)
     kept = candidates[candidates["dropped"] == ""]
-    assert {name: rows["row"].tolist() for name, rows in kept.groupby("class")} == {"cat": [0, 2], "dog": [1, 3]}
-    assert set(classes_of(candidates, ["cat", "dog", "eel"]).map(tuple)) == {("cat", "dog"), ("dog", "cat")}
+    assert {name: rows["row"].tolist() for name, rows in kept.groupby("class")} == {
+        "cat": [0, 2],
+        "dog": [1, 3],
+    }
+    assert set(classes_of(candidates, ["cat", "dog", "eel"]).map(tuple)) == {
+        ("cat", "dog"),
+        ("dog", "cat"),
+    }

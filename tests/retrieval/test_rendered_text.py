@@ -9,9 +9,13 @@ from support_drawings import COLOURS, SHAPES, draw
 from react_pipeline.retrieval.rendered_text import text_fraction
 
 
-@pytest.mark.parametrize(("ground", "ink"), [("white", "black"), ("black", "white"), ("navy", "yellow")])
+@pytest.mark.parametrize(
+    ("ground", "ink"), [("white", "black"), ("black", "white"), ("navy", "yellow")]
+)
 @pytest.mark.parametrize("size", [20, 36])
-def test_a_printed_line_covers_about_its_own_part_of_the_picture(ground: str, ink: str, size: int) -> None:
+def test_a_printed_line_covers_about_its_own_part_of_the_picture(
+    ground: str, ink: str, size: int
+) -> None:
     image = Image.new("RGB", (384, 384), ground)
     font = ImageFont.load_default(size=size)
     text = "the best summer garden"

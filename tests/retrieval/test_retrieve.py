@@ -31,12 +31,18 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     metadata = read_metadata(project.store.current("corpus_embeddings", "all"))
-    collected = {row: (image, caption, name) for row, image, caption, name in CollectedPairs(artifact)}
+    collected = {
+        row: (image, caption, name) for row, image, caption, name in CollectedPairs(artifact)
+    }
     assert set(collected) == set(pairs["row"])
     assert len(pairs) == artifact.counts["pairs"] > 0
     for pair in pairs.itertuples():
         image, caption, _ = collected[pair.row]
-        assert hashlib.sha256(image).hexdigest() == pair.image_sha256 == metadata.loc[pair.row, "image_sha256"]
+        assert (
+            hashlib.sha256(image).hexdigest()
+            == pair.image_sha256
+            == metadata.loc[pair.row, "image_sha256"]
+        )
         assert caption == pair.caption == metadata.loc[pair.row, "caption"]
     with Image.open(artifact.file("contact_sheet.png")) as sheet:
         assert sheet.format == "PNG"
@@ -48,13 +54,20 @@ def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     embeddings = project.store.current("corpus_embeddings", "all")
-    prompts = load(project.store.current("base_checkpoint", "all").path).encode_texts(pairs["prompt"].tolist()).numpy()
+    prompts = (
+        load(project.store.current("base_checkpoint", "all").path)
+        .encode_texts(pairs["prompt"].tolist())
+        .numpy()
+    )
     for mode, side in (("t2t", "text"), ("t2i", "image")):
         mine = (pairs["mode"] == mode).to_numpy()
         rows = read_vectors(embeddings, side)[pairs["row"][mine]]
-        np.testing.assert_allclose((prompts[mine] * rows).sum(axis=1), pairs["similarity"][mine], atol=2e-3)
+        np.testing.assert_allclose(
+            (prompts[mine] * rows).sum(axis=1), pairs["similarity"][mine], atol=2e-3
+        )
     assert (
-        artifact.counts["pairs_by_mode"] == pairs["mode"].value_counts().reindex(["t2t", "t2i"], fill_value=0).to_dict()
+        artifact.counts["pairs_by_mode"]
+        == pairs["mode"].value_counts().reindex(["t2t", "t2i"], fill_value=0).to_dict()
     )
 
 
@@ -63,11 +76,16 @@ def test_counts_agree_with_the_report_per_class(project: Project) -> None:
     report = pd.read_parquet(artifact.file("classes.parquet"))
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     assert report["prompts"].tolist() == [4, 2, 2, 2]
-    assert report["kept"].tolist() == pairs["class"].value_counts().reindex(report["class"], fill_value=0).tolist()
+    assert (
+        report["kept"].tolist()
+        == pairs["class"].value_counts().reindex(report["class"], fill_value=0).tolist()
+    )
     assert artifact.counts["starving"] == report.loc[report["kept"] == 0, "class"].tolist()
     assert artifact.counts["dropped"] == {reason: report[reason].sum() for reason in DROP_REASONS}
     counts = artifact.counts
-    assert counts["candidates"] == counts["pairs"] + counts["shared"] + sum(counts["dropped"].values())
+    assert counts["candidates"] == counts["pairs"] + counts["shared"] + sum(
+        counts["dropped"].values()
+    )
     assert counts["several_classes"] == (pairs["classes"].str.len() > 1).sum() > 0
     assert all(own == every[0] for own, every in zip(pairs["class"], pairs["classes"], strict=True))
 
@@ -93,8 +111,9 @@ def test_batches_of_prompts_change_nothing(
     monkeypatch.setattr("react_pipeline.retrieval.candidates.BATCH_HITS", batch_hits)
     parts = retrieve_pairs(project, "shapes")
     columns = ["row", "mode", "similarity"]
-    # The last bit of a product depends on how many are multiplied at once, and this encoder gives several prompts the
-    # same vector: of equally near rows and classes the order may change, and nothing else may.
+    # The last bit of a product depends on how many are multiplied at once, and this encoder gives
+    # several prompts the same vector: of equally near rows and classes the order may change, and
+    # nothing else may.
     left, right = (
         pd.read_parquet(path / "pairs.parquet")[columns].sort_values("row", ignore_index=True)
         for path in (tmp_path / "whole", parts.path)
@@ -102,14 +121,26 @@ def test_batches_of_prompts_change_nothing(
     pd.testing.assert_frame_equal(left, right, atol=1e-5)
 
 
-def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it(project: Project) -> None:
+def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it(
+    project: Project,
+) -> None:
     from react_pipeline.lineage import resolve
 
-    neutral = {"fusion": "preference", "balance": "best", "duplicate_similarity": 1.01, "decontaminate": "own"}
+    neutral = {
+        "fusion": "preference",
+        "balance": "best",
+        "duplicate_similarity": 1.01,
+        "decontaminate": "own",
+    }
     before = resolve(project, "retrieved_set", "shapes").fingerprint
     configure(project, **neutral, max_pairs=None, max_text_fraction=None)
     assert resolve(project, "retrieved_set", "shapes").fingerprint == before
-    for changed in ({"fusion": "rrf"}, {"balance": "even"}, {"duplicate_similarity": 0.9}, {"decontaminate": "all"}):
+    for changed in (
+        {"fusion": "rrf"},
+        {"balance": "even"},
+        {"duplicate_similarity": 0.9},
+        {"decontaminate": "all"},
+    ):
         configure(project, **neutral | changed)
         assert resolve(project, "retrieved_set", "shapes").fingerprint != before
 
@@ -124,7 +155,9 @@ def test_the_filter_keeps_what_the_text_finds_in_the_order_of_the_images(project
     from react_pipeline.clip.prompts import class_prompts
 
     prompts = class_prompts(project.domain("shapes"))
-    vectors = load(project.store.current("base_checkpoint", "all").path).encode_texts(prompts["prompt"].tolist())
+    vectors = load(project.store.current("base_checkpoint", "all").path).encode_texts(
+        prompts["prompt"].tolist()
+    )
     images = read_vectors(project.store.current("corpus_embeddings", "all"), "image")
     for name, of_class in pairs.groupby("class"):
         mean = vectors[(prompts["class"] == name).to_numpy()].mean(dim=0).numpy()
@@ -142,7 +175,11 @@ def test_near_duplicates_are_dropped_and_their_places_filled(project: Project) -
     cosines = np.triu(images[rows] @ images[rows].T, 1)
     limit = float(np.sort(cosines[cosines > 0])[-6])
     configure(
-        project, k_per_prompt=40, max_per_class=6, near_duplicate_similarity=1.01, duplicate_similarity=round(limit, 4)
+        project,
+        k_per_prompt=40,
+        max_per_class=6,
+        near_duplicate_similarity=1.01,
+        duplicate_similarity=round(limit, 4),
     )
     after = retrieve_pairs(project, "shapes")
     kept = pd.read_parquet(after.file("pairs.parquet"))["row"].to_numpy()
@@ -153,5 +190,7 @@ def test_near_duplicates_are_dropped_and_their_places_filled(project: Project) -
 
 def test_the_report_is_among_the_files(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
-    assert {"classes.parquet", "similarity.parquet", "similarity.png", "report.md"} <= set(artifact.manifest["files"])
+    assert {"classes.parquet", "similarity.parquet", "similarity.png", "report.md"} <= set(
+        artifact.manifest["files"]
+    )
     assert f"{artifact.counts['pairs']} pairs" in artifact.file("report.md").read_text()

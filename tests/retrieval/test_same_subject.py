@@ -1,4 +1,6 @@
-"""`same_subject: exclude`: pairs that show the very thing of an evaluation image are never trained on."""
+"""`same_subject: exclude`: pairs that show the very thing of an evaluation image are never trained
+on.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,16 @@ COLOURS = ("red", "blue", "green")
 
 def write_shards(path: Path, *, subjects: bool) -> Path:
     """Circles and squares of three colours, eight of each; `subject` is the colour."""
-    drawn = [(shape, colour, seed) for shape in ("circle", "square") for colour in COLOURS for seed in range(8)]
+    drawn = [
+        (shape, colour, seed)
+        for shape in ("circle", "square")
+        for colour in COLOURS
+        for seed in range(8)
+    ]
     samples = {
-        f"{shape}-{colour}-{seed}": pair(shape, colour, seed, **({"subject": colour} if subjects else {}))
+        f"{shape}-{colour}-{seed}": pair(
+            shape, colour, seed, **({"subject": colour} if subjects else {})
+        )
         for shape, colour, seed in drawn
     }
     return write_shard(path, samples)
@@ -55,7 +64,13 @@ def configure(project: Project, manifest: Path, same_subject: str = "exclude") -
     path.write_text(yaml.safe_dump(domain))
 
 
-def built(make_project: Callable[..., Project], tmp_path: Path, *, corpus: bool = True, images: bool = True) -> Project:
+def built(
+    make_project: Callable[..., Project],
+    tmp_path: Path,
+    *,
+    corpus: bool = True,
+    images: bool = True,
+) -> Project:
     write_shards(tmp_path / "pairs" / "0.tar", subjects=corpus)
     project = make_project(corpus={"shards": [str(tmp_path / "pairs" / "0.tar")]})
     configure(project, write_manifest(tmp_path / "drawn", subjects=images))
@@ -69,8 +84,13 @@ def test_pairs_of_the_subject_of_an_evaluation_image_are_in_neither_set(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = built(make_project, tmp_path)
-    assert read_images(project.store.current("evaluation_set", "shapes"))["subject"].tolist() == ["red", ""]
-    subjects = read_metadata(project.store.current("corpus_embeddings", "all"), ["subject"])["subject"]
+    assert read_images(project.store.current("evaluation_set", "shapes"))["subject"].tolist() == [
+        "red",
+        "",
+    ]
+    subjects = read_metadata(project.store.current("corpus_embeddings", "all"), ["subject"])[
+        "subject"
+    ]
     red = subjects.index[subjects == "red"]
     retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
     assert retrieved.counts["dropped"]["evaluation_subject"] == 16
@@ -81,17 +101,23 @@ def test_pairs_of_the_subject_of_an_evaluation_image_are_in_neither_set(
         assert leaked_images(project, artifact.stage, "shapes").subject == 0
 
 
-def test_the_check_sees_a_subject_that_was_let_in(make_project: Callable[..., Project], tmp_path: Path) -> None:
+def test_the_check_sees_a_subject_that_was_let_in(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
     project = built(make_project, tmp_path)
     configure(project, tmp_path / "drawn" / "manifest.csv", "keep")
     retrieved = retrieve_pairs(project, "shapes")
-    assert retrieved.counts["pairs"] == 48 and retrieved.counts["dropped"]["evaluation_subject"] == 0
+    assert (
+        retrieved.counts["pairs"] == 48 and retrieved.counts["dropped"]["evaluation_subject"] == 0
+    )
     configure(project, tmp_path / "drawn" / "manifest.csv", "exclude")
     assert fresh_or_none(project, "retrieved_set", "shapes") is None
     assert leaked_images(project, "retrieved_set", "shapes").subject == 16
 
 
-@pytest.mark.parametrize(("corpus", "images", "named"), [(False, True, "JSON"), (True, False, "manifest")])
+@pytest.mark.parametrize(
+    ("corpus", "images", "named"), [(False, True, "JSON"), (True, False, "manifest")]
+)
 def test_excluding_subjects_that_nothing_names_is_an_error(
     make_project: Callable[..., Project], tmp_path: Path, corpus: bool, images: bool, named: str
 ) -> None:
@@ -108,10 +134,15 @@ def test_each_seed_and_each_domain_has_a_control_of_its_own(indexed_project: Pro
         path = indexed_project.config.domains / f"{slug}.yaml"
         domain = yaml.safe_load(path.read_text())
         for seed in (0, 1):
-            fields = {"retrieval": {"k_per_prompt": 3, "max_per_class": 3}, "customization": {"seed": seed}}
+            fields = {
+                "retrieval": {"k_per_prompt": 3, "max_per_class": 3},
+                "customization": {"seed": seed},
+            }
             path.write_text(yaml.safe_dump({**domain, **fields}))
             retrieve_pairs(indexed_project, slug)
             control = draw_control(indexed_project, slug)
             drawn.append(frozenset(pd.read_parquet(control.file("pairs.parquet"))["row"]))
     assert len(set(drawn)) == 4
-    assert not any(small < large for small in drawn for large in drawn)  # nested draws would not be independent
+    assert not any(
+        small < large for small in drawn for large in drawn
+    )  # nested draws would not be independent

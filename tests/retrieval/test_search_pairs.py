@@ -26,11 +26,15 @@ def test_an_image_of_the_corpus_finds_itself(indexed_project: Project, tmp_path:
         assert sheet.height > 300
 
 
-def test_an_image_is_compared_with_captions_where_that_is_asked_for(indexed_project: Project, tmp_path: Path) -> None:
+def test_an_image_is_compared_with_captions_where_that_is_asked_for(
+    indexed_project: Project, tmp_path: Path
+) -> None:
     path = tmp_path / "red.png"
     path.write_bytes(encode(draw("circle", "red", 0)))
     pairs = search_pairs(indexed_project, image=path, mode="i2t", k=4)
-    captions = read_metadata(indexed_project.store.current("corpus_embeddings", "all"), ["caption"])["caption"]
+    captions = read_metadata(
+        indexed_project.store.current("corpus_embeddings", "all"), ["caption"]
+    )["caption"]
     assert len(pairs) == 4 and pairs["caption"].tolist() == captions[pairs["row"]].tolist()
 
 

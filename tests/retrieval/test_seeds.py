@@ -42,9 +42,13 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     from react_pipeline.clip.model import load
 
     clip = load(project.store.current("base_checkpoint", "all").path)
-    vector = clip.encode_images(clip.preprocess(draw("circle", "red", 5000)).unsqueeze(0)).numpy()[0]
+    vector = clip.encode_images(clip.preprocess(draw("circle", "red", 5000)).unsqueeze(0)).numpy()[
+        0
+    ]
     cosines = read_vectors(project.store.current("corpus_embeddings", "all"), "image") @ vector
-    np.testing.assert_allclose(np.sort(pairs["similarity"])[::-1], np.sort(cosines)[::-1][: len(pairs)], atol=2e-3)
+    np.testing.assert_allclose(
+        np.sort(pairs["similarity"])[::-1], np.sort(cosines)[::-1][: len(pairs)], atol=2e-3
+    )
     classes = pd.read_parquet(artifact.file("classes.parquet"))
     assert classes["seeds"].tolist() == [1, 0, 0, 0] and not classes["shortfall"].any()
 
@@ -55,8 +59,12 @@ def test_seeds_join_the_text_modes_and_a_filter_by_seeds_orders_by_them(project:
         write_seed(project, f"{name}.png", encode(draw(name, "blue", 6000)))
     seeds = {name: [f"{name}.png"] for name in names}
     configure(project, seeds=seeds, modes=["t2t", "i2i"], fusion="rrf", k_per_prompt=5)
-    assert set(pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))["mode"]) == {"t2t", "i2i"}
-    configure(project, modes=["t2t"], fusion="filter", filter_by="seeds", k_per_prompt=20, max_per_class=4)
+    assert set(
+        pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))["mode"]
+    ) == {"t2t", "i2i"}
+    configure(
+        project, modes=["t2t"], fusion="filter", filter_by="seeds", k_per_prompt=20, max_per_class=4
+    )
     pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
     assert set(pairs["mode"]) == {"t2t"} and pairs["score"].between(-1, 1.01).all()
 
@@ -69,9 +77,13 @@ def test_seeds_join_the_text_modes_and_a_filter_by_seeds_orders_by_them(project:
     ],
     ids=["bytes", "picture"],
 )
-def test_a_seed_that_shows_an_evaluation_image_is_refused(project: Project, data: bytes, words: str) -> None:
+def test_a_seed_that_shows_an_evaluation_image_is_refused(
+    project: Project, data: bytes, words: str
+) -> None:
     write_seed(project, "seed.png", data)
-    configure(project, seeds={"circle": ["seed.png"]}, modes=["i2i"], near_duplicate_similarity=0.9999)
+    configure(
+        project, seeds={"circle": ["seed.png"]}, modes=["i2i"], near_duplicate_similarity=0.9999
+    )
     with pytest.raises(InputError, match=r"seed\.png") as raised:
         retrieve_pairs(project, "shapes")
     assert words in str(raised.value) and "evaluation images" in str(raised.value)
@@ -86,9 +98,14 @@ def test_missing_seeds_are_reported_all_at_once(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("retrieval", "words"),
-    [({"modes": ["i2i"]}, "no class has `seeds`"), ({"fusion": "filter", "filter_by": "seeds"}, "have none: circle")],
+    [
+        ({"modes": ["i2i"]}, "no class has `seeds`"),
+        ({"fusion": "filter", "filter_by": "seeds"}, "have none: circle"),
+    ],
 )
-def test_modes_that_need_seeds_say_so(project: Project, retrieval: dict[str, object], words: str) -> None:
+def test_modes_that_need_seeds_say_so(
+    project: Project, retrieval: dict[str, object], words: str
+) -> None:
     configure(project, seeds={}, **retrieval)
     with pytest.raises(InputError, match=words):
         retrieve_pairs(project, "shapes")
@@ -97,7 +114,10 @@ def test_modes_that_need_seeds_say_so(project: Project, retrieval: dict[str, obj
 def test_seeds_count_for_the_fingerprint_of_retrieval_where_they_are_used_and_for_nothing_else(
     project: Project,
 ) -> None:
-    plain = {stage: resolve(project, stage, "shapes").fingerprint for stage in ("retrieved_set", "evaluation_set")}
+    plain = {
+        stage: resolve(project, stage, "shapes").fingerprint
+        for stage in ("retrieved_set", "evaluation_set")
+    }
     path = write_seed(project, "seed.png", encode(draw("circle", "red", 5000)))
     configure(project, seeds={"circle": ["seed.png"]})
     assert {stage: resolve(project, stage, "shapes").fingerprint for stage in plain} == plain

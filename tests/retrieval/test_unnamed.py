@@ -20,13 +20,24 @@ from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.retrieval.unnamed import unnamed_classes, unnamed_message
 from react_pipeline.settings import DistributorConfig
 
-CAPTIONS = ["a pair of Scissors", None, "my golden retriever", "", "gold, silver and a hammer", "hamster"]
+CAPTIONS = [
+    "a pair of Scissors",
+    None,
+    "my golden retriever",
+    "",
+    "gold, silver and a hammer",
+    "hamster",
+]
 
 
-def unnamed_of(monkeypatch: pytest.MonkeyPatch, captions: Sequence[str | None], *classes: list[tuple[str, int]]) -> Any:
+def unnamed_of(
+    monkeypatch: pytest.MonkeyPatch, captions: Sequence[str | None], *classes: list[tuple[str, int]]
+) -> Any:
     """`classes` are lists of names, the first one the label, with how many captions say each."""
     table = pa.array(captions, pa.string())
-    monkeypatch.setattr(unnamed, "read_captions", lambda _, rows: table.slice(rows[0], rows[1] - rows[0]))
+    monkeypatch.setattr(
+        unnamed, "read_captions", lambda _, rows: table.slice(rows[0], rows[1] - rows[0])
+    )
     rows = [(number, names[0][0], *name) for number, names in enumerate(classes) for name in names]
     counts = pd.DataFrame(rows, columns=["class_id", "class", "name", "captions"])
     embeddings: Any = SimpleNamespace(counts={"rows": len(captions)})
@@ -44,21 +55,32 @@ def unnamed_of(monkeypatch: pytest.MonkeyPatch, captions: Sequence[str | None], 
         (["zzz", "Retreiver"], "retriever"),
     ],
 )
-def test_the_nearest_words_of_captions_are_named(names: list[str], near: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_words_of_captions_are_named(
+    names: list[str], near: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(unnamed, "_TASK_ROWS", 2)
     named = [("hammer", 1)], [("no such", 0), ("hamster", 1)]
-    assert unnamed_of(monkeypatch, [*CAPTIONS], *named, [(name, 0) for name in names]) == {names[0]: near}
+    assert unnamed_of(monkeypatch, [*CAPTIONS], *named, [(name, 0) for name in names]) == {
+        names[0]: near
+    }
 
 
-@pytest.mark.parametrize(("longer", "unsaid"), [("Polar bear", []), ("bearded man", ["bear"]), ("polarbear", ["bear"])])
+@pytest.mark.parametrize(
+    ("longer", "unsaid"), [("Polar bear", []), ("bearded man", ["bear"]), ("polarbear", ["bear"])]
+)
 def test_a_name_that_captions_say_within_a_longer_one_is_said(
     longer: str, unsaid: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(unnamed_of(monkeypatch, [f"a {longer}"], [("bear", 0)], [(longer, 1)])) == unsaid
-    assert list(unnamed_of(monkeypatch, ["a cub"], [("bear", 0)], [(longer, 0)])) == ["bear", longer]
+    assert list(unnamed_of(monkeypatch, ["a cub"], [("bear", 0)], [(longer, 0)])) == [
+        "bear",
+        longer,
+    ]
 
 
-def test_a_corpus_without_captions_names_nothing_and_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_without_captions_names_nothing_and_warns_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert unnamed_of(monkeypatch, [None, "", "?"], [("hammer", 0)]) is None
 
 
@@ -72,7 +94,12 @@ def test_of_a_large_corpus_a_sample_is_read_once(monkeypatch: pytest.MonkeyPatch
 
 def test_a_message_names_ten_classes_at_most() -> None:
     message = unnamed_message([f"c{number}" for number in range(12)], ["", "near", *[""] * 10])
-    assert "c1 (did you mean near?)" in message and "c9" in message and "c10" not in message and "2 more" in message
+    assert (
+        "c1 (did you mean near?)" in message
+        and "c9" in message
+        and "c10" not in message
+        and "2 more" in message
+    )
 
 
 def test_a_misspelt_class_is_seen_in_the_set_its_check_and_by_validate(
@@ -81,12 +108,17 @@ def test_a_misspelt_class_is_seen_in_the_set_its_check_and_by_validate(
     path = indexed_project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     domain["classes"][0] = "circel"
-    path.write_text(yaml.safe_dump({key: value for key, value in domain.items() if key != "evaluation"}))
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in domain.items() if key != "evaluation"})
+    )
     with pytest.raises(SystemExit) as stop:
         main(["domains", "validate", "--config", str(indexed_project.path)])
     captured = capsys.readouterr()
     assert not stop.value.code and "2 valid" in captured.out
-    assert "shapes.yaml: classes: no caption" in captured.err and "circel (did you mean circle?)" in captured.err
+    assert (
+        "shapes.yaml: classes: no caption" in captured.err
+        and "circel (did you mean circle?)" in captured.err
+    )
 
     run(indexed_project, "evaluation_set", "shapes")
     counts = retrieve_pairs(indexed_project, "shapes").counts

@@ -41,12 +41,18 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
 
 def test_one_text_is_a_list_of_one_place(tmp_path: Path) -> None:
     raw = {"corpus": {"shards": "data/*.tar"}, "encoder": {"model": "demo"}}
-    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.shards == (str(tmp_path / "data/*.tar"),)
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.shards == (
+        str(tmp_path / "data/*.tar"),
+    )
     raw["corpus"] = {"kind": "urls", "urls": "tables/*.parquet"}
-    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (str(tmp_path / "tables/*.parquet"),)
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (
+        str(tmp_path / "tables/*.parquet"),
+    )
 
 
-def test_tilde_is_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_the_home_directory_in_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
     for folder in (home, here):
         folder.mkdir()
@@ -64,7 +70,11 @@ def test_tilde_is_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: 
         home / name for name in ("store", "domains", "elevater")
     )
     assert config.encoder.pretrained == str(home / "weights.pt")
-    shards = (str(home / "data/*.tar"), str(here / "~nobody-is-called-so/a.tar"), "s3://bucket/~a.tar")
+    shards = (
+        str(home / "data/*.tar"),
+        str(here / "~nobody-is-called-so/a.tar"),
+        "s3://bucket/~a.tar",
+    )
     assert config.corpus.shards == shards
     raw["corpus"] = {"kind": "embeddings", "embeddings": "~/laion", "indices": "~/faiss"}
     corpus = load_pipeline(write(here / "pipeline.yaml", raw)).corpus
@@ -125,7 +135,9 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
         ("data\n.tar", "control characters"),
     ],
 )
-def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path, shard: str, reported: str) -> None:  # FAULTS 10
+def test_commands_chains_and_secrets_are_no_shards(
+    tmp_path: Path, shard: str, reported: str
+) -> None:  # FAULTS 10
     raw = {"corpus": {"shards": [shard]}, "encoder": {"model": "demo"}}
     with pytest.raises(ConfigError, match="corpus.shards") as error:
         load_pipeline(write(tmp_path / "pipeline.yaml", raw))
@@ -141,13 +153,17 @@ def test_a_folder_of_images_that_holds_the_store_is_refused(tmp_path: Path, fold
     assert [problem.field for problem in caught.value.problems] == ["corpus.images"]
 
 
-def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absolute(tmp_path: Path) -> None:
+def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absolute(
+    tmp_path: Path,
+) -> None:
     shards = ["s3://bucket/data/*.tar", "https://host/{000..099}.tar", "data/{0..3}.tar"]
     raw = {"corpus": {"shards": shards}, "encoder": {"model": "demo"}}
     corpus = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus
     assert corpus.shards == (*shards[:2], str(tmp_path / "data/{0..3}.tar"))
     raw["corpus"] = {"kind": "urls", "urls": ["tables/*.parquet"]}
-    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (str(tmp_path / "tables/*.parquet"),)
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (
+        str(tmp_path / "tables/*.parquet"),
+    )
     raw["corpus"] = {"kind": "embeddings", "embeddings": "laion", "indices": "laion/faiss"}
     corpus = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus
     assert (corpus.embeddings, corpus.indices) == (tmp_path / "laion", tmp_path / "laion/faiss")
@@ -160,16 +176,37 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
         ({"kind": "urls"}, "kind `urls` needs `urls`"),
         ({"kind": "embeddings"}, "kind `embeddings` needs `embeddings`"),
         ({"kind": "demo", "shards": ["a.tar"]}, "`shards` does nothing for kind `demo`"),
-        ({"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]}, "`shards` does nothing for kind `urls`"),
-        ({"kind": "urls", "urls": ["a.parquet"], "keys": "by_folder"}, "`keys` does nothing for kind `urls`"),
-        ({"kind": "webdataset", "shards": ["a.tar"], "indices": "x"}, "`indices` does nothing for kind `webdataset`"),
+        (
+            {"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]},
+            "`shards` does nothing for kind `urls`",
+        ),
+        (
+            {"kind": "urls", "urls": ["a.parquet"], "keys": "by_folder"},
+            "`keys` does nothing for kind `urls`",
+        ),
+        (
+            {"kind": "webdataset", "shards": ["a.tar"], "indices": "x"},
+            "`indices` does nothing for kind `webdataset`",
+        ),
         ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
-        ({"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]}, "'s3://…': tables and folders"),
+        (
+            {"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]},
+            "'s3://…': tables and folders",
+        ),
         ({"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}, "name the same column"),
         ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "looks like a secret"),
-        ({"shards": ["a.tar"], "storage": {"aws_access_key_id": "hush-hush"}}, "looks like a secret"),
-        ({"shards": ["a.tar"], "storage": {"endpoint_url": "http://me:hush-hush@host"}}, "corpus.storage.endpoint_url"),
-        ({"shards": ["a.tar"], "storage": {"colour": "red"}}, "corpus.storage.colour: unknown field"),
+        (
+            {"shards": ["a.tar"], "storage": {"aws_access_key_id": "hush-hush"}},
+            "looks like a secret",
+        ),
+        (
+            {"shards": ["a.tar"], "storage": {"endpoint_url": "http://me:hush-hush@host"}},
+            "corpus.storage.endpoint_url",
+        ),
+        (
+            {"shards": ["a.tar"], "storage": {"colour": "red"}},
+            "corpus.storage.colour: unknown field",
+        ),
     ],
 )
 def test_each_kind_of_corpus_says_what_it_needs_and_what_it_does_not_take(
@@ -183,11 +220,20 @@ def test_each_kind_of_corpus_says_what_it_needs_and_what_it_does_not_take(
 
 
 @pytest.mark.parametrize(
-    "given", [{"pretrained": "openai"}, {"quick_gelu": True}, {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}]
+    "given",
+    [
+        {"pretrained": "openai"},
+        {"quick_gelu": True},
+        {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    ],
 )
-def test_the_demo_model_takes_no_weights_of_others(tmp_path: Path, given: dict[str, object]) -> None:
+def test_the_demo_model_takes_no_weights_of_others(
+    tmp_path: Path, given: dict[str, object]
+) -> None:
     raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo", **given}}
-    with pytest.raises(ConfigError, match=", ".join(f"`{name}`" for name in given) + " would do nothing"):
+    with pytest.raises(
+        ConfigError, match=", ".join(f"`{name}`" for name in given) + " would do nothing"
+    ):
         load_pipeline(write(tmp_path / "pipeline.yaml", raw))
     raw["encoder"] = {"model": "demo", "pretrained": None}
     assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).encoder.model == "demo"
@@ -200,31 +246,53 @@ def test_training_joins_method_defaults_pipeline_and_domain(tmp_path: Path) -> N
         "customization": {"defaults": {"steps": 7}, "methods": {"locked-text": {"batch_size": 5}}},
     }
     customization = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).customization
-    domain = load_domain(write(tmp_path / "pets.yaml", {"classes": ["cat"], "customization": {"seed": 3}}))
+    domain = load_domain(
+        write(tmp_path / "pets.yaml", {"classes": ["cat"], "customization": {"seed": 3}})
+    )
     training = customization.resolve("locked-text-control", domain.customization)
-    assert (training.steps, training.batch_size, training.seed, training.learning_rate) == (7, 5, 3, 5e-5)
+    assert (training.steps, training.batch_size, training.seed, training.learning_rate) == (
+        7,
+        5,
+        3,
+        5e-5,
+    )
     assert customization.resolve("gated-image").learning_rate == TrainingConfig().learning_rate
 
 
 def test_the_last_of_steps_and_epochs_wins_and_both_together_are_refused(tmp_path: Path) -> None:
-    of_pipeline = CustomizationConfig.model_validate({"defaults": {"epochs": 2}, "methods": {"full": {"steps": 7}}})
-    assert [of_pipeline.resolve(method).epochs for method in ("gated-image", "linear-head", "full")] == [2, 2, None]
+    of_pipeline = CustomizationConfig.model_validate(
+        {"defaults": {"epochs": 2}, "methods": {"full": {"steps": 7}}}
+    )
+    assert [
+        of_pipeline.resolve(method).epochs for method in ("gated-image", "linear-head", "full")
+    ] == [2, 2, None]
     assert of_pipeline.resolve("full").steps == 7
     domain = TrainingOverrides.model_validate({"epochs": 3})
     assert of_pipeline.resolve("full", domain).epochs == 3
     nothing = TrainingOverrides.model_validate({"epochs": None})
-    assert (of_pipeline.resolve("full", nothing).steps, of_pipeline.resolve("full", nothing).epochs) == (7, None)
+    assert (
+        of_pipeline.resolve("full", nothing).steps,
+        of_pipeline.resolve("full", nothing).epochs,
+    ) == (7, None)
     both = {"epochs": 2, "steps": 5}
     with pytest.raises(ConfigError, match=r"pets\.yaml: customization: .*`epochs`"):
         load_domain(write(tmp_path / "pets.yaml", {"classes": ["cat"], "customization": both}))
-    for given, field in (({"defaults": both}, "defaults"), ({"methods": {"full": both}}, "methods.full")):
+    for given, field in (
+        ({"defaults": both}, "defaults"),
+        ({"methods": {"full": both}}, "methods.full"),
+    ):
         with pytest.raises(ValidationError, match=field):
             CustomizationConfig.model_validate(given)
 
 
 @pytest.mark.parametrize("share", [-1, 1.5, "half"])
 def test_warm_up_is_a_count_or_a_share(share: object) -> None:
-    assert CustomizationConfig.model_validate({"defaults": {"warmup_steps": 0.1}}).resolve("full").warmup_steps == 0.1
+    assert (
+        CustomizationConfig.model_validate({"defaults": {"warmup_steps": 0.1}})
+        .resolve("full")
+        .warmup_steps
+        == 0.1
+    )
     with pytest.raises(ValidationError, match="warmup_steps"):
         CustomizationConfig.model_validate({"defaults": {"warmup_steps": share}})
 
@@ -236,13 +304,22 @@ def test_warm_up_is_a_count_or_a_share(share: object) -> None:
         ([{"id": "bird", "name": "crane"}, "crane"], "`id`"),
         ([{"id": "bird", "name": "crane"}, {"id": "Bird", "name": "crane"}], "'bird'"),
         ([{"id": "robin", "name": "crane"}, "robin"], "'robin'"),
-        ([{"id": "bird", "name": "crane"}, {"id": "machine", "name": "hoist", "synonyms": ["crane"]}], "'crane'"),
+        (
+            [
+                {"id": "bird", "name": "crane"},
+                {"id": "machine", "name": "hoist", "synonyms": ["crane"]},
+            ],
+            "'crane'",
+        ),
         ([{"id": "bird", "name": "crane", "synonyms": ["Crane"]}], "'Crane'"),
     ],
     ids=str,
 )
 def test_classes_of_one_name_have_ids_that_differ(classes: list[Any], token: str) -> None:
-    ours = [{"id": "crane (bird)", "name": "crane"}, {"id": "crane (machine)", "name": "crane", "synonyms": ["hoist"]}]
+    ours = [
+        {"id": "crane (bird)", "name": "crane"},
+        {"id": "crane (machine)", "name": "crane", "synonyms": ["hoist"]},
+    ]
     domain = DomainConfig.model_validate({"slug": "cranes", "classes": [*ours, "robin"]})
     assert domain.class_names == ["crane (bird)", "crane (machine)", "robin"]
     assert domain.prompt_names == ["crane", "crane", "robin"]

@@ -1,4 +1,6 @@
-"""What a user reads of a wrong file: a line a field that says what to write, and no word of pydantic's."""
+"""What a user reads of a wrong file: a line a field that says what to write, and no word of
+pydantic's.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from react_pipeline.store.errors import ConfigError
 DOMAIN: dict[str, Any] = {"classes": ["robin", "wren"]}
 PIPELINE: dict[str, Any] = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo"}}
 JARGON = re.compile(
-    r"Input should|Field required|valid dictionary|instance of|\btuple\b|[Ss]tring should|validation|match pattern|"
+    r"Input should|Field required|valid dictionary|instance of|\btuple\b|[Ss]tring "
+    r"should|validation|match pattern|"
     r"NoneType|<class|pydantic|constrained|literal\[|\[key\]|Config\b|cannot be checked|\^"
 )
 WRONG_VALUES = [None, True, -7, "x y", ["ü"], [12], [None], {"x": 1}]
@@ -31,7 +34,9 @@ WRONG_VALUES = [None, True, -7, "x y", ["ü"], [12], [None], {"x": 1}]
 def faults(folder: Path, name: str, content: object) -> list[str]:
     """The lines of the error of a file, without its path; none if it is valid."""
     path = folder / name
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, allow_unicode=True))
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content, allow_unicode=True)
+    )
     try:
         (load_pipeline if name == "pipeline.yaml" else load_domain)(path)
     except ConfigError as error:
@@ -92,16 +97,34 @@ def test_no_wrong_value_of_any_field_is_answered_in_jargon(
         ("classes: [a, b]\ntemplates: [12]", "templates.0", 'quote it: "12"'),
         ("clases: [a, b]", "clases", "did you mean classes?"),
         ("classes: [a, {nam: b}]", "classes.1.nam", "did you mean name?"),
-        ("classes: [a, b]\nretrieval: {k_per_promt: 5}", "retrieval.k_per_promt", "did you mean k_per_prompt?"),
+        (
+            "classes: [a, b]\nretrieval: {k_per_promt: 5}",
+            "retrieval.k_per_promt",
+            "did you mean k_per_prompt?",
+        ),
         ("classes: [a, b]\nk_per_prompt: 5", "k_per_prompt", "under `retrieval`"),
         ("classes: [a, b]\nretrieval: {title: 5}", "retrieval.title", "top of the file"),
-        ("classes: [a, b]\nretrieval: {k_per_prompt: yes}", "retrieval.k_per_prompt", "a whole number (found yes)"),
+        (
+            "classes: [a, b]\nretrieval: {k_per_prompt: yes}",
+            "retrieval.k_per_prompt",
+            "a whole number (found yes)",
+        ),
         ("classes: [a, b]\nretrieval: 5", "retrieval", "fields such as `modes`"),
-        ("classes: [a, b]\ncustomization: {interpolation: heldout}", "customization.interpolation", "mean held-out?"),
-        ("classes: [a, b]\nevaluation: {name: a, kind: foldr, path: b}", "evaluation.kind", "did you mean folder?"),
+        (
+            "classes: [a, b]\ncustomization: {interpolation: heldout}",
+            "customization.interpolation",
+            "mean held-out?",
+        ),
+        (
+            "classes: [a, b]\nevaluation: {name: a, kind: foldr, path: b}",
+            "evaluation.kind",
+            "did you mean folder?",
+        ),
     ],
 )
-def test_one_line_says_the_field_its_line_and_what_to_write(tmp_path: Path, text: str, field: str, token: str) -> None:
+def test_one_line_says_the_field_its_line_and_what_to_write(
+    tmp_path: Path, text: str, field: str, token: str
+) -> None:
     (line,) = faults(tmp_path, "birds.yaml", text)
     assert line.startswith(f"{field}: ") and token in line
     assert line.endswith(f"(line {len(text.splitlines())})")
@@ -110,11 +133,27 @@ def test_one_line_says_the_field_its_line_and_what_to_write(tmp_path: Path, text
 @pytest.mark.parametrize(
     ("text", "name", "token"),
     [
-        ("classes: [a, b]\nclasses: [c, d]", "birds.yaml", "line 2: `classes` is repeated (first in line 1)"),
-        ("classes:\n- a\n- name: b\n  id: c\n  name: d", "birds.yaml", "line 5: `name` is repeated"),
+        (
+            "classes: [a, b]\nclasses: [c, d]",
+            "birds.yaml",
+            "line 2: `classes` is repeated (first in line 1)",
+        ),
+        (
+            "classes:\n- a\n- name: b\n  id: c\n  name: d",
+            "birds.yaml",
+            "line 5: `name` is repeated",
+        ),
         ("classes: [a, {name: b, name: c}]", "birds.yaml", "`name` is repeated"),
-        ("corpus: {kind: demo}\nencoder: {model: demo}\ncorpus: {kind: demo}", "pipeline.yaml", "`corpus` is repeated"),
-        ("corpus: {kind: demo, 'kind': demo}\nencoder: {model: demo}", "pipeline.yaml", "`kind` is repeated"),
+        (
+            "corpus: {kind: demo}\nencoder: {model: demo}\ncorpus: {kind: demo}",
+            "pipeline.yaml",
+            "`corpus` is repeated",
+        ),
+        (
+            "corpus: {kind: demo, 'kind': demo}\nencoder: {model: demo}",
+            "pipeline.yaml",
+            "`kind` is repeated",
+        ),
     ],
 )
 def test_a_repeated_key_is_refused(tmp_path: Path, text: str, name: str, token: str) -> None:

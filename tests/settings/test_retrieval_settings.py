@@ -1,4 +1,6 @@
-"""Settings of retrieval: each does something beside the others, also where a domain's own join the pipeline's."""
+"""Settings of retrieval: each does something beside the others, also where a domain's own join the
+pipeline's.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +22,35 @@ from react_pipeline.store.errors import ConfigError
 IDLE = [
     (
         {"min_similarity": {"t2t": 0.5, "filter": 0.3}},
-        "`min_similarity.filter` does nothing with `fusion: preference`; set `fusion: filter`, or write "
-        "`min_similarity: {t2t: 0.5}`",
+        "`min_similarity.filter` does nothing with `fusion: preference`; set `fusion: filter`, or "
+        "write `min_similarity: {t2t: 0.5}`",
     ),
     (
         {"min_similarity": {"i2i": 0.3}},
-        "`min_similarity.i2i` does nothing with `modes: [t2t, t2i]`; add i2i to `modes`, or write `min_similarity: {}`",
+        "`min_similarity.i2i` does nothing with `modes: [t2t, t2i]`; add i2i to `modes`, or write "
+        "`min_similarity: {}`",
     ),
     (
         {"fusion": "rrf", "filter_by": "seeds"},
-        "`filter_by: seeds` does nothing with `fusion: rrf`; set `fusion: filter`, or write `filter_by: prompts`",
+        "`filter_by: seeds` does nothing with `fusion: rrf`; set `fusion: filter`, or write "
+        "`filter_by: prompts`",
     ),
-    ({"modes": ["t2t", "t2i", "t2t"]}, "t2t listed more than once; name each mode once, the preferred one first"),
+    (
+        {"modes": ["t2t", "t2i", "t2t"]},
+        "t2t listed more than once; name each mode once, the preferred one first",
+    ),
 ]
 
 
-def project(folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any] | None = None) -> Project:
+def project(
+    folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any] | None = None
+) -> Project:
     raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo"}, "retrieval": retrieval}
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(raw))
     (folder / "domains").mkdir()
-    (folder / "domains/pets.yaml").write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": of_domain or {}}))
+    (folder / "domains/pets.yaml").write_text(
+        yaml.safe_dump({"classes": ["cat"], "retrieval": of_domain or {}})
+    )
     return Project.load(folder / "pipeline.yaml")
 
 
@@ -54,7 +65,9 @@ def test_a_setting_that_does_nothing_is_refused_with_file_field_and_way_out(
 
 
 @pytest.mark.parametrize(("retrieval", "reported"), IDLE)
-def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], reported: str) -> None:
+def test_so_is_one_in_a_domain_file(
+    tmp_path: Path, retrieval: dict[str, Any], reported: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         project(tmp_path, {}, retrieval).retrieval("pets")
     assert str(error.value).startswith(f"{tmp_path / 'domains/pets.yaml'}: retrieval")
@@ -68,15 +81,19 @@ def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], r
             {"min_similarity": {"t2t": 0.6, "t2i": 0.25}},
             {"modes": ["t2t"]},
             "`min_similarity.t2i` does nothing with `modes: [t2t]`; add t2i to `modes`, or write "
-            "`min_similarity: {t2t: 0.6}` (`min_similarity` is in pipeline.yaml, `modes` is in pets.yaml; "
-            "what pets.yaml says wins over pipeline.yaml)",
+            "`min_similarity: {t2t: 0.6}` (`min_similarity` is in pipeline.yaml, `modes` is in "
+            "pets.yaml; what pets.yaml says wins over pipeline.yaml)",
         ),
         (
             {"fusion": "filter", "filter_by": "seeds"},
             {"fusion": "rrf"},
             "(`filter_by` is in pipeline.yaml, `fusion` is in pets.yaml;",
         ),
-        ({}, {"min_similarity": {"filter": 0.2}}, "(`min_similarity` is in pets.yaml, `fusion` is the default;"),
+        (
+            {},
+            {"min_similarity": {"filter": 0.2}},
+            "(`min_similarity` is in pets.yaml, `fusion` is the default;",
+        ),
     ],
 )
 def test_two_files_that_contradict_each_other_are_both_named_and_the_rest_of_the_pipeline_is_not_held_up(
@@ -91,7 +108,10 @@ def test_two_files_that_contradict_each_other_are_both_named_and_the_rest_of_the
 @pytest.mark.parametrize(
     ("of_pipeline", "of_domain"),
     [
-        ({"min_similarity": {"t2t": 0.6, "t2i": 0.25}}, {"modes": ["t2t"], "min_similarity": {"t2t": 0.6}}),
+        (
+            {"min_similarity": {"t2t": 0.6, "t2i": 0.25}},
+            {"modes": ["t2t"], "min_similarity": {"t2t": 0.6}},
+        ),
         ({"fusion": "filter", "min_similarity": {"filter": 0.2}}, {"filter_by": "seeds"}),
         ({"modes": ["i2i", "t2t"], "min_similarity": {"i2i": 0.4}}, {"k_per_prompt": 7}),
     ],
@@ -117,7 +137,10 @@ def test_numbers_that_are_none_are_refused_everywhere(tmp_path: Path, number: fl
     path.write_text("classes: [cat]\nretrieval: {min_similarity: {t2t: .nan}}\n")
     with pytest.raises(ConfigError, match=r"retrieval.min_similarity.t2t"):
         load_domain(path)
-    raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "ViT-B-32", "pretrained": "openai", "mean": [number] * 3}}
+    raw = {
+        "corpus": {"kind": "demo"},
+        "encoder": {"model": "ViT-B-32", "pretrained": "openai", "mean": [number] * 3},
+    }
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match=r"encoder\.mean\.2"):
         load_pipeline(path)

@@ -1,4 +1,6 @@
-"""FAULTS 52: passwords in addresses are refused in files, taken from the environment, and never repeated."""
+"""FAULTS 52: passwords in addresses are refused in files, taken from the environment, and never
+repeated.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,13 @@ def test_what_is_secret_in_an_address_is_found_and_left_out_of_text(address: str
 
 
 @pytest.mark.parametrize(
-    "address", ["sqlite:////home/a@b/mlflow.db", "http://mlflow:5000", "postgresql://db/mlflow?sslmode=require", ""]
+    "address",
+    [
+        "sqlite:////home/a@b/mlflow.db",
+        "http://mlflow:5000",
+        "postgresql://db/mlflow?sslmode=require",
+        "",
+    ],
 )
 def test_plain_addresses_stay_as_they_are(address: str) -> None:
     assert not has_secret(address) and without_secrets(address) == address
@@ -67,7 +75,10 @@ def test_the_environment_names_a_database_with_its_password_and_no_server(
 
 
 def test_neither_doctor_nor_logs_nor_arguments_nor_links_hold_it(
-    tiny_project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    tiny_project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv(TRACKING_VARIABLE, DATABASE)
     monkeypatch.setenv(MLFLOW_VARIABLE, f"https://react:{SECRET}@mlflow.example")
@@ -75,5 +86,11 @@ def test_neither_doctor_nor_logs_nor_arguments_nor_links_hold_it(
     assert "…@db.example" in found["tracking"]
     Queue(DATABASE, tmp_path).rest(OSError(f"no answer from {DATABASE}"))
     arguments = [*_mlflow(5000, ""), *torchrun_command(2, [], ["--config", str(tiny_project.path)])]
-    shown = [*found.values(), caplog.text, reason_of(OSError(DATABASE)), *arguments, mlflow_url(None, DATABASE)]
+    shown = [
+        *found.values(),
+        caplog.text,
+        reason_of(OSError(DATABASE)),
+        *arguments,
+        mlflow_url(None, DATABASE),
+    ]
     assert "…@db.example" in caplog.text and not [text for text in shown if SECRET in text]

@@ -22,7 +22,8 @@ def test_ranges_and_lists_mean_names_in_their_order(pattern: str, names: list[st
 
 
 @pytest.mark.parametrize(
-    "pattern", ["{a", "{{0..1},b}", "{}", "{a..c}", "{1..2..3}", "{0..9}" * 7, "{3..1}", "{0..99999999999}"]
+    "pattern",
+    ["{a", "{{0..1},b}", "{}", "{a..c}", "{1..2..3}", "{0..9}" * 7, "{3..1}", "{0..99999999999}"],
 )
 def test_what_is_no_range_or_means_too_much_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="braces|backwards|more than"):
@@ -31,7 +32,13 @@ def test_what_is_no_range_or_means_too_much_is_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["data/a.tar", "/abs/a{0..3}.tar", "with blank/a.tar", "gs://b/c/{train,extra}/*.tar", "https://h:81/%20a.tar"],
+    [
+        "data/a.tar",
+        "/abs/a{0..3}.tar",
+        "with blank/a.tar",
+        "gs://b/c/{train,extra}/*.tar",
+        "https://h:81/%20a.tar",
+    ],
 )
 def test_plain_paths_and_urls_are_shards(name: str) -> None:
     check_shard_name(name)

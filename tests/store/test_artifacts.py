@@ -102,7 +102,9 @@ def test_prune_keeps_current_artifacts_and_their_parents(store: Store) -> None:
 
 
 def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Forget what this process verified; the list gets the name of every file that is hashed from here on."""
+    """Forget what this process verified; the list gets the name of every file that is hashed from
+    here on.
+    """
     hashed: list[str] = []
 
     def hash_and_tell(path: Path) -> str:
@@ -136,7 +138,9 @@ def test_a_file_written_to_since_is_hashed_and_refused_even_with_its_old_time_an
         store.current("thing", "all")
 
 
-def test_a_copy_of_a_store_is_verified_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_a_store_is_verified_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.build(inputs(), write_one)
     shutil.copytree(store.root, tmp_path / "copy", copy_function=shutil.copy2)
     hashed = in_a_new_process(monkeypatch)
@@ -148,7 +152,9 @@ def test_a_copy_of_a_store_is_verified_again(store: Store, tmp_path: Path, monke
     assert hashed == ["data.txt"]
 
 
-def test_a_store_that_may_only_be_read_is_hashed_once_a_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.build(inputs(), write_one)
     shutil.rmtree(artifacts.memory_of_verified(store.root))
     hashed = in_a_new_process(monkeypatch)
@@ -167,7 +173,9 @@ def test_verifying_the_store_reads_everything_and_names_what_a_disk_changed(
 ) -> None:
     good, bad = (store.build(inputs(stage=stage), write_one) for stage in ("good", "bad"))
     # As if the bytes had changed with no write: what is remembered stays valid.
-    monkeypatch.setattr(artifacts, "sha256_of", lambda path: "0" * 64 if "bad" in path.parts else sha256_of(path))
+    monkeypatch.setattr(
+        artifacts, "sha256_of", lambda path: "0" * 64 if "bad" in path.parts else sha256_of(path)
+    )
     assert store.current("bad", "all") == bad
     found = dict(store.verify())
     assert found.keys() == {good.path, bad.path}

@@ -1,4 +1,6 @@
-"""FAULTS 57: what is published is on the disk before its name is, and a manifest of another format is no artifact."""
+"""FAULTS 57: what is published is on the disk before its name is, and a manifest of another format
+is no artifact.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ INPUTS = Inputs("thing", "all", {}, {}, "1")
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What the operating system is asked to do, in order: `fsync` and the path, `name` and the new path."""
+    """What the operating system is asked to do, in order: `fsync` and the path, `name` and the new
+    path.
+    """
     asked: list[tuple[str, str]] = []
     fsync = os.fsync
 
@@ -51,20 +55,38 @@ def test_every_file_of_an_artifact_is_on_the_disk_before_its_name_and_the_name_b
 ) -> None:
     artifact = Store(tmp_path).build(INPUTS, write)
     names = [asked for asked in calls if asked[0] == "name"]
-    published, pointed = ("name", str(artifact.path)), ("name", str(artifact.path.parent / "current"))
+    published, pointed = (
+        ("name", str(artifact.path)),
+        ("name", str(artifact.path.parent / "current")),
+    )
     assert names.index(published) < names.index(pointed)
     before = [Path(path) for kind, path in calls[: calls.index(published)] if kind == "fsync"]
-    staging = next(path for path in before if path.parent.name == ".staging" and path.name.startswith("thing--"))
-    assert {staging, staging / "manifest.json", staging / "below", staging / "below" / "data"} <= set(before)
+    staging = next(
+        path
+        for path in before
+        if path.parent.name == ".staging" and path.name.startswith("thing--")
+    )
+    assert {
+        staging,
+        staging / "manifest.json",
+        staging / "below",
+        staging / "below" / "data",
+    } <= set(before)
     between = calls[calls.index(published) : calls.index(pointed)]
     assert ("fsync", str(artifact.path.parent)) in between
     assert ("fsync", str(artifact.path.parent)) in calls[calls.index(pointed) :]
 
 
-def test_a_small_file_and_then_its_name_are_put_on_the_disk(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+def test_a_small_file_and_then_its_name_are_put_on_the_disk(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
     write_atomically(tmp_path / "current", "text")
     (first, temporary), named, (last, folder) = calls
-    assert (first, Path(temporary).parent, named) == ("fsync", tmp_path, ("name", str(tmp_path / "current")))
+    assert (first, Path(temporary).parent, named) == (
+        "fsync",
+        tmp_path,
+        ("name", str(tmp_path / "current")),
+    )
     assert (last, folder) == ("fsync", str(tmp_path))
 
 
@@ -76,7 +98,9 @@ def test_what_was_appended_is_on_the_disk(tmp_path: Path, calls: list[tuple[str,
 
 
 @pytest.mark.parametrize("change", [{"format": 1}, {"format": None}, {"fingerprint": "0" * 16}])
-def test_a_manifest_of_another_format_or_artifact_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:  # 33
+def test_a_manifest_of_another_format_or_artifact_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:  # 33
     store = Store(tmp_path)
     path = store.build(INPUTS, write).path / "manifest.json"
     manifest = {**json.loads(path.read_text()), **change}
@@ -85,7 +109,9 @@ def test_a_manifest_of_another_format_or_artifact_is_refused(tmp_path: Path, cha
         store.current("thing", "all")
 
 
-def test_a_file_gets_the_mode_of_its_folder_but_for_one_that_was_published_before(tmp_path: Path) -> None:
+def test_a_file_gets_the_mode_of_its_folder_but_for_one_that_was_published_before(
+    tmp_path: Path,
+) -> None:
     folder, published = tmp_path / "folder", tmp_path / "published"
     folder.mkdir()
     folder.chmod(0o755)
@@ -94,4 +120,7 @@ def test_a_file_gets_the_mode_of_its_folder_but_for_one_that_was_published_befor
         path.chmod(0o600)
     os.link(published, folder / "linked")
     fsync_tree(folder)
-    assert [oct(path.stat().st_mode & 0o777) for path in (folder / "temporary", published)] == ["0o644", "0o600"]
+    assert [oct(path.stat().st_mode & 0o777) for path in (folder / "temporary", published)] == [
+        "0o644",
+        "0o600",
+    ]

@@ -1,4 +1,6 @@
-"""FAULTS 37, 39, 40, 56: file systems without locks, with renames that replace, and a damaged `store.json`."""
+"""FAULTS 37, 39, 40, 56: file systems without locks, with renames that replace, and a damaged
+`store.json`.
+"""
 
 from __future__ import annotations
 
@@ -53,17 +55,23 @@ def test_locks_that_do_not_hold_between_processes_are_found_out(
     assert not file_system.has_locks(other)
 
 
-def test_a_rename_that_replaces_a_full_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_that_replaces_a_full_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Path, "rename", lambda self, target: target)
     with pytest.raises(InputError, match="directory may replace another"):
         Store(tmp_path).build(INPUTS, lambda _: {})
 
 
-def test_temporary_names_differ_between_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 40
+def test_temporary_names_differ_between_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 40
     names = []
     replace = Path.replace
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), replace(self, target))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (names.append(self.name), replace(self, target))[1]
+    )
     for _ in range(2):
         write_atomically(tmp_path / "file", "text")
     assert len(set(names)) == 2
@@ -71,7 +79,9 @@ def test_temporary_names_differ_between_containers(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 0}', "\0"])
-def test_a_damaged_or_foreign_store_json_is_one_clear_error(tmp_path: Path, text: str) -> None:  # 33, 56
+def test_a_damaged_or_foreign_store_json_is_one_clear_error(
+    tmp_path: Path, text: str
+) -> None:  # 33, 56
     (tmp_path / "store.json").write_text(text)
     with pytest.raises(InputError, match=str(tmp_path)):
         Store(tmp_path)

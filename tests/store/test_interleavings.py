@@ -1,7 +1,9 @@
-"""FAULTS 3, 37, 39, 45: builders on two hosts, readers and pruning in random interleavings, with kills and lost leases.
+"""FAULTS 3, 37, 39, 45: builders on two hosts, readers and pruning in random interleavings, with
+kills and lost leases.
 
-Every file operation of the store is a point at which the schedule may go on with another actor: an audit hook stops
-each actor there. A killed actor is never resumed and its locks are free; hosts do not see each other's locks.
+Every file operation of the store is a point at which the schedule may go on with another actor: an
+audit hook stops each actor there. A killed actor is never resumed and its locks are free; hosts do
+not see each other's locks.
 """
 
 from __future__ import annotations
@@ -77,7 +79,9 @@ class World:
         store = Store(self.store_root)
         token = f"{self.random.getrandbits(40):x}"
         try:
-            parent = store.build(Inputs("parent", "all", {"value": value}, {}, "1"), lambda path: write(path, token))
+            parent = store.build(
+                Inputs("parent", "all", {"value": value}, {}, "1"), lambda path: write(path, token)
+            )
             child = Inputs("child", "all", {}, {"parent": parent}, "1")
             built = store.build(child, lambda path: write(path, token), resumable=resumable)
             self.seen["reused" if built.reused else "built"] += 1
@@ -107,7 +111,10 @@ class World:
 
     def play(self) -> None:
         hosts = ("here", "here", "elsewhere")
-        actors = [Actor(partial(self.build, self.random.randint(1, 2), self.random.random() < 0.5), h) for h in hosts]
+        actors = [
+            Actor(partial(self.build, self.random.randint(1, 2), self.random.random() < 0.5), h)
+            for h in hosts
+        ]
         actors += [Actor(self.read, "here"), Actor(self.prune, self.random.choice(hosts))]
         kills = self.random.choice((0, 0, 1, 2))
         while living := [actor for actor in actors if not actor.dead and not actor.killed]:
@@ -138,8 +145,15 @@ class World:
             sweep = Actor(lambda: self.prune(), host)
             while not sweep.dead:
                 sweep.switch()
-        assert not [path for path in self.store_root.glob(".staging/*") if not path.name.startswith(".")]
-        whole(self.store_root / "child" / "all" / (self.store_root / "child/all/current").read_text().strip())
+        assert not [
+            path for path in self.store_root.glob(".staging/*") if not path.name.startswith(".")
+        ]
+        whole(
+            self.store_root
+            / "child"
+            / "all"
+            / (self.store_root / "child/all/current").read_text().strip()
+        )
         for actor in actors:
             if not actor.dead:
                 actor.throw(GreenletExit)
@@ -207,4 +221,9 @@ def test_no_interleaving_shows_a_torn_artifact_or_prunes_what_is_in_use(
             raise AssertionError(f"schedule {seed}") from error
         seen += world.seen
         shutil.rmtree(world.store_root)
-    assert min(seen[kind] for kind in ("built", "reused", "killed", "read", "pruned", "taken for dead")) > 0, seen
+    assert (
+        min(
+            seen[kind] for kind in ("built", "reused", "killed", "read", "pruned", "taken for dead")
+        )
+        > 0
+    ), seen

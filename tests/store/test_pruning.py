@@ -90,7 +90,9 @@ def test_a_damaged_manifest_among_good_ones_is_reported_and_kept(
     (bad.path / "manifest.json").write_text("{")
     assert store.prune(keep_seconds=0) == [good.path]
     assert str(bad.path) in caplog.text
-    assert [error is None for _, error in sorted(store.verify(), key=lambda found: found[0] == bad.path)] == [
+    assert [
+        error is None for _, error in sorted(store.verify(), key=lambda found: found[0] == bad.path)
+    ] == [
         True,
         False,
     ]
@@ -141,7 +143,10 @@ def test_a_disk_that_cannot_read_is_reported_as_a_damaged_artifact_and_built_aga
     monkeypatch.setattr(artifacts, "sha256_of", sha256_of)
     with pytest.raises(CorruptArtifact, match="Input/output error"):
         store.current("bad", "all")
-    assert {path: error is None for path, error in store.verify()} == {good.path: True, bad.path: False}
+    assert {path: error is None for path, error in store.verify()} == {
+        good.path: True,
+        bad.path: False,
+    }
     assert not publish(store, 1, "bad").reused
 
 

@@ -51,7 +51,9 @@ def log(project: Project, seed: int) -> str:
     """Log a checkpoint and the pairs that it was trained on; returns the run."""
     pairs = artifact_of(project, "retrieved_set", "shapes")
     parents = {"retrieved_set": pairs}
-    checkpoint = artifact_of(project, "customized_checkpoint", "shapes/full", parents=parents, seed=seed)
+    checkpoint = artifact_of(
+        project, "customized_checkpoint", "shapes/full", parents=parents, seed=seed
+    )
     tracking = Tracking.of(project)
     tracking.log_artifact(project, pairs)
     run_id = tracking.log_artifact(project, checkpoint)
@@ -66,7 +68,10 @@ def files_below(folder: Path) -> dict[str, int]:
 def texts(project: Project) -> set[str]:
     """Every text in the database of the project."""
     with closing(sqlite3.connect(project.path.parent / "mlflow.db")) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         rows = [row for table in tables for row in connection.execute(f'SELECT * FROM "{table}"')]  # noqa: S608
     return {value for row in rows for value in row if isinstance(value, str)}
 
@@ -99,9 +104,15 @@ def test_a_moved_or_copied_project_leaves_the_old_place_alone(
 
 
 def test_copies_that_are_used_in_turn_each_keep_their_own(project: Project, tmp_path: Path) -> None:
-    copies = [Project.load(shutil.copytree(project.path.parent, tmp_path / name) / "pipeline.yaml") for name in "ab"]
+    copies = [
+        Project.load(shutil.copytree(project.path.parent, tmp_path / name) / "pipeline.yaml")
+        for name in "ab"
+    ]
     for seed, one in enumerate([copies[0], project, copies[1]], start=1):
-        others = [other.path.parent for other in {project.path: project, **{c.path: c for c in copies}}.values()]
+        others = [
+            other.path.parent
+            for other in {project.path: project, **{c.path: c for c in copies}}.values()
+        ]
         before = {folder: files_below(folder) for folder in others if folder != one.path.parent}
         run_id = log(one, seed)
         place = MlflowClient(Tracking.of(one).uri).get_run(run_id).info.artifact_uri
@@ -109,7 +120,9 @@ def test_copies_that_are_used_in_turn_each_keep_their_own(project: Project, tmp_
         assert {folder: files_below(folder) for folder in before} == before
 
 
-def test_a_project_that_is_opened_through_a_link_stays_as_it_is(project: Project, tmp_path: Path) -> None:
+def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
+    project: Project, tmp_path: Path
+) -> None:
     before = texts(project)
     (tmp_path / "link").symlink_to(project.path.parent, target_is_directory=True)
     Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).runs.connect()
@@ -150,13 +163,17 @@ def test_files_of_the_default_experiment_are_beside_the_database(project: Projec
     assert default.artifact_location == f"{(project.path.parent / 'mlartifacts').as_uri()}/0"
 
 
-def test_a_copy_over_a_shared_database_is_refused_with_the_remedy(mlflow_database: Path, tmp_path: Path) -> None:
+def test_a_copy_over_a_shared_database_is_refused_with_the_remedy(
+    mlflow_database: Path, tmp_path: Path
+) -> None:
     shutil.copy(mlflow_database, tmp_path)
     # The driver in its name makes it a database as PostgreSQL is, and not our SQLite file.
     uri = f"sqlite+pysqlite:///{tmp_path}/mlflow.db"
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        project = write_project(tmp_path / name, tmp_path / "none", tmp_path / "none", tracking_uri=uri)
+        project = write_project(
+            tmp_path / name, tmp_path / "none", tmp_path / "none", tracking_uri=uri
+        )
         if name == "one":
             Tracking.of(project).runs.connect()
     with pytest.raises(ReactError, match="`project`"):

@@ -1,4 +1,6 @@
-"""Versions of `react-<domain>` are MLflow models: they load by alias, classify frames, and answer over HTTP."""
+"""Versions of `react-<domain>` are MLflow models: they load by alias, classify frames, and answer
+over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -58,17 +60,34 @@ def test_champion_classifies_paths_bytes_and_base64_as_the_exported_folder_does(
     path = png(tmp_path)
     data = path.read_bytes()
     text = base64.b64encode(data).decode()
-    (expected,) = Classifier.load(export(retrieved_project, "shapes", "gated-image", tmp_path / "out")).predict([path])
+    (expected,) = Classifier.load(
+        export(retrieved_project, "shapes", "gated-image", tmp_path / "out")
+    ).predict([path])
     model = mlflow.pyfunc.load_model(URI)
-    images = [str(path), data, text, f"data:image/png;base64,{text}", b"no image", "no/such/file.png", None]
+    images = [
+        str(path),
+        data,
+        text,
+        f"data:image/png;base64,{text}",
+        b"no image",
+        "no/such/file.png",
+        None,
+    ]
     found = model.predict(pd.DataFrame({"image": images}, index=range(10, 17)))
     assert list(found.index) == list(range(10, 17))
     good, bad = found.iloc[:4], found.iloc[4:]
     assert set(good["label"]) == {expected.label} and good["error"].isna().all()
-    assert good["confidence"].astype(float).between(expected.confidence - 1e-4, expected.confidence + 1e-4).all()
+    assert (
+        good["confidence"]
+        .astype(float)
+        .between(expected.confidence - 1e-4, expected.confidence + 1e-4)
+        .all()
+    )
     assert tuple(good["classes"].iloc[0]) == expected.classes
     assert bad["label"].isna().all() and bad["error"].str.startswith("not_an_image").all()
-    near = model.predict(pd.DataFrame({"image": [data]}), params={"top_k": 2, "threshold": 1.0}).iloc[0]
+    near = model.predict(
+        pd.DataFrame({"image": [data]}), params={"top_k": 2, "threshold": 1.0}
+    ).iloc[0]
     assert near["label"] == "unknown" and len(near["classes"]) == len(near["scores"]) == 2
 
 
@@ -76,16 +95,24 @@ def test_champion_classifies_paths_bytes_and_base64_as_the_exported_folder_does(
 @pytest.mark.operations
 @pytest.mark.parametrize("logged", ["result", "verdict"])
 def test_a_model_that_is_measured_after_it_was_logged_answers_as_calibrated_as_predict_does(
-    checkpoint: Artifact, retrieved_project: Project, tracking: Tracking, tmp_path: Path, logged: str
+    checkpoint: Artifact,
+    retrieved_project: Project,
+    tracking: Tracking,
+    tmp_path: Path,
+    logged: str,
 ) -> None:
     paths = [png(tmp_path, number) for number in range(3)]
 
     def answers() -> tuple[pd.DataFrame, list[float]]:
-        chosen = Classifier.load("shapes", "gated-image", config=retrieved_project.path, precision="fp32")
+        chosen = Classifier.load(
+            "shapes", "gated-image", config=retrieved_project.path, precision="fp32"
+        )
         model = mlflow.pyfunc.load_model(URI)
         found = model.predict(pd.DataFrame({"image": [str(path) for path in paths] + ["no image"]}))
         assert found["calibrated"].tolist() == [chosen.temperature is not None] * 3 + [None]
-        folder = export(retrieved_project, "shapes", "gated-image", tmp_path / "out", overwrite=True)
+        folder = export(
+            retrieved_project, "shapes", "gated-image", tmp_path / "out", overwrite=True
+        )
         assert Classifier.load(folder).calibration == chosen.calibration
         return found, [one.confidence for one in chosen.predict(paths)]
 
@@ -97,7 +124,9 @@ def test_a_model_that_is_measured_after_it_was_logged_answers_as_calibrated_as_p
     else:
         # The way of a champion that is measured again.
         evaluate(retrieved_project, "shapes", "base")
-        assert tracking.apply(retrieved_project, promote(retrieved_project, "shapes", "gated-image", "a test")).applied
+        assert tracking.apply(
+            retrieved_project, promote(retrieved_project, "shapes", "gated-image", "a test")
+        ).applied
     found, calibrated = answers()
     assert found["calibrated"].iloc[0] and calibrated != pytest.approx(plain, abs=0.01)
     assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)
@@ -123,25 +152,38 @@ def test_a_model_holds_no_pickle_no_second_copy_and_only_what_answering_needs(
     folder = Path(version.source.removeprefix("file://"))
     about = yaml.safe_load((folder / "MLmodel").read_text())
     assert {"image", "top_k"} <= {
-        entry["name"] for kind in ("inputs", "params") for entry in json.loads(about["signature"][kind])
+        entry["name"]
+        for kind in ("inputs", "params")
+        for entry in json.loads(about["signature"][kind])
     }
     example = mlflow.pyfunc.load_model(URI).input_example
     assert mlflow.pyfunc.load_model(URI).predict(example)["error"].isna().all()
-    assert not [path for path in folder.rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+    assert not [
+        path for path in folder.rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}
+    ]
     (weights,) = folder.rglob("open_clip_model.safetensors")
     source = base if name == "head" else checkpoint
     assert weights.stat().st_ino == source.file(weights.name).stat().st_ino
-    assert _remembered(source) == _stamp(source)  # a link spares no second look at gigabytes, unless it is remembered
+    assert _remembered(source) == _stamp(
+        source
+    )  # a link spares no second look at gigabytes, unless it is remembered
     # Whoever runs as another user reads the same files, whatever wrote them.
     (retrieved_project.path.parent / "new").touch()
     mode = (retrieved_project.path.parent / "new").stat().st_mode
     files = [path for path in retrieved_project.path.parent.rglob("*") if path.is_file()]
     assert len(files) > 100 and [path for path in files if path.stat().st_mode != mode] == []
-    assert version.description.startswith("linear-head, trained in " if name == "head" else "gated-image, trained in ")
-    names = set(re.findall(r"^[\w-]+", (folder / "requirements.txt").read_text(), flags=re.MULTILINE))
+    assert version.description.startswith(
+        "linear-head, trained in " if name == "head" else "gated-image, trained in "
+    )
+    names = set(
+        re.findall(r"^[\w-]+", (folder / "requirements.txt").read_text(), flags=re.MULTILINE)
+    )
     assert {"torch", "mlflow"} <= names
-    # The name is on no index: whoever takes it there would run in every environment that a tool makes of the model.
-    texts = [path.read_text() for path in folder.iterdir() if path.suffix in {".txt", ".yaml", ".toml"}]
+    # The name is on no index: whoever takes it there would run in every environment that a tool
+    # makes of the model.
+    texts = [
+        path.read_text() for path in folder.iterdir() if path.suffix in {".txt", ".yaml", ".toml"}
+    ]
     assert len(texts) >= 3 and not any(re.search(r"react[-_.]?pipeline", text) for text in texts)
     assert not {"dagster", "faiss-cpu", "clip-retrieval", "img2dataset"} & names
 
@@ -149,17 +191,37 @@ def test_a_model_holds_no_pickle_no_second_copy_and_only_what_answering_needs(
 @contextmanager
 def serving(tracking: Tracking, folder: Path) -> Iterator[str]:
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", URI, "--env-manager", "local"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        URI,
+        "--env-manager",
+        "local",
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": tracking.uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     # MLflow starts `uvicorn` by its name.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with running([*command, "--host", "127.0.0.1", "--port", str(port)], folder / "serve.log", env=environment):
+    with running(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        folder / "serve.log",
+        env=environment,
+    ):
         assert answer(f"http://127.0.0.1:{port}/ping", 180)[0] == 200
         yield f"http://127.0.0.1:{port}/invocations"
 
 
 def ask(url: str, body: Any) -> tuple[int, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+    request = urllib.request.Request(  # noqa: S310
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=120) as found:  # noqa: S310 - loopback
             return found.status, json.load(found)
@@ -184,7 +246,9 @@ def test_a_served_champion_answers_over_http_and_survives_what_is_no_image(
         good, *bad = found["predictions"]
         assert good["error"] is None and good["label"] in good["classes"]
         # A file of the server's machine is never read for whoever asks.
-        assert [row["label"] for row in bad] == [None] * 3 and all("not_an_image" in row["error"] for row in bad)
+        assert [row["label"] for row in bad] == [None] * 3 and all(
+            "not_an_image" in row["error"] for row in bad
+        )
         code, found = ask(url, rows("A" * 200_000_000))
         assert code == 200 and "too_many_bytes" in found["predictions"][0]["error"]
         code, found = ask(url, {"dataframe_split": {"columns": ["picture"], "data": [[text]]}})

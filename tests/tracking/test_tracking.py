@@ -23,12 +23,20 @@ from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
 
 
-def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(tracking: Tracking, tiny_project: Project) -> None:
+def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
     checkpoint = artifact_of(
-        tiny_project, "customized_checkpoint", "shapes/gated-image", parents={"retrieved_set": retrieved}
+        tiny_project,
+        "customized_checkpoint",
+        "shapes/gated-image",
+        parents={"retrieved_set": retrieved},
     )
-    ids = [tracking.log_artifact(tiny_project, artifact, "dagster-1") for artifact in (retrieved, checkpoint)]
+    ids = [
+        tracking.log_artifact(tiny_project, artifact, "dagster-1")
+        for artifact in (retrieved, checkpoint)
+    ]
     (parent,) = runs_of(tracking, **{"react.parent": "shapes"})
     (run,) = runs_of(tracking, fingerprint=checkpoint.fingerprint)
     assert run.info.run_id == ids[1]
@@ -44,7 +52,9 @@ def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(tracking: T
     assert expected.items() <= run.data.tags.items()
 
 
-def test_config_counts_and_losses_are_params_and_metrics_with_steps(tracking: Tracking, tiny_project: Project) -> None:
+def test_config_counts_and_losses_are_params_and_metrics_with_steps(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     checkpoint = artifact_of(tiny_project, "customized_checkpoint", "shapes/full")
     run_id = tracking.log_artifact(tiny_project, checkpoint)
     assert run_id
@@ -54,7 +64,9 @@ def test_config_counts_and_losses_are_params_and_metrics_with_steps(tracking: Tr
     assert run.data.params == {**config, "domain": "shapes", "method": "full"}
     assert {"pairs": 7, "seconds": 1.5, "dropped.cap": 2}.items() <= run.data.metrics.items()
     history = client.get_metric_history(run_id, "training/loss")
-    assert [(point.step, point.value) for point in history] == [(step, 1 / (1 + step)) for step in range(STEPS)]
+    assert [(point.step, point.value) for point in history] == [
+        (step, 1 / (1 + step)) for step in range(STEPS)
+    ]
     assert {"table.csv", "manifest.json"} <= {file.path for file in client.list_artifacts(run_id)}
 
 
@@ -83,7 +95,9 @@ def test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tra
     assert not (tmp_path / "elsewhere" / "mlruns").exists()
 
 
-def test_logging_again_finds_the_run_and_adds_nothing(tracking: Tracking, tiny_project: Project) -> None:
+def test_logging_again_finds_the_run_and_adds_nothing(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     checkpoint = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
     first = tracking.log_artifact(tiny_project, checkpoint, "dagster-1")
     assert tracking.log_artifact(tiny_project, checkpoint, "dagster-2") == first
@@ -102,7 +116,11 @@ def test_checkpoints_are_registered_without_pickle_and_without_an_alias(
     tracking.log_artifact(tiny_project, newer)
     client = MlflowClient(tracking.uri)
     versions = client.search_model_versions("name = 'react-shapes'")
-    assert sorted(version.tags["method"] for version in versions) == ["full", "gated-image", "gated-image"]
+    assert sorted(version.tags["method"] for version in versions) == [
+        "full",
+        "gated-image",
+        "gated-image",
+    ]
     assert str(newer.path) in {version.tags["path"] for version in versions}
     assert not client.get_registered_model("react-shapes").aliases
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".pkl", ".pth", ".pt"}]
@@ -112,26 +130,38 @@ def test_checkpoints_are_registered_without_pickle_and_without_an_alias(
 def compared(tmp_path: Path) -> Project:
     """A project with published results of three methods, their comparison, and the overview."""
     project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
-    answers = {"base": [True, False] * 6, "gated-image": [True] * 12, "gated-image-control": [True, False] * 6}
+    answers = {
+        "base": [True, False] * 6,
+        "gated-image": [True] * 12,
+        "gated-image-control": [True, False] * 6,
+    }
     publish_results(project, "shapes", answers)
     compare(project, "shapes")
     overview(project)
     return project
 
 
-def log(tracking: Tracking, project: Project, stage: str, key: str, dagster_run_id: str = "") -> Run:
+def log(
+    tracking: Tracking, project: Project, stage: str, key: str, dagster_run_id: str = ""
+) -> Run:
     run_id = tracking.log_artifact(project, project.store.current(stage, key), dagster_run_id)
     assert run_id
     return MlflowClient(tracking.uri).get_run(run_id)
 
 
-def test_results_of_all_methods_can_be_compared_by_the_same_metrics(tracking: Tracking, compared: Project) -> None:
+def test_results_of_all_methods_can_be_compared_by_the_same_metrics(
+    tracking: Tracking, compared: Project
+) -> None:
     keys = {"top1", "top5", "mean_per_class", "n", "n_classes", "seconds"}
     keys |= {"pairs", "trainable_parameters", "training_seconds"}
-    runs = {m: log(tracking, compared, "domain_results", f"shapes/{m}") for m in ("base", "gated-image")}
+    runs = {
+        m: log(tracking, compared, "domain_results", f"shapes/{m}") for m in ("base", "gated-image")
+    }
     assert [set(run.data.metrics) for run in runs.values()] == [keys, keys]
     log(tracking, compared, "comparison", "shapes")
-    table = pd.read_parquet(compared.store.current("comparison", "shapes").file("table.parquet")).set_index("method")
+    table = pd.read_parquet(
+        compared.store.current("comparison", "shapes").file("table.parquet")
+    ).set_index("method")
     keys |= {"delta_top1", "delta_top1_low", "delta_top1_high"}
     gain = {"gain_over_control", "gain_over_control_low", "gain_over_control_high"}
     for method, more in {"base": set(), "gated-image": gain, "gated-image-control": set()}.items():
@@ -142,22 +172,34 @@ def test_results_of_all_methods_can_be_compared_by_the_same_metrics(tracking: Tr
         assert run.data.metrics["trainable_parameters"] == table.loc[method, "trainable_parameters"]
         names = {"domain": "shapes", "method": method}
         assert names.items() <= run.data.params.items() and names.items() <= run.data.tags.items()
-        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["evaluation_set-shapes"]
+        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == [
+            "evaluation_set-shapes"
+        ]
 
 
-def test_models_are_ranked_by_what_was_measured_of_them(tracking: Tracking, compared: Project) -> None:
-    # The results come first: the runs of their models, which wait in no queue, are written for them.
+def test_models_are_ranked_by_what_was_measured_of_them(
+    tracking: Tracking, compared: Project
+) -> None:
+    # The results come first: the runs of their models, which wait in no queue, are written for
+    # them.
     for method in ("base", "gated-image", "gated-image-control"):
         log(tracking, compared, "domain_results", f"shapes/{method}")
     comparison = log(tracking, compared, "comparison", "shapes")
     client = MlflowClient(tracking.uri)
     results = {
-        method: runs_of(tracking, asset="domain_results", method=method)[0] for method in ("base", "gated-image")
+        method: runs_of(tracking, asset="domain_results", method=method)[0]
+        for method in ("base", "gated-image")
     }
     dataset = results["base"].inputs.dataset_inputs[0].dataset
     for figure in ("delta_top1", "top1"):
-        order = {"field_name": f"metrics.{figure}", "ascending": False, "dataset_name": dataset.name}
-        best, *others = client.search_logged_models([comparison.info.experiment_id], order_by=[order])
+        order = {
+            "field_name": f"metrics.{figure}",
+            "ascending": False,
+            "dataset_name": dataset.name,
+        }
+        best, *others = client.search_logged_models(
+            [comparison.info.experiment_id], order_by=[order]
+        )
         assert best.name == "shapes-gated-image"
     assert best.params == {"domain": "shapes", "method": "gated-image"}
     assert sorted(model.name for model in others) == ["base", "shapes-gated-image-control"]
@@ -165,7 +207,10 @@ def test_models_are_ranked_by_what_was_measured_of_them(tracking: Tracking, comp
     assert (figures["top1"].value, figures["delta_top1"].value) == (1.0, 0.5)
     # Each has a chart, as large as that of the accuracy.
     assert not {"n", "pairs", "training_seconds", "delta_top1_low"} & set(figures)
-    assert (figures["top1"].dataset_name, figures["top1"].dataset_digest) == (dataset.name, dataset.digest)
+    assert (figures["top1"].dataset_name, figures["top1"].dataset_digest) == (
+        dataset.name,
+        dataset.digest,
+    )
     # A search leaves models out.
     result = client.get_run(results["gated-image"].info.run_id)
     assert [one.model_id for one in result.inputs.model_inputs] == [best.model_id]
@@ -177,8 +222,13 @@ def test_models_are_ranked_by_what_was_measured_of_them(tracking: Tracking, comp
     assert json.loads(best.tags["mlflow.modelVersions"])[0]["name"] == "react-shapes"
 
 
-def test_the_run_of_a_domain_has_the_figures_of_its_best_method(tracking: Tracking, compared: Project) -> None:
-    for stage, key, group in (("comparison", "shapes", "shapes"), ("overview", "all", "all domains")):
+def test_the_run_of_a_domain_has_the_figures_of_its_best_method(
+    tracking: Tracking, compared: Project
+) -> None:
+    for stage, key, group in (
+        ("comparison", "shapes", "shapes"),
+        ("overview", "all", "all domains"),
+    ):
         log(tracking, compared, stage, key)
         (parent,) = runs_of(tracking, **{"react.parent": group})
         assert {"top1": 1.0, "delta_top1": 0.5}.items() <= parent.data.metrics.items()
@@ -186,19 +236,33 @@ def test_the_run_of_a_domain_has_the_figures_of_its_best_method(tracking: Tracki
         assert parent.data.tags["gain_over_control"].startswith("+0.5000 (+0.")
 
 
-def test_the_experiment_has_views_of_results_and_trainings(tracking: Tracking, compared: Project) -> None:
+def test_the_experiment_has_views_of_results_and_trainings(
+    tracking: Tracking, compared: Project
+) -> None:
     run = log(tracking, compared, "domain_results", "shapes/base")
     log(tracking, compared, "comparison", "shapes")
     (run,) = runs_of(tracking, fingerprint=run.data.tags["fingerprint"])
     client = MlflowClient(tracking.uri)
-    client.set_experiment_tag(run.info.experiment_id, "mlflow.sharedViewState.results", "of an earlier version")
+    client.set_experiment_tag(
+        run.info.experiment_id, "mlflow.sharedViewState.results", "of an earlier version"
+    )
     Runs(tracking.uri, tracking.experiment).connect()
     tags = client.get_experiment(run.info.experiment_id).tags
-    views = {name: json.loads(tags[f"mlflow.sharedViewState.{name}"]) for name in ("results", "trainings")}
+    views = {
+        name: json.loads(tags[f"mlflow.sharedViewState.{name}"])
+        for name in ("results", "trainings")
+    }
     assert [view["name"] for view in views.values()] == ["Results", "Trainings"]
     shown = json.loads(views["results"]["state"])
-    assert [found.info.run_id for found in client.search_runs([run.info.experiment_id], shown["searchFilter"])]
-    assert {*shown["selectedColumns"], "attributes.`Run Name`"} == {*shown["columnOrder"]} == {*shown["columnWidths"]}
+    assert [
+        found.info.run_id
+        for found in client.search_runs([run.info.experiment_id], shown["searchFilter"])
+    ]
+    assert (
+        {*shown["selectedColumns"], "attributes.`Run Name`"}
+        == {*shown["columnOrder"]}
+        == {*shown["columnWidths"]}
+    )
     assert shown["columnWidths"]["metrics.`top1`"] > 100  # MLflow's own, which cuts a fraction
     assert shown["runsHiddenMode"] == "SHOW_ALL"
     assert "Model training" in tags["mlflow.note.content"]
@@ -219,7 +283,10 @@ def test_comparisons_and_the_overview_are_runs_with_their_page_and_tables(
     tracking: Tracking, compared: Project
 ) -> None:
     client = MlflowClient(tracking.uri)
-    for stage, key, group in (("comparison", "shapes", "shapes"), ("overview", "all", "all domains")):
+    for stage, key, group in (
+        ("comparison", "shapes", "shapes"),
+        ("overview", "all", "all domains"),
+    ):
         run = log(tracking, compared, stage, key)
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert {"dashboard.html", "table.csv", "table.parquet", "table.md", f"{stage}.png"} <= files
@@ -232,7 +299,9 @@ def test_a_run_says_what_it_is_and_leads_to_dagster_where_its_address_is_known(
     tracking: Tracking, compared: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported = log(tracking, compared, "domain_results", "shapes/base", "0123456789ab").data.tags
-    assert reported["mlflow.note.content"].startswith("**domain_results** of `shapes`, method `base`: zero-shot")
+    assert reported["mlflow.note.content"].startswith(
+        "**domain_results** of `shapes`, method `base`: zero-shot"
+    )
     assert "dagster.run_url" not in reported and "0123456789ab" in reported["mlflow.note.content"]
     monkeypatch.setenv("REACT_DAGSTER_URL", "http://127.0.0.1:3000/")
     linked = log(tracking, compared, "comparison", "shapes", "0123456789ab").data.tags
@@ -243,15 +312,26 @@ def test_a_run_says_what_it_is_and_leads_to_dagster_where_its_address_is_known(
 
 def test_pages_may_be_larger_than_other_files(tracking: Tracking, compared: Project) -> None:
     artifact = compared.store.current("comparison", "shapes")
-    files = {**artifact.manifest["files"], "large.csv": {"bytes": 6_000_000}, "large.html": {"bytes": 26_000_000}}
+    files = {
+        **artifact.manifest["files"],
+        "large.csv": {"bytes": 6_000_000},
+        "large.html": {"bytes": 26_000_000},
+    }
     files["page.html"] = {"bytes": 6_000_000}
-    names = {path.name for path in files_of(Artifact(artifact.path, {**artifact.manifest, "files": files}))}
+    names = {
+        path.name
+        for path in files_of(Artifact(artifact.path, {**artifact.manifest, "files": files}))
+    }
     assert {"page.html", "dashboard.html"} <= names and not {"large.csv", "large.html"} & names
 
 
-def test_sets_are_data_sets_whose_digest_is_the_fingerprint(tracking: Tracking, tiny_project: Project) -> None:
+def test_sets_are_data_sets_whose_digest_is_the_fingerprint(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
-    checkpoint = artifact_of(tiny_project, "customized_checkpoint", "shapes/full", parents={"retrieved_set": retrieved})
+    checkpoint = artifact_of(
+        tiny_project, "customized_checkpoint", "shapes/full", parents={"retrieved_set": retrieved}
+    )
     tracking.log_artifact(tiny_project, retrieved)
     tracking.log_artifact(tiny_project, checkpoint)
     for artifact in (retrieved, checkpoint):
@@ -261,7 +341,9 @@ def test_sets_are_data_sets_whose_digest_is_the_fingerprint(tracking: Tracking, 
         assert json.loads(entry.dataset.source)["uri"] == str(retrieved.path)
 
 
-def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(tracking: Tracking, tiny_project: Project) -> None:
+def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     artifact = artifact_of(tiny_project, "faiss_index", "all")
     tracking.log_artifact(tiny_project, artifact)
     (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
@@ -270,10 +352,15 @@ def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(tracking: Tracki
     assert "domain" not in run.data.tags
 
 
-def test_addresses_are_given_only_where_a_browser_can_go(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_given_only_where_a_browser_can_go(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert tracking.runs.url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://127.0.0.1:5000")
-    assert tracking.runs.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning"
+    assert (
+        tracking.runs.url("abc")
+        == "http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning"
+    )
     monkeypatch.delenv("REACT_MLFLOW_URL")
     assert (
         Runs("http://127.0.0.1:1", "tiny").url("abc")
@@ -314,7 +401,9 @@ def test_values_that_are_not_finite_are_left_out_and_long_texts_cut(tiny_project
 
 
 def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
-    steps = [row.step for step in range(66_600) for row in rows_of_record({"step": step, "loss": 1.0})]
+    steps = [
+        row.step for step in range(66_600) for row in rows_of_record({"step": step, "loss": 1.0})
+    ]
     assert steps[:1_001] == [*range(1_000), 1_000]
     assert steps[1_001:1_003] == [1_010, 1_020]
     assert len(steps) == 2_466

@@ -25,7 +25,13 @@ from react_pipeline.tracking.queue import PENDING
 from react_pipeline.tracking.runs import Runs
 
 KEY = "shapes/gated-image"
-INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")
+INPUTS = Inputs(
+    "customized_checkpoint",
+    KEY,
+    {"method": "gated-image", "steps": 6, "modes": ["a", "b"]},
+    {},
+    "1",
+)
 
 
 def live_run(tracking: Tracking) -> LiveRun:
@@ -33,12 +39,20 @@ def live_run(tracking: Tracking) -> LiveRun:
 
 
 def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
-    return {"step": step, "time_ms": time_ms + step, "loss": 1 / (1 + step), "memory_bytes": 1e9, "gate_attn_0": 0.1}
+    return {
+        "step": step,
+        "time_ms": time_ms + step,
+        "loss": 1 / (1 + step),
+        "memory_bytes": 1e9,
+        "gate_attn_0": 0.1,
+    }
 
 
 def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
-        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+        (directory / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in records)
+        )
         return {"seconds": 1.0, "device": "cpu"}
 
     return project.store.build(INPUTS, write)
@@ -50,7 +64,9 @@ def the_run(tracking: Tracking) -> Any:
 
 
 def loss_curve(tracking: Tracking) -> list[tuple[int, float, int]]:
-    history = MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, "training/loss")
+    history = MlflowClient(tracking.uri).get_metric_history(
+        the_run(tracking).info.run_id, "training/loss"
+    )
     return sorted((point.step, point.value, point.timestamp) for point in history)
 
 
@@ -63,7 +79,9 @@ def wait_for_steps(tracking: Tracking, steps: int) -> None:
     raise AssertionError(f"MLflow never showed {steps} steps")
 
 
-def test_steps_are_seen_while_the_training_runs_below_the_run_of_the_domain(tracking: Tracking) -> None:
+def test_steps_are_seen_while_the_training_runs_below_the_run_of_the_domain(
+    tracking: Tracking,
+) -> None:
     with live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))
@@ -92,7 +110,9 @@ def test_log_of_the_checkpoint_finishes_the_same_run_and_doubles_no_row(
     run = the_run(tracking)
     assert run.info.status == "FINISHED"
     assert run.data.tags["count.device"] == "cpu" and run.data.tags["path"] == str(artifact.path)
-    assert loss_curve(tracking) == [(line["step"], line["loss"], line["time_ms"]) for line in records]
+    assert loss_curve(tracking) == [
+        (line["step"], line["loss"], line["time_ms"]) for line in records
+    ]
 
 
 def test_a_training_that_ends_before_mlflow_answers_has_a_duration(
@@ -115,7 +135,9 @@ def test_a_training_that_ends_before_mlflow_answers_has_a_duration(
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
-def test_rows_have_the_time_of_their_step_without_a_live_run_too(tracking: Tracking, tiny_project: Project) -> None:
+def test_rows_have_the_time_of_their_step_without_a_live_run_too(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0), record(1)]))
     assert [time_ms for _, _, time_ms in loss_curve(tracking)] == [1_000_000, 1_000_001]
 
@@ -134,7 +156,9 @@ def test_interrupted_training_is_killed_and_resumes_in_the_same_run(tracking: Tr
     assert [step for step, _, _ in loss_curve(tracking)] == [0, 1]
 
 
-def test_finished_run_of_the_same_inputs_is_left_alone(tracking: Tracking, tiny_project: Project) -> None:
+def test_finished_run_of_the_same_inputs_is_left_alone(
+    tracking: Tracking, tiny_project: Project
+) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
     pending = tiny_project.store.root / PENDING
     with LiveRun(tracking.runs, flush_seconds=0.05, pending=pending) as live:
@@ -153,7 +177,9 @@ def test_server_that_is_down_is_reported_once_and_fails_no_training(
         live.started(INPUTS, 0)
         for step in range(3):
             live.stepped(record(step))
-    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == ["WARNING"]
+    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == [
+        "WARNING"
+    ]
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(step) for step in range(3)]))
     assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
 
@@ -164,7 +190,9 @@ def system_steps(tracking: Tracking) -> list[int]:
     return sorted(point.step for point in history)
 
 
-def test_the_machine_is_sampled_under_the_names_of_the_page_of_system_metrics(tracking: Tracking) -> None:
+def test_the_machine_is_sampled_under_the_names_of_the_page_of_system_metrics(
+    tracking: Tracking,
+) -> None:
     with live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))
@@ -177,7 +205,9 @@ def test_the_machine_is_sampled_under_the_names_of_the_page_of_system_metrics(tr
     with live_run(tracking) as again:  # goes on after it was killed
         again.started(INPUTS, 1)
         again.stepped(record(1))
-    assert system_steps(tracking)[: len(before)] == before and len(system_steps(tracking)) > len(before)
+    assert system_steps(tracking)[: len(before)] == before and len(system_steps(tracking)) > len(
+        before
+    )
 
 
 def test_samples_that_no_server_took_wait_for_the_log_of_the_checkpoint(
@@ -204,8 +234,24 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking.uri, "--workers", "1"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--default-artifact-root", str(tmp_path / "mlartifacts")]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        tracking.uri,
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--default-artifact-root",
+        str(tmp_path / "mlartifacts"),
+    ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **quiet}
@@ -214,10 +260,12 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
         deadline = time.monotonic() + 60
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):  # noqa: S310
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
                     break
             except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, "MLflow's server did not start"
+                assert process.poll() is None and time.monotonic() < deadline, (
+                    "MLflow's server did not start"
+                )
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:

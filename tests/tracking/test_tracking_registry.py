@@ -1,4 +1,6 @@
-"""The registry shows what the store decided: aliases, reasons, and nothing of a person's silently undone."""
+"""The registry shows what the store decided: aliases, reasons, and nothing of a person's silently
+undone.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ DOWN = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
-    return measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings).path.parent
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> Path:
+    return measured_folder(
+        tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings
+    ).path.parent
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +55,10 @@ def client(tracking: Tracking) -> MlflowClient:
 def aliases(client: MlflowClient) -> dict[str, str]:
     """Method of the version that each alias names."""
     model = client.get_registered_model(NAME)
-    return {alias: client.get_model_version(NAME, number).tags["method"] for alias, number in model.aliases.items()}
+    return {
+        alias: client.get_model_version(NAME, number).tags["method"]
+        for alias, number in model.aliases.items()
+    }
 
 
 def ahead(project: Project) -> None:
@@ -57,7 +66,9 @@ def ahead(project: Project) -> None:
     result(project, "shapes", LOCKED, outcomes(185))
 
 
-def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Tracking, client: MlflowClient) -> None:
+def test_a_champion_has_its_alias_and_says_why(
+    project: Project, registry: Tracking, client: MlflowClient
+) -> None:
     artifact = decide(project, "shapes")
     reported = registry.apply(project, artifact)
     assert (reported.applied, reported.waits, reported.notes) == (1, 0, [])
@@ -92,14 +103,20 @@ def test_a_challenger_has_its_alias_and_who_was_replaced_is_recorded(
     assert "champion" not in aliases(client)
 
 
-def test_telling_twice_changes_nothing(project: Project, registry: Tracking, client: MlflowClient) -> None:
+def test_telling_twice_changes_nothing(
+    project: Project, registry: Tracking, client: MlflowClient
+) -> None:
     artifact = decide(project, "shapes")
     registry.apply(project, artifact)
     before = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
     registry.apply(project, artifact)
     after = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
-    unstamped = [{name: value for name, value in row.items() if "timestamp" not in name} for row in before]
-    assert [{name: value for name, value in row.items() if "timestamp" not in name} for row in after] == unstamped
+    unstamped = [
+        {name: value for name, value in row.items() if "timestamp" not in name} for row in before
+    ]
+    assert [
+        {name: value for name, value in row.items() if "timestamp" not in name} for row in after
+    ] == unstamped
     assert len(after) == 1
 
 
@@ -115,7 +132,10 @@ def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAUL
     reported = registry.apply(project, patient=True)
     assert (reported.applied, reported.waits) == (2, 0)
     assert aliases(client) == {"champion": LOCKED}
-    described = {version.tags["method"]: version for version in client.search_model_versions(f"name = '{NAME}'")}
+    described = {
+        version.tags["method"]: version
+        for version in client.search_model_versions(f"name = '{NAME}'")
+    }
     assert described[GATED].tags["verdict"] == "former champion"
     assert "becomes champion" in described[GATED].description
     assert "becomes champion" in described[LOCKED].description
@@ -143,11 +163,18 @@ def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
     back = roll_back(project, "shapes", "no better")
     for _ in range(2):  # a roll-back that is reported twice is written once
         registry.apply(project, back)
-        found = {entry.tags["method"]: entry for entry in client.search_model_versions(f"name = '{NAME}'")}
+        found = {
+            entry.tags["method"]: entry
+            for entry in client.search_model_versions(f"name = '{NAME}'")
+        }
         first, second = found[GATED], found[LOCKED]
         assert first.tags["verdict"] == "champion again" and "dethroned" not in first.tags
-        assert first.description.startswith("champion again on ") and first.description.endswith(": no better")
-        assert second.tags["verdict"] == "former champion" and second.tags["dethroned"].endswith(": no better")
+        assert first.description.startswith("champion again on ") and first.description.endswith(
+            ": no better"
+        )
+        assert second.tags["verdict"] == "former champion" and second.tags["dethroned"].endswith(
+            ": no better"
+        )
         assert second.tags["decided"] == first.tags["decided"]
         promoted, lost = second.description.split("\n\n")
         assert promoted.startswith("promoted on ") and promoted.endswith(": it is second")
@@ -193,7 +220,10 @@ def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
     # A verdict that knew nothing of it leaves the alias alone and says so.
     result(project, "shapes", "full", outcomes(190))
     reported = registry.apply(project, decide(project, "shapes"))
-    assert "a person had moved" in reported.notes[0] and f"version {chosen.number}" in reported.notes[0]
+    assert (
+        "a person had moved" in reported.notes[0]
+        and f"version {chosen.number}" in reported.notes[0]
+    )
     assert aliases(client)["champion"] == LOCKED
     # The next decision takes the person's choice over.
     edit = registry.hand_edit(project, "shapes")

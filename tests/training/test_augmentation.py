@@ -1,4 +1,6 @@
-"""Augmentation: here only that decoding processes can be given it; what it does to images is tested in customize."""
+"""Augmentation: here only that decoding processes can be given it; what it does to images is tested
+in customize.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_augmentation_can_be_sent_to_a_spawned_process(kind: str, tiny_checkpoin
     assert torch.equal(sent(image, 7), augment(image, 7))
 
 
-def test_pixels_and_their_normalisation_are_the_models_own_preprocessing(tiny_checkpoint: Path) -> None:
+def test_pixels_and_their_normalisation_are_the_models_own_preprocessing(
+    tiny_checkpoint: Path,
+) -> None:
     clip = load(tiny_checkpoint)
     pixels = Pixels(clip.preprocess)
     image = draw("circle", "red", seed=3)
@@ -49,7 +53,9 @@ def test_a_preprocessing_that_ends_otherwise_is_refused() -> None:
         Pixels(Compose([PILToTensor(), PILToTensor()]))
 
 
-def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(tiny_checkpoint: Path) -> None:
+def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(
+    tiny_checkpoint: Path,
+) -> None:
     clip = load(tiny_checkpoint)
     config = {**clip.preprocess_cfg, "size": 32}
     ours = augmentation("timm", Pixels(clip.preprocess), config)
@@ -58,11 +64,13 @@ def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(t
         auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25, re_mode="pixel", mean=config["mean"], std=config["std"],
     )  # fmt: skip
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
-    theirs.transforms[0] = ours._cropped  # compared below: a level more or less becomes many behind it
+    theirs.transforms[0] = (
+        ours._cropped
+    )  # compared below: a level more or less becomes many behind it
     image, erased = draw("circle", "red", seed=3), 0
     for seed in range(40):
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - timm's generator
+        np.random.seed(seed)
         torch.manual_seed(seed)
         wanted = (theirs(image) * std + mean) * 255
         erased += bool((wanted - wanted.round()).abs().max() > 0.01)
@@ -79,14 +87,20 @@ def jpeg_of(image: Image.Image, **options: Any) -> bytes:
 def scene(width: int, height: int) -> Image.Image:
     """Coloured waves of several lengths, and an edge."""
     y, x = np.mgrid[:height, :width]
-    waves = [np.sin(x / 9 + y / 31) + np.sin(y / 5) * (x > y), np.sin(x / 40 - y / 60), np.cos(x * y / 9_000)]
+    waves = [
+        np.sin(x / 9 + y / 31) + np.sin(y / 5) * (x > y),
+        np.sin(x / 40 - y / 60),
+        np.cos(x * y / 9_000),
+    ]
     return Image.fromarray((127 + 40 * np.stack(waves, -1)).clip(0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_part_is_that_of_timm_up_to_rounding(tiny_checkpoint: Path, interpolation: str) -> None:
     clip = load(tiny_checkpoint)
-    ours: Any = augmentation("timm", Pixels(clip.preprocess), {**clip.preprocess_cfg, "interpolation": interpolation})
+    ours: Any = augmentation(
+        "timm", Pixels(clip.preprocess), {**clip.preprocess_cfg, "interpolation": interpolation}
+    )
     theirs = RandomResizedCropAndInterpolation((32, 32), (0.08, 1), interpolation=interpolation)
     for seed in range(30):
         random.seed(seed)
@@ -107,7 +121,9 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_where_its_part_stays_twice_the_mo
         for lazy in (True, False):
             image = decode_image(data, 1 << 30, lazy=lazy)
             random.seed(seed)
-            top, left, height, width = ours._crop.get_params(image, ours._crop.scale, ours._crop.ratio)
+            top, left, height, width = ours._crop.get_params(
+                image, ours._crop.scale, ours._crop.ratio
+            )
             random.seed(seed)
             parts.append(np.asarray(ours._cropped(image), np.float64))
             fraction = size[0] / image.width
@@ -117,7 +133,8 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_where_its_part_stays_twice_the_mo
                 assert min(width, height) / fraction >= DECODED * 64 * 0.99 or fraction == 1
             else:
                 assert image.size == size
-        # A part begins at a whole pixel of what is decoded: half a pixel of it is a quarter of one here.
+        # A part begins at a whole pixel of what is decoded: half a pixel of it is a quarter of one
+        # here.
         assert np.abs(parts[0] - parts[1]).mean() < 6
     assert max(decoded_at) > 1
 
@@ -128,7 +145,11 @@ def test_what_is_no_upright_rgb_jpeg_is_decoded_at_once(tiny_checkpoint: Path) -
     assert decode_image(jpeg_of(scene(80, 40), exif=turned), 1 << 20, lazy=True).size == (40, 80)
     png = io.BytesIO()
     scene(80, 40).save(png, "PNG")
-    for data in (jpeg_of(scene(80, 40), exif=turned), jpeg_of(scene(80, 40).convert("CMYK")), png.getvalue()):
+    for data in (
+        jpeg_of(scene(80, 40), exif=turned),
+        jpeg_of(scene(80, 40).convert("CMYK")),
+        png.getvalue(),
+    ):
         image = decode_image(data, 1 << 20, lazy=True)
         before = image.size
         image.draft("RGB", (5, 5))

@@ -41,13 +41,19 @@ def project(retrieved_project: Project) -> Project:
 
 def losses(project: Project, method: str) -> list[float]:
     artifact = customize(project, "shapes", method)
-    return [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()
+    ]
 
 
-@pytest.mark.parametrize("method", ["gated-image", "gated-image-control", "locked-text", "locked-image", "full"])
+@pytest.mark.parametrize(
+    "method", ["gated-image", "gated-image-control", "locked-text", "locked-image", "full"]
+)
 def test_each_method_trains_its_own_part_and_nothing_else(project: Project, method: str) -> None:
     artifact = customize(project, "shapes", method)
-    base = load_file(project.store.current("base_checkpoint", "all").file("open_clip_model.safetensors"))
+    base = load_file(
+        project.store.current("base_checkpoint", "all").file("open_clip_model.safetensors")
+    )
     trained = load_file(artifact.file("open_clip_model.safetensors"))
     changed = {name for name in base if not torch.equal(base[name], trained[name])}
     added = trained.keys() - base.keys()
@@ -59,7 +65,9 @@ def test_each_method_trains_its_own_part_and_nothing_else(project: Project, meth
     else:
         assert not added
         assert any(name.startswith("visual.") for name in changed) == (method != "locked-image")
-        assert any(name.startswith("transformer.") for name in changed) == (method in ("full", "locked-image"))
+        assert any(name.startswith("transformer.") for name in changed) == (
+            method in ("full", "locked-image")
+        )
     counts = artifact.counts
     assert counts["step0_max_difference"] == 0
     assert counts["trainable_parameters"] < counts["parameters"] or method == "full"
@@ -68,7 +76,9 @@ def test_each_method_trains_its_own_part_and_nothing_else(project: Project, meth
 
 
 def test_a_control_trains_on_as_many_random_pairs(project: Project) -> None:
-    ours, control = (customize(project, "shapes", method) for method in ("gated-image", "gated-image-control"))
+    ours, control = (
+        customize(project, "shapes", method) for method in ("gated-image", "gated-image-control")
+    )
     assert ours.counts["pairs"] == control.counts["pairs"] > 0
     assert set(control.parents) == {"base_checkpoint", "control_set"}
 
@@ -82,7 +92,9 @@ def test_a_linear_head_takes_its_vectors_from_the_corpus_and_decodes_no_image(
     assert head.counts["steps"] == 4
 
 
-def test_steps_that_only_read_the_base_share_it_and_a_training_releases_it(project: Project) -> None:
+def test_steps_that_only_read_the_base_share_it_and_a_training_releases_it(
+    project: Project,
+) -> None:
     loaded_base.cache_clear()
     for method in ("linear-head", "linear-head-control"):
         customize(project, "shapes", method)
@@ -96,11 +108,15 @@ def test_the_same_inputs_give_the_same_weights(project: Project) -> None:
     weights = load_file(first.file("open_clip_model.safetensors"))
     assert customize(project, "shapes", "gated-image").reused
     shutil.rmtree(first.path)
-    again = load_file(customize(project, "shapes", "gated-image").file("open_clip_model.safetensors"))
+    again = load_file(
+        customize(project, "shapes", "gated-image").file("open_clip_model.safetensors")
+    )
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _retrieved_store: Path) -> None:
+def test_losses_fall_when_there_is_something_to_learn(
+    make_project: Make, _retrieved_store: Path
+) -> None:
     defaults = {
         "augmentation": "none",
         "steps": 60,
@@ -131,10 +147,19 @@ def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _retri
 def test_training_choices_change_the_training(
     make_project: Make, _retrieved_store: Path, fields: dict[str, object]
 ) -> None:
-    # A batch has more pairs than the corpus has captions (17), so some are equal, whichever pairs are retrieved.
+    # A batch has more pairs than the corpus has captions (17), so some are equal, whichever pairs
+    # are retrieved.
     retrieval = {"k_per_prompt": 96, "max_per_class": 24}
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 24, "warmup_steps": 1, "augmentation": "none"}
-    plain = prepared(make_project(retrieval=retrieval, customization={"defaults": defaults}), _retrieved_store)
+    defaults = {
+        "last_k_layers": 2,
+        "steps": 4,
+        "batch_size": 24,
+        "warmup_steps": 1,
+        "augmentation": "none",
+    }
+    plain = prepared(
+        make_project(retrieval=retrieval, customization={"defaults": defaults}), _retrieved_store
+    )
     assert retrieve_pairs(plain, "shapes").counts["pairs"] >= 24
     reference = losses(plain, "gated-image")
     changed = make_project(retrieval=retrieval, customization={"defaults": {**defaults, **fields}})
@@ -143,7 +168,9 @@ def test_training_choices_change_the_training(
     assert other != reference
 
 
-def test_interpolated_back_to_nothing_it_is_the_base(make_project: Make, _retrieved_store: Path) -> None:
+def test_interpolated_back_to_nothing_it_is_the_base(
+    make_project: Make, _retrieved_store: Path
+) -> None:
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "interpolation": 0.0}
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     clip = load(customize(project, "shapes", "gated-image").path)
@@ -152,14 +179,18 @@ def test_interpolated_back_to_nothing_it_is_the_base(make_project: Make, _retrie
     assert torch.equal(clip.encode_images(image), base.encode_images(image))
 
 
-def test_without_kept_tokens_the_losses_are_the_same(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kept_tokens_the_losses_are_the_same(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = losses(project, "gated-image")
     shutil.rmtree(project.store.current("customized_checkpoint", "shapes/gated-image").path)
     monkeypatch.setattr("react_pipeline.training.kept_tokens.MAX_DISK_FRACTION", 0)
     assert losses(project, "gated-image") == pytest.approx(kept, rel=1e-5)
 
 
-def test_starving_classes_stop_the_training(make_project: Make, _retrieved_store: Path) -> None:  # FAULTS 19
+def test_starving_classes_stop_the_training(
+    make_project: Make, _retrieved_store: Path
+) -> None:  # FAULTS 19
     retrieval = {"min_per_class": 10_000, "near_duplicate_similarity": 1.01, "k_per_prompt": 10}
     project = prepared(make_project(retrieval=retrieval), _retrieved_store)
     retrieve_pairs(project, "shapes")
@@ -167,7 +198,9 @@ def test_starving_classes_stop_the_training(make_project: Make, _retrieved_store
         customize(project, "shapes", "gated-image")
 
 
-def test_stale_pairs_are_refused_by_name(make_project: Make, _retrieved_store: Path) -> None:  # FAULTS 6
+def test_stale_pairs_are_refused_by_name(
+    make_project: Make, _retrieved_store: Path
+) -> None:  # FAULTS 6
     prepared(make_project(), _retrieved_store)
     changed = make_project(retrieval={"k_per_prompt": 3, "near_duplicate_similarity": 1.01})
     with pytest.raises(StaleArtifact, match="k_per_prompt"):
@@ -186,7 +219,10 @@ def test_views_are_fixed_by_their_number_and_view_zero_is_the_image(
     pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     clip = load(tiny_checkpoint)
     pixels = Pixels(clip.preprocess)
-    first, second = (Views(pairs, pixels, augmentation(kind, pixels, clip.preprocess_cfg), seed=0) for _ in range(2))
+    first, second = (
+        Views(pairs, pixels, augmentation(kind, pixels, clip.preprocess_cfg), seed=0)
+        for _ in range(2)
+    )
     torch.manual_seed(7)
     assert torch.equal(first[0, 2], second[0, 2])
     assert not torch.equal(first[0, 2], first[0, 1])
@@ -200,7 +236,9 @@ def test_augmenting_leaves_the_generators_of_the_process_alone(tiny_checkpoint: 
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    augmentation("timm", Pixels(clip.preprocess), clip.preprocess_cfg)(Image.new("RGB", (20, 30), "red"), 5)
+    augmentation("timm", Pixels(clip.preprocess), clip.preprocess_cfg)(
+        Image.new("RGB", (20, 30), "red"), 5
+    )
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -221,7 +259,13 @@ def test_a_turned_image_keeps_its_size() -> None:
 def test_parts_of_a_batch_take_the_steps_of_the_whole_batch(
     make_project: Make, _retrieved_store: Path, method: str
 ) -> None:
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "learning_rate": 1e-3}
+    defaults = {
+        "last_k_layers": 2,
+        "steps": 4,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "learning_rate": 1e-3,
+    }
     whole = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     reference = losses(whole, method)
     shutil.rmtree(whole.store.current("customized_checkpoint", f"shapes/{method}").path)
@@ -229,11 +273,19 @@ def test_parts_of_a_batch_take_the_steps_of_the_whole_batch(
     assert losses(parts, method) == pytest.approx(reference, rel=1e-4)
 
 
-@pytest.mark.parametrize(("method", "workers"), [("gated-image", 0), ("gated-image", 2), ("full", 0)])
+@pytest.mark.parametrize(
+    ("method", "workers"), [("gated-image", 0), ("gated-image", 2), ("full", 0)]
+)
 def test_workers_and_recomputing_change_no_loss(
     make_project: Make, _retrieved_store: Path, method: str, workers: int
 ) -> None:
-    defaults = {"last_k_layers": 2, "steps": 3, "batch_size": 8, "augmentation": "timm", "workers": 1}
+    defaults = {
+        "last_k_layers": 2,
+        "steps": 3,
+        "batch_size": 8,
+        "augmentation": "timm",
+        "workers": 1,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     reference = losses(project, method)
     shutil.rmtree(project.store.current("customized_checkpoint", f"shapes/{method}").path)
@@ -242,12 +294,21 @@ def test_workers_and_recomputing_change_no_loss(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_follows_the_full_one(make_project: Make, _retrieved_store: Path, precision: str) -> None:
-    defaults = {"last_k_layers": 2, "steps": 12, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
+def test_half_precision_follows_the_full_one(
+    make_project: Make, _retrieved_store: Path, precision: str
+) -> None:
+    defaults = {
+        "last_k_layers": 2,
+        "steps": 12,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "augmentation": "none",
+    }
     whole = make_project(customization={"defaults": defaults})
     reference = losses(prepared(whole, _retrieved_store), "gated-image")
     half = make_project(customization={"defaults": {**defaults, "precision": precision}})
-    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some steps behind.
+    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some
+    # steps behind.
     tolerance = {"bf16": 0.02, "fp16": 0.1}[precision]
     assert losses(half, "gated-image") == pytest.approx(reference, rel=tolerance)
 
@@ -255,13 +316,23 @@ def test_half_precision_follows_the_full_one(make_project: Make, _retrieved_stor
 def test_epochs_make_steps_of_the_pairs_and_a_killed_training_of_them_resumes(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults = {"epochs": 2, "batch_size": 8, "warmup_steps": 0.25, "last_k_layers": 2, "checkpoint_every": 2}
+    defaults = {
+        "epochs": 2,
+        "batch_size": 8,
+        "warmup_steps": 0.25,
+        "last_k_layers": 2,
+        "checkpoint_every": 2,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     # The steps of the default are no part of it.
     assert "steps" not in resolve(project, "customized_checkpoint", "shapes/full").config
     whole = customize(project, "shapes", "gated-image")
     records = [json.loads(line) for line in whole.file("metrics.jsonl").read_text().splitlines()]
-    assert whole.counts["steps"] == len(records) == 2 * ((whole.counts["pairs"] - whole.counts["held_out_pairs"]) // 8)
+    assert (
+        whole.counts["steps"]
+        == len(records)
+        == 2 * ((whole.counts["pairs"] - whole.counts["held_out_pairs"]) // 8)
+    )
     rates = [record["learning_rate"] for record in records]
     assert rates.index(max(rates)) in (round(0.25 * len(records)) - 1, round(0.25 * len(records)))
     shutil.rmtree(whole.path)
@@ -277,16 +348,29 @@ def test_epochs_make_steps_of_the_pairs_and_a_killed_training_of_them_resumes(
         customize(project, "shapes", "gated-image")
     again = customize(project, "shapes", "gated-image")
     assert again.counts["first_step"] == 4
-    assert [json.loads(line)["loss"] for line in again.file("metrics.jsonl").read_text().splitlines()] == [
-        record["loss"] for record in records
-    ]
+    assert [
+        json.loads(line)["loss"] for line in again.file("metrics.jsonl").read_text().splitlines()
+    ] == [record["loss"] for record in records]
     head = customize(project, "shapes", "linear-head").counts
     assert head["steps"] == 2 * ((head["pairs"] - head["held_out_pairs"]) // 8)
 
 
-def test_held_out_recall_is_measured_before_and_after(make_project: Make, _retrieved_store: Path) -> None:
-    defaults = {"steps": 30, "learning_rate": 3e-3, "last_k_layers": 2, "batch_size": 16, "warmup_steps": 3}
-    fields = {**defaults, "held_out_fraction": 0.3, "augmentation": "none", "interpolation": "held-out"}
+def test_held_out_recall_is_measured_before_and_after(
+    make_project: Make, _retrieved_store: Path
+) -> None:
+    defaults = {
+        "steps": 30,
+        "learning_rate": 3e-3,
+        "last_k_layers": 2,
+        "batch_size": 16,
+        "warmup_steps": 3,
+    }
+    fields = {
+        **defaults,
+        "held_out_fraction": 0.3,
+        "augmentation": "none",
+        "interpolation": "held-out",
+    }
     project = prepared(make_project(customization={"defaults": fields}), _retrieved_store)
     counts = customize(project, "shapes", "gated-image").counts
     assert counts["held_out_pairs"] > 0
@@ -296,18 +380,34 @@ def test_held_out_recall_is_measured_before_and_after(make_project: Make, _retri
     assert counts["interpolation_scores"][str(counts["interpolation"])] == best
 
 
-def test_the_sigmoid_loss_is_for_models_with_a_bias(make_project: Make, _retrieved_store: Path) -> None:
-    project = prepared(make_project(customization={"defaults": {"loss": "sigmoid", "steps": 2}}), _retrieved_store)
+def test_the_sigmoid_loss_is_for_models_with_a_bias(
+    make_project: Make, _retrieved_store: Path
+) -> None:
+    project = prepared(
+        make_project(customization={"defaults": {"loss": "sigmoid", "steps": 2}}), _retrieved_store
+    )
     with pytest.raises(InputError, match="logit bias"):
         customize(project, "shapes", "gated-image")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
+)
 @pytest.mark.parametrize("method", ["gated-image", "locked-text"])
-def test_a_compiled_tower_follows_the_plain_one(make_project: Make, _retrieved_store: Path, method: str) -> None:
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
-    reference = losses(prepared(make_project(customization={"defaults": defaults}), _retrieved_store), method)
+def test_a_compiled_tower_follows_the_plain_one(
+    make_project: Make, _retrieved_store: Path, method: str
+) -> None:
+    defaults = {
+        "last_k_layers": 2,
+        "steps": 4,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "augmentation": "none",
+    }
+    reference = losses(
+        prepared(make_project(customization={"defaults": defaults}), _retrieved_store), method
+    )
     compiled = make_project(customization={"defaults": {**defaults, "compile": True}})
     shutil.rmtree(compiled.store.current("customized_checkpoint", f"shapes/{method}").path)
     assert losses(compiled, method) == pytest.approx(reference, rel=1e-4)
@@ -336,7 +436,9 @@ def test_an_observer_sees_the_start_and_of_every_step(project: Project, method: 
     assert observer.calls == [(f"shapes/{method}", 0), 0, 1, 2, 3]
 
 
-def test_a_head_that_ends_worse_than_it_began_is_not_published(make_project: Make, _retrieved_store: Path) -> None:
+def test_a_head_that_ends_worse_than_it_began_is_not_published(
+    make_project: Make, _retrieved_store: Path
+) -> None:
     # The rate still rises at the last step, so that nothing can be mended by a falling one.
     defaults = {"learning_rate": 50.0, "steps": 3, "batch_size": 16, "warmup_steps": 3}
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
@@ -361,14 +463,35 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
 @pytest.mark.parametrize(
     ("method", "place", "advice"),
     [
-        ("gated-image", "step.TrainingStep.take", "with batch_size 16; set customization accumulation to 2, or activ"),
-        ("gated-image", "trainer.keep_tokens", "on cpu, outside the steps of the training; end what else"),
-        ("linear-head", "linear_head.Head.step", "with batch_size 16; lower customization batch_size"),
-        ("locked-image", "image_encoder.ImageEncoder.frozen", "with batch_size 16; set customization accumulation"),
+        (
+            "gated-image",
+            "step.TrainingStep.take",
+            "with batch_size 16; set customization accumulation to 2, or activ",
+        ),
+        (
+            "gated-image",
+            "trainer.keep_tokens",
+            "on cpu, outside the steps of the training; end what else",
+        ),
+        (
+            "linear-head",
+            "linear_head.Head.step",
+            "with batch_size 16; lower customization batch_size",
+        ),
+        (
+            "locked-image",
+            "image_encoder.ImageEncoder.frozen",
+            "with batch_size 16; set customization accumulation",
+        ),
     ],
 )
 def test_memory_that_runs_out_is_reported_with_what_to_do(
-    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str, advice: str
+    make_project: Make,
+    _retrieved_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    place: str,
+    advice: str,
 ) -> None:
     def greedy(*_: object, **__: object) -> dict[str, float]:
         return {"loss": float(torch.empty(1 << 60).sum())}
@@ -389,20 +512,34 @@ def test_advice_on_memory_is_of_the_batch_that_did_not_fit(
 
     monkeypatch.setattr("react_pipeline.training.step.TrainingStep.take", greedy)
     # More than there are pairs; and already in as many parts as a batch has.
-    defaults = {"steps": 2, "batch_size": 256, "accumulation": 256, "activation_checkpointing": True}
+    defaults = {
+        "steps": 2,
+        "batch_size": 256,
+        "accumulation": 256,
+        "activation_checkpointing": True,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     with pytest.raises(TrainingError) as error:
         customize(project, "shapes", "gated-image")
     words = str(error.value).split()
     size = int(words[words.index("batch_size") + 1].rstrip(";"))
     assert size < 256
-    assert str(error.value) == f"out of memory with batch_size {size}; set customization batch_size to {size // 2}"
+    assert (
+        str(error.value)
+        == f"out of memory with batch_size {size}; set customization batch_size to {size // 2}"
+    )
 
 
 def test_a_training_whose_publication_fails_does_not_start_again(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "augmentation": "none", "checkpoint_every": 2}
+    defaults = {
+        "steps": 4,
+        "batch_size": 8,
+        "last_k_layers": 2,
+        "augmentation": "none",
+        "checkpoint_every": 2,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
 
     def killed(*_: object) -> None:
@@ -420,7 +557,13 @@ def test_a_training_whose_publication_fails_does_not_start_again(
 def test_a_training_whose_batches_are_others_starts_again_and_its_states_are_kept(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults = {"steps": 8, "batch_size": 8, "last_k_layers": 2, "augmentation": "none", "held_out_fraction": 0.3}
+    defaults = {
+        "steps": 8,
+        "batch_size": 8,
+        "last_k_layers": 2,
+        "augmentation": "none",
+        "held_out_fraction": 0.3,
+    }
     fields = {**defaults, "checkpoint_every": 2, "probe_every": 2}
     project = prepared(make_project(customization={"defaults": fields}), _retrieved_store)
 
@@ -455,18 +598,32 @@ def test_a_training_whose_batches_are_others_starts_again_and_its_states_are_kep
 def test_a_locked_image_tower_gives_the_same_features_kept_or_not(
     make_project: Make, _retrieved_store: Path, precision: str
 ) -> None:
-    defaults = {"steps": 3, "batch_size": 8, "augmentation": "none", "precision": precision, "held_out_fraction": 0.2}
+    defaults = {
+        "steps": 3,
+        "batch_size": 8,
+        "augmentation": "none",
+        "precision": precision,
+        "held_out_fraction": 0.2,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     kept = losses(project, "locked-image")
     shutil.rmtree(project.store.current("customized_checkpoint", "shapes/locked-image").path)
     defaults = {**defaults, "keep_prefix": False}
-    assert losses(make_project(customization={"defaults": defaults}), "locked-image") == pytest.approx(kept, rel=1e-6)
+    assert losses(
+        make_project(customization={"defaults": defaults}), "locked-image"
+    ) == pytest.approx(kept, rel=1e-6)
 
 
 def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "precision": "fp16", "checkpoint_every": 2}
+    defaults = {
+        "steps": 4,
+        "batch_size": 8,
+        "last_k_layers": 2,
+        "precision": "fp16",
+        "checkpoint_every": 2,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda *_: torch.tensor(torch.inf))
     for _ in range(2):
@@ -478,12 +635,21 @@ def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again
 def test_a_field_that_a_method_does_not_use_leaves_its_checkpoint_fresh(
     make_project: Make, _retrieved_store: Path
 ) -> None:
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
+    defaults = {
+        "last_k_layers": 2,
+        "steps": 4,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "augmentation": "none",
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     for method in ("gated-image", "locked-text", "linear-head"):
         customize(project, "shapes", method)
     other = make_project(customization={"defaults": {**defaults, "last_k_layers": 1}})
-    reused = {method: customize(other, "shapes", method).reused for method in ("gated-image", "locked-text")}
+    reused = {
+        method: customize(other, "shapes", method).reused
+        for method in ("gated-image", "locked-text")
+    }
     assert reused == {"gated-image": False, "locked-text": True}
     augmented = make_project(customization={"defaults": {**defaults, "augmentation": "mild"}})
     assert customize(augmented, "shapes", "linear-head").reused

@@ -37,7 +37,8 @@ TRAINING: dict[str, Any] = {
         "augmentation": "none",
         "evaluate_every": 3,
     },
-    # The other way through everything: no kept tokens, texts that train, classes in the loss, parts of a batch.
+    # The other way through everything: no kept tokens, texts that train, classes in the loss, parts
+    # of a batch.
     "methods": {
         "full": {
             "augmentation": "mild",
@@ -91,15 +92,21 @@ def together(
     drawings: Path,
     _retrieved_store: Path,
 ) -> Together:
-    """One launch for all tests of this file: it takes seconds to start. NCCL takes no two processes on one GPU."""
+    """One launch for all tests of this file: it takes seconds to start. NCCL takes no two processes
+    on one GPU.
+    """
     device = require(request.param, gpus=2)
     directory = tmp_path_factory.mktemp("together")
-    alone = write_project(directory, tiny_checkpoint, drawings, customization=TRAINING, device=device)
+    alone = write_project(
+        directory, tiny_checkpoint, drawings, customization=TRAINING, device=device
+    )
     shutil.copytree(_retrieved_store, alone.config.store)
     shutil.copytree(directory, directory / "two")
     two = directory / "two" / "pipeline.yaml"
     (directory / "local").mkdir()
-    local = write_project(directory / "local", tiny_checkpoint, drawings, customization=LOCAL, device=device)
+    local = write_project(
+        directory / "local", tiny_checkpoint, drawings, customization=LOCAL, device=device
+    )
     shutil.copytree(alone.config.store, local.config.store)
     wanted = [
         ("gated", str(two), "gated-image"),
@@ -110,9 +117,24 @@ def together(
     script = directory / "process.py"
     script.write_text(PROCESS)
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+    ]
     done = subprocess.run(
-        [*launcher, "--rdzv-endpoint", "127.0.0.1:0", str(script), str(directory), json.dumps(wanted)],
+        [
+            *launcher,
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+            str(script),
+            str(directory),
+            json.dumps(wanted),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1", **hidden},
         capture_output=True,
         text=True,
@@ -128,7 +150,9 @@ def artifact_at(path: str | Path) -> Artifact:
 
 
 def losses(path: str | Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (Path(path) / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def accuracies(path: str | Path) -> list[float]:
@@ -148,9 +172,14 @@ def test_two_processes_take_the_steps_of_one(together: Together, name: str, meth
     assert two.fingerprint == one.fingerprint
     assert two.counts["held_out_after"] == pytest.approx(one.counts["held_out_after"])
     assert two.counts["prefix_kept"] == one.counts["prefix_kept"] == (name == "gated")
-    ours, theirs = (load_file(artifact.path / "open_clip_model.safetensors") for artifact in (two, one))
-    base = load_file(together.alone.store.current("base_checkpoint", "all").file("open_clip_model.safetensors"))
-    # AdamW turns rounding of gradients near 0 into steps, so single weights differ; the way taken does not.
+    ours, theirs = (
+        load_file(artifact.path / "open_clip_model.safetensors") for artifact in (two, one)
+    )
+    base = load_file(
+        together.alone.store.current("base_checkpoint", "all").file("open_clip_model.safetensors")
+    )
+    # AdamW turns rounding of gradients near 0 into steps, so single weights differ; the way taken
+    # does not.
     moved = torch.cat([(theirs[key] - base.get(key, 0)).flatten() for key in theirs])
     apart = torch.cat([(theirs[key] - ours[key]).flatten() for key in theirs])
     assert apart.norm() < 0.02 * moved.norm()
@@ -164,7 +193,8 @@ def test_all_processes_return_the_one_artifact_and_one_of_them_wrote_it(together
     assert writer["gated"]["events"] == ["started", *range(6)]
     assert writer["backend"] == ("gloo" if together.alone.config.device == "cpu" else "nccl")
     published = sorted(
-        path.parent.parent.name for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json")
+        path.parent.parent.name
+        for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json")
     )
     assert published == ["full", "gated-image"]
     assert list((together.store / ".staging").iterdir()) == []
@@ -218,10 +248,18 @@ def test_one_process_alone_needs_no_group() -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "processes", "error", "text"),
-    [(8, 3, InputError, "does not divide among 3"), (64, 32, RetrievalError, "too few for 32 processes")],
+    [
+        (8, 3, InputError, "does not divide among 3"),
+        (64, 32, RetrievalError, "too few for 32 processes"),
+    ],
 )
 def test_a_batch_that_does_not_suit_the_processes_is_refused(
-    together: Together, batch_size: int, processes: int, error: type[Exception], text: str, tmp_path: Path
+    together: Together,
+    batch_size: int,
+    processes: int,
+    error: type[Exception],
+    text: str,
+    tmp_path: Path,
 ) -> None:
     from react_pipeline.clip.model import load
     from react_pipeline.corpus.collected import CollectedPairs
@@ -232,4 +270,6 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
     clip = load(project.store.current("base_checkpoint", "all").path)
     pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     with pytest.raises(error, match=text):
-        Trainer(clip, pairs, project.domain("shapes"), "full", training, World(0, processes), tmp_path)
+        Trainer(
+            clip, pairs, project.domain("shapes"), "full", training, World(0, processes), tmp_path
+        )

@@ -1,8 +1,10 @@
-"""Customization against a second computation of it: plain tensor algebra in double precision, no module of the tower.
+"""Customization against a second computation of it: plain tensor algebra in double precision, no
+module of the tower.
 
-What is written out here a second time: the image tower (patches, attention, MLP, norms), the gated blocks, InfoNCE, its
-gradients by automatic differentiation of these formulas, the learning rate, AdamW with its two groups, and the clamp of
-the logit scale. Shapes: B images, T tokens, W width, D embedding dimension, H heads.
+What is written out here a second time: the image tower (patches, attention, MLP, norms), the gated
+blocks, InfoNCE, its gradients by automatic differentiation of these formulas, the learning rate,
+AdamW with its two groups, and the clamp of the logit scale. Shapes: B images, T tokens, W width, D
+embedding dimension, H heads.
 """
 
 from __future__ import annotations
@@ -77,9 +79,13 @@ def model_of(variant: Variant, *, gates: float) -> nn.Module:
 
 
 def freeze_all_but(model: nn.Module, method: str) -> None:
-    """What REACT trains: `gated-image` the gated blocks, `locked-text` the whole image tower; always the scale."""
+    """What REACT trains: `gated-image` the gated blocks, `locked-text` the whole image tower;
+    always the scale.
+    """
     for name, parameter in model.named_parameters():
-        chosen = "gated_attn_block" in name if method == "gated-image" else name.startswith("visual.")
+        chosen = (
+            "gated_attn_block" in name if method == "gated-image" else name.startswith("visual.")
+        )
         parameter.requires_grad_(chosen or name == "logit_scale")
 
 
@@ -129,9 +135,17 @@ def block(x: Tensor, w: Weights, name: str, variant: Variant, gates: tuple[Any, 
 def plain_features(images: Tensor, w: Weights, variant: Variant) -> Tensor:
     """Image features (B, D), not normalised."""
     side = PIXELS // PATCH
-    patches = images.reshape(-1, 3, side, PATCH, side, PATCH).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    patches = (
+        images.reshape(-1, 3, side, PATCH, side, PATCH)
+        .permute(0, 2, 4, 1, 3, 5)
+        .flatten(3)
+        .flatten(1, 2)
+    )
     x = patches @ w["visual.conv1.weight"].flatten(1).T
-    x = torch.cat([w["visual.class_embedding"].expand(len(x), 1, -1), x], 1) + w["visual.positional_embedding"]
+    x = (
+        torch.cat([w["visual.class_embedding"].expand(len(x), 1, -1), x], 1)
+        + w["visual.positional_embedding"]
+    )
     x = norm(x, w, "visual.ln_pre")
     for layer in range(LAYERS):
         name = f"visual.transformer.resblocks.{layer}"
@@ -147,14 +161,18 @@ def plain_loss(data: Batch, w: Weights, variant: Variant) -> Tensor:
     """The mean of -log softmax of the diagonal, over rows and over columns."""
     images, texts = data
     features = plain_features(images, w, variant)
-    logits = w["logit_scale"].exp() * (features / (features**2).sum(1, keepdim=True) ** 0.5) @ texts.T
+    logits = (
+        w["logit_scale"].exp() * (features / (features**2).sum(1, keepdim=True) ** 0.5) @ texts.T
+    )
     right = logits.diagonal()
     to_texts = (logits.exp().sum(1).log() - right).mean()
     to_images = (logits.exp().sum(0).log() - right).mean()
     return (to_texts + to_images) / 2
 
 
-def plain_gradients(data: Batch, w: Weights, trained: list[str], variant: Variant) -> tuple[Tensor, Weights]:
+def plain_gradients(
+    data: Batch, w: Weights, trained: list[str], variant: Variant
+) -> tuple[Tensor, Weights]:
     images, texts = data
     leaves = {name: value.clone().requires_grad_(name in trained) for name, value in w.items()}
     loss = plain_loss((images.double(), texts.double()), leaves, variant)
@@ -163,7 +181,9 @@ def plain_gradients(data: Batch, w: Weights, trained: list[str], variant: Varian
 
 
 def plain_steps(data: Batch, w: Weights, trained: list[str], variant: Variant) -> Weights:
-    """Three steps of AdamW (betas 0.9 and 0.98, eps 1e-6), decay of matrices only, and the clamp to [0, ln 100]."""
+    """Three steps of AdamW (betas 0.9 and 0.98, eps 1e-6), decay of matrices only, and the clamp to
+    [0, ln 100].
+    """
     w = dict(w)
     first, second = ({name: torch.zeros_like(w[name]) for name in trained} for _ in range(2))
     for step in range(STEPS):
@@ -173,7 +193,10 @@ def plain_steps(data: Batch, w: Weights, trained: list[str], variant: Variant) -
         for name in trained:
             first[name] = 0.9 * first[name] + 0.1 * gradients[name]
             second[name] = 0.98 * second[name] + 0.02 * gradients[name] ** 2
-            mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.98 ** (step + 1))
+            mean, square = (
+                first[name] / (1 - 0.9 ** (step + 1)),
+                second[name] / (1 - 0.98 ** (step + 1)),
+            )
             decay = 0.1 if w[name].ndim >= 2 else 0.0
             w[name] = w[name] * (1 - rate * decay) - rate * mean / (square**0.5 + 1e-6)
         w["logit_scale"] = w["logit_scale"].clamp(0, math.log(100))
@@ -192,7 +215,10 @@ def tower_features(model: Any, images: Tensor) -> Tensor:
 
 
 Features = Callable[[Any, Tensor], Tensor]
-WAYS: dict[str, Features] = {"the model's own forward": model_features, "the tower of the training": tower_features}
+WAYS: dict[str, Features] = {
+    "the model's own forward": model_features,
+    "the tower of the training": tower_features,
+}
 
 
 @pytest.fixture(params=WAYS, ids=str)
@@ -238,10 +264,15 @@ def test_features_equal_plain_algebra(variant: Variant, features_of: Features) -
 
 
 def test_the_host_keeps_its_ratio_and_the_gated_block_has_four(variant: Variant) -> None:
-    shapes = {name: value.shape for name, value in model_of(variant, gates=0.6).state_dict().items()}
+    shapes = {
+        name: value.shape for name, value in model_of(variant, gates=0.6).state_dict().items()
+    }
     host = "visual.transformer.resblocks.2.mlp.c_fc.weight"
     assert shapes[host] == (int(variant.mlp_ratio * WIDTH), WIDTH)
-    assert shapes["visual.transformer.resblocks.2.gated_attn_block.mlp.c_fc.weight"] == (4 * WIDTH, WIDTH)
+    assert shapes["visual.transformer.resblocks.2.gated_attn_block.mlp.c_fc.weight"] == (
+        4 * WIDTH,
+        WIDTH,
+    )
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-text"])
@@ -252,14 +283,20 @@ def test_the_loss_and_the_gradient_of_every_trained_tensor_equal_plain_algebra(
     freeze_all_but(model, method)
     loss = library_loss(model, batch(), features_of)
     loss.backward()
-    expected_loss, expected = plain_gradients(batch(), weights_of(model), trained_names(model), variant)
+    expected_loss, expected = plain_gradients(
+        batch(), weights_of(model), trained_names(model), variant
+    )
     torch.testing.assert_close(loss.detach().double(), expected_loss, atol=1e-5, rtol=1e-5)
     assert len(expected) == 14 * GATED + 1 + (0 if method == "gated-image" else 7 + 12 * LAYERS + 1)
     for name, parameter in model.named_parameters():
         if name in expected:
             assert expected[name].abs().max() > 1e-4, name
             torch.testing.assert_close(
-                parameter.grad.double(), expected[name], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: name + text
+                parameter.grad.double(),
+                expected[name],
+                atol=1e-5,
+                rtol=1e-5,
+                msg=lambda text, name=name: name + text,
             )
         else:
             assert parameter.grad is None
@@ -279,13 +316,20 @@ def test_three_optimizer_steps_equal_plain_algebra(
         if name not in trained:
             assert torch.equal(value, before[name]), name
             continue
-        # A single number may turn round on the way; a tensor as a whole has moved ten times the tolerance.
-        assert (expected[name] - before[name]).abs().max() > (1e-3 if value.ndim else 0), f"{name} has not moved"
-        torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=0, msg=lambda text, name=name: name + text)
+        # A single number may turn round on the way; a tensor as a whole has moved ten times the
+        # tolerance.
+        assert (expected[name] - before[name]).abs().max() > (1e-3 if value.ndim else 0), (
+            f"{name} has not moved"
+        )
+        torch.testing.assert_close(
+            value, expected[name], atol=1e-4, rtol=0, msg=lambda text, name=name: name + text
+        )
 
 
 @pytest.mark.parametrize(("start", "bound"), [(math.log(100) - 1e-3, math.log(100)), (1e-3, 0.0)])
-def test_the_logit_scale_is_clamped_on_both_sides_after_the_step(start: float, bound: float) -> None:
+def test_the_logit_scale_is_clamped_on_both_sides_after_the_step(
+    start: float, bound: float
+) -> None:
     variant = VARIANTS["GELU"]
     model = model_of(variant, gates=0.6)
     model.requires_grad_(False)

@@ -1,4 +1,6 @@
-"""Guards alone: what stops a training, and what does not; how it ends then is in `faults/test_training_guards`."""
+"""Guards alone: what stops a training, and what does not; how it ends then is in
+`faults/test_training_guards`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_stops_with_its_name_and_step(value: float) -> None:
-    with pytest.raises(TrainingError, match=rf"gradient norm is {re.escape(str(value))} at step 17.*learning_rate"):
+    with pytest.raises(
+        TrainingError, match=rf"gradient norm is {re.escape(str(value))} at step 17.*learning_rate"
+    ):
         require_finite(17, "gradient norm", value)
 
 
@@ -33,7 +37,9 @@ def test_finite_values_pass_however_large() -> None:
     require_finite(17, "loss", 1e30)
 
 
-@pytest.mark.parametrize(("before", "after"), [(3.0, 3.6), (3.0, 2.4), (3.0, float("nan")), (3.0, float("inf"))])
+@pytest.mark.parametrize(
+    ("before", "after"), [(3.0, 3.6), (3.0, 2.4), (3.0, float("nan")), (3.0, float("inf"))]
+)
 def test_a_logit_scale_that_jumps_stops_with_its_step(before: float, after: float) -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
         require_steady_scale(17, before, after)
@@ -52,7 +58,9 @@ def recalls(value: float, **others: float) -> dict[str, float]:
     ("before", "after", "pairs"),
     [(0.6, 0.1, 50), (0.05, 0.005, 2_000), (1.0, 0.0, 30), (1.0, 0.1, 30), (0.9, 0.4, 40)],
 )
-def test_a_collapse_stops_with_step_pairs_and_both_recalls(before: float, after: float, pairs: int) -> None:
+def test_a_collapse_stops_with_step_pairs_and_both_recalls(
+    before: float, after: float, pairs: int
+) -> None:
     text = f"collapsed by step 17: r5_text_to_image of {pairs} held-out pairs.*{before:.1%}.*{after:.1%}.*learning_rate"
     with pytest.raises(TrainingError, match=text):
         require_no_collapse(17, recalls(before), recalls(before, r5_text_to_image=after), pairs)
@@ -79,13 +87,17 @@ def test_without_held_out_pairs_there_is_nothing_to_compare() -> None:
     require_no_collapse(17, {}, {}, 0)
 
 
-@pytest.mark.parametrize(("chance", "pairs"), [(0.5, 3), (0.3, 8), (0.1, 30), (0.02, 256), (0.9, 10)])
+@pytest.mark.parametrize(
+    ("chance", "pairs"), [(0.5, 3), (0.3, 8), (0.1, 30), (0.02, 256), (0.9, 10)]
+)
 def test_chance_alone_raises_hardly_an_alarm(chance: float, pairs: int) -> None:
     """Two measurements of one and the same model, on other pairs each time."""
     draw = random.Random(0)  # noqa: S311 - no secrets
     alarms = 0
     for _ in range(2_000):
-        before, after = (sum(draw.random() < chance for _ in range(pairs)) / pairs for _ in range(2))
+        before, after = (
+            sum(draw.random() < chance for _ in range(pairs)) / pairs for _ in range(2)
+        )
         try:
             require_no_collapse(0, {"r1": before}, {"r1": after}, pairs)
         except TrainingError:
@@ -100,10 +112,21 @@ def test_a_training_that_ended_far_worse_than_it_began_is_reported_with_both_los
 
 
 def test_few_pairs_cannot_show_a_collapse_and_fewer_can_if_the_base_finds_all() -> None:
-    strong, weak = recalls(1.0), {name: {"r1": 0.1, "r5": 0.35}.get(name[:2], 0.6) for name in NAMES}
+    strong, weak = (
+        recalls(1.0),
+        {name: {"r1": 0.1, "r5": 0.35}.get(name[:2], 0.6) for name in NAMES},
+    )
     nothing = recalls(0.0)
-    assert [collapsed(strong, nothing, pairs) is not None for pairs in (5, 6, 40)] == [False, True, True]
-    assert [collapsed(weak, nothing, pairs) is not None for pairs in (5, 6, 40)] == [False, False, True]
+    assert [collapsed(strong, nothing, pairs) is not None for pairs in (5, 6, 40)] == [
+        False,
+        True,
+        True,
+    ]
+    assert [collapsed(weak, nothing, pairs) is not None for pairs in (5, 6, 40)] == [
+        False,
+        False,
+        True,
+    ]
     # What a collapsed model finds by the captions it cannot miss is no collapse.
     assert collapsed(strong, recalls(1.0), 40) is None
 
@@ -117,9 +140,19 @@ def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopp
 @pytest.mark.parametrize(
     ("size", "processes", "accumulation", "advice"),
     [
-        (16, 1, 1, "set customization accumulation to 2 (same result, less memory), or batch_size to 8"),
+        (
+            16,
+            1,
+            1,
+            "set customization accumulation to 2 (same result, less memory), or batch_size to 8",
+        ),
         (25, 1, 25, "set customization batch_size to 12"),
-        (24, 4, 4, "set customization accumulation to 6 (same result, less memory), or batch_size to 12"),
+        (
+            24,
+            4,
+            4,
+            "set customization accumulation to 6 (same result, less memory), or batch_size to 12",
+        ),
         (8, 4, 2, "use a device with more memory"),  # a process wants two pairs
     ],
 )

@@ -1,4 +1,6 @@
-"""What a linear head is trained on: labelled vectors of pairs and prompts, each class as likely as any other."""
+"""What a linear head is trained on: labelled vectors of pairs and prompts, each class as likely as
+any other.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,19 @@ def test_samples_keep_their_class_in_whatever_order_they_come() -> None:
 
 
 def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint: Path) -> None:
-    pairs = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "blue")], classes=["square", "gone", "circle"])
+    pairs = DrawnPairs(
+        [("circle", "red"), ("square", "red"), ("circle", "blue")],
+        classes=["square", "gone", "circle"],
+    )
     clip = load(tiny_checkpoint)
     labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
     assert labels.class_ids.tolist() == [1, -1, 0]
     assert labels.source == "retrieval"
 
 
-def test_prompts_of_all_names_and_templates_are_samples_of_their_class(tiny_checkpoint: Path) -> None:
+def test_prompts_of_all_names_and_templates_are_samples_of_their_class(
+    tiny_checkpoint: Path,
+) -> None:
     clip = load(tiny_checkpoint)
     pairs = DrawnPairs([("circle", "red")], classes=["circle"])
     labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
@@ -56,11 +63,22 @@ def test_prompts_of_all_names_and_templates_are_samples_of_their_class(tiny_chec
     torch.testing.assert_close(labels.prompts[2], clip.encode_texts(["a disc shape"])[0])
 
 
-def test_random_pairs_get_the_class_whose_prompt_is_nearest_to_the_caption(tiny_checkpoint: Path) -> None:
+def test_random_pairs_get_the_class_whose_prompt_is_nearest_to_the_caption(
+    tiny_checkpoint: Path,
+) -> None:
     clip = load(tiny_checkpoint)
-    captions = ["a triangle shape", "a disc shape", "a drawing of a square", "something else", "a disc shape"]
+    captions = [
+        "a triangle shape",
+        "a disc shape",
+        "a drawing of a square",
+        "something else",
+        "a disc shape",
+    ]
     pairs = DrawnPairs([("circle", "red")] * 5, captions=captions, classes=[""] * 5)
     labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
     assert labels.source == "nearest prompt"
     assert labels.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
-    assert labels.class_ids[3] == labels.prompt_ids[(labels.prompts @ clip.encode_texts(captions)[3]).argmax()]
+    assert (
+        labels.class_ids[3]
+        == labels.prompt_ids[(labels.prompts @ clip.encode_texts(captions)[3]).argmax()]
+    )

@@ -18,7 +18,9 @@ def pairs(**counts: int) -> DrawnPairs:
     """As many pairs of each class as wanted, mixed."""
     classes = [name for name, count in counts.items() for _ in range(count)]
     order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
-    return DrawnPairs([("circle", "red")] * len(classes), classes=[classes[position] for position in order])
+    return DrawnPairs(
+        [("circle", "red")] * len(classes), classes=[classes[position] for position in order]
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5])
@@ -71,7 +73,9 @@ def vectors(count: int) -> tuple[Tensor, Tensor]:
 def counted(queries: Tensor, gallery: Tensor, ids: list[int], rank: int) -> float:
     hits = 0
     for row, query in enumerate(queries):
-        nearest = sorted(range(len(gallery)), key=lambda column: -float(query @ gallery[column]))[:rank]
+        nearest = sorted(range(len(gallery)), key=lambda column: -float(query @ gallery[column]))[
+            :rank
+        ]
         hits += any(ids[column] == ids[row] for column in nearest)
     return hits / len(queries)
 

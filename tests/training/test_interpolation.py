@@ -36,7 +36,9 @@ def train(model: Any, seed: int) -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(2):
         optimizer.zero_grad()
-        (model.logit_scale.exp() * (model.encode_image(images()) - target).square().mean()).backward()
+        (
+            model.logit_scale.exp() * (model.encode_image(images()) - target).square().mean()
+        ).backward()
         optimizer.step()
 
 
@@ -78,7 +80,9 @@ def test_the_ends_of_the_line_are_the_base_and_the_trained_model_bit_for_bit(
     assert torch.equal(trained.logit_scale, base.logit_scale)
     line.move_to(1.0)
     assert torch.equal(features(trained), end)
-    assert all(torch.equal(parameter, weights[name]) for name, parameter in trained.named_parameters())
+    assert all(
+        torch.equal(parameter, weights[name]) for name, parameter in trained.named_parameters()
+    )
 
 
 def test_between_the_ends_weights_are_on_the_line(base: Any, trained: Any, method: str) -> None:
@@ -104,7 +108,9 @@ def test_every_move_starts_from_the_trained_weights(base: Any, trained: Any) -> 
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-text", "locked-image", "full"])
-def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(tiny_checkpoint: Path, method: str) -> None:
+def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(
+    tiny_checkpoint: Path, method: str
+) -> None:
     model = load(tiny_checkpoint).model
     add_gated_blocks(model, 2)
     for block in gated_layers(model).values():
@@ -133,7 +139,9 @@ def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(tiny_checkpo
     ],
     ids=["the best", "all equal", "equal from the middle on", "the base", "not finite"],
 )
-def test_the_best_fraction_wins_and_ties_go_to_the_larger(score: Callable[[float], float], best: float) -> None:
+def test_the_best_fraction_wins_and_ties_go_to_the_larger(
+    score: Callable[[float], float], best: float
+) -> None:
     fraction, scores = choose("held-out", score)
     assert fraction == best
     assert list(scores) == list(GRID)

@@ -1,4 +1,6 @@
-"""Kept tokens: the same as computed ones, kept over a kill, and never believed when they cannot be right."""
+"""Kept tokens: the same as computed ones, kept over a kill, and never believed when they cannot be
+right.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +48,15 @@ class Kept:
         set_trainable(clip.model, "gated-image")
         self.pairs = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS])
         pixels = Pixels(clip.preprocess)
-        self.views = Views(self.pairs, pixels, augmentation("mild", pixels, clip.preprocess_cfg), seed=0)
+        self.views = Views(
+            self.pairs, pixels, augmentation("mild", pixels, clip.preprocess_cfg), seed=0
+        )
         self.compute = Counting(ImageTower(clip.model))
         self.directory = directory
 
-    def keep(self, *, views: int = VIEWS, dtype: torch.dtype = torch.float32, workers: int = 0) -> Tensor | None:
+    def keep(
+        self, *, views: int = VIEWS, dtype: torch.dtype = torch.float32, workers: int = 0
+    ) -> Tensor | None:
         self.compute.images = 0
         return keep_tokens(self.compute, self.views, views, self.directory, World(), dtype, workers)
 
@@ -71,11 +77,18 @@ def kept(tiny_checkpoint: Path, tmp_path: Path) -> Kept:
 
 def require_right(kept: Kept, tokens: Tensor | None) -> None:
     assert tokens is not None
-    # In batches of another size a sum may be rounded another way: by one unit of bf16, that is 2**-8 of the largest.
-    close = {"atol": 1e-5, "rtol": 1e-5} if tokens.dtype == torch.float32 else {"atol": 0.1, "rtol": 0.01}
+    # In batches of another size a sum may be rounded another way: by one unit of bf16, that is
+    # 2**-8 of the largest.
+    close = (
+        {"atol": 1e-5, "rtol": 1e-5}
+        if tokens.dtype == torch.float32
+        else {"atol": 0.1, "rtol": 0.01}
+    )
     for position in (0, 7, len(kept.pairs) - 1):
         for view in range(tokens.shape[1]):
-            torch.testing.assert_close(tokens[position, view], kept.expected(position, view, tokens.dtype), **close)
+            torch.testing.assert_close(
+                tokens[position, view], kept.expected(position, view, tokens.dtype), **close
+            )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -94,14 +107,22 @@ def test_kept_is_what_is_computed(
 
 def test_features_of_a_locked_tower_are_kept_as_well(kept: Kept) -> None:
     tokens = keep_tokens(
-        lambda images: kept.compute(images)[:, 0], kept.views, 1, kept.directory, World(), torch.float32, 0
+        lambda images: kept.compute(images)[:, 0],
+        kept.views,
+        1,
+        kept.directory,
+        World(),
+        torch.float32,
+        0,
     )
     assert tokens is not None
     assert tokens.shape == (16, 1, 32)
     torch.testing.assert_close(tokens[3, 0], kept.expected(3, 0)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_finished_file_is_found_again_whatever_the_disk_has_left(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_file_is_found_again_whatever_the_disk_has_left(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = kept.keep()
     assert kept.was_computed
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
@@ -163,7 +184,9 @@ def test_a_file_that_is_not_whole_is_computed_again(kept: Kept, damage: object) 
     require_right(kept, tokens)
 
 
-def test_a_kill_loses_only_what_was_not_on_the_disk(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_loses_only_what_was_not_on_the_disk(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept_tokens, "BATCH", 5)
     monkeypatch.setattr(kept_rows, "DURABLE_BYTES", 1)
     whole = kept.keep()
@@ -185,14 +208,18 @@ def test_a_kill_loses_only_what_was_not_on_the_disk(kept: Kept, monkeypatch: pyt
     assert tokens is not None and whole is not None and torch.equal(tokens, whole)
 
 
-def test_what_does_not_fit_the_disk_is_not_kept(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_the_disk_is_not_kept(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
     assert kept.keep() is None
     assert not kept.was_computed
     assert list(kept.directory.iterdir()) == []
 
 
-def test_half_a_file_takes_no_disk_where_a_whole_one_does_not_fit(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_file_takes_no_disk_where_a_whole_one_does_not_fit(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept.keep()
     cut_short(kept.directory)
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)

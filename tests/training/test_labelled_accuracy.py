@@ -20,7 +20,13 @@ from react_pipeline.store.errors import InputError
 from react_pipeline.training.customization import customize
 
 Make = Callable[..., Project]
-TRAINING = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "learning_rate": 0.01, "augmentation": "timm"}
+TRAINING = {
+    "steps": 4,
+    "batch_size": 8,
+    "last_k_layers": 2,
+    "learning_rate": 0.01,
+    "augmentation": "timm",
+}
 
 
 @pytest.fixture
@@ -36,7 +42,11 @@ def trained(make_project: Make, _retrieved_store: Path) -> Callable[..., tuple[P
 
 def accuracies(artifact: Artifact) -> dict[int, float]:
     records = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
-    return {record["step"]: record["evaluation_top1"] for record in records if "evaluation_top1" in record}
+    return {
+        record["step"]: record["evaluation_top1"]
+        for record in records
+        if "evaluation_top1" in record
+    }
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-image", "full"])
@@ -57,11 +67,16 @@ def test_it_is_the_accuracy_of_the_result_and_changes_no_weight(
 
 
 def test_a_set_that_is_unavailable_is_reported_and_the_training_goes_on(
-    make_project: Make, _retrieved_store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make_project: Make,
+    _retrieved_store: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
     shutil.copytree(_retrieved_store, project.config.store)
-    unavailable = Artifact(Path(), {"fingerprint": "", "counts": {"unavailable": "no such folder"}}, reused=True)
+    unavailable = Artifact(
+        Path(), {"fingerprint": "", "counts": {"unavailable": "no such folder"}}, reused=True
+    )
     monkeypatch.setattr("react_pipeline.training.labelled_accuracy.fresh", lambda *_: unavailable)
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["steps"] == 4
@@ -69,13 +84,17 @@ def test_a_set_that_is_unavailable_is_reported_and_the_training_goes_on(
     assert "evaluate_every" in caplog.text and "no such folder" in caplog.text
 
 
-def test_a_labelled_image_that_changed_is_refused(make_project: Make, _retrieved_store: Path, tmp_path: Path) -> None:
+def test_a_labelled_image_that_changed_is_refused(
+    make_project: Make, _retrieved_store: Path, tmp_path: Path
+) -> None:
     project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
     shutil.copytree(_retrieved_store, project.config.store)
     images = read_images(project.store.current("evaluation_set", "shapes"))
     folder = Path(shutil.copytree(Path(images["path"][0]).parents[1], tmp_path / "labelled"))
     domain = project.config.domains / "shapes.yaml"
-    domain.write_text(domain.read_text().replace(str(Path(images["path"][0]).parents[1]), str(folder)))
+    domain.write_text(
+        domain.read_text().replace(str(Path(images["path"][0]).parents[1]), str(folder))
+    )
     changed = sorted(folder.rglob("*.png"))[3]
     changed.write_bytes(changed.read_bytes() + b"\0")
     with pytest.raises(InputError, match=changed.name):

@@ -37,7 +37,12 @@ DOMAIN = DomainConfig(slug="colours", classes=COLOURS, templates=TEMPLATES)
 TRAINING: Mapping[str, Any] = {
     "learning_rate": 0.01, "steps": 60, "warmup_steps": 5, "batch_size": 32, "held_out_fraction": 0.25, "workers": 0
 }  # fmt: skip
-DRAWINGS = [(shape, colour) for _ in range(4) for shape in ("circle", "square", "triangle") for colour in COLOURS]
+DRAWINGS = [
+    (shape, colour)
+    for _ in range(4)
+    for shape in ("circle", "square", "triangle")
+    for colour in COLOURS
+]
 
 
 @pytest.fixture
@@ -57,8 +62,14 @@ def train(
     """Counts, tensors and `head.json` of a training."""
     directory.mkdir(exist_ok=True)
     training = TrainingConfig(**{**TRAINING, **fields})
-    counts = train_linear_head(clip, pairs, pairs.vectors(clip), domain, training, directory, NoObserver(), INPUTS)
-    return counts, load_file(directory / "head.safetensors"), json.loads((directory / "head.json").read_text())
+    counts = train_linear_head(
+        clip, pairs, pairs.vectors(clip), domain, training, directory, NoObserver(), INPUTS
+    )
+    return (
+        counts,
+        load_file(directory / "head.safetensors"),
+        json.loads((directory / "head.json").read_text()),
+    )
 
 
 def accuracy(counts: dict[str, Any], when: str) -> float:
@@ -69,7 +80,9 @@ def zero_shot(clip: Clip) -> Tensor:
     return zero_shot_head(clip, COLOURS, TEMPLATES)
 
 
-def test_a_head_learns_what_the_zero_shot_head_does_not_know(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
+def test_a_head_learns_what_the_zero_shot_head_does_not_know(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
     counts, tensors, _ = train(clip, coloured, tmp_path, interpolation=1.0)
     assert counts["final_loss"] < counts["first_loss"]
     # The text tower is random, so colours are guessed; its image tower tells them apart.
@@ -85,7 +98,9 @@ def test_a_head_learns_what_the_zero_shot_head_does_not_know(clip: Clip, coloure
     assert accuracy(counts, "after") == class_accuracy(images, truth, tensors["head"])
 
 
-def test_held_out_pairs_are_not_trained_on(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
+def test_held_out_pairs_are_not_trained_on(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
     _, held_out = split(coloured, 0.25, 0)
     texts = list(coloured.texts)
     for position in held_out:
@@ -117,12 +132,18 @@ def test_the_head_is_joined_with_the_zero_shot_head(
     assert about["embed_dim"] == clip.dimension
 
 
-def test_how_far_to_go_can_be_chosen_on_the_held_out_pairs(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
+def test_how_far_to_go_can_be_chosen_on_the_held_out_pairs(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
     counts, _, about = train(clip, coloured, tmp_path, interpolation="held-out")
     scores = {float(fraction): score for fraction, score in about["scores"].items()}
     assert tuple(scores) == GRID
     best = max(scores.values())
-    assert counts["interpolation"] == about["interpolation"] == max(at for at in GRID if scores[at] == best)
+    assert (
+        counts["interpolation"]
+        == about["interpolation"]
+        == max(at for at in GRID if scores[at] == best)
+    )
     assert counts["interpolation_scores"] == about["scores"]
     assert accuracy(counts, "after") == pytest.approx(best, abs=1e-6)
     assert accuracy(counts, "before") == pytest.approx(scores[0.0], abs=1e-6)
@@ -131,12 +152,20 @@ def test_how_far_to_go_can_be_chosen_on_the_held_out_pairs(clip: Clip, coloured:
         train(clip, coloured, tmp_path / "none", interpolation="held-out", held_out_fraction=0.0)
 
 
-def test_without_held_out_pairs_nothing_is_claimed_of_them(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
+def test_without_held_out_pairs_nothing_is_claimed_of_them(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
     counts, _, _ = train(clip, coloured, tmp_path, held_out_fraction=0.0, steps=2)
-    assert (counts["held_out_pairs"], counts["held_out_before"], counts["held_out_after"]) == (0, {}, {})
+    assert (counts["held_out_pairs"], counts["held_out_before"], counts["held_out_after"]) == (
+        0,
+        {},
+        {},
+    )
 
 
-def test_equal_seeds_give_equal_heads_and_others_differ(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_heads_and_others_differ(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
     _, first, _ = train(clip, coloured, tmp_path / "first", held_out_fraction=0.0, steps=5)
     _, again, _ = train(clip, coloured, tmp_path / "again", held_out_fraction=0.0, steps=5)
     _, other, _ = train(clip, coloured, tmp_path / "other", held_out_fraction=0.0, steps=5, seed=1)
@@ -157,7 +186,9 @@ def test_a_class_without_pairs_keeps_its_zero_shot_column(clip: Clip, tmp_path: 
 
 
 def test_pairs_of_unknown_classes_are_left_out_and_counted(clip: Clip, tmp_path: Path) -> None:
-    classes = [("mauve" if number % 6 == 0 else colour) for number, (_, colour) in enumerate(DRAWINGS)]
+    classes = [
+        ("mauve" if number % 6 == 0 else colour) for number, (_, colour) in enumerate(DRAWINGS)
+    ]
     counts, _, about = train(clip, DrawnPairs(DRAWINGS, classes=classes), tmp_path, steps=2)
     assert (counts["pairs"], counts["unlabelled_pairs"]) == (48, 8)
     assert counts["held_out_pairs"] + sum(sample["pairs"] for sample in about["samples"]) == 40
@@ -165,7 +196,9 @@ def test_pairs_of_unknown_classes_are_left_out_and_counted(clip: Clip, tmp_path:
         train(clip, DrawnPairs(DRAWINGS, classes=["mauve"] * 48), tmp_path, steps=2)
 
 
-def test_a_base_whose_features_are_not_finite_trains_nothing(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
+def test_a_base_whose_features_are_not_finite_trains_nothing(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
     with torch.no_grad():
         clip.model.visual.proj.fill_(float("nan"))
     with pytest.raises(TrainingError, match="nan at step 0"):
@@ -208,9 +241,13 @@ def test_a_head_is_trained_on_published_pairs_and_records_each_step(
     domain = indexed_project.domain("colours")
     found = CollectedPairs(pairs)
     vectors = PairVectors.read(found, indexed_project.store.current("corpus_embeddings", "all"))
-    images = torch.stack([clip.preprocess(found.decoded(position)) for position in range(len(found))])
+    images = torch.stack(
+        [clip.preprocess(found.decoded(position)) for position in range(len(found))]
+    )
     torch.testing.assert_close(vectors.images, clip.encode_images(images), atol=1e-3, rtol=0)
-    torch.testing.assert_close(vectors.captions, clip.encode_texts([pair.caption for pair in found]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        vectors.captions, clip.encode_texts([pair.caption for pair in found]), atol=1e-3, rtol=0
+    )
     counts = train_linear_head(clip, found, vectors, domain, training, directory, observer, INPUTS)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)

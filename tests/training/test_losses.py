@@ -39,11 +39,16 @@ def alike(i: int, j: int) -> bool:
 
 
 def by_definition(images: Tensor, texts: Tensor, positive: Keep, counted: Keep) -> float:
-    """The mean of both directions; `positive` pairs share the target, `counted` ones make the denominator."""
+    """The mean of both directions; `positive` pairs share the target, `counted` ones make the
+    denominator.
+    """
     total = 0.0
     for queries, gallery in ((images, texts), (texts, images)):
         for i in range(B):
-            logits = [float(SCALE) * float(sum(queries[i][d] * gallery[j][d] for d in range(D))) for j in range(B)]
+            logits = [
+                float(SCALE) * float(sum(queries[i][d] * gallery[j][d] for d in range(D)))
+                for j in range(B)
+            ]
             denominator = sum(math.exp(logits[j]) for j in range(B) if counted(i, j))
             mine = [j for j in range(B) if positive(i, j)]
             total -= sum(logits[j] - math.log(denominator) for j in mine) / len(mine) / (2 * B)
@@ -71,7 +76,9 @@ def itself_and_the_unlike(i: int, j: int) -> bool:
         ("unicl", alike, everything),
     ],
 )
-def test_each_loss_is_its_definition(vectors: tuple[Tensor, Tensor], kind: str, positive: Keep, counted: Keep) -> None:
+def test_each_loss_is_its_definition(
+    vectors: tuple[Tensor, Tensor], kind: str, positive: Keep, counted: Keep
+) -> None:
     loss = contrastive_loss(*vectors, SCALE, CAPTIONS, CLASSES, kind)
     assert loss.item() == pytest.approx(by_definition(*vectors, positive, counted), rel=1e-10)
 
@@ -88,18 +95,28 @@ def test_the_sigmoid_loss_is_that_of_siglip(vectors: tuple[Tensor, Tensor]) -> N
 
 
 @pytest.mark.parametrize("kind", ["infonce-captions", "infonce-masked", "unicl"])
-def test_where_all_pairs_differ_every_loss_is_infonce(vectors: tuple[Tensor, Tensor], kind: str) -> None:
+def test_where_all_pairs_differ_every_loss_is_infonce(
+    vectors: tuple[Tensor, Tensor], kind: str
+) -> None:
     different = torch.arange(B)
     plain = contrastive_loss(*vectors, SCALE, different, different, "infonce")
     for classes in (NONE, different, -different - 1):
-        torch.testing.assert_close(contrastive_loss(*vectors, SCALE, different, classes, kind), plain)
+        torch.testing.assert_close(
+            contrastive_loss(*vectors, SCALE, different, classes, kind), plain
+        )
 
 
 @pytest.mark.parametrize("kind", ["infonce-masked", "unicl"])
-def test_pairs_without_a_class_are_not_alike_for_that(vectors: tuple[Tensor, Tensor], kind: str) -> None:
+def test_pairs_without_a_class_are_not_alike_for_that(
+    vectors: tuple[Tensor, Tensor], kind: str
+) -> None:
     with_none = contrastive_loss(*vectors, SCALE, CAPTIONS, NONE, kind)
-    torch.testing.assert_close(with_none, contrastive_loss(*vectors, SCALE, CAPTIONS, torch.arange(B), kind))
-    assert with_none.item() != pytest.approx(contrastive_loss(*vectors, SCALE, CAPTIONS, 0 * NONE, kind))
+    torch.testing.assert_close(
+        with_none, contrastive_loss(*vectors, SCALE, CAPTIONS, torch.arange(B), kind)
+    )
+    assert with_none.item() != pytest.approx(
+        contrastive_loss(*vectors, SCALE, CAPTIONS, 0 * NONE, kind)
+    )
 
 
 @pytest.mark.parametrize("kind", ["infonce", "infonce-captions"])

@@ -1,4 +1,6 @@
-"""States of a training: a step after reading one is the step that would have come, whatever the memory layout."""
+"""States of a training: a step after reading one is the step that would have come, whatever the
+memory layout.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from react_pipeline.training.resume import (
 
 def state_of(model: nn.Module) -> TrainingState:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    return TrainingState(dict(model.named_parameters()), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    return TrainingState(
+        dict(model.named_parameters()), optimizer, torch.amp.GradScaler("cpu", enabled=False)
+    )
 
 
 def fresh(layout: torch.memory_format) -> nn.Module:
@@ -35,7 +39,9 @@ def step(model: nn.Module, state: TrainingState, number: int) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_state_resumes_as_if_it_had_never_been_written(tmp_path: Path, layout: torch.memory_format) -> None:
+def test_a_state_resumes_as_if_it_had_never_been_written(
+    tmp_path: Path, layout: torch.memory_format
+) -> None:
     model = fresh(layout)
     state = state_of(model)
     for number in range(3):
@@ -83,7 +89,9 @@ def test_a_state_with_a_flipped_bit_is_refused_and_the_one_before_is_used(
     newest = tmp_path / "step-000000002.safetensors"
     data = bytearray(newest.read_bytes())
     if isinstance(place, str):  # a digit of what is recorded beside the tensors
-        place = next(at for at in range(data.index(place.encode()), len(data)) if chr(data[at]).isdigit())
+        place = next(
+            at for at in range(data.index(place.encode()), len(data)) if chr(data[at]).isdigit()
+        )
     data[int(place * len(data)) if isinstance(place, float) else place] ^= 1
     newest.write_bytes(data)
     again = fresh(torch.contiguous_format)
@@ -100,10 +108,15 @@ def test_a_state_beyond_the_log_is_not_gone_on_from_and_makes_way(
     for done in (4, 6):
         Snapshot.of(state, done, float(done)).save(tmp_path)
     assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 5) == (4, 4.0)
-    assert "step-000000006.safetensors cannot be resumed from (the log holds 5 steps alone)" in caplog.text
+    assert (
+        "step-000000006.safetensors cannot be resumed from (the log holds 5 steps alone)"
+        in caplog.text
+    )
     remove_states_after(4, tmp_path)
     Snapshot.of(state, 5, 5.0).save(tmp_path)
-    assert [path.name for path in states_in(tmp_path)] == [f"step-00000000{number}.safetensors" for number in (4, 5)]
+    assert [path.name for path in states_in(tmp_path)] == [
+        f"step-00000000{number}.safetensors" for number in (4, 5)
+    ]
 
 
 def test_the_newest_states_stay_and_the_newest_that_was_probed(tmp_path: Path) -> None:

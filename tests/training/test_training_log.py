@@ -1,4 +1,6 @@
-"""The log of a training that goes on: whole lines of the steps before it stay, whatever a failure left behind."""
+"""The log of a training that goes on: whole lines of the steps before it stay, whatever a failure
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def test_what_is_flushed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     assert [json.loads(line)["loss"] for line in synced] == [1.0]
 
 
-def test_cutting_the_log_never_leaves_it_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cutting_the_log_never_leaves_it_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(LINES))
 

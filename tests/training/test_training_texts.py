@@ -1,4 +1,6 @@
-"""The texts of a batch: vectors and gradients are the model's own, and nothing is computed that no text needs."""
+"""The texts of a batch: vectors and gradients are the model's own, and nothing is computed that no
+text needs.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     # Weighted, so that no two texts pull alike.
     (vectors * torch.arange(1.0, vectors.numel() + 1).view_as(vectors)).sum().backward()
-    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    return {
+        name: value.grad.clone()
+        for name, value in model.named_parameters()
+        if value.grad is not None
+    }
 
 
 def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(
@@ -37,7 +43,9 @@ def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(
 ) -> None:
     clip = load(tiny_checkpoint)
     clip.model.requires_grad_(True)
-    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=tmp_path)
+    table = TrainingTexts(
+        clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=tmp_path
+    )
     positions = table.caption_ids(torch.tensor([0, 1, 2, 3, 1]))
     tokens = clip.tokenizer([PAIRS.texts[number] for number in (0, 1, 2, 3, 1)])
     vectors, own = table.vectors(positions), clip.model.encode_text(tokens, normalize=True)
@@ -70,11 +78,15 @@ def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(
     tiny_checkpoint: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
     clip = load(tiny_checkpoint)
-    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=tmp_path)
+    table = TrainingTexts(
+        clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=tmp_path
+    )
     seen: list[Tensor] = []
     own = texts_module.encode_text
     monkeypatch.setattr(
-        texts_module, "encode_text", lambda model, tokens, **_: (seen.append(tokens), own(model, tokens))[1]
+        texts_module,
+        "encode_text",
+        lambda model, tokens, **_: (seen.append(tokens), own(model, tokens))[1],
     )
     with torch.no_grad():
         vectors = table.vectors(table.caption_ids(torch.tensor([2, 0, 1, 0])))
@@ -92,17 +104,23 @@ def test_vectors_are_kept_in_one_file_and_a_killed_training_encodes_only_what_is
     clip = load(tiny_checkpoint)
     encoded: list[list[str]] = []
     own = Clip.encode_texts
-    monkeypatch.setattr(Clip, "encode_texts", lambda self, texts: (encoded.append(texts), own(self, texts))[1])
+    monkeypatch.setattr(
+        Clip, "encode_texts", lambda self, texts: (encoded.append(texts), own(self, texts))[1]
+    )
 
     def vectors() -> Tensor:
         encoded.clear()
         training = TrainingConfig(class_prompt_fraction=0.5)
-        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), trains=False, scratch=tmp_path)
+        table = TrainingTexts(
+            clip, PAIRS, DOMAIN, training, World(), trains=False, scratch=tmp_path
+        )
         return table.vectors(torch.arange(5))
 
     first = vectors()
     prompts = ["a circle", "a square"]
-    torch.testing.assert_close(first, own(clip, [*dict.fromkeys(PAIRS.texts), *prompts]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        first, own(clip, [*dict.fromkeys(PAIRS.texts), *prompts]), atol=1e-3, rtol=0
+    )
     assert (tmp_path / texts_module.VECTORS).stat().st_size == 5 * 2 * clip.dimension
     assert torch.equal(vectors(), first) and not encoded
     # Killed while the second part was written: what was torn off goes, what was vouched for stays.
@@ -126,4 +144,12 @@ def test_texts_that_do_not_fit_the_disk_are_refused_with_the_bytes(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=10))
     with pytest.raises(TrainingError, match="larger disk"):
-        TrainingTexts(load(tiny_checkpoint), PAIRS, DOMAIN, TrainingConfig(), World(), trains=False, scratch=tmp_path)
+        TrainingTexts(
+            load(tiny_checkpoint),
+            PAIRS,
+            DOMAIN,
+            TrainingConfig(),
+            World(),
+            trains=False,
+            scratch=tmp_path,
+        )

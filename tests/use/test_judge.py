@@ -39,7 +39,9 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     for number in range(24):
         (folder / str(number % 2)).mkdir(parents=True, exist_ok=True)
-        draw(SHAPES[number % 4], "red", number).save(folder / str(number % 2) / f"{number:02d} <b>&'.png")
+        draw(SHAPES[number % 4], "red", number).save(
+            folder / str(number % 2) / f"{number:02d} <b>&'.png"
+        )
     (folder / "broken.jpg").write_bytes(b"no picture")
     return folder
 
@@ -53,9 +55,14 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
     path.write_text(yaml.safe_dump(domain))
     without_labels(project, [GATED])
 
-    def classify(_project: Project, _slug: str, side: Any, pictures: Any, _folder: Path) -> Iterator[tuple[str, int]]:
+    def classify(
+        _project: Project, _slug: str, side: Any, pictures: Any, _folder: Path
+    ) -> Iterator[tuple[str, int]]:
         good = [picture.name for picture in pictures if not picture.name.endswith(".jpg")]
-        yield from ((name, int(side.method == "base" and number % 3 == 0)) for number, name in enumerate(good))
+        yield from (
+            (name, int(side.method == "base" and number % 3 == 0))
+            for number, name in enumerate(good)
+        )
 
     monkeypatch.setattr(judge, "_classify", classify)
     return project
@@ -63,7 +70,9 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def log(project: Project, pictures: Path) -> Iterator[JudgementLog]:
-    with open_log(prepare_log(project, SLUG, str(pictures), GATED, "base", print).log, "a tester") as log:
+    with open_log(
+        prepare_log(project, SLUG, str(pictures), GATED, "base", print).log, "a tester"
+    ) as log:
         yield log
 
 
@@ -74,10 +83,14 @@ def tab(log: JudgementLog) -> Any:
 
 
 def answer(tab: Any, picture: Any, choice: Any, **headers: str) -> Any:
-    return tab.post("/answer", json={"picture": picture, "choice": choice}, headers={**HOST, **headers})
+    return tab.post(
+        "/answer", json={"picture": picture, "choice": choice}, headers={**HOST, **headers}
+    )
 
 
-def test_a_log_has_the_disagreements_of_all_readable_pictures_in_random_order(log: JudgementLog) -> None:
+def test_a_log_has_the_disagreements_of_all_readable_pictures_in_random_order(
+    log: JudgementLog,
+) -> None:
     header = log.session.header
     assert (header.images, header.unreadable, len(header.pictures)) == (24, 1, 8)
     assert {(one.candidate, one.against) for one in header.pictures} == {(0, 1)}
@@ -95,7 +108,11 @@ def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictur
 
 @pytest.mark.parametrize(
     ("candidate", "against", "error"),
-    [(GATED, GATED, InputError), (GATED, "nothing", InputError), ("locked-text", "base", MissingArtifact)],
+    [
+        (GATED, GATED, InputError),
+        (GATED, "nothing", InputError),
+        ("locked-text", "base", MissingArtifact),
+    ],
 )
 def test_models_that_cannot_be_compared_are_refused(
     project: Project, pictures: Path, candidate: str, against: str, error: type[Exception]
@@ -105,7 +122,9 @@ def test_models_that_cannot_be_compared_are_refused(
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])
-def test_a_source_without_a_usable_picture_is_refused(project: Project, tmp_path: Path, content: bytes | None) -> None:
+def test_a_source_without_a_usable_picture_is_refused(
+    project: Project, tmp_path: Path, content: bytes | None
+) -> None:
     (tmp_path / "empty").mkdir()
     if content is not None:
         (tmp_path / "empty" / "a.jpg").write_bytes(content)
@@ -114,7 +133,9 @@ def test_a_source_without_a_usable_picture_is_refused(project: Project, tmp_path
 
 
 def judge_until_killed(config: Path, source: str) -> None:
-    """Die when the first model has classified the pictures, before what the second one says is on the disk."""
+    """Die when the first model has classified the pictures, before what the second one says is on
+    the disk.
+    """
     write, written = encoding._write, []
 
     def dying(*arguments: Any) -> None:
@@ -151,7 +172,9 @@ def test_models_classify_as_they_are_measured(
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
     classified = dict(judge._classify(project, SLUG, side, found, tmp_path / "parts"))
-    clip, head = load_classifier(project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu")
+    clip, head = load_classifier(
+        project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
+    )
     expected = {}
     for picture in found[:-1]:
         with torch.inference_mode():
@@ -174,7 +197,9 @@ def test_every_answer_is_of_the_class_on_its_button(tab: Any, log: JudgementLog)
 
 def test_names_change_places_by_the_log_and_number_alone(project: Project) -> None:
     sides = Side(method=GATED, checkpoint="one"), Side(method="base", checkpoint="other")
-    header = header_of(project, *sides, disagreements=200, images=300).model_copy(update={"created": "now"})
+    header = header_of(project, *sides, disagreements=200, images=300).model_copy(
+        update={"created": "now"}
+    )
     stub: Any = SimpleNamespace(session=Session(Path("log.jsonl"), b"", header, ()))
     firsts = [judge_page._choices(stub, number)[0] for number in range(200)]
     assert 80 < sum(firsts) < 120
@@ -183,7 +208,10 @@ def test_names_change_places_by_the_log_and_number_alone(project: Project) -> No
 def test_nothing_gives_a_model_away_before_the_answer_is_clear(tab: Any, log: JudgementLog) -> None:
     while not (state := tab.get("/state", headers=HOST).get_json())["clear"]:
         text = json.dumps(state) + tab.get("/", headers=HOST).text
-        assert not any(word in text for word in (GATED, "base", "candidate", "against")) and state["result"] == ""
+        assert (
+            not any(word in text for word in (GATED, "base", "candidate", "against"))
+            and state["result"] == ""
+        )
         answer(tab, state["picture"], 0)
     assert GATED in state["result"] and len(log.session.entries) > 4
 
@@ -210,7 +238,9 @@ def test_two_tabs_lose_and_double_nothing(tab: Any, log: JudgementLog) -> None:
         {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
     ],
 )
-def test_a_page_of_another_site_judges_nothing(tab: Any, log: JudgementLog, headers: dict[str, str]) -> None:
+def test_a_page_of_another_site_judges_nothing(
+    tab: Any, log: JudgementLog, headers: dict[str, str]
+) -> None:
     assert answer(tab, 0, "neither", **headers).status_code == 403
     assert not log.session.entries
     assert answer(tab, 0, "neither", Origin="http://127.0.0.1:1235").status_code == 200
@@ -229,7 +259,9 @@ def test_a_page_of_another_site_judges_nothing(tab: Any, log: JudgementLog, head
         ('"' + "x" * 5000 + '"', "application/json", 413),
     ],
 )
-def test_what_is_no_answer_is_refused(tab: Any, log: JudgementLog, body: str, kind: str, status: int) -> None:
+def test_what_is_no_answer_is_refused(
+    tab: Any, log: JudgementLog, body: str, kind: str, status: int
+) -> None:
     assert tab.post("/answer", data=body, content_type=kind, headers=HOST).status_code == status
     assert not log.session.entries
 
@@ -237,9 +269,15 @@ def test_what_is_no_answer_is_refused(tab: Any, log: JudgementLog, body: str, ki
 def test_page_pictures_and_parts_come_from_here_alone(tab: Any, log: JudgementLog) -> None:
     page = tab.get("/", headers=HOST)
     assert "default-src 'none'; script-src 'self'" in page.headers["Content-Security-Policy"]
-    assert page.text.count("<script") == 1 and "innerHTML" not in tab.get("/judge.js", headers=HOST).text
+    assert (
+        page.text.count("<script") == 1
+        and "innerHTML" not in tab.get("/judge.js", headers=HOST).text
+    )
     assert "var(--ink)" in page.text and "Content-Security-Policy" not in page.text
     assert tab.get("/judge.html", headers=HOST).status_code == 404
     assert tab.get("/picture/0", headers=HOST).data.startswith(b"\xff\xd8")
     Path(log.session.header.pictures[1].path).unlink()
-    assert [tab.get(f"/picture/{number}", headers=HOST).status_code for number in (1, 8)] == [404, 404]
+    assert [tab.get(f"/picture/{number}", headers=HOST).status_code for number in (1, 8)] == [
+        404,
+        404,
+    ]

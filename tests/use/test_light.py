@@ -48,8 +48,16 @@ def light_modules() -> set[str]:
 
 
 def light(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PREDICT, ",".join(sorted(light_modules())), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    command = [
+        sys.executable,
+        "-c",
+        PREDICT,
+        ",".join(sorted(light_modules())),
+        *map(str, arguments),
+    ]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+    )
 
 
 @pytest.mark.slow
@@ -69,8 +77,12 @@ def test_an_exported_gated_model_predicts_with_the_light_installation(
     assert done.returncode == 0, done.stderr
     assert json.loads((place / "predictions" / "run.json").read_text())["used"] == 3
     exported = Classifier.load(folder, precision="fp32")
-    of_project = Classifier.load("shapes", "gated-image", config=retrieved_project.path, precision="fp32")
-    for one, other in zip(*(model.predict([pictures / "0.png"]) for model in (exported, of_project)), strict=True):
+    of_project = Classifier.load(
+        "shapes", "gated-image", config=retrieved_project.path, precision="fp32"
+    )
+    for one, other in zip(
+        *(model.predict([pictures / "0.png"]) for model in (exported, of_project)), strict=True
+    ):
         assert one.classes == other.classes and one.scores == pytest.approx(other.scores, abs=1e-6)
     # A command that needs more says what to install.
     (place / "pipeline.yaml").write_text(retrieved_project.path.read_text())
@@ -80,7 +92,9 @@ def test_an_exported_gated_model_predicts_with_the_light_installation(
     assert "[pipeline]'" in refused.stderr
 
 
-def test_pictures_on_servers_need_an_extra_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pictures_on_servers_need_an_extra_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for module in ("pandas", "aiohttp"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"pip install .*\[pipeline\]"):
@@ -90,7 +104,9 @@ def test_pictures_on_servers_need_an_extra_that_is_named(monkeypatch: pytest.Mon
     assert "[pipeline]'" in missing_extra(missing.value)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3")])
+@pytest.mark.parametrize(
+    ("module", "extra"), [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3")]
+)
 def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: str) -> None:
     assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))
 

@@ -41,7 +41,9 @@ NOW = Options(workers=0)
 def photos(tmp_path: Path) -> Path:
     """Sixteen drawings in two folders."""
     folder = tmp_path / "photos"
-    for number, (shape, colour) in enumerate((shape, colour) for shape in SHAPES for colour in COLOURS):
+    for number, (shape, colour) in enumerate(
+        (shape, colour) for shape in SHAPES for colour in COLOURS
+    ):
         path = folder / ("a" if number % 2 else "b") / f"{shape}-{colour}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(draw(shape, colour, 7)))
@@ -50,7 +52,9 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def classifier(retrieved_project: Project) -> Classifier:
-    return Classifier.load("shapes", "base", config=retrieved_project.path, device="cpu", precision="fp32")
+    return Classifier.load(
+        "shapes", "base", config=retrieved_project.path, device="cpu", precision="fp32"
+    )
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -71,14 +75,17 @@ def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_
     assert (done.used, done.skipped) == (16, {})
     found = rows(output)
     assert [row["path"] for row in found] == sorted(str(path) for path in photos.rglob("*.png"))
-    # As the evaluation classifies: cosines of the checkpoint's own vectors, times 100, in a softmax.
+    # As the evaluation classifies: cosines of the checkpoint's own vectors, times 100, in a
+    # softmax.
     base = retrieved_project.store.current("base_checkpoint", "all")
     clip, head = load_classifier(base, None, retrieved_project.domain("shapes"), "cpu")
     for row in found:
         pixels = clip.preprocess(decode_image(Path(row["path"]).read_bytes(), 10_000))[None]
         cosines = (clip.encode_images(pixels) @ head)[0].numpy()
         order = np.argsort(-cosines, kind="stable")
-        assert [row[f"class_{place}"] for place in (1, 2, 3, 4)] == [SHAPES[number] for number in order]
+        assert [row[f"class_{place}"] for place in (1, 2, 3, 4)] == [
+            SHAPES[number] for number in order
+        ]
         scores = [float(row[f"score_{place}"]) for place in (1, 2, 3, 4)]
         assert scores == pytest.approx(cosines[order].tolist(), abs=1e-5)
         assert float(row["margin"]) == pytest.approx(scores[0] - scores[1], abs=1e-6)
@@ -89,12 +96,21 @@ def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_
     assert [{name: str(value) for name, value in row.items()}["path"] for row in table] == [
         row["path"] for row in found
     ]
-    assert [row["score_1"] for row in table] == pytest.approx([float(row["score_1"]) for row in found], abs=1e-6)
+    assert [row["score_1"] for row in table] == pytest.approx(
+        [float(row["score_1"]) for row in found], abs=1e-6
+    )
     picture = Path(found[0]["path"])
-    for same in (picture, picture.read_bytes(), Image.open(picture), np.asarray(Image.open(picture))):
+    for same in (
+        picture,
+        picture.read_bytes(),
+        Image.open(picture),
+        np.asarray(Image.open(picture)),
+    ):
         (one,) = classifier.predict([same], top_k=2)
         assert (one.label, one.classes[0]) == (found[0]["predicted"], found[0]["class_1"])
-        assert one.scores == pytest.approx([float(found[0][f"score_{place}"]) for place in (1, 2)], abs=1e-5)
+        assert one.scores == pytest.approx(
+            [float(found[0][f"score_{place}"]) for place in (1, 2)], abs=1e-5
+        )
     page = (output / "index.html").read_text()
     assert page.count("data:image/jpeg") == 32  # the least certain, and the sheets
     assert "not calibrated" in page and "http" not in re.sub("http-equiv", "", page)
@@ -120,7 +136,9 @@ def test_a_measured_model_brings_its_temperature_and_a_threshold_gives_unknown(
     other = Classifier.load("shapes", "base", config=retrieved_project.path)
     assert other.temperature is None  # it was fitted with other class vectors
     path.write_text(before)
-    limit = float(np.median([one.confidence for one in measured.predict(sorted(photos.rglob("*.png")))]))
+    limit = float(
+        np.median([one.confidence for one in measured.predict(sorted(photos.rglob("*.png")))])
+    )
     predict_pictures(measured, str(photos), tmp_path / "out", Options(workers=0, threshold=limit))
     found = rows(tmp_path / "out")
     assert {row["predicted"] == "unknown" for row in found} == {True, False}
@@ -136,7 +154,9 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
     (photos / "round").symlink_to(photos)
     (photos / "list.txt").write_text("a/circle-green.png\n\nb/circle-red.png\nhttp://host/x.png\n")
     relative = [str(path.relative_to(photos)) for path in files]
-    (photos / "t.csv").write_text("id,path\n" + "".join(f"00{n},{name}\n" for n, name in enumerate(relative)))
+    (photos / "t.csv").write_text(
+        "id,path\n" + "".join(f"00{n},{name}\n" for n, name in enumerate(relative))
+    )
     pq.write_table(pa.table({"bild": relative}), photos / "t.parquet")
 
     def names(source: str, column: str | None = None) -> list[str]:
@@ -146,7 +166,9 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
     assert names(str(photos)) == every
     assert names(str(photos / "t.csv")) == names(str(photos / "t.parquet"), "bild") == every
     assert names(str(photos / "*" / "circle-*.png")) == [name for name in every if "circle" in name]
-    assert names(str(photos / "{a,b}" / "cross-*.png")) == [name for name in every if "cross" in name]
+    assert names(str(photos / "{a,b}" / "cross-*.png")) == [
+        name for name in every if "cross" in name
+    ]
     assert names(str(files[3])) == [str(files[3])]
     assert names(str(photos / "list.txt"))[2:] == ["http://host/x.png"]
     shards = names(str(drawings / "shards" / "*.tar"))
@@ -170,7 +192,9 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
         ("pipe://id/a.tar", "refused"),
     ],
 )
-def test_a_source_without_pictures_is_one_clear_error(tmp_path: Path, source: str, token: str) -> None:
+def test_a_source_without_pictures_is_one_clear_error(
+    tmp_path: Path, source: str, token: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     (tmp_path / "other.csv").write_text("name\nx\n")
@@ -220,12 +244,19 @@ def predict_until_killed(config: Path, source: str, output: Path) -> None:
 
     encoding._write = dying
     predict_pictures(
-        Classifier.load("shapes", "base", config=config, precision="fp32"), source, output, Options(workers=1)
+        Classifier.load("shapes", "base", config=config, precision="fp32"),
+        source,
+        output,
+        Options(workers=1),
     )
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
-    retrieved_project: Project, classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retrieved_project: Project,
+    classifier: Classifier,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (photos / "a" / "bad.png").write_bytes(b"x")
     output = tmp_path / "out"
@@ -235,7 +266,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
     monkeypatch.setattr(encoding, "PART_PICTURES", 4)
-    removed = monkeypatch.setattr("react_pipeline.use.predict.shutil.rmtree", lambda *_args, **_kwargs: None)
+    removed = monkeypatch.setattr(
+        "react_pipeline.use.predict.shutil.rmtree", lambda *_args, **_kwargs: None
+    )
     assert removed is None
     done = predict_pictures(classifier, str(photos), output, NOW)
     assert [path.stat().st_mtime_ns for path in kept] == times  # they were not computed again
@@ -246,39 +279,55 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
 
 
 def test_a_finished_run_is_not_repeated_and_a_folder_of_something_else_is_left_alone(
-    retrieved_project: Project, classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retrieved_project: Project,
+    classifier: Classifier,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "out"
     first = predict_pictures(classifier, str(photos), output, NOW)
     with monkeypatch.context() as patch:
-        patch.setattr("react_pipeline.use.predict.encode_pictures", lambda *_: pytest.fail("encoded again"))
+        patch.setattr(
+            "react_pipeline.use.predict.encode_pictures", lambda *_: pytest.fail("encoded again")
+        )
         assert predict_pictures(classifier, str(photos), output, NOW).used == first.used
     (output / "mine.txt").write_text("mine")
     other = Options(workers=0, threshold=0.5)
     with pytest.raises(InputError, match="threshold"):
         predict_pictures(classifier, str(photos), output, other)
-    predict_pictures(classifier, str(photos), output, Options(workers=0, threshold=0.5, overwrite=True))
+    predict_pictures(
+        classifier, str(photos), output, Options(workers=0, threshold=0.5, overwrite=True)
+    )
     assert (output / "mine.txt").read_text() == "mine"
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("mine")
     with pytest.raises(InputError, match="other files"):
-        predict_pictures(classifier, str(photos), tmp_path / "letters", Options(workers=0, overwrite=True))
+        predict_pictures(
+            classifier, str(photos), tmp_path / "letters", Options(workers=0, overwrite=True)
+        )
     (photos / "a" / "new.png").write_bytes(encode(draw("circle", "red", 3)))
     with pytest.raises(InputError, match="pictures"):
         predict_pictures(classifier, str(photos), output, other)
 
 
-def test_urls_go_through_the_guarded_downloader(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
+def test_urls_go_through_the_guarded_downloader(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
     from react_pipeline.settings.corpus import DownloadConfig
 
     content = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(3)}
     with served(content) as web:
         url = web.url
-        (tmp_path / "list.txt").write_text("".join(f"{url}{name}\n" for name in [*content, "/missing.png"]))
+        (tmp_path / "list.txt").write_text(
+            "".join(f"{url}{name}\n" for name in [*content, "/missing.png"])
+        )
         refused = Options(workers=0, download=DownloadConfig(retries=0))
         with pytest.raises(InputError, match="private_address 4"):
             predict_pictures(classifier, str(tmp_path / "list.txt"), tmp_path / "refused", refused)
-        allowed = Options(workers=0, download=DownloadConfig(retries=0, allow_private_addresses=True))
+        allowed = Options(
+            workers=0, download=DownloadConfig(retries=0, allow_private_addresses=True)
+        )
         done = predict_pictures(classifier, str(tmp_path / "list.txt"), tmp_path / "out", allowed)
     assert (done.used, done.skipped) == (3, {"http_404": 1})
     assert [row["path"] for row in rows(tmp_path / "out")] == [f"{url}{name}" for name in content]
@@ -298,11 +347,19 @@ def test_tables_of_urls_are_fetched_and_hostile_addresses_are_not(
 
     with served({"/a.png": encode(draw("circle", "red", 1))}) as web:
         port = web.url.rpartition(":")[2]
-        urls = [f"http://{host}:{port}/a.png" for host in ("localhost", "2130706433", "[::ffff:127.0.0.1]")]
-        urls += ["http://169.254.169.254/latest/meta-data", f"http://user:word@127.0.0.1:{port}/a.png"]
+        urls = [
+            f"http://{host}:{port}/a.png"
+            for host in ("localhost", "2130706433", "[::ffff:127.0.0.1]")
+        ]
+        urls += [
+            "http://169.254.169.254/latest/meta-data",
+            f"http://user:word@127.0.0.1:{port}/a.png",
+        ]
         urls += ["file:///etc/hostname", "ftp://127.0.0.1/a.png"]
         with (tmp_path / "t.csv").open("w") as file:
-            file.writelines(f"{line}\n" for line in ["url", str(photos / "a" / "circle-green.png"), *urls])
+            file.writelines(
+                f"{line}\n" for line in ["url", str(photos / "a" / "circle-green.png"), *urls]
+            )
         pq.write_table(pa.table({"url": [f"{web.url}/a.png"]}), tmp_path / "t.parquet")
         used, reasons = skipped(tmp_path / "t.csv")
         assert used == 1 and sum(reasons.values()) == len(urls) and not web.asked
@@ -311,7 +368,11 @@ def test_tables_of_urls_are_fetched_and_hostile_addresses_are_not(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_shards_on_a_server_give_the_predictions_of_local_ones(
-    classifier: Classifier, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    classifier: Classifier,
+    drawings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
 ) -> None:
     monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
     predict_pictures(classifier, str(drawings / "shards" / "*.tar"), tmp_path / "local", NOW)
@@ -363,7 +424,9 @@ def test_opened_images_and_arrays_that_are_no_picture_are_named_or_skipped(
     assert all(one.error.startswith(f"picture {number}:") for number, one in enumerate(others, 1))
 
 
-def test_a_single_picture_is_no_list_of_characters_or_rows(classifier: Classifier, photos: Path) -> None:
+def test_a_single_picture_is_no_list_of_characters_or_rows(
+    classifier: Classifier, photos: Path
+) -> None:
     path = photos / "a" / "circle-green.png"
     expected = classifier.predict([path])
     pixels = np.asarray(Image.open(path).convert("RGB"))
@@ -374,7 +437,9 @@ def test_a_single_picture_is_no_list_of_characters_or_rows(classifier: Classifie
         classifier.predict(path, errors="ignore")  # type: ignore[arg-type]
 
 
-def test_vectors_are_the_unit_vectors_of_the_model(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
+def test_vectors_are_the_unit_vectors_of_the_model(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
     embed_pictures(classifier, str(photos), tmp_path / "out", NOW)
     table = pq.read_table(tmp_path / "out" / "vectors.parquet")
     vectors = np.stack(table["vector"].to_pylist()).astype(np.float32)
@@ -413,7 +478,10 @@ def test_there_may_be_more_classes_than_open_files(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))  # noqa: PTH208
     try:
-        assert sort_into(tmp_path / "sorted", tmp_path / "predictions.parquet", pictures)["made"] == 200
+        assert (
+            sort_into(tmp_path / "sorted", tmp_path / "predictions.parquet", pictures)["made"]
+            == 200
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -421,7 +489,9 @@ def test_there_may_be_more_classes_than_open_files(tmp_path: Path) -> None:
 def test_names_of_classes_make_harmless_folders() -> None:
     names = folder_names(["../../etc", "a/b", "A-B", "..", "a-b", "x" * 300])
     assert len({name.casefold() for name in names.values()}) == 6
-    assert not [name for name in names.values() if "/" in name or name.startswith(".") or len(name) > 90]
+    assert not [
+        name for name in names.values() if "/" in name or name.startswith(".") or len(name) > 90
+    ]
 
 
 def test_the_page_escapes_names(retrieved_project: Project, tmp_path: Path) -> None:
@@ -457,4 +527,6 @@ def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path
     path = retrieved_project.config.domains / "shapes.yaml"
     path.write_text(path.read_text().replace("square", "unknown"))
     with pytest.raises(InputError, match="rename the class"):
-        predict_pictures(load("shapes", "base"), str(tmp_path), tmp_path / "out", Options(threshold=0.1))
+        predict_pictures(
+            load("shapes", "base"), str(tmp_path), tmp_path / "out", Options(threshold=0.1)
+        )

@@ -33,10 +33,16 @@ class Campaign:
     def table(self) -> str:
         """The counts as a table in Markdown."""
         columns = sorted({end for _, _, end in self.ends})
-        rows = [f"| call | fault | points | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 3)]
+        rows = [
+            f"| call | fault | points | {' | '.join(columns)} |",
+            "|" + "---|" * (len(columns) + 3),
+        ]
         for kind, fault in sorted({(kind, fault) for kind, fault, _ in self.ends}):
             counts = [self.ends[kind, fault, end] for end in columns]
-            rows.append(f"| {kind} | {fault} | {sum(counts)} | {' | '.join(str(count or '') for count in counts)} |")
+            rows.append(
+                f"| {kind} | {fault} | {sum(counts)} | "
+                f"{' | '.join(str(count or '') for count in counts)} |"
+            )
         return "\n".join(rows)
 
 
@@ -44,9 +50,17 @@ class Harness:
     """The zygote and the talk with it."""
 
     def __init__(self, folder: Path, tasks: int = 15) -> None:
-        """Build the shim and run the first tasks of the lineage undisturbed, in a folder on a fast disk."""
+        """Build the shim and run the first tasks of the lineage undisturbed, in a folder on a fast
+        disk.
+        """
         reading, writing = os.pipe()
-        arguments = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(folder), str(writing), str(tasks)]
+        arguments = [
+            sys.executable,
+            str(Path(__file__).with_name("zygote.py")),
+            str(folder),
+            str(writing),
+            str(tasks),
+        ]
         env = {**environment(folder), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             arguments, env=env, stdin=subprocess.PIPE, pass_fds=[writing], text=True, bufsize=1
@@ -91,13 +105,22 @@ class Harness:
         campaign = Campaign()
         for number, (task, kind, n, fault) in enumerate(points):
             answer = self.ask(
-                "inject", task=task, kind=kind, n=n, fault=fault, to_end=number % to_end_every == to_end_every - 1
+                "inject",
+                task=task,
+                kind=kind,
+                n=n,
+                fault=fault,
+                to_end=number % to_end_every == to_end_every - 1,
             )
             ended = answer["ended"][0] if answer["fired"] else "not reached"
             campaign.ends[kind, fault, ended] += 1
-            where = f"{' '.join(self.tasks[task])}, {kind} {n}, {fault} at {answer['where']}, {ended}"
+            where = (
+                f"{' '.join(self.tasks[task])}, {kind} {n}, {fault} at {answer['where']}, {ended}"
+            )
             if ended.startswith(("untyped", "hangs", "crashed")):
-                campaign.details.setdefault(ended, []).append(f"{where}\n{''.join(answer['ended'][2:])}")
+                campaign.details.setdefault(ended, []).append(
+                    f"{where}\n{''.join(answer['ended'][2:])}"
+                )
             if ended.startswith(("hangs", "crashed")):
                 campaign.problems.append(where)
             campaign.problems += [f"{where}: {problem}" for problem in answer["problems"]]
@@ -111,5 +134,7 @@ class Harness:
             cut, mode = 1 + number * recorded["operations"] // cuts, MODES[number % len(MODES)]
             problems = self.ask("replay", fsync=fsync, cut=cut, mode=mode)["problems"]
             campaign.ends["power", mode, "not recovered" if problems else "recovered"] += 1
-            campaign.problems += [f"power loss behind {cut}, {mode}: {problem}" for problem in problems]
+            campaign.problems += [
+                f"power loss behind {cut}, {mode}: {problem}" for problem in problems
+            ]
         return campaign

@@ -1,6 +1,8 @@
-"""The lineage of a tiny project in a folder of its own: its inputs, its tasks, and what an undisturbed run leaves.
+"""The lineage of a tiny project in a folder of its own: its inputs, its tasks, and what an
+undisturbed run leaves.
 
-Everything that a task reads is below the folder, by relative paths, so that a copy of the folder is another project.
+Everything that a task reads is below the folder, by relative paths, so that a copy of the folder is
+another project.
 """
 
 from __future__ import annotations
@@ -47,15 +49,25 @@ def write_inputs(folder: Path) -> None:
         # As large as the rest, and small when it is packed (`tests/golden`).
         model.token_embedding.weight.data.sign_().mul_(0.5)
     (inputs / "checkpoint").mkdir(parents=True)
-    save(from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None), inputs / "checkpoint")
+    save(
+        from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None),
+        inputs / "checkpoint",
+    )
     write_corpus(inputs / "shards")
     write_evaluation_folder(inputs / "evaluation" / SLUG, ["circle", "square", "triangle", "cross"])
-    training = {"last_k_layers": 1, "steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2}
+    training = {
+        "last_k_layers": 1,
+        "steps": 4,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "checkpoint_every": 2,
+    }
     write_project(
         folder,
         inputs / "checkpoint",
         inputs,
-        # Two groups of shards, two batches each, so that there is something to resume; kept tokens for the same reason.
+        # Two groups of shards, two batches each, so that there is something to resume; kept tokens
+        # for the same reason.
         embedding={"shards_per_group": 2},
         customization={"defaults": {**training, "augmentation": "none", "held_out_fraction": 0.2}},
     )
@@ -96,7 +108,9 @@ def published(folder: Path, last: int = len(TASKS)) -> dict[str, dict[str, str]]
     found = {}
     for stage, key in TASKS[:last]:
         artifact = store.current(stage, key)
-        digests = {name: recorded["sha256"] for name, recorded in artifact.manifest["files"].items()}
+        digests = {
+            name: recorded["sha256"] for name, recorded in artifact.manifest["files"].items()
+        }
         found[f"{stage} {key}"] = {"": artifact.fingerprint, **digests}
     return found
 
@@ -137,11 +151,17 @@ class Reference:
 
 
 def torn(folder: Path) -> list[str]:
-    """Whatever is visible and not whole, a line each: artifacts against their manifests, and pointers."""
+    """Whatever is visible and not whole, a line each: artifacts against their manifests, and
+    pointers.
+    """
     root = folder / "store"
     found = []
     if (root / "store.json").exists():
-        found = [str(error) for _, error in Project.load(folder / "pipeline.yaml").store.verify() if error is not None]
+        found = [
+            str(error)
+            for _, error in Project.load(folder / "pipeline.yaml").store.verify()
+            if error is not None
+        ]
     for directory in root.glob("[!.]*/**/????????????????"):
         if directory.is_dir():
             try:
@@ -163,7 +183,9 @@ def explained(error: BaseException) -> str:
 
 
 def draw_nothing() -> None:
-    """Charts are half of the time of this lineage: a white one is written in their place, by the same calls."""
+    """Charts are half of the time of this lineage: a white one is written in their place, by the
+    same calls.
+    """
     from matplotlib.figure import Figure
     from PIL import Image
 

@@ -1,17 +1,20 @@
-"""Power losses: the disk as it may be found behind any operation of a log that the shim has written.
+"""Power losses: the disk as it may be found behind any operation of a log that the shim has
+written.
 
-The model is the one of ALICE (Pillai et al., OSDI 2014) with nothing taken for granted: the content of a file is on the
-disk once the file was synced, its name once the directory was, and everything else is there or not. A rename takes a
-name away and gives one at once, and is on the disk as soon as one of its two directories was synced.
+The model is the one of ALICE (Pillai et al., OSDI 2014) with nothing taken for granted: the content
+of a file is on the disk once the file was synced, its name once the directory was, and everything
+else is there or not. A rename takes a name away and gives one at once, and is on the disk as soon
+as one of its two directories was synced.
 
-===========  ==========================================================================================================
-mode         what was not synced
-===========  ==========================================================================================================
-dropped      is gone: contents, names, renames and removals
-names        names, renames and removals are there, contents are those of the last sync (empty without one)
-zeros        names are there, and files have their length, with zeros for contents
-mixed        each name and each write may be there or not, the last write of a file by half
-===========  ==========================================================================================================
+===========
+==========================================================================================================
+mode         what was not synced ===========
+==========================================================================================================
+dropped      is gone: contents, names, renames and removals names        names, renames and removals
+are there, contents are those of the last sync (empty without one) zeros        names are there, and
+files have their length, with zeros for contents mixed        each name and each write may be there
+or not, the last write of a file by half ===========
+==========================================================================================================
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ _HEAD = struct.Struct("<cqII")
 
 @dataclass(eq=False)
 class File:
-    """Contents: now, at the last sync, and the changes since, each an offset with data or a new length."""
+    """Contents: now, at the last sync, and the changes since, each an offset with data or a new
+    length.
+    """
 
     now: bytearray
     synced: bytes = b""
@@ -95,9 +100,12 @@ class Disk:
         for name in filter(None, path.split("/")):
             assert isinstance(node, Directory)
             if name not in node.now:
-                # safetensors gives its file the final name by a system call of its own, which no library sees.
+                # safetensors gives its file the final name by a system call of its own, which no
+                # library sees.
                 (temporary,) = (other for other in node.now if other.startswith(".tmp"))
-                self._rename((f"{path.rpartition('/')[0]}/{temporary}", None), (path, node.now[temporary]))
+                self._rename(
+                    (f"{path.rpartition('/')[0]}/{temporary}", None), (path, node.now[temporary])
+                )
             node = node.now[name]
         return node
 
@@ -159,13 +167,20 @@ class Disk:
         self._write(self.root, folder, mode, chance, {})
 
     def _write(
-        self, directory: Directory, folder: Path, mode: str, chance: random.Random, made: dict[int, Path]
+        self,
+        directory: Directory,
+        folder: Path,
+        mode: str,
+        chance: random.Random,
+        made: dict[int, Path],
     ) -> None:
         folder.mkdir()
         for name, node in directory.synced.items():
             path = folder / name
             if isinstance(node, Directory):
-                if id(node) not in made:  # a rename that is on the disk by halves would show it twice
+                if (
+                    id(node) not in made
+                ):  # a rename that is on the disk by halves would show it twice
                     made[id(node)] = path
                     self._write(node, path, mode, chance, made)
             elif id(node) in made:
@@ -211,7 +226,9 @@ def length(log: Path) -> int:
 
 
 def write_state(log: Path, before: Path, folder: Path, cut: int, mode: str) -> None:
-    """Make the folder as it may be found after a power loss behind `cut` operations, which were made in this folder."""
+    """Make the folder as it may be found after a power loss behind `cut` operations, which were
+    made in this folder.
+    """
     disk, chance = Disk(before), random.Random(cut)  # noqa: S311 - reproducible
     root = str(folder.resolve())
     for operation, offset, one, two in islice(_operations(log), cut):

@@ -12,8 +12,23 @@ import subprocess
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
-KINDS = ("open", "create", "read", "map", "write", "fsync", "rename", "link", "unlink", "mkdir", "resize", "lock")
-"""As `enum kind`: `open` is of a file that is there, `create` of one that is not, `resize` truncates or allocates."""
+KINDS = (
+    "open",
+    "create",
+    "read",
+    "map",
+    "write",
+    "fsync",
+    "rename",
+    "link",
+    "unlink",
+    "mkdir",
+    "resize",
+    "lock",
+)
+"""As `enum kind`: `open` is of a file that is there, `create` of one that is not, `resize`
+truncates or allocates.
+"""
 
 ACTIONS = ("fail", "cut", "kill", "torn")
 """As `enum action`: fail with an error; write half; kill before the call; write half, then kill."""
@@ -33,14 +48,19 @@ FAULTS = {
     "resize": (*_DISK, "EINTR", "kill"),
     "lock": ("ENOLCK", "EINTR"),
 }
-"""Kind of call -> what is done to it: an error, or an action. `rot` kills, and then flips a bit of what is left."""
+"""Kind of call -> what is done to it: an error, or an action. `rot` kills, and then flips a bit of
+what is left.
+"""
 
 
 class State(ctypes.Structure):
     """As `struct state`."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("armed", "logging", "kind", "n", "action", "error", "fired")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("armed", "logging", "kind", "n", "action", "error", "fired")
+        ),
         ("counts", ctypes.c_int64 * len(KINDS)),
         *((name, ctypes.c_char * 1024) for name in ("root", "log", "where")),
     )
@@ -54,7 +74,9 @@ class State(ctypes.Structure):
         self.counts = (ctypes.c_int64 * len(KINDS))()
         self.root, self.where, self.fired = str(folder.resolve()).encode(), b"", 0
         self.kind, self.n = KINDS.index(kind), n
-        self.action = ACTIONS.index("kill" if fault == "rot" else fault if fault in ACTIONS else "fail")
+        self.action = ACTIONS.index(
+            "kill" if fault == "rot" else fault if fault in ACTIONS else "fail"
+        )
         self.error = getattr(errno, fault, 0)
         self.armed = 1
 
@@ -79,7 +101,17 @@ def environment(folder: Path) -> dict[str, str]:
     """Build the shim in a folder; return the environment in which processes are subject to it."""
     compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
     library, state = folder / "shim.so", folder / "state"
-    arguments = [compiler, "-O2", "-Wall", "-shared", "-fPIC", str(SOURCE), "-o", str(library), "-ldl"]
+    arguments = [
+        compiler,
+        "-O2",
+        "-Wall",
+        "-shared",
+        "-fPIC",
+        str(SOURCE),
+        "-o",
+        str(library),
+        "-ldl",
+    ]
     subprocess.run(arguments, check=True)
     state.write_bytes(bytes(ctypes.sizeof(State)))
     return {**os.environ, "LD_PRELOAD": str(library), "FAULTS_STATE": str(state)}

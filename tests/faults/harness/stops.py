@@ -1,9 +1,10 @@
-"""Stops of whole commands at random points: `python tests/faults/harness/stops.py PIPELINE.YAML --trials 200`.
+"""Stops of whole commands at random points: `python tests/faults/harness/stops.py PIPELINE.YAML
+--trials 200`.
 
-Each trial starts `react-pipeline materialize` in a fork of a process that has loaded everything, or (each eighth) as a
-program of its own, and sends SIGINT or SIGTERM at a random time after it is watched. It must end with the code of the
-signal, one line on stderr and no process left. One that ends before its signal comes does not count, and the next
-begins a fresh store.
+Each trial starts `react-pipeline materialize` in a fork of a process that has loaded everything, or
+(each eighth) as a program of its own, and sends SIGINT or SIGTERM at a random time after it is
+watched. It must end with the code of the signal, one line on stderr and no process left. One that
+ends before its signal comes does not count, and the next begins a fresh store.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ PROGRAM_SHARE = 8
 
 
 def arguments_of(path: Path) -> list[str]:
-    return ["materialize", "--config", str(path), "--domain", "shapes", "--method", "base", "--method", "gated-image"]
+    return [
+        "materialize",
+        "--config",
+        str(path),
+        "--domain",
+        "shapes",
+        "--method",
+        "base",
+        "--method",
+        "gated-image",
+    ]
 
 
 def load() -> None:
@@ -61,7 +72,9 @@ def fork(path: Path, output: Path, *, ignoring: bool) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN if ignoring and number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(
+                number, signal.SIG_IGN if ignoring and number == signal.SIGINT else signal.SIG_DFL
+            )
         sys.argv[1:] = arguments_of(path)
         from react_pipeline.commands.start import main
 
@@ -81,7 +94,9 @@ def start(path: Path, output: Path, *, ignoring: bool) -> int:
 
     command = [sys.executable, "-m", "react_pipeline", *arguments_of(path)]
     with output.open("wb") as file:
-        started = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, preexec_fn=prepare)
+        started = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, preexec_fn=prepare
+        )
     started.returncode = 0  # waited for by its id
     return started.pid
 
@@ -116,7 +131,9 @@ def left(session: int) -> list[int]:
     return found
 
 
-def complaints(code: int | None, number: int, output: str, seconds: float, session: int) -> Iterator[str]:
+def complaints(
+    code: int | None, number: int, output: str, seconds: float, session: int
+) -> Iterator[str]:
     """What is wrong with the end of one command."""
     if code is None:
         yield f"runs after {HANG_SECONDS} s"
@@ -163,7 +180,14 @@ def run(path: Path, trials: int, seed: int) -> int:
             text = output.read_text(errors="replace")
             bad = list(complaints(code, number, text, seconds, process))
             done, wrong, longest = done + 1, wrong + bool(bad), max(longest, seconds)
-            print(done, begin.__name__, number.name, f"after {delay:.2f} s, {seconds:.2f} s", *bad, flush=True)
+            print(
+                done,
+                begin.__name__,
+                number.name,
+                f"after {delay:.2f} s, {seconds:.2f} s",
+                *bad,
+                flush=True,
+            )
             if bad:
                 print(text, flush=True)
     print(f"{done} stops, {wrong} wrong, longest {longest:.1f} s")
@@ -171,7 +195,9 @@ def run(path: Path, trials: int, seed: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

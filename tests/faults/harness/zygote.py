@@ -1,9 +1,10 @@
-"""A process that has run the lineage once, and forks a process for each fault: loading torch takes seconds each time.
+"""A process that has run the lineage once, and forks a process for each fault: loading torch takes
+seconds each time.
 
-Started with the shim loaded (`shim.environment`): `python zygote.py FOLDER DESCRIPTOR TASKS`. Reads a job a line
-from its input, writes an answer a line to the descriptor. A job is of one task, on a copy of the project as it was
-before this task: run it under the fault, look at what is visible, run it again undisturbed, compare. `to_end` goes on
-to the end of the lineage.
+Started with the shim loaded (`shim.environment`): `python zygote.py FOLDER DESCRIPTOR TASKS`. Reads
+a job a line from its input, writes an answer a line to the descriptor. A job is of one task, on a
+copy of the project as it was before this task: run it under the fault, look at what is visible, run
+it again undisturbed, compare. `to_end` goes on to the end of the lineage.
 """
 
 from __future__ import annotations
@@ -59,9 +60,12 @@ class Zygote:
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         try:
-            return {"count": self.count, "inject": self.inject, "record": self.record, "replay": self.replay}[
-                job.pop("do")
-            ](work, **job)
+            return {
+                "count": self.count,
+                "inject": self.inject,
+                "record": self.record,
+                "replay": self.replay,
+            }[job.pop("do")](work, **job)
         finally:
             self.state.release()
             shutil.rmtree(work, ignore_errors=True)
@@ -73,7 +77,9 @@ class Zygote:
         ended = forked(lambda: lineage.run(work, task, task + 1))
         return {"ended": ended, "counts": dict(zip(KINDS, self.state.counts, strict=True))}
 
-    def inject(self, work: Path, task: int, kind: str, n: int, fault: str, to_end: bool) -> dict[str, Any]:
+    def inject(
+        self, work: Path, task: int, kind: str, n: int, fault: str, to_end: bool
+    ) -> dict[str, Any]:
         """One fault."""
         shutil.copytree(self.before(task), work)
         self.state.inject(work, kind, n, fault)
@@ -84,7 +90,12 @@ class Zygote:
         last = self.tasks if to_end else task + 1
         after = forked(lambda: self.recover(work, task, last))
         fired, where = bool(self.state.fired), self.state.where.decode().removeprefix(str(work))
-        return {"ended": ended, "fired": fired, "where": where, "problems": after if after != ["finished"] else []}
+        return {
+            "ended": ended,
+            "fired": fired,
+            "where": where,
+            "problems": after if after != ["finished"] else [],
+        }
 
     def recover(self, work: Path, first: int, last: int) -> list[str]:
         """What is wrong with a project after a fault, and after a run without one."""
@@ -93,9 +104,16 @@ class Zygote:
         try:
             lineage.run(work, first, last)
         except Exception as error:
-            return [*found, f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"]
+            return [
+                *found,
+                f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}",
+            ]
         found += self.reference.differences(work, last)
-        left = [path.name for path in (work / "store" / ".staging").glob("*") if not path.name.startswith(".")]
+        left = [
+            path.name
+            for path in (work / "store" / ".staging").glob("*")
+            if not path.name.startswith(".")
+        ]
         return found + [f"left in staging: {name}" for name in left]
 
     def record(self, work: Path, fsync: bool) -> dict[str, Any]:
@@ -123,7 +141,9 @@ class Zygote:
 
 def rot(folder: Path, chance: random.Random) -> None:
     """Flip a bit of a file that a killed build may resume from."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lease"]
+    files = [
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lease"
+    ]
     if files := [path for path in files if path.stat().st_size]:
         path = chance.choice(files)
         data = bytearray(path.read_bytes())
@@ -156,7 +176,11 @@ def forked(body: Callable[[], list[str] | None]) -> list[str]:
     if more:
         return ["hangs"]
     if os.WIFSIGNALED(status):
-        return ["killed" if os.WTERMSIG(status) == signal.SIGKILL else f"crashed: signal {os.WTERMSIG(status)}"]
+        return [
+            "killed"
+            if os.WTERMSIG(status) == signal.SIGKILL
+            else f"crashed: signal {os.WTERMSIG(status)}"
+        ]
     return list(json.loads(data))
 
 
