@@ -21,7 +21,7 @@ from react_pipeline.clip import (
     text_blocks,
     text_lengths,
 )
-from react_pipeline.embedding.fused_tower import Features, convert
+from react_pipeline.embedding.fused_tower import IMAGES_AT_ONCE, Features, convert
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers
@@ -47,6 +47,7 @@ class Encoder:
         to_tensor: RGB image to what `images` takes a batch of; the first half of the model's
             preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
+        whole_pass: Images to which a shorter batch is filled up, at the same cost; 1: none is.
 
     Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
     """
@@ -78,6 +79,7 @@ class Encoder:
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
         fused = long_run and on_cpu and self.precision != "fp16"
+        self.whole_pass = IMAGES_AT_ONCE if fused and not self._tower.native else 1
         self._image_features: Features | None = (
             None if fused and not self._tower.native else self._tower
         )

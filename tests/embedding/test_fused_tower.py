@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from react_pipeline.clip.model import Clip, load
+from react_pipeline.embedding import cost as cost_module
 from react_pipeline.embedding import encoder as encoder_module
+from react_pipeline.embedding.cost import EncodingCost
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.fused_tower import IMAGES_AT_ONCE, convert
 
@@ -154,3 +156,19 @@ def test_texts_of_a_transformers_tower_are_the_same_whatever_their_length(
     encoder = Encoder(clip, "fp32", long_run=True)
     torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
     assert converted == [model] and encoder._text_features != encoder._torch_texts
+
+
+def test_cost_of_an_image_is_measured_on_whole_passes(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, images = [], Encoder.images
+
+    def counted(self: Encoder, batch: Tensor) -> Tensor:
+        sizes.append(len(batch))
+        return images(self, batch)
+
+    monkeypatch.setattr(Encoder, "images", counted)
+    monkeypatch.setattr(cost_module, "core_seconds", lambda work, _most: (work(1), 1.6)[1])
+    cost = EncodingCost.measured(clip, "fp32")
+    assert sizes[-1] == IMAGES_AT_ONCE
+    assert cost.image == pytest.approx(1.6 / IMAGES_AT_ONCE)
