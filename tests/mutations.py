@@ -1,10 +1,8 @@
-"""Guards and the tests that fail without them: `make test-mutations`, or `python tests/mutations.py
-[WORD ...]`.
+"""Guards and the tests that fail without them: `make test-mutations`, or `python tests/mutations.py [WORD ...]`.
 
-A row removes one guard: in `file`, `source` (which occurs once) becomes `replacement`, and then
-`test` must fail. The runner does so in a copy of the project, one row after another, and reports
-which survive. A new guard is one row here; `tests/test_mutations.py` checks quickly that every row
-still fits the source.
+A row removes one guard: in `file`, `source` (which occurs once) becomes `replacement`, and then `test` must fail. The
+runner does so in a copy of the project, one row after another, and reports which survive. A new guard is one row here;
+`tests/test_mutations.py` checks quickly that every row still fits the source.
 """
 
 from __future__ import annotations
@@ -20,16 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = (
-    ".git",
-    ".venv*",
-    ".react",
-    "build",
-    "images",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-)
+LEFT_OUT = (".git", ".venv*", ".react", "build", "images", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 TEST_SECONDS = 600
 
 
@@ -43,196 +32,119 @@ class Guard:
     test: str
 
 
-DURABLE, PRUNING, FILES = (
-    "store/test_durable.py",
-    "store/test_pruning.py",
-    "faults/test_domain_files.py",
-)
-CHECKS, CROSS, SHARDS = (
-    "assets/test_blocking_checks.py",
-    "browse/test_cross_site.py",
-    "faults/test_bad_shards.py",
-)
+DURABLE, PRUNING, FILES = "store/test_durable.py", "store/test_pruning.py", "faults/test_domain_files.py"
+CHECKS, CROSS, SHARDS = "assets/test_blocking_checks.py", "browse/test_cross_site.py", "faults/test_bad_shards.py"
 EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 STOP = "test_stop.py"
-TRAINING, VECTORS, STORE = (
-    "faults/test_training_guards.py",
-    "corpus/test_vector_files.py",
-    "faults/test_store.py",
-)
+TRAINING, VECTORS, STORE = "faults/test_training_guards.py", "corpus/test_vector_files.py", "faults/test_store.py"
 
 # fmt: off
+# ruff: noqa: E501
 GUARDS = (
     # On the disk before it has a name
-    Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    "
-                                             "finally:", "      "
-                                                                                           "  pass\n    finally:", DURABLE),
+    Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    finally:", "        pass\n    finally:", DURABLE),
     Guard("react_pipeline/store/durable.py", "    fsync(written)\n", "", DURABLE),
-    Guard("react_pipeline/store/durable.py", "(missing_ok=True)\n    "
-                                             "fsync(path.parent)", "(missing_ok=True)", DURABLE),
-    Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    "
-                                             "except", "    except", DURABLE),
+    Guard("react_pipeline/store/durable.py", "(missing_ok=True)\n    fsync(path.parent)", "(missing_ok=True)", DURABLE),
+    Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    except", "    except", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(staging)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "        fsync(artifact.path.parent)\n", "", DURABLE),
-    Guard("react_pipeline/store/store.py", "                release(file, "
-                                           "held)\n", "             "
-                                                                                    "   pass\n", STORE),
+    Guard("react_pipeline/store/store.py", "                release(file, held)\n", "                pass\n", STORE),
     # Complete and verified
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("format") == FORMAT', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("fingerprint") == path.name', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("digest") != manifest_digest(manifest)', "False", STORE),
     Guard("react_pipeline/store/artifacts.py", ' or sha256_of(path) != recorded["sha256"]', "", STORE),
-    Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, "
-                                             "stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
-    Guard("react_pipeline/store/durable.py", "return stat.st_ino, stat.st_size, stat.st_mtime_ns, "
-                                             "stat.st_ctime_ns", "return 0, stat.st_size, "
-                                                                 "stat.st_mtime_ns, 0", "project/test_outside.py"),
+    Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
+    Guard("react_pipeline/store/durable.py", "return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns", "return 0, stat.st_size, stat.st_mtime_ns, 0", "project/test_outside.py"),
     Guard("react_pipeline/store/store.py", "if found != FORMAT:", "if False:", "store/test_file_system.py"),
-    Guard("react_pipeline/store/store.py", "(OSError, ValueError, TypeError, KeyError, "
-                                           "RecursionError)", "ZeroDivisionError", "store/test_file_system.py"),
+    Guard("react_pipeline/store/store.py", "(OSError, ValueError, TypeError, KeyError, RecursionError)", "ZeroDivisionError", "store/test_file_system.py"),
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
-    Guard("react_pipeline/store/durable.py", "sha256_of(marker.parent / name) == digest "
-                                             "for", "True for", "store/test_sealed.py"),
+    Guard("react_pipeline/store/durable.py", "sha256_of(marker.parent / name) == digest for", "True for", "store/test_sealed.py"),
     Guard("react_pipeline/training/resume.py", 'about.pop("sha256") != _digest(tensors, about)', "False", "training/test_resume.py"),
-    Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= "
-                                                            "len(digests)", "", f"{EARLIER}::test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one"),
-    Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / "
-                                                            "name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published"),
-    Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS "
-                                             "or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
-    Guard("react_pipeline/store/file_system.py", "        "
-                                                 "_try_rename(trial)\n", "", "store/test_file_system.py"),
-    Guard("react_pipeline/indexing/batch.py", "lists.quantizer.metric_type == "
-                                              "faiss.METRIC_INNER_PRODUCT", "True", "indexing/test_batch_search.py"),
-    Guard("react_pipeline/indexing/files.py", "(RuntimeError, "
-                                              "MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
+    Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= len(digests)", "", f"{EARLIER}::test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one"),
+    Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published"),
+    Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
+    Guard("react_pipeline/store/file_system.py", "        _try_rename(trial)\n", "", "store/test_file_system.py"),
+    Guard("react_pipeline/indexing/batch.py", "lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT", "True", "indexing/test_batch_search.py"),
+    Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),
-    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != "
-                                       "parent.fingerprint", "False", "test_upkeep.py"),
-    Guard("react_pipeline/tracking/bounded_http.py", "            self.join(max(0.0, min(seconds, "
-                                                     "end - "
-                                                     "time.monotonic())))\n", "            "
-                                                                                    "self.join()\n", SICK),
-    Guard("react_pipeline/tracking/bounded_http.py", "size_bytes > "
-                                                     "MAX_ANSWER_BYTES", "False", SICK),
+    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "test_upkeep.py"),
+    Guard("react_pipeline/tracking/bounded_http.py", "            self.join(max(0.0, min(seconds, end - time.monotonic())))\n", "            self.join()\n", SICK),
+    Guard("react_pipeline/tracking/bounded_http.py", "size_bytes > MAX_ANSWER_BYTES", "False", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
-    Guard("react_pipeline/tracking/bounded_http.py", "            "
-                                                     "allowance.charge(time.monotonic() - "
-                                                     "started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
-    Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else "
-                                             "None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
+    Guard("react_pipeline/tracking/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
+    Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
     # A stop is never lost
-    Guard("react_pipeline/stop.py", "(dropped or now >= "
-                                    "again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
+    Guard("react_pipeline/stop.py", "(dropped or now >= again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "        self.end(os._exit)\n", "        return\n", STOP),
-    Guard("react_pipeline/stop.py", "        if not watch.number:\n            "
-                                    "raise\n", "        raise\n", STOP),
+    Guard("react_pipeline/stop.py", "        if not watch.number:\n            raise\n", "        raise\n", STOP),
     Guard("react_pipeline/stop.py", '        exec("")  # noqa: S102\n', "", STOP + "::test_python_itself_does_not_change_the_exit_code"),
     Guard("react_pipeline/stop.py", "        signal.set_wakeup_fd(-1)\n", "        pass\n", STOP),
     Guard("assets/launch.py", "            raise_if_stopped()\n", "", STOP),
-    Guard("assets/reporting.py", "        if requested():\n            raise KeyboardInterrupt "
-                                 "from error\n", "", STOP),
+    Guard("assets/reporting.py", "        if requested():\n            raise KeyboardInterrupt from error\n", "", STOP),
     # Nothing in use is removed
-    Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in "
-                                             "leases))", "set()", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current "
-                                                                                         "== fingerprint or", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current == fingerprint or", PRUNING),
     Guard("react_pipeline/store/pruning.py", " < keep_seconds:", " < 0:", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "            if "
-                                             "attempt.is_dead(locked=held):", "            if True:", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "with suppress(FileNotFoundError):  # "
-                                             "another", "if True:  # another", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "            if attempt.is_dead(locked=held):", "            if True:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "with suppress(FileNotFoundError):  # another", "if True:  # another", PRUNING),
     Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
-    Guard("react_pipeline/use/exported_folder.py", "if "
-                                                   "Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
+    Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/use/staged_folder.py", "    _require_ours(staging)\n", "", EXPORT),
     Guard("react_pipeline/use/staged_folder.py", "    _require_ours(replaced)\n", "", EXPORT),
-    Guard("react_pipeline/use/pictures.py", "            "
-                                            "check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
+    Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/use/encode_pictures.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
-    Guard("react_pipeline/use/staged_folder.py", "if others := "
-                                                 "_others(target):", "if others := []:", "use/test_export.py::test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten"),
+    Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
-    Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or "
-                                             "member.issparse():", "elif False:", SHARDS),
-    Guard("react_pipeline/corpus/shards.py", "            _check_end(path, file, "
-                                             "tar.offset)\n", "", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "            _check_end(path, file, tar.offset)\n", "", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "if _MANY_DIGITS.search(", "if 0 * len(", BOMBS),
     Guard("react_pipeline/corpus/text_columns.py", "> MAX_BATCH_BYTES:", "< 0:", BOMBS),
     Guard("react_pipeline/corpus/image_files.py", "_BATCH_ROWS = 1\n", "_BATCH_ROWS = 256\n", BOMBS),
-    Guard("react_pipeline/project/local_files.py", "filter(Path.is_file, (Path(directory, name) "
-                                                   "for name in "
-                                                   "sorted(files)))", "(Path(directory, name) for "
-                                                                      "name in sorted(files) if "
-                                                                      "name != 'pipe.png')", "corpus/test_image_files.py"),
-    Guard("react_pipeline/project/local_files.py", "return path.is_symlink() "
-                                                   "and", "return False and", "corpus/test_image_files.py"),
-    Guard("react_pipeline/corpus/vector_files.py", "if member.file_size > MAX_EXPANSION * "
-                                                   "member.compress_size:", "if False:", BOMBS),
-    Guard("react_pipeline/labelled/dense_sets.py", "if opened.size != "
-                                                   "size:", "if False:", "labelled/test_dense_sets.py"),
-    Guard("react_pipeline/corpus/images.py", "image.width * image.height > "
-                                             "LARGE_PIXELS", "False", BOMBS),
+    Guard("react_pipeline/project/local_files.py", "filter(Path.is_file, (Path(directory, name) for name in sorted(files)))", "(Path(directory, name) for name in sorted(files) if name != 'pipe.png')", "corpus/test_image_files.py"),
+    Guard("react_pipeline/project/local_files.py", "return path.is_symlink() and", "return False and", "corpus/test_image_files.py"),
+    Guard("react_pipeline/corpus/vector_files.py", "if member.file_size > MAX_EXPANSION * member.compress_size:", "if False:", BOMBS),
+    Guard("react_pipeline/labelled/dense_sets.py", "if opened.size != size:", "if False:", "labelled/test_dense_sets.py"),
+    Guard("react_pipeline/corpus/images.py", "image.width * image.height > LARGE_PIXELS", "False", BOMBS),
     Guard("react_pipeline/benchmark/submission.py", "> MAX_MEMBER_BYTES:", "< 0:", BOMBS),
-    Guard("react_pipeline/corpus/pairs.py", "sample.image.size_bytes > "
-                                            "MAX_IMAGE_BYTES", "False", "faults/test_bad_images_and_captions.py"),
-    Guard("react_pipeline/corpus/images.py", "if width * height > "
-                                             "max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
+    Guard("react_pipeline/corpus/pairs.py", "sample.image.size_bytes > MAX_IMAGE_BYTES", "False", "faults/test_bad_images_and_captions.py"),
+    Guard("react_pipeline/corpus/images.py", "if width * height > max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", ", formats=FORMATS)", ")", "corpus/test_images.py"),
     Guard("react_pipeline/corpus/vector_files.py", 'np.load(path, mmap_mode="r", allow_pickle=False)', 'np.load(path, mmap_mode="r", allow_pickle=True)', VECTORS),
-    Guard("react_pipeline/corpus/vector_files.py", "np.load(path.parent, "
-                                                   "allow_pickle=False)", "np.load(path.parent, "
-                                                                          "allow_pickle=True)", VECTORS),
+    Guard("react_pipeline/corpus/vector_files.py", "np.load(path.parent, allow_pickle=False)", "np.load(path.parent, allow_pickle=True)", VECTORS),
     Guard("react_pipeline/clip/weights.py", "weights_only=True", "weights_only=False", "clip/test_model.py"),
-    Guard("react_pipeline/clip/trust.py", "if name not in "
-                                          "TOKENIZER_OPTIONS:", "if False:", "faults/test_code_in_checkpoints.py"),
+    Guard("react_pipeline/clip/trust.py", "if name not in TOKENIZER_OPTIONS:", "if False:", "faults/test_code_in_checkpoints.py"),
     Guard("react_pipeline/clip/trust.py", 'if isinstance(fields.get("auto_map"), (dict, list)):', "if False:", "faults/test_code_in_checkpoints.py"),
     Guard("react_pipeline/clip/trust.py", "_REGISTERED_NAME.fullmatch(name)", "True", "faults/test_code_in_checkpoints.py"),
     Guard("react_pipeline/settings/config.py", "if not SLUG.fullmatch(slug):", "if False:", FILES),
-    Guard("react_pipeline/settings/config.py", "if found and not (twins and", "if found and False "
-                                                                              "and not (twins and", "settings/test_config.py"),
+    Guard("react_pipeline/settings/config.py", "if found and not (\n                    twins and", "if found and False and not (\n                    twins and", "settings/test_config.py"),
     Guard("react_pipeline/settings/config.py", "if times > 1:", "if False:", "settings/test_config.py"),
-    Guard("react_pipeline/settings/training.py", "if given.epochs is not None "
-                                                 "and", "if False and", "settings/test_config.py"),
-    Guard("react_pipeline/labelled/labels.py", "if times[normal(entry.name)] == 1 else "
-                                               "[]", "if True else []", "labelled/test_labelled.py"),
-    Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != "
-                                                 "self.sha256[position]:", "if False:", "training/test_labelled_accuracy.py"),
-    Guard("react_pipeline/settings/yaml_files.py", "if not "
-                                                   "stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
-    Guard("react_pipeline/settings/files.py", "if not "
-                                              "target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
+    Guard("react_pipeline/settings/training.py", "if given.epochs is not None and", "if False and", "settings/test_config.py"),
+    Guard("react_pipeline/labelled/labels.py", "if times[normal(entry.name)] == 1 else []", "if True else []", "labelled/test_labelled.py"),
+    Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "training/test_labelled_accuracy.py"),
+    Guard("react_pipeline/settings/yaml_files.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
+    Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/yaml_files.py", '"\\0" in getattr(event, "value", "")', "False", FILES),
     Guard("react_pipeline/settings/messages.py", "faults[:MAX_PROBLEMS]", "faults", FILES),
-    Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == "
-                                               "(artifact.fingerprint, look.seen)", "is_same = "
-                                                                                    "before == look.seen", "project/test_outside.py"),
+    Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
     Guard("react_pipeline/settings/files.py", "config.store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
-    Guard("react_pipeline/project/outside.py", "if path.is_file() else "
-                                               "MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
-    Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, "
-                                                   "yaml.AliasEvent):", "if False:", FILES),
-    Guard("react_pipeline/preflight.py", "if len(domain.classes) < "
-                                         "_FEWEST_CLASSES:", "if False:", "test_preflight.py"),
-    Guard("react_pipeline/preflight.py", "if images is not None and not "
-                                         "images.exists():", "if False:", "test_preflight.py"),
-    Guard("react_pipeline/settings/yaml_files.py", "if key.value in "
-                                                   "first:", "if False:", "settings/test_messages.py"),
+    Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
+    Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
+    Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "test_preflight.py"),
+    Guard("react_pipeline/preflight.py", "if images is not None and not images.exists():", "if False:", "test_preflight.py"),
+    Guard("react_pipeline/settings/yaml_files.py", "if key.value in first:", "if False:", "settings/test_messages.py"),
     Guard("react_pipeline/settings/yaml_files.py", 'elif getattr(event, "tag", None) is not None:', "elif False:", FILES),
     Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
-    Guard("react_pipeline/settings/shard_patterns.py", "elif "
-                                                       "_SCHEME.match(name):", "elif False:", SHARDS),
-    Guard("react_pipeline/corpus/web_access.py", "            self._create_connection = "
-                                                 "_connect_to_public\n", "            pass\n", "corpus/test_web_access.py"),
+    Guard("react_pipeline/settings/shard_patterns.py", "elif _SCHEME.match(name):", "elif False:", SHARDS),
+    Guard("react_pipeline/corpus/web_access.py", "            self._create_connection = _connect_to_public\n", "            pass\n", "corpus/test_web_access.py"),
     # Passwords
-    Guard("react_pipeline/settings/config.py", "if address is not None and "
-                                               "has_secret(address):", "if False:", SECRETS),
+    Guard("react_pipeline/settings/config.py", "if address is not None and has_secret(address):", "if False:", SECRETS),
     Guard("react_pipeline/settings/files.py", 'if named.startswith("http") and has_secret(named):', "if False:", SECRETS),
     Guard("react_pipeline/tracking/queue.py", 'return without_secrets(" ".join(str(error).split()))', 'return " ".join(str(error).split())', SECRETS),
     Guard("react_pipeline/tracking/queue.py", "*(without_secrets(self._server[0]),", "*(self._server[0],", SECRETS),
@@ -241,49 +153,35 @@ GUARDS = (
     # Who may ask
     Guard("react_pipeline/browse/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/commands/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
-    Guard("react_pipeline/browse/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) "
-                                                 "and", "if False and", CROSS),
-    Guard("react_pipeline/browse/cross_site.py", "if origin is not None "
-                                                 "and", "if False and", CROSS),
+    Guard("react_pipeline/browse/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
+    Guard("react_pipeline/browse/cross_site.py", "if origin is not None and", "if False and", CROSS),
     Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
     Guard("assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "assets/test_webserver.py"),
     Guard("assets/webserver.py", '!= "application/json"', "== 0", "assets/test_webserver.py"),
     Guard("assets/resources.py", ", config_schema={})", ")", "assets/test_definitions.py"),
     Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "test_pages.py"),
-    Guard("react_pipeline/browse/bounded_server.py", "    timeout = "
-                                                     "SILENT_SECONDS\n", "    timeout = None\n", BOUNDED),
-    Guard("react_pipeline/browse/bounded_server.py", "while len(self._reading_since) >= "
-                                                     "CLIENTS:", "while False:", BOUNDED),
-    Guard("react_pipeline/browse/bounded_server.py", "if time.monotonic() - since > "
-                                                     "PATIENCE_SECONDS:", "if False:", BOUNDED),
-    Guard("react_pipeline/browse/bounded_server.py", "        with self._answering:\n   "
-                                                     " ", "", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "    timeout = SILENT_SECONDS\n", "    timeout = None\n", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "while len(self._reading_since) >= CLIENTS:", "while False:", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "if time.monotonic() - since > PATIENCE_SECONDS:", "if False:", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "        with self._answering:\n    ", "", BOUNDED),
     Guard("react_pipeline/browse/bounded_server.py", 'environ.get("HTTP_TRANSFER_ENCODING")', "False", BOUNDED),
     Guard("react_pipeline/browse/serve.py", "    app.json = Json(app)\n", "", BOUNDED),
     # No number from a bad training or an unequal measurement
-    Guard("react_pipeline/training/guards.py", "if not "
-                                               "math.isfinite(value):", "if False:", "training/test_guards.py"),
-    Guard("react_pipeline/training/trainer.py", "if not all(torch.isfinite(parameter).all() for "
-                                                "parameter in "
-                                                "trained.values()):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
-    Guard("react_pipeline/training/trainer.py", ", closing(batches):", ":", "faults/test_training.py::test_a_training_that_a_guard_stopped_leaves_no_decoding_process"),
-    Guard("react_pipeline/evaluation/comparison.py", "if not "
-                                                     "one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
-    Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > "
-                                                     "1:", "if False:", "faults/test_comparing_unequal_results.py"),
+    Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
+    Guard("react_pipeline/training/trainer.py", "if not all(torch.isfinite(parameter).all() for parameter in trained.values()):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
+    Guard("react_pipeline/training/trainer.py", "            closing(batches),\n", "", "faults/test_training.py::test_a_training_that_a_guard_stopped_leaves_no_decoding_process"),
+    Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
+    Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
     Guard("react_pipeline/retrieval/decontamination.py", '"dense": dense_digests(project, slug)', '"dense": {}', "faults/test_evaluation_images_in_retrieved_set.py"),
     # Blocking checks
-    Guard("assets/upkeep_sensor.py", "if task.stage not in "
-                                     "self.loaded:", "if False:", "assets/test_automation.py"),
-    Guard("react_pipeline/pipeline.py", "if users and not "
-                                        "any(needed):", "if False:", "assets/test_definitions.py"),
+    Guard("assets/upkeep_sensor.py", "if task.stage not in self.loaded:", "if False:", "assets/test_automation.py"),
+    Guard("react_pipeline/pipeline.py", "if users and not any(needed):", "if False:", "assets/test_definitions.py"),
     Guard("react_pipeline/pipeline.py", '"encoder": is_linear_head(method)', '"encoder": False', "assets/test_definitions.py"),
     Guard("assets/checks.py", "passed=not any(bad.values()),", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=indexed == rows,", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=enough,", "passed=True,", CHECKS),
-    Guard("assets/checks.py", "passed=fraction <= "
-                              "settings.max_starving_fraction,", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=fraction <= settings.max_starving_fraction,", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=leaked == 0,", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=finite == len(losses) > 0,", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=difference <= allowed,", "passed=True,", CHECKS),
@@ -296,14 +194,8 @@ GUARDS = (
 
 
 def main(words: list[str]) -> int:
-    """Remove each guard whose row has one of these words (none: every guard); 1 if a test passes
-    without its guard.
-    """
-    rows = [
-        row
-        for row in GUARDS
-        if not words or any(word in f"{row.file} {row.source} {row.test}" for word in words)
-    ]
+    """Remove each guard whose row has one of these words (none: every guard); 1 if a test passes without its guard."""
+    rows = [row for row in GUARDS if not words or any(word in f"{row.file} {row.source} {row.test}" for word in words)]
     found = Counter[str]()
     passes: dict[str, bool] = {}
     with tempfile.TemporaryDirectory(prefix="mutations-") as directory:
@@ -313,20 +205,11 @@ def main(words: list[str]) -> int:
             began = time.monotonic()
             if row.test not in passes:
                 passes[row.test] = _code(copy, row.test) == 0
-            outcome = (
-                ("killed" if _killed(copy, row) else "SURVIVED")
-                if passes[row.test]
-                else "FAILS WITH THE GUARD"
-            )
+            outcome = ("killed" if _killed(copy, row) else "SURVIVED") if passes[row.test] else "FAILS WITH THE GUARD"
             found[outcome] += 1
             line = f"{row.file}: {row.source.strip().splitlines()[0]}"
-            print(
-                f"{outcome} | {time.monotonic() - began:5.1f} s | {line} | {row.test}", flush=True
-            )
-    print(
-        f"{len(rows)} guards removed:",
-        ", ".join(f"{number} {outcome}" for outcome, number in found.items()),
-    )
+            print(f"{outcome} | {time.monotonic() - began:5.1f} s | {line} | {row.test}", flush=True)
+    print(f"{len(rows)} guards removed:", ", ".join(f"{number} {outcome}" for outcome, number in found.items()))
     return found["killed"] != len(rows)
 
 
@@ -338,28 +221,16 @@ def _killed(copy: Path, row: Guard) -> bool:
         code = _code(copy, row.test)
     finally:
         path.write_text(whole, encoding="utf-8")
-    # 1: a test failed. 2 and more would be a row that does not fit; below 0: the process was killed
-    # by a signal.
+    # 1: a test failed. 2 and more would be a row that does not fit; below 0: the process was killed by a signal.
     return code == 1 or code < 0
 
 
 def _code(copy: Path, test: str) -> int:
     """What pytest exits with; 1 if it takes too long."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        f"tests/{test}",
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{test}"]
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     try:
-        return subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, timeout=TEST_SECONDS
-        ).returncode
+        return subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=TEST_SECONDS).returncode
     except subprocess.TimeoutExpired:
         return 1
 
