@@ -3,7 +3,9 @@ from .base import architecture as architecture
 from .base import build_base as build_base
 from .corpus import build_corpus as build_corpus
 from .corpus import build_evaluation as build_evaluation
+from .corpus import captioned_images as captioned_images
 from .corpus import drawing_cost as drawing_cost
+from .corpus import labelled_images as labelled_images
 from .evaluation import labelled_emoji as labelled_emoji
 from .packages import CORPUS_SOURCES as CORPUS_SOURCES
 from .packages import OTHER_SOURCES as OTHER_SOURCES

@@ -13,12 +13,13 @@ import signal
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -46,49 +47,70 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
         InputError: If a package of the demo is missing.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    drawings = _shuffled()
     counts: Counter[str] = Counter()
+    with closing(_rendered(workers, counts)) as pairs:
+        _write_shards(directory, pairs)
+    return dict(sorted(counts.items()))
+
+
+def captioned_images(workers: int = 2) -> Iterator[dict[str, Any]]:
+    """Yield each pair of the corpus: `image` (decoded on first use), `caption`, and `subject`.
+
+    Raises:
+        InputError: If a package of the demo is missing.
+    """
+    with closing(_rendered(workers, Counter())) as pairs:
+        for drawing, image in pairs:
+            picture = Image.open(io.BytesIO(image))
+            yield {"image": picture, "caption": drawing.caption, "subject": drawing.subject}
+
+
+def _rendered(workers: int, counts: Counter[str]) -> Generator[tuple[Drawing, bytes], None, None]:
+    """Yield every drawing of the corpus with its PNG; count these, and those that have none."""
+    drawings = _shuffled()
     # Fresh interpreters: a fork of a process in which torch has started threads may hang. No
     # `Pool`: it ends its processes by SIGTERM, which they ignore if Dagster was started in a shell
     # that ignores SIGINT. Ctrl-C reaches these processes too; the one that started them ends them.
     ignoring = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
     pool = ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn"), *ignoring)
-    with _ended_at_once(pool):
+    try:
         rendered = pool.map(_render, drawings, chunksize=64)
         progress = tqdm(rendered, "drawing the corpus", len(drawings), unit="image", disable=None)
-        _write_shards(directory, _usable(zip(drawings, progress, strict=True), counts))
-    return dict(sorted(counts.items()))
-
-
-@contextmanager
-def _ended_at_once(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Shut a pool down at the end, after an error or a stop without waiting for what has not begun."""
-    try:
-        yield
+        yield from _usable(zip(drawings, progress, strict=True), counts)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # after an error too, without what has not begun
 
 
 def build_evaluation(name: str, directory: Path) -> int:
     """Write the labelled images of a set of `evaluation.GROUPS` and `manifest.csv` (path, class,
     subject).
 
-    The images are Twemoji's drawings, an artist who is not in the corpus. Returns how many there
-    are.
-
-    Raises:
-        InputError: If the name is unknown or the package is missing.
+    Returns how many there are; errors as of `labelled_images`.
     """
-    images = labelled_emoji(name)
+    images = list(labelled_images(name))
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("path", "class", "subject"))
-        for path, label in images:
-            target = f"{path.stem}.png"
-            (directory / target).write_bytes(_png(render_file(path, IMAGE_SIZE)))
-            rows.writerow((target, label, subject_of(path.stem)))
+        for image in images:
+            (directory / image["path"]).write_bytes(_png(image["image"]))
+            rows.writerow((image["path"], image["class"], image["subject"]))
     return len(images)
+
+
+def labelled_images(name: str) -> Iterator[dict[str, Any]]:
+    """Yield each labelled image of a set of `evaluation.GROUPS`: `path`, `image`, `class`, and
+    `subject`.
+
+    They are Twemoji's drawings, an artist who is not in the corpus.
+
+    Raises:
+        InputError: If the name is unknown or the package is missing.
+    """
+    for path, label in labelled_emoji(name):
+        image = render_file(path, IMAGE_SIZE)
+        subject = subject_of(path.stem)
+        yield {"path": f"{path.stem}.png", "image": image, "class": label, "subject": subject}
 
 
 def drawing_cost() -> tuple[int, float, float]:

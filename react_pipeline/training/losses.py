@@ -17,9 +17,9 @@ def contrastive_loss(
     images: Tensor,
     texts: Tensor,
     scale: Tensor,
-    captions: Tensor,
-    classes: Tensor,
-    kind: str,
+    captions: Tensor | None = None,
+    classes: Tensor | None = None,
+    kind: str = "infonce",
     bias: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch of pairs.
@@ -37,8 +37,8 @@ def contrastive_loss(
     Args:
         images, texts: Unit vectors (B, D).
         scale: exp(logit scale), a scalar.
-        captions: Ids (B,); equal ids are equal texts.
-        classes: Ids (B,) of the classes, below 0 where a pair has none.
+        captions: Ids (B,); equal ids are equal texts. `infonce` and `sigmoid` need none.
+        classes: Ids (B,) of the classes, below 0 where a pair has none; for `LABELLED_LOSSES`.
         bias: SigLIP's logit bias, a scalar; `sigmoid` needs it (`require_suitable`).
     """
     logits = scale * images @ texts.T
@@ -49,8 +49,10 @@ def contrastive_loss(
     own = torch.arange(len(logits), device=logits.device)
     if kind == "infonce":
         return _both_ways(logits, own)
+    assert captions is not None  # noqa: S101 - of a kind that compares captions
     alike = captions[:, None] == captions[None, :]
     if kind in LABELLED_LOSSES:
+        assert classes is not None  # noqa: S101 - of a kind that compares classes
         alike |= (classes[:, None] == classes[None, :]) & (classes[:, None] >= 0)
     if kind == "infonce-masked":
         return _both_ways(logits.masked_fill(alike.fill_diagonal_(False), -torch.inf), own)

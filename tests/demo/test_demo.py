@@ -9,14 +9,18 @@ import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from examples.react_by_hand import react
+from react_pipeline import demo, training
 from react_pipeline.clip.gated import add_gated_blocks
 from react_pipeline.clip.methods import set_trainable
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.clip.tower import ImageTower
+from react_pipeline.demo.base import build_base
 from react_pipeline.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
 from react_pipeline.demo.packages import CORPUS_SOURCES, RECIPE_VERSION, installed_versions
@@ -33,10 +37,13 @@ def drawings() -> list[Drawing]:
 
 
 @pytest.fixture(scope="module")
-def base() -> Clip:
-    from react_pipeline.demo.base import build_base
+def parts() -> tuple[Any, ...]:
+    return build_base()
 
-    return from_parts(*build_base())
+
+@pytest.fixture(scope="module")
+def base(parts: tuple[Any, ...]) -> Clip:
+    return from_parts(*parts)
 
 
 def test_every_drawing_has_a_key_of_its_own_and_a_caption(drawings: list[Drawing]) -> None:
@@ -128,3 +135,27 @@ def test_it_takes_gated_blocks_and_survives_saving(base: Clip, tmp_path: Path) -
     tower = ImageTower(clip.model)
     assert tower.splits
     assert tower.tokens(images).shape == (2, 4, 384)
+
+
+def test_react_by_hand_measures_base_customized_and_control(
+    parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = list(islice(corpus_drawings(), 6_000, None, 200))
+    monkeypatch.setattr("react_pipeline.demo.corpus.corpus_drawings", lambda: few)
+    monkeypatch.setattr(demo, "build_base", lambda: parts)
+    losses: list[float] = []
+    contrastive_loss = training.contrastive_loss
+
+    def recorded(*args: Any) -> torch.Tensor:
+        loss = contrastive_loss(*args)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(training, "contrastive_loss", recorded)
+    accuracy = react(load_domain(ROOT / "domains" / "activities.yaml"), steps=3)
+    assert list(accuracy) == ["base", "customized", "control"]
+    assert 2 / 85 < accuracy["base"] < 0.2  # above chance among the 85 classes
+    assert len(losses) == 6
+    # The few pairs are one batch, so each training lowers the loss of the same pairs.
+    assert losses[2] < losses[0]
+    assert losses[5] < losses[3]
