@@ -59,7 +59,7 @@ TERMINATION_SECONDS = 45.0
 PROGRESS_SECONDS = 10.0
 
 
-class Progress:
+class Progress(TrainingObserver):
     """Writes the progress of a training to the run's log and passes everything on to another
     observer.
     """

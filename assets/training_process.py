@@ -27,7 +27,7 @@ from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 from react_pipeline.assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
 from react_pipeline.project import Project
 from react_pipeline.tracking import LiveRun
-from react_pipeline.training import NoObserver, TrainingObserver
+from react_pipeline.training import TrainingObserver
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def main() -> int:
 def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     """MLflow and the run's log for the process that writes; none for the others."""
     if rank:
-        yield NoObserver()
+        yield TrainingObserver()
         return
     with _run_log() as (run_id, report), LiveRun.of(project, run_id) as live:
         yield Progress(live, report)

@@ -49,9 +49,7 @@ DOMAIN = DomainConfig(
     classes=tuple(f"thing {number}" for number in range(CLASSES)),
     templates=("a {}",),
 )
-TRAINING = TrainingConfig(
-    steps=2, batch_size=256, checkpoint_every=1, probe_every=0, workers=1, precision="fp32"
-)
+TRAINING = TrainingConfig(steps=2, batch_size=256, checkpoint_every=1, workers=1, precision="fp32")
 
 
 def encoded_images() -> Iterator[bytes]:

@@ -38,7 +38,7 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Store
-from react_pipeline.training import NoObserver
+from react_pipeline.training import TrainingObserver
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.trainer import Trainer
@@ -76,9 +76,7 @@ def training(given: argparse.Namespace, precision: str) -> Rows:
     config = TrainingConfig(
         steps=count, batch_size=size, workers=workers, precision=precision, warmup_steps=2
     )  # type: ignore[arg-type]
-    config = config.model_copy(
-        update={"probe_every": 0, "held_out_fraction": 0.002, "checkpoint_every": count}
-    )
+    config = config.model_copy(update={"held_out_fraction": 0.002, "checkpoint_every": count})
     model_cfg: Any = steps.open_clip.get_model_config(steps.ARCHITECTURE)
     model = steps.open_clip.create_model(steps.ARCHITECTURE, pretrained=None)
     clip = from_parts(model, model_cfg, {"mean": CONFIG.mean, "std": CONFIG.std}, None)
@@ -91,7 +89,7 @@ def training(given: argparse.Namespace, precision: str) -> Rows:
         trainer = Trainer(
             clip, pairs, DOMAIN, "gated-image", config, World(device=given.device), Path(directory)
         )
-        counts = trainer.run(NoObserver(), INPUTS)
+        counts = trainer.run(TrainingObserver(), INPUTS)
         lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     tail = [json.loads(line) for line in lines[len(lines) // 2 :]]
     title = f"training from JPEGs, {precision}, {workers} decoding processes"

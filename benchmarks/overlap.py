@@ -129,8 +129,8 @@ def process(target: Path, repeats: int) -> None:
             speed = size / (0.5 * seconds[WAYS[0]][1]) if slowed else float("inf")
             link.bytes_per_second = world.broadcast(speed)  # the processes begin together, too
             began = time.perf_counter()
-            taken = step.take(number, images, drawn, from_tokens=False)
-            losses[name].append(step.read(number, taken)["loss"])
+            values = step.take(number, images, drawn, from_tokens=False)
+            losses[name].append(values["loss"])
             seconds[name].append(time.perf_counter() - began)
     if world.is_writer:
         figures = {name: statistics.median(values[2:]) for name, values in seconds.items()}

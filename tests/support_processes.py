@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ def killed(function: Callable[..., object], *arguments: object) -> None:
 def train_until_killed(path: Path, step: int) -> None:
     """Train `gated-image` on the pairs of `shapes`, and kill this process at a step."""
     from react_pipeline.project.project import Project
-    from react_pipeline.training import trainer
     from react_pipeline.training.customization import customize
     from react_pipeline.training.step import TrainingStep
 
@@ -63,14 +61,4 @@ def train_until_killed(path: Path, step: int) -> None:
         return take(self, number, *rest, **options)
 
     TrainingStep.take = dying  # type: ignore[method-assign]
-
-    class AtOnce(ThreadPoolExecutor):
-        """Writes before the training goes on, so that it is known which state there is."""
-
-        def submit(self, *given: Any, **options: Any) -> Future[Any]:
-            future = super().submit(*given, **options)
-            wait([future])
-            return future
-
-    trainer.ThreadPoolExecutor = AtOnce  # type: ignore[misc]
     customize(Project.load(path), "shapes", "gated-image")

@@ -100,7 +100,6 @@ class TrainingConfig(Section):
     workers: int = Field(default=2, ge=0)
     processes: int = Field(default=1, gt=0)
     checkpoint_every: int = Field(default=100, gt=0)
-    probe_every: int = Field(default=100, ge=0)
     evaluate_every: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -150,7 +149,7 @@ SPEED_FIELDS = frozenset(
             "workers",
             "processes",
         ),
-        *("checkpoint_every", "probe_every", "evaluate_every"),
+        *("checkpoint_every", "evaluate_every"),
     }
 )
 """Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of

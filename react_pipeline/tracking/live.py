@@ -38,6 +38,7 @@ from react_pipeline.tracking.runs import (
 )
 from react_pipeline.tracking.system import SystemMetrics, spool, spool_file
 from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of
+from react_pipeline.training import TrainingObserver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,9 +56,8 @@ MAX_WAITING_RECORDS = 10_000
 """Records kept for a server that is down; older ones are left to the final log."""
 
 
-class LiveRun:
-    """Streams one training into the MLflow run of its artifact; a `TrainingObserver` that never
-    raises.
+class LiveRun(TrainingObserver):
+    """Streams one training into the MLflow run of its artifact; never raises.
 
     As a context it closes the run at the end: an error that leaves it marks the run FAILED with the
     error's text, an interruption KILLED. After a success the run stays RUNNING for

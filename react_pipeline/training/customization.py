@@ -23,7 +23,7 @@ from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.labelled_accuracy import labelled_accuracy
 from react_pipeline.training.linear_head import train_linear_head
 from react_pipeline.training.log import METRICS_FILE
-from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.trainer import Trainer
 
 STAGE = "customized_checkpoint"
@@ -33,7 +33,7 @@ def customize(
     project: Project,
     slug: str,
     method: str,
-    observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
+    observer: TrainingObserver = TrainingObserver(),  # noqa: B008 - has no state
 ) -> Artifact:
     """Train `method` on the retrieved pairs of a domain (a control: on its random pairs); publish
     the checkpoint.
@@ -54,7 +54,7 @@ def customize(
     _refuse_starving(project, slug, pairs)
     if not world.is_writer:
         if scratch_of_writer := world.broadcast(None):
-            _train(project, inputs, pairs, world, Path(scratch_of_writer), NoObserver())
+            _train(project, inputs, pairs, world, Path(scratch_of_writer), TrainingObserver())
             world.broadcast(None)
         return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 

@@ -6,11 +6,16 @@ from contextlib import contextmanager
 
 import torch
 
-from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import TrainingError
 
 OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 """Messages of out-of-memory errors of a CPU's allocator and of CUDA's libraries."""
+
+LESS_MEMORY = (
+    "raise customization.accumulation, or set activation_checkpointing to true (same result, less "
+    "memory), or lower batch_size"
+)
+"""What helps where a step does not fit the memory."""
 
 MAX_SCALE_STEP = 0.5
 """A step that moves the logarithm of the logit scale by more than this has exploded; thousandths
@@ -43,26 +48,6 @@ def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
         ):
             raise
         raise TrainingError(f"out of memory {where}; {advice}") from error
-
-
-def less_memory(
-    training: TrainingConfig, batch_size: int, processes: int, *, recomputes: bool
-) -> str:
-    """What to set where a step of `batch_size` pairs over all processes does not fit; only what
-    changes something.
-
-    Args:
-        recomputes: Whether anything of what trains can recompute its activations.
-    """
-    same, each = [], batch_size // processes
-    if training.accumulation < each:
-        same.append(f"accumulation to {min(2 * training.accumulation, each)}")
-    if recomputes and not training.activation_checkpointing:
-        same.append("activation_checkpointing to true")
-    ways = [", or ".join(same) + " (same result, less memory)"] if same else []
-    if each >= 4:  # a process wants two pairs at least
-        ways.append(f"batch_size to {each // 2 * processes}")
-    return f"set customization {', or '.join(ways)}" if ways else "use a device with more memory"
 
 
 def require_finite(step: int, name: str, value: float) -> None:

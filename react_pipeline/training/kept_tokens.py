@@ -73,11 +73,4 @@ def keep_tokens(
     tokens = kept_rows(
         path, (pairs * count, *shape), make, dtype, world, BATCH * world.size, MAX_DISK_FRACTION
     )
-    if tokens is None:
-        if (
-            world.is_writer
-        ):  # half a file of a killed training must not take the space of the whole one
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
-        return None
-    return tokens.view(pairs, count, *shape)
+    return None if tokens is None else tokens.view(pairs, count, *shape)

@@ -45,7 +45,10 @@ class TrainingLog:
             batch_size: Pairs of a step over all processes.
         """
         self.stepping_seconds = self.waited_seconds = 0.0
-        self._observer, self._batch_size, self._device = observer, batch_size, device
+        self._observer = observer
+        self._steps = len(steps)
+        self._batch_size = batch_size
+        self._device = device
         self._metrics = metrics
         if metrics is not None:
             write_atomically(metrics, "".join(whole_lines(metrics)[: steps.start]))
@@ -100,6 +103,15 @@ class TrainingLog:
     def data_wait_fraction(self) -> float:
         """Share of the time that was spent waiting for data."""
         return self.waited_seconds / max(self.stepping_seconds, 1e-9)
+
+    def counts(self) -> dict[str, float]:
+        """Speed and memory, for the manifest."""
+        images = self._steps * self._batch_size
+        return {
+            "images_per_second": round(images / max(self.stepping_seconds, 1e-9), 1),
+            "data_wait_fraction": round(self.data_wait_fraction, 4),
+            "peak_memory_bytes": peak_memory_bytes(self._device),
+        }
 
     def losses(self) -> list[float]:
         """The loss of every step, of earlier tries too; empty in processes that do not write."""

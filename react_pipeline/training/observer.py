@@ -3,13 +3,15 @@ Dagster.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from react_pipeline.store import Inputs
 
 
-class TrainingObserver(Protocol):
-    """Follows one training in the process that writes its artifact. An observer never raises."""
+class TrainingObserver:
+    """Follows one training in the process that writes its artifact; this one ignores everything.
+
+    An observer never raises.
+    """
 
     def started(self, inputs: Inputs, first_step: int) -> None:
         """A training begins, or resumes at `first_step` after it was killed."""
@@ -21,16 +23,3 @@ class TrainingObserver(Protocol):
 
     def failed(self, error: BaseException) -> None:
         """The training stops without a checkpoint."""
-
-
-class NoObserver:
-    """Ignores everything."""
-
-    def started(self, inputs: Inputs, first_step: int) -> None:
-        """Ignore it."""
-
-    def stepped(self, record: Mapping[str, float]) -> None:
-        """Ignore it."""
-
-    def failed(self, error: BaseException) -> None:
-        """Ignore it."""

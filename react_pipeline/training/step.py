@@ -30,30 +30,6 @@ SHARED = ("logit_scale", "logit_bias")
 """Trained by every method; their gradient comes from the loss itself, the same in every process."""
 
 
-class Values:
-    """Scalars of a step on their way from the device: the host waits for them alone, and only where
-    it reads them.
-    """
-
-    def __init__(self, scalars: Mapping[str, Tensor]) -> None:
-        """Begin to copy them."""
-        self._names = tuple(scalars)
-        values = torch.stack([scalar.detach().double() for scalar in scalars.values()])
-        self._done = torch.cuda.Event() if values.is_cuda else None
-        self._host = values
-        if self._done is not None:
-            self._host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(
-                values, non_blocking=True
-            )
-            self._done.record()
-
-    def read(self) -> dict[str, float]:
-        """Wait for them."""
-        if self._done is not None:
-            self._done.synchronize()
-        return dict(zip(self._names, self._host.tolist(), strict=True))
-
-
 class TrainingStep:
     """Takes the steps of one training."""
 
@@ -76,113 +52,107 @@ class TrainingStep:
         averaged = [parameter for name, parameter in state.trained.items() if name in shared]
         self._gradients = GradientSum(world, summed, averaged)
 
-    def take(self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool) -> Values:
-        """Take step number `step`, without waiting for the device; `read` its values after the next
-        one is taken.
+    def take(
+        self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool
+    ) -> dict[str, float]:
+        """Take step number `step`; return loss, learning rate, gradient norm, logit scale and what
+        is watched.
 
         Args:
             batch: This process's images (B, 3, H, W), or `from_tokens` what is kept of them, (B, T,
                 W) or (B, D).
             drawn: The texts of the whole batch, of all processes.
+
+        Raises:
+            TrainingError: If loss or gradient are not finite; or if the logit scale exploded or
+                fell to 1.
         """
         state = self._state
         rate = learning_rate(step, self._training)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch, drawn, from_tokens)
+        loss = self._backward(batch, drawn, from_tokens).item()
         self._gradients.finish()
         state.scaler.unscale_(state.optimizer)
         gradients = [
             parameter.grad for parameter in state.trained.values() if parameter.grad is not None
         ]
-        norm = nn.utils.get_total_norm(gradients)
-        scale: Tensor = self._model.logit_scale
-        before = scale.detach().clone()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        after = scale.detach().clone()
-        with torch.no_grad():
-            scale.clamp_(0, self._max_log_scale)
-        own = {
+        norm = nn.utils.get_total_norm(gradients).item()
+        self._require_finite(step, loss, norm)
+        self._update(step)
+        values = {
             "loss": loss,
             "gradient_norm": norm,
-            "logit_scale": scale.exp(),
-            "before": before,
-            "after": after,
+            "logit_scale": self._model.logit_scale.exp().item(),
+            "learning_rate": rate,
         }
-        return Values({**own, **self._watched()})
-
-    def read(self, step: int, taken: Values) -> dict[str, float]:
-        """Loss, learning rate, gradient norm, logit scale and what is watched, of a step that was
-        taken.
-
-        Raises:
-            TrainingError: If loss or gradient were not finite; or if the logit scale exploded or
-                fell to 1.
-        """
-        state, values = self._state, taken.read()
-        require_finite(step, "loss", values["loss"])
-        if (
-            not state.scaler.is_enabled()
-        ):  # the scaler skips such steps itself, and lowers its scale
-            require_finite(step, "gradient norm", values["gradient_norm"])
-        skips = not math.isfinite(values["gradient_norm"])
-        state.skipped_steps += skips
-        state.skipped_in_a_row = state.skipped_in_a_row + 1 if skips else 0
-        require_steps_taken(step, state.skipped_in_a_row)
-        require_steady_scale(step, values.pop("before"), values.pop("after"))
-        values["learning_rate"] = learning_rate(step, self._training)
+        for name, value in self._watched().items():
+            values[name] = value.item()
         # A step that the scaler skips has no finite norm, and JSON has no value for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def _require_finite(self, step: int, loss: float, norm: float) -> None:
+        """Stop at values that are not finite; the scaler of fp16 skips such gradients by itself."""
+        state = self._state
+        require_finite(step, "loss", loss)
+        if not state.scaler.is_enabled():
+            require_finite(step, "gradient norm", norm)
+        if math.isfinite(norm):
+            state.skipped_in_a_row = 0
+        else:
+            state.skipped_steps += 1
+            state.skipped_in_a_row += 1
+        require_steps_taken(step, state.skipped_in_a_row)
+
+    def _update(self, step: int) -> None:
+        """Let the optimizer change the parameters, and keep the logit scale in its bounds."""
+        scale: Tensor = self._model.logit_scale
+        before = scale.item()
+        self._state.scaler.step(self._state.optimizer)
+        self._state.scaler.update()
+        require_steady_scale(step, before, scale.item())
+        with torch.no_grad():
+            scale.clamp_(0, self._max_log_scale)
 
     def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss
         of the batch.
         """
         world, training = self._world, self._training
-        mine = world.part(drawn.texts)
+        own_texts = world.part(drawn.texts)
+        each = math.ceil(len(own_texts) / training.accumulation)
+        parts = [slice(start, start + each) for start in range(0, len(own_texts), each)]
+        if self._images.tower is None and not from_tokens:
+            # No gradient comes here, so no part is encoded twice.
+            batch = torch.cat([self._images.frozen(batch[part]) for part in parts])
+            from_tokens = True
 
-        def images(part: slice) -> Tensor:
+        def encode_images(part: slice) -> Tensor:
             return self._images(batch[part], kept=from_tokens)
 
-        def texts(part: slice) -> Tensor:
+        def encode_texts(part: slice) -> Tensor:
             with self._images.autocast():
-                return self._texts.vectors(mine[part])
+                return self._texts.vectors(own_texts[part])
 
-        each = -(-len(mine) // training.accumulation)
-        parts = [slice(start, start + each) for start in range(0, len(mine), each)]
-        if (
-            self._images.tower is None and not from_tokens
-        ):  # no gradient comes here, so no part is computed twice
-            batch, from_tokens = (
-                torch.cat([self._images.frozen(batch[part]) for part in parts]),
-                True,
-            )
         # One part keeps its graph; several would need the memory of all of them at once.
-        keep = len(parts) == 1
-        with torch.set_grad_enabled(keep):
-            image_parts, text_parts = (
-                [images(part) for part in parts],
-                [texts(part) for part in parts],
-            )
-        whole = [self._leaf(torch.cat(image_parts)), self._leaf(torch.cat(text_parts))]
-        loss = self._loss(whole[0], whole[1], drawn)
+        keeps_graph = len(parts) == 1
+        sides = []
+        for encode in (encode_images, encode_texts):
+            with torch.set_grad_enabled(keeps_graph):
+                features = [encode(part) for part in parts]
+            sides.append((encode, features, self._leaf(torch.cat(features))))
+        loss = self._loss(sides[0][2], sides[1][2], drawn)
         share = 1 if training.global_negatives else world.size
         self._state.scaler.scale(loss / share).backward()
-        gradients = [leaf.grad for leaf in whole if leaf.grad is not None]
-        slices = [
-            world.part(gradient) if training.global_negatives else gradient
-            for gradient in gradients
-        ]
         for number, part in enumerate(parts):
             self._gradients.whole = number == len(parts) - 1
-            for make, made, gradient in zip(
-                (images, texts), (image_parts, text_parts), slices, strict=True
-            ):
-                features = made[number] if keep else make(part)
-                if features.requires_grad:
-                    features.backward(gradient[part])
+            for encode, features, leaf in sides:
+                encoded = features[number] if keeps_graph else encode(part)
+                if encoded.requires_grad:
+                    gradient: Any = leaf.grad
+                    own = world.part(gradient) if training.global_negatives else gradient
+                    encoded.backward(own[part])
         return loss if training.global_negatives else world.mean(loss)
 
     def _loss(self, images: Tensor, texts: Tensor, drawn: DrawnTexts) -> Tensor:

@@ -39,7 +39,7 @@ from react_pipeline.store.errors import (
     TrainingError,
 )
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.training.observer import NoObserver
+from react_pipeline.training.observer import TrainingObserver
 
 METHOD = "gated-image"
 FIELDS = {
@@ -138,7 +138,7 @@ def test_errors_of_other_processes_are_tried_again_as_ones_own_are(
 
 def test_progress_is_reported_now_and_then() -> None:
     reported: list[str] = []
-    progress = Progress(NoObserver(), reported.append)
+    progress = Progress(TrainingObserver(), reported.append)
     progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
     for step in range(4, 9):
         progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})

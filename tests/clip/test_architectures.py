@@ -23,7 +23,7 @@ from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.training.distributed import World
-from react_pipeline.training.observer import NoObserver
+from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.trainer import Trainer
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -250,7 +250,9 @@ def test_a_resnet_keeps_its_batch_statistics_and_trains_their_scale_and_shift(
         warmup_steps=0,
         precision="fp32",
     )
-    trainer.run(NoObserver(), Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"))
+    trainer.run(
+        TrainingObserver(), Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1")
+    )
     changed = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
     }

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 
@@ -25,8 +24,8 @@ from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
-from react_pipeline.training.observer import NoObserver
-from react_pipeline.training.resume import Snapshot
+from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.trainer import Trainer
 
@@ -58,7 +57,7 @@ def prepared(make_project: Make, store: Path, **fields: Any) -> Project:
 
 
 def states(root: Path) -> list[Path]:
-    return sorted(root.rglob("step-*.safetensors"))
+    return sorted(root.rglob("step-*.pt"))
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-image"])
@@ -68,7 +67,7 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale
     # away.
     fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1}
-    project = prepared(make_project, _retrieved_store, **fields, probe_every=0)
+    project = prepared(make_project, _retrieved_store, **fields, held_out_fraction=0.0)
     reported = Recorder()
     with pytest.raises(
         TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published"
@@ -81,11 +80,9 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     assert 2 <= done < 20
     # The newest states, none of them of the step that failed.
     found = states(project.config.store / ".staging")
-    assert [path.name for path in found] == [
-        f"step-{step:09d}.safetensors" for step in (done - 1, done)
-    ]
-    with safe_open(found[-1], framework="pt") as file:
-        assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118 - not a dict
+    assert [path.name for path in found] == [f"step-{step:09d}.pt" for step in (done - 1, done)]
+    trained = torch.load(found[-1], weights_only=True)["trained"]
+    assert all(torch.isfinite(weights).all() for weights in trained.values())
 
 
 def test_after_a_better_learning_rate_is_set_it_trains_from_the_start(
@@ -123,7 +120,7 @@ def trained_with(
     domain = project.domain("shapes")
     trainer = Trainer(clip, pairs, domain, method, training, World(), scratch)  # type: ignore[arg-type]
     inputs = Inputs("customized_checkpoint", f"shapes/{method}", {}, {}, "1")
-    return trainer, trainer.run(NoObserver(), inputs)
+    return trainer, trainer.run(TrainingObserver(), inputs)
 
 
 @pytest.fixture
@@ -144,7 +141,7 @@ def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
         TrainingError,
         match=r"collapsed by step \d+.*of 48 held-out pairs fell.*lower learning_rate",
     ):
-        trained_with(clip, drawn, tiny_project, tmp_path / "second", steps=200, learning_rate=0.4, probe_every=5,
+        trained_with(clip, drawn, tiny_project, tmp_path / "second", steps=200, learning_rate=0.4,
                      held_out_fraction=0.3)  # fmt: skip
     kept = states(tmp_path / "second")
     assert len(kept) == 2
@@ -170,8 +167,8 @@ def test_few_held_out_pairs_count_as_few(
     monkeypatch.setattr(trainer_module, "require_no_collapse", counting)
     few = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS] * 2)
     trained_with(load(tiny_checkpoint), few, tiny_project, tmp_path / "few", steps=6, learning_rate=1e-3,
-                 probe_every=2, held_out_fraction=0.2)  # fmt: skip
-    assert counted == [6, 6, 6]  # after two steps, after four, at the end
+                 checkpoint_every=2, held_out_fraction=0.2)  # fmt: skip
+    assert counted == [6, 6, 6, 6]  # after two steps, four and six, and at the end
 
 
 def test_only_the_newest_states_are_kept(
@@ -179,39 +176,11 @@ def test_only_the_newest_states_are_kept(
 ) -> None:
     trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "kept", steps=9, learning_rate=1e-3,
                  checkpoint_every=2, method="gated-image")  # fmt: skip
-    assert [path.name for path in states(tmp_path)] == [
-        f"step-{step:09d}.safetensors" for step in (6, 8)
-    ]
+    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.pt" for step in (6, 8)]
     records = [
         json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()
     ]
     assert [record["step"] for record in records] == list(range(9))
-
-
-def test_the_newest_state_whose_held_out_pairs_were_looked_at_stays(
-    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
-) -> None:
-    plain = {
-        "steps": 8,
-        "learning_rate": 1e-3,
-        "checkpoint_every": 1,
-        "probe_every": 4,
-        "method": "gated-image",
-    }
-    trained_with(
-        load(tiny_checkpoint),
-        drawn,
-        tiny_project,
-        tmp_path / "probed",
-        held_out_fraction=0.2,
-        **plain,
-    )
-    names = [f"step-00000000{step}.safetensors" for step in ("4.probed", 7, 8)]
-    assert [path.name for path in states(tmp_path / "probed")] == names
-    trained_with(
-        load(tiny_checkpoint), drawn, tiny_project, tmp_path / "blind", held_out_fraction=0, **plain
-    )
-    assert [path.name for path in states(tmp_path / "blind")] == names[1:]
 
 
 def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_before(
@@ -221,14 +190,14 @@ def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_be
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = Snapshot.save
+    whole = trainer_module.save_state
 
-    def full(snapshot: Snapshot, directory: Path, **options: Any) -> None:
-        if snapshot.step == 2:
+    def full(state: TrainingState, step: int, *rest: Any) -> None:
+        if step == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        whole(snapshot, directory, **options)
+        whole(state, step, *rest)
 
-    monkeypatch.setattr(Snapshot, "save", full)
+    monkeypatch.setattr(trainer_module, "save_state", full)
     with pytest.raises(OSError, match="No space left"):
         trained_with(
             load(tiny_checkpoint),
@@ -238,21 +207,7 @@ def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_be
             steps=4,
             learning_rate=1e-3,
         )
-    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.safetensors"]
-
-
-def test_too_few_held_out_pairs_for_a_guard_are_reported(
-    tiny_project: Project,
-    tiny_checkpoint: Path,
-    drawn: DrawnPairs,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    plain = {"steps": 2, "learning_rate": 1e-3, "method": "gated-image"}
-    _, counts = trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "few", **plain,
-                             held_out_fraction=0.01)  # fmt: skip
-    assert counts["collapse_guard"] is False
-    assert "1 held-out pairs are too few" in caplog.text and "held_out_fraction" in caplog.text
+    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.pt"]
 
 
 def test_an_fp16_training_that_skips_every_step_publishes_nothing(

@@ -9,12 +9,10 @@ import re
 
 import pytest
 
-from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training.guards import (
     MAX_SKIPPED_STEPS,
     collapsed,
-    less_memory,
     require_finite,
     require_learned,
     require_no_collapse,
@@ -135,29 +133,3 @@ def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopp
     require_steps_taken(40, MAX_SKIPPED_STEPS)
     with pytest.raises(TrainingError, match="step 40.*bf16 or fp32"):
         require_steps_taken(40, MAX_SKIPPED_STEPS + 1)
-
-
-@pytest.mark.parametrize(
-    ("size", "processes", "accumulation", "advice"),
-    [
-        (
-            16,
-            1,
-            1,
-            "set customization accumulation to 2 (same result, less memory), or batch_size to 8",
-        ),
-        (25, 1, 25, "set customization batch_size to 12"),
-        (
-            24,
-            4,
-            4,
-            "set customization accumulation to 6 (same result, less memory), or batch_size to 12",
-        ),
-        (8, 4, 2, "use a device with more memory"),  # a process wants two pairs
-    ],
-)
-def test_advice_on_memory_changes_something_and_is_accepted(
-    size: int, processes: int, accumulation: int, advice: str
-) -> None:
-    training = TrainingConfig(accumulation=accumulation)
-    assert less_memory(training, size, processes, recomputes=False) == advice

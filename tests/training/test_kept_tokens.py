@@ -17,7 +17,7 @@ from react_pipeline.clip.methods import attach, set_trainable
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
 from react_pipeline.clip.tower import ImageTower
-from react_pipeline.training import kept_rows, kept_tokens
+from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
@@ -182,30 +182,6 @@ def test_a_file_that_is_not_whole_is_computed_again(kept: Kept, damage: object) 
     tokens = kept.keep()
     assert kept.was_computed
     require_right(kept, tokens)
-
-
-def test_a_kill_loses_only_what_was_not_on_the_disk(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_tokens, "BATCH", 5)
-    monkeypatch.setattr(kept_rows, "DURABLE_BYTES", 1)
-    whole = kept.keep()
-    (kept.directory / TOKENS_FILE).unlink()
-    own, calls = Counting.__call__, list[int]()
-
-    def killed(counting: Counting, images: Tensor) -> Tensor:
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        calls.append(len(images))
-        return own(counting, images)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Counting, "__call__", killed)
-        kept.keep()
-    assert calls == [1, 5, 5, 5]
-    tokens = kept.keep()
-    assert kept.compute.images == 1 + 16 * VIEWS - 15
-    assert tokens is not None and whole is not None and torch.equal(tokens, whole)
 
 
 def test_what_does_not_fit_the_disk_is_not_kept(

@@ -29,7 +29,7 @@ from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID
 from react_pipeline.training.linear_head import class_accuracy, join, train_linear_head
-from react_pipeline.training.observer import NoObserver
+from react_pipeline.training.observer import TrainingObserver
 
 TEMPLATES = ("a {} drawing",)
 INPUTS = Inputs("customized_checkpoint", "colours/linear-head", {}, {}, "1")
@@ -63,7 +63,7 @@ def train(
     directory.mkdir(exist_ok=True)
     training = TrainingConfig(**{**TRAINING, **fields})
     counts = train_linear_head(
-        clip, pairs, pairs.vectors(clip), domain, training, directory, NoObserver(), INPUTS
+        clip, pairs, pairs.vectors(clip), domain, training, directory, TrainingObserver(), INPUTS
     )
     return (
         counts,
@@ -219,7 +219,7 @@ def test_accuracy_is_a_mean_over_the_classes_that_have_images() -> None:
     assert class_accuracy(images, torch.tensor([0, 0, 0, 2]), torch.eye(3)) == 0.5
 
 
-class Recorder(NoObserver):
+class Recorder(TrainingObserver):
     def __init__(self) -> None:
         self.records: list[Mapping[str, float]] = []
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.training.log import TrainingLog, whole_lines
-from react_pipeline.training.observer import NoObserver
+from react_pipeline.training.observer import TrainingObserver
 
 LINES = [json.dumps({"step": step, "loss": float(step)}) + "\n" for step in range(5)]
 
 
 def resumed(path: Path, start: int) -> list[float]:
-    with TrainingLog(path, NoObserver(), range(start, start + 1), 8, "cpu", "training") as log:
+    with TrainingLog(
+        path, TrainingObserver(), range(start, start + 1), 8, "cpu", "training"
+    ) as log:
         log.add(start, {"loss": 99.0}, waited=0.0, seconds=1.0)
         return log.losses()
 
@@ -43,7 +45,7 @@ def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
 def test_what_is_flushed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
     synced: list[str] = []
-    with TrainingLog(path, NoObserver(), range(0, 2), 8, "cpu", "training") as log:
+    with TrainingLog(path, TrainingObserver(), range(0, 2), 8, "cpu", "training") as log:
         log.add(0, {"loss": 1.0}, waited=0.0, seconds=1.0)
         monkeypatch.setattr("os.fsync", lambda _: synced.append(path.read_text()))
         log.flush()
