@@ -17,9 +17,9 @@ from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import CheckContext, ProjectParam
 from react_pipeline.assets.runs import DOMAIN_TAG, REASON_TAG, reap_abandoned
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import Stage
 from react_pipeline.project import Manifests, Project, outside
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
+from react_pipeline.stage import Stage
 from react_pipeline.store import ReactError, digest_of
 from react_pipeline.upkeep import survey
 

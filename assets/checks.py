@@ -19,10 +19,10 @@ from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import CheckContext, ProjectParam
 from react_pipeline.embedding import FOLDERS, vector_files
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, unnamed_message
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS, is_linear_head
+from react_pipeline.stage import ALL, method_key
 
 UNIT_NORM_TOLERANCE = 0.01
 """Vectors are stored in half precision."""

@@ -8,19 +8,22 @@ pools, code versions. Does not belong here: any asset or check itself.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
 from react_pipeline.assets.partitions import mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import Context, ProjectParam
-from react_pipeline.pipeline import RETRIEVAL, STAGES, Stage, as_configured
+from react_pipeline.stage import RETRIEVAL, STAGES, Stage, as_configured
 
 DOMAIN_FILE = "domain_file"
 """The asset of a domain's file, which a person writes."""
 
+Described = TypeVar("Described", bound=Callable[..., Any])
+
 _bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
+_texts: dict[str, str | None] = {}
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,17 @@ _checks: list[Check] = []
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
-    """Make a function the body of the asset of the stage with its name."""
-    _bodies[STAGES[body.__name__].name] = body
-    return body
+    """Make a function the body of the asset of the stage with its name, and its docstring the
+    text.
+    """
+    _bodies[body.__name__] = body
+    return asset_text(body)
+
+
+def asset_text(described: Described) -> Described:
+    """Make the docstring of a function the text of the asset of the stage with its name."""
+    _texts[described.__name__] = getdoc(described)
+    return described
 
 
 def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[Any], Any]:
@@ -65,7 +76,7 @@ def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.Assets
     return [
         dg.asset(
             name=stage.name,
-            description=getdoc(body) or stage.about,
+            description=_texts.get(stage.name) or stage.about,
             deps=[
                 dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods))
                 for name in deps_of(stage, rows)
@@ -96,7 +107,7 @@ def checks_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetC
             **declared.options,
         )(readable_failures()(declared.body))
         for declared in _checks
-        if STAGES[declared.stage] in wanted
+        if declared.stage in {stage.name for stage in wanted}
     ]
 
 

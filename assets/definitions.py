@@ -10,12 +10,13 @@ from typing import Any
 import dagster as dg
 
 # Importing these declares their assets and checks.
-from react_pipeline.assets import automation, benchmark_checks, checks, promotion, stages  # noqa: F401
+from react_pipeline.assets import automation, checks, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of
 from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
-from react_pipeline.pipeline import STAGES
+from react_pipeline.extension import brought
 from react_pipeline.settings import METHODS, AutomationConfig
+from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import left_out_groups
 
@@ -29,6 +30,8 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
             launch.
         resource_overrides: Replace `project`, in tests or from the command line.
     """
+    for _ in brought(lambda extension: extension.declare_assets()):
+        pass
     resources = {"project": ProjectResource(), **resource_overrides}
     try:
         config = resources["project"].load().config

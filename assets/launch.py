@@ -32,14 +32,14 @@ from react_pipeline.assets.runs import (
     tags_of,
     tags_of_key,
 )
-from react_pipeline.pipeline import ALL, BASE, RETRIEVAL, STAGES, method_key
 from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, did_you_mean, load_domains
+from react_pipeline.stage import ALL, BASE, RETRIEVAL, STAGES, method_key
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
-from react_pipeline.upkeep import APART, Place, up_to_date
+from react_pipeline.upkeep import Place, up_to_date
 
 logger = logging.getLogger(__name__)
 OnLine = Callable[[str], None]
@@ -114,7 +114,7 @@ def materialize(
     # A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
     # nothing.
     stale = any(
-        place[0] in (*BASE, RETRIEVAL) and fresh_artifact(project, *place) is None
+        place[0] in (BASE, RETRIEVAL) and fresh_artifact(project, *place) is None
         for place in places
     )
     if stale and (problems := encoder_problems(project)):
@@ -179,10 +179,9 @@ def plan(
         InputError: If the selection names nothing that is made for these domains and methods, or a
             method is unknown.
     """
+    needs = {row.group: row.data_field for row in STAGES.values() if row.has_data}
     hint = "".join(
-        f"; `{group}` assets need `{name}`"
-        for group, (name, _) in APART.items()
-        if group in selection
+        f"; `{group}` assets need `{field}`" for group, field in needs.items() if group in selection
     )
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())

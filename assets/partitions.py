@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import dagster as dg
 
 from react_pipeline.assets.resources import CheckContext, Context
-from react_pipeline.pipeline import ALL, Stage
 from react_pipeline.settings import SLUG
+from react_pipeline.stage import ALL, Stage
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"

@@ -27,9 +27,9 @@ import dagster as dg
 
 from react_pipeline.assets.resources import REPOSITORY, Context
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import is_linear_head
+from react_pipeline.stage import method_key
 from react_pipeline.store import (
     Artifact,
     InputError,

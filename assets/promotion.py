@@ -12,9 +12,9 @@ from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.reporting import publish, readable_failures
 from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
+from react_pipeline.stage import method_key
 from react_pipeline.store import CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.tracking import Delivery, Tracking
 

@@ -17,8 +17,8 @@ from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.pictures import with_addresses
 from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.lineage import fresh_or_none, run
-from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project
+from react_pipeline.stage import STAGES, Stage
 from react_pipeline.stop import requested
 from react_pipeline.store import (
     NOT_WRITABLE,

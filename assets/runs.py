@@ -20,8 +20,8 @@ import dagster as dg
 
 from react_pipeline.assets.partitions import name_of
 from react_pipeline.assets.reporting import INTERRUPTED
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import SETTINGS_FILE, Project, locate_home
+from react_pipeline.stage import ALL
 from react_pipeline.store import lock, locked
 from react_pipeline.upkeep import Place
 

@@ -1,4 +1,4 @@
-"""The assets, in the order of the data: each a step of `react_pipeline.pipeline`, with what it is
+"""The assets, in the order of the data: each a step of `react_pipeline.stage`, with what it is
 for.
 
 Belongs here: what a Dagster user reads of an asset. Does not belong here: what the table of stages
@@ -8,7 +8,7 @@ says of it (parents, partitions, kinds, pools: see `declared`), what it reports 
 
 import dagster as dg
 
-from react_pipeline.assets.declared import DOMAIN_FILE, stage_asset
+from react_pipeline.assets.declared import DOMAIN_FILE, asset_text, stage_asset
 from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.processes import train
 from react_pipeline.assets.reporting import publish
@@ -17,8 +17,8 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
 
-@stage_asset
-def corpus(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def corpus() -> None:
     """The image-text pairs that everything is retrieved from.
 
     REACT needs no labels of its own: all that it teaches the model about your classes it finds in a
@@ -26,49 +26,44 @@ def corpus(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     the inventory of the shards: each one's size and SHA-256, so that a changed shard is noticed by
     all that follows.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def base_checkpoint(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def base_checkpoint() -> None:
     """The CLIP to customize: the encoder of the corpus, the start of every training, and what
     results are held against.
 
     Kept as safetensors with its own open_clip configuration (activation and normalisation
     included), so that it loads the same way everywhere.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def retrieval_checkpoint(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def retrieval_checkpoint() -> None:
     """The CLIP that retrieves, where `retrieval_encoder` names another than the base: it embeds
     corpus and prompts.
 
     So published vectors, such as DataComp's of ViT-L/14, serve any base.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def corpus_embeddings(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def corpus_embeddings() -> None:
     """A unit vector for every image and every caption of the corpus, in clip-retrieval's layout.
 
     Both come from the same CLIP, so texts and images share one space where a dot product is a
     similarity. Each row knows the shard and the byte range of its image; every skipped sample is in
     a ledger with the reason.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def faiss_index(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def faiss_index() -> None:
     """The search index over the image vectors and over the caption vectors.
 
     Small corpora are searched exactly, large ones approximately; recall@10 against exact search is
     measured either way.
     """
-    return publish(context, project)
 
 
 domain_file = dg.AssetSpec(
@@ -84,18 +79,17 @@ domain_file = dg.AssetSpec(
 )
 
 
-@stage_asset
-def evaluation_set(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def evaluation_set() -> None:
     """The domain's labelled images, if it has any: never trained on, only measured with.
 
     It comes before retrieval so that none of its images, nor a near duplicate, can slip into the
     training pairs.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def retrieved_set(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def retrieved_set() -> None:
     """REACT's first idea: the pairs of the corpus that matter for this domain, found from its class
     names alone.
 
@@ -103,17 +97,15 @@ def retrieved_set(context: Context, project: ProjectParam) -> dg.MaterializeResu
     and evaluation images are dropped, classes are capped, and the pairs are collected into training
     shards. Look at the contact sheet: if these images are wrong, nothing after them can be right.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def control_set(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def control_set() -> None:
     """As many pairs as were retrieved, drawn at random from the same corpus.
 
     The control of the experiment: a gain that training on these gives too does not come from
     retrieval.
     """
-    return publish(context, project)
 
 
 @stage_asset
@@ -136,8 +128,8 @@ def customized_checkpoint(context: Context, project: ProjectParam) -> dg.Materia
     return publish(context, project, step)
 
 
-@stage_asset
-def domain_results(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def domain_results() -> None:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's protocol.
 
     An image gets the class whose prompts are nearest to it; labels are only used for counting.
@@ -146,11 +138,10 @@ def domain_results(context: Context, project: ProjectParam) -> dg.MaterializeRes
 
     There is a partition for every domain and each of the `methods` of pipeline.yaml.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def comparison() -> None:
     """Every method of the domain compared with the base and its control, with 95% intervals.
 
     A gain over the base counts only as far as the control, the same training on random pairs, does
@@ -158,11 +149,10 @@ def comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     figures, costs, classes that gained or lost, losses, and some of the retrieved pairs. It works
     offline.
     """
-    return publish(context, project)
 
 
-@stage_asset
-def overview(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+@asset_text
+def overview() -> None:
     """All domains on one page: the mean gain of each method over the base and over its control, and
     how sure it is.
 
@@ -170,53 +160,3 @@ def overview(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     A mean says of how many of the domains it is. The page, the tables and the figure are in its
     folder, and in MLflow.
     """
-    return publish(context, project)
-
-
-@stage_asset
-def benchmark_features(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """The images of ELEVATER's data sets as one checkpoint encodes them: the slow part, done once.
-
-    Every protocol then works on these arrays. Images that the same checkpoint encoded before (the
-    base, for another domain) are reused. Missing data are listed with the reason.
-    """
-    return publish(context, project)
-
-
-@stage_asset
-def benchmark_results(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """One checkpoint on ELEVATER: zero-shot and, if shots are configured, after training on them;
-    with predictions.
-
-    Each data set has the class names, prompts and metric of the benchmark. A figure that could not
-    be measured has a reason and no value, and a mean says of how many of the 20 data sets it is.
-    """
-    return publish(context, project)
-
-
-@stage_asset
-def benchmark_comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """The base compared with each method of the domain, data set by data set, on those that both
-    were measured on.
-    """
-    return publish(context, project)
-
-
-@stage_asset
-def dense_results(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """One checkpoint on images with boxes (AP, AP50) and with label maps (mIoU), by the class names
-    alone.
-
-    Regions are crops or are cut from the dense features of the image tower, gated blocks included;
-    nothing is trained on boxes or masks. A figure that could not be measured has a reason and no
-    value.
-    """
-    return publish(context, project)
-
-
-@stage_asset
-def dense_comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """The base compared with each method of the domain, set by set, with pictures: truth, base,
-    methods.
-    """
-    return publish(context, project)

@@ -31,9 +31,9 @@ from react_pipeline.assets.runs import (
     newest_run,
     tags_of_key,
 )
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig
+from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
 

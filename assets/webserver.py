@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from react_pipeline.assets.pictures import picture_at
 from react_pipeline.browse import SAFE_METHODS, origin_of, refusal
-from react_pipeline.pipeline import STAGES
+from react_pipeline.stage import STAGES
 from react_pipeline.tracking import DAGSTER_VARIABLE
 
 LINEAGE_PAGE = "/asset-groups?expanded=" + ",".join(

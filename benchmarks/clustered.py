@@ -35,8 +35,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from react_pipeline.embedding.vectors import GROUPS_FILE
-from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store import Artifact, Inputs
 
 LATENT = 64

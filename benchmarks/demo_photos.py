@@ -37,8 +37,8 @@ from react_pipeline.clip import (
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
-from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import MissingArtifact
 
 PACKAGE = "tuxpaint-stamps-default"

@@ -33,11 +33,11 @@ from react_pipeline.embedding import row_metadata
 from react_pipeline.evaluation import evaluate
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.pages import markdown_table
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
 from react_pipeline.settings.training import TrainingOverrides, pairs_of
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, MissingArtifact
 from react_pipeline.training import customize
 

@@ -18,8 +18,9 @@ import torch
 from open_clip.model import CLIP
 
 from react_pipeline.clip import DenseTower
+from react_pipeline.extensions.dense.settings import ATTENTIONS
+from react_pipeline.extensions.dense.tower import DenseTower
 from react_pipeline.pages import markdown_table
-from react_pipeline.settings import ATTENTIONS
 
 AT_MOST = 1.15
 """Of the plain pass."""

@@ -26,12 +26,12 @@ import pandas as pd
 
 from benchmarks.demo_proof import DOMAINS, customize_with_pairs
 from benchmarks.methods import store_of, write_section
-from react_pipeline.benchmark import publish_dense
-from react_pipeline.benchmark.dense_pictures import write_overlays
 from react_pipeline.demo import build_scenes
+from react_pipeline.extensions.dense.pictures import write_overlays
+from react_pipeline.extensions.dense.results import publish_dense
+from react_pipeline.extensions.dense.settings import DenseConfig, OwnDenseSet
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.settings.dense import OwnDenseSet
 from react_pipeline.store import Artifact
 
 METHODS = ("base", "gated-image", "gated-image-control", "locked-text")
@@ -58,7 +58,7 @@ def scenes(root: Path, slug: str, seed: int, **given: Any) -> str:
 
 def on_scenes(project: Project, slug: str, seed: int, student_steps: int = 0) -> Project:
     """The project, measured on the scenes of one seed."""
-    root = project.config.dense.root or Path()
+    root = project.config.section(DenseConfig).root or Path()
     folder = scenes(root, slug, seed)
     labels = {"labels": f"{folder}/labels", "names": f"{folder}/names.txt"}
     boxes = OwnDenseSet(
@@ -74,7 +74,7 @@ def on_scenes(project: Project, slug: str, seed: int, student_steps: int = 0) ->
             "student_steps": student_steps,
             "student_batch": 4,
         }
-    dense = project.config.dense.model_copy(update=fields)
+    dense = project.config.section(DenseConfig).model_copy(update=fields)
     return replace(project, config=project.config.model_copy(update={"dense": dense}))
 
 

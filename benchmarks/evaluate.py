@@ -23,10 +23,17 @@ from open_clip import create_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from react_pipeline.benchmark.head import BATCH_SIZE, MOMENTUM, NOT_FINITE, SEED, Head, record
-from react_pipeline.benchmark.probe import FeatureExamples, train_heads
-from react_pipeline.benchmark.shots import split_training
-from react_pipeline.benchmark.sweep import SWEEP_EPOCHS, Curve, SweepResult, Trial, sweep
+from react_pipeline.extensions.elevater.head import (
+    BATCH_SIZE,
+    MOMENTUM,
+    NOT_FINITE,
+    SEED,
+    Head,
+    record,
+)
+from react_pipeline.extensions.elevater.probe import FeatureExamples, train_heads
+from react_pipeline.extensions.elevater.shots import split_training
+from react_pipeline.extensions.elevater.sweep import SWEEP_EPOCHS, Curve, SweepResult, Trial, sweep
 
 
 def clusters(n: int, width: int, n_classes: int) -> FeatureExamples:

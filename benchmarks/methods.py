@@ -36,9 +36,9 @@ from benchmarks.demo_proof import DOMAINS, customize_with_pairs, seeded
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.stage import method_key
 from react_pipeline.store import ReactError, canonical_json
 
 CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")

@@ -36,20 +36,21 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from benchmarks.methods import write_section
-from react_pipeline.benchmark.experiments import Experiment, Measurement, experiments
-from react_pipeline.benchmark.features import Features, SplitFeatures
-from react_pipeline.benchmark.finetune import ImageExamples
-from react_pipeline.benchmark.head import Head
-from react_pipeline.benchmark.measuring import DatasetMeasurer, Outcome
-from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
-from react_pipeline.benchmark.shots import split_training
-from react_pipeline.benchmark.summary import summarize
 from react_pipeline.clip import Clip, choose_device, load
+from react_pipeline.extensions.elevater.datasets import Dataset, dataset
+from react_pipeline.extensions.elevater.experiments import Experiment, Measurement, experiments
+from react_pipeline.extensions.elevater.features import Features, SplitFeatures
+from react_pipeline.extensions.elevater.finetune import ImageExamples
+from react_pipeline.extensions.elevater.head import Head
+from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, Outcome
+from react_pipeline.extensions.elevater.probe import FeatureExamples, linear_probe
+from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.extensions.elevater.shots import split_training
+from react_pipeline.extensions.elevater.summary import summarize
 from react_pipeline.labelled import PreprocessedImages, encode
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.settings import Dataset, ElevaterConfig, dataset
 
 SHOTS = (5, 20, 50, -1)
 BEGIN, END = "<!-- digits:begin -->", "<!-- digits:end -->"

@@ -57,8 +57,8 @@ from react_pipeline.indexing import (
     search_parameters,
     set_parameters,
 )
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL
 
 WIDTH, HITS = 512, 10
 TIMED_CLASSES, TEMPLATES, PROMPT_CLASSES = 50, 80, 1_000

@@ -37,9 +37,9 @@ from react_pipeline.embedding import embed_corpus, read_metadata
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import Index, build_index, search_all
 from react_pipeline.labelled import publish_evaluation_set
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
+from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact
 from react_pipeline.training import customize
 from react_pipeline.workload import plan_of

@@ -1,7 +1,7 @@
 """The tables of docs/architecture.md that follow from the code: `python -m docs.stages` writes them
 into the page.
 
-Belongs here: the table of stages (`pipeline.STAGES`) and of rooms with their floors
+Belongs here: the table of stages (`stage.STAGES`) and of rooms with their floors
 (`tests/support_rooms.py`). Does not belong here: any sentence about them.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from react_pipeline.pages import markdown_table
-from react_pipeline.pipeline import STAGES
+from react_pipeline.stage import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support_rooms import arrows, floors
@@ -31,12 +31,9 @@ SCOPES = {
 
 def stage_table() -> str:
     """Every stage in the order in which data flows, as a Markdown table."""
-    rows = [
-        (f"`{row.name}`", SCOPES[row.scope], row.about, f"`{row.step.replace(':', '.')}`")
-        for row in STAGES.values()
-    ]
+    rows = [(f"`{row.name}`", SCOPES[row.scope], row.about, row.group) for row in STAGES.values()]
     return markdown_table(
-        ("stage", "partition", "content", "step"), [list(map(Markup, row)) for row in rows]
+        ("stage", "partition", "content", "group"), [list(map(Markup, row)) for row in rows]
     ).rstrip()
 
 

@@ -1,15 +1,20 @@
-"""The installation: the command that adds an extra to it.
+"""The installation: the command that adds an extra to it, and data files of installed packages.
 
 The name of this package is on no index, so a command that names it would install whatever somebody
-puts there. What pip keeps of the origin (PEP 610) names the wheel or the clone instead. The
-standard library alone.
+puts there. What pip keeps of the origin (PEP 610) names the wheel or the clone instead.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from functools import cache
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from react_pipeline.store import InputError
 
 DISTRIBUTION = "react-pipeline"
 
@@ -26,3 +31,29 @@ def install_command(extra: str) -> str:
     place = unquote(address.path) if address.scheme == "file" else "PATH/OF/THE/WHEEL/OR/CLONE"
     editable = "-e " if recorded.get("dir_info", {}).get("editable") else ""
     return f"pip install {editable}'{place}[{extra}]'"
+
+
+def installed_file(package: str, *parts: str) -> Path | None:
+    """A file of an installed package, found without running its code: importing these packages
+    loads torch.
+    """
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders if (path := Path(folder, *parts)).is_file()), None)
+
+
+@cache
+def open_clip_metadata() -> Any:
+    """ImageNet's class names and CLIP's 80 prompts: the one module of open_clip that is plain data,
+    run by itself.
+
+    Raises:
+        InputError: If open_clip is not installed.
+    """
+    path = installed_file("open_clip", "zero_shot_metadata.py")
+    spec = importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path else None
+    if spec is None or spec.loader is None:
+        raise InputError("ImageNet's class names come with open_clip_torch, which is not installed")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

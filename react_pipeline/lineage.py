@@ -7,12 +7,11 @@ come from (`project`).
 """
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
-from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Look, Manifests, Project, look_at, remember_look
 from react_pipeline.settings import METHODS
+from react_pipeline.stage import ALL, STAGES, method_key
 from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
@@ -204,20 +203,11 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
     """
-    if reference := STAGES[stage].is_current:
-        return call(reference, project, key)
+    if judge := STAGES[stage].is_current:
+        return call(judge, project, key)
     return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))
 
 
-def named_function(reference: str) -> Callable[..., Any]:
-    """The "room:function" of a row of `pipeline.STAGES`."""
-    room, _, name = reference.partition(":")
-    function: Callable[..., Any] = getattr(import_module(f"react_pipeline.{room}"), name)
-    return function
-
-
-def call(step: str | Callable[..., Artifact], project: Project, key: str) -> Artifact:
-    """Call a function, or the "room:function" of a row of `pipeline.STAGES`, for one key."""
-    function = named_function(step) if isinstance(step, str) else step
-    artifact: Artifact = function(project, *(() if key == ALL else key.split("/")))
-    return artifact
+def call(step: Callable[..., Artifact], project: Project, key: str) -> Artifact:
+    """Call a step with a project and the parts of a key."""
+    return step(project, *(() if key == ALL else key.split("/")))

@@ -9,7 +9,7 @@ A look depends on nothing but the files, so that it comes to the same result how
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.lineage import fresh, is_current, look_outside
-from react_pipeline.pipeline import ALL, STAGES, Stage
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.settings import PipelineConfig, pairs_of
+from react_pipeline.stage import ALL, STAGES, Stage
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -33,18 +33,6 @@ from react_pipeline.store import (
 
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""
-
-APART: Mapping[str, tuple[str, Callable[[PipelineConfig], bool]]] = {
-    "benchmark": ("elevater.root", lambda config: config.elevater.root is not None),
-    # The demo's scenes are made after they are configured.
-    "dense": (
-        "dense.root",
-        lambda config: config.dense.root is not None and config.dense.root.is_dir(),
-    ),
-}
-"""Groups of stages that measure on data of their own: the field that names the folder, and whether
-there are data.
-"""
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -147,19 +135,21 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
 
 
 def left_out_groups(config: PipelineConfig) -> set[str]:
-    """The groups of `APART` that have no data."""
-    return {group for group, (_, has_data) in APART.items() if not has_data(config)}
+    """The groups of stages that work on data of their own which are not there."""
+    return {row.group for row in STAGES.values() if row.has_data and not row.has_data(config)}
 
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
-    left_out = left_out_groups(config) if config.automation.benchmark else APART
+    left_out = left_out_groups(config)
+    if not config.automation.benchmark:
+        left_out = {row.group for row in STAGES.values() if row.has_data}
     for row in STAGES.values():
-        if row.group not in left_out and (slugs or not row.gathers):
-            yield from (
-                (row.name, key) for key in row.keys(slugs, config.methods, config.two_encoders)
-            )
+        if row.group in left_out or (row.gathers and not slugs):
+            continue
+        for key in row.keys(slugs, config.methods, config.two_encoders):
+            yield row.name, key
 
 
 def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:

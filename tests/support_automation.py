@@ -22,9 +22,9 @@ from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.assets.runs import HIDDEN
 from react_pipeline.commands.process_groups import end, listen_to_signals
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 from react_pipeline.settings.training import METHODS
+from react_pipeline.stage import STAGES
 
 Asked = set[tuple[str, str | None]]
 

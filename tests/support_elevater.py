@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from react_pipeline.settings.datasets import DATASETS, Dataset, read_data
+from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, read_data
 
 PIXELS = 8
 

@@ -21,8 +21,8 @@ from PIL import Image
 from react_pipeline.corpus.collected import write_table
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import STAGES, method_key
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store.artifacts import Artifact
 
 COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4}

@@ -17,6 +17,7 @@ from pathlib import Path
 LIBRARY = Path(__file__).parents[1] / "react_pipeline"
 ASSETS = LIBRARY / "assets"
 """In a clone a link to the folder `assets`; in the distributions a package like any other."""
+EXTENSIONS = LIBRARY / "extensions"
 PACKAGE = "react_pipeline"
 
 
@@ -52,8 +53,17 @@ def modules_of_library() -> list[Path]:
 
 
 def room_of(path: Path) -> str:
-    """The room of a file."""
-    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+    """The room of a file; each extension is one."""
+    parts = path.relative_to(LIBRARY).parts
+    if parts[0] == EXTENSIONS.name:
+        return f"{parts[0]}.{parts[1]}"
+    return parts[0].removesuffix(".py")
+
+
+def room_of_module(module: str) -> str:
+    """The room of a module of the library, by its name."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if parts[0] == EXTENSIONS.name else parts[0]
 
 
 @functools.cache
@@ -101,9 +111,15 @@ def imports_of(path: Path) -> Iterator[Import]:
     ]
     for_types = {id(child) for node in guarded for child in ast.walk(node)}
     for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            # A room as a whole: `from react_pipeline import clip`.
+            for alias in node.names:
+                if (LIBRARY / alias.name).is_dir():
+                    module = f"{PACKAGE}.{alias.name}"
+                    yield Import(path, module, alias.name, alias.name, id(node) in for_types, True)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
             module = str(node.module)
-            room = module.split(".")[1]
+            room = room_of_module(module)
             for alias in node.names:
                 origin = (
                     door_of(room).get(alias.name, module)
@@ -115,11 +131,12 @@ def imports_of(path: Path) -> Iterator[Import]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """The rooms that each room imports."""
+    """The rooms that each room of the core imports."""
     found: dict[str, set[str]] = {}
     for path in [*modules_of_library(), *ASSETS.glob("*.py")]:
-        used = {one.room for one in imports_of(path) if not one.for_types}
-        found.setdefault(room_of(path), set()).update(used - {room_of(path)})
+        if not path.is_relative_to(EXTENSIONS):
+            used = {one.room for one in imports_of(path) if not one.for_types}
+            found.setdefault(room_of(path), set()).update(used - {room_of(path)})
     return found
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 
 from react_pipeline.lineage import fresh, resolve, run
-from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project.project import Project
+from react_pipeline.stage import ALL, STAGES, method_key
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.upkeep import Place, survey
 

@@ -79,7 +79,8 @@ def test_the_configuration_page_has_every_field_with_its_default() -> None:
         "corpus": {"shards": given["corpus"]["shards"]},
         "encoder": {"pretrained": given["encoder"]["pretrained"]},
     }
-    on_page, by_default = config.PipelineConfig(**given), config.PipelineConfig(**needed)
+    whole = config.whole_pipeline_model()
+    on_page, by_default = whole(**given), whole(**needed)
     assert (
         on_page == by_default
         and training_config.TrainingConfig(**training) == training_config.TrainingConfig()

@@ -8,8 +8,8 @@ import pytest
 
 from react_pipeline import lineage
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import StaleArtifact
 
 

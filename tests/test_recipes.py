@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.project.project import Project
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
@@ -42,7 +43,7 @@ def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> No
         6,
     )
     assert training.adam_eps == pytest.approx(1e-6 * training.processes)
-    assert project.config.elevater.datasets == ("imagenet-1k",)
+    assert project.config.section(ElevaterConfig).datasets == ("imagenet-1k",)
 
 
 @pytest.mark.usefixtures("processor")

@@ -13,8 +13,8 @@ from support_upkeep import METHODS, build_all
 
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.runs import INPUTS_TAG
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.upkeep import survey
 
 PLACE = ("customized_checkpoint", "shapes/gated-image")

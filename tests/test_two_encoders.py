@@ -24,11 +24,11 @@ from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.lineage import run
-from react_pipeline.pipeline import ALL
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.retrieval.search import search_pairs
 from react_pipeline.settings.config import EmbeddingConfig
+from react_pipeline.stage import ALL
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.upkeep import State, places, survey

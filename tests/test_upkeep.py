@@ -12,12 +12,12 @@ import pytest
 import yaml
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import manifests
 from react_pipeline.project.project import Project
 from react_pipeline.settings import files
 from react_pipeline.settings.automation import require_cron_line
 from react_pipeline.settings.files import load_pipeline
+from react_pipeline.stage import ALL
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.store.store import Store
 from react_pipeline.upkeep import Place, State, pairs_distance, places, survey

@@ -27,8 +27,8 @@ from react_pipeline.corpus import BadImage, ImageSource, decode_image, open_sour
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index, StoredVectors
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, ReactError
 
 with warnings.catch_warnings():

@@ -15,7 +15,6 @@ from .cost import EncoderCost as EncoderCost
 from .cost import architecture_named as architecture_named
 from .cost import architecture_of as architecture_of
 from .cost import core_seconds as core_seconds
-from .dense import DenseTower as DenseTower
 from .gated import GatedBlock as GatedBlock
 from .gated import gate_values as gate_values
 from .gated import gated_layers as gated_layers

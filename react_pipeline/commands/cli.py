@@ -24,9 +24,7 @@ from react_pipeline.commands.command_line import (
     materialize_assets,
     missing_extra,
 )
-from react_pipeline.commands.dense import dense_app
 from react_pipeline.commands.domains import domains_app
-from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.plan import plan
@@ -35,6 +33,7 @@ from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
 from react_pipeline.commands.use import embed, export, judge, predict
+from react_pipeline.extension import brought
 from react_pipeline.project import CONFIG_VARIABLE, write_demo_project
 from react_pipeline.settings import METHODS
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
@@ -48,9 +47,7 @@ app = typer.Typer(
     "assets, tracked in MLflow.",
 )
 app.add_typer(domains_app, name="domains")
-app.add_typer(elevater_app, name="elevater")
 app.command()(init)
-app.add_typer(dense_app, name="dense")
 app.command()(status)
 app.command()(plan)
 app.command()(results)
@@ -60,6 +57,8 @@ app.command()(export)
 app.command()(predict)
 app.command()(embed)
 app.add_typer(models_app, name="models")
+for _ in brought(lambda extension: extension.add_commands(app)):
+    pass
 
 
 def _print_version(given: bool) -> None:

@@ -19,7 +19,6 @@ from react_pipeline.commands.command_line import (
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.pipeline import ALL
 from react_pipeline.preflight import encoder_problems, file_problems
 from react_pipeline.project import Project
 from react_pipeline.settings import (
@@ -32,6 +31,7 @@ from react_pipeline.settings import (
     parse_yaml,
     read_yaml,
 )
+from react_pipeline.stage import ALL
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 _MOST_COUNTED = 10_000_000

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_error, print_table
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import misnamed
+from react_pipeline.stage import ALL
 
 if TYPE_CHECKING:
     from react_pipeline.upkeep import Place, Survey

@@ -16,9 +16,9 @@ from react_pipeline.corpus.images import IMAGE_SUFFIXES
 from react_pipeline.corpus.ready_layout import find_parts
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project, files_below
 from react_pipeline.settings import CorpusConfig
+from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
 
 PAIR_BYTES = 50_000

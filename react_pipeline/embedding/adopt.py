@@ -30,9 +30,9 @@ from react_pipeline.embedding.convert import convert
 from react_pipeline.embedding.parts import Rows, holding, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, METADATA, READY_FILE
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 SAMPLED_CAPTIONS = 64

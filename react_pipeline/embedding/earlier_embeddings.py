@@ -30,7 +30,7 @@ from react_pipeline.embedding.groups import (
 )
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.vectors import GROUPS_FILE
-from react_pipeline.pipeline import encoder_in
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,

@@ -33,9 +33,9 @@ from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
     Artifact,
     CorpusError,

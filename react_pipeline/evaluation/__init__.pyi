@@ -33,6 +33,12 @@ from .judgements import judgements_of as judgements_of
 from .judgements import measure_of as measure_of
 from .judgements import model_of as model_of
 from .judgements import present_model as present_model
+from .protocols import PROGRESS as PROGRESS
+from .protocols import checkpoint_of as checkpoint_of
+from .protocols import load_model as load_model
+from .protocols import read_all as read_all
+from .protocols import require_encoder as require_encoder
+from .protocols import results_to_compare as results_to_compare
 from .report import FORMATS as FORMATS
 from .report import write_report as write_report
 from .tables import JUDGED as JUDGED

@@ -29,9 +29,9 @@ from react_pipeline.evaluation.tables import (
     write_tables,
 )
 from react_pipeline.lineage import gathered_is_current, resolve
-from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
+from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,

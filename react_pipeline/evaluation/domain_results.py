@@ -17,8 +17,8 @@ from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.evaluation.calibration import calibrate, confidence
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, CorruptArtifact
 
 STAGE = "domain_results"

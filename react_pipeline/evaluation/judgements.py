@@ -19,8 +19,8 @@ import pandas as pd
 from react_pipeline.evaluation.judgement_log import CONFIDENCE, Session, Side, describe
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import escaped
-from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, Inputs, ReactError
 
 JUDGEMENTS = "judgements"

@@ -30,8 +30,8 @@ from react_pipeline.indexing.growth import SIDES, can_grow, recall_floor
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.settings import DistributorConfig, IndexConfig
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, seal, sealed
 
 LOCAL = DistributorConfig()

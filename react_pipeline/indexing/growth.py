@@ -11,7 +11,7 @@ from pathlib import Path
 
 from react_pipeline.embedding import Side, vector_digests
 from react_pipeline.indexing.keys import Key
-from react_pipeline.pipeline import encoder_in
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
     MANIFEST,
     Artifact,

@@ -8,7 +8,7 @@ Does not belong here: how sets are listed (`labels`, `evaluation_images`), what 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,19 +19,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import BadImage, decode_image, decode_what_is_there
-from react_pipeline.demo import installed_versions
-from react_pipeline.labelled.evaluation_images import (
-    is_location,
-    list_images,
-    location_of,
-    read_location,
-)
-from react_pipeline.labelled.images import Unavailable
-from react_pipeline.labelled.labels import lines_of, read_folder, read_manifest
+from react_pipeline.corpus import BadImage
+from react_pipeline.labelled.kind import decode, read_image
+from react_pipeline.labelled.labels import lines_of, read_manifest
+from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, PipelineConfig
+from react_pipeline.settings import (
+    DomainConfig,
+    EvaluationSetConfig,
+    PipelineConfig,
+    labelled_kinds,
+)
 from react_pipeline.store import Artifact, InputError, canonical_json
 
 if TYPE_CHECKING:
@@ -59,48 +58,47 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
     """
     domain = project.domain(slug)
     evaluation = domain.evaluation
-    max_pixels = project.config.corpus.max_pixels
-    if evaluation is not None and evaluation.kind == "demo":
-
-        def build_demo(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-            from react_pipeline.demo import build_evaluation
-
-            build_evaluation(evaluation.name, directory)
-            images = read_manifest(directory / "manifest.csv", domain)
-            locations = _located(directory, images["path"])
-            _require_decodable(locations, max_pixels)
-            return _with_digests(images, locations), {
-                "name": evaluation.name,
-                "root": "",
-                **_coverage(images, domain),
-            }
-
-        return _publish(project, domain, {"demo": installed_versions()}, build_demo)
+    if evaluation is None:
+        return _publish_unavailable(project, domain, _NOT_CONFIGURED)
+    kind = labelled_kinds()[evaluation.kind]
+    if (made_from := kind.made_from(evaluation)) is not None:
+        return _publish(project, domain, made_from, lambda folder: _made(project, domain, folder))
     try:
-        images, notes = _list(domain)
+        images, notes = kind.images(evaluation, domain)
     except Unavailable as error:
-        unavailable = {"unavailable": error.reason}
-        return _publish(project, domain, unavailable, lambda _: (_no_images(), unavailable))
-    locations = _located(Path(notes["root"]), images["path"], of_elevater="dataset" in notes)
+        return _publish_unavailable(project, domain, error.reason)
+    root = _root(evaluation)
+    locations = [kind.locate(root, name) for name in images["path"]]
     images = _with_digests(images, locations)
     identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
 
-    def build(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-        _require_decodable(locations, max_pixels)
-        return images, {**notes, **_coverage(images, domain)}
+    def build(_folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+        _require_decodable(locations, project.config.corpus.max_pixels)
+        described = {"name": evaluation.name, "root": str(root), **notes}
+        return images, {**described, **_coverage(images, domain)}
 
     return _publish(project, domain, {"images": len(images), "sha256": identity}, build)
 
 
+def _made(
+    project: Project, domain: DomainConfig, folder: Path
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Images that the kind draws into the artifact."""
+    evaluation = domain.evaluation
+    assert evaluation is not None  # noqa: S101 - asked for a set that is configured
+    labelled_kinds()[evaluation.kind].make(evaluation, folder)
+    images = read_manifest(folder / "manifest.csv", domain)
+    locations = [str(folder / name) for name in images["path"]]
+    _require_decodable(locations, project.config.corpus.max_pixels)
+    notes = {"name": evaluation.name, "root": "", **_coverage(images, domain)}
+    return _with_digests(images, locations), notes
+
+
 def count_images(domain: DomainConfig) -> int:
     """How many labelled images a domain lists; 0 where its set is not there, or wrong."""
-    evaluation = domain.evaluation
-    if evaluation is not None and evaluation.kind == "demo":
-        from react_pipeline.demo import labelled_emoji
-
-        return len(labelled_emoji(evaluation.name))
-    with suppress(Unavailable, InputError):
-        return len(_list(domain)[0])
+    if domain.evaluation is not None:
+        with suppress(Unavailable, InputError):
+            return labelled_kinds()[domain.evaluation.kind].count(domain.evaluation, domain)
     return 0
 
 
@@ -111,19 +109,20 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
         domain: Says where the images are today; unset: where they were when the set was published.
 
     Returns:
-        Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a
-        location that
-        `evaluation_images` reads), class, class_id, sha256, and subject where a manifest names what
-        each image shows;
-        empty if the set is unavailable.
+        Columns name (path as the set names it), path (absolute, or a location that
+        `kind.read_image` reads), class, class_id, sha256, and subject where a manifest names what
+        each image shows; empty if the set is unavailable.
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
-    evaluation = None if domain is None else domain.evaluation
-    if evaluation is not None and evaluation.path is not None:
-        root = _root(evaluation.path, evaluation.kind)
+    described = artifact.manifest["config"]["evaluation"]
+    kind = None if described is None else labelled_kinds()[described["kind"]]
+    if domain is not None and domain.evaluation is not None and domain.evaluation.path is not None:
+        root = _root(domain.evaluation)
     images.insert(0, "name", images["path"])
-    images["path"] = _located(root, images["name"], of_elevater="dataset" in artifact.counts)
+    images["path"] = [
+        str(root / name) if kind is None else kind.locate(root, name) for name in images["name"]
+    ]
     return images
 
 
@@ -151,12 +150,12 @@ class PublishedImages:
             InputError: If its file is gone or differs from what was published.
         """
         path = self.paths[position]
-        data = _read(path)
+        data = read_image(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
             raise InputError(
                 f"{path}: changed since the set was published; rematerialize `{STAGE}`"
             )
-        return _decoded(path, data, self.max_pixels, lazy=lazy)
+        return decode(path, data, self.max_pixels, lazy=lazy)
 
 
 def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
@@ -218,45 +217,20 @@ def encode_images(
     return np.concatenate(vectors)
 
 
-def _list(domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The images of a set on disk, path and class, and what the manifest says of them.
-
-    Raises:
-        Unavailable: If none is configured, or it is not there.
-        InputError: If it is wrong.
-    """
-    evaluation = domain.evaluation
-    if evaluation is None or evaluation.path is None:
-        raise Unavailable(
-            "no evaluation set is configured: add `evaluation` to the domain file, or use "
-            "`react-pipeline judge`"
-        )
-    about, root = f"evaluation set {evaluation.name!r}", _root(evaluation.path, evaluation.kind)
-    notes: dict[str, Any] = {"name": evaluation.name, "root": str(root)}
-    if evaluation.kind == "manifest":
-        if not evaluation.path.is_file():
-            raise Unavailable(f"{about}: there is no file {evaluation.path}")
-        return read_manifest(evaluation.path, domain), notes
-    if not root.is_dir():
-        raise Unavailable(f"{about}: there is no folder {evaluation.path}")
-    if evaluation.dataset is None:
-        images, ignored = read_folder(root, domain)
-        return images, {**notes, "ignored_files": ignored}
-    try:
-        return list_images(root, evaluation.dataset, domain), {
-            **notes,
-            "dataset": evaluation.dataset,
-        }
-    except Unavailable as error:
-        raise Unavailable(f"{about}: {error.reason}") from error
+_NOT_CONFIGURED = (
+    "no evaluation set is configured: add `evaluation` to the domain file, or use "
+    "`react-pipeline judge`"
+)
 
 
-def _root(path: Path, kind: str) -> Path:
-    return path.resolve().parent if kind == "manifest" else path.resolve()
+def _root(evaluation: EvaluationSetConfig) -> Path:
+    assert evaluation.path is not None  # noqa: S101 - asked for sets on disk
+    return labelled_kinds()[evaluation.kind].root(evaluation.path)
 
 
-def _located(root: Path, names: Iterable[str], *, of_elevater: bool = False) -> list[str]:
-    return [location_of(root, name) if of_elevater else str(root / name) for name in names]
+def _publish_unavailable(project: Project, domain: DomainConfig, reason: str) -> Artifact:
+    unavailable = {"unavailable": reason}
+    return _publish(project, domain, unavailable, lambda _: (_no_images(), unavailable))
 
 
 def _publish(
@@ -284,23 +258,15 @@ def _no_images() -> pd.DataFrame:
 
 def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFrame:
     return images.assign(
-        sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations]
+        sha256=[hashlib.sha256(read_image(location)).hexdigest() for location in locations]
     )
-
-
-def _decoded(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-    if is_location(
-        location
-    ):  # as in the benchmark; a truncated file among a user's own images must be fixed
-        return decode_what_is_there(data, max_pixels)[0]
-    return decode_image(data, max_pixels, lazy=lazy)
 
 
 def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
     problems = []
     for location in locations:
         try:
-            _decoded(location, _read(location), max_pixels)
+            decode(location, read_image(location), max_pixels)
         except BadImage as error:
             problems.append(f"{location}: {error}")
     if problems:
@@ -314,12 +280,3 @@ def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:
     covered = set(images["class"])
     missing = [name for name in domain.class_names if name not in covered]
     return {"classes": len(covered), "classes_without_images": missing}
-
-
-def _read(path: str) -> bytes:
-    if is_location(path):
-        return read_location(path)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.labelled.images import Unavailable, is_inside, open_zip, split_location
 from react_pipeline.labelled.labels import lines_of
+from react_pipeline.labelled.sources import Unavailable, is_inside, open_zip, split_location
 from react_pipeline.store import InputError
 
 _MOST_TEXT_BYTES = 512 << 20

@@ -14,6 +14,7 @@ from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
 from .local_files import text_of as text_of
 from .manifests import Manifests as Manifests
+from .outside import Files as Files
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run
 from .outside import look_at as look_at

@@ -7,6 +7,7 @@ of their own. Does not belong here: content outside the store, which a step dige
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.extension import brought
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.settings import SPEED_FIELDS, EncoderConfig, is_linear_head, unused_fields
@@ -78,7 +79,8 @@ def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     return {**index, "ready": bool(project.config.corpus.indices)}
 
 
-def _classes(project: Project, slug: str) -> dict[str, Any]:
+def classes(project: Project, slug: str) -> dict[str, Any]:
+    """Names, synonyms and templates of a domain."""
     domain = project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
     # Seed images are searched with, so they matter to retrieval only.
     fields = ("name", "id", "synonyms")
@@ -108,7 +110,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     )
     fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject"})
     return {
-        **_classes(project, slug),
+        **classes(project, slug),
         **fields,
         "seeds": seeds,
         **_kept_out(project, slug),
@@ -151,19 +153,10 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     others = {
         key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()
     }
-    elevater = project.config.elevater
-    dense = (
-        [entry.name for entry in project.config.dense.sets(slug)]
-        if project.config.dense.root
-        else []
-    )
-    named = list(elevater.dataset_names) if elevater.root else []
-    return {
-        "evaluation_sets": others,
-        "elevater": named,
-        **({"dense": dense} if dense else {}),
-        **subjects,
-    }
+    tests: dict[str, Any] = {}
+    for _, sets in brought(lambda extension: extension.kept_out(project, slug)):
+        tests |= sets
+    return {"evaluation_sets": others, **tests, **subjects}
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:
@@ -190,7 +183,7 @@ def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     # A linear head is one vector per class, so it depends on the classes whatever it is trained
     # with.
     by_class = training.get("class_prompt_fraction") or is_linear_head(method)
-    return {"method": method, **training, **(_classes(project, slug) if by_class else {})}
+    return {"method": method, **training, **(classes(project, slug) if by_class else {})}
 
 
 def domain_results(project: Project, key: str) -> dict[str, Any]:
@@ -198,7 +191,7 @@ def domain_results(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash
-    return {"method": method, "squash": squash, **_classes(project, slug)}
+    return {"method": method, "squash": squash, **classes(project, slug)}
 
 
 def nothing(_project: Project, _key: str) -> dict[str, Any]:
@@ -209,42 +202,3 @@ def nothing(_project: Project, _key: str) -> dict[str, Any]:
 def promotion(project: Project, _key: str) -> dict[str, Any]:
     """The rule."""
     return project.config.promotion.model_dump(mode="json")
-
-
-def benchmark_features(project: Project, _key: str) -> dict[str, Any]:
-    """Data sets and splits."""
-    elevater = project.config.elevater
-    return {
-        "datasets": list(elevater.dataset_names),
-        "splits": ["test", "train"] if elevater.shots else ["test"],
-        "unprojected": elevater.probes_unprojected,
-    }
-
-
-def benchmark_results(project: Project, _key: str) -> dict[str, Any]:
-    """Data sets and protocols."""
-    elevater = project.config.elevater
-    trained = (
-        elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
-    )
-    few = any(shots > 0 for shots in elevater.shots)
-    return {
-        "datasets": list(elevater.dataset_names),
-        **trained,
-        **({"sample": "balanced"} if few else {}),
-    }
-
-
-def dense_results(project: Project, key: str) -> dict[str, Any]:
-    """Sets, boxes and the way of dense features; files are identified by their bytes (the content
-    of the inputs).
-    """
-    slug = key.split("/")[0]
-    files = {"root", "boxes_file", "rpn_checkpoint", "student_backbone"}
-    dense = project.config.dense.model_dump(mode="json", exclude=files)
-    if not project.config.dense.student_images:
-        dense = {name: value for name, value in dense.items() if not name.startswith("student_")}
-    of_domain = (
-        {"templates": _classes(project, slug)["templates"]} if project.config.dense.own else {}
-    )
-    return {**dense, **of_domain}

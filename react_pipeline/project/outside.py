@@ -18,7 +18,7 @@ from pathlib import Path
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
-from react_pipeline.settings import DomainConfig, EncoderConfig
+from react_pipeline.settings import DomainConfig, EncoderConfig, labelled_kinds
 from react_pipeline.store import (
     CACHE,
     Artifact,
@@ -80,19 +80,9 @@ def _weights(encoder: EncoderConfig) -> Files:
 
 
 def of_labelled_images(project: Project, slug: str) -> Files:
-    """The folder or manifest of a domain's labelled images.
-
-    Not looked at: the images that a manifest lists, and the folder that holds all data sets of
-    ELEVATER.
-    """
+    """What the kind of a domain's labelled images names."""
     evaluation = project.domain(slug).evaluation
-    if evaluation is None:
-        return Files()
-    names = (
-        () if evaluation.path is None or evaluation.kind == "elevater" else (str(evaluation.path),)
-    )
-    packages = _demo_packages() if evaluation.kind == "demo" else {}
-    return Files(names, packages, complete=evaluation.kind not in ("manifest", "elevater"))
+    return Files() if evaluation is None else labelled_kinds()[evaluation.kind].outside(evaluation)
 
 
 def unlisted(_project: Project, _key: str) -> Files:

@@ -10,7 +10,6 @@ from typing import Any
 
 from react_pipeline.evaluation import RESULTS
 from react_pipeline.lineage import fresh, fresh_or_none
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion.evidence import CHECKPOINT, NEVER, STAGE, Evidence, gather, results_of
 from react_pipeline.promotion.judged import judge_without_labels
@@ -18,6 +17,7 @@ from react_pipeline.promotion.judgement import Measured, judge, paired_test
 from react_pipeline.promotion.verdict_chain import changed, publish, way_out
 from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
 
 

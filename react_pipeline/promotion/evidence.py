@@ -16,11 +16,11 @@ from react_pipeline.evaluation import (
     write_evaluation,
 )
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.stage import ALL, STAGES, method_key
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
 
 STAGE = "promotion"

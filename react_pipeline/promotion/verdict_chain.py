@@ -13,11 +13,11 @@ from typing import Any
 
 from react_pipeline.evaluation import JUDGEMENTS, RESULTS
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import method_key
 from react_pipeline.promotion.evidence import CHECKPOINT, REEVALUATED, STAGE, Evidence
 from react_pipeline.promotion.report import write_report
 from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import TRAINED_METHODS
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, ReactError
 
 

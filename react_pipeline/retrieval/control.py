@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError
 
 if TYPE_CHECKING:

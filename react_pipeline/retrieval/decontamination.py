@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,18 +25,13 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import has_field, row_metadata
+from react_pipeline.extension import brought
 from react_pipeline.indexing import nearest
-from react_pipeline.labelled import (
-    Unavailable,
-    dense_digests,
-    encode_images,
-    read_dataset,
-    read_images,
-)
-from react_pipeline.pipeline import ALL, encoder_in
+from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
 from react_pipeline.settings import DistributorConfig
+from react_pipeline.stage import ALL, encoder_in
 from react_pipeline.store import Artifact, InputError
 
 if TYPE_CHECKING:
@@ -131,7 +125,7 @@ def kept_out(
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
             images[other] = read_images(project.store.current("evaluation_set", other))
-        digests = benchmark_digests(project, slug)
+        digests = test_digests(project, slug)
     subjects = frozenset[str]()
     if project.retrieval(slug).same_subject == "exclude":
         subjects = subjects.union(
@@ -169,35 +163,11 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
         )
 
 
-def benchmark_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
-    """SHA-256 of the files that the benchmark and detection and segmentation measure on, by group
-    and data set.
-    """
-    groups = {"elevater": elevater_digests(project), "dense": dense_digests(project, slug)}
-    return {
-        f"{group}/{name}": digests
-        for group, sets in groups.items()
-        for name, digests in sets.items()
-    }
-
-
-def elevater_digests(project: Project) -> dict[str, frozenset[str]]:
-    """SHA-256 of the files of the test images, by data set; only data sets that are there."""
-    elevater = project.config.elevater
-    if elevater.root is None or not elevater.root.is_dir():
-        return {}
-    digests = {}
-    for name in elevater.dataset_names:
-        try:
-            images = read_dataset(elevater.root, name, "test", warn=False)
-        except Unavailable:
-            continue
-        with ThreadPoolExecutor(4) as pool:
-            read = pool.map(
-                lambda position, images=images: hashlib.sha256(images.read(position)),
-                range(len(images)),
-            )
-            digests[name] = frozenset(digest.hexdigest() for digest in read)
+def test_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
+    """SHA-256 of the images that extensions measure on, by extension and set."""
+    digests: dict[str, frozenset[str]] = {}
+    for _, sets in brought(lambda extension: extension.test_digests(project, slug)):
+        digests |= sets
     return digests
 
 

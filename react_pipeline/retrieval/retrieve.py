@@ -22,7 +22,6 @@ from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
 from react_pipeline.retrieval.chosen_pairs import (
@@ -42,6 +41,7 @@ from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DistributorConfig, DomainConfig
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError
 
 

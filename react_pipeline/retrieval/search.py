@@ -15,8 +15,8 @@ from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_so
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import InputError
 
 TEXT_MODES: dict[str, Side] = {"t2t": "text", "t2i": "image"}

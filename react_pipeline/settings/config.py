@@ -7,16 +7,25 @@ with a value.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from react_pipeline.extension import Extension, brought
 from react_pipeline.settings.automation import AutomationConfig
 from react_pipeline.settings.corpus import CorpusConfig
-from react_pipeline.settings.dense import DenseConfig
 from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.settings.evaluation import ElevaterConfig, EvaluationSetConfig
+from react_pipeline.settings.evaluation import EvaluationSetConfig
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.promotion import PromotionConfig
@@ -221,6 +230,9 @@ _ADDRESS = Field(
 )
 
 
+ExtensionSection = TypeVar("ExtensionSection", bound=Section)
+
+
 class PipelineConfig(Section):
     """`pipeline.yaml`: what holds for every domain."""
 
@@ -248,11 +260,21 @@ class PipelineConfig(Section):
     index: IndexConfig = IndexConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     customization: CustomizationConfig = CustomizationConfig()
-    elevater: ElevaterConfig = ElevaterConfig()
-    dense: DenseConfig = DenseConfig()
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
+    _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
+
+    def section(self, model: type[ExtensionSection]) -> ExtensionSection:
+        """The section of an extension, by its model; its defaults if pipeline.yaml has none."""
+        sections = (value for value in self._sections.values() if isinstance(value, model))
+        return next(sections, model())
+
+    def with_sections(self, sections: Mapping[str, Section]) -> Self:
+        """The same with the sections of extensions."""
+        config = self.model_copy()
+        config._sections = {**self._sections, **sections}
+        return config
 
     @property
     def two_encoders(self) -> bool:
@@ -284,3 +306,28 @@ class PipelineConfig(Section):
         if len(set(methods)) < len(methods):
             raise ValueError("a method is listed twice")
         return methods
+
+
+@cache
+def sections_of_extensions() -> dict[str, type[Section]]:
+    """The model of each section of `pipeline.yaml` that an extension brings, by name."""
+    models: dict[str, type[Section]] = {}
+
+    def added(extension: Extension) -> None:
+        sections = extension.sections()
+        if taken := sections.keys() & {*PipelineConfig.model_fields, *models}:
+            raise ValueError(f"`{min(taken)}` is a field of pipeline.yaml already")
+        models.update(sections)
+
+    for _ in brought(added):
+        pass
+    return models
+
+
+@cache
+def whole_pipeline_model() -> type[PipelineConfig]:
+    """`PipelineConfig` with the sections of extensions as fields: what a whole file must fit."""
+    fields: dict[str, Any] = {
+        name: (model, model()) for name, model in sections_of_extensions().items()
+    }
+    return create_model("PipelineConfig", __base__=PipelineConfig, **fields)

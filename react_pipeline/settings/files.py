@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from react_pipeline.settings.config import HUB_PREFIX, DomainConfig, EncoderConfig, PipelineConfig
+from react_pipeline.settings.config import (
+    HUB_PREFIX,
+    DomainConfig,
+    EncoderConfig,
+    PipelineConfig,
+    sections_of_extensions,
+    whole_pipeline_model,
+)
 from react_pipeline.settings.messages import problems_of, truths_for_numbers
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.shard_patterns import is_url
@@ -40,8 +47,12 @@ def load_pipeline(path: Path) -> PipelineConfig:
         ConfigError: Listing every problem with file and field.
     """
     base = path.resolve().parent
-    config = _located(_validate(PipelineConfig, read_yaml(path), path), base, "store", "domains")
-    corpus = _located(config.corpus, base, "embeddings", "subset", "indices")
+    whole = _validate(whole_pipeline_model(), read_yaml(path), path)
+    core = {name: getattr(whole, name) for name in PipelineConfig.model_fields}
+    config = _located(PipelineConfig.model_construct(whole.model_fields_set, **core), base)
+    names = sections_of_extensions()
+    config = config.with_sections({name: _located(getattr(whole, name), base) for name in names})
+    corpus = _located(config.corpus, base)
     files = {
         "shards": tuple(
             name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards
@@ -64,8 +75,6 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "encoder": _with_weights(config.encoder, base),
         "retrieval_encoder": config.retrieval_encoder
         and _with_weights(config.retrieval_encoder, base),
-        "elevater": _located(config.elevater, base, "root"),
-        "dense": _located(config.dense, base, "root", "rpn_checkpoint", "student_backbone"),
     }
     return config.model_copy(update=update)
 
@@ -88,11 +97,11 @@ def _tracking_uri(path: Path) -> str:
     return named
 
 
-def _located(section: Model, base: Path, *fields: str) -> Model:
-    """With these fields, paths, as absolute ones."""
-    given = ((name, getattr(section, name)) for name in fields)
+def _located(section: Model, base: Path) -> Model:
+    """With absolute paths."""
+    paths = {name: value for name, value in section if isinstance(value, Path)}
     return section.model_copy(
-        update={key: _absolute(base, path).resolve() for key, path in given if path is not None}
+        update={name: _absolute(base, path).resolve() for name, path in paths.items()}
     )
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import RESULTS
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
+from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import (
     MODEL_STAGES,

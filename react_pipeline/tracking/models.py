@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.evaluation import TRAINED
-from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.package import FOLDER, save_served, write_package
 from react_pipeline.tracking.versions import find_model, find_version, model_name

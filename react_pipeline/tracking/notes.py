@@ -4,9 +4,9 @@ and back.
 
 import os
 
-from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import has_secret
+from react_pipeline.stage import ALL, STAGES
 
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
 """Environment variables with the address at which a browser finds the user interface, such as

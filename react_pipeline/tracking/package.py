@@ -11,7 +11,7 @@ import io
 import logging
 import shutil
 from contextlib import suppress
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ import pandas as pd
 from PIL import Image
 
 from react_pipeline.evaluation import TRAINED
-from react_pipeline.lineage import named_function
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
 
@@ -47,6 +46,11 @@ FOLDER = "model"
 """Of the exported folder, among the model's `artifacts`."""
 
 
+def _of_use(reference: str) -> Any:
+    room, _, name = reference.partition(":")
+    return getattr(import_module(f"react_pipeline.{room}"), name)
+
+
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
     """Write a trained checkpoint into an empty folder, to be used without the store.
 
@@ -54,7 +58,7 @@ def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
         Whether the folder holds it: a model whose pairs were pruned has no class names any more.
     """
     try:
-        named_function(PACKAGE)(project, checkpoint, folder)
+        _of_use(PACKAGE)(project, checkpoint, folder)
     except ReactError as error:
         logger.warning(
             "%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error
@@ -81,7 +85,7 @@ def refresh_calibration(
         return
     with TemporaryDirectory() as folder:
         with suppress(ReactError):
-            named_function(CALIBRATION)(project, project.store.open(*checkpoint), Path(folder))
+            _of_use(CALIBRATION)(project, project.store.open(*checkpoint), Path(folder))
         for path in Path(folder).iterdir():
             client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
 

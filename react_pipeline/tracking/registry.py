@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, ReactError
 from react_pipeline.tracking.models import MODEL_TAG
 from react_pipeline.tracking.package import refresh_calibration

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.evaluation import METRICS
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, ReactError, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url

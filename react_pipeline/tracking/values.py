@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store import MANIFEST, Artifact, Inputs
 from react_pipeline.tracking.notes import NOTE_TAG, links, note
 

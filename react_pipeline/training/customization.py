@@ -13,9 +13,9 @@ from typing import Any
 from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, loaded_base, save
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, is_linear_head, pairs_of
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory

@@ -13,10 +13,10 @@ from pathlib import Path
 from react_pipeline.clip import choose_device, load_classifier
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, NEVER, results_of, standing
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, DomainConfig
+from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.use.classifier import Classifier, Origin

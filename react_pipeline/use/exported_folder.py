@@ -34,9 +34,9 @@ from react_pipeline.clip import (
     zero_shot_head,
 )
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, HistoryEntry, champion_decision, standing
+from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,

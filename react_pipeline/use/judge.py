@@ -24,10 +24,10 @@ from react_pipeline.evaluation import (
     model_of,
     present_model,
 )
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, standing
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, canonical_json
 from react_pipeline.use.chosen_model import CHAMPION
 from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures, identity_of

@@ -16,10 +16,10 @@ from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
 from react_pipeline.evaluation import EvalResult, Side, describe, judgements_of
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
-from react_pipeline.pipeline import ALL, RETRIEVAL, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
 from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.stage import ALL, RETRIEVAL, method_key
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 

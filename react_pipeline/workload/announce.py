@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, pairs_of
+from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store import Artifact, ReactError
 
 Amount = Callable[[Project, str], int]

@@ -22,9 +22,9 @@ from react_pipeline.clip import (
 )
 from react_pipeline.embedding import EncodingCost
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
 from react_pipeline.settings import EncoderConfig, TrainingConfig
+from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
 from react_pipeline.training import StepCost
 from react_pipeline.workload.machine import Machine

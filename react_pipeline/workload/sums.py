@@ -30,7 +30,6 @@ from react_pipeline.indexing import (
     planned_key,
 )
 from react_pipeline.labelled import count_images
-from react_pipeline.pipeline import RETRIEVAL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import (
@@ -41,6 +40,7 @@ from react_pipeline.settings import (
     is_linear_head,
     load_domains,
 )
+from react_pipeline.stage import RETRIEVAL, STAGES
 from react_pipeline.store import InputError
 from react_pipeline.training import head_step_seconds
 from react_pipeline.workload.machine import Machine

@@ -15,16 +15,16 @@ from PIL import Image
 from support_elevater import write_elevater
 from support_launch import dagster_home, metadata_of
 
-from react_pipeline.assets.benchmark_checks import (
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.extensions.elevater.assets import (
     bad_features,
     contradictions,
     count_test_images,
     look_for_test_images,
 )
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
-from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 

@@ -13,15 +13,17 @@ import pandas as pd
 import pytest
 from support_upkeep import edit_domain
 
-from react_pipeline.assets import benchmark_checks, checks
+from react_pipeline.assets import checks
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import GROUPS_FILE
+from react_pipeline.extensions.dense import assets as dense_assets
+from react_pipeline.extensions.elevater import assets as elevater_assets
 from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Inputs
 
 Write = Callable[[Path], dict[str, Any]]
@@ -131,40 +133,40 @@ CASES: list[tuple[Any, str, Write, Write]] = [
         counts(step0_max_difference=1e-2),
     ),
     (
-        benchmark_checks.features_are_finite_and_have_a_direction,
+        elevater_assets.features_are_finite_and_have_a_direction,
         GATED,
         vectors("a.npy", 1),
         vectors("a.npy", 0),
     ),
     (
-        benchmark_checks.what_is_unavailable_has_no_value,
+        elevater_assets.what_is_unavailable_has_no_value,
         GATED,
         results(),
         results(unavailable="not downloaded"),
     ),
-    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=None)),
-    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(n=0)),
-    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=1.5)),
+    (elevater_assets.what_is_unavailable_has_no_value, GATED, results(), results(value=None)),
+    (elevater_assets.what_is_unavailable_has_no_value, GATED, results(), results(n=0)),
+    (elevater_assets.what_is_unavailable_has_no_value, GATED, results(), results(value=1.5)),
     (
-        benchmark_checks.detections_are_finite_and_in_their_images,
+        dense_assets.detections_are_finite_and_in_their_images,
         GATED,
         dense(),
         dense({"score": float("nan")}),
     ),
     (
-        benchmark_checks.detections_are_finite_and_in_their_images,
+        dense_assets.detections_are_finite_and_in_their_images,
         GATED,
         dense(),
         dense({"bbox": [30, 10, 20, 20]}),
     ),
     (
-        benchmark_checks.what_was_not_measured_has_no_value,
+        dense_assets.what_was_not_measured_has_no_value,
         GATED,
         dense(),
         dense(unavailable="not downloaded"),
     ),
-    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
-    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
+    (dense_assets.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
+    (dense_assets.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
 ]
 LEAKAGE = {"retrieved_set_holds_no_evaluation_image", "control_set_holds_no_evaluation_image"}
 STAGE_OF = {key.name: stage for stage in STAGES for key in blocking_checks(stage)}

@@ -15,8 +15,8 @@ from react_pipeline.assets.declared import checks_of
 from react_pipeline.assets.partitions import DOMAINS
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import LAUNCH_TAG
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES
 
 PAIRS, CHECKPOINTS = CHECKS
 

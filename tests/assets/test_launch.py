@@ -38,8 +38,8 @@ from react_pipeline.assets.runs import (
     tags_of,
 )
 from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store.errors import InputError
 from react_pipeline.tracking.log import Tracking
 

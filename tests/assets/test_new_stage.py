@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import dagster as dg
 import pytest
 from support_launch import dagster_home
 
+from react_pipeline import stage
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.commands.cli import main
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.upkeep import survey
 
-ROW = Stage(
-    "toy",
-    "how many pairs there are, in a file",
-    "domain",
-    "toys:publish_toy",
-    parents=("corpus",),
-    priority=1,
-)
+ROWS = dict(STAGES)
 
 
 def publish_toy(project: Project, slug: str) -> Artifact:
@@ -42,12 +34,19 @@ def publish_toy(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
+ROW = Stage(
+    "toy",
+    "how many pairs there are, in a file",
+    "domain",
+    step=publish_toy,
+    parents=("corpus",),
+    priority=1,
+)
+
+
 @pytest.fixture
 def project(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    room = ModuleType("react_pipeline.toys")
-    monkeypatch.setattr(room, "publish_toy", publish_toy, raising=False)
-    monkeypatch.setitem(sys.modules, room.__name__, room)
-    monkeypatch.setitem(STAGES, "toy", ROW)  # type: ignore[arg-type]
+    monkeypatch.setattr(stage, "_rows", lambda: {**ROWS, "toy": ROW})
     return indexed_project
 
 

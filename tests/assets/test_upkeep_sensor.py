@@ -20,9 +20,9 @@ from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.runs import INPUTS_TAG
 from react_pipeline.assets.upkeep_sensor import WAIT_HOURS, code_digest
 from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import InputError, StoreWriteError
 
 Make = Callable[..., Project]

@@ -13,7 +13,7 @@ from dagster_webserver.webserver import DagsterWebserver
 
 from react_pipeline.assets import pictures
 from react_pipeline.assets.webserver import Guard, guard
-from react_pipeline.pipeline import STAGES
+from react_pipeline.stage import STAGES
 
 LOOPBACK = {"host": "127.0.0.1:3000"}
 JSON = {**LOOPBACK, "content-type": "application/json"}

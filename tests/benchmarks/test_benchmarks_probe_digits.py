@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from benchmarks import probe_digits as benchmark
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.model import load
+from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.project.project import Project
-from react_pipeline.settings.datasets import dataset
 
 
 def test_the_halves_share_no_image_hold_all_of_them_and_have_enough_of_each_class_for_fifty_shots() -> (

@@ -19,8 +19,8 @@ from react_pipeline.clip.model import load, save
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
 

@@ -9,8 +9,8 @@ from PIL import Image
 from support_dense import OWN, write_sets
 
 from react_pipeline.commands.cli import main
+from react_pipeline.extensions.dense.settings import dense_sets
 from react_pipeline.project.project import Project
-from react_pipeline.settings.dense import dense_sets
 
 
 @pytest.fixture

@@ -10,14 +10,18 @@ from PIL import Image
 from support_commands import assert_loads_no_torch
 from support_elevater import folder_of, write_elevater
 
-from react_pipeline.benchmark.features import publish_features
-from react_pipeline.benchmark.results import publish_results
-from react_pipeline.benchmark.submission import Prediction, write_prediction, write_submission
 from react_pipeline.clip.base import publish_base
 from react_pipeline.commands.cli import main
-from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
+from react_pipeline.extensions.elevater.features import publish_features
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.extensions.elevater.results import publish_results
+from react_pipeline.extensions.elevater.submission import (
+    Prediction,
+    write_prediction,
+    write_submission,
+)
 from react_pipeline.project.project import Project
-from react_pipeline.settings.datasets import DATASETS, dataset
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from react_pipeline.demo.scenes import IGNORED, SIDE, build_scenes
-from react_pipeline.labelled.dense_sets import read_dense_set
+from react_pipeline.extensions.dense.sets import read_dense_set
+from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain, load_pipeline
 
@@ -59,7 +60,7 @@ def test_the_demo_measures_scenes_only_once_they_are_made(project: Path) -> None
     from react_pipeline.upkeep import left_out_groups
 
     config = Project.load(project).config
-    there = config.dense.root is not None and config.dense.root.is_dir()
+    there = config.section(DenseConfig).root is not None and config.dense.root.is_dir()
     assert left_out_groups(config) == ({"benchmark"} if there else {"benchmark", "dense"})
 
 

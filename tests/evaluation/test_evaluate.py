@@ -17,8 +17,8 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, evaluate, score
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
 

@@ -23,8 +23,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from react_pipeline.benchmark import submission
-from react_pipeline.benchmark.submission import MEMBER, check_submission
 from react_pipeline.corpus import images
 from react_pipeline.corpus.image_files import _read_table
 from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
@@ -32,6 +30,8 @@ from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
 from react_pipeline.corpus.url_tables import read_rows
 from react_pipeline.corpus.vector_files import open_vectors
 from react_pipeline.embedding.parts import Parts, starts_of
+from react_pipeline.extensions.elevater import submission
+from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError, CorruptArtifact
 

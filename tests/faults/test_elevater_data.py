@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from support_elevater import edit_json, edit_registry, folder_of, png, write_elevater
 
-from react_pipeline.benchmark.check import check_root
 from react_pipeline.corpus.images import decode_image
-from react_pipeline.labelled.images import Unavailable
-from react_pipeline.labelled.readers import read_dataset
-from react_pipeline.settings.datasets import DATASETS
+from react_pipeline.extensions.elevater.check import check_root
+from react_pipeline.extensions.elevater.datasets import DATASETS
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.store.errors import InputError
 
 

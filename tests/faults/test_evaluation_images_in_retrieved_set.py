@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 from support_drawings import encode, evaluation_image
 
+from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.decontamination import EvaluationImages, Leaks, leaked_images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.settings.dense import DenseConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import StaleArtifact
 

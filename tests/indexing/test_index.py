@@ -156,7 +156,7 @@ def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project:
 
 
 def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: MakeProject) -> None:
-    from react_pipeline.pipeline import STAGES
+    from react_pipeline.stage import STAGES
 
     def named(**index: object) -> dict[str, object]:
         return STAGES["faiss_index"].identity(make_project(index=index), "all")

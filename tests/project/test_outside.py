@@ -10,11 +10,11 @@ import yaml
 
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.lineage import look_outside, resolve, run
-from react_pipeline.pipeline import ALL
 from react_pipeline.project import outside
 from react_pipeline.project.outside import MISSING, look_at, remember_look, seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
+from react_pipeline.stage import ALL
 from react_pipeline.store import durable
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.durable import outside_stamp, remembered_sha256, sha256_of, stamp_of

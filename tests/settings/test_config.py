@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, TrainingOverrides
@@ -66,7 +67,7 @@ def test_tilde_is_the_home_directory_in_every_path(
         "elevater": {"root": "~/elevater"},
     }
     config = load_pipeline(write(here / "pipeline.yaml", raw))
-    assert (config.store, config.domains, config.elevater.root) == tuple(
+    assert (config.store, config.domains, config.section(ElevaterConfig).root) == tuple(
         home / name for name in ("store", "domains", "elevater")
     )
     assert config.encoder.pretrained == str(home / "weights.pt")

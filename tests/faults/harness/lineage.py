@@ -19,8 +19,8 @@ from support_drawings import write_corpus, write_evaluation_folder
 
 from react_pipeline.clip import save
 from react_pipeline.clip.model import from_parts
-from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.store import CURRENT, Artifact, CorruptArtifact, ReactError, read_manifest
 
 SLUG, METHODS = "shapes", ("base", "gated-image", "gated-image-control")

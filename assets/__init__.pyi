@@ -1,0 +1,10 @@
+from .checks import unmeasured as unmeasured
+from .checks import warning_below as warning_below
+from .declared import asset_text as asset_text
+from .declared import check as check
+from .declared import stage_asset as stage_asset
+from .partitions import key_of as key_of
+from .reporting import publish as publish
+from .resources import CheckContext as CheckContext
+from .resources import Context as Context
+from .resources import ProjectParam as ProjectParam

@@ -1,0 +1,125 @@
+"""The commands `react-pipeline dense ...`: sets of detection and segmentation, which are there, the
+demo's scenes.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands import (
+    DEMO_DOMAINS,
+    Config,
+    console,
+    load_project,
+    materialize_assets,
+    print_table,
+)
+from react_pipeline.extensions.dense.settings import DenseConfig, dense_sets
+from react_pipeline.store import InputError
+
+dense_app = typer.Typer(
+    no_args_is_help=True, help="Detection and segmentation: sets, data, the demo's scenes."
+)
+
+
+@dense_app.command("list")
+def list_sets() -> None:
+    """List the known sets: task, classes, images, where they are available. Others are listed in
+    `dense.own`.
+    """
+    rows = [
+        [
+            entry.name,
+            entry.task,
+            len(entry.class_names),
+            f"{entry.expected:,}",
+            entry.truth,
+            entry.homepage,
+        ]
+        for entry in dense_sets().values()
+    ]
+    print_table(
+        ["set", "task", "classes", "images", "truth", "homepage"], rows, right=4, below=["homepage"]
+    )
+
+
+@dense_app.command()
+def check(
+    domain: Annotated[
+        str, typer.Argument(help="A domain, for your own sets whose paths contain `{domain}`.")
+    ] = "",
+    config: Config = None,
+) -> None:
+    """Read all images and truth of the configured sets: what is right, wrong, missing. Exit code 1
+    if one is wrong.
+    """
+    from tqdm import tqdm
+
+    from react_pipeline.extensions.dense.sets import read_dense_set
+    from react_pipeline.labelled import Unavailable
+
+    project = load_project(config)
+    dense, rows, wrong = project.config.section(DenseConfig), [], False
+    if dense.root is None or not dense.sets(domain):
+        raise InputError(
+            f"{project.path}: dense.root, and dense.datasets or dense.own, are not set"
+        )
+    if domain or "{domain}" in str(dense.own):
+        project.domain(domain)  # one that is not there is an error, with a list of those that are
+    for entry in dense.sets(domain):
+        try:
+            found = read_dense_set(dense.root, entry)
+            for position in tqdm(range(len(found)), entry.name, disable=None, leave=False):
+                image = found.image(position, project.config.corpus.max_pixels)
+                if found.labels is not None:
+                    found.label_map(position, image.size)
+            images = f"{len(found):,}" + (f" of {entry.expected:,}" if entry.expected else "")
+            skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
+            rows.append(
+                [entry.name, entry.task, "ok", images, str(len(found.class_names)), skipped]
+            )
+        except Unavailable as error:
+            rows.append([entry.name, entry.task, "missing", "", "", error.reason])
+        except InputError as error:
+            wrong = True
+            rows.append([entry.name, entry.task, "wrong", "", "", str(error)])
+    print_table(
+        ["set", "task", "", "images", "classes", "boxes left out or cut; what is wrong"], rows
+    )
+    raise typer.Exit(1 if wrong else 0)
+
+
+@dense_app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of the scenes, where they have to be made.")] = 0,
+    config: Config = None,
+) -> None:
+    """Detection and segmentation on scenes made of the demo's labelled drawings; after
+    `react-pipeline demo`.
+    """
+    import pandas as pd
+
+    from react_pipeline.demo import build_scenes
+
+    project = load_project(config)
+    root = project.config.section(DenseConfig).root
+    if project.config.corpus.kind != "demo" or root is None:
+        raise InputError(f"{project.path}: corpus.kind must be `demo`, and dense.root set")
+    for slug in DEMO_DOMAINS:
+        if not (root / slug / "annotations.json").is_file():
+            build_scenes(f"demo/{slug}", root / slug, seed)
+    failed = materialize_assets(project, "group:dense", DEMO_DOMAINS, project.config.methods)
+    for slug in DEMO_DOMAINS if not failed else ():
+        artifact = project.store.current("dense_comparison", slug)
+        console.print(f"\n{slug}: {Path(artifact.file('dashboard.html'))}")
+        table = pd.read_parquet(artifact.file("table.parquet"))
+        table = table[table["figure"].isin(["ap50", "miou"])]
+        rows = [
+            [*row[:4], *(f"{100 * value:.1f}" for value in row[4:6]), f"{100 * row.delta:+.1f}"]
+            for row in table.itertuples(index=False)
+        ]
+        print_table(
+            ["method", "set", "source", "figure", "base %", "method %", "delta"], rows, right=3
+        )
+    raise typer.Exit(failed)

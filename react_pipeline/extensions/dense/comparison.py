@@ -1,0 +1,122 @@
+"""Detection and segmentation compared: the base against each method of a domain, by figures and by
+pictures.
+
+Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
+"""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.evaluation import results_to_compare
+from react_pipeline.extensions.dense.pictures import write_overlays
+from react_pipeline.lineage import resolve
+from react_pipeline.pages import escaped, markdown_table, render
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
+
+STAGE = "dense_comparison"
+COLUMNS = ["method", "set", "source", "figure", "base", "value", "delta", "n"]
+PLACE = ["set", "source", "figure"]
+
+
+def compare_dense(project: Project, slug: str) -> Artifact:
+    """Publish the base with every method of a domain that has a fresh result, on the sets that both
+    were measured on.
+
+    Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods),
+    `dashboard.html`.
+
+    Raises:
+        MissingArtifact: As `results_to_compare`.
+    """
+    results, skipped = results_to_compare(project, STAGE, slug)
+    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+
+    def write(directory: Path) -> dict[str, Any]:
+        table, left_out = compare(results)
+        table.to_parquet(directory / "table.parquet", index=False)
+        table.to_csv(directory / "table.csv", index=False)
+        reasons = {**skipped, **left_out}
+        rows = [
+            [
+                *row[:4],
+                *(f"{100 * value:.1f}" for value in row[4:6]),
+                f"{100 * row.delta:+.1f}",
+                row.n,
+            ]
+            for row in table.itertuples(index=False)
+        ]
+        columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
+        notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
+        (directory / "table.md").write_text(
+            markdown_table(columns, rows) + notes + "\n", encoding="utf-8"
+        )
+        overlays, folders = (
+            directory / "overlays.png",
+            {name: found.path for name, found in results.items()},
+        )
+        is_drawn = write_overlays(results["base"].path, folders, overlays)
+        picture = (
+            "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode()
+            if is_drawn
+            else ""
+        )
+        shown = {
+            "domain": slug,
+            "columns": columns,
+            "rows": rows,
+            "reasons": reasons,
+            "picture": picture,
+        }
+        page = render(
+            "benchmark", "dense.html", page_title=f"Detection and segmentation: {slug}", **shown
+        )
+        (directory / "dashboard.html").write_text(page, encoding="utf-8")
+        return {
+            "methods": [name for name in results if name != "base"],
+            "skipped": reasons,
+            **_counts(table),
+        }
+
+    return project.store.build(inputs, write)
+
+
+def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Each method's figures next to the base's (`COLUMNS`), and why figures are left out.
+
+    Args:
+        results: By method, the base among them.
+    """
+    tables = {
+        name: pd.read_parquet(found.file("results.parquet")) for name, found in results.items()
+    }
+    tables = {
+        name: table[table["value"].notna() & (table["figure"] != "classes")]
+        for name, table in tables.items()
+    }
+    base, parts = tables.pop("base")[[*PLACE, "value"]].rename(columns={"value": "base"}), []
+    left_out = {
+        f"{name}, {place}": str(reason)
+        for name, found in results.items()
+        for place, reason in found.counts["not_measured"].items()
+    }
+    for method, table in tables.items():
+        mine, theirs = (results[name].counts["digests"] for name in (method, "base"))
+        others = [name for name in mine if name in theirs and mine[name] != theirs[name]]
+        why = "measured on other images than the base; rematerialize both"
+        left_out |= {f"{method}, {name}": why for name in others}
+        joined = base.merge(table.loc[~table["set"].isin(others), [*PLACE, "value", "n"]], on=PLACE)
+        parts.append(joined.assign(method=method, delta=joined["value"] - joined["base"]))
+    return pd.concat(parts)[COLUMNS], left_out
+
+
+def _counts(table: pd.DataFrame) -> dict[str, Any]:
+    deltas: dict[str, Any] = {}
+    for row in table.itertuples():
+        of_set = deltas.setdefault(row.method, {}).setdefault(row.set, {})
+        of_set.setdefault(row.source, {})[row.figure] = float(row.delta)
+    return {"delta": deltas}

@@ -1,0 +1,135 @@
+"""Open-vocabulary detection without training: vectors of boxes against class vectors, fusion,
+suppression.
+
+Does not belong here: where boxes come from (`dense_boxes`), average precision (`dense_measures`).
+Shapes: R boxes, x0 y0 x1 y1 in pixels; C classes; D embedding dimension.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as functional
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import batched_nms, roi_align
+
+from react_pipeline.clip import EVALUATION_PRECISION, Clip
+from react_pipeline.embedding import Encoder
+from react_pipeline.extensions.dense.maps import ClassVectors, normalized, padded, resized
+from react_pipeline.extensions.dense.measures import MAX_BOXES
+from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.extensions.dense.tower import DenseTower
+from react_pipeline.store import CorruptArtifact
+
+SURROUNDINGS = 1.5
+"""Sides of the second crop of a box, in sides of the first (ViLD, arXiv 2104.13921)."""
+RESNET_SIDES = 800, 1_333
+"""Short and longest side for regions of a ResNet, as in RegionCLIP."""
+MIN_SCORE, MAX_OVERLAP = 0.001, 0.5
+
+
+class Detector:
+    """Classifies boxes of an image by the class names alone."""
+
+    def __init__(
+        self, clip: Clip, class_names: Sequence[str], templates: Sequence[str], config: DenseConfig
+    ) -> None:
+        """Encode the class names.
+
+        Raises:
+            InputError: If regions are to be cut from dense features and the tower has none.
+        """
+        self.clip, self.config = clip, config
+        self.vectors = ClassVectors.of(clip, class_names, templates)
+        of_map = config.regions == "roi"
+        self.tower = (
+            DenseTower(clip.model, config.attention, config.residual, config.mlp)
+            if of_map
+            else None
+        )
+        self.encoder = None if of_map else Encoder(clip, EVALUATION_PRECISION)
+
+    @torch.inference_mode()
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, objectness: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (n, 4), scores (n,) and class ids (n,) of at most `MAX_BOXES` detections, best
+        first.
+
+        A score is the share of the class among all; with objectness (R,), a fraction, the root of
+        the product of both. RegionCLIP takes the raw logit there, which may be negative, and also
+        has a background of logit 0, whose share is nil where cosines are CLIP's (100 x 0.2 and
+        more).
+        """
+        if not len(boxes):
+            return torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        scores = self.vectors.logits(self.region_vectors(image, boxes)).softmax(dim=-1).cpu()
+        if not scores.isfinite().all():
+            raise CorruptArtifact(
+                "the model gives vectors of boxes that are not finite; rematerialize its checkpoint"
+            )
+        if objectness is not None:
+            scores = (scores * objectness[:, None]).sqrt()
+        rows, classes = (scores > MIN_SCORE).nonzero(as_tuple=True)
+        kept = batched_nms(boxes[rows].float(), scores[rows, classes], classes, MAX_OVERLAP)[
+            :MAX_BOXES
+        ]
+        return boxes[rows[kept]], scores[rows[kept], classes[kept]], classes[kept]
+
+    def region_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
+        """Unit vectors (R, D) of boxes.
+
+        The image keeps its ratio, and is padded to whole patches; to a square for a tower that
+        takes no other.
+        """
+        if self.tower is None:
+            return self._crop_vectors(image, boxes)
+        size = self.tower.size
+        if self.tower.any_size:
+            short, longest = RESNET_SIDES if self.tower.is_resnet else (size, None)
+            fitted, multiple = (
+                resized(image, self.config.short_side or short, longest),
+                self.tower.stride,
+            )
+        else:
+            fitted, multiple = resized(image, size, longest=size), size
+        scale = torch.tensor([fitted.width / image.width, fitted.height / image.height]).repeat(2)
+        pixels = padded(normalized(self.clip, fitted), multiple)
+        return self.tower.regions(pixels, (boxes.float() * scale).to(self.clip.device))
+
+    def _crop_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
+        """Of the box and of its surroundings, both as squares and resized; all crops of an image
+        are one batch.
+
+        RoIAlign pads what is beyond the image with zeros, the mean colour.
+        """
+        assert self.encoder is not None  # noqa: S101 - `regions: crop`
+        size = self.clip.preprocess_cfg["size"]
+        side = size if isinstance(size, int) else size[0]
+        crops = torch.cat(
+            [squares(boxes.float(), factor, image.size) for factor in (1.0, SURROUNDINGS)]
+        )
+        pixels = roi_align(
+            normalized(self.clip, image), [crops.to(self.clip.device)], side, aligned=True
+        )
+        inner, outer = self.encoder.images(pixels).to(self.clip.device).chunk(2)
+        return functional.normalize(inner + outer, dim=-1)
+
+
+def squares(boxes: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
+    """Squares around boxes (R, 4), at most as large as the longer side of an image of (width,
+    height).
+
+    They are moved into the image; along a side that is shorter than the square, they are centred on
+    the image.
+    """
+    limits = torch.tensor(size, dtype=boxes.dtype)
+    half = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) * factor / 2).clamp(
+        max=max(size) / 2
+    )
+    lowest, highest = half.expand(-1, 2), limits - half
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centres = torch.where(
+        highest >= lowest, centres.clamp(lowest, highest.maximum(lowest)), limits / 2 + 0 * centres
+    )
+    return torch.cat([centres - half, centres + half], dim=1)

@@ -1,0 +1,364 @@
+"""Detection and segmentation by one checkpoint, as an artifact: figures, detections, and pictures
+of some images.
+
+Belongs here: publishing, and going on image by image after a kill. Does not belong here: predicting
+(`dense_regions`, `dense_maps`, `dense_student`), figures (`dense_measures`), the difference to the
+base (`dense_comparison`).
+
+Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `images.parquet`,
+`table.md`, `overlays.png`, `detections/<set>--<source>.json` (COCO's form of results),
+`shown/<set>--<source>--<number>-{truth,found}.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from react_pipeline.evaluation import (
+    PROGRESS,
+    checkpoint_of,
+    load_model,
+    read_all,
+    require_encoder,
+)
+from react_pipeline.extensions.dense.measures import (
+    box_figures,
+    confusion,
+    intersection_over_union,
+    map_figures,
+    proposal_figures,
+)
+from react_pipeline.extensions.dense.pictures import boxes_tile, map_tile, write_overlays
+from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
+from react_pipeline.extensions.dense.settings import IGNORED, DenseConfig
+from react_pipeline.labelled import Unavailable
+from react_pipeline.lineage import resolve
+from react_pipeline.pages import markdown_table
+from react_pipeline.project import Project
+from react_pipeline.stage import method_key
+from react_pipeline.store import Artifact, InputError, remove_scratch, seal, sealed, sha256_of
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import Clip
+
+STAGE = "dense_results"
+COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
+"""`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions.
+"""
+SHOWN = 3
+"""Images of each set of which pictures are kept."""
+
+
+def publish_dense(project: Project, slug: str, method: str) -> Artifact:
+    """Publish what one checkpoint makes of the configured sets with boxes and with label maps.
+
+    Data that are not there are rows with a reason and no value. Killed in between, finished images
+    are not predicted again.
+
+    Raises:
+        InputError: If there is no `dense.root`, or the method is a linear head; or listing every
+            set that is there and wrong, before anything is predicted.
+    """
+    require_encoder(method)
+    dense, key = project.config.section(DenseConfig), method_key(project.domain(slug).slug, method)
+    found, missing = read_dense_sets(dense, slug)
+    digests = {images.entry.name: images.digest() for images in found}
+    files = digests_of_files(dense, found)
+    content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
+    inputs = resolve(project, STAGE, key, content=content)
+
+    def write(directory: Path) -> dict[str, Any]:
+        measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)
+        started = time.monotonic()
+        rows = [row for images in found for row in measuring.measure(images)]
+        about = {entry.name: entry.task for entry in dense.sets(slug)}
+        rows += [[name, about[name], "", "", np.nan, 0, why] for name, why in missing.items()]
+        return {
+            **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, found),
+            "digests": digests,
+            "skipped_boxes": {
+                images.entry.name: dict(images.skipped) for images in found if images.skipped
+            },
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+class _Measuring:
+    def __init__(self, project: Project, slug: str, checkpoint: Artifact, directory: Path) -> None:
+        self.project, self.domain, self.dense = (
+            project,
+            project.domain(slug),
+            project.config.section(DenseConfig),
+        )
+        self.slug, self.checkpoint, self.directory = slug, checkpoint, directory
+        self.max_pixels = project.config.corpus.max_pixels
+        self.per_class: list[list[Any]] = []
+
+    @cached_property
+    def clip(self) -> Clip:
+        return load_model(self.project, self.checkpoint)
+
+    def measure(self, images: DenseImages) -> list[list[Any]]:
+        """The rows of one set."""
+        boxes = images.entry.task == "detection"
+        students = () if boxes or not self.dense.student_images else ("student",)
+        rows: list[list[Any]] = []
+        for source in self.dense.boxes if boxes else ("map", *students):
+            about = [images.entry.name, images.entry.task, source]
+            try:
+                figures = self._boxes(images, source) if boxes else self._maps(images, source)
+                reason = "" if figures else "nothing in this set counts"
+            except Unavailable as error:
+                figures, reason = {}, error.reason
+            rows += [
+                [*about, figure, value, len(images), None] for figure, value in figures.items()
+            ]
+            rows += [[*about, "", np.nan, len(images), reason]] if reason else []
+        return rows
+
+    def _templates(self, images: DenseImages) -> list[str]:
+        from react_pipeline.clip import prompt_templates
+
+        return list(images.entry.templates) or prompt_templates(self.domain)
+
+    def _boxes(self, images: DenseImages, kind: str) -> dict[str, float]:
+        from react_pipeline.extensions.dense.boxes import box_source
+        from react_pipeline.extensions.dense.regions import Detector
+
+        truth = images.truth or {}
+        detector = _or_unavailable(
+            lambda: Detector(self.clip, images.class_names, self._templates(images), self.dense)
+        )
+        propose = box_source(kind, images, self.dense, self.clip.device)
+        categories = [category["id"] for category in truth["categories"]]
+        where = f"{images.entry.name}--{kind}"
+
+        def predict(position: int) -> dict[str, Any]:
+            image = images.image(position, self.max_pixels)
+            boxes, objectness = propose(position, image)
+            places, scores, classes = detector(image, boxes, objectness)
+            ranked = range(len(boxes), 0, -1) if objectness is None else objectness.tolist()
+            about = {"image_id": truth["images"][position]["id"]}
+            return {
+                "found": [
+                    {
+                        **about,
+                        "category_id": categories[number],
+                        "bbox": _xywh(place),
+                        "score": round(score, 5),
+                    }
+                    for place, score, number in zip(
+                        places.tolist(), scores.tolist(), classes.tolist(), strict=True
+                    )
+                ],
+                "proposed": [
+                    {
+                        **about,
+                        "category_id": categories[0],
+                        "bbox": _xywh(place),
+                        "score": float(score),
+                    }
+                    for place, score in zip(boxes.tolist(), ranked, strict=True)
+                ],
+            }
+
+        lines = list(self._by_image(where, images, predict))
+        found = [box for line in lines for box in line["found"]]
+        (self.directory / "detections").mkdir(exist_ok=True)
+        (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
+        figures, classes = box_figures(truth, found, images.entry.groups)
+        self.per_class += [
+            [*where.split("--"), name, "ap50", value] for name, value in classes.items()
+        ]
+        if figures and kind != "truth":
+            figures |= proposal_figures(truth, [box for line in lines for box in line["proposed"]])
+        for position in range(min(SHOWN, len(images))):
+            mine = [
+                box
+                for box in truth["annotations"]
+                if box["image_id"] == truth["images"][position]["id"]
+            ]
+            likeliest = {
+                tuple(box["bbox"]): box
+                for box in sorted(lines[position]["found"], key=itemgetter("score"))
+            }
+            best = sorted(likeliest.values(), key=itemgetter("score"), reverse=True)[: len(mine)]
+            names = dict(zip(categories, images.class_names, strict=True))
+            for side, boxes in (("truth", mine), ("found", best)):
+                tile = boxes_tile(images.image(position, self.max_pixels), boxes, names)
+                self._keep(tile, f"{where}--{position}-{side}")
+        return figures
+
+    def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
+        from react_pipeline.extensions.dense.maps import Segmenter
+
+        segmenter = _or_unavailable(
+            lambda: Segmenter(self.clip, images, self._templates(images), self.dense)
+        )
+        predictor: Callable[[Image.Image], Any] = segmenter
+        where, classes = f"{images.entry.name}--{source}", len(images.class_names)
+        if source == "student":
+            from react_pipeline.extensions.dense.student import Student
+
+            predictor = Student(segmenter, self.dense)
+            folder = str(self.dense.student_images).replace("{domain}", self.slug)
+            predictor.train(
+                self.dense.root or Path(),
+                folder,
+                self.directory / PROGRESS / where,
+                self.max_pixels,
+            )
+
+        def predict(position: int) -> list[list[int]]:
+            image = images.image(position, self.max_pixels)
+            truth, ids = images.label_map(position, image.size), predictor(image)
+            if not segmenter.scores_background and images.background is not None:
+                truth = np.where(truth == images.background, IGNORED, truth)
+            if position < SHOWN:
+                for side, painted in (
+                    ("truth", truth),
+                    ("found", np.where(truth == IGNORED, IGNORED, ids)),
+                ):
+                    self._keep(
+                        map_tile(image, painted, images.class_names), f"{where}--{position}-{side}"
+                    )
+            matrix = confusion(truth, ids, classes)
+            return np.column_stack([*matrix.nonzero(), matrix[matrix.nonzero()]]).tolist()
+
+        matrix = np.zeros((classes, classes), np.int64)
+        for cells in self._by_image(where, images, predict):
+            for row, column, count in cells:
+                matrix[row, column] += count
+        ious = zip(images.class_names, intersection_over_union(matrix).tolist(), strict=True)
+        self.per_class += [
+            [*where.split("--"), name.split(";")[0], "iou", iou] for name, iou in ious if iou == iou
+        ]
+        return map_figures(matrix)
+
+    def _by_image(
+        self, where: str, images: DenseImages, predict: Callable[[int], Any]
+    ) -> Iterator[Any]:
+        """What is predicted of each image; each is on disk before the next, and read again after a
+        kill.
+        """
+        for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
+            marker = self.directory / PROGRESS / where / f"{position}.json"
+            if (predicted := sealed(marker)) is None:
+                predicted = predict(position)
+                seal(marker, self.directory.glob(f"shown/{where}--{position}-*.png"), predicted)
+            yield predicted
+
+    def _keep(self, tile: Image.Image, name: str) -> None:
+        (self.directory / "shown").mkdir(exist_ok=True)
+        tile.save(self.directory / "shown" / f"{name}.png")
+
+
+def _finish(
+    directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], found: list[DenseImages]
+) -> dict[str, Any]:
+    remove_scratch(directory / PROGRESS)
+    rows = rows.astype({"value": "float64"})
+    rows.to_parquet(directory / "results.parquet", index=False)
+    (directory / "results.json").write_text(
+        rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8"
+    )
+    table = pd.DataFrame(per_class, columns=["set", "source", "class", "figure", "value"])
+    table.to_parquet(directory / "per_class.parquet", index=False)
+    sizes = [
+        (images.entry.name, about["id"], about["file_name"], about["width"], about["height"])
+        for images in found
+        for about in (images.truth or {"images": []})["images"]
+    ]
+    pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(
+        directory / "images.parquet"
+    )
+    lines = [
+        [row.set, row.source, row.figure, _percent(row.figure, row.value), row.n, row.unavailable]
+        for row in rows.itertuples()
+    ]
+    text = markdown_table(["set", "source", "figure", "%", "images", "not measured because"], lines)
+    few = [images for images in found if len(images) < images.entry.expected]
+    text += "".join(
+        f"\n{images.entry.name}: {len(images)} of {images.entry.expected} images.\n"
+        for images in few
+    )
+    (directory / "table.md").write_text(text, encoding="utf-8")
+    write_overlays(directory, {"found": directory}, directory / "overlays.png")
+    values: dict[str, dict[str, dict[str, dict[str, float]]]] = {
+        "detection": {},
+        "segmentation": {},
+    }
+    for row in rows[rows["value"].notna()].itertuples():
+        values[row.task].setdefault(row.set, {}).setdefault(row.source, {})[row.figure] = float(
+            row.value
+        )
+    reasons = rows[rows["value"].isna()]
+    return {
+        **values,
+        "images": sum(map(len, found)),
+        "not_measured": dict(zip(reasons["set"], reasons["unavailable"], strict=True)),
+    }
+
+
+def _percent(figure: str, value: float) -> str | None:
+    return (
+        None if value != value else f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
+    )
+
+
+def _or_unavailable(build: Callable[[], Any]) -> Any:
+    """A tower that cannot be used in this way is not an error of the data: the figures are
+    unavailable.
+    """
+    try:
+        return build()
+    except InputError as error:
+        raise Unavailable(str(error)) from error
+
+
+def _xywh(box: list[float]) -> list[float]:
+    return [round(value, 2) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
+
+
+def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], dict[str, str]]:
+    """The configured sets with boxes and with label maps that are there, and why others are not:
+    `read_all`.
+    """
+    found, missing = read_all(
+        dense.root, "dense", {entry.name: entry for entry in dense.sets(slug)}, read_dense_set
+    )
+    return list(found.values()), missing
+
+
+def digests_of_files(dense: DenseConfig, found: list[DenseImages]) -> dict[str, str]:
+    """Of what measuring reads apart from the sets with boxes and with label maps.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    files = {"rpn": dense.rpn_checkpoint if "rpn" in dense.boxes else None}
+    if dense.student_images:
+        files["student"] = dense.student_backbone
+    for images in found if "file" in dense.boxes else ():
+        if images.entry.task == "detection":
+            name = images.entry.name
+            files[f"boxes of {name}"] = (dense.root or Path()) / dense.boxes_file.replace(
+                "{dataset}", name
+            )
+    try:
+        return {name: sha256_of(path) for name, path in files.items() if path is not None}
+    except OSError as error:
+        raise InputError(f"dense: {error.filename}: cannot be read ({error.strerror})") from error

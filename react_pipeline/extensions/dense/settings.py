@@ -1,0 +1,209 @@
+"""Configuration of detection and segmentation, and the table of their data sets.
+
+Belongs here: the fields and their rules, and what is true of a set wherever its files are. Does not
+belong here: reading files (`sets`), measuring.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from react_pipeline.installation import open_clip_metadata
+from react_pipeline.settings import Name, Section
+
+ATTENTIONS: Mapping[str, tuple[bool, bool]] = {
+    "value": (True, True),  # MaskCLIP
+    "qq": (False, False),  # ClearCLIP
+    "qq+kk": (True, True),  # SCLIP
+    "kk+gauss": (False, False),  # NACLIP
+    "model": (True, True),
+}
+"""Attention of the last block for dense features, and whether it is published with residual and
+with MLP.
+"""
+
+SCENE_TEMPLATES = (
+    *("there is a {} in the scene.", "there is the {} in the scene."),
+    *("this is a {} in the scene.", "this is the {} in the scene.", "this is one {} in the scene."),
+)
+"""MaskCLIP's, in addition to CLIP's 80."""
+
+IGNORED = 255
+"""Class id of pixels that count for nothing."""
+
+
+@dataclass(frozen=True)
+class DenseSet:
+    """A set of images with boxes or with label maps; paths are relative to the root, a folder may
+    be a zip instead.
+
+    Attributes:
+        truth: The COCO instances JSON, or the folder of the label maps.
+        class_names: In the order of class ids; several names of one class are separated by `;`. Of
+            your own set they are read: empty here.
+        names_file: Names of your own label maps, one a line, in the order of the values from 0.
+        values: Pixel value of each class in a label map.
+        listed: File with the names of the images that count, one a line; unset: all that have a
+            label map.
+        groups: Classes that are also averaged by themselves, by name.
+        annotated_only: Whether images without a box of these classes are left out.
+        templates: Prompts; of your own set those of the domain: empty here.
+        expected: Official number of images; 0: unknown.
+    """
+
+    name: str
+    task: Literal["detection", "segmentation"]
+    images: str
+    truth: str
+    class_names: tuple[str, ...] = ()
+    names_file: str | None = None
+    values: tuple[int, ...] = ()
+    listed: str | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    annotated_only: bool = False
+    templates: tuple[str, ...] = ()
+    expected: int = 0
+    homepage: str = ""
+
+
+def dense_sets() -> dict[str, DenseSet]:
+    """The table, by name. Names and groups are public facts of the data sets; prompts are CLIP's 80
+    and a few more.
+    """
+    imagenet = [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
+    names = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+    coco = tuple(name for name in names["coco"] if name)
+    zero_shot = tuple(name for name in coco if name in {*names["base"], *names["novel"]})
+    stuff = tuple(map(_readable, names["stuff"]))
+    ids = [number for number, name in enumerate(names["coco"]) if name] + list(range(91, 182))
+    boxes: dict[str, Any] = {
+        "images": "val2017",
+        "truth": "annotations/instances_val2017.json",
+        "templates": ("{}.", *imagenet),
+        "homepage": "https://cocodataset.org",
+    }
+    maps: dict[str, Any] = {"templates": (*imagenet, *SCENE_TEMPLATES)}
+    voc: dict[str, Any] = {
+        **{
+            "images": "JPEGImages",
+            "truth": "SegmentationClass",
+            "listed": "ImageSets/Segmentation/val.txt",
+        },
+        **{"homepage": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012", "expected": 1_449, **maps},
+    }
+    groups = {"base": tuple(names["base"]), "novel": tuple(names["novel"])}
+    rows = (
+        DenseSet("coco-ovd-65", "detection", class_names=zero_shot, groups=groups, annotated_only=True, **boxes,
+                 expected=4_836),
+        DenseSet("coco-80", "detection", class_names=coco, **boxes, expected=5_000),
+        DenseSet("coco-stuff-171", "segmentation", "val2017", "stuffthingmaps/val2017", (*coco, *stuff),
+                 values=tuple(ids), **maps, expected=5_000, homepage="https://github.com/nightrome/cocostuff"),
+        DenseSet("context-59", "segmentation", "JPEGImages", "SegmentationClassContext", tuple(names["context"]),
+                 values=tuple(range(1, 60)), listed="ImageSets/SegmentationContext/val.txt", **maps, expected=5_105,
+                 homepage="https://cs.stanford.edu/~roozbeh/pascal-context"),
+        DenseSet("voc-20", "segmentation", class_names=tuple(names["voc"]), values=tuple(range(1, 21)), **voc),
+        DenseSet("voc-21", "segmentation", class_names=(";".join(["background", *names["background"]]), *names["voc"]),
+                 values=tuple(range(21)), **voc),
+    )  # fmt: skip
+    return {row.name: row for row in rows}
+
+
+def _readable(name: str) -> str:
+    """`wall-brick` as a prompt says it: brick wall; `wall-other` is any wall."""
+    head, _, tail = name.partition("-")
+    return head if tail in ("", "other", "stuff") else f"{tail} {head}"
+
+
+class OwnDenseSet(Section):
+    """Your own images with boxes or label maps; paths are relative to `dense.root`, and may hold
+    `{domain}`.
+    """
+
+    name: Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    images: str
+    annotations: str | None = None
+    labels: str | None = None
+    names: str | None = None
+
+    @model_validator(mode="after")
+    def _one_truth(self) -> Self:
+        if (self.annotations is None) == (self.labels is None) or (self.labels is None) != (
+            self.names is None
+        ):
+            raise ValueError(
+                "give either `annotations` (COCO JSON), or `labels` (PNGs) and `names`"
+            )
+        return self
+
+    def of(self, slug: str) -> DenseSet:
+        """The set of one domain."""
+        truth = self.annotations or self.labels or ""
+        images, truth, names = (
+            text.replace("{domain}", slug) for text in (self.images, truth, self.names or "")
+        )
+        return DenseSet(
+            self.name,
+            "detection" if self.annotations else "segmentation",
+            images,
+            truth,
+            names_file=names or None,
+        )
+
+
+class DenseConfig(Section):
+    """What is measured of detection and segmentation."""
+
+    root: Path | None = None
+    datasets: tuple[str, ...] = ()
+    own: tuple[OwnDenseSet, ...] = ()
+    boxes: tuple[Literal["truth", "objects", "grid", "rpn", "file"], ...] = Field(
+        default=("truth",), min_length=1
+    )
+    boxes_file: str = "boxes/{dataset}.json"
+    rpn_checkpoint: Path | None = None
+    rpn_model: str = "fasterrcnn_resnet50_fpn"
+    regions: Literal["crop", "roi"] = "crop"
+    attention: Literal["value", "qq", "qq+kk", "kk+gauss", "model"] = "value"
+    residual: bool | None = None
+    mlp: bool | None = None
+    short_side: int = Field(default=0, ge=0)
+    window: int = Field(default=0, ge=0)
+    stride: int = Field(default=0, ge=0)
+    prompt_denoising: float = Field(default=0.0, ge=0, le=1)
+    key_smoothing: float = Field(default=0.0, ge=0, le=1)
+    background_below: float = Field(default=0.0, ge=0, le=1)
+    student_images: str | None = None
+    student_model: str = "lraspp_mobilenet_v3_large"
+    student_steps: int = Field(default=8_000, gt=0)
+    student_batch: int = Field(default=16, gt=1)
+    student_learning_rate: float = Field(default=0.01, gt=0)
+    student_backbone: Path | None = None
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_are_known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in datasets if name not in dense_sets()]:
+            raise ValueError(
+                f"unknown: {', '.join(unknown)}; choose from {', '.join(dense_sets())}, and `own`"
+            )
+        return datasets
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        names = [*self.datasets, *(own.name for own in self.own)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`datasets` and `own` name a set twice: {', '.join(names)}")
+        if "rpn" in self.boxes and self.rpn_checkpoint is None:
+            raise ValueError(
+                "`boxes: rpn` needs `rpn_checkpoint`, a state dict of torchvision's Faster R-CNN"
+            )
+        return self
+
+    def sets(self, slug: str) -> list[DenseSet]:
+        """The sets to measure one domain's models on."""
+        table = dense_sets()
+        return [*(table[name] for name in self.datasets), *(own.of(slug) for own in self.own)]

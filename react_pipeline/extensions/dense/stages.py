@@ -1,0 +1,76 @@
+"""The stages of detection and segmentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.project import Project, identity, outside
+from react_pipeline.settings import PipelineConfig
+from react_pipeline.stage import BASE, CHECKPOINT, Stage, model_parents
+from react_pipeline.store import Artifact
+
+
+def _results(project: Project, slug: str, method: str) -> Artifact:
+    from react_pipeline.extensions.dense.results import publish_dense
+
+    return publish_dense(project, slug, method)
+
+
+def _comparison(project: Project, slug: str) -> Artifact:
+    from react_pipeline.extensions.dense.comparison import compare_dense
+
+    return compare_dense(project, slug)
+
+
+def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
+    """Sets, boxes and the way of dense features; files are identified by their bytes (the content
+    of the inputs).
+    """
+    dense = project.config.section(DenseConfig)
+    files = {"root", "boxes_file", "rpn_checkpoint", "student_backbone"}
+    fields = dense.model_dump(mode="json", exclude=files)
+    if not dense.student_images:
+        fields = {name: value for name, value in fields.items() if not name.startswith("student_")}
+    if dense.own:
+        fields["templates"] = identity.classes(project, key.split("/")[0])["templates"]
+    return fields
+
+
+def _has_data(config: PipelineConfig) -> bool:
+    root = config.section(DenseConfig).root
+    return root is not None and root.is_dir()  # the demo's scenes are made later
+
+
+STAGES = (
+    Stage(
+        "dense_results",
+        "detection and segmentation by one checkpoint",
+        "encoder",
+        step=_results,
+        parents=(BASE, CHECKPOINT),
+        parents_of_method=model_parents,
+        identity=_identity_of_results,
+        outside=outside.unlisted,
+        has_data=_has_data,
+        data_field="dense.root",
+        version="2",
+        group="dense",
+        kinds=("torch", "parquet"),
+        pool="gpu",
+        priority=10,
+    ),
+    Stage(
+        "dense_comparison",
+        "base and methods in detection and segmentation; see dashboard.html",
+        "domain",
+        step=_comparison,
+        gathers=("dense_results",),
+        compares=True,
+        has_data=_has_data,
+        data_field="dense.root",
+        group="dense",
+        kinds=("parquet",),
+        priority=20,
+    ),
+)

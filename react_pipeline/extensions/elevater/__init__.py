@@ -1,0 +1,3 @@
+"""ELEVATER: 20 data sets of image classification, their protocols and submissions; image-text
+retrieval.
+"""

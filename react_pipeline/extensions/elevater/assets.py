@@ -1,0 +1,177 @@
+"""The assets of the benchmark, for Dagster: what each is for, and their checks.
+
+Does not belong here: repairing anything.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from react_pipeline.assets import (
+    CheckContext,
+    ProjectParam,
+    asset_text,
+    check,
+    key_of,
+    unmeasured,
+    warning_below,
+)
+from react_pipeline.extensions.elevater.comparison import MEAN, compare_summaries
+from react_pipeline.extensions.elevater.features import digests_of_test_images
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.project import Project
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.stage import method_key
+from react_pipeline.store import Artifact
+
+
+@asset_text
+def benchmark_features() -> None:
+    """The images of ELEVATER's data sets as one checkpoint encodes them: the slow part, done once.
+
+    Every protocol then works on these arrays. Images that the same checkpoint encoded before (the
+    base, for another domain) are reused. Missing data are listed with the reason.
+    """
+
+
+@asset_text
+def benchmark_results() -> None:
+    """One checkpoint on ELEVATER: zero-shot and, if shots are configured, after training on them;
+    with predictions.
+
+    Each data set has the class names, prompts and metric of the benchmark. A figure that could not
+    be measured has a reason and no value, and a mean says of how many of the 20 data sets it is.
+    """
+
+
+@asset_text
+def benchmark_comparison() -> None:
+    """The base compared with each method of the domain, data set by data set, on those that both
+    were measured on.
+    """
+
+
+CHUNK_ROWS = 65_536
+
+
+@check("benchmark_features", blocking=True)
+def features_are_finite_and_have_a_direction(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which
+    0 cannot be.
+    """
+    artifact = project.load().store.current("benchmark_features", key_of(context))
+    bad = {name: count for name, count in bad_features(artifact) if count}
+    return dg.AssetCheckResult(
+        passed=not bad,
+        metadata={"bad": sum(bad.values())},
+        description=f"bad features: {bad or 'none'}",
+    )
+
+
+@check("benchmark_results", blocking=True)
+def what_is_unavailable_has_no_value(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """Missing data must never count as a score of zero, nor a figure exist without images."""
+    artifact = project.load().store.current("benchmark_results", key_of(context))
+    wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
+    counts = artifact.counts
+    return dg.AssetCheckResult(
+        passed=wrong == 0,
+        metadata={"wrong": wrong, "datasets_evaluated": counts["datasets_evaluated"]},
+        description=f"{wrong} rows contradict themselves; {counts['datasets_evaluated']} of "
+        f"{counts['of']} data sets were measured",
+    )
+
+
+@check("benchmark_results")
+def benchmark_mean_is_at_least_base(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """Zero-shot, on the data sets that both were measured on: customization should not cost on
+    average.
+    """
+    pipeline, key = project.load(), key_of(context)
+    slug, method = key.split("/")
+    base = fresh_or_none(pipeline, "benchmark_results", method_key(slug, "base"))
+    mine = pipeline.store.current("benchmark_results", key)
+    if base is None:
+        return unmeasured("the base has no fresh result")
+    summaries = [pd.read_parquet(artifact.file("summary.parquet")) for artifact in (base, mine)]
+    table = compare_summaries(summaries[0], {method: summaries[1]})
+    mean = table[(table["dataset"] == MEAN) & (table["figure"] == "zero-shot")].iloc[0]
+    delta = float(mean["delta"])
+    if np.isnan(delta):
+        return unmeasured("no data set was measured of both")
+    return warning_below(
+        delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9
+    )
+
+
+@check("benchmark_results")
+def training_pairs_hold_no_test_image(
+    context: CheckContext, project: ProjectParam
+) -> dg.AssetCheckResult:
+    """A test image among the training pairs makes its data set's figure worthless; near duplicates
+    are not seen.
+    """
+    return look_for_test_images(project.load(), *key_of(context).split("/"))
+
+
+def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCheckResult:
+    """The result of `training_pairs_hold_no_test_image`; unmeasured where there is nothing to look
+    for or in.
+    """
+    if method == "base":
+        return unmeasured("nothing was trained")
+    stage = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
+    pairs = fresh_or_none(project, stage, slug)
+    if pairs is None:
+        return unmeasured(f"`{stage}` of {slug!r} is missing or stale; rematerialize it")
+    features = project.store.current("benchmark_features", method_key(slug, method))
+    if not digests_of_test_images(features):
+        return unmeasured("no test image was encoded: no data set is there")
+    leaked = count_test_images(pairs, features)
+    return dg.AssetCheckResult(
+        passed=leaked == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"leaked": leaked, "pairs": pairs.counts["pairs"]},
+        description=f"{leaked} of {pairs.counts['pairs']} training pairs are test images of the "
+        "benchmark",
+    )
+
+
+def count_test_images(pairs: Artifact, features: Artifact) -> int:
+    """Pairs whose image is a test image of the benchmark, byte for byte."""
+    digests = pd.read_parquet(pairs.file("pairs.parquet"), columns=["image_sha256"])["image_sha256"]
+    return int(digests.isin(digests_of_test_images(features)).sum())
+
+
+def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
+    """For each array of features how many rows are not finite or zero; few rows are in memory at a
+    time.
+    """
+    for name in artifact.manifest["files"]:
+        if name.endswith(".npy") and not name.endswith(("_labels.npy", "_sha256.npy")):
+            features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
+            parts = (
+                features[start : start + CHUNK_ROWS]
+                for start in range(0, len(features), CHUNK_ROWS)
+            )
+            norms = [np.linalg.norm(part, axis=1) for part in parts]
+            # A NaN compares as false, so it counts as bad.
+            yield name, int(sum((~((norm > 0) & np.isfinite(norm))).sum() for norm in norms))
+
+
+def contradictions(rows: pd.DataFrame) -> int:
+    """Rows with both a value and a reason or neither, with a value of no image or one that is not a
+    fraction.
+    """
+    has_value, has_reason = rows["value"].notna(), rows["unavailable"].notna()
+    no_images = has_value & (rows["n"] == 0)
+    no_fraction = has_value & ~rows["value"].between(0, 1)
+    return int(((has_value == has_reason) | no_images | no_fraction).sum())

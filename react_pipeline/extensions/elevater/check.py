@@ -1,0 +1,154 @@
+"""A report of which data sets are present, complete and valid.
+
+No model is loaded; torch only if torchvision's own layout of some data set is found.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from react_pipeline.corpus import BadImage, decode_what_is_there
+from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.extensions.elevater.images import LabelledImages
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.labelled import Unavailable
+from react_pipeline.pages import markdown_table
+from react_pipeline.settings import MAX_PIXELS
+from react_pipeline.store import InputError
+
+State = Literal["complete", "partial", "unavailable", "wrong"]
+
+_DECODED_PER_SPLIT = 8
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """A split: images found (None: not there) and the official number."""
+
+    split: str
+    found: int | None
+    expected: int
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What was found of one data set.
+
+    Attributes:
+        state: `complete` (every split with its official number of images), `partial` (fewer),
+            `unavailable` (nothing), `wrong` (something there cannot be used).
+        splits: Of the benchmark, in the order train, val, test.
+        notes: What else a user should know.
+    """
+
+    name: str
+    title: str
+    state: State
+    splits: tuple[SplitReport, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    homepage: str
+
+
+def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetReport]:
+    """Look for every data set below `root`. Lists are read in full; a few images of each split are
+    decoded.
+
+    Args:
+        names: Data sets to look for; unset, all 20 and ImageNet-1K.
+
+    Raises:
+        InputError: If there is no such folder, or a name is unknown.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    entries = [*DATASETS.values(), IMAGENET] if names is None else [dataset(name) for name in names]
+    return [_check(root, entry) for entry in entries]
+
+
+def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
+    """The reports as a table in Markdown, then problems and notes, one block a data set."""
+    names = ("train", "val", "test")
+    rows = []
+    for report in reports:
+        cells = {split.split: _cell(split) for split in report.splits}
+        rows.append([report.name, report.state, *(cells.get(name, "–") for name in names)])
+    lines = markdown_table(["data set", "state", *names], rows).splitlines()
+    states = Counter(report.state for report in reports)
+    lines += [
+        "",
+        ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        + f" of {len(reports)}",
+    ]
+    for report in reports:
+        said = [*report.problems, *(f"note: {note}" for note in report.notes)]
+        if said:
+            if report.problems and not any(report.homepage in text for text in said):
+                said.append(f"get it from {report.homepage}")
+            lines += ["", f"{report.name} ({report.state})"]
+            lines += [f"  {line}" for text in said for line in text.split("\n")]
+    return lines
+
+
+def report_json(reports: Sequence[DatasetReport]) -> str:
+    """The reports as a JSON list."""
+    return json.dumps([asdict(report) for report in reports], indent=2)
+
+
+def _check(root: Path, entry: Dataset) -> DatasetReport:
+    splits, problems, notes, wrong = [], [], dict[str, None](), False
+    for split, expected in entry.sizes.items():
+        report = SplitReport(split, None, expected)
+        try:
+            found = read_dataset(root, entry.name, split, warn=False)
+            report = SplitReport(split, len(found), expected, found.layout)
+            notes |= dict.fromkeys(found.notes)
+            if len(found) != expected:
+                problems.append(f"split {split}: {len(found):,} images, officially {expected:,}")
+            notes |= dict.fromkeys(_decode_some(found))
+        except Unavailable as error:
+            problems.append(error.reason)
+        except InputError as error:
+            wrong = True
+            problems.append(str(error))
+        splits.append(report)
+    state: State = "complete"
+    if wrong:
+        state = "wrong"
+    elif all(split.found is None for split in splits):
+        state = "unavailable"
+    elif problems:
+        state = "partial"
+    return DatasetReport(
+        entry.name, entry.title, state, tuple(splits), tuple(problems), tuple(notes), entry.homepage
+    )
+
+
+def _decode_some(images: LabelledImages) -> list[str]:
+    """Decode a few; truncated files are used as far as they decode, so they are only noted."""
+    truncated = []
+    for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
+        try:
+            if decode_what_is_there(images.read(int(position)), MAX_PIXELS)[1]:
+                truncated.append(
+                    f"{images.locations[position]}: truncated; the decodable part is used"
+                )
+        except BadImage as error:
+            raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
+    return truncated
+
+
+def _cell(split: SplitReport) -> str:
+    if split.found is None:
+        return "missing"
+    return (
+        f"{split.found:,}"
+        if split.found == split.expected
+        else f"{split.found:,} of {split.expected:,}"
+    )

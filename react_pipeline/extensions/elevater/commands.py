@@ -1,0 +1,192 @@
+"""The commands `react-pipeline elevater ...`: what of the benchmark is there, its domains,
+submissions, retrieval.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    load_project,
+    print_error,
+    print_table,
+    printable,
+)
+from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET
+from react_pipeline.lineage import fresh
+from react_pipeline.settings import load_domain
+from react_pipeline.stage import method_key
+from react_pipeline.store import InputError
+
+elevater_app = typer.Typer(
+    no_args_is_help=True,
+    help="ELEVATER, the benchmark of 20 data sets: data, domains, submissions, retrieval.",
+)
+
+Root = Annotated[
+    Path, typer.Argument(help="Folder of the data, in a layout that `list` and `check` know.")
+]
+Method = Annotated[str, typer.Argument(help="A method, such as base or gated-image.")]
+
+
+@elevater_app.command("list")
+def list_datasets() -> None:
+    """List the 20 data sets and ImageNet-1K: classes, images, metric."""
+    print_table(
+        ["data set", "title", "classes", "templates", "train", "val", "test", "metric"],
+        [
+            [
+                *(entry.name, entry.title, entry.num_classes, entry.num_templates),
+                *(
+                    f"{entry.sizes[split]:,}" if split in entry.sizes else "–"
+                    for split in ("train", "val", "test")
+                ),
+                entry.metric,
+            ]
+            for entry in (*DATASETS.values(), IMAGENET)
+        ],
+        right=7,
+        below=["title"],
+    )
+
+
+@elevater_app.command()
+def check(
+    root: Root, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Show which data sets are complete and valid, and where to get the others. Exit code 1 if one
+    is wrong.
+    """
+    from react_pipeline.extensions.elevater.check import check_root, report_json, report_lines
+
+    reports = check_root(root)
+    typer.echo(report_json(reports) if json else "\n".join(map(printable, report_lines(reports))))
+    raise typer.Exit(1 if any(report.state == "wrong" for report in reports) else 0)
+
+
+@elevater_app.command()
+def domains(
+    root: Root,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder of domain files. Default: the project's.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20
+    together.
+    """
+    from react_pipeline.extensions.elevater.domains import write_domains
+
+    _require_folder(root)
+    directory = into or load_project(config).config.domains
+    for path in write_domains(root, directory):
+        domain = load_domain(path)
+        typer.echo(f"{path}: {len(domain.classes)} classes")
+
+
+@elevater_app.command()
+def submit(
+    domain: Domain,
+    method: Method,
+    to: Annotated[Path, typer.Option(help="The zip to write.")],
+    experiment: Annotated[
+        str, typer.Option(help="zero_shot, linear_probe_5, finetuning_full, ...")
+    ] = "zero_shot",
+    config: Config = None,
+) -> None:
+    """Write the leaderboard's zip of published results. Exit code 1 if the leaderboard would object
+    to it.
+    """
+    from react_pipeline.extensions.elevater.results import collect_submission
+
+    artifact = fresh(load_project(config), "benchmark_results", method_key(domain, method))
+    _print_problems(to, collect_submission(artifact, experiment, to))
+
+
+@elevater_app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A submission zip.")],
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Count the test images of the data there, instead of the official numbers."
+        ),
+    ] = None,
+) -> None:
+    """Check a submission zip: keys, shapes, probabilities, seeds, missing data sets. Exit code 1 if
+    it is wrong.
+    """
+    from react_pipeline.extensions.elevater.readers import read_dataset
+    from react_pipeline.extensions.elevater.submission import check_submission, expected_datasets
+    from react_pipeline.labelled import Unavailable
+
+    if root is not None:
+        _require_folder(root)
+    sizes = {}
+    for name in DATASETS if root is not None else ():
+        try:
+            sizes[name] = len(read_dataset(root or Path(), name, "test", warn=False))
+        except Unavailable:
+            continue
+    problems = [str(problem) for problem in check_submission(file, expected_datasets(sizes))]
+    _print_problems(
+        file, problems, "the leaderboard wants" if root is None else f"the data in {root} want"
+    )
+
+
+@elevater_app.command()
+def retrieval(
+    captions: Annotated[
+        Path, typer.Argument(help="Karpathy's JSON (Flickr30k, COCO), or a CSV of captions.")
+    ],
+    images: Annotated[
+        Path, typer.Argument(help="The folder that the images' paths are relative to.")
+    ],
+    domain: Annotated[str, typer.Argument(help="A domain, or `base`.")] = "base",
+    method: Annotated[str | None, typer.Argument(help="A method of the domain.")] = None,
+    split: Annotated[str, typer.Option(help="Split, for a JSON.")] = "test",
+    image_column: Annotated[str, typer.Option(help="Column of images, for a CSV.")] = "image",
+    caption_column: Annotated[str, typer.Option(help="Column of captions, for a CSV.")] = "caption",
+    delimiter: Annotated[str, typer.Option(help="Delimiter of a CSV; \\t is a tab.")] = ",",
+    captions_per_image: Annotated[
+        int, typer.Option(min=1, help="Use this many captions of each image.")
+    ] = 5,
+    config: Config = None,
+) -> None:
+    """Recall at 1, 5 and 10: captions found by images, and images by captions."""
+    from react_pipeline.extensions.elevater.image_text import read_caption_csv, read_karpathy
+
+    if (domain == "base") != (method is None):
+        raise InputError("give `base`, or a domain and a method")
+    if captions.suffix.lower() == ".json":
+        captioned = read_karpathy(captions, split, captions_per_image)
+    else:
+        captioned = read_caption_csv(
+            captions, image_column, caption_column, delimiter, captions_per_image
+        )
+    project = load_project(config)
+    from react_pipeline.extensions.elevater.image_text import measure_recall
+
+    found = measure_recall(project, captioned, images, domain, method or "base")
+    counts = f"{len(captioned.images):,} images, {len(captioned.captions):,} captions"
+    typer.echo(f"{counts}; left out: {captioned.dropped or 'none'}")
+    rows = [
+        ["", way, *(f"{100 * value:.1f}" for value in values.values())]
+        for way, values in found.items()
+    ]
+    print_table(["", "", *(f"R@{k} %" for k in found["image to text"])], rows, right=5)
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds the data")
+
+
+def _print_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
+    for problem in problems:
+        print_error(f"error: {problem}")
+    typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")
+    raise typer.Exit(1 if problems else 0)

@@ -1,0 +1,207 @@
+"""Comparison on the benchmark: the base against each method of a domain, data set by data set.
+
+A data set counts only if both sides measured it, on the same images. Means are over these data
+sets, for the base too. Does not belong here: measuring (`results`), a domain's own labelled images
+(`react_pipeline.evaluation`).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.evaluation import results_to_compare
+from react_pipeline.extensions.elevater.datasets import DATASETS
+from react_pipeline.extensions.elevater.summary import figure_name
+from react_pipeline.lineage import resolve
+from react_pipeline.pages import escaped, markdown_table
+from react_pipeline.project import Project
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.store import Artifact
+
+STAGE = "benchmark_comparison"
+MEAN = "mean"
+COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n", "status"]
+"""`figure` is an experiment with its protocol (`zero-shot`, `linear-probe-5.clean`); values are
+fractions.
+"""
+
+
+def compare_benchmarks(project: Project, slug: str) -> Artifact:
+    """Publish the base with every method of a domain that has a fresh result.
+
+    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png` (for each
+    method the differences of its data sets, sorted).
+
+    Raises:
+        MissingArtifact: As `results_to_compare`.
+    """
+    results, skipped = results_to_compare(project, STAGE, slug)
+    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+
+    def write(directory: Path) -> dict[str, Any]:
+        summaries = {
+            name: pd.read_parquet(found.file("summary.parquet")) for name, found in results.items()
+        }
+        table = compare_summaries(summaries.pop("base"), summaries)
+        table.to_parquet(directory / "table.parquet", index=False)
+        table.to_csv(directory / "table.csv", index=False)
+        (directory / "table.md").write_text(to_markdown(table, skipped), encoding="utf-8")
+        rows = json.loads(table.to_json(orient="records"))
+        (directory / "comparison.json").write_text(
+            json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        )
+        draw(table, directory / "comparison.png", slug)
+        return {
+            "methods": list(summaries),
+            "skipped": skipped,
+            "of": len(DATASETS),
+            **_counts(table),
+        }
+
+    return project.store.build(inputs, write)
+
+
+def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Each method's figures next to the base's, all of `summary.summarize`.
+
+    Returns:
+        `COLUMNS`: for each method and figure a row for every data set that either side has, with
+        `status` `ok` or why
+        it is left out, then a row `mean` over those that are `ok`, whose status says how many of
+        the 20 they are.
+    """
+    rows: list[dict[str, Any]] = []
+    theirs = _by_place(base)
+    for method, summary in methods.items():
+        ours = _by_place(summary)
+        for figure in dict.fromkeys(figure for figure, _ in (*ours, *theirs)):
+            names = dict.fromkeys(name for place, name in (*theirs, *ours) if place == figure)
+            mine = [
+                _row(method, figure, name, theirs.get((figure, name)), ours.get((figure, name)))
+                for name in names
+            ]
+            rows += [*mine, _mean(method, figure, mine)]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(
+        dict.fromkeys(("base", "value", "delta"), "float64")
+    )
+
+
+def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
+    """The table for people: percent with one decimal, differences with their sign, what was left
+    out below.
+    """
+    parts = []
+    for (method, figure), group in table.groupby(["method", "figure"], sort=False):
+        rows = []
+        for row in group[(group["status"] == "ok") | (group["dataset"] == MEAN)].itertuples():
+            name = f"mean ({row.status})" if row.dataset == MEAN else row.dataset
+            figures = (f"{100 * row.base:.1f}", f"{100 * row.value:.1f}", f"{100 * row.delta:+.1f}")
+            rows.append([name, row.metric, *(("–", "–", "–") if np.isnan(row.delta) else figures)])
+        left_out = group[(group["status"] != "ok") & (group["dataset"] != MEAN)]
+        reasons = [f"- {row.dataset}: {escaped(row.status)}" for row in left_out.itertuples()]
+        parts += [
+            f"{method}, {figure}",
+            markdown_table(["data set", "metric", "base %", "method %", "delta"], rows),
+        ]
+        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+    parts += [f"- {method}: {escaped(reason)}" for method, reason in skipped.items()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def draw(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Write a PNG: for each method and figure a panel of bars, the differences to the base sorted
+    by size.
+    """
+    from matplotlib.figure import Figure
+
+    measured = table[(table["status"] == "ok") & ~table["figure"].str.endswith(".elevater")]
+    panels = [
+        (key, group.sort_values("delta"))
+        for key, group in measured.groupby(["method", "figure"], sort=False)
+    ]
+    columns = min(max(len(panels), 1), 3)
+    rows = -(-max(len(panels), 1) // columns)
+    figure = Figure(figsize=(5.5 * columns, 5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    if not panels:
+        grid[0].text(
+            0.5, 0.5, "nothing to compare", ha="center", va="center", transform=grid[0].transAxes
+        )
+    for axes, ((method, name), group) in zip(grid, panels, strict=False):
+        points = 100 * group["delta"]
+        shade = "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
+        bars = axes.barh(
+            group["dataset"], points, color=[shade if delta >= 0 else "#cb6d51" for delta in points]
+        )
+        axes.bar_label(bars, fmt="%+.1f", padding=3, fontsize=7)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.margins(x=0.2)
+        counted = int(group["dataset"].isin(list(DATASETS)).sum())
+        axes.set_title(f"{method}, {name}: {counted} of {len(DATASETS)} data sets", fontsize=9)
+        axes.set_xlabel("points above the base")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+
+
+def _by_place(summary: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    return {
+        (figure_name(row.experiment, row.protocol), row.dataset): row
+        for row in summary.itertuples()
+    }
+
+
+def _row(method: str, figure: str, name: str, base: Any, mine: Any) -> dict[str, Any]:
+    about = {
+        "method": method,
+        "figure": figure,
+        "dataset": name,
+        "metric": (base if mine is None else mine).metric,
+    }
+    for side, row in (("the base", base), ("the method", mine)):
+        if row is None:
+            return {**about, "status": f"{side} was not asked for it"}
+        if row.status != "ok":
+            return {**about, "status": f"not measured of {side}: {row.status}"}
+    if base.images != mine.images:
+        return {**about, "status": "measured on other images than the base; rematerialize both"}
+    values = {"base": base.value, "value": mine.value, "delta": mine.value - base.value}
+    return {**about, **values, "n": mine.n, "status": "ok"}
+
+
+def _mean(method: str, figure: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    counted = [row for row in rows if row["status"] == "ok" and row["dataset"] in DATASETS]
+    means = {
+        name: float(np.mean([row[name] for row in counted]))
+        for name in ("base", "value", "delta")
+        if counted
+    }
+    status = f"{len(counted)} of {len(DATASETS)} data sets"
+    return {
+        "method": method,
+        "figure": figure,
+        "dataset": MEAN,
+        "metric": "",
+        **means,
+        "status": status,
+    }
+
+
+def _counts(table: pd.DataFrame) -> dict[str, Any]:
+    means = table[table["dataset"] == MEAN]
+    means = means.set_index(means["method"] + "." + means["figure"])
+    return {
+        "datasets_compared": {
+            name: int(status.split()[0]) for name, status in means["status"].items()
+        },
+        **{
+            count: means[column].dropna().to_dict()
+            for count, column in (("mean_base", "base"), ("mean", "value"), ("mean_delta", "delta"))
+        },
+    }

@@ -1,0 +1,138 @@
+"""A data set's test images as a domain's labelled images, read in place from archives too.
+
+Belongs here: joining the data set's classes with the domain's, and reading an image again by its
+location.
+"""
+
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from react_pipeline.corpus import decode_what_is_there
+from react_pipeline.extensions.elevater.datasets import dataset
+from react_pipeline.extensions.elevater.images import LabelledImages
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.labelled import (
+    LabelledKind,
+    Unavailable,
+    described,
+    lines_of,
+    normal,
+    require_folder,
+)
+from react_pipeline.project import Files
+from react_pipeline.settings import DomainConfig, EvaluationSetConfig
+from react_pipeline.store import InputError
+
+SPLIT = "test"
+
+
+class TestImages(LabelledKind):
+    """The test images of one data set, read in place from archives too."""
+
+    name = "elevater"
+    fields = ("path", "dataset")
+    are_files = False
+
+    def problem(self, evaluation: EvaluationSetConfig) -> str:
+        """A data set that is unknown, or whose images have several classes."""
+        try:
+            entry = dataset(str(evaluation.dataset))
+        except InputError as error:
+            return str(error)
+        if entry.multilabel:
+            return (
+                f"{entry.name!r}: its images have several classes, so top-1 means nothing; "
+                "`benchmark_results` measures it"
+            )
+        return ""
+
+    def squash(self, evaluation: EvaluationSetConfig) -> bool:
+        """As the benchmark does for one data set."""
+        return dataset(str(evaluation.dataset)).squash
+
+    def outside(self, evaluation: EvaluationSetConfig) -> Files:
+        """Nothing: the folder holds all data sets, which are too many files to look at."""
+        return Files(complete=False)
+
+    def images(
+        self, evaluation: EvaluationSetConfig, domain: DomainConfig
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The test images of the data set, with the domain's label of each class."""
+        root, name = require_folder(evaluation), str(evaluation.dataset)
+        try:
+            return list_images(root, name, domain), {"dataset": name}
+        except Unavailable as error:
+            raise Unavailable(f"{described(evaluation)}: {error.reason}") from error
+
+    def read(self, root: Path, name: str) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            InputError: If the data set or the image is gone, or another image has its place now.
+        """
+        data_set, number, location = name.split("/", 2)
+        try:
+            images = _test_images(root, data_set)
+        except Unavailable as error:
+            raise InputError(f"{root}/{name}: {error.reason}") from error
+        position = int(number)
+        if position >= len(images) or images.locations[position] != location:
+            raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
+        return images.read(position)
+
+    def decode(self, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
+        """As in the benchmark, what is there of a truncated file."""
+        return decode_what_is_there(data, max_pixels)[0]
+
+
+def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
+    """List the test images of a data set, with the domain's label of each class.
+
+    Args:
+        name: A data set whose images have one class each.
+        domain: Must have every class of the data set, under the name or a synonym; it may have
+            more.
+
+    Returns:
+        Columns path (relative to the root: `<data set>/<number>/<its own location>`), class; in the
+        order on disk.
+
+    Raises:
+        Unavailable: If the data set is not there.
+        InputError: If it is wrong, or the domain lacks classes.
+    """
+    entry = dataset(name)
+    known: dict[str, list[str]] = {}
+    for given in domain.classes:
+        for text in (given.name, *given.synonyms):
+            known.setdefault(normal(text), []).append(given.label)
+    joined: list[str | None] = []
+    times: Counter[str] = Counter()
+    for names in entry.aliases:
+        found = next((known[normal(text)] for text in names if normal(text) in known), None)
+        # Classes of one name, of which ImageNet has two pairs, are joined in their order.
+        joined.append(None if found is None else found[min(times[names[0]], len(found) - 1)])
+        times[names[0]] += 1
+    lacking = [
+        names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None
+    ]
+    if lacking:
+        raise InputError(
+            f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}"
+        )
+    # Lists that were read before may be those of other files.
+    _test_images.cache_clear()
+    images = read_dataset(root, name, SPLIT)
+    paths = [f"{name}/{number}/{location}" for number, location in enumerate(images.locations)]
+    return pd.DataFrame({"path": paths, "class": [joined[int(label)] for label in images.labels]})
+
+
+@lru_cache(maxsize=4)
+def _test_images(root: Path, name: str) -> LabelledImages:
+    # Reading the lists again for each image would take far longer than the image.
+    return read_dataset(root, name, SPLIT, warn=False)

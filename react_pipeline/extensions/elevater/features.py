@@ -1,0 +1,294 @@
+"""Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded
+once.
+
+Does not belong here: encoding (`react_pipeline.labelled`), measuring (`results`).
+
+Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
+set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and
+`<data set>/<split>.json` (`SplitFeatures`); `<data set>/<split>_unprojected.npy` (N, W) where a
+linear probe with a merged projection is asked for.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from react_pipeline.evaluation import (
+    PROGRESS,
+    checkpoint_of,
+    load_model,
+    read_all,
+    require_encoder,
+)
+from react_pipeline.extensions.elevater.datasets import dataset
+from react_pipeline.extensions.elevater.images import LabelledImages
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.labelled import Unavailable
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
+from react_pipeline.stage import STAGES, method_key
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    link_or_copy,
+    read_manifest,
+    remove_scratch,
+    seal,
+    sealed,
+)
+
+logger = logging.getLogger(__name__)
+
+STAGE = "benchmark_features"
+ARRAYS, UNPROJECTED = (".npy", "_labels.npy", "_sha256.npy"), "_unprojected.npy"
+"""Ends of the names of a split's files."""
+
+
+class SplitFeatures(BaseModel):
+    """What is known of one split's features.
+
+    Attributes:
+        digest: Of the images and labels.
+        truncated: Images whose file is truncated; the decodable part is used.
+        seconds: To read and encode; those of the run that did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    split: str
+    n: int
+    expected: int | None
+    layout: str
+    order: tuple[int, ...]
+    digest: str
+    truncated: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features with labels, read from a published artifact.
+
+    Attributes:
+        features: (N, D) float32, not normalised.
+        labels: int64 (N,), or for a multilabel set uint8 (N, C).
+        unprojected: (N, W) float32, before the tower's last projection; None if the artifact has
+            none.
+    """
+
+    about: SplitFeatures
+    features: NDArray[np.float32]
+    labels: NDArray[Any]
+    unprojected: NDArray[np.float32] | None = None
+
+    @classmethod
+    def read(cls, artifact: Artifact, name: str, split: str) -> Self:
+        """Read one split.
+
+        Raises:
+            Unavailable: If the artifact has none, with the reason.
+        """
+        place = f"{name}/{split}"
+        if place in artifact.counts["missing"]:
+            raise Unavailable(artifact.counts["missing"][place])
+        about = SplitFeatures.model_validate_json(
+            artifact.file(f"{place}.json").read_text(encoding="utf-8")
+        )
+        features, labels = (
+            np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False)
+            for end in ("", "_labels")
+        )
+        # Most readers want the others, so the file stays where it is until rows of it are asked
+        # for.
+        unprojected = None
+        if (before := f"{place}{UNPROJECTED}") in artifact.manifest["files"]:
+            unprojected = np.load(artifact.file(before), mmap_mode="c", allow_pickle=False)
+        return cls(about, features, labels, unprojected)
+
+
+def publish_features(project: Project, slug: str, method: str) -> Artifact:
+    """Publish the features of every configured data set's test split and, if shots are configured,
+    training split.
+
+    Splits that are not there are counted with their reason. Splits whose images another published
+    artifact of this stage has encoded with the same checkpoint (the base's, for another domain; the
+    same, before a change of the configuration) are taken over. Killed in between, finished splits
+    are not encoded again.
+
+    Raises:
+        InputError: If there is no `elevater.root`, or the method is a linear head; listing every
+            split that is there and wrong, before anything is encoded; or naming an image that
+            cannot be decoded.
+    """
+    require_encoder(method)
+    elevater = project.config.section(ElevaterConfig)
+    splits = ("test", "train") if elevater.shots else ("test",)
+    places = {
+        f"{name}/{split}": (name, split) for name in elevater.dataset_names for split in splits
+    }
+
+    def read(root: Path, place: tuple[str, str]) -> tuple[LabelledImages, str]:
+        images = read_dataset(root, *place)
+        return images, images.digest()
+
+    found, missing = read_all(elevater.root, "elevater", places, read)
+    # Reasons name paths, and the location of the data is not part of the artifact's identity.
+    digests = {place: digest for place, (_, digest) in found.items()}
+    content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
+    inputs = resolve(project, STAGE, method_key(slug, method), content=content)
+
+    def write(directory: Path) -> dict[str, Any]:
+        writer = _Writer(project, checkpoint_of(inputs.parents), directory)
+        splits = {
+            place: writer.publish(images, digest) for place, (images, digest) in found.items()
+        }
+        remove_scratch(directory / PROGRESS)
+        return {
+            "images": sum(about.n for about in splits.values()),
+            "datasets": sum(about.split == "test" for about in splits.values()),
+            "of": len(elevater.dataset_names),
+            "splits_taken_over": writer.taken_over,
+            "truncated": {
+                place: about.truncated for place, about in splits.items() if about.truncated
+            },
+            "incomplete": {
+                place: f"{about.n} of {about.expected} images"
+                for place, about in splits.items()
+                if about.n != about.expected
+            },
+            "missing": missing,
+            "seconds": round(sum(about.seconds for about in splits.values()), 2),
+        }
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+def digests_of_test_images(artifact: Artifact) -> set[str]:
+    """SHA-256 of every test image's file, as hexadecimal digits."""
+    names = [name for name in artifact.manifest["files"] if name.endswith("/test_sha256.npy")]
+    return {
+        row.tobytes().hex()
+        for name in names
+        for row in np.load(artifact.file(name), allow_pickle=False)
+    }
+
+
+class _Writer:
+    def __init__(self, project: Project, checkpoint: Artifact, directory: Path) -> None:
+        self.project, self.checkpoint, self.directory = project, checkpoint, directory
+        self.taken_over = 0
+        for left in directory.rglob("*.partial"):  # by a killed build
+            left.unlink()
+
+    def publish(self, images: LabelledImages, digest: str) -> SplitFeatures:
+        """Write the files of a split, or link those of another artifact with the same checkpoint
+        and images.
+        """
+        marker = self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
+        if (about := sealed(marker)) is None:
+            about = self._take_over(images, digest) or self._encode(images, digest)
+            files = [
+                self.directory / images.dataset / f"{images.split}{end}"
+                for end in (".json", *self.ends)
+            ]
+            files[0].write_text(about, encoding="utf-8")
+            seal(marker, files, about)
+        return SplitFeatures.model_validate_json(about)
+
+    @cached_property
+    def clip(self) -> Any:
+        return load_model(self.project, self.checkpoint)
+
+    @cached_property
+    def projection(self) -> Any:
+        """The tower's last projection, taken out of it, if features before it are wanted; None
+        without either.
+        """
+        from react_pipeline.extensions.elevater.finetune import take_projection
+
+        if not self.project.config.section(ElevaterConfig).probes_unprojected:
+            return None
+        try:
+            return take_projection(self.clip.model.visual)
+        except InputError as error:
+            # The probes are unavailable with the same reason; everything else needs no projection.
+            logger.warning("elevater.merge_projection: %s", error)
+            return None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
+
+    def _encode(self, images: LabelledImages, digest: str) -> str:
+        from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
+
+        started, config = time.monotonic(), self.project.config
+        folder = self.directory / images.dataset
+        preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
+        sha256, truncated = encode(
+            self.clip,
+            PreprocessedImages(
+                images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels
+            ),
+            len(images),
+            folder / f"{images.split}.npy",
+            batch_size=config.embedding.batch_size,
+            workers=config.embedding.workers,
+            title=f"{images.dataset} {images.split}",
+            unprojected=None
+            if self.projection is None
+            else (folder / f"{images.split}{UNPROJECTED}", self.projection),
+        )
+        np.save(folder / f"{images.split}_labels.npy", images.labels)
+        np.save(folder / f"{images.split}_sha256.npy", sha256)
+        return SplitFeatures(
+            dataset=images.dataset,
+            split=images.split,
+            n=len(images),
+            expected=images.expected,
+            layout=images.layout,
+            order=images.order,
+            digest=digest,
+            truncated=truncated,
+            seconds=round(time.monotonic() - started, 2),
+        ).model_dump_json()
+
+    def _take_over(self, images: LabelledImages, digest: str) -> str | None:
+        split = f"{images.dataset}/{images.split}"
+        for artifact in self._published():
+            # Made without `merge_projection`, an artifact lacks an array; the images are then
+            # encoded again.
+            whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
+            if artifact.manifest["content"]["images"].get(split) == digest and whole:
+                for end in self.ends:
+                    (target := self.directory / f"{split}{end}").unlink(missing_ok=True)
+                    link_or_copy(artifact.file(f"{split}{end}"), target)
+                self.taken_over += 1
+                return artifact.file(f"{split}.json").read_text(encoding="utf-8")
+        return None
+
+    def _published(self) -> Iterator[Artifact]:
+        store = self.project.store
+        for path in sorted((store.root / STAGE).glob(f"*/*/*/{MANIFEST}")):
+            slug, method, fingerprint = path.parts[-4:-1]
+            try:
+                manifest = read_manifest(path.parent, STAGE)
+                # An older version of the code may have encoded differently.
+                same_code = manifest["code_version"] == STAGES[STAGE].version
+                if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
+                    yield store.open(STAGE, f"{slug}/{method}", fingerprint)
+            except (CorruptArtifact, MissingArtifact) as error:
+                logger.warning("not used: %s", error)

@@ -1,0 +1,266 @@
+"""Image-text retrieval on Flickr30k and COCO: reading captioned images, and recall both ways.
+
+Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M
+captions (several an image), D width.
+"""
+
+import csv
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from react_pipeline.evaluation import load_model, require_encoder
+from react_pipeline.labelled import lines_of
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
+from react_pipeline.stage import method_key
+from react_pipeline.store import InputError
+
+CAPTIONS_PER_IMAGE = 5
+"""Some COCO images have six or seven; the usual figures are of the first five."""
+KS = 1, 5, 10
+BLOCK_BYTES = 64 * 2**20
+"""Similarities that are in memory at a time."""
+
+Recall = dict[str, dict[int, float]]
+"""`image to text`: for each k of `KS`, the fraction of the images with one of their captions among
+the first k; `text to image`: the fraction of the captions with their image among the first k."""
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """A set to retrieve in, in the order of its file.
+
+    Attributes:
+        images: N paths, relative to the folder of the images.
+        captions: M texts.
+        image_of_caption: For each caption the number of its image (M,).
+        dropped: What was left out, by reason.
+    """
+
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+    image_of_caption: NDArray[np.int64]
+    dropped: dict[str, int]
+
+
+class _Sentence(BaseModel):
+    raw: str
+
+
+class _Image(BaseModel):
+    filename: str
+    filepath: str = ""
+    split: str
+    sentences: list[_Sentence]
+
+
+class _Karpathy(BaseModel):
+    images: list[_Image]
+
+
+def read_karpathy(
+    path: Path, split: str = "test", captions_per_image: int = CAPTIONS_PER_IMAGE
+) -> CaptionedImages:
+    """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
+
+    Args:
+        captions_per_image: Keep the first so many.
+
+    Raises:
+        InputError: If the file cannot be read, lacks a field, or has no image of this split.
+    """
+    try:
+        images = _Karpathy.model_validate_json(path.read_bytes()).images
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: is not Karpathy's JSON: {where}: {first['msg']}") from error
+    rows = [
+        (str(PurePosixPath(image.filepath, image.filename)), sentence.raw)
+        for image in images
+        if image.split == split
+        for sentence in image.sentences
+    ]
+    if not rows:
+        splits = ", ".join(sorted({image.split for image in images})) or "none"
+        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
+    return _collect(path, rows, captions_per_image)
+
+
+def read_caption_csv(
+    path: Path,
+    image_column: str = "image",
+    caption_column: str = "caption",
+    delimiter: str = ",",
+    captions_per_image: int = CAPTIONS_PER_IMAGE,
+) -> CaptionedImages:
+    """Read a table with a header and one caption a row; rows of the same image need not be
+    adjacent.
+
+    Raises:
+        InputError: If the file cannot be read, lacks a column, or holds no caption.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            # A shell hands `\t` on as two characters.
+            reader = csv.DictReader(
+                file, delimiter=delimiter.replace("\\t", "\t"), skipinitialspace=True
+            )
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            for column in (image_column, caption_column):
+                if column not in columns:
+                    raise InputError(
+                        f"{path}: no column {column!r}; it has {', '.join(columns) or 'none'}"
+                    )
+            rows = [(row[image_column] or "", row[caption_column] or "") for row in reader]
+    except TypeError as error:
+        raise InputError(f"delimiter {delimiter!r}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
+    return _collect(path, rows, captions_per_image)
+
+
+def recall(
+    image_vectors: NDArray[np.floating[Any]],
+    text_vectors: NDArray[np.floating[Any]],
+    image_of_caption: NDArray[np.int64],
+) -> Recall:
+    """Recall both ways.
+
+    Of equal similarities the item with the lower number ranks first, whether right or wrong: order
+    decides, never luck.
+
+    Args:
+        image_vectors: Unit vectors (N, D).
+        text_vectors: Unit vectors (M, D).
+        image_of_caption: For each caption the number of its image (M,).
+
+    Raises:
+        InputError: If a value is not finite.
+    """
+    if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
+        raise InputError("vectors: some values are not finite; encode again in float32")
+    images = np.arange(len(image_vectors))
+    by_image = _ranks(image_vectors, text_vectors, images, image_of_caption)
+    by_text = _ranks(text_vectors, image_vectors, image_of_caption, images)
+    ranks = {"image to text": by_image, "text to image": by_text}
+    return {way: {k: float(np.mean(before < k)) for k in KS} for way, before in ranks.items()}
+
+
+def _ranks(
+    queries: NDArray[np.floating[Any]],
+    items: NDArray[np.floating[Any]],
+    query_image: NDArray[np.int64],
+    item_image: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """For each query, how many items rank before its best right one."""
+    size = max(1, BLOCK_BYTES // (len(items) * items.itemsize))
+    ranks = np.empty(len(queries), dtype=np.int64)
+    places = np.arange(len(items))
+    for start in range(0, len(queries), size):
+        block = slice(start, start + size)
+        similarity = queries[block] @ items.T
+        right = query_image[block, None] == item_image
+        # argmax takes the first of equals, which is the one that ranks first.
+        best = np.argmax(np.where(right, similarity, -np.inf), axis=1)[:, None]
+        mark = np.take_along_axis(similarity, best, axis=1)
+        ranks[block] = ((similarity > mark) | ((similarity == mark) & (places < best))).sum(axis=1)
+    return ranks
+
+
+def _collect(
+    path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int
+) -> CaptionedImages:
+    numbers: dict[str, int] = {}
+    captions: list[str] = []
+    image_of_caption: list[int] = []
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for image, caption in rows:
+        if not image.strip():
+            dropped["no_image"] += 1
+        elif not caption.strip():
+            dropped["empty_caption"] += 1
+        elif kept[image] >= captions_per_image:
+            dropped["more_captions_than_counted"] += 1
+        elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
+            raise InputError(
+                f"{path}: the image {image!r} leads out of the folder of the images; use relative "
+                "paths"
+            )
+        else:
+            kept[image] += 1
+            captions.append(caption.strip())
+            image_of_caption.append(numbers.setdefault(image, len(numbers)))
+    if not captions:
+        raise InputError(
+            f"{path}: holds no caption with an image; left out: {dict(dropped) or 'nothing'}"
+        )
+    return CaptionedImages(
+        tuple(numbers), tuple(captions), np.asarray(image_of_caption, dtype=np.int64), dict(dropped)
+    )
+
+
+def measure_recall(
+    project: Project, captioned: CaptionedImages, folder: Path, slug: str = "", method: str = "base"
+) -> Recall:
+    """Recall of one checkpoint both ways.
+
+    Args:
+        folder: What the images' paths are relative to.
+        method: How it was customized; `base` needs no domain.
+
+    Raises:
+        InputError: If an image is missing or cannot be decoded, or the method has no image tower of
+            its own.
+        MissingArtifact: If the checkpoint was never made.
+        StaleArtifact: If it was made from other inputs than today's.
+    """
+    from react_pipeline.labelled import PreprocessedImages, encode
+
+    require_encoder(method)
+    missing = [name for name in captioned.images if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: {len(missing)} of {len(captioned.images)} images are "
+            f"missing\n{lines_of(missing)}"
+        )
+    place = (
+        ("base_checkpoint",)
+        if method == "base"
+        else ("customized_checkpoint", method_key(slug, method))
+    )
+    clip = load_model(project, fresh(project, *place))
+    paths = [folder / name for name in captioned.images]
+    images = PreprocessedImages(
+        lambda number: paths[number].read_bytes(),
+        lambda number: str(paths[number]),
+        clip.preprocess,
+        project.config.corpus.max_pixels,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "images.npy"
+        embedding = project.config.embedding
+        encode(
+            clip,
+            images,
+            len(paths),
+            file,
+            batch_size=embedding.batch_size,
+            workers=embedding.workers,
+        )
+        features = np.load(file, allow_pickle=False)
+    vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
+    texts = clip.encode_texts(captioned.captions).numpy()
+    return recall(vectors, texts, captioned.image_of_caption)

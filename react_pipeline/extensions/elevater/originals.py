@@ -1,0 +1,236 @@
+"""Reader of the data sets as torchvision lays them out on disk; nothing is downloaded.
+
+Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets of
+which torchvision knows no split (caltech-101, eurosat_clip). torch is loaded only when such data is
+found. The splits are the official ones, the order of images is torchvision's.
+"""
+
+import csv
+import io
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from react_pipeline.extensions.elevater.datasets import Dataset
+from react_pipeline.extensions.elevater.images import LabelledImages, labelled_images
+from react_pipeline.extensions.elevater.names import join_names
+from react_pipeline.installation import install_command
+from react_pipeline.labelled import (
+    ByteSource,
+    FileSource,
+    Unavailable,
+    open_once,
+    read_lines,
+    require_images,
+)
+from react_pipeline.store import InputError
+
+LAYOUT = "torchvision"
+NOT_ELEVATERS_ORDER = (
+    "the order of images is torchvision's: metrics compare, a submission file would not line up"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images as an array, uint8 (N, H, W) or (N, H, W, 3), in memory or in an HDF5 file; given out
+    as PNG.
+    """
+
+    pixels: NDArray[np.uint8] | Path
+
+    def read(self, position: int) -> bytes:
+        """The image as a PNG file."""
+        buffer = io.BytesIO()
+        Image.fromarray(self._of(position)).save(buffer, format="PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def checksum(self, position: int) -> tuple[int, int]:
+        """Size and CRC-32 of the pixels."""
+        pixels = self._of(position)
+        return pixels.nbytes, zlib.crc32(pixels.tobytes())
+
+    def _of(self, position: int) -> NDArray[np.uint8]:
+        whole = _hdf5(self.pixels, "x") if isinstance(self.pixels, Path) else self.pixels
+        return np.ascontiguousarray(whole[position], np.uint8)
+
+
+@dataclass(frozen=True)
+class _Found:
+    locations: list[str]
+    labels: Any
+    names: Sequence[str]
+    source: ByteSource
+    where: Path
+    notes: tuple[str, ...] = ()
+
+
+def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | None:
+    """Read a split as torchvision's class for this data set finds it; None if the root holds none
+    of it.
+
+    Raises:
+        Unavailable: If torchvision has no such split, or its files are missing.
+        InputError: If torchvision finds them damaged, or classes do not match.
+    """
+    if entry.name not in _READERS or not (root / _READERS[entry.name][0]).is_dir():
+        return None
+    folder, splits, read = _READERS[entry.name]
+    if split not in splits:
+        raise Unavailable(
+            f"{root / folder} (torchvision's {entry.torchvision}) has no split {split!r}"
+        )
+    try:
+        found = read(root, entry, splits[split])
+    except FileNotFoundError as error:
+        raise Unavailable(f"{error.filename or root / folder} is missing") from error
+    except ModuleNotFoundError as error:
+        raise InputError(f"{root / folder}: {error}: {install_command('elevater')}") from error
+    except InputError:
+        raise
+    # torchvision raises RuntimeError for what it misses; what it then parses fails in any way.
+    except Exception as error:
+        problem = f"{root / folder}: torchvision's {entry.torchvision} cannot read it ({error}); copy it again"
+        if (
+            isinstance(error, RuntimeError)
+            and "not found" in str(error)
+            and "corrupted" not in str(error)
+        ):
+            raise Unavailable(problem) from error
+        raise InputError(problem) from error
+    order, notes = join_names(entry, list(found.names), found.where, root)
+    labels = np.asarray(found.labels)
+    if not len(found.locations) or len(labels) != len(found.locations):
+        raise InputError(f"{found.where}: {len(found.locations)} images and {len(labels)} labels")
+    if not entry.multilabel and not (labels.min() >= 0 and labels.max() < entry.num_classes):
+        raise InputError(
+            f"{found.where}: label out of range, there are {entry.num_classes} classes"
+        )
+    notes = (*notes, *found.notes, NOT_ELEVATERS_ORDER)
+    return labelled_images(
+        entry, split, found.locations, labels, order, LAYOUT, found.source, notes
+    )
+
+
+def _torchvision(entry: Dataset) -> Any:
+    import torchvision.datasets
+
+    return getattr(torchvision.datasets, str(entry.torchvision))
+
+
+def _files(root: Path, paths: Sequence[Any], where: Path) -> tuple[list[str], FileSource]:
+    locations = [Path(path).relative_to(root).as_posix() for path in paths]
+    require_images(root, locations, where)
+    return locations, FileSource(root, tuple(locations))
+
+
+def _read_listed(root: Path, entry: Dataset, split: str) -> _Found:
+    made = _torchvision(entry)(str(root), split=split, download=False)
+    where = root / _READERS[entry.name][0]
+    samples = getattr(made, "_samples", None)
+    if samples is None:
+        images = getattr(made, "_image_files", None)
+        samples = list(zip(made._images if images is None else images, made._labels, strict=True))
+    names = getattr(made, "classes", None)
+    if names is None:
+        # Folders of traffic signs are numbered, and so are the classes.
+        names = [f"{number:05d}" for number in range(entry.num_classes)]
+    locations, source = _files(root, [path for path, _ in samples], where)
+    return _Found(locations, [label for _, label in samples], names, source, where)
+
+
+def _read_arrays(root: Path, entry: Dataset, split: str) -> _Found:
+    made = _torchvision(entry)(str(root), train=split == "train", download=False)
+    where = root / _READERS[entry.name][0]
+    locations = [f"{where.name}/{split}#{number}" for number in range(len(made.data))]
+    return _Found(
+        locations, made.targets, made.classes, ArraySource(np.asarray(made.data, np.uint8)), where
+    )
+
+
+def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Found:
+    stem = f"camelyonpatch_level_2_split_{split}"
+    images, targets = (root / "pcam" / f"{stem}_{kind}.h5" for kind in "xy")
+    for path in (images, targets):
+        if not path.is_file():
+            raise Unavailable(f"{path} is missing")
+    labels = np.asarray(_hdf5(targets, "y")).reshape(-1)
+    locations = [f"{images.name}#{number}" for number in range(len(_hdf5(images, "x")))]
+    return _Found(locations, labels, ("normal", "tumor"), ArraySource(images), images)
+
+
+def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
+    # torchvision joins the public and the private test, which are ELEVATER's val and test.
+    paths = [root / "fer2013" / name for name in ("fer2013.csv", "icml_face_data.csv")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise Unavailable(f"{paths[0]} and {paths[1].name} are missing")
+    pixels, labels = [], []
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 20))
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, skipinitialspace=True):
+            if row["Usage"] == usage:
+                pixels.append(np.array(row["pixels"].split(), np.uint8).reshape(48, 48))
+                labels.append(int(row["emotion"]))
+    names = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    source = ArraySource(np.array(pixels, np.uint8))
+    return _Found(
+        [f"{path.name}/{usage}#{number}" for number in range(len(labels))],
+        labels,
+        names,
+        source,
+        path,
+    )
+
+
+def _read_voc(root: Path, entry: Dataset, split: str) -> _Found:
+    made = _torchvision(entry)(str(root), year="2007", image_set=split, download=False)
+    where = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
+    locations, source = _files(root, made.images, where / f"{split}.txt")
+    rows = {Path(location).stem: row for row, location in enumerate(locations)}
+    labels = np.zeros((len(locations), entry.num_classes), np.uint8)
+    for column, name in enumerate(entry.class_names):
+        for line in read_lines(where / f"{name}_{split}.txt"):
+            image, mark = line.split()
+            labels[rows[image], column] = mark == "1"
+    note = "objects marked as difficult do not count as present"
+    return _Found(locations, labels, entry.class_names, source, where, (note,))
+
+
+_Reader = Callable[[Path, Dataset, str], _Found]
+_ALL = {"train": "train", "val": "val", "test": "test"}
+_NO_VAL = {"train": "train", "test": "test"}
+_FER = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+_READERS: dict[str, tuple[str, dict[str, str], _Reader]] = {
+    "cifar-10": ("cifar-10-batches-py", _NO_VAL, _read_arrays),
+    "cifar-100": ("cifar-100-python", _NO_VAL, _read_arrays),
+    "dtd": ("dtd/dtd", _ALL, _read_listed),
+    "fer-2013": ("fer2013", _FER, _read_fer),
+    "fgvc-aircraft-2013b-variants102": ("fgvc-aircraft-2013b", _ALL, _read_listed),
+    "food-101": ("food-101/images", _NO_VAL, _read_listed),
+    "gtsrb": ("gtsrb/GTSRB", _NO_VAL, _read_listed),
+    "mnist": ("MNIST", _NO_VAL, _read_arrays),
+    "oxford-flower-102": ("flowers-102", _ALL, _read_listed),
+    "oxford-iiit-pets": ("oxford-iiit-pet", {"train": "trainval", "test": "test"}, _read_listed),
+    "patch-camelyon": ("pcam", {"train": "train", "val": "valid", "test": "test"}, _read_pcam),
+    "stanford-cars": ("stanford_cars", _NO_VAL, _read_listed),
+    "voc-2007-classification": ("VOCdevkit/VOC2007", _ALL, _read_voc),
+}
+"""For each data set its folder below the root, the names of its splits, and how it is read."""
+
+
+def _hdf5(path: Path, name: str) -> Any:
+    import h5py  # type: ignore[import-untyped]
+
+    try:
+        return open_once(path, h5py.File)[name]
+    except (OSError, KeyError) as error:
+        raise InputError(
+            f"{path}: not an HDF5 file with {name!r}, or damaged ({error}); copy it again"
+        ) from error

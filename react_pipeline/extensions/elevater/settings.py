@@ -1,0 +1,55 @@
+"""Configuration of the benchmark: the section `elevater` of `pipeline.yaml`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
+from react_pipeline.settings import Section
+from react_pipeline.store import InputError
+
+
+class ElevaterConfig(Section):
+    """What is measured on ELEVATER's data sets."""
+
+    root: Path | None = None
+    datasets: tuple[str, ...] = ()
+    shots: tuple[Literal[5, 20, 50, -1], ...] = ()
+    adaptations: tuple[Literal["linear-probe", "fine-tune"], ...] = Field(
+        default=("linear-probe",), min_length=1
+    )
+    seeds: int = Field(default=3, gt=0)
+    head_start: Literal["text", "random"] = "text"
+    merge_projection: bool = False
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_are_known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
+        for name in datasets:
+            _require_known(name)
+        return datasets
+
+    @field_validator("datasets", "shots", "adaptations")
+    @classmethod
+    def _nothing_twice(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"names something twice: {', '.join(map(str, values))}")
+        return values
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """The data sets to measure on."""
+        return self.datasets or tuple(DATASETS)
+
+    @property
+    def probes_unprojected(self) -> bool:
+        """Whether a linear probe needs features before the tower's last projection."""
+        return self.merge_projection and bool(self.shots) and "linear-probe" in self.adaptations
+
+
+def _require_known(name: str) -> None:
+    try:
+        dataset(name)
+    except InputError as error:
+        raise ValueError(str(error)) from error

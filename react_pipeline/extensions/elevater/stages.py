@@ -1,0 +1,102 @@
+"""The stages of the benchmark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.project import Project, outside
+from react_pipeline.settings import PipelineConfig
+from react_pipeline.stage import BASE, CHECKPOINT, Stage, model_parents
+from react_pipeline.store import Artifact
+
+
+def _features(project: Project, slug: str, method: str) -> Artifact:
+    from react_pipeline.extensions.elevater.features import publish_features
+
+    return publish_features(project, slug, method)
+
+
+def _results(project: Project, slug: str, method: str) -> Artifact:
+    from react_pipeline.extensions.elevater.results import publish_results
+
+    return publish_results(project, slug, method)
+
+
+def _comparison(project: Project, slug: str) -> Artifact:
+    from react_pipeline.extensions.elevater.comparison import compare_benchmarks
+
+    return compare_benchmarks(project, slug)
+
+
+def _identity_of_features(project: Project, _key: str) -> dict[str, Any]:
+    """Data sets and splits."""
+    elevater = project.config.section(ElevaterConfig)
+    return {
+        "datasets": list(elevater.dataset_names),
+        "splits": ["test", "train"] if elevater.shots else ["test"],
+        "unprojected": elevater.probes_unprojected,
+    }
+
+
+def _identity_of_results(project: Project, _key: str) -> dict[str, Any]:
+    """Data sets and protocols."""
+    elevater = project.config.section(ElevaterConfig)
+    fields: dict[str, Any] = {"datasets": list(elevater.dataset_names)}
+    if elevater.shots:
+        fields |= elevater.model_dump(mode="json", exclude={"root", "datasets"})
+    if any(shots > 0 for shots in elevater.shots):
+        fields["sample"] = "balanced"
+    return fields
+
+
+def _has_data(config: PipelineConfig) -> bool:
+    return config.section(ElevaterConfig).root is not None
+
+
+STAGES = (
+    Stage(
+        "benchmark_features",
+        "the images of ELEVATER's data sets as one checkpoint encodes them",
+        "encoder",
+        step=_features,
+        parents=(BASE, CHECKPOINT),
+        parents_of_method=model_parents,
+        identity=_identity_of_features,
+        outside=outside.unlisted,
+        has_data=_has_data,
+        data_field="elevater.root",
+        group="benchmark",
+        kinds=("torch", "numpy"),
+        pool="gpu",
+        priority=10,
+    ),
+    Stage(
+        "benchmark_results",
+        "one checkpoint on ELEVATER's data sets",
+        "encoder",
+        step=_results,
+        parents=("benchmark_features", BASE, CHECKPOINT),
+        parents_of_method=lambda method: ("benchmark_features", *model_parents(method)),
+        identity=_identity_of_results,
+        has_data=_has_data,
+        data_field="elevater.root",
+        group="benchmark",
+        kinds=("torch", "parquet"),
+        pool="gpu",
+        priority=15,
+    ),
+    Stage(
+        "benchmark_comparison",
+        "base and methods on ELEVATER's data sets",
+        "domain",
+        step=_comparison,
+        gathers=("benchmark_results",),
+        compares=True,
+        has_data=_has_data,
+        data_field="elevater.root",
+        group="benchmark",
+        kinds=("parquet",),
+        priority=20,
+    ),
+)

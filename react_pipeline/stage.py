@@ -1,0 +1,181 @@
+"""Stage: one row of the table of stages, and what follows from the rows.
+
+Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`:
+the rows of the core (`pipeline`), then those of extensions. Does not belong here: any row, whether
+an artifact is fresh (`lineage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from react_pipeline.extension import Extension, brought
+from react_pipeline.project import Project, identity, outside
+from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean, is_linear_head
+from react_pipeline.store import Artifact, InputError
+
+ALL = "all"
+"""The key of the artifacts that belong to no domain."""
+
+BASE = "base_checkpoint"
+RETRIEVAL = "retrieval_checkpoint"
+EMBEDDINGS = "corpus_embeddings"
+CHECKPOINT = "customized_checkpoint"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row.
+
+    Attributes:
+        name: Of the stage, its asset and its folder.
+        about: One sentence for Dagster, MLflow and the docs.
+        scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all
+            methods: `is_for`.
+        step: Publishes the artifact; called with the project and the parts of the key.
+        parents: Stages that it is made from.
+        parents_of_method: Those of them that one method needs, if methods differ.
+        gathers: Stages of which it shows all results there are, so that no table can name its
+            parents.
+        is_current: Raises if a gathered artifact is outdated; unset: if it shows other results.
+        compares: Whether methods are compared with the base; the base alone has nothing to show.
+        identity: The part of the configuration that decides it.
+        thresholds: The part of the configuration that only its checks require.
+        outside: The local files outside the store that it reads; None if it reads none.
+        has_data: Whether the data of its own that it works on are there; None if it has none.
+        data_field: The field of pipeline.yaml that names these data.
+        version: Raised by hand when the same inputs make another artifact.
+        group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
+            for comes first.
+    """
+
+    name: str
+    about: str
+    scope: Literal["all", "domain", "method", "trained", "encoder"]
+    step: Callable[..., Artifact]
+    parents: tuple[str, ...] = ()
+    parents_of_method: Callable[[str], Iterable[str]] | None = None
+    gathers: tuple[str, ...] = ()
+    is_current: Callable[..., Artifact] | None = None
+    compares: bool = False
+    thresholds: Callable[[Project, str], dict[str, Any]] = identity.nothing
+    identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
+    outside: Callable[[Project, str], outside.Files] | None = None
+    has_data: Callable[[PipelineConfig], bool] | None = None
+    data_field: str = ""
+    version: str = "1"
+    group: str = "corpus"
+    kinds: tuple[str, ...] = ()
+    pool: str | None = None
+    priority: int = 0
+
+    def parents_of(self, key: str, two_encoders: bool) -> dict[str, str]:
+        """Parent stage -> key, of the artifact of one key; `two_encoders` as in `PipelineConfig`."""
+        slug, _, method = key.partition("/")
+        names = self.parents if self.parents_of_method is None else self.parents_of_method(method)
+        names = as_configured(names, two_encoders)
+        return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
+
+    def is_for(self, method: str) -> bool:
+        """Whether there is one for a method: `base` is not `trained`, and a linear head is not an
+        image `encoder`.
+        """
+        if self.scope == "trained":
+            return method != "base"
+        return self.scope != "encoder" or not is_linear_head(method)
+
+    def keys(
+        self, slugs: Iterable[str], methods: Collection[str], two_encoders: bool = False
+    ) -> list[str]:
+        """The keys of this stage for these domains and methods; none if it compares nothing or no
+        method needs it.
+        """
+        if self.compares and not any(
+            STAGES[self.gathers[0]].is_for(method) for method in methods if method != "base"
+        ):
+            return []
+        if not self._is_needed(methods, two_encoders):
+            return []
+        if self.scope in ("all", "domain"):
+            return [ALL] if self.scope == "all" else list(slugs)
+        return [
+            method_key(slug, method) for slug in slugs for method in methods if self.is_for(method)
+        ]
+
+    def _is_needed(self, methods: Collection[str], two_encoders: bool) -> bool:
+        """Whether a method needs it; a stage that no other is made from is needed for itself."""
+        children = [row for row in STAGES.values() if self.name in row.parents]
+        return not children or any(
+            self.name in child.parents_of(f"any/{method}", two_encoders)
+            for child in children
+            for method in methods
+            if child.is_for(method)
+        )
+
+
+def method_key(domain: str, method: str) -> str:
+    """Key of an artifact that belongs to a domain and a method; an InputError if the method is
+    unknown.
+    """
+    if method not in METHODS:
+        meant = did_you_mean(method, METHODS, f"choose from {', '.join(METHODS)}")
+        raise InputError(f"unknown method {method!r}; {meant}")
+    return f"{domain}/{method}"
+
+
+def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
+    """Names of parents; where there is one encoder, the base is `retrieval_checkpoint` too."""
+    return [name if two_encoders or name != RETRIEVAL else BASE for name in names]
+
+
+def encoder_in(parents: Container[str]) -> str:
+    """The parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint` or
+    `base_checkpoint`.
+    """
+    return RETRIEVAL if RETRIEVAL in parents else BASE
+
+
+def model_parents(method: str) -> tuple[str, ...]:
+    """The checkpoints that the model of a method is made from: a linear head is used on the base's
+    features, any other checkpoint holds a whole model.
+    """
+    if method == "base":
+        return (BASE,)
+    return (BASE, CHECKPOINT) if is_linear_head(method) else (CHECKPOINT,)
+
+
+class _Table(Mapping[str, Stage]):
+    """The rows by name, found when they are first asked for."""
+
+    def __getitem__(self, name: str) -> Stage:
+        return _rows()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_rows())
+
+    def __len__(self) -> int:
+        return len(_rows())
+
+
+@cache
+def _rows() -> dict[str, Stage]:
+    rows: dict[str, Stage] = {}
+
+    def added(extension: Extension) -> None:
+        new = {row.name: row for row in extension.stages()}
+        if taken := rows.keys() & new.keys():
+            raise ValueError(f"there is a stage {', '.join(sorted(taken))} already")
+        unknown = {parent for row in new.values() for parent in (*row.parents, *row.gathers)}
+        if unknown := unknown - rows.keys() - new.keys():
+            raise ValueError(f"no stage is called {', '.join(sorted(unknown))}")
+        rows.update(new)
+
+    for _ in brought(added):
+        pass
+    return rows
+
+
+STAGES: Mapping[str, Stage] = _Table()

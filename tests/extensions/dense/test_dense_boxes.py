@@ -1,0 +1,213 @@
+"""Boxes from every source, and what a detector makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support_dense import OWN, write_sets
+from torch import Tensor
+from torchvision.models import get_model
+
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.extensions.dense.boxes import box_source, grid, objects
+from react_pipeline.extensions.dense.regions import Detector, squares
+from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
+from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.store.errors import CorruptArtifact, InputError
+
+RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> DenseImages:
+    write_sets(tmp_path / "shapes")
+    return read_dense_set(tmp_path, DenseConfig.model_validate({"own": OWN}).sets("shapes")[0])
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+def config(images: DenseImages, **fields: Any) -> DenseConfig:
+    return DenseConfig.model_validate({"root": images.source.root, **fields})
+
+
+def test_true_boxes_leave_out_crowds(boxes: DenseImages) -> None:
+    places, objectness = box_source("truth", boxes, config(boxes), "cpu")(0, boxes.image(0, 10_000))
+    assert objectness is None and places.tolist() == [[4.0, 6.0, 28.0, 36.0]]
+
+
+def test_objects_are_parts_of_another_colour_and_unions_of_two(boxes: DenseImages) -> None:
+    found = {tuple(map(round, box)) for box in objects(boxes.image(1, 10_000)).tolist()}
+    assert {(4, 6, 28, 36), (34, 6, 58, 36), (4, 6, 58, 36)} == found
+    assert objects(Image.new("RGB", (64, 64), "white")).shape == (0, 4)
+    joined = np.full((64, 64, 3), 255, np.uint8)
+    joined[4:30, 2:30] = joined[34:60, 2:30] = joined[10:55, 10:12] = (
+        0  # two that a thin line joins
+    )
+    assert {(2, 4, 30, 30), (2, 34, 30, 60)} <= {
+        tuple(map(round, box)) for box in objects(Image.fromarray(joined)).tolist()
+    }
+
+
+def test_a_grid_covers_the_image_at_several_sizes() -> None:
+    image = Image.new("RGB", (320, 200))
+    found = grid(image)
+    assert 50 < len(found) <= 1_000 and found.min() == 0
+    assert found[:, 2].max() == 320 and found[:, 3].max() == 200
+    assert (found[:, 2:] > found[:, :2]).all()
+
+
+def test_boxes_of_a_results_file_come_with_their_scores(boxes: DenseImages) -> None:
+    rows = [
+        {"image_id": 101, "category_id": 3, "bbox": [50, 50, 40, 40], "score": 0.25},
+        {"image_id": 101, "category_id": 3, "bbox": [70, 70, 4, 4], "score": 0.5},
+        {"image_id": 5, "category_id": 3, "bbox": [0, 0, 4, 4], "score": 0.5},
+    ]
+    path = boxes.source.root / "boxes" / "boxes.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(rows))
+    source = box_source("file", boxes, config(boxes), "cpu")
+    places, objectness = source(1, boxes.image(1, 10_000))
+    # Cut to the image; the one beside it is left out, and so is that of another image.
+    assert (
+        places.tolist() == [[50.0, 50.0, 64.0, 64.0]]
+        and objectness is not None
+        and objectness.tolist() == [0.25]
+    )
+    assert source(2, boxes.image(2, 10_000))[0].shape == (0, 4)
+    for wrong in (
+        "[]",
+        "{",
+        json.dumps([{**rows[0], "score": 3.5}]),
+        json.dumps([{"image_id": 101}]),
+    ):
+        path.write_text(wrong)
+        with pytest.raises(InputError, match="boxes_file"):
+            box_source("file", boxes, config(boxes), "cpu")
+    path.unlink()
+    with pytest.raises(InputError, match="boxes_file"):
+        box_source("file", boxes, config(boxes), "cpu")
+
+
+def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_model(RPN, weights=None, weights_backbone=None, num_classes=5).eval()
+    torch.save(model.state_dict(), tmp_path / "rpn.pt")
+    set_up = config(boxes, boxes=["rpn"], rpn_checkpoint=tmp_path / "rpn.pt", rpn_model=RPN)
+    image = boxes.image(0, 10_000)
+    places, objectness = box_source("rpn", boxes, set_up, "cpu")(0, image)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    with torch.inference_mode():
+        batch, _ = model.transform([pixels])
+        (wanted,), _ = model.rpn(batch, model.backbone(batch.tensors))
+    scale = 64 / torch.tensor(batch.image_sizes[0]).flip(0).repeat(2)
+    torch.testing.assert_close(places, wanted * scale)
+    assert (
+        objectness is not None
+        and len(objectness) == len(places)
+        and (objectness.diff() <= 1e-6).all()
+    )
+    for name in ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"):
+        with pytest.raises(InputError, match="rpn_checkpoint"):
+            box_source("rpn", boxes, set_up.model_copy(update={"rpn_model": name}), "cpu")
+
+
+def test_squares_hold_their_boxes_and_stay_in_the_image_if_they_can() -> None:
+    places = [
+        [10.0, 20.0, 30.0, 24.0],
+        [0.0, 0.0, 4.0, 8.0],
+        [0.0, 10.0, 100.0, 20.0],
+        [60.0, 0.0, 100.0, 50.0],
+    ]
+    found = squares(torch.tensor(places), 1.5, (100, 60))
+    torch.testing.assert_close(found[0], torch.tensor([5.0, 7.0, 35.0, 37.0]))
+    torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 12.0, 12.0]))
+    # Larger than the image, they are centred on it: RoIAlign pads them, and nothing is distorted.
+    torch.testing.assert_close(found[2], torch.tensor([0.0, -20.0, 100.0, 80.0]))
+    torch.testing.assert_close(found[3], torch.tensor([25.0, -7.5, 100.0, 67.5]))
+    torch.testing.assert_close(found[:, 2] - found[:, 0], found[:, 3] - found[:, 1])
+
+
+def detector(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor, **fields: Any
+) -> Detector:
+    """One whose regions have given vectors, over three classes whose vectors are the axes."""
+    made = Detector(clip, ["a", "b", "c"], ["{}"], DenseConfig.model_validate(fields))
+    made.vectors.head.copy_(torch.eye(32)[:, :3])
+    monkeypatch.setattr(made, "region_vectors", lambda _image, _boxes: vectors)
+    return made
+
+
+PLACES = torch.tensor([[0.0, 0.0, 20.0, 20.0], [1.0, 1.0, 21.0, 21.0], [40.0, 40.0, 60.0, 60.0]])
+
+
+def test_overlapping_boxes_of_a_class_are_suppressed_and_those_of_others_are_not(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = torch.tensor([[1.0, 0.99, 0.0], [0.98, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    vectors = torch.nn.functional.normalize(torch.nn.functional.pad(close, (0, 29)), dim=-1)
+    boxes, scores, classes = detector(clip, monkeypatch, vectors)(
+        Image.new("RGB", (64, 64)), PLACES, None
+    )
+    found = sorted(zip(classes.tolist(), boxes[:, 0].tolist(), strict=True))
+    assert found == [(0, 0.0), (1, 1.0), (2, 40.0)]
+    assert (scores.diff() <= 0).all() and scores[0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_objectness_is_fused_by_the_root_of_the_product(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = torch.eye(32)[:3]
+    made = detector(clip, monkeypatch, vectors)
+    objectness = torch.tensor([0.25, 1.0, 0.0])
+    _, scores, classes = made(Image.new("RGB", (64, 64)), PLACES, objectness)
+    assert dict(zip(classes.tolist(), scores.tolist(), strict=True)) == pytest.approx(
+        {0: 0.5, 1: 1.0}, abs=1e-4
+    )
+    made = detector(clip, monkeypatch, torch.full((3, 32), float("nan")))
+    with pytest.raises(CorruptArtifact, match="finite"):
+        made(Image.new("RGB", (64, 64)), PLACES, None)
+
+
+@pytest.mark.parametrize("regions", ["crop", "roi"])
+def test_regions_of_an_image_are_encoded_and_none_are_no_detections(
+    clip: Clip, regions: str
+) -> None:
+    made = Detector(clip, ["a", "b"], ["{}"], DenseConfig.model_validate({"regions": regions}))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    vectors = made.region_vectors(image, PLACES)
+    assert vectors.shape == (3, 32)
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
+    assert all(len(part) == 0 for part in made(image, torch.zeros(0, 4), None))
+    if regions == "crop":  # the whole image, which is as large as the model's input, is the image
+        small = image.crop((0, 0, 32, 32))
+        whole = made.region_vectors(small, torch.tensor([[0.0, 0.0, 32.0, 32.0]]))
+        wanted = clip.encode_images(clip.preprocess(small)[None])
+        torch.testing.assert_close(whole, wanted, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("any_size", "shape"), [(True, (32, 48)), (False, (32, 32))])
+def test_an_image_for_regions_keeps_its_ratio_and_is_padded(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, any_size: bool, shape: tuple[int, int]
+) -> None:
+    made = Detector(clip, ["a", "b"], ["{}"], DenseConfig(regions="roi"))
+    assert made.tower is not None
+    monkeypatch.setattr(made.tower, "any_size", any_size)
+    given: list[Tensor] = []
+    monkeypatch.setattr(made.tower, "regions", lambda *inputs: given.extend(inputs))
+    made.region_vectors(Image.new("RGB", (90, 64), "white"), torch.tensor([[0.0, 0.0, 90.0, 64.0]]))
+    pixels, boxes = given
+    assert pixels.shape[-2:] == shape
+    ratio = boxes[0, 2] / boxes[0, 3]
+    assert ratio == pytest.approx(90 / 64, rel=0.03)  # to a pixel
+    wide, tall = boxes[0, 2:].int().tolist()
+    assert pixels[..., :tall, :wide].eq(1).all() and pixels.sum() == 3 * tall * wide

@@ -1,0 +1,241 @@
+"""Segmentation without training: windows, several names a class, refinements, background; and the
+student.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support_dense import CLASSES, OWN, write_sets
+
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.extensions.dense.maps import ClassVectors, Segmenter, padded, resized, smoothed
+from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
+from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.extensions.dense.student import Student
+from react_pipeline.store.errors import CorruptArtifact, InputError, TrainingError
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> DenseImages:
+    root = tmp_path_factory.mktemp("masks")
+    write_sets(root / "shapes")
+    return read_dense_set(root, DenseConfig.model_validate({"own": OWN}).sets("shapes")[1])
+
+
+def segmenter(clip: Clip, masks: DenseImages, **fields: Any) -> Segmenter:
+    return Segmenter(
+        clip, masks, ["a {}"], DenseConfig.model_validate({"short_side": 64, **fields})
+    )
+
+
+def test_a_class_is_as_near_as_the_nearest_of_its_names(clip: Clip) -> None:
+    together = ClassVectors.of(clip, ["background", "cat;dog", "car"], ["a {}"])
+    alone = ClassVectors.of(clip, ["cat", "dog", "car"], ["a {}"])
+    features = torch.nn.functional.normalize(torch.randn(2, 5, 32), dim=-1)
+    cat, dog, car = alone.logits(features).unbind(-1)
+    assert together.logits(features)[..., 0].eq(-math.inf).all()
+    torch.testing.assert_close(
+        together.logits(features)[..., 1:], torch.stack([cat.maximum(dog), car], -1)
+    )
+
+
+@pytest.mark.parametrize("window", [0, 32])
+def test_every_pixel_gets_a_class_and_never_a_background_that_is_not_scored(
+    clip: Clip, masks: DenseImages, window: int
+) -> None:
+    ids = segmenter(clip, masks, window=window, stride=16)(masks.image(0, 10_000))
+    assert ids.shape == (64, 64) and ids.min() >= 1 and ids.max() < len(masks.class_names)
+    with_background = segmenter(clip, masks, window=window, background_below=1.0)
+    assert (
+        with_background(masks.image(0, 10_000)) == 0
+    ).all() and with_background.scores_background
+
+
+def test_one_window_that_covers_the_image_is_the_image(clip: Clip, masks: DenseImages) -> None:
+    pixels = torch.randn(1, 3, 64, 64)
+    whole, one = (segmenter(clip, masks, window=side)._logits(pixels, (64, 64)) for side in (0, 64))
+    torch.testing.assert_close(whole, one)
+
+
+def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: DenseImages) -> None:
+    made = segmenter(clip, masks, window=32, stride=32)
+    pixels = torch.randn(1, 3, 64, 80)  # windows at 0 and 32; and at 48, which meets the border
+    total, times = torch.zeros(1, made.vectors.count, 64, 80), torch.zeros(64, 80)
+    for top, left in ((top, left) for top in (0, 32) for left in (0, 32, 48)):
+        place = slice(top, top + 32), slice(left, left + 32)
+        cells = made._refined([made._window(pixels[:, :, *place])]).permute(0, 3, 1, 2)
+        total[:, :, *place] += torch.nn.functional.interpolate(cells, (32, 32), mode="bilinear")
+        times[place] += 1
+    for size in ((64, 80), (50, 90)):
+        wanted = torch.nn.functional.interpolate(total / times, size, mode="bilinear")[0]
+        torch.testing.assert_close(made._logits(pixels, size), wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_key_smoothing_gives_unsure_patches_the_shares_of_those_with_like_keys() -> None:
+    logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [0.0, 5.0], [0.0, 5.0]]).view(1, 2, 2, 2)
+    keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]).view(1, 2, 2, 2)
+    shares = logits.softmax(-1).view(4, 2)
+    found = smoothed(logits, keys, 0.9).exp().view(4, 2)
+    torch.testing.assert_close(found[[0, 2, 3]], shares[[0, 2, 3]])
+    weights = torch.tensor([0.6, 1.0, 0.8, 0.0])  # the negative cosine counts as 0
+    torch.testing.assert_close(found[1], weights @ shares / weights.sum())
+    torch.testing.assert_close(found.sum(-1), torch.ones(4))
+
+
+def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(
+    clip: Clip, masks: DenseImages
+) -> None:
+    image = masks.image(0, 10_000)
+    made = segmenter(clip, masks)
+    assert len(np.unique(made(image))) > 1
+    assert (
+        len(np.unique(segmenter(clip, masks, prompt_denoising=1.0)(image))) == 1
+    )  # the likeliest one is left
+    made.vectors.head.fill_(math.nan)
+    with pytest.raises(CorruptArtifact, match="finite"):
+        made(image)
+
+
+def test_classes_that_are_nowhere_likely_are_left_out_before_keys_are_smoothed(
+    clip: Clip, masks: DenseImages
+) -> None:
+    made = segmenter(clip, masks, prompt_denoising=0.6, key_smoothing=1.0)
+    # Over two windows of two patches: only classes 0 and 1 are likely somewhere. Of class 2 every
+    # patch has a third.
+    shares = torch.tensor(
+        [[[0.65, 0.05, 0.30], [0.35, 0.34, 0.31]], [[0.05, 0.65, 0.30], [0.35, 0.34, 0.31]]]
+    )
+    keys = torch.nn.functional.normalize(
+        torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).expand(2, 2, 2), dim=-1
+    )
+    cells = [
+        (shares[number].log().view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2)) for number in (0, 1)
+    ]
+    refined = made._refined(cells)
+    assert refined.shape == (2, 1, 2, 3)
+    found = refined.softmax(dim=-1)
+    left = torch.nn.functional.pad(
+        torch.nn.functional.normalize(shares[..., :2], p=1, dim=-1), (0, 1)
+    )
+    for number in (0, 1):
+        expected = smoothed(left[number].log().view(1, 1, 2, 3), cells[number][1], 1.0).exp()
+        torch.testing.assert_close(found[number], expected[0])
+    # The likeliest class stays, however little likely it is.
+    alone = segmenter(clip, masks, prompt_denoising=1.0)._refined(
+        [(logits, None) for logits, _ in cells]
+    )
+    assert alone.argmax(dim=-1).unique().tolist() in ([0], [1], [0, 1])
+    assert (alone.softmax(dim=-1)[..., 2] == 0).all()
+
+
+def test_images_keep_their_ratio_and_are_padded_to_whole_patches() -> None:
+    assert resized(Image.new("RGB", (640, 427)), 512).size == (767, 512)
+    assert resized(Image.new("RGB", (3000, 1000)), 800, 1_333).size == (1333, 444)
+    pixels = torch.ones(1, 3, 444, 1333)
+    assert padded(pixels, 32).shape == (1, 3, 448, 1344)
+    assert (
+        padded(pixels, 32).sum() == pixels.sum()
+        and padded(pixels, 32)[..., :444, :1333].eq(1).all()
+    )
+    assert padded(pixels[..., :448], 4).shape == (1, 3, 444, 448)
+
+
+def test_pixels_of_the_padding_are_not_in_the_map(clip: Clip, masks: DenseImages) -> None:
+    made = segmenter(clip, masks)
+    pixels = torch.randn(1, 3, 64, 72)  # padded to 80
+    whole = made._logits(padded(pixels, 16), (64, 80))
+    torch.testing.assert_close(
+        made._logits(pixels, (64, 72)), whole[..., :72], atol=1e-3, rtol=1e-4
+    )
+
+
+STUDENT = {
+    "student_steps": 4,
+    "student_batch": 2,
+    "student_model": "lraspp_mobilenet_v3_large",
+    "short_side": 64,
+}
+
+
+def trained(clip: Clip, masks: DenseImages, root: Path, **fields: Any) -> Student:
+    made = Student(segmenter(clip, masks), DenseConfig.model_validate({**STUDENT, **fields}))
+    made.train(masks.source.root, "shapes/images", root, 10_000)
+    return made
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_student_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+    clip: Clip, masks: DenseImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: bool
+) -> None:
+    whole = trained(clip, masks, tmp_path / "whole")
+    monkeypatch.setattr("react_pipeline.extensions.dense.student.SAVE_EVERY", 2)
+    batch, seen = Student._batch, []
+
+    def killed(self: Student, step: int, *given: Any) -> Any:
+        seen.append(step)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return batch(self, step, *given)
+
+    monkeypatch.setattr(Student, "_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(clip, masks, tmp_path / "killed")
+    if flipped:
+        (state,) = (tmp_path / "killed").rglob("state-*.pt")
+        data = bytearray(state.read_bytes())
+        data[len(data) // 2] ^= 1
+        state.write_bytes(data)
+    resumed = trained(clip, masks, tmp_path / "killed")
+    assert seen == [0, 1, 2, 3, *([0, 1] if flipped else []), 2, 3]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    ids = resumed(masks.image(0, 10_000))
+    assert ids.shape == (64, 64) and ids.max() <= len(CLASSES)
+
+
+def test_a_student_learns_what_the_frozen_map_says(
+    clip: Clip, masks: DenseImages, tmp_path: Path
+) -> None:
+    made = trained(clip, masks, tmp_path, student_steps=1)
+    labels = [made.segmenter(masks.image(position, 10_000)) for position in range(len(masks))]
+    stored = [np.load(tmp_path / f"{position}.npy") for position in range(len(masks))]
+    assert all(map(np.array_equal, labels, stored))
+    pixels, truths = made._batch(
+        3, lambda position: (masks.image(position, 10_000), stored[position]), 4
+    )
+    assert pixels.shape == (2, 3, 64, 64) and truths.shape == (2, 64, 64)
+    assert all(
+        any(np.array_equal(one, other) for one in (truth, truth.flip(-1)) for other in labels)
+        for truth in truths
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "token"),
+    [
+        ({"student_model": "unet"}, InputError, "student_model"),
+        ({"student_learning_rate": 1e30}, TrainingError, "student_learning_rate"),
+    ],
+)
+def test_a_student_that_cannot_learn_says_why(
+    clip: Clip,
+    masks: DenseImages,
+    tmp_path: Path,
+    fields: dict[str, Any],
+    error: type[Exception],
+    token: str,
+) -> None:
+    with pytest.raises(error, match=token):
+        trained(clip, masks, tmp_path, **fields)

@@ -1,0 +1,136 @@
+"""Figures against the libraries of the field, and against calculations by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from react_pipeline.extensions.dense.measures import (
+    box_figures,
+    confusion,
+    intersection_over_union,
+    map_figures,
+    proposal_figures,
+)
+
+IDS = (1, 4, 9, 30)
+NAMES = ("a", "b", "c", "d")
+
+
+def scenes() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Truth with crowd regions and a class without boxes (d), and detections that are partly right."""
+    chance = np.random.default_rng(0)
+    boxes, found = [], []
+    for image in range(12):
+        for _ in range(4):
+            left, top = chance.uniform(0, 60, 2)
+            category = IDS[int(chance.integers(3))]
+            box = [left, top, *chance.uniform(10, 40, 2)]
+            about = {"image_id": image, "category_id": category, "bbox": box}
+            boxes.append(
+                {
+                    **about,
+                    "id": len(boxes) + 1,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(len(boxes) % 7 == 6),
+                }
+            )
+            moved = [value + chance.normal(0, 2) for value in box[:2]] + box[2:]
+            guess = IDS[int(chance.integers(4))] if chance.random() < 0.4 else category
+            found.append(
+                {**about, "category_id": guess, "bbox": moved, "score": float(chance.random())}
+            )
+    truth = {
+        "images": [{"id": image, "width": 100, "height": 100} for image in range(12)],
+        "annotations": boxes,
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(IDS, NAMES, strict=True)
+        ],
+    }
+    return truth, found
+
+
+def by_hand(truth: dict[str, Any], found: list[dict[str, Any]]) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {**truth, "info": {}}
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes([dict(box) for box in found]), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def test_average_precision_is_that_of_pycocotools_with_crowds_and_a_class_without_boxes() -> None:
+    truth, found = scenes()
+    figures, classes = box_figures(
+        truth, found, {"base": ["a", "d"], "novel": ["b", "c"], "none": ["d"]}
+    )
+    wanted = by_hand(truth, found)
+    assert figures["ap"] == pytest.approx(wanted.stats[0]) and figures["ap50"] == pytest.approx(
+        wanted.stats[1]
+    )
+    precision = wanted.eval["precision"][0, :, :, 0, 2]
+    assert set(classes) == {"a", "b", "c"} and 0 < figures["ap50"] < 1
+    assert classes["b"] == pytest.approx(precision[:, 1].mean())
+    # Of a group those classes count that have boxes; one without any has no figure.
+    assert figures["ap50_base"] == pytest.approx(precision[:, 0].mean())
+    assert figures["ap50_novel"] == pytest.approx(precision[:, 1:3].mean())
+    assert "ap50_none" not in figures
+
+
+def test_right_detections_are_1_none_are_0_and_nothing_true_is_no_figure() -> None:
+    truth, _ = scenes()
+    right = [{**box, "score": 0.5} for box in truth["annotations"]]
+    assert box_figures(truth, right, {})[0] == {"ap": 1.0, "ap50": 1.0}
+    assert box_figures(truth, [], {})[0] == {"ap": 0.0, "ap50": 0.0}
+    assert box_figures({**truth, "annotations": []}, right[:1], {})[0] == {}
+
+
+def test_recall_of_proposals_counts_boxes_of_any_class() -> None:
+    truth, _ = scenes()
+    mine = [box for box in truth["annotations"] if not box["iscrowd"]]
+    proposals = [{**box, "category_id": IDS[0], "score": 1.0} for box in mine[::2]]
+    assert proposal_figures(truth, proposals)["proposal_recall_100"] == pytest.approx(
+        len(mine[::2]) / len(mine), abs=0.15
+    )
+    assert (
+        proposal_figures(truth, [{**box, "score": 1.0} for box in mine])["proposal_recall_1000"]
+        == 1
+    )
+
+
+def test_iou_equals_torchmetrics_where_all_classes_occur() -> None:
+    chance = np.random.default_rng(1)
+    truth, found = chance.integers(0, 5, (3, 40, 50)), chance.integers(0, 5, (3, 40, 50))
+    truth[chance.random(truth.shape) < 0.1] = 255
+    matrix = sum(
+        (confusion(*pair, 5) for pair in zip(truth, found, strict=True)), np.zeros((5, 5), np.int64)
+    )
+    theirs = MulticlassJaccardIndex(5, average="none", ignore_index=255)
+    theirs.update(torch.from_numpy(found), torch.from_numpy(truth))
+    np.testing.assert_allclose(intersection_over_union(matrix), theirs.compute().numpy(), rtol=1e-6)
+    assert map_figures(matrix)["miou"] == pytest.approx(float(theirs.compute().mean()))
+
+
+def test_iou_by_hand_with_ignored_pixels_and_classes_that_do_not_occur() -> None:
+    truth = np.array([[0, 0, 1, 1], [255, 255, 1, 0]])
+    found = np.array([[0, 1, 1, 1], [3, 0, 0, 0]])
+    matrix = confusion(truth, found, 4)
+    # 0: two of the union {0,0,0 true; one more found} = 2 / 4; 1: 2 / 4; 2 is nowhere, 3 is found
+    # on an ignored pixel.
+    np.testing.assert_equal(intersection_over_union(matrix), [0.5, 0.5, np.nan, np.nan])
+    assert map_figures(matrix) == {"miou": 0.5, "pixel_accuracy": 4 / 6, "classes": 2.0}
+    # A class that is found and not true counts with 0.
+    found[0, 0] = 2
+    assert map_figures(confusion(truth, found, 4))["miou"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
+    assert map_figures(confusion(np.full((2, 2), 255), found[:, :2], 4)) == {}

@@ -1,0 +1,232 @@
+"""Detection and segmentation as artifacts: figures, resuming by image, comparison, checks,
+pictures, leaked images.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from support_dense import OWN, write_sets
+
+from react_pipeline.clip.base import publish_base
+from react_pipeline.extensions.dense import results as dense_results
+from react_pipeline.extensions.dense.assets import dense_contradictions, wrong_detections
+from react_pipeline.extensions.dense.comparison import compare_dense
+from react_pipeline.extensions.dense.measures import box_figures
+from react_pipeline.extensions.dense.regions import Detector
+from react_pipeline.extensions.dense.results import publish_dense, read_dense_sets
+from react_pipeline.extensions.dense.sets import dense_digests
+from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.lineage import is_current
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
+
+SETTINGS = {
+    "root": "dense",
+    "own": OWN,
+    "boxes": ["truth", "objects"],
+    "short_side": 64,
+    "window": 32,
+}
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project], tmp_path: Path) -> Project:
+    write_sets(tmp_path / "dense" / "shapes")
+    made = make_project(dense=SETTINGS)
+    publish_base(made)
+    return made
+
+
+def changed(project: Project, **fields: Any) -> Project:
+    dense = project.config.section(DenseConfig).model_copy(update=fields)
+    return replace(project, config=project.config.model_copy(update={"dense": dense}))
+
+
+def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> None:
+    made = publish_dense(project, "shapes", "base")
+    boxes, masks = made.counts["detection"]["boxes"], made.counts["segmentation"]["masks"]
+    assert set(boxes["truth"]) == {"ap", "ap50"} and 0 <= boxes["truth"]["ap50"] <= 1
+    assert boxes["objects"]["proposal_recall_100"] == 1.0
+    assert (
+        set(masks["map"]) == {"miou", "pixel_accuracy", "classes"}
+        and 0 < masks["map"]["pixel_accuracy"] < 1
+    )
+    # What is published are the detections that the figures were computed of.
+    (images, _), _ = read_dense_sets(project.config.section(DenseConfig), "shapes")
+    found = json.loads(made.file("detections/boxes--truth.json").read_text())
+    assert box_figures(images.truth or {}, found, {})[0] == boxes["truth"]
+    assert {"overlays.png", "table.md", "results.json"} <= set(made.manifest["files"])
+    assert wrong_detections(made) == dense_contradictions(made) == 0
+    assert not [name for name in made.manifest["files"] if "progress" in name]
+    assert publish_dense(project, "shapes", "base").reused
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_predictions_are_damaged(
+    project: Project, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    wanted = publish_dense(project, "shapes", "base")
+    shutil.rmtree(wanted.path.parent)
+    predict, seen = Detector.__call__, []
+
+    def killed(self: Detector, image: Image.Image, *given: Any) -> Any:
+        seen.append(image)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return predict(self, image, *given)
+
+    monkeypatch.setattr(Detector, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        publish_dense(project, "shapes", "base")
+    _, second = sorted(project.config.store.glob(".staging/*/progress/boxes--truth/*.json"))
+    if damaged:
+        second.write_text(second.read_text().replace('"score": 0.', '"score": 1.'))
+    made = publish_dense(project, "shapes", "base")
+    # What is left of four, and all four with the other boxes.
+    assert len(seen) == 3 + (3 if damaged else 2) + 4
+    for kind in ("detection", "segmentation"):
+        assert made.counts[kind] == wanted.counts[kind]
+
+
+def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
+    shutil.rmtree(project.config.section(DenseConfig).root / "shapes" / "labels")  # type: ignore[operator]
+    made = publish_dense(changed(project, datasets=("voc-20",)), "shapes", "base")
+    assert (
+        set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
+    )
+    rows = pd.read_parquet(made.file("results.parquet"))
+    assert rows[rows["set"] == "masks"]["value"].isna().all() and dense_contradictions(made) == 0
+    with pytest.raises(InputError, match="dense.root"):
+        publish_dense(changed(project, root=None), "shapes", "base")
+
+
+def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(
+    project: Project,
+) -> None:
+    root = project.config.section(DenseConfig).root / "shapes"  # type: ignore[operator]
+    (root / "annotations.json").write_text("{}")
+    (root / "names.txt").write_text("circle\ncircle\n")
+    with pytest.raises(InputError, match="2 of 2") as caught:
+        publish_dense(project, "shapes", "base")
+    assert "annotations.json" in str(caught.value) and "twice" in str(caught.value)
+
+
+def test_regions_of_a_tower_without_dense_features_are_unavailable(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InputError("no such tower")
+
+    monkeypatch.setattr("react_pipeline.extensions.dense.maps.DenseTower", refuse)
+    made = publish_dense(project, "shapes", "base")
+    assert (
+        made.counts["not_measured"] == {"masks": "no such tower"}
+        and "boxes" in made.counts["detection"]
+    )
+
+
+def test_a_student_is_measured_beside_the_map_it_learned_from(project: Project) -> None:
+    learning = {"student_images": "{domain}/images", "student_steps": 2, "student_batch": 2}
+    made = publish_dense(changed(project, **learning), "shapes", "base")
+    assert set(made.counts["segmentation"]["masks"]) == {"map", "student"}
+    assert any("masks--student" in name for name in made.manifest["files"])
+
+
+def test_images_of_the_sets_are_kept_out_of_training(project: Project) -> None:
+    digests = dense_digests(project, "shapes")
+    assert {name: len(found) for name, found in digests.items()} == {"boxes": 4, "masks": 4}
+    assert digests["boxes"] == digests["masks"] and not dense_digests(
+        changed(project, root=None), "shapes"
+    )
+
+
+def test_the_fingerprint_sees_settings_and_data_and_not_where_they_are(
+    project: Project, tmp_path: Path
+) -> None:
+    first = publish_dense(project, "shapes", "base").fingerprint
+    shutil.copytree(tmp_path / "dense", tmp_path / "copy")
+    assert (
+        publish_dense(changed(project, root=tmp_path / "copy"), "shapes", "base").fingerprint
+        == first
+    )
+    assert publish_dense(changed(project, attention="qq"), "shapes", "base").fingerprint != first
+    path = tmp_path / "dense" / "shapes" / "labels" / "1.png"
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
+    assert publish_dense(project, "shapes", "base").fingerprint != first
+
+
+@pytest.fixture
+def compared(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """With a second result that is the base's under the name of a method."""
+    publish_dense(project, "shapes", "base")
+    resolve = dense_results.resolve
+
+    def as_base(project: Project, stage: str, key: str, **given: Any) -> Any:
+        inputs = resolve(project, stage, "shapes/base", **given)
+        return replace(inputs, key=key)
+
+    monkeypatch.setattr(dense_results, "resolve", as_base)
+    publish_dense(project, "shapes", "gated-image")
+    fresh = Project.load(project.path)
+    monkeypatch.setattr(
+        "react_pipeline.lineage.fresh",
+        lambda project, stage, key: project.store.current(stage, key),
+    )
+    return fresh
+
+
+def test_a_method_stands_beside_the_base_in_figures_and_pictures(compared: Project) -> None:
+    made = compare_dense(compared, "shapes")
+    table = pd.read_parquet(made.file("table.parquet"))
+    assert set(table["method"]) == {"gated-image"} and (table["delta"] == 0).all()
+    assert {("boxes", "truth", "ap50"), ("masks", "map", "miou")} <= set(
+        zip(table["set"], table["source"], table["figure"], strict=True)
+    )
+    assert made.counts["delta"]["gated-image"]["masks"]["map"]["miou"] == 0
+    page = made.file("dashboard.html").read_text()
+    assert "data:image/png;base64," in page and "gated-image" in page
+    assert is_current(compared, "dense_comparison", "shapes").fingerprint == made.fingerprint
+    publish_dense(changed(compared, attention="qq"), "shapes", "gated-image")
+    with pytest.raises(StaleArtifact):
+        is_current(compared, "dense_comparison", "shapes")
+
+
+def test_methods_on_other_images_than_the_base_are_not_compared(compared: Project) -> None:
+    path = compared.config.section(DenseConfig).root / "shapes" / "labels" / "1.png"  # type: ignore[operator]
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
+    publish_dense(compared, "shapes", "gated-image")
+    made = compare_dense(compared, "shapes")
+    assert set(pd.read_parquet(made.file("table.parquet"))["set"]) == {"boxes"}
+    assert "other images" in made.counts["skipped"]["gated-image, masks"]
+
+
+def test_without_a_base_and_without_a_method_there_is_nothing_to_compare(project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="the base"):
+        compare_dense(project, "shapes")
+    publish_dense(project, "shapes", "base")
+    with pytest.raises(MissingArtifact, match="no method"):
+        compare_dense(project, "shapes")
+
+
+def test_checks_see_boxes_beside_their_image_and_scores_that_are_none(project: Project) -> None:
+    made = publish_dense(project, "shapes", "base")
+    path = made.path / "detections/boxes--truth.json"
+    found = json.loads(path.read_text())
+    found[0]["bbox"][0] += 60
+    found[1]["score"] = float("nan")
+    path.write_text(json.dumps(found))
+    assert wrong_detections(made) == 2
+    rows = pd.read_parquet(made.path / "results.parquet")
+    rows.loc[0, "unavailable"], rows.loc[1, "value"] = "a reason", 1.5
+    rows.to_parquet(made.path / "results.parquet")
+    assert dense_contradictions(made) == 2

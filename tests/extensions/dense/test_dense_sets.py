@@ -1,0 +1,289 @@
+"""Readers of boxes and label maps: every form, zips in place, and bad input by its name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support_dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
+
+from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
+from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, dense_sets
+from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.store.errors import InputError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_sets(tmp_path / "shapes")
+    return tmp_path
+
+
+def own(name: str) -> DenseSet:
+    return next(
+        entry
+        for entry in DenseConfig.model_validate({"own": OWN}).sets("shapes")
+        if entry.name == name
+    )
+
+
+def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> DenseImages:
+    given = instances()
+    change(given)
+    (root / "shapes" / "annotations.json").write_text(json.dumps(given))
+    return read_dense_set(root, own("boxes"))
+
+
+def test_boxes_keep_their_ids_with_gaps_and_their_crowds(root: Path) -> None:
+    found = read_dense_set(root, own("boxes"))
+    assert found.class_names == CLASSES and found.truth is not None
+    assert [category["id"] for category in found.truth["categories"]] == list(IDS)
+    assert [box["iscrowd"] for box in found.truth["annotations"]] == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert found.image(2, 10_000).size == (SIDE, SIDE) and not found.skipped
+
+
+def test_a_label_map_gives_class_ids_and_ignores_its_border(root: Path) -> None:
+    found = read_dense_set(root, own("masks"))
+    ids = found.label_map(1, (SIDE, SIDE))
+    assert found.background == 0 and set(np.unique(ids)) == {0, 2, 3, 255}
+    assert (ids[:2] == 255).all() and ids[10, 10] == 2
+
+
+@pytest.mark.parametrize("name", ["boxes", "masks"])
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_zips_are_read_in_place_and_have_the_digest_of_their_folders(
+    root: Path, name: str, with_folder: bool
+) -> None:
+    before = read_dense_set(root, own(name))
+    digest = before.digest()
+    for folder in ("images", "labels"):
+        with zipfile.ZipFile(root / "shapes" / f"{folder}.zip", "w") as archive:
+            for path in sorted((root / "shapes" / folder).iterdir()):
+                archive.write(path, f"{folder}/{path.name}" if with_folder else path.name)
+        shutil.rmtree(root / "shapes" / folder)
+    after = read_dense_set(root, own(name))
+    assert ".zip@" in after.source.locations[0] and after.names == before.names
+    assert after.digest() == digest
+
+
+def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
+    digests = {
+        read_dense_set(root, own("boxes")).digest(),
+        changed(root, lambda given: given["annotations"].pop()).digest(),
+    }
+    digests.add(read_dense_set(root, own("masks")).digest())
+    for folder in ("labels", "images"):
+        path = root / "shapes" / folder / "3.png"
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+        digests.add(read_dense_set(root, own("masks")).digest())
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "token"),
+    [
+        (lambda given: given.pop("categories"), "categories"),
+        (lambda given: given["annotations"][3].update(category_id=5), "annotations[3].category_id"),
+        (lambda given: given["annotations"][2].update(image_id=5), "annotations[2].image_id"),
+        (lambda given: given["categories"].append({"id": 4, "name": "Circle"}), "twice"),
+        (lambda given: given["categories"].append({"id": 3, "name": "ring"}), "twice"),
+        (lambda given: given["images"].append(given["images"][0]), "twice"),
+        (
+            lambda given: given["images"].append(
+                {**given["images"][0], "id": 9, "file_name": "9.png"}
+            ),
+            "9.png",
+        ),
+        (lambda given: given["images"][0].pop("width"), "width"),
+        (lambda given: given["images"][0].update(file_name=["0.png"]), "not in"),
+        (lambda given: given["annotations"][0].pop("bbox"), "bbox"),
+        (lambda given: given["annotations"][0].update(bbox=[1, 2, 3]), "COCO"),
+        (lambda given: given["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "COCO"),
+        (
+            lambda given: given["annotations"][1].update(
+                segmentation={"size": [8, 8], "counts": "x"}
+            ),
+            "annotations[1]",
+        ),
+    ],
+)
+def test_wrong_boxes_are_one_error_with_file_and_field(root: Path, change: Any, token: str) -> None:
+    with pytest.raises(InputError, match=re.escape(token)) as caught:
+        changed(root, change)
+    assert "annotations.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason", "left"),
+    [
+        ([5, 5, 0, 9], "no area", None),
+        ([5, 5, 9, -1], "no area", None),
+        ([70, 5, 9, 9], "outside the image", None),
+        ([-20, 5, 9, 9], "outside the image", None),
+        ([-4, 60, 10, 10], "cut at the border", [0, 60, 6, 4]),
+    ],
+)
+def test_boxes_that_can_be_no_objects_are_counted_and_left_out(
+    root: Path, box: list[float], reason: str, left: list[float] | None
+) -> None:
+    found = changed(root, lambda given: given["annotations"][0].update(bbox=box))
+    assert found.skipped == {reason: 1} and found.truth is not None
+    assert len(found.truth["annotations"]) == (7 if left is None else 8)
+    assert left is None or found.truth["annotations"][0]["bbox"] == left
+
+
+def test_an_image_of_another_size_than_its_entry_is_named(root: Path) -> None:
+    found = changed(root, lambda given: given["images"][1].update(width=SIDE + 1))
+    with pytest.raises(InputError, match="1.png"):
+        found.image(1, 10_000)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a picture of this size."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(100))
+    parts = (
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in (chunk, data)
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "token"),
+    [
+        ("labels/2.png", np.zeros((SIDE, SIDE + 1), np.uint8), f"{SIDE + 1} x {SIDE}"),
+        ("labels/2.png", np.zeros((SIDE, SIDE, 3), np.uint8), "RGB"),
+        ("labels/2.png", np.full((SIDE, SIDE), 77, np.uint8), "77"),
+        ("labels/2.png", b"no picture", "2.png"),
+        ("labels/2.png", png_header(20_000, 20_000), "2.png"),
+        ("labels/2.png", png_header(9_000, 9_000), "9000 x 9000"),
+        ("names.txt", b"background\ncircle\nCircle\n", "twice"),
+        ("images/2.png", None, "2"),
+    ],
+)
+def test_wrong_label_maps_are_one_error(root: Path, name: str, content: Any, token: str) -> None:
+    path = root / "shapes" / name
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        Image.fromarray(content).save(path)
+    with pytest.raises(InputError, match=token):
+        read_dense_set(root, own("masks")).label_map(2, (SIDE, SIDE))
+
+
+@pytest.mark.parametrize("copy", ["labels/again/2.png", "images/2.jpg"])
+def test_two_files_of_one_name_are_refused_rather_than_joined_with_either(
+    root: Path, copy: str
+) -> None:
+    path = root / "shapes" / copy
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(
+        (root / "shapes" / path.parent.name.replace("again", "labels") / "2.png").read_bytes()
+    )
+    with pytest.raises(InputError, match=re.escape(path.name)):
+        read_dense_set(root, own("masks"))
+
+
+def test_other_files_beside_the_images_are_no_images(root: Path) -> None:
+    (root / "shapes" / "images" / "2.txt").write_text("a note")
+    assert read_dense_set(root, own("masks")).image(2, 10_000).size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"), [("boxes", "annotations.json"), ("boxes", "images"), ("masks", "labels")]
+)
+def test_what_is_missing_is_unavailable(root: Path, name: str, gone: str) -> None:
+    (root / "shapes" / gone).rename(root / "elsewhere")
+    with pytest.raises(Unavailable, match=gone.split(".")[0]):
+        read_dense_set(root, own(name))
+
+
+def write_maps(root: Path, folder: str, name: str, values: list[int], images: str) -> None:
+    (root / folder).mkdir(parents=True)
+    (root / images).mkdir(parents=True)
+    palette = Image.fromarray(np.array(values, np.uint8).reshape(1, -1), "P")
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(root / folder / f"{name}.png")
+    Image.new("RGB", (len(values), 1)).save(
+        root / images / f"{name.removesuffix('_labelTrainIds')}.jpg"
+    )
+
+
+def test_both_encodings_of_coco_stuff_are_the_same_classes(tmp_path: Path) -> None:
+    entry = dense_sets()["coco-stuff-171"]
+    # Category ids less one: person, hair drier and toothbrush, banner (id 92), wood (id 182), an id
+    # that is no class.
+    write_maps(tmp_path / "raw", entry.truth, "1", [0, 88, 89, 91, 181, 11, 255], entry.images)
+    write_maps(
+        tmp_path / "train",
+        entry.truth,
+        "1_labelTrainIds",
+        [0, 78, 79, 80, 170, 255, 255],
+        entry.images,
+    )
+    maps = [
+        read_dense_set(tmp_path / kind, entry).label_map(0, (7, 1)).tolist()
+        for kind in ("raw", "train")
+    ]
+    assert maps[0] == maps[1] == [[0, 78, 79, 80, 170, 255, 255]]
+    names = [entry.class_names[number] for number in (0, 78, 79, 80, 170)]
+    assert names == ["person", "hair drier", "toothbrush", "banner", "wood"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("voc-20", [255, 0, 19, 255]), ("voc-21", [0, 1, 20, 255])]
+)
+def test_voc_is_read_with_and_without_its_background(
+    tmp_path: Path, name: str, wanted: list[int]
+) -> None:
+    entry = dense_sets()[name]
+    write_maps(tmp_path, entry.truth, "2007_1", [0, 1, 20, 255], entry.images)
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2007_1\n")
+    found = read_dense_set(tmp_path, entry)
+    assert found.label_map(0, (4, 1)).tolist() == [wanted]
+    assert found.background == (0 if name == "voc-21" else None)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2007_1\n2007_2\n")
+    with pytest.raises(InputError, match="2007_2"):
+        read_dense_set(tmp_path, entry)
+
+
+def test_the_split_of_open_vocabulary_detection_drops_what_is_in_neither_group(
+    tmp_path: Path,
+) -> None:
+    entry = dense_sets()["coco-ovd-65"]
+    assert (len(entry.class_names), *map(len, entry.groups.values())) == (65, 48, 17)
+    given = instances(2)
+    given["categories"] = [
+        {"id": number, "name": name}
+        for number, name in enumerate(dense_sets()["coco-80"].class_names)
+    ]
+    dropped = next(
+        number
+        for number, name in enumerate(dense_sets()["coco-80"].class_names)
+        if name == "teddy bear"
+    )
+    for box in given["annotations"]:
+        box["category_id"] = dropped if box["image_id"] == 101 else 0
+    write_sets(tmp_path / "shapes", 2)
+    (tmp_path / "shapes" / "images").rename(tmp_path / entry.images)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / entry.truth).write_text(json.dumps(given))
+    found = read_dense_set(tmp_path, entry)
+    assert found.names == ("0.png",)  # the other image has no box of these classes
+    given["categories"].pop()
+    (tmp_path / entry.truth).write_text(json.dumps(given))
+    with pytest.raises(InputError, match="toothbrush"):
+        read_dense_set(tmp_path, entry)

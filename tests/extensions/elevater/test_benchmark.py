@@ -1,0 +1,575 @@
+"""The benchmark end to end on stand-ins of the data: features, results, submission, comparison."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from support_elevater import edit_json, folder_of, png, write_elevater, write_zip
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+
+from react_pipeline import labelled
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import load
+from react_pipeline.extensions.elevater import results as results_module
+from react_pipeline.extensions.elevater.comparison import compare_summaries, draw, to_markdown
+from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
+from react_pipeline.extensions.elevater.features import Features, publish_features
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.extensions.elevater.results import publish_results
+from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.extensions.elevater.submission import check_submission, expected_datasets
+from react_pipeline.extensions.elevater.summary import SUMMARY_COLUMNS
+from react_pipeline.extensions.elevater.summary import to_markdown as table_of
+from react_pipeline.labelled import encoding
+from react_pipeline.lineage import fresh
+from react_pipeline.project import identity
+from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES, Stage
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import InputError, StaleArtifact
+
+FEW = ("fer-2013", "kitti-distance", "mnist", "oxford-iiit-pets")
+GONE = ("dtd", "mnist", "stanford-cars")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_elevater(tmp_path_factory.mktemp("elevater"), {"train": 6, "val": 1, "test": 2})
+
+
+@pytest.fixture
+def project_on(make_project: Callable[..., Project], data: Path) -> Callable[..., Project]:
+    def make(**elevater: object) -> Project:
+        project = make_project(elevater={"root": str(data), **elevater})
+        publish_base(project)
+        return project
+
+    return make
+
+
+def results(project: Project, slug: str = "shapes") -> Artifact:
+    publish_features(project, slug, "base")
+    return publish_results(project, slug, "base")
+
+
+def rows_of(artifact: Artifact) -> pd.DataFrame:
+    return pd.read_parquet(artifact.file("results.parquet"))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_head_and_figure_are_those_of_open_clips_own_classifier(
+    project_on: Callable[..., Project], data: Path, tiny_checkpoint: Path, name: str
+) -> None:
+    entry, clip = dataset(name), load(tiny_checkpoint)
+    theirs = open_clip.build_zero_shot_classifier(
+        clip.model, clip.tokenizer, entry.class_names, entry.templates, num_classes_per_batch=None
+    )
+    ours = zero_shot_head(clip, entry.class_names, entry.templates)
+    assert torch.allclose(ours, theirs, rtol=0, atol=2e-6)
+
+    images = read_dataset(data, name, "test")
+    pictures = [
+        Image.open(io.BytesIO(images.read(number))).convert("RGB") for number in range(len(images))
+    ]
+    if name == "kitti-distance":
+        pictures = [resize(picture, [32, 32], InterpolationMode.BICUBIC) for picture in pictures]
+    pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
+    with torch.inference_mode():
+        logits = 100 * clip.model.encode_image(pixels, normalize=True) @ theirs
+    hits = (logits.argmax(dim=1) == torch.from_numpy(images.labels)).double().numpy()
+    by_class = [hits[images.labels == label].mean() for label in range(entry.num_classes)]
+    expected = np.mean(by_class) if entry.metric == "mean-per-class" else hits.mean()
+
+    (row,) = rows_of(results(project_on(datasets=[name]))).to_dict("records")
+    assert row["value"] == expected
+    assert (row["metric"], row["n"], row["protocol"]) == (entry.metric, len(images), "zero-shot")
+
+
+def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(
+    tiny_checkpoint: Path,
+) -> None:
+    clip = load(tiny_checkpoint)
+    wide = Image.fromarray(
+        np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, 2)
+    )
+    squashed, cropped = (
+        encoding.preprocessing(clip, squash=squash)(wide) for squash in (True, False)
+    )
+    assert squashed.shape == cropped.shape == (3, 32, 32)
+    assert float(squashed.max() - squashed.min()) > 1.8  # both ends are seen
+    assert float(cropped.max() - cropped.min()) < 0.8
+
+
+@pytest.mark.parametrize(("name", "squash"), [("kitti-distance", True), ("patch-camelyon", False)])
+def test_features_are_those_of_the_image_as_the_benchmark_prepares_it(
+    make_project: Callable[..., Project],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    name: str,
+    squash: bool,
+) -> None:
+    pictures = []
+    for label, class_name in enumerate(dataset(name).class_names):
+        folder = tmp_path / "data" / name / "test" / class_name
+        folder.mkdir(parents=True)
+        pictures.append(
+            Image.fromarray(
+                np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)
+            )
+        )
+        pictures[-1].save(folder / "0.png")
+    project = make_project(elevater={"root": str(tmp_path / "data"), "datasets": [name]})
+    publish_base(project)
+    found = Features.read(publish_features(project, "shapes", "base"), name, "test")
+    clip = load(tiny_checkpoint)
+    for label, picture in enumerate(pictures):
+        prepared = resize(picture, [32, 32], InterpolationMode.BICUBIC) if squash else picture
+        with torch.inference_mode():
+            expected = clip.model.encode_image(clip.preprocess(prepared)[None])[0].numpy()
+        np.testing.assert_allclose(found.features[found.labels == label][0], expected, atol=1e-4)
+
+
+def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_it(
+    project_on: Callable[..., Project], data: Path
+) -> None:
+    artifact = results(project_on())
+    rows = rows_of(artifact)
+    assert list(rows["dataset"]) == list(DATASETS)
+    assert rows["value"].between(0, 1).all() and rows["unavailable"].isna().all()
+    assert artifact.counts["datasets_evaluated"] == artifact.counts["of"] == 20
+    assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].mean())
+    assert artifact.counts["submissions"] == ["zero_shot"]
+    assert artifact.counts["datasets_with_fewer_images"] == 20
+    sizes = {name: len(read_dataset(data, name, "test")) for name in DATASETS}
+    assert (
+        check_submission(
+            artifact.path / "predictions/zero_shot/all_predictions.zip", expected_datasets(sizes)
+        )
+        == []
+    )
+    # Official numbers of images are something else, and the table says so.
+    assert "| cifar-10 | accuracy | 20 of 10,000 |" in artifact.file("table.md").read_text()
+    assert "officially: 20 of 20 data sets that are there" in artifact.file("table.md").read_text()
+    assert json.loads(artifact.file("results.json").read_text())[0]["dataset"] == "caltech-101"
+
+
+def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    root = write_elevater(
+        tmp_path / "shuffled",
+        {"train": 1, "val": 1, "test": 3},
+        only=["eurosat_clip"],
+        shuffle_names=3,
+    )
+    project = make_project(elevater={"root": str(root), "datasets": ["eurosat_clip"]})
+    publish_base(project)
+    artifact = results(project)
+    prediction = json.loads(artifact.file("predictions/zero_shot/eurosat_clip.json").read_text())
+    lines = (folder_of(root, "eurosat_clip") / "test.txt").read_text().split("\n")
+    on_disk = [int(line.rpartition(" ")[2]) for line in lines if line]
+    predicted = np.argmax(prediction["predictions"][0], axis=1)
+    assert np.mean(predicted == on_disk) == rows_of(artifact)["value"].iloc[0]
+    assert (prediction["model_name"], prediction["n_shot"]) == ("CLIP-react-shapes-base", 0)
+    backbone, whole = prediction["num_backbone_params"], prediction["num_params"]
+    assert whole - backbone == round(32 * 57.55)  # the mean head of the 20, 1,151 classes in all
+
+
+def test_three_that_are_missing_leave_seventeen_of_twenty_and_are_never_zero(
+    make_project: Callable[..., Project], data: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    for name in GONE:
+        shutil.rmtree(folder_of(root, name))
+    project = make_project(elevater={"root": str(root)})
+    publish_base(project)
+    artifact = results(project)
+    rows = rows_of(artifact).set_index("dataset")
+    assert rows.loc[list(GONE), "value"].isna().all()
+    assert rows.loc[list(GONE), "unavailable"].str.contains("is missing").all()
+    assert len(rows) == 20 and rows["value"].notna().sum() == 17
+    assert (artifact.counts["datasets_evaluated"], artifact.counts["of"]) == (17, 20)
+    assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].dropna().mean())
+    assert set(artifact.counts["not_measured"]) == set(GONE)
+    assert artifact.counts["submissions"] == []
+    assert "(17 of 20)" in artifact.file("table.md").read_text()
+
+
+@pytest.mark.parametrize(("root", "wrong"), [(None, "not set"), ("nosuch", "no folder")])
+def test_without_a_folder_of_data_nothing_is_published(
+    make_project: Callable[..., Project], root: str | None, wrong: str
+) -> None:
+    project = make_project(elevater={"root": root})
+    publish_base(project)
+    with pytest.raises(InputError, match=f"elevater.root: .*{wrong}"):
+        publish_features(project, "shapes", "base")
+    assert not project.store.keys("benchmark_features")
+
+
+def test_a_linear_head_has_no_features_of_its_own(project_on: Callable[..., Project]) -> None:
+    with pytest.raises(InputError, match="linear head"):
+        publish_features(project_on(), "shapes", "linear-head-control")
+
+
+def test_wrong_data_are_reported_before_anything_is_encoded(
+    make_project: Callable[..., Project], data: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    (folder_of(root, "mnist") / "test.txt").write_text("val.zip@nosuch.png 3\n")
+    for path in folder_of(root, "dtd").glob("test.zip"):
+        path.write_bytes(path.read_bytes()[:100])
+    project = make_project(elevater={"root": str(root)})
+    publish_base(project)
+    with pytest.raises(InputError) as raised:
+        publish_features(project, "shapes", "base")
+    assert "2 of 20" in str(raised.value) and "mnist/test" in str(raised.value)
+    assert "dtd" in str(raised.value) and project.store.keys("benchmark_features") == []
+
+
+def flip_a_bit(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "damaged", [[], ["mnist/test.npy"], ["mnist/test.json"]], ids=["whole", "vectors", "about"]
+)
+def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: list[str]
+) -> None:
+    project = project_on(datasets=["mnist", "fer-2013"])
+    encode = labelled.encode
+
+    def killed_at_the_second(*arguments: object, title: str, **options: object) -> int:
+        if title.startswith("fer-2013"):
+            raise KeyboardInterrupt
+        return encode(*arguments, title=title, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(labelled, "encode", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        publish_features(project, "shapes", "base")
+    (left,) = project.config.store.glob(".staging/*/mnist/test.npy")
+    inode, wanted = left.stat().st_ino, left.read_bytes()
+    for name in damaged:
+        flip_a_bit(left.parents[1] / name)
+    monkeypatch.setattr(labelled, "encode", encode)
+    artifact = publish_features(project, "shapes", "base")
+    assert ((artifact.path / "mnist" / "test.npy").stat().st_ino == inode) is (not damaged)
+    assert (artifact.path / "mnist" / "test.npy").read_bytes() == wanted
+    assert artifact.counts["datasets"] == 2 and not (artifact.path / "progress").exists()
+
+
+@pytest.mark.parametrize("damaged", ["", "progress/mnist.json", "predictions/zero_shot/mnist.json"])
+def test_a_killed_measurement_resumes_after_the_data_sets_that_are_as_they_were(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    project, measured, measure = (
+        project_on(datasets=["mnist", "fer-2013"]),
+        [],
+        results_module._Measuring.measure,
+    )
+    publish_features(project, "shapes", "base")
+
+    def killed_at_the_second(self: object, entry: Dataset) -> list[dict[str, object]]:
+        measured.append(entry.name)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return measure(self, entry)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(results_module._Measuring, "measure", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        publish_results(project, "shapes", "base")
+    (left,) = project.config.store.glob(".staging/*/progress/mnist.json")
+    if damaged:
+        flip_a_bit(left.parents[1] / damaged)
+    artifact = publish_results(project, "shapes", "base")
+    assert measured[2:] == [*(["mnist"] if damaged else []), "fer-2013"]
+    assert (
+        set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"}
+        and not (artifact.path / "progress").exists()
+    )
+
+
+def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(
+    project_on: Callable[..., Project],
+) -> None:
+    first = publish_features(project_on(datasets=["mnist"]), "shapes", "base")
+    again = publish_features(project_on(datasets=["mnist"]), "colours", "base")
+    assert (first.counts["splits_taken_over"], again.counts["splits_taken_over"]) == (0, 1)
+    more = publish_features(project_on(datasets=["mnist", "fer-2013"], shots=[5]), "shapes", "base")
+    assert (more.counts["splits_taken_over"], more.counts["images"]) == (1, 20 + 60 + 14 + 42)
+    read = [Features.read(artifact, "mnist", "test") for artifact in (first, again, more)]
+    assert all(np.array_equal(read[0].features, other.features) for other in read[1:])
+    assert publish_features(project_on(datasets=["mnist"]), "shapes", "base").reused
+
+
+def test_features_of_an_older_version_of_the_code_are_not_taken_over(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = project_on(datasets=["mnist"])
+    publish_features(project, "shapes", "base")
+    newer = replace(STAGES["benchmark_features"], version="newer")
+    monkeypatch.setitem(cast(dict[str, Stage], STAGES), "benchmark_features", newer)
+    assert publish_features(project, "colours", "base").counts["splits_taken_over"] == 0
+
+
+def test_adapted_figures_are_compared_only_where_the_training_images_are_the_same(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    summaries = []
+    for name, train in (("whole", 7), ("two fewer", 6)):
+        root = write_elevater(
+            tmp_path / name, {"train": train, "val": 1, "test": 4}, only=["rendered-sst2"]
+        )
+        project = make_project(
+            elevater={"root": str(root), "datasets": ["rendered-sst2"], "shots": [5], "seeds": 1}
+        )
+        publish_base(project)
+        summaries.append(pd.read_parquet(results(project).file("summary.parquet")))
+    table = compare_summaries(summaries[0], {"full": summaries[1]})
+    statuses = table[table["dataset"] == "rendered-sst2"].set_index("figure")["status"]
+    assert statuses["zero-shot"] == "ok"
+    assert (
+        "other images" in statuses["linear-probe-5.clean"]
+        and "other images" in statuses["linear-probe-5.elevater"]
+    )
+
+
+def test_predictions_in_the_order_of_another_layout_are_no_submission(
+    make_project: Callable[..., Project], data: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    images = read_dataset(root, "patch-camelyon", "test")
+    for number, label in enumerate(images.labels):
+        path = root / "patch-camelyon" / "test" / images.class_names[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.read(number))
+    shutil.rmtree(folder_of(root, "patch-camelyon"))
+    edit_json(root / "vision_datasets.json", lambda entries: entries.remove(
+        next(entry for entry in entries if entry["name"] == "patch-camelyon")))  # fmt: skip
+    project = make_project(elevater={"root": str(root)})
+    publish_base(project)
+    artifact = results(project)
+    assert artifact.counts["datasets_evaluated"] == 20 and artifact.counts["submissions"] == []
+    assert not list(artifact.path.glob("predictions/*/*.zip"))
+
+
+def test_shots_are_measured_by_both_protocols_for_each_seed(
+    project_on: Callable[..., Project],
+) -> None:
+    project = project_on(datasets=["rendered-sst2", "fer-2013"], shots=[5, 50], seeds=2)
+    artifact = results(project)
+    rows = rows_of(artifact)
+    five = rows[rows["shots"] == 5]
+    assert len(five) == 2 * 2 * 2 and set(five["protocol"]) == {"clean", "elevater"}
+    values = five.pivot_table(index=["dataset", "seed"], columns="protocol", values="value")
+    # The best epoch and the last: were the two exchanged, some would be below, and were they the
+    # same, none above.
+    assert (values["elevater"] >= values["clean"]).all() and (
+        values["elevater"] > values["clean"]
+    ).any()
+    assert five["learning_rate"].notna().all()
+    # A class has six training images: fifty shots are all of them.
+    assert rows.loc[rows["shots"] == 50, "value"].notna().all()
+    adapted = {
+        f"linear-probe-{shots}.{protocol}": 2
+        for shots in (5, 50)
+        for protocol in ("clean", "elevater")
+    }
+    assert artifact.counts["datasets_in_mean"] == {"zero-shot": 2, **adapted}
+    summary = pd.read_parquet(artifact.file("summary.parquet")).set_index(
+        ["dataset", "experiment", "protocol"]
+    )
+    place = ("fer-2013", "linear-probe-5", "clean")
+    assert summary.loc[place, "value"] == pytest.approx(values.loc["fer-2013", "clean"].mean())
+    prediction = json.loads(
+        artifact.file("predictions/linear_probe_5/seed1_fer-2013.json").read_text()
+    )
+    assert (prediction["rnd_seeds"], prediction["n_shot"]) == ([1], 5)
+    assert np.shape(prediction["predictions"]) == (1, 14, 7)
+
+
+def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("react_pipeline.extensions.elevater.sweep")
+    monkeypatch.setattr(module, "LEARNING_RATES", (1e-3,))
+    project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
+    rows = rows_of(results(project))
+    tuned = rows[rows["adaptation"] == "fine-tune"]
+    assert len(tuned) == 2 and tuned["value"].notna().all()
+
+
+def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    root = write_elevater(
+        tmp_path / "data", {"train": 6, "val": 1, "test": 2}, only=["rendered-sst2"]
+    )
+    elevater = {
+        "root": str(root),
+        "datasets": ["rendered-sst2"],
+        "shots": [5],
+        "adaptations": ["fine-tune"],
+    }
+    project = make_project(elevater=elevater)
+    publish_base(project)
+    publish_features(project, "shapes", "base")
+    (folder_of(root, "rendered-sst2") / "test.zip").unlink()
+    write_zip(
+        folder_of(root, "rendered-sst2") / "test.zip",
+        (
+            (f"test images/{label}/{number}.png", png(label, "other"))
+            for label in range(2)
+            for number in range(2)
+        ),
+    )
+    with pytest.raises(StaleArtifact, match="benchmark_features"):
+        publish_results(project, "shapes", "base")
+
+
+@pytest.mark.parametrize(("shots", "rule"), [([], None), ([-1], None), ([5, -1], "balanced")])
+def test_the_rule_of_the_sample_is_part_of_what_is_drawn_alone(
+    project_on: Callable[..., Project], shots: list[int], rule: str | None
+) -> None:
+    assert identity.benchmark_results(project_on(shots=shots), "shapes/base").get("sample") == rule
+
+
+def test_results_are_stale_when_shots_are_asked_for_later(
+    project_on: Callable[..., Project],
+) -> None:
+    results(project_on(datasets=["mnist"]))
+    with pytest.raises(InputError, match="rematerialize"):
+        fresh(project_on(datasets=["mnist"], shots=[5]), "benchmark_results", "shapes/base")
+
+
+@pytest.mark.parametrize(("cut", "reported"), [(0.8, None), (0.02, "no usable image")])
+def test_a_truncated_image_counts_with_what_is_there_and_an_unusable_one_is_named(
+    make_project: Callable[..., Project], tmp_path: Path, cut: float, reported: str | None
+) -> None:
+    names = dataset("patch-camelyon").class_names
+    for name in names:
+        folder = tmp_path / "data" / "patch-camelyon" / "test" / name
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "0.jpg")
+    whole = folder / "0.jpg"
+    whole.write_bytes(whole.read_bytes()[: int(cut * whole.stat().st_size)])
+    project = make_project(
+        elevater={"root": str(tmp_path / "data"), "datasets": ["patch-camelyon"]}
+    )
+    publish_base(project)
+    if reported:
+        with pytest.raises(InputError, match=f"{names[1]}/0.jpg: {reported}"):
+            publish_features(project, "shapes", "base")
+    else:
+        assert publish_features(project, "shapes", "base").counts["truncated"] == {
+            "patch-camelyon/test": 1
+        }
+
+
+def summary(**values: float | None) -> pd.DataFrame:
+    rows = [
+        (
+            name,
+            "zero-shot",
+            "zero-shot",
+            "accuracy",
+            value,
+            0.0,
+            1,
+            10,
+            10,
+            "images",
+            "ok" if value is not None else "gone",
+        )
+        for name, value in ((name.replace("_", "-"), value) for name, value in values.items())
+    ]
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so(
+    tmp_path: Path,
+) -> None:  # FAULTS 32
+    base = summary(mnist=0.2, dtd=0.4, cifar_10=0.9, gtsrb=None)
+    method = summary(mnist=0.3, dtd=0.5, cifar_10=None, gtsrb=0.8)
+    table = compare_summaries(base, {"gated-image": method}).set_index("dataset")
+    mean = table.loc["mean"]
+    assert (mean["base"], mean["value"], mean["delta"]) == pytest.approx((0.3, 0.4, 0.1))
+    assert mean["status"] == "2 of 20 data sets"
+    assert table.loc["cifar-10", "status"] == "not measured of the method: gone"
+    assert table.loc["gtsrb", "status"] == "not measured of the base: gone"
+    assert table.loc[["cifar-10", "gtsrb"], "delta"].isna().all()
+    text = to_markdown(table.reset_index(), {"full": "stale: old"})
+    assert "| mean (2 of 20 data sets) |  | 30.0 | 40.0 | +10.0 |" in text
+    assert "not measured of the base" in text and "stale" in text
+    draw(table.reset_index(), tmp_path / "figure.png", "shapes")
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert figure.width > 300
+
+
+def test_figures_of_other_images_or_of_imagenet_stay_out_of_the_mean() -> None:
+    base, method = (
+        summary(mnist=0.2, dtd=0.4, imagenet_1k=0.1),
+        summary(mnist=0.3, dtd=0.5, imagenet_1k=0.9),
+    )
+    method.loc[method["dataset"] == "dtd", "images"] = "others"
+    table = compare_summaries(base, {"full": method}).set_index("dataset")
+    assert "other images" in table.loc["dtd", "status"]
+    assert table.loc["imagenet-1k", "delta"] == pytest.approx(0.8)
+    assert (
+        table.loc["mean", "delta"] == pytest.approx(0.1)
+        and table.loc["mean", "status"] == "1 of 20 data sets"
+    )
+
+
+def test_nothing_in_common_has_no_mean_and_still_a_figure(tmp_path: Path) -> None:
+    table = compare_summaries(summary(mnist=0.2), {"full": summary(dtd=0.5)})
+    mean = table[table["dataset"] == "mean"].iloc[0]
+    assert np.isnan(mean["delta"]) and mean["status"] == "0 of 20 data sets"
+    draw(table, tmp_path / "figure.png", "shapes")
+    assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("elevater", "field"),
+    [({"datasets": ["cifar10"]}, "datasets"), ({"shots": [7]}, "shots"), ({"seeds": 0}, "seeds")],
+)
+def test_a_wrong_setting_names_its_field(
+    make_project: Callable[..., Project], elevater: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InputError, match=rf"elevater\.{field}"):
+        make_project(elevater=elevater)
+
+
+def test_the_root_is_found_from_the_file_that_names_it(tiny_project: Project) -> None:
+    raw = yaml.safe_load(tiny_project.path.read_text())
+    tiny_project.path.write_text(yaml.safe_dump({**raw, "elevater": {"root": "data"}}))
+    assert (
+        Project.load(tiny_project.path).config.section(ElevaterConfig).root
+        == tiny_project.path.parent / "data"
+    )
+
+
+def test_only_data_sets_with_fewer_images_are_counted_below_the_table() -> None:
+    whole = summary(mnist=0.2, dtd=0.4)
+    assert "Fewer" not in table_of(whole)
+    fewer = whole.assign(n=[10, 9])
+    assert "Fewer test images than officially: 1 of 2 data sets" in table_of(fewer)

@@ -1,0 +1,104 @@
+"""The report of what is there, whole and right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support_elevater import folder_of, write_elevater
+
+from react_pipeline.extensions.elevater.check import check_root, report_json, report_lines
+from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
+from react_pipeline.store.errors import InputError
+
+
+def test_a_copy_with_all_official_numbers_is_complete(tmp_path: Path) -> None:
+    write_elevater(tmp_path, {"train": 4250, "test": 250}, only=["hateful-memes"])
+    (report,) = check_root(tmp_path, ["hateful-memes"])
+    assert (report.state, report.problems) == ("complete", ())
+    assert [(split.split, split.found, split.expected) for split in report.splits] == [
+        ("train", 8500, 8500),
+        ("test", 500, 500),
+    ]
+
+
+def test_fewer_images_or_a_missing_split_are_partial_with_both_numbers(tmp_path: Path) -> None:
+    write_elevater(tmp_path, only=["dtd"])
+    (folder_of(tmp_path, "dtd") / "val.txt").unlink()
+    (report,) = check_root(tmp_path, ["dtd"])
+    assert report.state == "partial"
+    assert [(split.found, split.expected) for split in report.splits] == [
+        (47, 1880),
+        (None, 1880),
+        (47, 1880),
+    ]
+    assert any("val.txt is missing" in problem for problem in report.problems)
+    assert "split test: 47 images, officially 1,880" in report.problems
+
+
+def test_every_data_set_is_reported_in_the_order_of_the_table(tmp_path: Path) -> None:
+    write_elevater(tmp_path, without=["mnist"])
+    reports = check_root(tmp_path)
+    assert [report.name for report in reports] == [*DATASETS, "imagenet-1k"]
+    states = {report.name: report.state for report in reports}
+    assert states.pop("mnist") == states.pop("imagenet-1k") == "unavailable"
+    assert set(states.values()) == {"partial"}
+
+
+def test_lines_hold_a_markdown_table_and_say_where_to_get_what_is_missing(tmp_path: Path) -> None:
+    write_elevater(tmp_path, only=["dtd", "mnist"])
+    lines = report_lines(check_root(tmp_path, ["mnist", "dtd", "cifar-10"]))
+    assert lines[0] == "| data set | state | train | val | test |"
+    assert "| dtd | partial | 47 of 1,880 | 47 of 1,880 | 47 of 1,880 |" in lines
+    assert "| mnist | partial | 10 of 60,000 | – | 10 of 10,000 |" in lines
+    assert "| cifar-10 | unavailable | missing | – | missing |" in lines
+    assert "2 partial, 1 unavailable of 3" in lines
+    for name in ("dtd", "mnist", "cifar-10"):
+        assert sum(dataset(name).homepage in line for line in lines) >= 1
+    assert not any("\n" in line for line in lines)
+
+
+def test_the_json_holds_the_same(tmp_path: Path) -> None:
+    write_elevater(tmp_path, only=["mnist"])
+    (given,) = json.loads(report_json(check_root(tmp_path, ["mnist"])))
+    assert (given["name"], given["state"]) == ("mnist", "partial")
+    assert given["splits"][1] == {
+        "split": "test",
+        "found": 10,
+        "expected": 10000,
+        "layout": "ELEVATER",
+    }
+
+
+def test_labels_without_names_are_noted(tmp_path: Path) -> None:
+    write_elevater(tmp_path, only=["cifar-10"])
+    (folder_of(tmp_path, "cifar-10") / "labels.txt").unlink()
+    (report,) = check_root(tmp_path, ["cifar-10"])
+    assert any("order of ELEVATER's own list" in note for note in report.notes)
+    assert any(line.startswith("  note: ") for line in report_lines([report]))
+
+
+def test_a_root_that_is_not_there_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        check_root(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="did you mean mnist"):
+        check_root(tmp_path, ["minst"])
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.8, "partial"), (0.02, "wrong")])
+def test_an_image_that_ends_too_early_is_noted_and_only_an_unusable_one_is_wrong(
+    tmp_path: Path, share: float, state: str
+) -> None:
+    for label, name in enumerate(dataset("patch-camelyon").class_names):
+        folder = tmp_path / "patch-camelyon" / "test" / name
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(label).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "0.jpg")
+    cut = folder / "0.jpg"
+    cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
+    (report,) = check_root(tmp_path, ["patch-camelyon"])
+    assert report.state == state
+    assert any("0.jpg: truncated" in note for note in report.notes) == (state == "partial")

@@ -1,0 +1,210 @@
+"""A data set's test images as a domain's labelled images, in place from an archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from support_elevater import folder_of, write_elevater
+
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import load
+from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
+from react_pipeline.extensions.elevater.domains import domain_of, write_domains
+from react_pipeline.extensions.elevater.evaluation_images import TestImages
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.labelled.encoding import preprocessing
+from react_pipeline.labelled.kind import read_image
+from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.labelled.labels import normal
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.decontamination import kept_out
+from react_pipeline.settings.config import EmbeddingConfig
+from react_pipeline.settings.files import load_domain
+from react_pipeline.store.errors import InputError
+
+NAME = "fer-2013"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_elevater(
+        tmp_path / "data", 2, only=[NAME, "voc-2007-classification"], shuffle_names=1
+    )
+
+
+@pytest.fixture
+def project(tiny_project: Project, data: Path) -> Project:
+    write(tiny_project, domain_of(dataset(NAME), data))
+    return tiny_project
+
+
+def write(project: Project, domain: dict[str, object]) -> None:
+    (project.config.domains / f"{domain['slug']}.yaml").write_text(yaml.safe_dump(domain))
+
+
+def test_images_in_a_zip_are_listed_with_the_domains_classes_and_read_in_place(
+    project: Project, data: Path, tiny_checkpoint: Path
+) -> None:
+    artifact = publish_evaluation_set(project, NAME)
+    images = read_images(artifact, project.domain(NAME))
+    there = read_dataset(data, NAME, "test")
+    assert images["class_id"].tolist() == there.labels.tolist()
+    assert images["class"].tolist() == [there.class_names[label] for label in there.labels]
+    assert artifact.counts["classes_without_images"] == []
+    clip = load(tiny_checkpoint)
+    vectors = encode_images(project.config, clip, images)
+    last = clip.preprocess(decode_image(there.read(len(there) - 1), 10_000))
+    np.testing.assert_allclose(vectors[-1], clip.encode_images(last[None])[0], atol=1e-6)
+
+
+def test_identity_is_content_not_place(project: Project, data: Path, tmp_path: Path) -> None:
+    first = publish_evaluation_set(project, NAME)
+    write(project, domain_of(dataset(NAME), data.rename(tmp_path / "moved")))
+    second = publish_evaluation_set(project, NAME)
+    assert second.reused and second.fingerprint == first.fingerprint
+    images = read_images(second, project.domain(NAME))
+    assert images["path"].str.startswith(str(tmp_path / "moved")).all()
+
+
+def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refused(
+    project: Project, data: Path
+) -> None:
+    domain = domain_of(dataset(NAME), data)
+    write(project, {**domain, "classes": ["zebra", *domain["classes"]]})
+    images = read_images(publish_evaluation_set(project, NAME))
+    assert images["class_id"].tolist() == (read_dataset(data, NAME, "test").labels + 1).tolist()
+    write(project, {**domain, "classes": domain["classes"][:-2]})
+    with pytest.raises(InputError, match="lacks 2 classes of fer-2013\n  sad\n  surprised"):
+        publish_evaluation_set(project, NAME)
+
+
+def test_data_that_are_not_there_are_unavailable_with_the_reason(
+    project: Project, data: Path
+) -> None:
+    (folder_of(data, NAME) / "test.zip").unlink()
+    assert "test.zip" in publish_evaluation_set(project, NAME).counts["unavailable"]
+    write(project, domain_of(dataset(NAME), data / "nosuch"))
+    assert "nosuch" in publish_evaluation_set(project, NAME).counts["unavailable"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reported"),
+    [
+        ({"dataset": "voc-2007-classification"}, "several classes"),
+        ({"dataset": "cifar10"}, "did you mean cifar-10"),
+        ({"dataset": None}, "`dataset` is missing for kind `elevater`"),
+        ({"kind": "folder"}, "`dataset` does nothing for kind `folder`"),
+    ],
+)
+def test_wrong_evaluation_is_reported_with_its_reason(
+    project: Project, data: Path, changes: dict[str, object], reported: str
+) -> None:
+    domain = domain_of(dataset(NAME), data)
+    write(project, {**domain, "evaluation": {**domain["evaluation"], **changes}})
+    with pytest.raises(InputError, match=reported):
+        project.domain(NAME)
+
+
+def test_every_data_set_is_a_valid_domain_and_the_union_has_each_name_once(tmp_path: Path) -> None:
+    paths = write_domains(tmp_path / "data", tmp_path / "domains")
+    domains = {path.stem: load_domain(path) for path in paths}
+    assert len(domains) == 21
+    for name, entry in DATASETS.items():
+        domain = domains[name.replace("_", "-")]
+        assert (
+            tuple(domain.class_names) == entry.class_names
+            and tuple(domain.templates) == entry.templates
+        )
+        assert (domain.evaluation is None) == entry.multilabel
+    union = [normal(name) for name in domains["elevater"].class_names]
+    every = {normal(name) for entry in DATASETS.values() for name in entry.class_names}
+    assert len(union) == len(set(union)) and set(union) == every
+
+
+def test_writing_domains_again_changes_nothing_and_never_overwrites(tmp_path: Path) -> None:
+    paths = write_domains(tmp_path, tmp_path / "domains")
+    assert write_domains(tmp_path, tmp_path / "domains") == paths
+    paths[0].write_text("classes: [mine]\n")
+    with pytest.raises(InputError, match=paths[0].name):
+        write_domains(tmp_path, tmp_path / "domains")
+    assert paths[0].read_text() == "classes: [mine]\n"
+
+
+def write_images(root: Path, name: str, suffix: str) -> list[Path]:
+    """One oblong image a class, as an image folder."""
+    paths = []
+    for label, class_name in enumerate(dataset(name).class_names):
+        paths.append(root / name / "test" / class_name / f"0.{suffix}")
+        paths[-1].parent.mkdir(parents=True)
+        noise = np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(paths[-1])
+    return paths
+
+
+def test_images_of_kitti_are_squashed_to_be_measured_and_prepared_as_the_corpus_to_be_kept_out(
+    tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    name, clip = "kitti-distance", load(tiny_checkpoint)
+    write_images(tmp_path / "data", name, "png")
+    write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
+    publish_base(tiny_project)
+    published = publish_evaluation_set(tiny_project, name)
+    domain = tiny_project.domain(name)
+    images = read_images(published, domain)
+    squashed, cropped = (
+        encode_images(tiny_project.config, clip, images, preprocessing(clip, squash=squash))
+        for squash in (True, False)
+    )
+    head = zero_shot_head(clip, domain.class_names, domain.templates).numpy()
+    logits = 100.0 * squashed @ head
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    predictions = pd.read_parquet(evaluate(tiny_project, name, "base").file("predictions.parquet"))
+    np.testing.assert_allclose(predictions["probability"], 1 / exponentials.sum(axis=1), rtol=1e-3)
+    assert not np.allclose(squashed, cropped, atol=1e-2)
+    compared = kept_out(tiny_project, name, published, "own", clip).vectors
+    np.testing.assert_allclose(compared, cropped, atol=1e-6)
+
+
+def test_an_image_that_ends_too_early_counts_with_what_is_there(
+    tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    name = "patch-camelyon"
+    cut = write_images(tmp_path / "data", name, "jpg")[-1]
+    cut.write_bytes(cut.read_bytes()[: int(0.8 * cut.stat().st_size)])
+    write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
+    images = read_images(publish_evaluation_set(tiny_project, name), tiny_project.domain(name))
+    embedding = EmbeddingConfig(precision="fp32", batch_size=1, workers=2)
+    config = tiny_project.config.model_copy(update={"embedding": embedding})
+    vectors = encode_images(config, load(tiny_checkpoint), images)
+    assert len(images) == len(vectors) == 2 and np.isfinite(vectors).all()
+    with pytest.raises(BadImage):
+        decode_image(cut.read_bytes(), 10_000)  # the tolerance ends with the data set
+    cut.write_bytes(cut.read_bytes()[:30])
+    with pytest.raises(InputError, match="1 evaluation images cannot be used"):
+        publish_evaluation_set(tiny_project, name)
+
+
+def test_another_image_in_the_place_of_a_listed_one_is_refused(
+    project: Project, data: Path
+) -> None:
+    images = read_dataset(data, NAME, "test")
+    first, last = (
+        TestImages().locate(data, f"{NAME}/{number}/{images.locations[number]}")
+        for number in (0, len(images) - 1)
+    )
+    assert read_image(last) == images.read(len(images) - 1)
+    index = folder_of(data, NAME) / "test.txt"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(lines[1:] + lines[:1]))
+    publish_evaluation_set(project, NAME)  # reads the lists again
+    for location in (first, last):
+        with pytest.raises(InputError, match="`evaluation_set`"):
+            read_image(location)

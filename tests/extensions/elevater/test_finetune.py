@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.extensions.elevater import head as head_module
+from react_pipeline.extensions.elevater.finetune import (
+    ImageExamples,
+    fine_tune,
+    take_projection,
+    train_tower,
+)
+from react_pipeline.extensions.elevater.head import NOT_FINITE, Head
+from react_pipeline.extensions.elevater.probe import FeatureExamples, train_heads
+from react_pipeline.extensions.elevater.shots import split_training
+from react_pipeline.extensions.elevater.sweep import Trial, sweep
+from react_pipeline.store.errors import InputError
+
+N_CLASSES = 3
+sweep_module = import_module(
+    "react_pipeline.extensions.elevater.sweep"
+)  # the door has a function of this name
+
+
+@pytest.fixture
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "BATCH_SIZE", 8)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> tuple[Tensor, Tensor]:
+    """30 noisy images (3, 32, 32), one colour a class."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(30) % N_CLASSES
+    images = 0.5 * torch.randn(30, 3, 32, 32, generator=random)
+    images[torch.arange(30), labels] += 0.5
+    return images, labels
+
+
+def examples(pixels: tuple[Tensor, Tensor], first: int, last: int) -> ImageExamples:
+    images, labels = pixels
+    return ImageExamples(lambda number: images[first + number], labels[first:last])
+
+
+def snapshot(clip: Clip) -> dict[str, Tensor]:
+    return {name: values.clone() for name, values in clip.model.state_dict().items()}
+
+
+def search_among(
+    monkeypatch: pytest.MonkeyPatch,
+    learning_rates: tuple[float, ...],
+    weight_decays: tuple[float, ...],
+) -> None:
+    """A grid of few points, of which all weight decays are tried at once."""
+    monkeypatch.setattr(sweep_module, "LEARNING_RATES", learning_rates)
+    monkeypatch.setattr(sweep_module, "WEIGHT_DECAYS", weight_decays)
+    monkeypatch.setattr(sweep_module, "FIRST_POINTS", range(len(weight_decays)))
+    monkeypatch.setattr(sweep_module, "STEPS", ())
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_fine_tuning_learns_and_leaves_the_given_model_alone(
+    clip: Clip, pixels: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_among(monkeypatch, (0.003,), (1e-4,))
+    before = snapshot(clip)
+    train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
+    split = split_training(train.labels.numpy(), n_classes=N_CLASSES)
+    result = fine_tune(clip, train, test, Head.random(N_CLASSES, 32), split, "accuracy")
+    assert result.clean > 0.6
+    assert result.elevater >= result.clean
+    assert result.search.best == Trial(0.003, 1e-4)
+    assert result.final.last_probabilities.shape == (9, N_CLASSES)
+    after = clip.model.state_dict()
+    assert all(torch.equal(values, after[name]) for name, values in before.items())
+    visual = sum(parameter.numel() for parameter in clip.model.visual.parameters())
+    assert result.final.n_trainable == visual + N_CLASSES * 33
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = pixels
+    head = Head.random(N_CLASSES, 32)
+    still = Trial(0.0, 0.0)
+    tower = train_tower(
+        clip,
+        examples(pixels, 0, 21),
+        examples(pixels, 21, 30),
+        head,
+        still,
+        "accuracy",
+        epochs=2,
+        keep_probabilities=True,
+    )
+    with torch.no_grad():
+        features = clip.model.visual(images)
+    train, test = (
+        FeatureExamples(features[part], labels[part]) for part in (slice(0, 21), slice(21, 30))
+    )
+    probe = train_heads(train, test, head, [still], "accuracy", epochs=2, keep_probabilities=True)[
+        0
+    ]
+    assert tower.scores == pytest.approx(probe.scores)
+    np.testing.assert_allclose(tower.last_probabilities, probe.last_probabilities, atol=1e-5)
+
+
+def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = pixels
+    head, trial = Head.random(N_CLASSES, 32), Trial(0.01, 0.1)
+    # A batch of all images: one step an epoch.
+    curve = train_tower(
+        clip,
+        examples(pixels, 0, 30),
+        examples(pixels, 0, 30),
+        head,
+        trial,
+        "accuracy",
+        epochs=2,
+        keep_probabilities=True,
+    )
+    visual, norm, linear = (
+        clip.model.visual,
+        nn.BatchNorm1d(32, affine=False),
+        nn.Linear(32, N_CLASSES),
+    )
+    linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+    model = nn.Sequential(visual, norm, linear).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        wanted = model.eval()(images).softmax(dim=1)
+    np.testing.assert_allclose(curve.last_probabilities, wanted.numpy(), atol=1e-4)
+
+
+def test_merging_the_projection_trains_fewer_parameters_and_leaves_the_tower_alone(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
+    head = Head.random(N_CLASSES, 32)
+    apart, merged = (
+        train_tower(
+            clip,
+            examples(pixels, 0, 21),
+            examples(pixels, 21, 30),
+            head,
+            Trial(0.0, 0.0),
+            "accuracy",
+            epochs=1,
+            merge_projection=merge,
+        )
+        for merge in (False, True)
+    )
+    assert merged.n_trainable == apart.n_trainable - 32 * 32
+    assert clip.model.visual.proj is not None
+
+
+def test_a_tower_without_projection_matrix_cannot_be_merged() -> None:
+    with pytest.raises(InputError, match="Linear: has no projection matrix"):
+        take_projection(nn.Linear(2, 2))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_each_trial_starts_afresh_and_repeats_itself(
+    clip: Clip, pixels: tuple[Tensor, Tensor]
+) -> None:
+    train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
+    head = Head.random(N_CLASSES, 32)
+    first, second = (
+        train_tower(
+            clip, train, test, head, Trial(0.01, 0.0), "accuracy", epochs=2, keep_probabilities=True
+        )
+        for _ in range(2)
+    )
+    assert np.array_equal(first.last_probabilities, second.last_probabilities)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_diverging_trial_fails_by_name(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
+    train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
+    curve = train_tower(
+        clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9
+    )
+    assert curve.failure == NOT_FINITE
+    assert curve.best == 0
+
+
+def test_a_search_over_the_tower_uses_only_the_training_images(
+    clip: Clip, pixels: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_among(monkeypatch, (1e-3, 1e-2), (1e-4, 1e-2, 1.0))
+    images, labels = pixels
+    read: list[int] = []
+
+    def reader(number: int) -> Tensor:
+        read.append(number)
+        return images[number]
+
+    everything = ImageExamples(reader, labels)
+    train, held_out = everything.subset(np.arange(6, 12)), everything.subset(np.arange(3, 6))
+    result = sweep(
+        lambda trials: [
+            train_tower(
+                clip, train, held_out, Head.random(N_CLASSES, 32), trial, "accuracy", epochs=1
+            )
+            for trial in trials
+        ]
+    )
+    assert len(result.curves) == 6
+    assert set(read) == set(range(3, 12))
+
+
+def test_subsets_of_subsets_keep_images_and_labels_together(pixels: tuple[Tensor, Tensor]) -> None:
+    images, labels = pixels
+    part = (
+        ImageExamples(lambda number: images[number], labels)
+        .subset(np.arange(10, 20))
+        .subset(np.array([3, 1]))
+    )
+    assert part.labels.tolist() == labels[[13, 11]].tolist()
+    batch = next(iter(part.loader([[0, 1]])))
+    assert torch.equal(batch, images[[13, 11]])

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from react_pipeline.extensions.elevater import image_text
+from react_pipeline.extensions.elevater.image_text import read_caption_csv, read_karpathy, recall
+from react_pipeline.store.errors import InputError
+
+
+def entry(name: str, captions: list[str], split: str = "test", **more: Any) -> dict[str, Any]:
+    return {
+        "filename": name,
+        "split": split,
+        "sentences": [{"raw": caption} for caption in captions],
+        **more,
+    }
+
+
+def write(path: Path, images: Any) -> Path:
+    path.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    return path
+
+
+def brute_force(
+    images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray, k: int
+) -> tuple[float, float]:
+    """Sort everything, with the lower number first among equals, and look into the first k."""
+    similarity = images @ texts.T
+    by_image = [
+        any(
+            image_of_caption[text] == image
+            for text in sorted(range(len(texts)), key=lambda t: (-row[t], t))[:k]
+        )
+        for image, row in enumerate(similarity)
+    ]
+    by_text = [
+        image_of_caption[text] in sorted(range(len(images)), key=lambda i: (-column[i], i))[:k]
+        for text, column in enumerate(similarity.T)
+    ]
+    return float(np.mean(by_image)), float(np.mean(by_text))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("block_bytes", [1, 1000, 2**20])
+def test_recall_equals_brute_force_at_any_block_size(
+    ties: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_text, "BLOCK_BYTES", block_bytes)
+    random = np.random.default_rng(0)
+    image_of_caption = random.permutation(
+        np.concatenate([np.arange(23), random.integers(23, size=60)])
+    )
+    # Small whole numbers: many similarities are exactly equal.
+    images = (
+        random.integers(-1, 2, size=(23, 4)).astype(np.float32)
+        if ties
+        else random.standard_normal((23, 8))
+    )
+    noise = random.integers(-1, 2, size=(83, 4)) if ties else random.standard_normal((83, 8))
+    texts = (images[image_of_caption] + noise).astype(images.dtype)
+    found = recall(images, texts, image_of_caption)
+    for k in (1, 5, 10):
+        assert (found["image to text"][k], found["text to image"][k]) == brute_force(
+            images, texts, image_of_caption, k
+        )
+
+
+def test_vectors_that_are_all_equal_rank_by_number() -> None:
+    vectors = np.ones((20, 2), dtype=np.float32)
+    found = recall(vectors, vectors, np.arange(20))
+    assert found["image to text"] == found["text to image"] == {1: 1 / 20, 5: 5 / 20, 10: 10 / 20}
+
+
+def test_any_of_an_images_captions_counts() -> None:
+    images = np.eye(2, dtype=np.float32)
+    texts = np.array([[0.0, 0.1], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    found = recall(images, texts, np.array([0, 0, 1]))
+    assert found["image to text"][1] == 1.0
+    assert found["text to image"][1] == pytest.approx(2 / 3)
+
+
+def test_vectors_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(InputError, match="not finite"):
+        recall(np.full((2, 3), np.nan), np.ones((2, 3)), np.array([0, 1]))
+
+
+def test_karpathys_json_gives_the_first_five_captions_of_a_split(tmp_path: Path) -> None:
+    images = [
+        entry("a.jpg", [f"a {number}" for number in range(7)], filepath="val2014"),
+        entry("b.jpg", ["b", " "], filepath="val2014"),
+        entry("c.jpg", ["c"], split="train"),
+    ]
+    found = read_karpathy(write(tmp_path / "dataset_coco.json", images))
+    assert found.images == ("val2014/a.jpg", "val2014/b.jpg")
+    assert found.captions == ("a 0", "a 1", "a 2", "a 3", "a 4", "b")
+    assert found.image_of_caption.tolist() == [0, 0, 0, 0, 0, 1]
+    assert found.dropped == {"more_captions_than_counted": 2, "empty_caption": 1}
+    assert len(read_karpathy(tmp_path / "dataset_coco.json", captions_per_image=9).captions) == 8
+
+
+def test_a_flickr_json_has_no_folders(tmp_path: Path) -> None:
+    found = read_karpathy(
+        write(tmp_path / "dataset_flickr30k.json", [entry("1.jpg", ["one"], split="val")]), "val"
+    )
+    assert (found.images, found.captions, found.dropped) == (("1.jpg",), ("one",), {})
+
+
+def test_a_table_may_hold_an_images_captions_apart(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(
+        'image,caption\na.jpg,"one, two"\nb.jpg,three\na.jpg,four\n,five\nb.jpg,\n',
+        encoding="utf-8-sig",
+    )
+    found = read_caption_csv(path)
+    assert found.images == ("a.jpg", "b.jpg")
+    assert found.captions == ("one, two", "three", "four")
+    assert found.image_of_caption.tolist() == [0, 1, 0]
+    assert found.dropped == {"no_image": 1, "empty_caption": 1}
+
+
+def test_a_table_may_have_other_columns_and_another_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("image_name| comment_number| comment\n1.jpg| 0| A dog .\n1.jpg| 1\n")
+    found = read_caption_csv(path, "image_name", "comment", delimiter="|")
+    assert (found.images, found.captions, found.dropped) == (
+        ("1.jpg",),
+        ("A dog .",),
+        {"empty_caption": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not Karpathy's JSON"),
+        ('{"pictures": []}', "JSON: images"),
+        ('{"images": [{"filename": "a", "split": "test"}]}', r"images\.0\.sentences"),
+        (
+            json.dumps({"images": [entry("a", ["x"], split="val")]}),
+            "no captioned image of the split 'test'; it has val",
+        ),
+        (json.dumps({"images": [entry("../a", ["x"])]}), "leads out of the folder"),
+        (json.dumps({"images": [entry("/a", ["x"])]}), "leads out of the folder"),
+        (json.dumps({"images": [entry("a", [" "])]}), "left out: {'empty_caption': 1}"),
+        (
+            json.dumps(
+                {"images": [entry("a", ["x"]), {**entry("b", []), "sentences": [{"raw": None}]}]}
+            ),
+            r"images\.1\.sentences\.0\.raw",
+        ),
+        (
+            json.dumps({"images": [{**entry("a", ["x"]), "filename": 7}]}),
+            r"images\.0\.filename",
+        ),
+        ("[" * 100_000, "is not Karpathy's JSON"),
+    ],
+)
+def test_a_json_that_cannot_be_used_is_named_with_its_fault(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_karpathy(path)
+    assert "dataset.json" in str(error.value)
+
+
+def test_a_table_without_the_column_names_those_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("file,title\na,b\n")
+    with pytest.raises(InputError, match="'image'"):
+        read_caption_csv(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_caption_csv(tmp_path / "absent.csv")
+
+
+def test_a_tab_may_be_written_as_a_shell_hands_it_on_and_another_delimiter_is_reported(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "captions.tsv"
+    path.write_text("image\tcaption\na.jpg\tone, two\n")
+    assert read_caption_csv(path, delimiter="\\t").captions == ("one, two",)
+    with pytest.raises(InputError, match="delimiter 'ab'"):
+        read_caption_csv(path, delimiter="ab")

@@ -1,0 +1,263 @@
+"""Data sets as torchvision lays them out on disk, found without a download and joined by name."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision.datasets
+from support_elevater import Trap, png
+
+from react_pipeline.corpus.images import decode_image
+from react_pipeline.extensions.elevater.datasets import dataset
+from react_pipeline.extensions.elevater.images import LabelledImages
+from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.store.errors import InputError
+
+h5py = pytest.importorskip("h5py")
+scipy_io = pytest.importorskip("scipy.io")
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def named(images: LabelledImages) -> list[str]:
+    return [images.class_names[label] for label in images.labels]
+
+
+def test_food_101(tmp_path: Path) -> None:
+    names = [name.replace(" ", "_") for name in dataset("food-101").class_names]
+    write(
+        tmp_path / "food-101/meta/test.json",
+        json.dumps({name: [f"{name}/1"] for name in names[::-1]}),
+    )
+    for name in names:
+        write(tmp_path / f"food-101/images/{name}/1.jpg", name)
+    images = read_dataset(tmp_path, "food-101", "test")
+    assert images.layout == "torchvision"
+    assert named(images) == list(dataset("food-101").class_names)[::-1]
+    assert images.read(0) == b"waffles"
+    assert any("order of images" in note for note in images.notes)
+
+
+def test_dtd(tmp_path: Path) -> None:
+    names = dataset("dtd").class_names
+    write(
+        tmp_path / "dtd/dtd/labels/val1.txt",
+        "".join(f"{name}/{name}_1.jpg\n" for name in names[::-1]),
+    )
+    for name in names:
+        write(tmp_path / f"dtd/dtd/images/{name}/{name}_1.jpg", name)
+    images = read_dataset(tmp_path, "dtd", "val")
+    assert named(images) == list(names)[::-1]
+    with pytest.raises(Unavailable, match="test1.txt"):
+        read_dataset(tmp_path, "dtd", "test")
+
+
+def test_fgvc_aircraft(tmp_path: Path) -> None:
+    names = [{"F-16A-B": "F-16A/B", "F-A-18": "F/A-18"}.get(name, name)
+             for name in dataset("fgvc-aircraft-2013b-variants102").class_names]  # fmt: skip
+    folder = tmp_path / "fgvc-aircraft-2013b" / "data"
+    write(folder / "variants.txt", "\n".join(names[::-1]) + "\n")
+    rows = [f"{number:07d} {name}\n" for number, name in enumerate(names)]
+    write(folder / "images_variant_test.txt", "".join(rows))
+    for number in range(100):
+        write(folder / "images" / f"{number:07d}.jpg", b"x")
+    assert read_dataset(
+        tmp_path, "fgvc-aircraft-2013b-variants102", "test"
+    ).labels.tolist() == list(range(100))
+
+
+def test_oxford_iiit_pets(tmp_path: Path) -> None:
+    folder = tmp_path / "oxford-iiit-pet"
+    names = [name.replace(" ", "_") for name in dataset("oxford-iiit-pets").class_names]
+    rows = [f"{name}_1 {number + 1} 1 1\n" for number, name in enumerate(names)]
+    write(folder / "annotations" / "trainval.txt", "".join(rows))
+    for name in names:
+        write(folder / "images" / f"{name}_1.jpg", name)
+    assert read_dataset(tmp_path, "oxford-iiit-pets", "train").labels.tolist() == list(range(37))
+
+
+def test_gtsrb_folders_are_numbers_of_its_own_classes(tmp_path: Path) -> None:
+    for number in range(43):
+        write(tmp_path / f"gtsrb/GTSRB/Training/{number:05d}/00000_00000.ppm", b"x")
+    images = read_dataset(tmp_path, "gtsrb", "train")
+    assert images.labels.tolist() == list(range(43))
+    assert images.class_names[14] == "stop"
+    with pytest.raises(Unavailable, match="no split 'val'"):
+        read_dataset(tmp_path, "gtsrb", "val")
+
+
+def test_stanford_cars_has_another_order_than_elevater(tmp_path: Path) -> None:
+    folder = tmp_path / "stanford_cars"
+    names = sorted(dataset("stanford-cars").class_names)
+    (folder / "devkit").mkdir(parents=True)
+    scipy_io.savemat(
+        folder / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object)}
+    )
+    kind = [("fname", object), ("class", int)]
+    rows = np.array([(f"{number:05d}.jpg", number + 1) for number in range(196)], dtype=kind)
+    scipy_io.savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": rows})
+    for number in range(196):
+        write(folder / "cars_test" / f"{number:05d}.jpg", b"x")
+    images = read_dataset(tmp_path, "stanford-cars", "test")
+    assert named(images) == names
+    assert images.labels.tolist() != list(range(196))
+
+
+def test_oxford_flowers_of_torchvision_differ_in_three_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "flowers-102"
+    folder.mkdir()
+    scipy_io.savemat(folder / "imagelabels.mat", {"labels": np.arange(1, 103)})
+    scipy_io.savemat(
+        folder / "setid.mat", {"tstid": np.arange(1, 103), "trnid": [1, 2], "valid": [1, 2]}
+    )
+    for number in range(1, 103):
+        write(folder / "jpg" / f"image_{number:05d}.jpg", b"x")
+    files = {key: (name, md5(folder / name) if key != "image" else "")
+             for key, (name, _) in torchvision.datasets.Flowers102._file_dict.items()}  # fmt: skip
+    monkeypatch.setattr(torchvision.datasets.Flowers102, "_file_dict", files)
+    images = read_dataset(tmp_path, "oxford-flower-102", "test")
+    assert images.labels.tolist() == list(range(102))
+
+
+def test_mnist_gives_its_digits_as_png(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 28, 28), np.uint8)
+    raw = tmp_path / "MNIST" / "raw"
+    for part in ("train", "t10k"):
+        write(
+            raw / f"{part}-images-idx3-ubyte",
+            struct.pack(">IIII", 2051, 10, 28, 28) + pixels.tobytes(),
+        )
+        write(
+            raw / f"{part}-labels-idx1-ubyte", struct.pack(">II", 2049, 10) + bytes(range(10))[::-1]
+        )
+    images = read_dataset(tmp_path, "mnist", "test")
+    assert images.labels.tolist() == list(range(10))[::-1]
+    decoded = np.asarray(decode_image(images.read(4), 10_000))
+    assert np.array_equal(decoded, np.repeat(pixels[4][:, :, None], 3, axis=2))
+    assert pickle.loads(pickle.dumps(images)).digest() == images.digest()  # noqa: S301
+
+
+def test_cifar_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    names = list(dataset("cifar-10").class_names)[::-1]
+    data = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
+    test = write(folder / "test_batch", pickle.dumps({"data": data, "labels": list(range(10))}))
+    meta = write(folder / "batches.meta", pickle.dumps({"label_names": names}))
+    # torchvision unpickles only files with the published checksums; these stand in for them.
+    cifar = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [])
+    monkeypatch.setattr(cifar, "test_list", [["test_batch", md5(test)]])
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": md5(meta)})
+    images = read_dataset(tmp_path, "cifar-10", "test")
+    assert named(images) == names
+    decoded = np.asarray(decode_image(images.read(2), 10_000))
+    assert np.array_equal(decoded, data[2].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_cifar_files_with_other_checksums_are_refused_and_not_unpickled(tmp_path: Path) -> None:
+    trap = write(
+        tmp_path / "cifar-10-batches-py" / "test_batch", pickle.dumps(Trap(tmp_path / "ran"))
+    )
+    write(trap.parent / "batches.meta", trap.read_bytes())
+    with pytest.raises(InputError, match="corrupted"):
+        read_dataset(tmp_path, "cifar-10", "test")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_patch_camelyon_is_read_from_its_arrays(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    stem = tmp_path / "pcam" / "camelyonpatch_level_2_split_valid"
+    stem.parent.mkdir()
+    with h5py.File(f"{stem}_x.h5", "w") as file:
+        file["x"] = pixels
+    with h5py.File(f"{stem}_y.h5", "w") as file:
+        file["y"] = np.array([0, 1, 1, 0], np.uint8).reshape(4, 1, 1, 1)
+    images = read_dataset(tmp_path, "patch-camelyon", "val")
+    assert images.labels.tolist() == [0, 1, 1, 0]
+    assert "tumor" in images.class_names[1]
+    assert np.array_equal(np.asarray(decode_image(images.read(2), 10_000)), pixels[2])
+    with pytest.raises(Unavailable, match="split_test_x.h5"):
+        read_dataset(tmp_path, "patch-camelyon", "test")
+
+
+@pytest.mark.parametrize(("name", "header"), [
+    ("fer2013.csv", ["emotion", "pixels", "Usage"]),
+    ("icml_face_data.csv", ["emotion", " Usage", " pixels"]),
+])  # fmt: skip
+def test_fer_2013_has_another_order_and_its_public_test_is_val(
+    tmp_path: Path, name: str, header: list[str]
+) -> None:
+    (tmp_path / "fer2013").mkdir()
+    with (tmp_path / "fer2013" / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        for usage, emotions in (
+            ("Training", range(7)),
+            ("PublicTest", (6, 3)),
+            ("PrivateTest", (0, 1, 4)),
+        ):
+            for emotion in emotions:
+                values = {"emotion": emotion, "pixels": " ".join(["7"] * 48 * 48), "Usage": usage}
+                writer.writerow({key: values[key.strip()] for key in header})
+    assert named(read_dataset(tmp_path, "fer-2013", "val")) == ["neutral", "happy"]
+    assert named(read_dataset(tmp_path, "fer-2013", "test")) == ["angry", "disgusted", "sad"]
+
+
+def test_voc_2007_has_several_classes_an_image_and_leaves_difficult_objects_out(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "VOCdevkit" / "VOC2007"
+    for image in ("000001", "000002"):
+        write(folder / "JPEGImages" / f"{image}.jpg", image)
+        write(folder / "Annotations" / f"{image}.xml", "<annotation/>")
+    write(folder / "ImageSets" / "Main" / "test.txt", "000001\n000002\n")
+    present = {"dog": (1, -1), "person": (1, 0)}
+    for name in dataset("voc-2007-classification").class_names:
+        first, second = present.get(name, (-1, -1))
+        write(
+            folder / "ImageSets" / "Main" / f"{name}_test.txt",
+            f"000001 {first:2d}\n000002 {second:2d}\n",
+        )
+    images = read_dataset(tmp_path, "voc-2007-classification", "test")
+    assert images.labels.dtype == np.uint8
+    assert [images.class_names[column] for column in np.flatnonzero(images.labels[0])] == [
+        "dog",
+        "person",
+    ]
+    assert images.labels[1].sum() == 0
+
+
+def test_an_image_that_was_changed_changes_the_digest_and_one_that_is_gone_is_named(
+    tmp_path: Path,
+) -> None:
+    names = dataset("dtd").class_names
+    write(tmp_path / "dtd/dtd/labels/val1.txt", "".join(f"{name}/1.jpg\n" for name in names))
+    for name in names:
+        write(tmp_path / f"dtd/dtd/images/{name}/1.jpg", png(0, name))
+    images = read_dataset(tmp_path, "dtd", "val")
+    before = images.digest()
+    (tmp_path / images.locations[0]).write_bytes(png(0, "another"))
+    assert images.digest() != before
+    (tmp_path / images.locations[0]).unlink()
+    with pytest.raises(InputError, match="banded/1.jpg"):
+        images.read(0)
+    with pytest.raises(InputError, match="banded/1.jpg"):
+        read_dataset(tmp_path, "dtd", "val")
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from react_pipeline.extensions.elevater import probe
+from react_pipeline.extensions.elevater.head import NOT_FINITE, SEED, Head
+from react_pipeline.extensions.elevater.probe import FeatureExamples, linear_probe, train_heads
+from react_pipeline.extensions.elevater.shots import split_training
+from react_pipeline.extensions.elevater.sweep import LEARNING_RATES, Trial
+
+TRIALS = [Trial(rate, decay) for rate in (1e-4, 1e-2, 1e-1) for decay in (1e-6, 1e-2, 1.0)]
+
+
+def clusters(seed: int = 0, n: int = 300, width: int = 12, n_classes: int = 5) -> FeatureExamples:
+    """Features around one centre a class; the last batch of 300 holds 44."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % n_classes
+    centres = torch.randn(n_classes, width, generator=torch.Generator().manual_seed(99))
+    return FeatureExamples(centres[labels] + torch.randn(n, width, generator=random), labels)
+
+
+def multilabel(examples: FeatureExamples, n_classes: int = 5) -> FeatureExamples:
+    rows = torch.nn.functional.one_hot(examples.labels, n_classes)
+    return FeatureExamples(
+        examples.features,
+        (rows | rows.roll(1, dims=1) * (torch.arange(len(rows)) % 3 == 0)[:, None]),
+    )
+
+
+def by_torch(
+    train: FeatureExamples, test: FeatureExamples, head: Head, trial: Trial, epochs: int
+) -> torch.Tensor:
+    """Probabilities after training with PyTorch's own layers, optimizer and loader, one trial by
+    itself.
+    """
+    n_classes, width = head.weight.shape
+    norm, linear = nn.BatchNorm1d(width, affine=False), nn.Linear(width, n_classes)
+    linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+    optimizer = torch.optim.SGD(
+        linear.parameters(), trial.learning_rate, momentum=0.9, weight_decay=trial.weight_decay
+    )
+    loader = DataLoader(
+        TensorDataset(train.features, train.labels),
+        batch_size=64,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(SEED),
+    )
+    several = train.labels.ndim == 2
+    criterion = nn.BCEWithLogitsLoss() if several else nn.CrossEntropyLoss()
+    for _ in range(epochs):
+        norm.train()
+        for features, labels in loader:
+            if len(features) == 1:
+                continue
+            optimizer.zero_grad()
+            logits = linear(norm(features))
+            criterion(logits, labels.float() if several else labels).backward()
+            optimizer.step()
+    norm.eval()
+    with torch.no_grad():
+        return (linear(norm(test.features))).softmax(dim=1)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["multiclass", "multilabel"])
+def test_trials_trained_at_once_equal_trials_trained_one_by_one_with_pytorch(
+    several: bool,
+) -> None:
+    # 65 examples leave a batch of one, which is skipped.
+    train, test = clusters(0, n=65 + 64), clusters(1, n=100)
+    if several:
+        train, test = multilabel(train), multilabel(test)
+    head = Head.random(5, 12, seed=3)
+    metric = "11point_mAP" if several else "accuracy"
+    at_once = train_heads(train, test, head, TRIALS, metric, epochs=4, keep_probabilities=True)
+    for trial, curve in zip(TRIALS, at_once, strict=True):
+        alone = train_heads(train, test, head, [trial], metric, epochs=4, keep_probabilities=True)[
+            0
+        ]
+        assert curve.trial == trial
+        assert curve.scores == pytest.approx(alone.scores, abs=1e-5)
+        np.testing.assert_allclose(curve.last_probabilities, alone.last_probabilities, atol=1e-5)
+        reference = by_torch(train, test, head, trial, epochs=4)
+        np.testing.assert_allclose(curve.last_probabilities, reference.numpy(), atol=1e-5)
+
+
+def test_a_bound_on_the_trials_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test, head = clusters(0), clusters(1), Head.random(5, 12)
+    all_at_once = train_heads(train, test, head, TRIALS, "accuracy", epochs=3)
+    monkeypatch.setattr(probe, "TRIALS_AT_ONCE", 2)
+    by_twos = train_heads(train, test, head, TRIALS, "accuracy", epochs=3)
+    assert [curve.scores for curve in all_at_once] == [curve.scores for curve in by_twos]
+
+
+def test_a_failing_trial_is_named_stops_and_leaves_the_others_alone() -> None:
+    train, test, head = clusters(0), clusters(1), Head.random(5, 12)
+    wild = Trial(0.1, 1e6)
+    with_wild = train_heads(
+        train,
+        test,
+        head,
+        [TRIALS[0], wild, TRIALS[4]],
+        "accuracy",
+        epochs=6,
+        keep_probabilities=True,
+    )
+    without = train_heads(
+        train, test, head, [TRIALS[0], TRIALS[4]], "accuracy", epochs=6, keep_probabilities=True
+    )
+    assert [curve.failure for curve in with_wild] == ["", NOT_FINITE, ""]
+    assert len(with_wild[1].scores) < 6
+    for left, right in zip([with_wild[0], with_wild[2]], without, strict=True):
+        assert left.scores == right.scores
+        np.testing.assert_allclose(left.last_probabilities, right.last_probabilities, atol=1e-6)
+
+
+def test_a_text_head_starts_with_the_class_vectors() -> None:
+    zero_shot = torch.randn(12, 5)
+    head = Head.from_text(zero_shot)
+    assert torch.equal(head.weight, zero_shot.T) and not head.bias.any()
+
+
+def test_a_merged_head_gives_the_logits_of_projection_and_head() -> None:
+    projection = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    before = torch.randn(30, 20, generator=torch.Generator().manual_seed(1))
+    head = Head.random(5, 12)
+    merged = head.merged(projection)
+    torch.testing.assert_close(
+        before @ merged.weight.T + merged.bias, before @ projection @ head.weight.T + head.bias
+    )
+
+
+def test_the_best_probabilities_are_those_of_the_first_best_epoch() -> None:
+    train, test, head = clusters(0), clusters(1), Head.random(5, 12)
+    curve = train_heads(
+        train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=8, keep_probabilities=True
+    )[0]
+    best = int(np.argmax(curve.scores))
+    again = train_heads(
+        train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=best + 1, keep_probabilities=True
+    )[0]
+    np.testing.assert_array_equal(curve.best_probabilities, again.last_probabilities)
+
+
+def test_a_training_repeats_itself_and_another_seed_starts_elsewhere() -> None:
+    train, test, head = clusters(0), clusters(1), Head.random(5, 12)
+    first, second = (
+        train_heads(
+            train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=2, keep_probabilities=True
+        )[0]
+        for _ in range(2)
+    )
+    assert np.array_equal(first.last_probabilities, second.last_probabilities)
+    assert torch.equal(Head.random(5, 12, seed=1).weight, Head.random(5, 12, seed=1).weight)
+    assert not torch.equal(Head.random(5, 12, seed=1).weight, head.weight)
+
+
+def test_a_probe_learns_handwritten_digits_without_text() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    trained, tested = order[:1200], order[1200:]
+    train, test = (
+        FeatureExamples(torch.tensor(pixels[part], dtype=torch.float32), torch.tensor(labels[part]))
+        for part in (trained, tested)
+    )
+    split = split_training(labels[trained], n_classes=10)
+    result = linear_probe(train, test, Head.random(10, 64), split, "accuracy")
+    assert result.clean > 0.9
+    assert result.elevater >= result.clean
+    assert len(result.search.curves) > 6 * 7
+    assert result.search.failures[NOT_FINITE] > 0
+    assert result.search.best.learning_rate in LEARNING_RATES
+    assert len(result.final.scores) == 50
+    assert result.final.last_probabilities.shape == (597, 10)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from react_pipeline.extensions.elevater.shots import Split
+from react_pipeline.extensions.elevater.sweep import (
+    FIRST_POINTS,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    Curve,
+    Trial,
+    adapt,
+    sweep,
+)
+from react_pipeline.store.errors import TrainingError
+
+Score = Callable[[float, int], float | None]
+"""Learning rate and grid point to a score; None is a failure."""
+
+
+def grid_point(trial: Trial) -> int:
+    return WEIGHT_DECAYS.index(trial.weight_decay)
+
+
+def rounds_of(
+    score: Score, seen: list[list[tuple[float, int]]]
+) -> Callable[[Sequence[Trial]], list[Curve]]:
+    def run_round(trials: Sequence[Trial]) -> list[Curve]:
+        seen.append([(trial.learning_rate, grid_point(trial)) for trial in trials])
+        values = [score(*place) for place in seen[-1]]
+        return [
+            Curve(trial, () if value is None else (value,), "not finite" if value is None else "")
+            for trial, value in zip(trials, values, strict=True)
+        ]
+
+    return run_round
+
+
+def one_after_another(score: Score) -> tuple[float, int, float]:
+    """The published search in words: learning rates in turn, and in each the grid, then both
+    neighbours by steps.
+    """
+    best = (0.0, -1, 0.0)
+    for learning_rate in np.logspace(-6, -1, 6).tolist():
+        peak, height = -1, 0.0
+        for point in range(0, 97, 16):
+            if (score(learning_rate, point) or 0.0) > height:
+                peak, height = point, score(learning_rate, point) or 0.0
+        step = 8
+        while step > 0 and peak >= 0:
+            around = [max(peak - step, 0), min(peak + step, 96)]
+            for point in [near for near in around if near != peak]:
+                if (score(learning_rate, point) or 0.0) > height:
+                    peak, height = point, score(learning_rate, point) or 0.0
+            step //= 2
+        if height > best[2]:
+            best = (learning_rate, peak, height)
+    return best
+
+
+def bumpy(seed: int, steps: int) -> Score:
+    random = np.random.default_rng(seed)
+    table = np.convolve(random.random(97 * 6), np.ones(9) / 9, mode="same").reshape(6, 97)
+    table = np.round(table * steps) / steps
+    broken = random.random((6, 97)) < 0.2
+    rates = list(LEARNING_RATES)
+    return lambda rate, point: (
+        None if broken[rates.index(rate), point] else float(table[rates.index(rate), point])
+    )
+
+
+def test_the_grid_is_the_published_one() -> None:
+    assert pytest.approx((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)) == LEARNING_RATES
+    assert len(WEIGHT_DECAYS) == 97
+    assert [math.log10(WEIGHT_DECAYS[point]) for point in FIRST_POINTS] == pytest.approx(
+        [-6, -4, -2, 0, 2, 4, 6]
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("steps", [1_000_000, 8])
+def test_rounds_over_all_learning_rates_find_what_one_search_after_another_finds(
+    seed: int, steps: int
+) -> None:
+    score = bumpy(seed, steps)
+    found = sweep(rounds_of(score, []))
+    assert (found.best.learning_rate, grid_point(found.best), found.score) == one_after_another(
+        score
+    )
+
+
+def test_five_rounds_try_both_neighbours_of_each_best_and_no_point_twice() -> None:
+    seen: list[list[tuple[float, int]]] = []
+    found = sweep(rounds_of(lambda rate, point: 1 - abs(point - 37) / 100 + rate / 10, seen))
+    assert [len(trials) for trials in seen] == [42, 12, 12, 12, 12]
+    assert [sorted({point for _, point in trials}) for trials in seen] == [
+        list(FIRST_POINTS),
+        [24, 40],
+        [36, 44],
+        [34, 38],
+        [35, 37],
+    ]
+    assert grid_point(found.best) == 37
+    assert len(found.curves) == len(
+        {(curve.trial.learning_rate, curve.trial.weight_decay) for curve in found.curves}
+    )
+
+
+def test_the_edge_of_the_grid_has_one_neighbour() -> None:
+    seen: list[list[tuple[float, int]]] = []
+    sweep(rounds_of(lambda rate, point: 1 - point / 100, seen))
+    assert [sorted({point for _, point in trials}) for trials in seen[1:]] == [[8], [4], [2], [1]]
+
+
+def test_equal_scores_go_to_the_lower_learning_rate_and_the_earlier_trial() -> None:
+    found = sweep(rounds_of(lambda rate, point: 0.5, []))
+    assert (found.best.learning_rate, grid_point(found.best)) == (LEARNING_RATES[0], 0)
+
+
+def test_failures_are_counted_and_never_win() -> None:
+    found = sweep(rounds_of(lambda rate, point: None if point >= 48 else 0.0, []))
+    assert found.score == 0
+    assert grid_point(found.best) == 0
+    assert found.failures == {"not finite": 6 * 4}
+
+
+def test_a_trial_that_fails_late_scores_nothing() -> None:
+    curve = Curve(Trial(0.1, 1.0), (0.9, 0.8), failure="not finite")
+    assert curve.best == curve.last == 0
+
+
+def test_a_search_in_which_everything_fails_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="all 42 trials failed .*not finite.: 42"):
+        sweep(rounds_of(lambda rate, point: None, []))
+
+
+def test_the_best_epoch_of_a_trial_counts() -> None:
+    def run_round(trials: Sequence[Trial]) -> list[Curve]:
+        high = [0.9 if grid_point(trial) == 16 else 0.1 for trial in trials]
+        low = [0.3 if grid_point(trial) == 80 else 0.2 for trial in trials]
+        return [Curve(trial, scores) for trial, *scores in zip(trials, high, low, strict=True)]
+
+    assert grid_point(sweep(run_round).best) == 16
+
+
+class Numbers:
+    """Examples that are nothing but their numbers."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def subset(self, indices: np.ndarray) -> Numbers:
+        return Numbers([self.numbers[index] for index in indices])
+
+
+SPLIT = Split(search=np.array([2, 3]), held_out=np.array([0, 1]), final=np.array([0, 1, 2, 3]))
+
+
+def test_the_search_never_sees_the_test_images_and_the_final_training_has_both_parts() -> None:
+    seen = []
+
+    def train_trials(train, evaluation, trials, *, epochs, keep_probabilities):
+        seen.append((tuple(train.numbers), tuple(evaluation.numbers), epochs, keep_probabilities))
+        return [Curve(trial, (0.2, 0.7, 0.4)) for trial in trials]
+
+    result = adapt(train_trials, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)
+    assert set(seen[:-1]) == {((2, 3), (0, 1), 10, False)}
+    assert seen[-1] == ((0, 1, 2, 3), (9,), 50, True)
+    assert result.elevater == 0.7
+    assert result.clean == 0.4
+
+
+def test_a_final_training_that_diverges_is_an_error() -> None:
+    def train_trials(train, evaluation, trials, *, epochs, keep_probabilities):
+        return [
+            Curve(trial, (0.5,), "not finite" if keep_probabilities else "") for trial in trials
+        ]
+
+    with pytest.raises(TrainingError, match="1e-06 .* 1e-06: not finite after 1 of 50"):
+        adapt(train_trials, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from react_pipeline.extensions.elevater.shots import hold_out, sample_shots, split_training
+from react_pipeline.store.errors import InputError
+
+
+def multilabel(seed: int = 0, n: int = 300, n_classes: int = 6) -> np.ndarray:
+    chances = np.linspace(0.05, 0.6, n_classes)
+    return (np.random.default_rng(seed).random((n, n_classes)) < chances).astype(np.uint8)
+
+
+def balanced_by_hand(
+    label_sets: list[set[int]], shots: int, seed: int, n_classes: int
+) -> list[int]:
+    """The rule in words: walk a shuffled list of images; take one that is needed and leaves the
+    classes balanced.
+    """
+    images = [(number, classes) for number, classes in enumerate(label_sets)]
+    random.Random(seed).shuffle(images)  # noqa: S311 - the benchmark's generator
+    counts = dict.fromkeys(range(n_classes), 0)
+    taken, empty = [], []
+    for number, classes in images:
+        if min(counts.values()) == shots:
+            break
+        have = sorted(counts[class_id] for class_id in classes)
+        if not classes and len(empty) < shots:
+            empty.append(number)
+            taken.append(number)
+        elif classes and have[0] < shots and not (have[0] > shots / 2 and have[-1] > 1.5 * shots):
+            taken.append(number)
+            for class_id in classes:
+                counts[class_id] += 1
+    return taken
+
+
+def test_each_class_gets_exactly_its_shots() -> None:
+    labels = np.random.default_rng(0).integers(5, size=400)
+    drawn = sample_shots(labels, 7, seed=1, n_classes=5)
+    assert np.bincount(labels[drawn]).tolist() == [7] * 5
+    assert len(set(drawn.tolist())) == 35
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_sample_is_that_of_a_walk_over_the_shuffled_list(seed: int) -> None:
+    labels = np.random.default_rng(0).integers(5, size=400)
+    assert sample_shots(labels, 5, seed, n_classes=5).tolist() == balanced_by_hand(
+        [{int(label)} for label in labels], 5, seed, 5
+    )
+    several = multilabel()
+    several[::7] = 0
+    sets = [set(np.flatnonzero(row).tolist()) for row in several]
+    for shots in (2, 5, 20):
+        drawn = sample_shots(several, shots, seed, n_classes=6)
+        assert drawn.tolist() == balanced_by_hand(sets, shots, seed, 6)
+
+
+def test_samples_are_those_of_the_toolkit_and_never_change() -> None:
+    """Drawn by `sample_few_shot_subset` of vision-datasets 0.2.17."""
+    labels = np.arange(40) % 4
+    assert sample_shots(labels, 2, seed=0, n_classes=4).tolist() == [0, 27, 12, 21, 29, 15, 38, 34]
+    assert sample_shots(labels, 2, seed=1, n_classes=4).tolist() == [23, 2, 11, 1, 37, 32, 34, 20]
+    several = multilabel(n=60)
+    several[::10] = 0
+    assert sample_shots(several, 2, 0, n_classes=6).tolist() == [
+        12,
+        33,
+        29,
+        36,
+        44,
+        47,
+        5,
+        41,
+        9,
+        18,
+        37,
+        25,
+    ]
+
+
+def test_multilabel_samples_stay_balanced_and_have_as_many_images_without_class_as_shots() -> None:
+    labels = multilabel()
+    labels[::10] = 0
+    drawn = labels[sample_shots(labels, 20, seed=0, n_classes=6)]
+    assert (drawn.sum(axis=0) >= 10).all() and (~drawn.any(axis=1)).sum() == 20
+    # Each class that had examples enough is in images of rarer ones alone.
+    assert (drawn.sum(axis=0) <= 50).all()
+
+
+def test_a_class_with_too_few_images_gives_all_of_them() -> None:
+    assert sorted(sample_shots(np.array([0, 0, 1, 1, 0, 2]), 2, seed=0, n_classes=3)) == sorted(
+        balanced_by_hand([{0}, {0}, {1}, {1}, {0}, {2}], 2, 0, 3)
+    )
+    assert sorted(sample_shots(np.array([0, 1, 2, 3]), 20, seed=0, n_classes=5)) == [0, 1, 2, 3]
+
+
+def test_a_fifth_of_each_class_is_held_out_from_the_front() -> None:
+    labels = np.array([1] * 5 + [0] * 6 + [1] * 5)
+    trained, held = hold_out(labels)
+    assert held.tolist() == [0, 1, 5, 6]
+    assert trained.tolist() == [number for number in range(16) if number not in (0, 1, 5, 6)]
+
+
+def test_the_fifth_is_rounded_up() -> None:
+    assert [len(hold_out(np.zeros(n, dtype=int))[1]) for n in (1, 5, 6, 35, 36)] == [1, 1, 2, 7, 8]
+
+
+def test_the_multilabel_cover_takes_the_lowest_class_that_lacks_images_first() -> None:
+    labels = np.array([[0, 1], [1, 1], [1, 0], [1, 0], [0, 1], [0, 1], [1, 0], [1, 0]])
+    # Class 0 (5 images) wants 1: image 1, which serves class 1 (4 images, wants 1) too.
+    assert hold_out(labels)[1].tolist() == [1]
+    labels[1] = [1, 0]
+    assert hold_out(labels)[1].tolist() == [1, 0]
+
+
+def test_the_multilabel_cover_holds_out_a_fifth_of_each_class() -> None:
+    labels = multilabel(seed=3)
+    trained, held = hold_out(labels)
+    assert (labels[held].sum(axis=0) >= np.ceil(labels.sum(axis=0) * 0.2)).all()
+    assert sorted([*trained.tolist(), *held.tolist()]) == list(range(len(labels)))
+
+
+def test_labels_are_left_as_they_are() -> None:
+    labels = multilabel()
+    before = labels.copy()
+    hold_out(labels)
+    assert np.array_equal(labels, before)
+
+
+def test_the_final_training_uses_the_held_out_part_too() -> None:
+    labels = np.random.default_rng(0).integers(4, size=200)
+    full = split_training(labels, n_classes=4)
+    assert full.final.tolist() == list(range(200))
+    assert sorted([*full.search.tolist(), *full.held_out.tolist()]) == list(range(200))
+    few = split_training(labels, n_classes=4, shots=5, seed=2)
+    assert few.final.tolist() == sample_shots(labels, 5, 2, n_classes=4).tolist()
+    assert np.bincount(labels[few.held_out]).tolist() == [1] * 4
+    assert np.bincount(labels[few.search]).tolist() == [4] * 4
+
+
+def test_patch_camelyon_searches_on_a_sample_and_trains_on_everything() -> None:
+    labels = np.arange(24_000) % 2
+    split = split_training(labels, n_classes=2, dataset="patch-camelyon")
+    assert np.bincount(labels[split.search]).tolist() == [8_000] * 2
+    assert np.bincount(labels[split.held_out]).tolist() == [2_000] * 2
+    assert len(split.final) == 24_000
+    assert len(split_training(labels, n_classes=2).search) == 19_200
+
+
+@pytest.mark.parametrize("labels", [[], [0, 1], [0, 0, 1]])
+def test_a_split_with_too_few_images_to_train_on_is_refused(labels: list[int]) -> None:
+    with pytest.raises(InputError, match="too few are left"):
+        split_training(np.asarray(labels, dtype=np.int64), n_classes=2)

@@ -1,0 +1,153 @@
+"""The table of the 20 data sets: ELEVATER's own figures, and names and templates that agree with
+them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.extensions.elevater import datasets as table
+from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
+from react_pipeline.labelled.labels import normal
+from react_pipeline.store.errors import InputError
+
+EVERY = (*DATASETS.values(), IMAGENET)
+
+# name: classes, train, val, test, metric, templates; written down again from the benchmark, not
+# from the table.
+FACTS = {
+    "caltech-101": (102, 3060, None, 6084, "mean-per-class", 34),
+    "cifar-10": (10, 50000, None, 10000, "accuracy", 18),
+    "cifar-100": (100, 50000, None, 10000, "accuracy", 18),
+    "country211": (211, 31650, 10550, 21100, "accuracy", 5),
+    "dtd": (47, 1880, 1880, 1880, "accuracy", 8),
+    "eurosat_clip": (10, 5000, 5000, 5000, "accuracy", 3),
+    "fer-2013": (7, 28709, 3589, 3589, "accuracy", 6),
+    "fgvc-aircraft-2013b-variants102": (100, 3334, 3333, 3333, "mean-per-class", 2),
+    "food-101": (101, 75750, None, 25250, "accuracy", 1),
+    "gtsrb": (43, 26640, 12569, 12630, "accuracy", 3),
+    "hateful-memes": (2, 8500, None, 500, "roc_auc", 1),
+    "kitti-distance": (4, 6347, 423, 711, "accuracy", 1),
+    "mnist": (10, 60000, None, 10000, "accuracy", 1),
+    "oxford-flower-102": (102, 1020, 1020, 6149, "mean-per-class", 1),
+    "oxford-iiit-pets": (37, 3680, None, 3669, "mean-per-class", 1),
+    "patch-camelyon": (2, 262144, 32768, 32768, "accuracy", 1),
+    "rendered-sst2": (2, 6920, 827, 1821, "accuracy", 1),
+    "resisc45_clip": (45, 3150, 3150, 25200, "accuracy", 18),
+    "stanford-cars": (196, 8144, None, 8041, "accuracy", 8),
+    "voc-2007-classification": (20, 2501, 2510, 4952, "11point_mAP", 1),
+}
+
+
+def test_the_data_sets_are_the_twenty_in_order_without_imagenet() -> None:
+    assert list(DATASETS) == list(FACTS)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_every_data_set_has_elevaters_counts_and_metric(name: str) -> None:
+    entry = dataset(name)
+    sizes = tuple(entry.sizes.get(split) for split in ("train", "val", "test"))
+    assert (len(entry.class_names), *sizes, entry.metric, len(entry.templates)) == FACTS[name]
+
+
+def test_classes_of_the_twenty_add_up_to_1151() -> None:
+    assert sum(len(entry.class_names) for entry in DATASETS.values()) == 1151
+
+
+def test_imagenet_has_1000_names_of_which_two_occur_twice_and_80_templates() -> None:
+    names = IMAGENET.class_names
+    assert (len(names), len(IMAGENET.templates), len(set(names))) == (1000, 80, 998)
+    assert names.count("missile") == names.count("sunglasses") == 2
+
+
+@pytest.mark.parametrize("entry", EVERY, ids=lambda entry: entry.name)
+def test_every_template_takes_a_name_once(entry: table.Dataset) -> None:
+    assert all(template.count("{}") == 1 for template in entry.templates)
+    assert len(set(entry.templates)) == len(entry.templates)
+
+
+@pytest.mark.parametrize("entry", DATASETS.values(), ids=lambda entry: entry.name)
+def test_names_of_a_data_set_can_be_distinguished(entry: table.Dataset) -> None:
+    every = [normal(name) for names in entry.aliases for name in names]
+    assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize("name", read_data("other_names.json"))
+def test_names_of_the_original_data_sets_mean_classes_of_the_table(name: str) -> None:
+    assert set(read_data("other_names.json")[name].values()) <= set(dataset(name).class_names)
+
+
+def test_aliases_are_kept_and_the_first_is_the_class_name() -> None:
+    assert dataset("fer-2013").aliases[6] == ("surprised", "shocked", "spooked")
+    assert dataset("fer-2013").class_names[6] == "surprised"
+
+
+def test_orders_that_differ_from_other_packages_are_elevaters() -> None:
+    assert dataset("cifar-100").class_names[:3] == ("chimpanzee", "trout", "skunk")
+    assert dataset("caltech-101").class_names[37:39] == ("centered face", "off-center face")
+    assert dataset("stanford-cars").class_names[6] == "AM General Hummer SUV 2000"
+    assert dataset("oxford-flower-102").class_names[92] == "air plant"
+
+
+def test_templates_that_clip_benchmark_has_otherwise_are_elevaters() -> None:
+    assert dataset("patch-camelyon").templates == ("this is a photo of {}",)
+    assert dataset("kitti-distance").templates == ("{}",)
+    assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."
+
+
+def test_a_new_row_without_templates_or_names_is_refused() -> None:
+    row = replace(dataset("cifar-10"), name="new", templates_from="here")
+    with pytest.raises(InputError, match="_OWN_TEMPLATES"):
+        _ = row.templates
+    with pytest.raises(InputError, match="0 class names"):
+        _ = row.aliases
+
+
+def test_only_voc_is_multilabel_and_only_kitti_is_squashed() -> None:
+    assert [name for name, entry in DATASETS.items() if entry.multilabel] == [
+        "voc-2007-classification"
+    ]
+    assert [name for name, entry in DATASETS.items() if entry.squash] == ["kitti-distance"]
+
+
+def test_an_unknown_name_is_refused_with_close_ones() -> None:
+    with pytest.raises(InputError, match="cifar-10 or cifar-100"):
+        dataset("CIFAR10")
+    with pytest.raises(InputError, match="known are caltech-101"):
+        dataset("zzz")
+
+
+def test_rows_can_be_sent_to_another_process_and_be_keys() -> None:
+    entry = dataset("mnist")
+    assert {pickle.loads(pickle.dumps(entry)): 1}[entry] == 1  # noqa: S301
+
+
+def test_without_clip_benchmark_the_error_says_what_to_install(tmp_path: Path) -> None:
+    # A finder that knows no clip_benchmark, as on a machine without the extra.
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'clip_benchmark' else find(name, "
+        "*rest)\n"
+        "from react_pipeline.extensions.elevater.datasets import dataset\n"
+        "assert len(dataset('stanford-cars').class_names) == 196\n"
+        "dataset('country211').class_names"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "InputError" in done.stderr
+    assert "[elevater]'" in done.stderr
+
+
+def test_reading_names_and_templates_loads_no_torch() -> None:
+    code = (
+        "import sys\nfrom react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET\n"
+        "for entry in (*DATASETS.values(), IMAGENET): entry.class_names, entry.templates\n"
+        "import react_pipeline.extensions.elevater.check\n"
+        "sys.exit(bool({'torch', 'clip_benchmark', 'open_clip'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
