@@ -17,7 +17,6 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 
-from react_pipeline.clip import DenseTower
 from react_pipeline.extensions.dense.settings import ATTENTIONS
 from react_pipeline.extensions.dense.tower import DenseTower
 from react_pipeline.pages import markdown_table
