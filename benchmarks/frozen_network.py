@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from benchmarks.demo_proof import DOMAINS, beside
 from benchmarks.methods import Row, require_markers, row_of, write_section
-from react_pipeline import pipeline as stages
+from react_pipeline import stage as stages
 from react_pipeline.clip import methods
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project

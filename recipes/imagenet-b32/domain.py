@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from react_pipeline.settings import IMAGENET
+from react_pipeline.extensions.elevater.datasets import IMAGENET
 
 names = IMAGENET.class_names
 classes = [

@@ -150,18 +150,18 @@ def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
     places = plan(everything, "*", ["a"], ["base", "gated-image"])
     assert places[7:] == [
         ("domain_results", "a/base"),
+        ("dense_results", "a/base"),
         ("benchmark_features", "a/base"),
         ("benchmark_results", "a/base"),
-        ("dense_results", "a/base"),
         ("customized_checkpoint", "a/gated-image"),
         ("domain_results", "a/gated-image"),
+        ("dense_results", "a/gated-image"),
         ("benchmark_features", "a/gated-image"),
         ("benchmark_results", "a/gated-image"),
-        ("dense_results", "a/gated-image"),
         ("comparison", "a"),
         ("promotion", "a"),
-        ("benchmark_comparison", "a"),
         ("dense_comparison", "a"),
+        ("benchmark_comparison", "a"),
         ("overview", "all"),
     ]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import frozen_network as benchmark
 from benchmarks.methods import Row
-from react_pipeline import pipeline as stages
+from react_pipeline import stage as stages
 from react_pipeline.clip import methods
 from react_pipeline.project.project import Project
 from react_pipeline.settings import training

@@ -20,7 +20,7 @@ def test_boxes_are_tight_around_what_is_visible_and_classes_are_the_domains(tmp_
     objects = build_scenes("demo/activities", tmp_path / "activities", seed=1, scenes=6)
     boxes, masks = (
         read_dense_set(tmp_path, entry)
-        for entry in load_pipeline(ROOT / "pipeline.yaml").dense.sets("activities")
+        for entry in load_pipeline(ROOT / "pipeline.yaml").section(DenseConfig).sets("activities")
     )
     assert (
         boxes.truth is not None and len(boxes.truth["annotations"]) == objects and len(masks) == 6
@@ -60,7 +60,8 @@ def test_the_demo_measures_scenes_only_once_they_are_made(project: Path) -> None
     from react_pipeline.upkeep import left_out_groups
 
     config = Project.load(project).config
-    there = config.section(DenseConfig).root is not None and config.dense.root.is_dir()
+    root = config.section(DenseConfig).root
+    there = root is not None and root.is_dir()
     assert left_out_groups(config) == ({"benchmark"} if there else {"benchmark", "dense"})
 
 

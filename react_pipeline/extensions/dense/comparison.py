@@ -73,7 +73,10 @@ def compare_dense(project: Project, slug: str) -> Artifact:
             "picture": picture,
         }
         page = render(
-            "benchmark", "dense.html", page_title=f"Detection and segmentation: {slug}", **shown
+            "extensions/dense",
+            "dense.html",
+            page_title=f"Detection and segmentation: {slug}",
+            **shown,
         )
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return {

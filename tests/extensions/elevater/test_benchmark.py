@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import open_clip
@@ -23,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from react_pipeline import labelled
+from react_pipeline import stage as stage_module
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
@@ -38,9 +38,8 @@ from react_pipeline.extensions.elevater.summary import SUMMARY_COLUMNS
 from react_pipeline.extensions.elevater.summary import to_markdown as table_of
 from react_pipeline.labelled import encoding
 from react_pipeline.lineage import fresh
-from react_pipeline.project import identity
 from react_pipeline.project.project import Project
-from react_pipeline.stage import STAGES, Stage
+from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, StaleArtifact
 
@@ -325,8 +324,9 @@ def test_features_of_an_older_version_of_the_code_are_not_taken_over(
 ) -> None:
     project = project_on(datasets=["mnist"])
     publish_features(project, "shapes", "base")
-    newer = replace(STAGES["benchmark_features"], version="newer")
-    monkeypatch.setitem(cast(dict[str, Stage], STAGES), "benchmark_features", newer)
+    rows = dict(STAGES)
+    rows["benchmark_features"] = replace(rows["benchmark_features"], version="newer")
+    monkeypatch.setattr(stage_module, "_rows", lambda: rows)
     assert publish_features(project, "colours", "base").counts["splits_taken_over"] == 0
 
 
@@ -449,7 +449,10 @@ def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
 def test_the_rule_of_the_sample_is_part_of_what_is_drawn_alone(
     project_on: Callable[..., Project], shots: list[int], rule: str | None
 ) -> None:
-    assert identity.benchmark_results(project_on(shots=shots), "shapes/base").get("sample") == rule
+    assert (
+        STAGES["benchmark_results"].identity(project_on(shots=shots), "shapes/base").get("sample")
+        == rule
+    )
 
 
 def test_results_are_stale_when_shots_are_asked_for_later(

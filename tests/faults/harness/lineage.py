@@ -7,7 +7,6 @@ another project.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +81,7 @@ def run(folder: Path, first: int = 0, last: int = len(TASKS)) -> None:
     """Materialize some tasks, as a launch does: the first error ends it."""
     project = Project.load(folder / "pipeline.yaml")
     for stage, key in TASKS[first:last]:
-        room, _, function = STAGES[stage].step.partition(":")
-        step = getattr(importlib.import_module(f"react_pipeline.{room}"), function)
-        step(project, *([] if key == "all" else key.split("/")))
+        STAGES[stage].step(project, *([] if key == "all" else key.split("/")))
 
 
 def forget() -> None:
