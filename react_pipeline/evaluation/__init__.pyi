@@ -43,6 +43,7 @@ from .report import FORMATS as FORMATS
 from .report import write_report as write_report
 from .tables import JUDGED as JUDGED
 from .tables import MEAN as MEAN
+from .tables import draw_intervals as draw_intervals
 from .tables import interval_text as interval_text
 from .tables import percent as percent
 from .tables import points as points

@@ -18,7 +18,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from react_pipeline.evaluation.dashboard_examples import (
-    judged_pictures,
     read_curves,
     read_examples,
     shown_classes,
@@ -28,13 +27,20 @@ from react_pipeline.evaluation.dashboard_figures import (
     costs_figure,
     curves_figure,
     domains_figure,
-    judged_figure,
-    methods_figure,
+    intervals_figure,
 )
-from react_pipeline.evaluation.domain_results import METRICS
 from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
 from react_pipeline.evaluation.judgement_log import Session, describe
-from react_pipeline.evaluation.tables import COUNTS, MEAN, interval_text, percent, points, text_of
+from react_pipeline.evaluation.tables import (
+    COUNTS,
+    HEADINGS,
+    MEAN,
+    interval_of,
+    percent,
+    points,
+    shown_columns,
+    text_of,
+)
 from react_pipeline.pages import render
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import Artifact
@@ -45,28 +51,12 @@ if TYPE_CHECKING:
 MAX_CLASS_ROWS = 500
 """Classes listed on the page; the rest is in `per_class.csv`."""
 
-_HEADINGS = {
-    **{"domain": "Domain", "method": "Method"},
-    **{name: heading.capitalize() for name, heading in METRICS.items()},
-    **{"delta_top1": "Over base", "gain_over_control": "Over control"},
-    **{
-        "judged_delta": "Judged over base",
-        "judged_gain": "Judged over control",
-        "judged": "Judged",
-    },
-    **{
-        "n": "Images",
-        "pairs": "Pairs",
-        "trainable_parameters": "Trained parameters",
-        "seconds": "Seconds",
-    },
-}
 _NAMES = ("domain", "method")
 _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
-
-_INTERVAL_OF = {
-    **{"top1": "top1", "delta_top1": "delta", "gain_over_control": "gain"},
-    **{"judged_delta": "judged_delta", "judged_gain": "judged_gain"},
+_MEASURED = {"top1": "Top-1 accuracy, %", "delta_top1": "Difference to the base, points"}
+_JUDGED = {
+    "judged_delta": "Judged over the base, points",
+    "judged_gain": "Judged over its control, points",
 }
 
 
@@ -96,9 +86,9 @@ def domain_page(
     few = classes["class"].nunique() <= _ALWAYS_IN_TOP5
     figures = {}
     if table["top1"].notna().any():
-        figures["methods"] = methods_figure(table)
+        figures["methods"] = intervals_figure(table, _MEASURED)
     if table[["judged_delta", "judged_gain"]].notna().any(axis=None):
-        figures["judged"] = judged_figure(table)
+        figures["judged"] = intervals_figure(table, _JUDGED)
     if methods:
         figures["costs"] = costs_figure(table)
     if moved:
@@ -115,7 +105,6 @@ def domain_page(
         figures=_drawn(figures),
         table=_numbers(table, ("domain", "top5") if few else ("domain",)),
         judged=[describe(session) for session in sessions],
-        judged_pictures=[group for session in sessions for group in judged_pictures(session)],
         classes=_class_table(classes) if methods and classes["delta"].notna().any() else None,
         still=[method for method in methods if method not in moved],
         retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),
@@ -204,35 +193,20 @@ def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
         }
         labels["judged"] = "pictures judged"
     return [
-        (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, _interval(name, row))
+        (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, interval_of(name, row))
         for row in table[table["method"] == method].to_dict("records")
         for name, label in labels.items()
         if not pd.isna(row[name])
     ]
 
 
-def _interval(name: str, row: Mapping[Any, Any]) -> str:
-    if (prefix := _INTERVAL_OF.get(name)) is None:
-        return ""
-    low, high = row[f"{prefix}_low"], row[f"{prefix}_high"]
-    return (
-        f"{percent(low)} to {percent(high)}"
-        if name == "top1" and not pd.isna(low)
-        else interval_text(low, high)
-    )
-
-
 def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> dict[str, Any]:
     """What the template `numbers.html` shows of a table; the column of the status only where it
     says something.
     """
-    used = [
-        name
-        for name in _HEADINGS
-        if name not in left_out and (name in _NAMES or table[name].notna().any())
-    ]
+    used = shown_columns(table, left_out)
     with_status = bool(status) or not (table["status"] == "ok").all()
-    headings = [(_HEADINGS[name], name not in _NAMES) for name in used]
+    headings = [(HEADINGS[name].capitalize(), name not in _NAMES) for name in used]
     rows = [
         {
             "control": str(row["method"]).endswith(CONTROL_SUFFIX),
@@ -257,7 +231,7 @@ def _cell(name: str, row: Mapping[Any, Any]) -> dict[str, Any]:
         "column": name,
         "exact": repr(exact),
         "text": text_of(name, value),
-        "small": _interval(name, row),
+        "small": interval_of(name, row),
     }
 
 

@@ -8,22 +8,17 @@ as they came.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from react_pipeline.evaluation.judgement_log import Session
 from react_pipeline.store import Artifact, CorruptArtifact
 
 logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 24
 PAIRS_PER_CLASS = 4
-JUDGED_PICTURES = 12
-"""Of a session that are shown for each of the two models."""
 MAX_POINTS = 240
 """Points of a curve; more are not distinguishable on a page."""
 
@@ -40,23 +35,11 @@ class Example:
 
 
 def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
-    """Of a table of class and delta those worth a look: gained most, others between, lost most, in
-    this order.
-    """
-    ordered = classes.sort_values(
-        ["delta", "class"], ascending=[False, True], kind="stable", na_position="last"
-    )
+    """Of a table of class and delta, the names that gained most, then those that lost most."""
+    ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable")
     names = list(ordered["class"])
-    if len(names) <= limit:
-        return names
-    third = limit // 3
-    between = names[third : len(names) - third]
-    wanted = limit - 2 * third
-    return (
-        names[:third]
-        + between[:: max(len(between) // wanted, 1)][:wanted]
-        + names[len(names) - third :]
-    )
+    half = limit // 2
+    return names if len(names) <= limit else names[:half] + names[-half:]
 
 
 def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list[Example]]:
@@ -95,36 +78,6 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
         for name, pairs in found.items()
         if pairs
     }
-
-
-def judged_pictures(session: Session) -> list[tuple[str, list[Example]]]:
-    """Pictures on which one of two models was judged right, by model; the caption names both
-    answers.
-
-    Only whole files are shown, and only those that are still where they were judged.
-    """
-    from react_pipeline.corpus import BadImage, thumbnail
-
-    header, groups = session.header, []
-    for value, right, wrong in (
-        (1, header.candidate, header.against),
-        (-1, header.against, header.candidate),
-    ):
-        found: list[Example] = []
-        for picture, answer in zip(header.pictures, session.values(0), strict=False):
-            path = Path(picture.path)
-            if answer != value or len(found) == JUDGED_PICTURES or not path.is_file():
-                continue
-            names = [
-                header.measure["classes"][number] for number in (picture.candidate, picture.against)
-            ][::value]
-            with suppress(BadImage, OSError):
-                found.append(
-                    Example(f"{names[0]}, not {names[1]}", 0.0, thumbnail(path.read_bytes()))
-                )
-        if found:
-            groups.append((f"{right.method} is right, {wrong.method} is not", found))
-    return groups
 
 
 def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:

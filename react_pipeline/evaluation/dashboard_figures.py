@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.tables import MEAN
+from react_pipeline.evaluation.tables import INTERVAL_OF, MEAN
 from react_pipeline.settings import CONTROL_SUFFIX
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 BASE, CONTROL = "#6b7280", "#8fa9c9"
 INK, RULE, GOOD, BAD = "#1d2430", "#e4e7ec", "#1f7a5c", "#b4472e"
 TRAINED = {
-    **{"gated-image": "#1f5fa8", "locked-text": "#c07a1c", "locked-image": "#7a4fa3"},
-    **{"full": "#a83a5b", "linear-head": "#2f8f83"},
+    "gated-image": "#1f5fa8",
+    "locked-text": "#c07a1c",
+    "locked-image": "#7a4fa3",
+    "full": "#a83a5b",
+    "linear-head": "#2f8f83",
 }
 MAX_NAME_CHARS = 40
 CLASSES_PER_SIDE = 12
@@ -44,44 +47,23 @@ def colour_of(method: str) -> str:
     return CONTROL if method.endswith(CONTROL_SUFFIX) else TRAINED.get(method, "#1f5fa8")
 
 
-def methods_figure(table: pd.DataFrame) -> Figure:
-    """Top-1 and the difference to the base, each with its 95% interval, one line a method."""
-    rows = table[table["top1"].notna()].iloc[::-1]
-    figure = _side_by_side("Top-1 accuracy, %", "Difference to the base, points", shared_yaxes=True)
-    for method, row in rows.groupby("method", sort=False):
-        figure.add_trace(
-            _points(row, [method], "top1", "top1_low", "top1_high", method), row=1, col=1
-        )
-        if method != "base" and row["delta_top1"].notna().all():
-            figure.add_trace(
-                _points(row, [method], "delta_top1", "delta_low", "delta_high", method),
-                row=1,
-                col=2,
-            )
-    for top1 in _base(table):
-        figure.add_vline(top1, line_dash="dot", line_color=BASE, row=1, col=1)
-    figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=2)
-    figure.update_yaxes(categoryorder="array", categoryarray=list(rows["method"]))
-    return _styled(figure, 110 + 34 * len(rows))
+def intervals_figure(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Columns of a comparison side by side, each value with its interval, one line a method.
 
-
-def judged_figure(table: pd.DataFrame) -> Figure:
-    """What a person judged of each method: the difference to the base, and to its control."""
-    columns = {
-        "judged_delta": "Judged over the base, points",
-        "judged_gain": "Judged over its control, points",
-    }
-    columns = {name: title for name, title in columns.items() if table[name].notna().any()}
-    rows = table[table[list(columns)].notna().any(axis=1)].iloc[::-1]
-    figure = _side_by_side(*columns.values(), shared_yaxes=True)
+    Args:
+        titles: By column; columns without a value are left out.
+    """
+    columns = [name for name in titles if table[name].notna().any()]
+    rows = table[table[columns].notna().any(axis=1)].iloc[::-1]
+    figure = _side_by_side(*(titles[name] for name in columns), shared_yaxes=True)
     for place, name in enumerate(columns, start=1):
-        for method, row in rows[rows[name].notna()].groupby("method", sort=False):
-            figure.add_trace(
-                _points(row, [method], name, f"{name}_low", f"{name}_high", method),
-                row=1,
-                col=place,
-            )
-        figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=place)
+        # The difference of the base to itself says nothing.
+        compared = rows["method"] != "base" if name == "delta_top1" else True
+        for method, row in rows[rows[name].notna() & compared].groupby("method", sort=False):
+            figure.add_trace(_points(row, [method], name, method), row=1, col=place)
+        for mark in _base(table) if name == "top1" else [0.0]:
+            figure.add_vline(mark, line_dash="dot", line_color=BASE, row=1, col=place)
+    figure.update_yaxes(categoryorder="array", categoryarray=list(rows["method"]))
     return _styled(figure, 110 + 34 * len(rows))
 
 
@@ -107,7 +89,7 @@ def costs_figure(table: pd.DataFrame) -> Figure:
                 legendgroup=method,
                 showlegend=column == 1,
                 marker={"size": 11, "color": colour_of(method), "symbol": _symbol(method)},
-                error_y=_reach(row, "top1", "top1_low", "top1_high", method),
+                error_y=_reach(row, "top1", method),
                 hovertemplate=f"{method}<br>top-1 %{{y:.1f}}%<br>%{{x:,.0f}}<extra></extra>",
                 row=1,
                 col=column,
@@ -119,7 +101,7 @@ def costs_figure(table: pd.DataFrame) -> Figure:
         )
         for top1 in _base(table):
             figure.add_hline(top1, line_dash="dot", line_color=BASE, row=1, col=column, **note)
-        figure.update_xaxes(type="log", **_log_ticks(rows[cost].tolist()), row=1, col=column)
+        figure.update_xaxes(type="log", row=1, col=column)
     figure.update_yaxes(title="top-1 %", rangemode="tozero", col=1)
     return _styled(figure, 430, legend=True)
 
@@ -211,14 +193,8 @@ def domains_figure(table: pd.DataFrame, method: str) -> Figure:
     for name in pair:
         mine = rows[rows["method"] == name]
         if not mine.empty:
-            points = _points(
-                mine,
-                [plain(domain) for domain in mine["domain"]],
-                "delta_top1",
-                "delta_low",
-                "delta_high",
-                name,
-            )
+            labels = [plain(domain) for domain in mine["domain"]]
+            points = _points(mine, labels, "delta_top1", name)
             figure.add_trace(points.update(name=name, showlegend=True))
     figure.add_vline(0, line_color=BASE, line_dash="dot")
     figure.update_xaxes(title="top-1, points more or less than the base")
@@ -233,11 +209,10 @@ def _base(table: pd.DataFrame) -> list[float]:
     return values
 
 
-def _points(
-    rows: pd.DataFrame, labels: Sequence[str], value: str, low: str, high: str, method: str
-) -> Any:
+def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, method: str) -> Any:
     from plotly.graph_objects import Scatter  # type: ignore[import-untyped, unused-ignore]
 
+    low, high = INTERVAL_OF[value]
     signed = "+.1f" if value != "top1" else ".1f"
     return Scatter(
         x=(100 * rows[value]).tolist(),
@@ -251,48 +226,28 @@ def _points(
             "symbol": [_symbol(method, mean=domain == MEAN) for domain in rows["domain"]],
             "line": {"width": 2, "color": colour_of(method)},
         },
-        error_x=_reach(rows, value, low, high, method),
+        error_x=_reach(rows, value, method),
         customdata=rows[[low, high]].mul(100).to_numpy().tolist(),
         hovertemplate=f"%{{y}}: %{{x:{signed}}}<br>95% interval %{{customdata[0]:{signed}}} to "
         f"%{{customdata[1]:{signed}}}<extra></extra>",
     )
 
 
-def _reach(rows: pd.DataFrame, value: str, low: str, high: str, method: str) -> dict[str, Any]:
+def _reach(rows: pd.DataFrame, value: str, method: str) -> dict[str, Any]:
     """Bars from values to their bounds."""
+    low, high = INTERVAL_OF[value]
     if rows[low].isna().all():
         return {}
-    above, below = (
-        100 * (rows[high] - rows[value]).fillna(0),
-        100 * (rows[value] - rows[low]).fillna(0),
-    )
-    line = {"color": colour_of(method), "thickness": 1.3, "width": 4}
+    above = 100 * (rows[high] - rows[value]).fillna(0)
+    below = 100 * (rows[value] - rows[low]).fillna(0)
     return {
         "type": "data",
         "symmetric": False,
         "array": above.tolist(),
         "arrayminus": below.tolist(),
-        **line,
-    }
-
-
-def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Powers of ten; within one decade there may be none of them, so round values between the ends
-    are named.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    positive = [float(value) for value in values if value > 0]
-    if not positive or max(positive) > 10 * min(positive):
-        return {"dtick": 1}
-    low, high = min(positive), max(positive)
-    # Values this close are one place on the axis, and a locator would divide what rounding left of
-    # them.
-    found = [low] if high < 1.001 * low else MaxNLocator(nbins=5).tick_values(low, high)
-    ticks = [float(value) for value in found if value > 0]
-    return {
-        "tickvals": ticks,
-        "ticktext": [f"{tick:,.0f}" if tick >= 1_000 else f"{tick:.4g}" for tick in ticks],
+        "color": colour_of(method),
+        "thickness": 1.3,
+        "width": 4,
     }
 
 

@@ -9,7 +9,6 @@ empty artifact.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,7 @@ class Judgements:
     def publish(self, project: Project) -> Artifact:
         """Publish them; the artifact that is there already if there are no new judgements.
 
-        Files: `logs/*.jsonl`, `table.parquet` (one row a session), `answers.parquet` (one row an
-        answer), `table.md`.
+        Files: `logs/*.jsonl` with every answer, `table.parquet` (one row a session), `table.md`.
         """
 
         def write(directory: Path) -> dict[str, Any]:
@@ -49,8 +47,6 @@ class Judgements:
                 (directory / "logs" / session.path.name).write_bytes(session.data)
             rows = [row_of(session) for session in self.sessions]
             pd.DataFrame(rows).to_parquet(directory / "table.parquet")
-            answers = [answer for session in self.sessions for answer in _answers(session)]
-            pd.DataFrame(answers).to_parquet(directory / "answers.parquet")
             sentences = "".join(f"- {escaped(describe(session))}\n" for session in self.sessions)
             (directory / "table.md").write_text(sentences, encoding="utf-8")
             counts: dict[str, Any] = {"sessions": len(self.sessions)}
@@ -142,46 +138,26 @@ def present_model(project: Project, slug: str, method: str) -> Side:
 
 def row_of(session: Session) -> dict[str, Any]:
     """A session as a row of tables; differences are fractions."""
-    header, found = session.header, session.difference()
+    header = session.header
+    difference = session.difference()
     return {
-        **{
-            "candidate": header.candidate.method,
-            "candidate_checkpoint": header.candidate.checkpoint,
-        },
-        **{"against": header.against.method, "against_checkpoint": header.against.checkpoint},
-        **{"source": header.source, "created": header.created},
-        **{
-            "difference": found.estimate,
-            "low": found.low,
-            "high": found.high,
-            "p_value": found.p_value,
-        },
-        **{"confidence": CONFIDENCE, "clear": found.clear, **session.counts},
+        "candidate": header.candidate.method,
+        "candidate_checkpoint": header.candidate.checkpoint,
+        "against": header.against.method,
+        "against_checkpoint": header.against.checkpoint,
+        "source": header.source,
+        "created": header.created,
+        "difference": difference.estimate,
+        "low": difference.low,
+        "high": difference.high,
+        "p_value": difference.p_value,
+        "confidence": CONFIDENCE,
+        "clear": difference.clear,
+        **session.counts,
     }
 
 
 def _place(slug: str, method: str) -> tuple[str, str]:
-    return (
-        ("base_checkpoint", ALL)
-        if method == "base"
-        else ("customized_checkpoint", method_key(slug, method))
-    )
-
-
-def _answers(session: Session) -> Iterator[dict[str, Any]]:
-    classes = session.header.measure["classes"]
-    shown = zip(session.header.pictures, session.entries, session.values(0), strict=False)
-    for picture, entry, value in shown:
-        chosen = classes[entry.answer] if isinstance(entry.answer, int) else entry.answer
-        yield {
-            **{
-                "candidate": session.header.candidate.method,
-                "against": session.header.against.method,
-            },
-            **{"picture": picture.path, "answer": chosen, "value": int(value)},
-            **{
-                "candidate_class": classes[picture.candidate],
-                "against_class": classes[picture.against],
-            },
-            **{"judge": entry.judge, "time": entry.time},
-        }
+    if method == "base":
+        return "base_checkpoint", ALL
+    return "customized_checkpoint", method_key(slug, method)

@@ -4,7 +4,7 @@ picture.
 Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +50,30 @@ CLASS_COLUMNS = [
 the class.
 """
 
-_SHOWN = {
-    **{
-        "domain": "domain",
-        "method": "method",
-        **METRICS,
-        "delta_top1": "delta to base",
-        "interval": "95% interval",
-    },
-    **{"n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
-    **{"seconds": "seconds", "status": "status"},
+HEADINGS = {
+    "domain": "domain",
+    "method": "method",
+    **METRICS,
+    "delta_top1": "over base",
+    "gain_over_control": "over control",
+    "judged_delta": "judged over base",
+    "judged_gain": "judged over control",
+    "judged": "pictures judged",
+    "n": "images",
+    "pairs": "pairs",
+    "trainable_parameters": "trained parameters",
+    "seconds": "seconds",
 }
-_SHOWN_JUDGED = {
-    **{
-        "judged_delta": "judged, to base",
-        "judged_interval": "95% sequence",
-        "judged": "pictures judged",
-    }
+"""Columns that people see, in this order, where they hold anything."""
+
+INTERVAL_OF = {
+    "top1": ("top1_low", "top1_high"),
+    "delta_top1": ("delta_low", "delta_high"),
+    "gain_over_control": ("gain_low", "gain_high"),
+    "judged_delta": ("judged_delta_low", "judged_delta_high"),
+    "judged_gain": ("judged_gain_low", "judged_gain_high"),
 }
+"""The columns of the bounds of a column."""
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -91,19 +97,20 @@ def per_class_table(
         pairs: By method, how many pairs were retrieved for each class; none for the base and for
             controls.
     """
-    base = results.get("base")
-    known = {entry.name: entry.accuracy for entry in base.per_class} if base is not None else {}
     rows = []
     for method, result in results.items():
         for entry in result.per_class:
-            accuracy, reference = entry.accuracy, known.get(entry.name)
-            delta = None if accuracy is None or reference is None else accuracy - reference
-            retrieved = pairs[method].get(entry.name, 0) if method in pairs else None
-            counted = (entry.images, entry.correct, entry.correct_top5)
-            rows.append((result.domain, method, entry.name, *counted, accuracy, delta, retrieved))
-    table = pd.DataFrame(rows, columns=CLASS_COLUMNS)
+            row: dict[str, Any] = {"domain": result.domain, "method": method, "class": entry.name}
+            row |= entry.model_dump(exclude={"name"})
+            row["accuracy"] = entry.accuracy
+            if method in pairs:
+                row["pairs"] = pairs[method].get(entry.name, 0)
+            rows.append(row)
     integers = dict.fromkeys(("images", "correct", "correct_top5", "pairs"), "Int64")
-    return table.astype({**integers, "accuracy": "float64", "delta": "float64"})
+    kinds = {**integers, "accuracy": "float64", "delta": "float64"}
+    table = pd.DataFrame(rows, columns=CLASS_COLUMNS).astype(kinds)
+    base = table[table["method"] == "base"].set_index("class")["accuracy"]
+    return table.assign(delta=table["accuracy"] - table["class"].map(base).astype("float64"))
 
 
 def write_tables(table: pd.DataFrame, directory: Path) -> None:
@@ -114,73 +121,97 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base
-    grey, controls pale.
+    """Draw top-1 by method; where nothing was measured, but judged, the judged difference to the
+    base.
+    """
+    column, label = "top1", "top-1 %, zero-shot, with 95% interval"
+    if table["top1"].isna().all() and table["judged_delta"].notna().any():
+        column = "judged_delta"
+        label = "judged over the base without labels, points, with 95% sequence"
+    low, high = INTERVAL_OF[column]
+    values = table[table[column].notna()].rename(
+        columns={column: "value", low: "low", high: "high"}
+    )
+    colours = [colour_in_picture(method) for method in values["method"]]
+    draw_intervals(values, colours, path, title, label)
 
-    Where nothing was measured, but judged, it is the judged difference to the base.
+
+def colour_in_picture(method: str) -> str:
+    """Grey for the base, pale for controls."""
+    if method == "base":
+        return "#888888"
+    return "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
+
+
+def draw_intervals(
+    values: pd.DataFrame,
+    colours: Sequence[str],
+    path: Path,
+    title: str,
+    label: str,
+    reference: float | None = None,
+) -> None:
+    """Write a PNG with a value and its interval for each method, for places that show no page.
+
+    Args:
+        values: Columns method, value, low, high, as fractions; bounds may be empty.
+        label: Of the axis, in percent or points.
+        reference: A value that is marked by a line.
     """
     from matplotlib.figure import Figure
 
-    measured = table[table["top1"].notna()]
-    label, judged = "top-1 %, zero-shot, with 95% interval", table[table["judged_delta"].notna()]
-    if measured.empty and len(judged):
-        label = "judged over the base without labels, points, with 95% sequence"
-        bounds = {f"top1{bound}": judged[f"judged_delta{bound}"] for bound in ("", "_low", "_high")}
-        measured = judged.assign(**bounds)
-    figure = Figure(figsize=(7, 0.9 + 0.45 * max(len(measured), 1)), layout="constrained")
+    figure = Figure(figsize=(7, 1.2 + 0.45 * max(len(values), 1)), layout="constrained")
     axes = figure.subplots()
-    if measured.empty:
+    if values.empty:
         axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
     else:
-        shades = [
-            "#888888"
-            if name == "base"
-            else "#9ecae1"
-            if name.endswith(CONTROL_SUFFIX)
-            else "#08519c"
-            for name in measured["method"]
-        ]
-        top1 = 100 * measured["top1"]
-        bars = axes.barh(measured["method"], top1, color=shades)
-        if measured["top1_low"].notna().all():
-            reach = [
-                (top1 - 100 * measured["top1_low"]).tolist(),
-                (100 * measured["top1_high"] - top1).tolist(),
-            ]
-            axes.errorbar(
-                top1,
-                measured["method"],
-                xerr=reach,
-                fmt="none",
-                ecolor="#333333",
-                elinewidth=1,
-                capsize=2,
-            )
-        axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
-        axes.invert_yaxis()
+        low, high, value = (100 * values[name] for name in ("low", "high", "value"))
+        axes.hlines(values["method"], low, high, colors=colours, linewidth=3)
+        axes.scatter(value, values["method"], color=colours, zorder=2)
+        for row, number in enumerate(value):
+            place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"{number:.1f}", (number, row), fontsize=9, **place)
+        if reference is not None:
+            axes.axvline(100 * reference, color="black", linewidth=1, linestyle="--")
+        axes.set_ylim(len(values) - 0.5, -0.7)
         axes.margins(x=0.12)
         axes.set(xlabel=label, title=title)
     figure.savefig(path, dpi=100)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, differences with their sign, empty where
-    nothing was measured.
+    """The table for people: percent with one decimal, differences with their sign, intervals in
+    parentheses, empty where nothing was measured.
     """
-    judged = "judged" in table and table["judged"].notna().any()
-    shown = _SHOWN | (_SHOWN_JUDGED if judged else {})
+    columns = shown_columns(table)
     rows = []
     for row in table.to_dict("records"):
-        row["interval"] = (
-            None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
-        )
-        if judged:
-            row["judged_interval"] = interval_text(
-                row["judged_delta_low"], row["judged_delta_high"]
-            )
-        rows.append([text_of(column, row[column]) for column in shown])
-    return markdown_table(list(shown.values()), rows)
+        cells = []
+        for name in columns:
+            bounds = interval_of(name, row)
+            cells.append(text_of(name, row[name]) + (f" ({bounds})" if bounds else ""))
+        rows.append([*cells, row["status"]])
+    return markdown_table([*(HEADINGS[name] for name in columns), "status"], rows)
+
+
+def shown_columns(table: pd.DataFrame, left_out: Collection[str] = ()) -> list[str]:
+    """The columns of `HEADINGS` that hold anything; domain and method always."""
+    return [
+        name
+        for name in HEADINGS
+        if name not in left_out and (name in ("domain", "method") or table[name].notna().any())
+    ]
+
+
+def interval_of(name: str, row: Mapping[Any, Any]) -> str:
+    """The interval of a value of a row as people read it; empty where it has none."""
+    if name not in INTERVAL_OF or (name == "delta_top1" and row["method"] == "base"):
+        return ""
+    low, high = (row[bound] for bound in INTERVAL_OF[name])
+    if name == "top1":
+        return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
+    return interval_text(low, high)
 
 
 def interval_text(low: Any, high: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import interval_text, percent, points
+from react_pipeline.evaluation import draw_intervals, interval_text, percent, points
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.promotion.judgement import Tested
 from react_pipeline.promotion.verdicts import VERDICT_FILE, Verdict
@@ -86,27 +86,10 @@ def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
 
 
 def _draw(verdict: Verdict, table: pd.DataFrame, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    tested = table[table["gain"].notna()]
-    figure = Figure(figsize=(7, 1.2 + 0.45 * max(len(tested), 1)), layout="constrained")
-    axes = figure.subplots()
-    if tested.empty:
-        axes.text(
-            0.5, 0.5, "nothing was tested", ha="center", va="center", transform=axes.transAxes
-        )
-        axes.set_axis_off()
-    else:
-        shades = [_SHADES.get(status, "#888888") for status in tested["status"]]
-        axes.hlines(
-            tested["method"], 100 * tested["low"], 100 * tested["high"], colors=shades, linewidth=3
-        )
-        axes.scatter(100 * tested["gain"], tested["method"], color=shades, zorder=2)
-        axes.axvline(100 * verdict.min_gain, color="black", linewidth=1, linestyle="--")
-        axes.set_ylim(len(tested) - 0.5, -0.5)
-        share = f"{100 * tested['confidence'].iloc[0]:.4g}% interval over {int(tested['n'].iloc[0]):,} images"
-        axes.set(
-            xlabel=f"points of top-1 over {verdict.champion_before.method}, {share}",
-            title=verdict.domain,
-        )
-    figure.savefig(path, dpi=100)
+    gains = table[table["gain"].notna()].rename(columns={"gain": "value"})
+    label = f"points of top-1 over {verdict.champion_before.method}"
+    if not gains.empty:
+        share = f"{100 * gains['confidence'].iloc[0]:.4g}% interval"
+        label = f"{label}, {share} over {int(gains['n'].iloc[0]):,} images"
+    colours = [_SHADES.get(status, "#888888") for status in gains["status"]]
+    draw_intervals(gains, colours, path, verdict.domain, label, reference=verdict.min_gain)

@@ -16,7 +16,7 @@ from support_results import publish_results
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.dashboard_examples import MAX_POINTS, read_curves, shown_classes
-from react_pipeline.evaluation.dashboard_figures import costs_figure, plain
+from react_pipeline.evaluation.dashboard_figures import plain
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 
@@ -201,43 +201,16 @@ def test_the_heading_is_the_title_escaped_and_another_title_makes_no_other_compa
     )
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [[31.0, 33.0], [25.0, 240.0], [0.7, 0.9], [33.0, 33.0]],
-    ids=lambda value: f"{value[0]} to {value[1]}",
-)
-def test_costs_within_one_decade_have_labels(seconds: list[float]) -> None:
-    rows = pd.DataFrame(
-        {
-            "method": ["full", "gated-image"],
-            "top1": 0.5,
-            "top1_low": 0.4,
-            "top1_high": 0.6,
-            "seconds": seconds,
-        }
-    ).assign(trainable_parameters=[10.0, 1e6])
-    parameters, axis = costs_figure(rows).layout.xaxis, costs_figure(rows).layout.xaxis2
-    assert parameters.tickvals is None and parameters.dtick == 1
-    inside = [
-        text
-        for tick, text in zip(axis.tickvals, axis.ticktext, strict=True)
-        if min(seconds) <= tick <= max(seconds)
-    ]
-    assert inside and len(set(axis.ticktext)) == len(axis.ticktext)
-
-
 def test_names_reach_a_figure_without_tags_and_short() -> None:
     assert plain("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"
     assert len(plain("x" * 500)) == 40
 
 
-def test_shown_classes_are_the_most_and_least_gained_and_some_between() -> None:
+def test_shown_classes_are_the_most_and_least_gained() -> None:
     classes = pd.DataFrame(
         {"class": [f"c{number:02d}" for number in range(30)], "delta": range(30)}
     )
-    shown = shown_classes(classes, 9)
-    assert shown[:3] == ["c29", "c28", "c27"] and shown[-3:] == ["c02", "c01", "c00"]
-    assert len(set(shown)) == 9
+    assert shown_classes(classes, 6) == ["c29", "c28", "c27", "c02", "c01", "c00"]
     assert shown_classes(classes.head(4), 9) == ["c03", "c02", "c01", "c00"]
 
 
