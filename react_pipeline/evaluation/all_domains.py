@@ -26,6 +26,7 @@ from react_pipeline.evaluation.tables import (
     NUMBERS,
     draw_methods,
     typed,
+    values_of,
     write_tables,
 )
 from react_pipeline.lineage import gathered_is_current, resolve
@@ -93,15 +94,13 @@ def write_overview(
     draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {known}")
     (directory / "dashboard.html").write_text(overview_page(table, comparisons), encoding="utf-8")
     by_method = means.set_index("method")
+    shown = (*METRICS, "delta_top1", "gain_over_control")
     return {
         "domains": len(comparisons),
         "domains_known": known,
         "skipped": dict(skipped),
         "covers": {method: str(status) for method, status in by_method["status"].items()},
-        **{
-            name: {method: float(value) for method, value in by_method[name].dropna().items()}
-            for name in (*METRICS, "delta_top1", "gain_over_control")
-        },
+        **{name: values_of(by_method[name]) for name in shown},
     }
 
 
@@ -136,24 +135,11 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
         InputError: If the domains were measured by different versions of the evaluator.
     """
     comparisons, skipped = current_comparisons(project, slugs)
-    for slug, why in skipped.items():
+    for slug, reason in skipped.items():
         # One command builds all that the error would have a reader follow step by step.
-        reason = why.partition(": rematerialize")[0].partition(": materialize")[0]
-        skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
+        problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]
+        skipped[slug] = f"{problem}; fix: react-pipeline materialize --domain {slug}"
     return average(project, slugs, comparisons, skipped)
-
-
-def materialize_command(project: Project, slug: str) -> str:
-    """The command that brings a domain up to date: the methods ever evaluated for it, or else those
-    kept up.
-    """
-    known = set(project.store.keys(RESULTS))
-    methods = [
-        method for method in METHODS if method_key(slug, method) in known
-    ] or project.config.methods
-    return " ".join(
-        ["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)]
-    )
 
 
 def average(

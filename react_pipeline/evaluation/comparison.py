@@ -17,7 +17,13 @@ from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
 from react_pipeline.evaluation.judgement_log import Side
 from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
-from react_pipeline.evaluation.tables import draw_methods, per_class_table, typed, write_tables
+from react_pipeline.evaluation.tables import (
+    draw_methods,
+    per_class_table,
+    typed,
+    values_of,
+    write_tables,
+)
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
@@ -70,40 +76,49 @@ def compare(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, STAGE, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
-        from react_pipeline.evaluation.dashboard import domain_page
-
-        checkpoints = {
-            method: project.store.open(TRAINED, result.key, result.parents[TRAINED])
-            for method, result in results.items()
-            if TRAINED in result.parents
-        }
-        retrieved = _retrieved_sets(project, slug, checkpoints)
-        table = _table(slug, results, read, checkpoints, skipped, judged)
-        classes = per_class_table(
-            read, {method: _pairs_by_class(pairs) for method, pairs in retrieved.items()}
-        )
-        write_tables(table, directory)
-        if judged is not None:
-            pd.DataFrame(map(row_of, judged.sessions)).to_parquet(
-                directory / "judged.parquet", index=False
-            )
-        classes.to_parquet(directory / "per_class.parquet", index=False)
-        classes.to_csv(directory / "per_class.csv", index=False)
-        rows = json.loads(table.to_json(orient="records"))
-        (directory / "comparison.json").write_text(
-            json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        )
-        draw_methods(table, directory / "comparison.png", slug)
-        title = project.domain(
-            slug
-        ).title  # for display alone: another title makes no other comparison
-        shown = next(iter(retrieved.values()), None)
-        sessions = judged.sessions if judged is not None else ()
-        page = domain_page(slug, table, classes, results, checkpoints, shown, title, sessions)
-        (directory / "dashboard.html").write_text(page, encoding="utf-8")
-        return _counts(table, results, skipped)
+        _write_comparison(project, slug, results, read, skipped, judged, directory)
+        return _counts(pd.read_parquet(directory / "table.parquet"), results, skipped)
 
     return project.store.build(inputs, write)
+
+
+def _write_comparison(
+    project: Project,
+    slug: str,
+    results: Mapping[str, Artifact],
+    read: Mapping[str, EvalResult],
+    skipped: Mapping[str, str],
+    judged: Judgements | None,
+    directory: Path,
+) -> None:
+    from react_pipeline.evaluation.dashboard import domain_page
+
+    checkpoints = {
+        method: project.store.open(TRAINED, result.key, result.parents[TRAINED])
+        for method, result in results.items()
+        if TRAINED in result.parents
+    }
+    retrieved = _retrieved_sets(project, slug, checkpoints)
+    pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
+    table = _table(slug, results, read, checkpoints, skipped, judged)
+    classes = per_class_table(read, pairs)
+    sessions = () if judged is None else judged.sessions
+    write_tables(table, directory)
+    if sessions:
+        rows_of_sessions = pd.DataFrame(map(row_of, sessions))
+        rows_of_sessions.to_parquet(directory / "judged.parquet", index=False)
+    classes.to_parquet(directory / "per_class.parquet", index=False)
+    classes.to_csv(directory / "per_class.csv", index=False)
+    rows = json.loads(table.to_json(orient="records"))
+    (directory / "comparison.json").write_text(
+        json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    )
+    draw_methods(table, directory / "comparison.png", slug)
+    # For display alone: another title makes no other comparison.
+    title = project.domain(slug).title
+    shown = next(iter(retrieved.values()), None)
+    page = domain_page(slug, table, classes, results, checkpoints, shown, title, sessions)
+    (directory / "dashboard.html").write_text(page, encoding="utf-8")
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
@@ -250,17 +265,15 @@ def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Co
 def _counts(
     table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mapping[str, str]
 ) -> dict[str, Any]:
-    measured = table[table["status"] == "ok"].set_index("method")
+    by_method = table.set_index("method")
+    measured = by_method[by_method["status"] == "ok"]
     trained = measured.drop("base", errors="ignore")
     return {
         "methods": list(measured.index),
         "skipped": dict(skipped),
         "not_evaluated": [method for method in METHODS if method not in {*results, *skipped}],
-        **{
-            name: {method: float(value) for method, value in rows[name].dropna().items()}
-            for name, rows in (
-                *(("top1", measured), ("delta_top1", trained), ("gain_over_control", trained)),
-                ("judged_delta", table.set_index("method")),
-            )
-        },
+        "top1": values_of(measured["top1"]),
+        "delta_top1": values_of(trained["delta_top1"]),
+        "gain_over_control": values_of(trained["gain_over_control"]),
+        "judged_delta": values_of(by_method["judged_delta"]),
     }

@@ -18,6 +18,7 @@ from react_pipeline.evaluation.calibration import calibrate, confidence
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
+from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, CorruptArtifact
 
@@ -147,25 +148,61 @@ def write_evaluation(
             classes.
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
+    started = time.monotonic()
     domain = project.domain(slug)
     evaluation_set = parents["evaluation_set"]
-    about: dict[str, Any] = {
-        "dataset": domain.evaluation.name if domain.evaluation else "none",
-        "domain": slug,
-        "method": method,
-        "evaluator_version": EVALUATOR_VERSION,
-        "checkpoint_fingerprint": checkpoint.fingerprint,
-        "evaluation_set_fingerprint": evaluation_set.fingerprint,
-        "n_classes": len(domain.classes),
-    }
-    started = time.monotonic()
     reason = evaluation_set.counts.get("unavailable")
+    blank = EvalResult(
+        dataset=domain.evaluation.name if domain.evaluation else "none",
+        domain=slug,
+        method=method,
+        evaluator_version=EVALUATOR_VERSION,
+        checkpoint_fingerprint=checkpoint.fingerprint,
+        evaluation_set_fingerprint=evaluation_set.fingerprint,
+        n_classes=len(domain.classes),
+        unavailable=reason,
+    )
     if reason:
-        _write_result(directory, EvalResult(**about, unavailable=reason))
+        _write_result(directory, blank)
         return {"unavailable": reason}
-    from react_pipeline.clip import EVALUATION_PRECISION, choose_device  # they load torch
+    from react_pipeline.clip import EVALUATION_PRECISION  # loads torch
 
     images = read_images(evaluation_set, domain)
+    device, logits = _logits(project, domain, checkpoint, parents, images)
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    class_ids = images["class_id"].to_numpy()
+    calibration = calibrate(logits, class_ids)
+    values = {**score(ranked, class_ids, domain.class_names), **calibration}
+    result = blank.model_copy(update=values)
+    _write_result(directory, result)
+    predictions = pd.DataFrame(
+        {
+            "image": images["name"],
+            "class_id": class_ids,
+            "predicted": ranked.tolist(),
+            "probability": confidence(logits, 1.0),
+        }
+    )
+    predictions.to_parquet(directory / "predictions.parquet", index=False)
+    return {
+        **result.model_dump(include={*METRICS, "n", "n_classes"}),
+        **calibration,
+        "seconds": round(time.monotonic() - started, 2),
+        "device": device,
+        "precision": EVALUATION_PRECISION,
+    }
+
+
+def _logits(
+    project: Project,
+    domain: DomainConfig,
+    checkpoint: Artifact,
+    parents: Mapping[str, Artifact],
+    images: pd.DataFrame,
+) -> tuple[str, NDArray[np.float32]]:
+    """The device, and the logits (N, C) of the images."""
+    from react_pipeline.clip import EVALUATION_PRECISION, choose_device  # they load torch
+
     device = choose_device(project.config.device)
     clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
     vectors = encode_images(
@@ -177,21 +214,7 @@ def write_evaluation(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` "
             f"for {checkpoint.key!r}"
         )
-    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-    class_ids = images["class_id"].to_numpy()
-    calibration = calibrate(logits, class_ids)
-    result = EvalResult(**about, **score(ranked, class_ids, domain.class_names), **calibration)
-    _write_result(directory, result)
-    columns = {"image": images["name"], "class_id": class_ids, "predicted": ranked.tolist()}
-    predictions = pd.DataFrame({**columns, "probability": confidence(logits, 1.0)})
-    predictions.to_parquet(directory / "predictions.parquet", index=False)
-    return {
-        **result.model_dump(include={*METRICS, "n", "n_classes"}),
-        **calibration,
-        "seconds": round(time.monotonic() - started, 2),
-        "device": device,
-        "precision": EVALUATION_PRECISION,
-    }
+    return device, logits
 
 
 def score(
@@ -204,23 +227,24 @@ def score(
         class_ids: True class ids (N,).
     """
     hits = ranked == class_ids[:, None]
-    first, within = hits[:, 0], hits.any(axis=1)
-    per_class = [
-        ClassResult(
+    first = hits[:, 0]
+    within = hits.any(axis=1)
+    per_class = []
+    for position, name in enumerate(class_names):
+        mine = class_ids == position
+        entry = ClassResult(
             name=name,
-            images=int((mine := class_ids == position).sum()),
+            images=int(mine.sum()),
             correct=int(first[mine].sum()),
             correct_top5=int(within[mine].sum()),
         )
-        for position, name in enumerate(class_names)
-    ]
+        per_class.append(entry)
+    accuracies = [entry.accuracy for entry in per_class if entry.accuracy is not None]
     return {
         "n": len(class_ids),
         "top1": float(first.mean()),
         "top5": float(within.mean()),
-        "mean_per_class": float(
-            np.mean([accuracy for entry in per_class if (accuracy := entry.accuracy) is not None])
-        ),
+        "mean_per_class": float(np.mean(accuracies)),
         "per_class": tuple(per_class),
     }
 

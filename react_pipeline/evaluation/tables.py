@@ -113,6 +113,11 @@ def per_class_table(
     return table.assign(delta=table["accuracy"] - table["class"].map(base).astype("float64"))
 
 
+def values_of(column: pd.Series) -> dict[str, float]:
+    """The values of a column by its index, without those that are missing."""
+    return {str(name): float(value) for name, value in column.dropna().items()}
+
+
 def write_tables(table: pd.DataFrame, directory: Path) -> None:
     """Write `table.parquet`, `table.csv` and `table.md`."""
     table.to_parquet(directory / "table.parquet", index=False)
