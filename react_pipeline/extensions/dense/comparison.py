@@ -41,51 +41,42 @@ def compare_dense(project: Project, slug: str) -> Artifact:
         table.to_parquet(directory / "table.parquet", index=False)
         table.to_csv(directory / "table.csv", index=False)
         reasons = {**skipped, **left_out}
-        rows = [
-            [
-                *row[:4],
-                *(f"{100 * value:.1f}" for value in row[4:6]),
-                f"{100 * row.delta:+.1f}",
-                row.n,
-            ]
-            for row in table.itertuples(index=False)
-        ]
-        columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
-        notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
-        (directory / "table.md").write_text(
-            markdown_table(columns, rows) + notes + "\n", encoding="utf-8"
-        )
-        overlays, folders = (
-            directory / "overlays.png",
-            {name: found.path for name, found in results.items()},
-        )
-        is_drawn = write_overlays(results["base"].path, folders, overlays)
-        picture = (
-            "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode()
-            if is_drawn
-            else ""
-        )
-        shown = {
-            "domain": slug,
-            "columns": columns,
-            "rows": rows,
-            "reasons": reasons,
-            "picture": picture,
-        }
-        page = render(
-            "extensions/dense",
-            "dense.html",
-            page_title=f"Detection and segmentation: {slug}",
-            **shown,
-        )
-        (directory / "dashboard.html").write_text(page, encoding="utf-8")
-        return {
-            "methods": [name for name in results if name != "base"],
-            "skipped": reasons,
-            **_counts(table),
-        }
+        overlays = directory / "overlays.png"
+        folders = {name: result.path for name, result in results.items()}
+        if write_overlays(results["base"].path, folders, overlays):
+            picture = "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode()
+        else:
+            picture = ""
+        _write_pages(directory, slug, table, reasons, picture)
+        methods = [name for name in results if name != "base"]
+        return {"methods": methods, "skipped": reasons, **_counts(table)}
 
     return project.store.build(inputs, write)
+
+
+def _write_pages(
+    directory: Path, slug: str, table: pd.DataFrame, reasons: Mapping[str, str], picture: str
+) -> None:
+    """Write `table.md` and `dashboard.html`."""
+    columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
+    rows = []
+    for row in table.itertuples(index=False):
+        percents = [f"{100 * value:.1f}" for value in row[4:6]]
+        rows.append([*row[:4], *percents, f"{100 * row.delta:+.1f}", row.n])
+    notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
+    text = markdown_table(columns, rows) + notes + "\n"
+    (directory / "table.md").write_text(text, encoding="utf-8")
+    page = render(
+        "extensions/dense",
+        "dense.html",
+        page_title=f"Detection and segmentation: {slug}",
+        domain=slug,
+        columns=columns,
+        rows=rows,
+        reasons=reasons,
+        picture=picture,
+    )
+    (directory / "dashboard.html").write_text(page, encoding="utf-8")
 
 
 def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -150,57 +150,47 @@ class _Measuring:
             image = images.image(position, self.max_pixels)
             boxes, objectness = propose(position, image)
             places, scores, classes = detector(image, boxes, objectness)
-            ranked = range(len(boxes), 0, -1) if objectness is None else objectness.tolist()
-            about = {"image_id": truth["images"][position]["id"]}
-            return {
-                "found": [
-                    {
-                        **about,
-                        "category_id": categories[number],
-                        "bbox": _xywh(place),
-                        "score": round(score, 5),
-                    }
-                    for place, score, number in zip(
-                        places.tolist(), scores.tolist(), classes.tolist(), strict=True
-                    )
-                ],
-                "proposed": [
-                    {
-                        **about,
-                        "category_id": categories[0],
-                        "bbox": _xywh(place),
-                        "score": float(score),
-                    }
-                    for place, score in zip(boxes.tolist(), ranked, strict=True)
-                ],
-            }
+            image_id = truth["images"][position]["id"]
+            detections = [
+                _detection(image_id, categories[number], place, round(score, 5))
+                for place, score, number in zip(
+                    places.tolist(), scores.tolist(), classes.tolist(), strict=True
+                )
+            ]
+            ranks = range(len(boxes), 0, -1) if objectness is None else objectness.tolist()
+            proposals = [
+                _detection(image_id, categories[0], place, float(score))
+                for place, score in zip(boxes.tolist(), ranks, strict=True)
+            ]
+            return {"found": detections, "proposed": proposals}
 
         lines = list(self._by_image(where, images, predict))
-        found = [box for line in lines for box in line["found"]]
+        detections = [box for line in lines for box in line["found"]]
         (self.directory / "detections").mkdir(exist_ok=True)
-        (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
-        figures, classes = box_figures(truth, found, images.entry.groups)
-        self.per_class += [
-            [*where.split("--"), name, "ap50", value] for name, value in classes.items()
-        ]
+        (self.directory / "detections" / f"{where}.json").write_text(json.dumps(detections))
+        figures, classes = box_figures(truth, detections, images.entry.groups)
+        for name, value in classes.items():
+            self.per_class.append([images.entry.name, kind, name, "ap50", value])
         if figures and kind != "truth":
             figures |= proposal_figures(truth, [box for line in lines for box in line["proposed"]])
         for position in range(min(SHOWN, len(images))):
-            mine = [
-                box
-                for box in truth["annotations"]
-                if box["image_id"] == truth["images"][position]["id"]
-            ]
-            likeliest = {
-                tuple(box["bbox"]): box
-                for box in sorted(lines[position]["found"], key=itemgetter("score"))
-            }
-            best = sorted(likeliest.values(), key=itemgetter("score"), reverse=True)[: len(mine)]
-            names = dict(zip(categories, images.class_names, strict=True))
-            for side, boxes in (("truth", mine), ("found", best)):
-                tile = boxes_tile(images.image(position, self.max_pixels), boxes, names)
-                self._keep(tile, f"{where}--{position}-{side}")
+            self._show_boxes(images, position, lines[position]["found"], where)
         return figures
+
+    def _show_boxes(
+        self, images: DenseImages, position: int, detections: list[dict[str, Any]], where: str
+    ) -> None:
+        """Draw the true boxes of an image, and as many of the likeliest detections."""
+        truth = images.truth or {}
+        image_id = truth["images"][position]["id"]
+        true_boxes = [box for box in truth["annotations"] if box["image_id"] == image_id]
+        by_place = {tuple(box["bbox"]): box for box in sorted(detections, key=_SCORE)}
+        likeliest = sorted(by_place.values(), key=_SCORE, reverse=True)[: len(true_boxes)]
+        categories = [category["id"] for category in truth["categories"]]
+        names = dict(zip(categories, images.class_names, strict=True))
+        for side, boxes in (("truth", true_boxes), ("found", likeliest)):
+            tile = boxes_tile(images.image(position, self.max_pixels), boxes, names)
+            self._keep(tile, f"{where}--{position}-{side}")
 
     def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
         from react_pipeline.extensions.dense.maps import Segmenter
@@ -327,6 +317,19 @@ def _or_unavailable(build: Callable[[], Any]) -> Any:
         return build()
     except InputError as error:
         raise Unavailable(str(error)) from error
+
+
+_SCORE = itemgetter("score")
+
+
+def _detection(image_id: int, category_id: int, place: list[float], score: float) -> dict[str, Any]:
+    """A detection as COCO writes it."""
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": _xywh(place),
+        "score": score,
+    }
 
 
 def _xywh(box: list[float]) -> list[float]:

@@ -8,6 +8,7 @@ image once and whole, not each crop.
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,24 +113,10 @@ class Student:
 
         for number in tqdm(range(len(locations)), "pseudo labels", disable=None):
             labelled(number)
-        network, marker = self.network.train(), scratch / "state.done"
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            self.config.student_learning_rate,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
-        )
-        first, steps = 0, self.config.student_steps
-        if (number := sealed(marker)) is not None:
-            state = torch.load(
-                scratch / f"state-{number}.pt",
-                map_location=self.segmenter.clip.device,
-                weights_only=True,
-            )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            first = int(state["step"])
-        for step in tqdm(range(first, steps), "student", disable=None):
+        network, optimizer = self.network.train(), self._optimizer()
+        states = _States(scratch, network, optimizer, self.segmenter.clip.device)
+        steps = self.config.student_steps
+        for step in tqdm(range(states.resume(), steps), "student", disable=None):
             for group in optimizer.param_groups:
                 fall = (1 - LAST) * (1 - step / steps) ** POWER + LAST
                 group["lr"] = self.config.student_learning_rate * fall
@@ -143,15 +130,15 @@ class Student:
             loss.backward()
             optimizer.step()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-                state = {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                }
-                torch.save(state, newest := scratch / f"state-{step + 1}.pt")
-                seal(marker, [newest], step + 1)
-                for older in set(scratch.glob("state-*.pt")) - {newest}:
-                    older.unlink()
+                states.save(step + 1)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            self.network.parameters(),
+            self.config.student_learning_rate,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+        )
 
     def _labels(self, image: Image.Image, path: Path) -> NDArray[np.uint8]:
         """What the frozen map says of an image, computed once."""
@@ -195,3 +182,40 @@ class Student:
     def _loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         pixels, truth = batch
         return functional.cross_entropy(network(pixels)["out"], truth, ignore_index=IGNORED)
+
+
+@dataclass
+class _States:
+    """The newest state of a training in a folder, which a killed one resumes from."""
+
+    folder: Path
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: str
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / "state.done"
+
+    def resume(self) -> int:
+        """Load the newest state; the first step that is left."""
+        if (number := sealed(self._marker)) is None:
+            return 0
+        path = self.folder / f"state-{number}.pt"
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Save the state before a step, and remove older ones."""
+        newest = self.folder / f"state-{step}.pt"
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": step,
+        }
+        torch.save(state, newest)
+        seal(self._marker, [newest], step)
+        for older in set(self.folder.glob("state-*.pt")) - {newest}:
+            older.unlink()

@@ -84,19 +84,22 @@ def join_names(
         problems = ["labels have no names, and their order is uncertain: name the classes"]
     if problems:
         unused = sorted(set(range(entry.num_classes)) - set(ids))
-        names = ", ".join(repr(entry.class_names[number]) for number in unused[:250])
+        hint = f', or {{"{entry.name}": "{ELEVATERS_ORDER}"}} if you are sure of it'
         raise InputError(
-            f"{where}: classes cannot be joined by name\n{lines_of(problems)}\nclasses left over: "
-            f"{names or 'none'}\n"
-            f"rename them, or say what they mean in {root / OVERRIDES}: "
-            f'{{"{entry.name}": {{"name on disk": "name in the table"}}}}'
-            + (
-                f', or {{"{entry.name}": "{ELEVATERS_ORDER}"}} if you are sure of it'
-                if in_elevaters_order
-                else ""
-            )
+            _refusal(entry, where, root, problems, unused) + (hint if in_elevaters_order else "")
         )
     return np.array(ids, np.int64), ()
+
+
+def _refusal(
+    entry: Dataset, where: Path, root: Path, problems: Sequence[str], unused: Sequence[int]
+) -> str:
+    names = ", ".join(repr(entry.class_names[number]) for number in unused[:250])
+    return (
+        f"{where}: classes cannot be joined by name\n{lines_of(problems)}\nclasses left over: "
+        f"{names or 'none'}\nrename them, or say what they mean in {root / OVERRIDES}: "
+        f'{{"{entry.name}": {{"name on disk": "name in the table"}}}}'
+    )
 
 
 def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:
