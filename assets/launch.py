@@ -110,21 +110,11 @@ def materialize(
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
-    files = {slug: project.domain(slug) for slug in shown}
-    # A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
-    # nothing.
-    stale = any(
-        place[0] in (BASE, RETRIEVAL) and fresh_artifact(project, *place) is None
-        for place in places
-    )
-    if stale and (problems := encoder_problems(project)):
-        raise ConfigError(problems)
+    _require_encoders(project, places)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
-        instance.add_dynamic_partitions(DOMAINS, shown)
-        for event in changed_files(instance, project.config.domains, files):
-            instance.report_runless_asset_event(event)
+        _register(instance, project, shown)
         logged = Tracking.of(project).logged(project)
         for place in places:
             raise_if_stopped()
@@ -141,6 +131,28 @@ def materialize(
     Tracking.of(project).apply(project, patient=True)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _require_encoders(project: Project, places: Sequence[Place]) -> None:
+    """Refuse encoders that are not available, where one is built.
+
+    A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
+    nothing.
+    """
+    stale = any(
+        place[0] in (BASE, RETRIEVAL) and fresh_artifact(project, *place) is None
+        for place in places
+    )
+    if stale and (problems := encoder_problems(project)):
+        raise ConfigError(problems)
+
+
+def _register(instance: dg.DagsterInstance, project: Project, slugs: Sequence[str]) -> None:
+    """Show the domains, and changes of their files, in Dagster."""
+    files = {slug: project.domain(slug) for slug in slugs}
+    instance.add_dynamic_partitions(DOMAINS, slugs)
+    for event in changed_files(instance, project.config.domains, files):
+        instance.report_runless_asset_event(event)
 
 
 def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
