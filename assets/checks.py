@@ -17,15 +17,12 @@ import numpy as np
 from react_pipeline.assets.declared import check
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import CheckContext, ProjectParam
-from react_pipeline.embedding import FOLDERS, vector_files
+from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, unnamed_message
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS, is_linear_head
 from react_pipeline.stage import ALL, method_key
-
-UNIT_NORM_TOLERANCE = 0.01
-"""Vectors are stored in half precision."""
 
 CHUNK_ROWS = 65_536
 """Rows that are read at once: a file of ready embeddings may be larger than memory."""
@@ -217,9 +214,7 @@ def count_bad_vectors(path: Path) -> int:
     """How many rows are not finite or not of length 1."""
     vectors, bad = np.load(path, mmap_mode="r", allow_pickle=False), 0
     for start in range(0, len(vectors), CHUNK_ROWS):
-        norms = np.linalg.norm(vectors[start : start + CHUNK_ROWS].astype(np.float32), axis=1)
-        # A NaN compares as false, so it counts as bad.
-        bad += int((~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE)).sum())
+        bad += len(bad_rows(vectors[start : start + CHUNK_ROWS].astype(np.float32)))
     return bad
 
 

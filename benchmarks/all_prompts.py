@@ -1,12 +1,11 @@
-"""All prompts of a domain against one side of a corpus: in list order and exactly, beside FAISS'
+"""All prompts of a domain against one side of a corpus: cell by cell and exactly, beside FAISS'
 own ways.
 
 A stage of `benchmarks.retrieval`, which has built the index of cells. FAISS' ways are timed with
 some of the prompts, `IndexFlat` also with a million rows at most, in the process that times ours,
 and scaled. Ratios are of seconds of a core, since a machine may be shared. The floor is what the
 products alone would take at the rate of a matrix product of the same type, measured in the same
-process; a share above 1 skips products, and "no bound" skips none. Hits are compared where both
-ways were run.
+process. Hits are compared where both ways were run.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import faiss
 import numpy as np
@@ -54,10 +52,8 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
     fast = batch.product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
-    def measure(
-        name: str, call: Callable[[], Any], asked: int, precision: str = fast, scale: float = 1
-    ) -> Any:
-        with patch.object(batch, "product_precision", lambda *_: precision), peak_memory() as peak:
+    def measure(name: str, call: Callable[[], Any], asked: int, scale: float = 1) -> Any:
+        with peak_memory() as peak:
             started, cpu = time.perf_counter(), time.process_time()
             found = call()
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -70,28 +66,22 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         }
         return found
 
-    def exact(asked: Any, hits: int = HITS, templates: int = TEMPLATES, last: int = rows) -> Any:
-        return batch.exact_hits(stored, asked, hits, templates=templates, rows=(0, last))
+    def exact(asked: Any, hits: int = HITS, last: int = rows) -> Any:
+        return batch.exact_hits(stored, asked, hits, rows=(0, last))
 
     def in_lists(asked: Any, hits: int = HITS) -> Any:
-        return batch.list_order_hits(
-            index, asked, hits, built["rerank"], stored, templates=TEMPLATES
-        )
+        return batch.cell_hits(index, asked, hits, built["rerank"], stored)
 
     find_rows(index, some[:80], HITS, built["rerank"], stored)
     one_by_one = measure(
         "one by one", lambda: find_rows(index, some, HITS, built["rerank"], stored), len(some)
     )
-    lists = measure("list order", lambda: in_lists(prompts), len(prompts))
+    lists = measure("cell by cell", lambda: in_lists(prompts), len(prompts))
     flat_hits = measure(
         "IndexFlat", partial(find_rows, flat, some, HITS), len(some), scale=rows / flat_rows
     )
     del flat
     measure("exact", lambda: exact(prompts), len(prompts))
-    if fast != "fp32":
-        measure("list order, fp32", lambda: in_lists(prompts), len(prompts), "fp32")
-    fewer = prompts[:GROWTH_PROMPTS] if rows == flat_rows else some
-    measure("exact, no bound", lambda: exact(fewer, templates=1), len(fewer))
     whole = exact(some, last=flat_rows)
     growth = []
     for asked, last, hits in cases(len(prompts), rows):
@@ -102,7 +92,7 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         ended = time.process_time()
         growth.append((asked, last, hits, middle - started, ended - middle if found else None))
     operations = 2 * len(prompts) * rows * WIDTH
-    floors = {name: operations / rate(name) for name in dict.fromkeys([fast, "fp32"])}
+    floors = {name: operations / rate(name) for name in {fast, "fp32"}}
     return {
         "rows": rows,
         "prompts": len(prompts),
@@ -186,7 +176,7 @@ def table(row: Row) -> str:
     for name, way in ways.items():
         beside = ways["IndexFlat" if name.startswith(("exact", "IndexFlat")) else "one by one"]
         exact = name.startswith("exact") or name == "IndexFlat"
-        floor = floors["fp32" if "fp32" in name or name == "IndexFlat" else row["type"]]
+        floor = floors["fp32" if name == "IndexFlat" else row["type"]]
         cpu = way["cpu"]
         lines.append(
             {
@@ -202,7 +192,7 @@ def table(row: Row) -> str:
     text = (
         f"{row['prompts']:,} prompts, {HITS} hits each, against {row['rows']:,} vectors "
         f"({row['vectors_mib']:,.0f} MiB mapped), `{row['key']}` at {row['parameters']}, "
-        f"{row['threads']} threads, fastest type {row['type']}. Hits of list order as similar as "
+        f"{row['threads']} threads, fastest type {row['type']}. Hits cell by cell as similar as "
         f"the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
         f"{row['same_as_flat']:.4%}."
     )
@@ -215,7 +205,7 @@ def table(row: Row) -> str:
                 "exact, s of a core": f"{exact:,.1f}",
             },
             "ns a prompt and row": f"{exact / asked / rows * 1e9:.2f}",
-            "list order, s of a core": "–" if in_lists is None else f"{in_lists:,.1f}",
+            "cell by cell, s of a core": "–" if in_lists is None else f"{in_lists:,.1f}",
         }
         for asked, rows, hits, exact, in_lists in row["growth"]
     ]

@@ -73,12 +73,7 @@ def part_takes(clip: Clip, batch: Batch) -> dict[str, Take]:
         )
     for part, precision in ((ONCE, "fp32"), (BF16, "bf16")):
         encoder = Encoder(clip, precision)
-
-        def texts(tokens: Tensor, encoder: Encoder = encoder) -> Tensor:
-            encoder.forget_texts()
-            return encoder.texts(tokens)
-
-        takes[f"+ {part}"] = _take(encoder.images, texts, batch)
+        takes[f"+ {part}"] = _take(encoder.images, encoder.texts, batch)
     return takes
 
 

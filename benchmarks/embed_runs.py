@@ -27,7 +27,7 @@ from benchmarks.embed_parts import Batch
 from react_pipeline.clip import Clip, load, publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import FOLDERS, embed_corpus, read_metadata
-from react_pipeline.embedding.vectors import read_vectors
+from react_pipeline.embedding.vectors import vectors_of
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
@@ -124,7 +124,8 @@ class Ours:
         """What the last call published."""
         assert self.artifact is not None
         keys = read_metadata(self.artifact, ["image_path"])["image_path"].tolist()
-        return {side: unit_rows(read_vectors(self.artifact, side), keys) for side in FOLDERS}
+        rows = np.arange(self.artifact.counts["rows"])
+        return {side: unit_rows(vectors_of(self.artifact, side, rows), keys) for side in FOLDERS}
 
 
 def unit_rows(vectors: npt.NDArray[Any], keys: list[str]) -> npt.NDArray[np.float64]:

@@ -34,7 +34,7 @@ from benchmarks.plan import clock, comparison, machine_of
 from react_pipeline.clip import class_prompts, load, publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import embed_corpus, read_metadata
-from react_pipeline.embedding.vectors import read_vectors
+from react_pipeline.embedding.vectors import vectors_of
 from react_pipeline.indexing import Index, build_index, search_all
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
@@ -56,7 +56,8 @@ def rows_of(demo: Project, rows: int) -> tuple[pd.DataFrame, Any, Any]:
     real = read_metadata(embeddings)[
         ["caption", "shard", "image_offset", "image_bytes", "image_sha256"]
     ]
-    image, text = (read_vectors(embeddings, side) for side in ("image", "text"))
+    rows = np.arange(embeddings.counts["rows"])
+    image, text = (vectors_of(embeddings, side, rows) for side in ("image", "text"))
     chance = np.random.default_rng(0)
     pairs = chance.integers(0, len(real), (MIXED_CAPTIONS, 2))
     mixed = (
@@ -224,8 +225,7 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
     for side, vectors in (("text", text), ("image", image)):
         similarities = asked @ vectors.astype(np.float32).T
         best = -np.sort(-np.partition(similarities, -HITS, axis=1)[:, -HITS:], axis=1)
-        templates = len(project.domain(DOMAIN).templates)
-        _, rows, choice = search_all(index, side, asked, HITS, folder / side, templates=templates)
+        _, rows, choice = search_all(index, side, asked, HITS, folder / side)
         found = np.take_along_axis(similarities, rows, axis=1)
         shares.append(float(np.isclose(found, best, rtol=0, atol=2e-6).mean()))
     return f"Of {2 * len(asked) * HITS:,} hits ({choice.way}) {np.mean(shares):.4%} are those of plain products."

@@ -9,14 +9,15 @@ from .fused_tower import convert as convert
 from .fused_tower import write_graph as write_graph
 from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .installed import require_clip_retrieval as require_clip_retrieval
+from .parts import UNIT_TOLERANCE as UNIT_TOLERANCE
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
+from .parts import bad_rows as bad_rows
 from .vectors import FOLDERS as FOLDERS
 from .vectors import Side as Side
 from .vectors import has_field as has_field
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
-from .vectors import vector_digests as vector_digests
 from .vectors import vector_files as vector_files
 from .vectors import vector_parts as vector_parts
 from .vectors import vectors_of as vectors_of

@@ -46,7 +46,6 @@ class EncodingCost:
             )
 
         def texts(count: int) -> torch.Tensor:
-            encoder.forget_texts()
             captions = [f"a photo of a bird, number {number} of many" for number in range(count)]
             return encoder.texts(clip.tokenizer(captions))
 

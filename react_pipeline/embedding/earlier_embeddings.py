@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +23,7 @@ from react_pipeline.embedding.groups import (
     DUPLICATE,
     LEDGER_COLUMNS,
     Group,
+    LedgerRow,
     files_of_group,
     metadata_file,
     recorded_keys,
@@ -102,7 +102,7 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
     """Published embeddings of the same encoder, configuration and code, the newest first."""
     encoder = encoder_in(inputs.parents)
     made_by = inputs.parents[encoder].fingerprint
-    found = []
+    artifacts = []
     for path in store.directory(inputs.stage, inputs.key).glob("*/"):
         try:
             artifact = Artifact(path, read_manifest(path, inputs.stage))
@@ -113,10 +113,10 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
             if same and artifact.manifest["code_version"] == inputs.code_version:
                 for name in (GROUPS_FILE, LEDGER_FILE):
                     _verify(artifact, name)
-                found.append(artifact)
+                artifacts.append(artifact)
         except (CorruptArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", path, error)
-    return sorted(found, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
+    return sorted(artifacts, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
 
 
 def _verify(artifact: Artifact, name: str) -> None:
@@ -160,18 +160,18 @@ class _Source:
             _verify(self.artifact, name)
         first, metadata = record["first_shard"], metadata_file(number, count)
         shift = group.shards.start - first
-        ledger = pd.DataFrame(columns=LEDGER_COLUMNS)
+        ledger: list[LedgerRow] = []
         if record["ledger"] is not None:
-            ledger = self._ledger.read_row_group(record["ledger"]).to_pandas()
-            ledger = ledger.reindex(columns=LEDGER_COLUMNS).fillna("")  # older ones name no source
-        recorded = recorded_keys(
-            self.artifact.path / metadata, ledger, range(first, first + len(record["shards"]))
-        )
+            table = self._ledger.read_row_group(record["ledger"]).to_pandas()
+            # Older ones name no source.
+            table = table.reindex(columns=LEDGER_COLUMNS).fillna("")
+            ledger = list(table.itertuples(index=False, name=None))
+        shards = range(first, first + len(record["shards"]))
+        recorded = recorded_keys(self.artifact.path / metadata, ledger, shards)
         keys = {shard + shift: of_shard for shard, of_shard in recorded.items()}
-        rows = [(shard + shift, *about) for shard, *about in ledger.itertuples(index=False)]
-        if seen.duplicates(keys) != {
-            (shard, key) for shard, key, reason, *_ in rows if reason == DUPLICATE
-        }:
+        rows = [(shard + shift, *rest) for shard, *rest in ledger]
+        repeated = {(row[0], row[1]) for row in rows if row[2] == DUPLICATE}
+        if seen.duplicates(keys) != repeated:
             return False
         for name, new in files.items():
             if name == metadata and shift:

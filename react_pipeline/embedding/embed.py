@@ -17,20 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.groups import (
+    LEDGER_COLUMNS,
     LEDGER_SCHEMA,
     Group,
     Records,
     cut_into_groups,
     files_of_group,
+    keys_in,
 )
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
-from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
+from react_pipeline.embedding.spread import encode_group
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
@@ -136,17 +139,10 @@ class _Build:
     def run_spread(self, bar: Any) -> dict[str, str]:
         """The same as tasks of a cluster."""
         records, settings = self.records, self.config.distributor
-        unread = [
-            group
-            for group in self.groups
-            if not records.marker(group.number).exists()
-            and not self.earlier.longest_match(group.digests, 0)
-        ]
-        spread(partial(write_keys, records), unread, settings, "headers of shards")
         duplicates: dict[int, Duplicates] = {}
 
         def sort_out(group: Group) -> None:
-            duplicates[group.number] = self.seen.enter(read_keys(records, group))
+            duplicates[group.number] = self.seen.enter(keys_in(records.locations, group.shards))
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
         tasks = spread(
@@ -170,7 +166,7 @@ class _Build:
         records = self.records
         for group in self.groups:
             if (record := records.finished(group.number)) is not None:
-                self.seen.add(records.keys_of(group))
+                self.seen.add(records.keys_of(group, record))
                 bar.update(record["rows"])
                 continue
             for name in files_of_group(group.number, records.groups):
@@ -222,14 +218,15 @@ def _finish(
                 )
             reasons.update(record["reasons"])
             totals.update({name: record.get(name, 0) for name in _SUMMED})
-            rows = pq.read_table(done.ledger(number))
-            if rows.num_rows:
+            rows = record["ledger"]
+            record["ledger"] = row_groups if rows else None
+            if rows:
                 # A row group of its own, so that a later build reads no other.
-                ledger.write_table(rows, row_group_size=rows.num_rows)
-            records.write(
-                json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n"
-            )
-            row_groups += bool(rows.num_rows)
+                columns = dict(zip(LEDGER_COLUMNS, zip(*rows, strict=True), strict=True))
+                table = pa.Table.from_pydict(columns, schema=LEDGER_SCHEMA)
+                ledger.write_table(table, row_group_size=len(rows))
+                row_groups += 1
+            records.write(json.dumps(record) + "\n")
     if not totals["rows"]:
         raise CorpusError(f"corpus: no usable pair; samples were skipped for {dict(reasons)}")
     encoded = totals["rows"] - totals["reused_rows"]

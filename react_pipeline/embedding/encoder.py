@@ -28,9 +28,6 @@ CPU_IMAGES, CPU_TOKENS = 32, 512
 stays in its cache.
 """
 GPU_TOKENS = 1 << 17
-KEPT_TEXTS = 16_384
-"""Texts whose vectors are kept, should they come again: 2 KiB each with D = 512."""
-
 LONG_RUN = 500
 """Images from which the seconds of a conversion are won back. Measured: 1 to 2 s, then 2 to 3 times
 the speed.
@@ -49,7 +46,7 @@ class Encoder:
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
         whole_pass: Images to which a shorter batch is filled up, at the same cost; 1: none is.
 
-    Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
+    Equal texts of a batch are encoded once.
     """
 
     def __init__(self, clip: Clip, precision: str, *, long_run: bool = False) -> None:
@@ -89,14 +86,7 @@ class Encoder:
         )
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
-        self._kept: dict[bytes, Tensor] = {}
         self.to_tensor = Pixels(clip.preprocess)
-
-    def forget_texts(self) -> None:
-        """Drop kept vectors, so that what comes next does not depend on what was encoded before, in
-        its last bits.
-        """
-        self._kept.clear()
 
     @torch.inference_mode()
     def images(self, images: Tensor) -> Tensor:
@@ -123,22 +113,8 @@ class Encoder:
     @torch.inference_mode()
     def texts(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, L) to unit vectors (N, D)."""
-        rows = [row.tobytes() for row in tokens.numpy()]
-        first = {row: position for position, row in reversed(list(enumerate(rows)))}
-        new = [position for row, position in first.items() if row not in self._kept]
-        found = {row: self._kept[row] for row in first if row in self._kept}
-        if new:
-            encoded = self._encoded(tokens[new])
-            found |= {
-                rows[position]: vector.clone()
-                for position, vector in zip(new, encoded, strict=True)
-            }
-        for row in found:
-            self._kept.pop(row, None)
-        self._kept |= found
-        for row in list(self._kept)[:-KEPT_TEXTS]:
-            del self._kept[row]
-        return torch.stack([found[row] for row in rows])
+        distinct, place = torch.unique(tokens, dim=0, return_inverse=True)
+        return self._encoded(distinct)[place]
 
     def _encoded(self, tokens: Tensor) -> Tensor:
         """Unit vectors (N, D), in parts of like length: what a part pads is little."""

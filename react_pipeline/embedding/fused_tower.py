@@ -162,11 +162,14 @@ def _losses(run: Features, tower: Features, batch: Tensor, precision: str) -> Te
     precision.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        found = [run(batch), tower(batch)]
+        features = [run(batch), tower(batch)]
     with torch.autocast("cpu", enabled=False):
         exact = tower(batch).double()
     return torch.stack(
-        [(1 - functional.cosine_similarity(each.double(), exact, dim=-1)).max() for each in found]
+        [
+            (1 - functional.cosine_similarity(each.double(), exact, dim=-1)).max()
+            for each in features
+        ]
     )
 
 

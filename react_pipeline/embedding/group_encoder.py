@@ -86,8 +86,6 @@ class GroupEncoder:
             # takes.
             started = time.perf_counter()
             for group, reader in stream:
-                # Equal groups give equal bits, whatever was encoded before them.
-                self._encoder.forget_texts()
                 logger = StatsLogger(directory / "stats" / f"{group.number}.json", bar)
                 runner = Runner(
                     lambda _sampler, reader=reader: reader,

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -93,7 +91,12 @@ class Group:
             keys = found - sum(reasons[reason] for reason in WITHOUT_KEY)
             if repeated > max_bad_fraction * keys:
                 raise CorpusError(
-                    self._repeated(locations, shard, repeated, keys, max_bad_fraction)
+                    f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards "
+                    f"({repeated / keys:.0%}, allowed are {max_bad_fraction:.0%}), such as "
+                    f"{self._repeated(shard)!r}, and a key identifies one sample. If it is another "
+                    "data set, put it into a folder of its own and set `corpus.keys: by_folder`, or "
+                    "rename its keys; if it is a copy, remove it; or raise "
+                    "`corpus.max_bad_fraction`, and its samples of these keys are left out"
                 )
             bad = reasons.total()
             if bad > max_bad_fraction * found:
@@ -120,35 +123,9 @@ class Group:
             "`corpus.max_bad_fraction`"
         )
 
-    def _repeated(
-        self,
-        locations: Sequence[ShardLocation],
-        shard: int,
-        repeated: int,
-        keys: int,
-        allowed: float,
-    ) -> str:
-        duplicates = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
-        holder = next(
-            (place for place in locations[:shard] if place.name == locations[shard].name), None
-        )
-        # Data sets that number their samples alike number their shards alike: one look into one of
-        # that name will do.
-        shared = (
-            duplicates & {sample.key for sample in index_shard(holder).samples}
-            if holder is not None
-            else set[str]()
-        )
-        example = (
-            f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(duplicates)!r}"
-        )
-        return (
-            f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards "
-            f"({repeated / keys:.0%}, allowed are {allowed:.0%}), {example}, and a key identifies "
-            "one sample. If it is another data set, put it into a folder of its own and set "
-            "`corpus.keys: by_folder`, or rename its keys; if it is a copy, remove it; or raise "
-            "`corpus.max_bad_fraction`, and its samples of these keys are left out"
-        )
+    def _repeated(self, shard: int) -> str:
+        """A key that an earlier shard holds, for a message."""
+        return min(row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE)
 
     def record(self, **counts: Any) -> dict[str, Any]:
         """The record of a finished group, as JSON: enough to reuse it later and to sum over all
@@ -211,26 +188,28 @@ def keys_in(locations: Sequence[ShardLocation], shards: Iterable[int]) -> dict[i
     }
 
 
-def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[int, list[str]]:
+def recorded_keys(
+    metadata: Path, ledger: Iterable[LedgerRow], shards: range
+) -> dict[int, list[str]]:
     """The keys that each shard of a finished group holds, from its files: no header is read again."""
     keys: dict[int, list[str]] = {shard: [] for shard in shards}
     if metadata.exists():
         rows = pq.read_table(metadata, columns=["shard", "image_path"]).to_pydict()
         for shard, key in zip(rows["shard"], rows["image_path"], strict=True):
             keys[shard].append(key)
-    for shard, key, reason in zip(ledger["shard"], ledger["key"], ledger["reason"], strict=True):
+    for shard, key, reason, *_ in ledger:
         if reason not in WITHOUT_KEY:
-            keys[int(shard)].append(key)
+            keys[shard].append(key)
     return keys
 
 
 @dataclass(frozen=True)
 class Records:
-    """What is kept of each finished group while a build runs: its ledger, and a marker that vouches
-    for its files.
+    """What is kept of each finished group while a build runs: a marker that holds its ledger and
+    vouches for its files.
 
     Attributes:
-        scratch: Where the records are; removed before publishing.
+        scratch: Where the markers are; removed before publishing.
         locations: Of all shards, for messages.
     """
 
@@ -244,10 +223,6 @@ class Records:
         """Exists once a group is done."""
         return self.scratch / f"{number}.json"
 
-    def ledger(self, number: int) -> Path:
-        """The ledger of a group that is done."""
-        return self.scratch / f"{number}.parquet"
-
     def done(self, group: Group, **counts: Any) -> None:
         """Judge a group's ledger and write its marker.
 
@@ -255,26 +230,17 @@ class Records:
             CorpusError: If one of its shards has too many bad samples.
         """
         group.check(self.locations, self.max_bad_fraction)
-        ledger = self.ledger(group.number)
-        # Of two tasks that do the same group, none reads half of what the other writes.
-        written = ledger.with_name(f"{ledger.name}.{uuid4().hex}")
-        columns = zip(*group.ledger, strict=True) if group.ledger else ([] for _ in LEDGER_COLUMNS)
-        arrays = [
-            pa.array(column, field.type)
-            for column, field in zip(columns, LEDGER_SCHEMA, strict=True)
-        ]
-        pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), written)
-        written.replace(ledger)
         files = [self.staging / name for name in files_of_group(group.number, self.groups)]
-        seal(
-            self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts)
-        )
+        record = {**group.record(**counts), "ledger": group.ledger}
+        seal(self.marker(group.number), filter(Path.exists, files), record)
 
     def finished(self, number: int) -> dict[str, Any] | None:
-        """The record of a group that is done and whose files are as they were written."""
+        """The record of a group that is done and whose files are as they were written, with the
+        rows of its ledger.
+        """
         return sealed(self.marker(number))
 
-    def keys_of(self, group: Group) -> dict[int, list[str]]:
+    def keys_of(self, group: Group, record: dict[str, Any]) -> dict[int, list[str]]:
         """The keys that each shard of a finished group holds."""
         metadata = self.staging / metadata_file(group.number, self.groups)
-        return recorded_keys(metadata, pd.read_parquet(self.ledger(group.number)), group.shards)
+        return recorded_keys(metadata, record["ledger"], group.shards)

@@ -35,6 +35,7 @@ from react_pipeline.corpus import (
 )
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group, LedgerRow
+from react_pipeline.embedding.parts import bad_rows
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError, ReactError
 
@@ -241,11 +242,9 @@ class ClipMapper:
     def _checked(
         self, vectors: npt.NDArray[np.float32], what: str, batch: dict[str, Any]
     ) -> npt.NDArray[np.float16]:
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        # The rows come normalised: anything far from 1 was zero, infinite or NaN.
-        wrong = np.flatnonzero(~(np.abs(norms[:, 0] - 1) < 0.1))
-        if len(wrong):
-            row = int(wrong[0])
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # The rows come normalised: anything else was zero, infinite or NaN.
+        for row in bad_rows(vectors).tolist():
             source = source_of(batch["fields"][row], self.corpus)
             place = (
                 source
@@ -253,10 +252,10 @@ class ClipMapper:
                 f"{batch['image_filename'][row]!r}"
             )
             raise CorpusError(
-                f"{place}: the encoder gives a vector of length {norms[row, 0]} for the {what}; "
+                f"{place}: the encoder gives a vector of length {lengths[row, 0]} for the {what}; "
                 "check the checkpoint, or use `embedding.precision: fp32`"
             )
-        return (vectors / norms).astype(np.float16)
+        return (vectors / lengths).astype(np.float16)
 
 
 @dataclass

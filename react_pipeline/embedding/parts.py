@@ -20,6 +20,8 @@ from react_pipeline.store import CorpusError, CorruptArtifact
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+UNIT_TOLERANCE = 0.01
+"""Vectors are stored in half precision."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,28 @@ class Parts:
 
         Raises:
             CorpusError: As of `path`.
-            CorruptArtifact: If it is not an array, or has another number of rows than is recorded.
+            CorruptArtifact: If it is not an array.
         """
         path = self.path(number)
         try:
-            vectors = open_vectors(path)
+            return open_vectors(path)
         except CorpusError as error:
             if self.check is not None:
                 raise
             raise CorruptArtifact(
                 f"{path}: no array of vectors; rematerialize `corpus_embeddings`"
             ) from error
-        self._require_rows(path, number, len(vectors))
-        return vectors
 
     def parquet(self, number: int) -> pq.ParquetFile:
         """A file of metadata, to be closed by the caller; errors as of `mapped`."""
-        path = self.path(number)
-        file = pq.ParquetFile(path)
-        self._require_rows(path, number, file.metadata.num_rows)
-        return file
+        return pq.ParquetFile(self.path(number))
 
-    def _require_rows(self, path: Path, number: int, found: int) -> None:
-        if found != (recorded := int(self.starts[number + 1] - self.starts[number])):
-            raise CorruptArtifact(
-                f"{path}: {found:,} rows, recorded {recorded:,}; rematerialize `corpus_embeddings`"
-            )
+
+def bad_rows(vectors: Vectors, tolerance: float = UNIT_TOLERANCE) -> Rows:
+    """The rows of (N, D) that are not finite or not of unit length."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    # A NaN compares as false, so it counts as bad.
+    return np.flatnonzero(~(np.abs(lengths - 1) < tolerance))
 
 
 def starts_of(lengths: Sequence[int]) -> Rows:
@@ -108,6 +106,6 @@ def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
         return
     order = np.argsort(rows, kind="stable")
     numbers = np.searchsorted(starts, rows[order], side="right") - 1
-    found, begins = np.unique(numbers, return_index=True)
-    for number, places in zip(found.tolist(), np.split(order, begins[1:]), strict=True):
+    distinct, begins = np.unique(numbers, return_index=True)
+    for number, places in zip(distinct.tolist(), np.split(order, begins[1:]), strict=True):
         yield number, places, rows[places] - starts[number]

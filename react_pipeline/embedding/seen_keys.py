@@ -39,17 +39,17 @@ class SeenKeys:
     def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
         """Which keys an earlier shard holds, of shards in their order; the register stays as it is."""
         here: set[str] = set()
-        found: Duplicates = set()
+        duplicates: Duplicates = set()
         with self._table() as table:
             for shard, keys in keys_by_shard.items():
                 names = {key: self._name(shard, key) for key in keys}
-                found |= {
+                duplicates |= {
                     (shard, key)
                     for key, name in names.items()
                     if name in here or table.execute(_FIND, (name,)).fetchone()
                 }
                 here.update(names.values())
-        return found
+        return duplicates
 
     def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
         """Take up the keys of some shards."""
@@ -60,9 +60,9 @@ class SeenKeys:
 
     def enter(self, keys_by_shard: Mapping[int, Sequence[str]]) -> Duplicates:
         """Take up the keys of some shards; which of them an earlier shard holds."""
-        found = self.duplicates(keys_by_shard)
+        duplicates = self.duplicates(keys_by_shard)
         self.add(keys_by_shard)
-        return found
+        return duplicates
 
     def close(self) -> None:
         """Remove the table."""

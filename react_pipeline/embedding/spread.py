@@ -1,14 +1,12 @@
 """Embedding on a cluster: each group of shards is a task, which writes its files where the local
 path writes them.
 
-Which of two samples keeps a key depends on all shards before them. So the headers are read first, a
-task a group; then this process goes through the keys in their order; then the groups are encoded,
-each given its duplicates.
+Which of two samples keeps a key depends on all shards before them. So this process reads the headers
+of all shards in their order; then the groups are encoded, each given its duplicates.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,41 +14,15 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from react_pipeline.embedding.groups import Group, Records, files_of_group, keys_in
+from react_pipeline.embedding.groups import Group, Records, files_of_group
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.project import require_shared
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import write_atomically
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.group_encoder import GroupEncoder
 
 _loaded: dict[Path, GroupEncoder] = {}
-
-
-def write_keys(records: Records, group: Group) -> None:
-    """Read the headers of a group and write the keys it holds, unless they were written before; a
-    task.
-    """
-    require_shared(records.scratch)
-    path = keys_file(records.scratch, group.number)
-    if not path.exists():
-        write_atomically(path, json.dumps(keys_in(records.locations, group.shards)))
-
-
-def keys_file(scratch: Path, number: int) -> Path:
-    """The file with the keys of an unfinished group."""
-    return scratch / f"{number}.keys"
-
-
-def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
-    """The keys of each shard, as `write_keys` wrote them, or from the headers if no task did."""
-    path = keys_file(records.scratch, group.number)
-    if not path.exists():
-        return keys_in(records.locations, group.shards)
-    return {
-        int(shard): keys for shard, keys in json.loads(path.read_text(encoding="utf-8")).items()
-    }
 
 
 def encode_group(
@@ -67,9 +39,8 @@ def encode_group(
     encoder = _encoder(config, checkpoint, records)
     if records.finished(group.number) is not None:
         return encoder.arithmetic
-    group.read_headers(
-        records.locations, lambda _keys: duplicates
-    )  # the register of keys is elsewhere
+    # The register of keys is elsewhere.
+    group.read_headers(records.locations, lambda _keys: duplicates)
     attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
     with tqdm(disable=True) as bar:
         for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):

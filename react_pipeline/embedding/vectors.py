@@ -17,12 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import file_of, place_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
+from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -34,15 +33,9 @@ GROUPS_FILE = "groups.jsonl"
 """Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its
 own; a group without rows has no files."""
 
-_KEPT_LAYOUTS = 4
-
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
-    """The `.npy` files of one side.
-
-    Raises:
-        CorruptArtifact: If the files hold more or fewer rows than the manifest says.
-    """
+    """The `.npy` files of one side."""
     return _layout(artifact).parts(artifact, FOLDERS[side])
 
 
@@ -54,11 +47,6 @@ def vector_files(artifact: Artifact, side: Side) -> list[Path]:
     """
     parts = vector_parts(artifact, side)
     return [parts.path(number) for number in range(len(parts.names))]
-
-
-def read_vectors(artifact: Artifact, side: Side) -> Vectors:
-    """All vectors of one side, (N, D) float32; row n belongs to row n of `read_metadata`."""
-    return vectors_of(artifact, side, np.arange(artifact.counts["rows"]))
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
@@ -99,21 +87,18 @@ def row_metadata(
     artifact: Artifact,
     rows: Sequence[int] | npt.NDArray[Any] | pd.Series,
     columns: list[str],
-    *,
-    arrow: bool = False,
 ) -> pd.DataFrame:
     """The metadata of some rows, in their order; the index is the row number.
 
     Only the row groups that hold one of them are read, one at a time, so time and memory follow
-    what is asked for. With `arrow` texts are kept in pyarrow's form, without an object a row.
+    what is asked for.
 
     Raises:
         IndexError: If the corpus has no such row.
     """
-    wanted = np.asarray(rows, dtype=np.int64)
-    distinct, layout = np.unique(wanted), _layout(artifact)
+    rows = np.asarray(rows, dtype=np.int64)
+    distinct, layout = np.unique(rows), _layout(artifact)
     parts, tables = layout.parts(artifact, METADATA), []
-    kinds = {pa.string(): pd.ArrowDtype(pa.string())}.get if arrow else None
     for number, places, inside in parts.holding(distinct):
         with parts.parquet(number) as file:
             present = layout.present(file, columns)
@@ -121,15 +106,11 @@ def row_metadata(
                 file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
             ]
             for group, here, chosen in holding(starts_of(lengths), inside):
-                table = (
-                    file.read_row_group(group, columns=present)
-                    .take(chosen)
-                    .to_pandas(types_mapper=kinds)
-                )
+                table = file.read_row_group(group, columns=present).take(chosen).to_pandas()
                 tables.append(layout.named(table, columns).set_axis(distinct[places[here]]))
     if not tables:
         return pd.DataFrame(columns=columns)
-    return pd.concat(tables).reindex(columns=columns).loc[wanted]
+    return pd.concat(tables).reindex(columns=columns).loc[rows]
 
 
 def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
@@ -139,22 +120,11 @@ def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
     Raises:
         IndexError: If the corpus has no such row.
     """
-    wanted, parts = np.asarray(rows, np.int64), vector_parts(artifact, side)
-    vectors = np.empty((len(wanted), artifact.counts["dimension"]), np.float32)
-    for number, places, inside in parts.holding(wanted):
+    rows, parts = np.asarray(rows, np.int64), vector_parts(artifact, side)
+    vectors = np.empty((len(rows), artifact.counts["dimension"]), np.float32)
+    for number, places, inside in parts.holding(rows):
         vectors[places] = parts.mapped(number)[inside]
     return vectors
-
-
-def vector_digests(artifact: Artifact, side: Side) -> list[str]:
-    """SHA-256 of the files of vectors in the order of rows, of ready embeddings too; no vector is
-    read.
-    """
-    files, folder = artifact.manifest["files"], FOLDERS[side]
-    if READY_FILE in files:
-        ready = json.loads(artifact.file(READY_FILE).read_text())
-        return [ready["digests"][file_of(name)] for name in ready["files"][folder]]
-    return [files[name]["sha256"] for name in sorted(files) if name.startswith(f"{folder}/")]
 
 
 @dataclass(frozen=True)
@@ -211,44 +181,26 @@ _layouts: dict[tuple[Path, str], _Layout] = {}
 
 def _layout(artifact: Artifact) -> _Layout:
     # What was built again at the same place is another artifact.
-    known = artifact.path, artifact.manifest["digest"]
-    if (layout := _layouts.get(known)) is None:
-        if len(_layouts) >= _KEPT_LAYOUTS:
-            _layouts.clear()
-        layout = _layouts[known] = _read_layout(artifact)
-    return layout
+    identity = artifact.path, artifact.manifest["digest"]
+    if identity not in _layouts:
+        _layouts[identity] = _read_layout(artifact)
+    return _layouts[identity]
 
 
 def _read_layout(artifact: Artifact) -> _Layout:
     # Of the manifest, not of the folder: a stray file would shift the rows.
     names = sorted(artifact.manifest["files"])
-    folders = (*FOLDERS.values(), METADATA)
-    ready: dict[str, Any] = {
-        **{"folder": "", "columns": {}, "digests": {}},
-        "files": {
-            folder: [name for name in names if name.startswith(f"{folder}/")] for folder in folders
-        },
-    }
     if READY_FILE in names:
         ready = json.loads(artifact.file(READY_FILE).read_text())
-        rows = ready["rows"]
-    else:
-        with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
-            rows = [count for line in lines if (count := json.loads(line)["rows"])]
-    if sum(rows) != (expected := int(artifact.counts["rows"])):
-        raise CorruptArtifact(
-            f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize "
-            "`corpus_embeddings`"
-        )
-    for folder, files in ready["files"].items():
-        if len(files) != len(rows):
-            raise CorruptArtifact(
-                f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; "
-                "rematerialize `corpus_embeddings`"
-            )
-    return _Layout(
-        ready["files"], starts_of(rows), ready["folder"], ready["columns"], ready["digests"]
-    )
+        starts = starts_of(ready["rows"])
+        return _Layout(ready["files"], starts, ready["folder"], ready["columns"], ready["digests"])
+    with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
+        rows = [json.loads(line)["rows"] for line in lines]
+    files = {
+        folder: [name for name in names if name.startswith(f"{folder}/")]
+        for folder in (*FOLDERS.values(), METADATA)
+    }
+    return _Layout(files, starts_of([count for count in rows if count]))
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:

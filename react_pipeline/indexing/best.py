@@ -1,18 +1,21 @@
-"""The best rows of many queries, found by matrix products of limited precision and ranked exactly
-at the end.
+"""The best rows of many queries: found by matrix products of limited precision, ranked exactly.
 
 Does not belong here: which rows are compared with which queries (`indexing.batch`). Shapes: Q
-queries, N rows of a block, D width.
+queries, N rows of a block, D width, K rows kept of a query.
 
 A product in a fast type differs from the exact one by at most a margin, which follows from how far
-rounding moved the query and the row (Cauchy-Schwarz). So a row can be dropped once k rows of its
-query are better by two margins; the few that are left are ranked by products in double precision.
+rounding moved the query and the row (Cauchy-Schwarz). So more rows than hits are kept of each query
+and ranked by products in double precision. If the worst of them is a margin below the last hit, no
+row that was not kept can be a hit. The other queries, which are few, are compared once more with
+all rows, in single precision and by that threshold.
+
 Hits therefore do not depend on the type, the device or the blocks: similarity, rounded to float32,
 descending; equal ones by row, ascending.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,199 +24,142 @@ import numpy.typing as npt
 from react_pipeline.embedding import Rows, Vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
-GROUP_ROWS = 128
-"""Rows whose highest similarity is compared with the threshold before any of them is looked at."""
-TILE_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
+_KEPT_ROWS = 64
+"""Rows kept of a query beside twice the hits: most queries are then settled by one pass."""
+_TILE_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Similarities computed at a time, by device: on a CPU they should stay in its cache."""
-TILE_ROWS = 1_024
-_MERGE_PAIRS = 1 << 15
 _RANKED_AT_ONCE = 2_048
 
 
+def best_hits(
+    queries: Vectors,
+    k: int,
+    blocks: Callable[[], Iterable[tuple[int, Tensor]]],
+    take: Callable[[Rows], Vectors],
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> tuple[Vectors, Rows]:
+    """The k rows most similar to each query, in the order that the module's text states.
+
+    Args:
+        queries: Unit rows (Q, D).
+        k: Hits of a query.
+        blocks: Called for each pass; gives the first row of each block and its vectors (N, D),
+            float32, finite and about of unit length.
+        take: Gives the vectors (m, D) of rows, which are distinct and ascending.
+        precision: Of the products: `fp32`, `bf16` or `fp16`.
+        device: Where they are computed.
+
+    Returns:
+        Similarities and rows (Q, k); minus infinity and -1 where there are fewer.
+    """
+    best = Best(queries, k, precision, device)
+    for first_row, vectors in blocks():
+        best.add(first_row, vectors)
+    similarities, rows = rank_exactly(queries, *best.pairs(), take, k)
+    unsettled = best.unsettled(similarities[:, -1])
+    if len(unsettled):
+        few, least = queries[unsettled], similarities[unsettled, -1]
+        pairs = _pairs_above(few, least, blocks(), device)
+        similarities[unsettled], rows[unsettled] = rank_exactly(few, *pairs, take, k)
+    return similarities, rows
+
+
 class Best:
-    """The k best rows of each query among those seen."""
+    """The best rows of each query among those added, by products in a fast type."""
 
-    def __init__(
-        self, queries: Vectors, k: int, precision: str = "fp32", device: str = "cpu"
-    ) -> None:
-        """Take unit queries (Q, D).
-
-        Args:
-            queries: Of finite numbers.
-            k: Hits of a query.
-            precision: Of the products: `fp32`, `bf16` or `fp16`.
-            device: Where they are computed.
-        """
+    def __init__(self, queries: Vectors, k: int, precision: str, device: str) -> None:
+        """Take unit queries (Q, D); the rest as of `best_hits`."""
         import torch
 
         from react_pipeline.clip import DTYPES
 
-        self._exact, self._k, self._device = torch.from_numpy(queries), k, device
-        self._type = DTYPES[precision]
-        self._queries = self._exact.to(device, self._type)
-        # Of sums in single precision, and of a result that is stored in the fast type.
-        self._rounding = 0.0 if precision == "fp32" else torch.finfo(self._type).eps / 2
-        self._summing = (queries.shape[1] + 8) * 2.0**-23
-        self._lengths = self._exact.norm(dim=1)
-        self._moved = (self._exact - self._queries.float().cpu()).norm(dim=1)
-        self._longest, self._row_moved = 1.0, 0.0
-        self._kth = torch.full((len(queries),), -torch.inf)
-        self._floor = self._kth.to(device)
-        self._query, self._row = np.empty(0, np.int32), np.empty(0, np.int64)
-        self._similarity = np.empty(0, np.float32)
-        self._new: list[tuple[npt.NDArray[np.int32], Rows, Vectors]] = []
-        self._waiting = 0
+        exact, self._type = torch.from_numpy(queries).to(device), DTYPES[precision]
+        self._queries = exact.to(self._type)
+        shape = len(queries), 2 * k + _KEPT_ROWS
+        self._similarities = torch.full(shape, -torch.inf, dtype=self._type, device=device)
+        self._rows = torch.full(shape, -1, device=device)
+        # How far rounding moved the queries and, so far, a row; and how long a vector is at most.
+        self._query_shift, self._row_shift = _shift(exact, self._queries), 0.0
+        self._longest = _longest(exact)
 
-    def see(self, rows: Rows, vectors: Tensor, queries: Tensor | None = None) -> Tensor:
-        """Compare rows of the corpus with the queries.
+    def add(self, first_row: int, vectors: Tensor) -> None:
+        """Compare rows from a number on, (N, D) float32, with all queries."""
+        fast = vectors.to(self._type)
+        self._longest = max(self._longest, _longest(vectors))
+        self._row_shift = max(self._row_shift, _shift(vectors, fast))
+        size = max(_TILE_VALUES[vectors.device.type] // len(vectors), 1)
+        for start in range(0, len(self._queries), size):
+            self._keep(slice(start, start + size), first_row, fast)
 
-        Args:
-            rows: Their numbers (N,).
-            vectors: The rows themselves (N, D), float16 or float32; finite.
-            queries: Numbers of the queries that are compared with them, each once; None: all.
-
-        Returns:
-            The lengths of the rows (N,).
-        """
-        _, fast, lengths = self._taken(vectors)
-        self._compare(rows, fast, queries)
-        return lengths
-
-    def _taken(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows in single precision and in the fast type, and their lengths."""
+    def _keep(self, part: slice, first_row: int, fast: Tensor) -> None:
         import torch
 
-        given = vectors.to(self._device, torch.float32)
-        fast = given.to(self._type)
-        lengths = given.norm(dim=1)
-        longest = float(lengths.max())
-        moved = (
-            0.0 if self._type == torch.float32 else float((given - fast.float()).norm(dim=1).max())
-        )
-        if longest > self._longest or moved > self._row_moved:
-            self._longest, self._row_moved = (
-                max(longest, self._longest),
-                max(moved, self._row_moved),
-            )
-            self._set_floor()
-        return given, fast, lengths
+        products = self._queries[part] @ fast.T
+        width = self._rows.shape[1]
+        highest = products.topk(min(width, len(fast)), dim=1, sorted=False)
+        similarities = torch.cat([self._similarities[part], highest.values], dim=1)
+        rows = torch.cat([self._rows[part], highest.indices + first_row], dim=1)
+        best = similarities.topk(width, dim=1, sorted=False)
+        self._similarities[part] = best.values
+        self._rows[part] = rows.gather(1, best.indices)
 
-    def _compare(self, rows: Rows, fast: Tensor, queries: Tensor | None) -> None:
+    def pairs(self) -> tuple[Rows, Rows]:
+        """The number of the query, and the row, of everything that was kept."""
+        rows = self._rows.cpu().numpy()
+        query, place = np.nonzero(rows >= 0)
+        return query, rows[query, place]
+
+    def unsettled(self, kth: Vectors) -> Rows:
+        """The queries of which a row that was not kept may be as similar as the k-th hit (Q,)."""
         import torch
 
-        count = len(self._queries) if queries is None else len(queries)
-        # A first tile of rows wide enough to hold k gives each query its threshold.
-        start, wide = 0, min(len(rows), max(4 * TILE_ROWS, 4 * self._k))
-        while start < len(rows):
-            some = rows[start : start + wide]
-            # Whole groups; what is added is of similarity 0.
-            tile = torch.nn.functional.pad(
-                fast[start : start + wide], (0, 0, 0, -len(some) % GROUP_ROWS)
-            )
-            height = max(TILE_VALUES[self._device.split(":")[0]] // wide, 1)
-            for first in range(0, count, height):
-                last = min(first + height, count)
-                chosen = slice(first, last) if queries is None else queries[first:last]
-                self._select(chosen, first, some, self._queries[chosen] @ tile.T)
-            start += wide
-            wide = TILE_ROWS
-            self._merge_if_many()
+        least = self._similarities.amin(dim=1).float().cpu().numpy()
+        shift = self._query_shift + self._row_shift
+        margin = (shift + _summing_error(self._queries.shape[1])) * self._longest
+        # A product in a fast type is itself rounded.
+        rounding = 0.0 if self._type == torch.float32 else torch.finfo(self._type).eps / 2
+        # Where not all places are taken, every row was kept.
+        full = np.flatnonzero(least > -np.inf)
+        highest = least[full] + margin + rounding * np.abs(least[full])
+        return full[highest >= kth[full]]
 
-    def _select(self, chosen: slice | Tensor, first: int, rows: Rows, similarities: Tensor) -> None:
-        """Keep what reaches the threshold of its query."""
-        import torch
 
-        floor = self._floor[chosen]
-        unset = floor == -torch.inf
-        if len(rows) >= self._k and bool(unset.any()):
-            # Of the first k rows seen together; the merge finds a better one.
-            numbers = (
-                torch.arange(first, first + len(floor)) if isinstance(chosen, slice) else chosen
-            )
-            kth = (
-                similarities[unset, : len(rows)]
-                .topk(self._k, dim=1, sorted=True)
-                .values[:, -1]
-                .float()
-                .cpu()
-            )
-            self._kth[numbers[unset.cpu()]] = kth
-            self._set_floor(numbers[unset.cpu()])
-            floor = self._floor[chosen]
-        groups = similarities.view(len(floor), -1, GROUP_ROWS)
-        if similarities.element_size() == 2 and bool((floor > 0).all()):
-            # Positive halves are ordered like the integers of their bits, which a CPU compares five
-            # times faster.
-            highest = groups.view(torch.int16).amax(dim=2).view(self._type)
-        else:
-            highest = groups.amax(dim=2)
-        place = (highest >= floor[:, None]).nonzero()
-        if not len(place):
-            return
-        found = groups[place[:, 0], place[:, 1]]
-        group, column = (found >= floor[place[:, 0], None]).nonzero().unbind(dim=1)
-        real = place[group, 1] * GROUP_ROWS + column < len(rows)
-        group, column = group[real], column[real]
-        place = place[group]
-        query = (
-            (place[:, 0] + first).cpu().numpy()
-            if isinstance(chosen, slice)
-            else chosen[place[:, 0].cpu()].numpy()
-        )
-        row = rows[(place[:, 1] * GROUP_ROWS + column).cpu().numpy()]
-        self._offer(query, row, found[group, column].float().cpu().numpy())
+def _longest(vectors: Tensor) -> float:
+    return float(vectors.norm(dim=1).max()) if len(vectors) else 1.0
 
-    def _offer(self, query: npt.NDArray[np.integer[Any]], row: Rows, similarity: Vectors) -> None:
-        self._new.append((query.astype(np.int32), row, similarity))
-        self._waiting += len(row)
 
-    def _merge_if_many(self) -> None:
-        if self._waiting > max(_MERGE_PAIRS, len(self._kth) * self._k):
-            self._merge()
+def _shift(exact: Tensor, fast: Tensor) -> float:
+    """How far rounding moved a row at most."""
+    return _longest(exact - fast.float())
 
-    def _set_floor(self, numbers: Tensor | slice = slice(None)) -> None:
-        """Thresholds of some queries: two margins below their k-th similarity."""
-        kth = self._kth[numbers]
-        margin = self._moved[numbers] * self._longest + self._lengths[numbers] * self._row_moved
-        margin += self._summing * self._longest + self._rounding * kth.abs().nan_to_num(posinf=0)
-        self._floor[numbers] = (kth - 2 * margin).to(self._device)
 
-    def _merge(self) -> None:
-        """Sort what came since, raise the thresholds, and forget what is below them."""
-        import torch
+def _summing_error(width: int) -> float:
+    """How much a sum of so many products in single precision differs at most, for unit vectors."""
+    return (width + 8) * 2.0**-23
 
-        parts = [(self._query, self._row, self._similarity), *self._new]
-        self._new, self._waiting = [], 0
-        query, row, similarity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        # One integer a pair sorts by query, and the highest similarity first.
-        bits = similarity.view(np.int32).astype(np.int64)
-        order = np.argsort(
-            (query.astype(np.int64) << 32) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-        )
-        counts = np.bincount(query, minlength=len(self._kth))
-        place = np.cumsum(counts) - counts + self._k - 1
-        full = np.flatnonzero(counts >= self._k)
-        best, numbers = torch.from_numpy(similarity[order[place[full]]]), torch.from_numpy(full)
-        self._kth[numbers] = torch.maximum(best, self._kth[numbers])
-        self._set_floor()
-        kept = order[similarity[order] >= self._floor.cpu().numpy()[query[order]]]
-        self._query, self._row, self._similarity = query[kept], row[kept], similarity[kept]
 
-    def ranked(self, take: Callable[[Rows], Vectors] | None = None) -> tuple[Vectors, Rows]:
-        """The hits (Q, k); similarity minus infinity and row -1 where there are fewer.
+def _pairs_above(
+    queries: Vectors, least: Vectors, blocks: Iterable[tuple[int, Tensor]], device: str
+) -> tuple[Rows, Rows]:
+    """Pairs of a query and a row that are at least so similar (Q,), by products in fp32."""
+    import torch
 
-        Args:
-            take: As of `rank_exactly`; None: the similarities that were computed are those that
-                count.
-        """
-        self._merge()
-        if take is None:
-            return ranked_hits(self._query, self._row, self._similarity, len(self._kth), self._k)
-        return rank_exactly(self._exact.numpy(), self._query, self._row, take, self._k)
+    exact, floor = torch.from_numpy(queries).to(device), torch.from_numpy(least).to(device)
+    # Twice: the rows may be a little longer than 1.
+    floor = floor - 2 * _summing_error(queries.shape[1])
+    pairs = [np.empty((2, 0), np.int64)]
+    for first_row, vectors in blocks:
+        size = max(_TILE_VALUES[vectors.device.type] // len(vectors), 1)
+        for start in range(0, len(exact), size):
+            part = slice(start, start + size)
+            above = (exact[part] @ vectors.T >= floor[part, None]).nonzero()
+            offset = above.new_tensor([start, first_row])
+            pairs.append((above + offset).T.cpu().numpy())
+    query, row = np.concatenate(pairs, axis=1)
+    return query, row
 
 
 def rank_exactly(
@@ -239,10 +185,10 @@ def rank_exactly(
     exact = np.empty(len(row), np.float32)
     for start in range(0, len(row), _RANKED_AT_ONCE):
         part = slice(start, start + _RANKED_AT_ONCE)
-        wanted, place = np.unique(row[part], return_inverse=True)
-        vectors = torch.from_numpy(take(wanted)).double()[torch.from_numpy(place)]
-        asked = all_queries[torch.from_numpy(query[part].astype(np.int64))]
-        exact[part] = (vectors * asked).sum(dim=1).float().numpy()
+        distinct, place = np.unique(row[part], return_inverse=True)
+        vectors = torch.from_numpy(take(distinct)).double()[torch.from_numpy(place)]
+        of_pairs = all_queries[torch.from_numpy(query[part].astype(np.int64))]
+        exact[part] = (vectors * of_pairs).sum(dim=1).float().numpy()
     return ranked_hits(query, row, exact, len(queries), k)
 
 

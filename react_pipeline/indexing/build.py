@@ -1,8 +1,6 @@
-"""Building the index of each side: training, adding, tuning, measuring; from scratch or grown from
-an earlier one.
+"""Building the index of each side: training, adding, tuning, measuring.
 
-Does not belong here: which key is built (`indexing.keys`), which earlier index fits
-(`indexing.growth`), recall.
+Does not belong here: which key is built (`indexing.keys`), recall (`indexing.recall`).
 
 FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner
 products, tunes for a query time whatever the recall, and trains polysemous codes that nothing here
@@ -13,23 +11,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.files import (
     inverted_lists,
-    read_index,
     search_parameters,
     set_parameters,
     write_index,
 )
 from react_pipeline.indexing.filling import add_rows, filled, train, training_rows
-from react_pipeline.indexing.growth import SIDES, can_grow, recall_floor
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
-from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.indexing.vectors import SIDES, StoredVectors
 from react_pipeline.settings import DistributorConfig, IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, seal, sealed
@@ -50,15 +45,9 @@ class Built:
     """Recall@10 of the queries that were tuned with; the recorded figures are of the others."""
     recall_at_10: float = 0.0
     recall_at_100: float = 0.0
-    trained_rows: int = 0
-    reused_rows: int = 0
     seconds: float = 0.0
     note: str = ""
     """What a person should know, such as a target that was not reached."""
-
-
-class _OutgrownError(Exception):
-    """Growing has degraded the recall of an index: it must be rebuilt."""
 
 
 def build_indices(
@@ -66,7 +55,6 @@ def build_indices(
     embeddings: Artifact,
     staging: Path,
     *,
-    earlier: Artifact | None = None,
     device: str = "auto",
     distributor: DistributorConfig = LOCAL,
 ) -> dict[str, Any]:
@@ -79,47 +67,21 @@ def build_indices(
             machine.
     """
     rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
-    chosen, reason = choose_key(config, rows, dimension)
+    key, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
-    build = partial(_build_sides, config, embeddings, staging, queries, device, distributor)
-    if earlier is None or not can_grow(earlier, chosen, rows):
-        sides = build(chosen)
-    else:
-        try:
-            sides = build(str(earlier.counts["key"]), earlier)
-            reason += f"; {earlier.counts['rows']:,} rows of an earlier index kept"
-        except _OutgrownError as outgrown:
-            sides = build(chosen)
-            reason += f"; trained again: {outgrown}"
+    sides: dict[Side, Built] = {}
+    for side in SIDES:
+        path, marker = staging / f"{side}.index", staging / f"{side}.done"
+        record = sealed(marker)
+        if record is not None and record["key"] == key:
+            sides[side] = Built(**record)
+            continue
+        sides[side] = build_side(config, key, embeddings, side, path, queries, device, distributor)
+        seal(marker, [path], asdict(sides[side]))
     for path in staging.iterdir():
         if path.name not in {f"{side}.index" for side in SIDES}:
             path.unlink()
     return counts(embeddings, config, sides, reason, queries, staging)
-
-
-def _build_sides(
-    config: IndexConfig,
-    embeddings: Artifact,
-    staging: Path,
-    queries: Queries,
-    device: str,
-    distributor: DistributorConfig,
-    key: str,
-    earlier: Artifact | None = None,
-) -> dict[Side, Built]:
-    plan, sides = [key, "" if earlier is None else earlier.fingerprint], {}
-    for side in SIDES:
-        marker = staging / f"{side}.done"
-        about = sealed(marker)
-        if about is not None and about[0] == plan:
-            sides[side] = Built(**about[1])
-            continue
-        path = staging / f"{side}.index"
-        sides[side] = build_side(
-            config, key, embeddings, side, path, queries, earlier, device, distributor
-        )
-        seal(marker, [path], [plan, asdict(sides[side])])
-    return sides
 
 
 def build_side(
@@ -129,30 +91,24 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    earlier: Artifact | None = None,
     device: str = "auto",
     distributor: DistributorConfig = LOCAL,
 ) -> Built:
     """Write the index of one side.
 
     Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the
-    rows, if the index is one of cells and is not grown; all else is done here.
+    rows, if the index is one of cells; all else is done here.
     """
     import faiss
 
     started = time.perf_counter()
     stored, parsed = StoredVectors(embeddings, side), Key.parse(key)
-    sample = training_rows(parsed, config, stored.dimension) if earlier is None else 0
-    neighbours, built = Neighbours(stored, queries), Built(key, trained_rows=stored.rows)
+    sample = training_rows(parsed, config, stored.dimension)
+    neighbours, built = Neighbours(stored, queries), Built(key)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
-    if earlier is not None:
-        index = read_index(earlier.file(path.name), mapped=False)
-        built.reused_rows = int(earlier.counts["rows"])
-        built.trained_rows = int(earlier.counts["trained_rows"]) if parsed.trains else stored.rows
-        add_rows(index, stored, built.reused_rows, device)
-    elif distributor.kind == "local" or inverted_lists(index) is None:
+    if distributor.kind == "local" or inverted_lists(index) is None:
         train(index, parsed, stored, sample, device)
-        add_rows(index, stored, 0, device)
+        add_rows(index, stored, device)
     else:
         trained = path.with_name(f"{side}-{key}.trained")
         if not trained.exists():
@@ -160,14 +116,6 @@ def build_side(
             write_index(index, trained)
         index = filled(trained, stored, distributor)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
-    if (
-        earlier is not None
-        and parsed.trains
-        and built.tuned_recall < recall_floor(earlier, side, config.target_recall)
-    ):
-        raise _OutgrownError(
-            f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most"
-        )
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)
     return built
@@ -190,17 +138,18 @@ def tune_and_measure(
         return neighbours.recall(index, 10, rerank, slice(1, None, 2))
 
     if tunable or rerank > 1:
-        values = (
-            (1, int(lists.nlist)) if lists is not None else GRAPH_BREADTH if tunable else (1, 1)
-        )
-        reranks = (config.rerank or rerank, config.rerank or (RERANK_LIMIT if rerank > 1 else 1))
-        found = tune(measure, config.target_recall, value=values, rerank=reranks)
-        built.parameters, built.rerank = search_parameters(index, found.value), found.rerank
-        built.tuned_recall = found.recall
+        values = GRAPH_BREADTH if tunable else (1, 1)
+        if lists is not None:
+            values = (1, int(lists.nlist))
+        most = RERANK_LIMIT if rerank > 1 else 1
+        reranks = (config.rerank or rerank, config.rerank or most)
+        tuned = tune(measure, config.target_recall, value=values, rerank=reranks)
+        built.parameters, built.rerank = search_parameters(index, tuned.value), tuned.rerank
+        built.tuned_recall = tuned.recall
         set_parameters(index, built.parameters)
-        if found.recall < config.target_recall:
+        if tuned.recall < config.target_recall:
             built.note = (
-                f"recall@10 is {found.recall:.3f} at most with this key, target_recall "
+                f"recall@10 is {tuned.recall:.3f} at most with this key, target_recall "
                 f"{config.target_recall} is not reached"
             )
     held_out = slice(None, None, 2)
@@ -233,8 +182,6 @@ def counts(
         "recall_at_100": {side: built.recall_at_100 for side, built in sides.items()},
         "recall_queries": len(queries.rows[::2]),
         "target_recall": config.target_recall,
-        "trained_rows": min(built.trained_rows for built in sides.values()),
-        "reused_rows": min(built.reused_rows for built in sides.values()),
         "seconds": round(sum(built.seconds for built in sides.values()), 2),
         "bytes": sum((staging / f"{side}.index").stat().st_size for side in SIDES),
     }

@@ -15,24 +15,15 @@ from typing import Any, Literal
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.batch import product_precision
 from react_pipeline.indexing.keys import Key
-from react_pipeline.indexing.prompts import is_worth
 from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
 
-OPERATIONS_PER_SECOND = {
-    **{"fp32": 1e11, "bf16": 3.5e11, "bound": 6.0e11, "cuda": 1e14},
-    **{
-        "fp32 in cells": 5e10,
-        "bf16 in cells": 1.1e11,
-        "bound in cells": 9.7e10,
-        "cuda in cells": 1e14,
-    },
-}
-"""Multiplications and additions of a core by type, done or skipped, and of a GPU (assumed). By
-`benchmarks.retrieval` with 80,000 prompts, a million rows and 96 of 2,048 cells on one core of an
-AMD EPYC with bf16 instructions; those of fp32 without a bound are from shorter runs there. A core
-with AVX2 alone computes about 7e10 in fp32."""
+OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.6e11, "cuda": 1e14}
+"""Multiplications and additions of a core by type, and of a GPU (assumed)."""
+CELL_OPERATIONS_PER_SECOND = 4e10
+"""Likewise of a core, in the cells of an index. Both by `benchmarks.retrieval` with a million rows
+and 96 of 2,048 cells on one core of an AMD EPYC with bf16 instructions."""
 SEARCH_OPERATIONS_PER_SECOND = 2e9
 """Of comparisons one by one along a graph, per core: they wait for memory."""
 BYTES_PER_SECOND = 5e8
@@ -93,10 +84,10 @@ class Searched:
     def built(cls, artifact: Artifact, side: Side) -> Searched:
         """Of a `faiss_index`, with the parameters that it is searched with."""
         counts = artifact.counts
-        about = f"{counts['key']} {counts['parameters'].get(side, '')}"
+        text = f"{counts['key']} {counts['parameters'].get(side, '')}"
 
         def number(pattern: str, otherwise: int = 0) -> int:
-            return int(found[0]) if (found := re.search(pattern, about)) else otherwise
+            return int(match[0]) if (match := re.search(pattern, text)) else otherwise
 
         return cls(
             int(counts["rows"]),
@@ -135,7 +126,6 @@ def estimate(
     spreads: bool = False,
     cores: int | None = None,
     precision: str | None = None,
-    templates: int = 1,
 ) -> Choice:
     """Choose how all queries are searched, by the sums alone.
 
@@ -146,22 +136,19 @@ def estimate(
         device: `cpu` or `cuda`.
         spreads: Whether a cluster does the work.
         cores: None: those of this machine; likewise the precision.
-        templates: Queries of each name.
     """
     cores, rows, width = cores or os.cpu_count() or 1, built.rows, built.width
     precision = precision or product_precision(queries, device)
     exact = 2.0 * queries * rows * width
-    units = cores if device == "cpu" else 1
-    kind = precision if device == "cpu" else "cuda"
-    bound = "bound" if is_worth(queries, templates, rows, k, precision, device) else kind
-    exact_seconds = (
-        exact / (units * OPERATIONS_PER_SECOND[bound]) + 2 * rows * width / BYTES_PER_SECOND
-    )
+    rate = OPERATIONS_PER_SECOND["cuda"]
+    if device == "cpu":
+        rate = cores * OPERATIONS_PER_SECOND[precision]
+    exact_seconds = exact / rate + 2 * rows * width / BYTES_PER_SECOND
     index, index_seconds = exact, exact_seconds
     if built.probed:
         index = 2.0 * queries * width * (built.cells + rows * min(built.probed / built.cells, 1))
-        rate = OPERATIONS_PER_SECOND[f"{bound if precision == 'fp32' else kind} in cells"]
-        index_seconds = index / (units * rate) + built.bytes / BYTES_PER_SECOND
+        index_seconds = index / (cores * CELL_OPERATIONS_PER_SECOND)
+        index_seconds += built.bytes / BYTES_PER_SECOND
     elif built.walked:
         index = 2.0 * queries * width * built.walked * built.links
         index_seconds = index / (cores * SEARCH_OPERATIONS_PER_SECOND)

@@ -138,12 +138,10 @@ def find_rows(
     size = max(HITS_AT_ONCE // (k * rerank), 1)
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
-        found, candidates = index.search(queries[part], min(k * rerank, index.ntotal))
+        values, hits = index.search(queries[part], min(k * rerank, index.ntotal))
         if rerank > 1 and stored is not None:
-            query, place = np.nonzero(candidates >= 0)
-            found, candidates = rank_exactly(
-                queries[part], query, candidates[query, place], stored.take, k
-            )
-        similarities[part], rows[part] = found, candidates
+            query, place = np.nonzero(hits >= 0)
+            values, hits = rank_exactly(queries[part], query, hits[query, place], stored.take, k)
+        similarities[part], rows[part] = values, hits
     similarities[rows < 0] = -np.inf
     return similarities, rows

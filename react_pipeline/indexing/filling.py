@@ -46,14 +46,14 @@ def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
     """
     # A quarter of the budget at most: the sample is in memory together with the index.
     affordable = memory_budget(config) // 4 // (4 * dimension)
-    wanted = config.training_rows or min(key.sample_rows, affordable)
-    if wanted < key.rows_to_train:
+    rows = config.training_rows or min(key.sample_rows, affordable)
+    if rows < key.rows_to_train:
         raise InputError(
-            f"index.training_rows: {wanted:,} rows are too few to train {key.text}, which needs "
+            f"index.training_rows: {rows:,} rows are too few to train {key.text}, which needs "
             f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer "
             "cells"
         )
-    return wanted
+    return rows
 
 
 def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -> None:
@@ -86,23 +86,21 @@ def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -
         lists.clustering_index = None
 
 
-def add_rows(index: Any, stored: StoredVectors, first_row: int, device: str) -> None:
-    """Add all rows from one on to a trained index in main memory; on a GPU their cells are found
-    there.
-    """
+def add_rows(index: Any, stored: StoredVectors, device: str) -> None:
+    """Add all rows to a trained index in main memory; on a GPU their cells are found there."""
     import faiss
 
     lists, cells = inverted_lists(index), None
     if lists is not None and device != "cpu":
         centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
         cells = _exact_on_gpu(lists.d, lists.quantizer.metric_type, device, centroids)
-    for _, vectors in stored.chunks(first_row):
+    for _, vectors in stored.chunks():
         if lists is None or cells is None:
             index.add(vectors)
             continue
         vectors = rotated(index, vectors)
-        _, found = cells.search(vectors, 1)
-        lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(found))
+        _, nearest = cells.search(vectors, 1)
+        lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(nearest))
         index.ntotal = lists.ntotal
 
 

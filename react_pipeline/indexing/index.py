@@ -17,7 +17,6 @@ import pandas as pd
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.files import find_rows, read_index, set_parameters
-from react_pipeline.indexing.growth import find_earlier
 from react_pipeline.indexing.ready import identify, take_over
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
@@ -31,8 +30,7 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
-    and what fell short. An index of an earlier, smaller state of the same corpus is grown instead
-    of rebuilt. With `corpus.indices` ready ones are taken over.
+    and what fell short. With `corpus.indices` ready ones are taken over.
 
     Raises:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find
@@ -49,11 +47,8 @@ def build_index(project: Project) -> Artifact:
     def write(staging: Path) -> dict[str, Any]:
         if ready is not None:
             return take_over(config, ready, embeddings, staging)
-        earlier = find_earlier(project.store, inputs, embeddings)
         device, distributor = project.config.device, project.config.distributor
-        return build_indices(
-            config, embeddings, staging, earlier=earlier, device=device, distributor=distributor
-        )
+        return build_indices(config, embeddings, staging, device=device, distributor=distributor)
 
     return project.store.build(inputs, write, resumable=True)
 
@@ -112,13 +107,13 @@ class Index:
         """
         similarities, rows = self.hits(side, self.checked(queries, k), k)
         query, rank = np.nonzero(rows >= 0)
-        found = {
+        columns = {
             "query": query,
             "row": rows[query, rank],
             "similarity": similarities[query, rank],
             "rank": rank,
         }
-        return pd.DataFrame(found)
+        return pd.DataFrame(columns)
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """As `find_rows`, of queries that were `checked`."""
@@ -161,11 +156,6 @@ class Index:
                     f"{path}: its length differs from the manifest; rematerialize `faiss_index`"
                 )
             index = read_index(path, mapped=True)
-            if (index.ntotal, index.d) != (self.rows, self.dimension):
-                raise CorruptArtifact(
-                    f"{path}: {index.ntotal:,} rows of {index.d} dimensions, its manifest says "
-                    f"{self.rows:,} of {self.dimension}; rematerialize `faiss_index`"
-                )
             set_parameters(index, self.artifact.counts["parameters"].get(side, ""))
             self._sides[side] = index
         return self._sides[side]

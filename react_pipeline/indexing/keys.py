@@ -76,20 +76,15 @@ class Key:
         Raises:
             InputError: If this pipeline builds no such index (`settings.index.key_problem`).
         """
-        found = _KEY.fullmatch(text)
-        if (problem := key_problem(text)) or found is None:
+        match = _KEY.fullmatch(text)
+        if (problem := key_problem(text)) or match is None:
             raise InputError(f"index.key: {problem}")
         numbers = {
-            name: int(number or 0) for name, number in found.groupdict().items() if name != "codes"
+            name: int(number or 0) for name, number in match.groupdict().items() if name != "codes"
         }
         if not numbers["parts"]:
-            return cls(text, codes=found["codes"] or "Flat", **numbers)
+            return cls(text, codes=match["codes"] or "Flat", **numbers)
         return cls(text, codes="PQ", **{**numbers, "bits": numbers["bits"] or 8})
-
-    @property
-    def family(self) -> str:
-        """The key without its number of cells, which grows with a corpus."""
-        return re.sub(r"IVF\d+", "IVF", self.text)
 
     @property
     def trains(self) -> bool:

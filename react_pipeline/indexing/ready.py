@@ -12,9 +12,8 @@ from typing import Any
 
 from react_pipeline.indexing.build import Built, counts, tune_and_measure
 from react_pipeline.indexing.files import innermost, inverted_lists, read_index
-from react_pipeline.indexing.growth import SIDES
 from react_pipeline.indexing.recall import Neighbours, draw_queries
-from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.indexing.vectors import SIDES, StoredVectors
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, remembered_sha256
 
@@ -55,7 +54,7 @@ def take_over(
         started = time.perf_counter()
         path, stored = indices / f"{side}.index", StoredVectors(embeddings, side)
         index = _checked(path, stored)
-        built = Built(_described(index), trained_rows=stored.rows)
+        built = Built(_described(index))
         rerank = 1 if _holds_vectors(index) else COARSE_RERANK
         tune_and_measure(index, config, Neighbours(stored, queries), built, rerank)
         if built.recall_at_10 < config.min_recall:

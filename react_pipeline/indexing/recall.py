@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.indexing.batch import exact_hits
+from react_pipeline.indexing.best import rank_exactly
 from react_pipeline.indexing.files import find_rows
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store import Artifact
@@ -37,14 +39,14 @@ class Queries:
         return len(self.rows)
 
 
-def draw_queries(embeddings: Artifact, wanted: int) -> Queries:
+def draw_queries(embeddings: Artifact, size: int) -> Queries:
     """Captions of random rows (fixed seed), fewer where the corpus is smaller.
 
     Raises:
         InputError: If one of them is not finite or not of unit length.
     """
     texts = StoredVectors(embeddings, "text")
-    rows, vectors = texts.sample(wanted, _SEED)
+    rows, vectors = texts.sample(size, _SEED)
     texts.refuse_bad(rows, vectors)
     return Queries(vectors, rows)
 
@@ -55,25 +57,16 @@ class Neighbours:
     """
 
     def __init__(self, stored: StoredVectors, queries: Queries) -> None:
-        """Compare all rows with the queries, chunk by chunk.
+        """Compare all rows with the queries.
 
         Raises:
             InputError: If a vector is not finite or not of unit length.
         """
-        import faiss
-
         self._stored, self._queries = stored, queries
         self._own = queries.rows if stored.side == "text" else np.full(len(queries), -1)
-        # One more than wanted: on the text side the query's own row is taken out again.
-        heap = faiss.ResultHeap(len(queries), max(DEPTHS) + 1, keep_max=True)
-        for first, vectors in stored.chunks():
-            stored.refuse_bad(np.arange(first, first + len(vectors)), vectors)
-            wanted = min(heap.k, len(vectors))
-            similarities, rows = faiss.knn(
-                queries.vectors, vectors, wanted, metric=faiss.METRIC_INNER_PRODUCT
-            )
-            heap.add_result(similarities, rows + first)
-        self._similarities: Vectors = np.where(self._own[:, None] == heap.I, -np.inf, heap.D)
+        # One hit more: on the text side the query's own row is taken out again.
+        similarities, rows = exact_hits(stored, queries.vectors, max(DEPTHS) + 1)
+        self._similarities = np.where(rows == self._own[:, None], -np.inf, similarities)
 
     def recall(self, index: Any, depth: int, rerank: int, part: slice = slice(None)) -> float:
         """Share of each query's exact nearest `depth` rows that the index finds, as a fraction.
@@ -88,23 +81,10 @@ class Neighbours:
             return 1.0
         needed = np.sort(self._similarities[part], axis=1)[:, [-depth]]
         _, rows = find_rows(index, queries, depth + 1, rerank, self._stored)
-        # The query's own row goes to the end, then the first `depth` count.
-        order = np.argsort(rows == own, axis=1, kind="stable")[:, :depth]
-        found = np.take_along_axis(rows, order, axis=1)
-        right = (found != own) & (_similarities(queries, found, self._stored) >= needed - _EQUAL)
-        return round(float(right.mean()), 4)
-
-
-def _similarities(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:
-    """Exact similarities (Q, K) of each query with its rows (Q, K); minus infinity where the row is
-    -1.
-    """
-    wanted, place = np.unique(rows, return_inverse=True)
-    vectors = np.zeros((len(wanted), stored.dimension), np.float32)
-    vectors[wanted >= 0] = stored.take(wanted[wanted >= 0])
-    of_queries = zip(place.reshape(rows.shape), queries, strict=True)
-    similarities = np.stack([vectors[of_query] @ query for of_query, query in of_queries])
-    return np.where(rows < 0, -np.inf, similarities)
+        query, place = np.nonzero((rows >= 0) & (rows != own))
+        take = self._stored.take
+        similarities, _ = rank_exactly(queries, query, rows[query, place], take, depth)
+        return round(float((similarities >= needed - _EQUAL).mean()), 4)
 
 
 @dataclass(frozen=True)

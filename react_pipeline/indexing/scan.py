@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits
+from react_pipeline.indexing.batch import cell_hits, exact_hits, has_whole_cells
+from react_pipeline.indexing.best import ranked_hits
 from react_pipeline.indexing.choice import Choice, Searched, estimate
 from react_pipeline.indexing.filling import write_once
 from react_pipeline.indexing.index import Index
@@ -42,7 +43,6 @@ def search_all(
     *,
     wanted: Literal["auto", "exact", "index"] = "auto",
     distributor: DistributorConfig | None = None,
-    templates: int = 1,
 ) -> tuple[Vectors, Rows, Choice]:
     """The k rows most similar to each of many queries.
 
@@ -55,7 +55,6 @@ def search_all(
             made if missing. On a cluster all machines must see it.
         wanted: `retrieval.search`.
         distributor: Where the parts of an exact search run; None: here.
-        templates: As of `exact_hits`; hits do not depend on it.
 
     Returns:
         Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
@@ -76,7 +75,6 @@ def search_all(
         k,
         device=device,
         spreads=settings.kind != "local",
-        templates=templates,
     )
     logger.info(
         "%s queries against %s rows: %s (%s)",
@@ -86,15 +84,12 @@ def search_all(
         choice,
     )
     if choice.way == "exact":
-        found = _scan(
-            index.stored_vectors(side), queries, k, scratch, index.device, settings, templates
-        )
-    elif has_list_order(opened := index.opened(side)):
-        stored, rerank = index.stored_vectors(side), index.rerank(side)
-        found = list_order_hits(opened, queries, k, rerank, stored, device, templates)
+        hits = _scan(index.stored_vectors(side), queries, k, scratch, index.device, settings)
+    elif has_whole_cells(opened := index.opened(side)):
+        hits = cell_hits(opened, queries, k, index.rerank(side), index.stored_vectors(side))
     else:
-        found = index.hits(side, queries, k)
-    return *found, choice
+        hits = index.hits(side, queries, k)
+    return *hits, choice
 
 
 def _scan(
@@ -104,11 +99,10 @@ def _scan(
     scratch: Path,
     device: str,
     settings: DistributorConfig,
-    templates: int,
 ) -> tuple[Vectors, Rows]:
-    about = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
-    name = hashlib.sha256(about + queries.tobytes()).hexdigest()[:16]
-    task = ScanTask(stored.artifact, stored.side, scratch / f"{name}.npy", k, device, templates)
+    identity = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
+    name = hashlib.sha256(identity + queries.tobytes()).hexdigest()[:16]
+    task = ScanTask(stored.artifact, stored.side, scratch / f"{name}.npy", k, device)
     scratch.mkdir(parents=True, exist_ok=True)
     write_once(task.queries, lambda path: _save(path, queries))
     parts = stored.runs(PART_ROWS)
@@ -125,7 +119,6 @@ class ScanTask:
     queries: Path
     k: int
     device: str
-    templates: int
 
     def file(self, first: int) -> Path:
         """Where the hits are of the part that begins with a row."""
@@ -138,11 +131,9 @@ class ScanTask:
         def write(path: Path) -> None:
             stored, device = StoredVectors(self.embeddings, self.side), choose_device(self.device)
             queries = np.load(self.queries)
-            found = exact_hits(
-                stored, queries, self.k, device=device, rows=rows, templates=self.templates
-            )
-            hits = np.empty(found[0].shape, _HIT)
-            hits["similarity"], hits["row"] = found
+            values = exact_hits(stored, queries, self.k, device=device, rows=rows)
+            hits = np.empty(values[0].shape, _HIT)
+            hits["similarity"], hits["row"] = values
             _save(path, hits)
 
         write_once(self.file(rows[0]), write)
@@ -158,10 +149,11 @@ def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
     for start in range(0, len(rows), _MERGED_QUERIES):
         some = slice(start, start + _MERGED_QUERIES)
         hits = np.concatenate([part[some] for part in parts], axis=1)
-        # Rows of later parts are higher, so a stable order keeps equal hits by row.
-        order = np.argsort(-hits["similarity"], axis=1, kind="stable")[:, :k]
-        similarities[some] = np.take_along_axis(hits["similarity"], order, axis=1)
-        rows[some] = np.take_along_axis(hits["row"], order, axis=1)
+        query, place = np.nonzero(hits["row"] >= 0)
+        best = hits[query, place]
+        similarities[some], rows[some] = ranked_hits(
+            query, best["row"], best["similarity"], len(hits), k
+        )
     return similarities, rows
 
 

@@ -9,12 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from react_pipeline.embedding import Rows, Side, Vectors, row_metadata, vector_parts, vectors_of
+from react_pipeline.embedding import (
+    Rows,
+    Side,
+    Vectors,
+    bad_rows,
+    row_metadata,
+    vector_parts,
+    vectors_of,
+)
 from react_pipeline.store import Artifact, InputError
 
+SIDES: tuple[Side, ...] = ("image", "text")
 CHUNK_ROWS = 32_768
-UNIT_TOLERANCE = 0.01
-"""Vectors are stored in half precision."""
 
 
 class StoredVectors:
@@ -23,12 +30,7 @@ class StoredVectors:
     """
 
     def __init__(self, embeddings: Artifact, side: Side) -> None:
-        """Open no file yet.
-
-        Raises:
-            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that
-                is not an array is reported when it is read.
-        """
+        """Open no file yet."""
         self.artifact, self.side = embeddings, side
         self._parts = vector_parts(embeddings, side)
         self._starts = self._parts.starts
@@ -86,15 +88,13 @@ class StoredVectors:
         Raises:
             InputError: Naming the file, the row in it and its key.
         """
-        lengths = np.linalg.norm(vectors, axis=1)
-        # A NaN compares as false, so it counts as bad.
-        wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))
-        if len(wrong):
-            row = int(rows[wrong[0]])
-            number = self._number(row)
+        bad = bad_rows(vectors)
+        if len(bad):
+            row = int(rows[bad[0]])
+            number, length = self._number(row), np.linalg.norm(vectors[bad[0]])
             raise InputError(
                 f"{self._parts.path(number)}: row {row - self._starts[number]}{self._name(row)} "
-                f"has length {lengths[wrong[0]]}, not 1, so a search could never rank it; "
+                f"has length {length}, not 1, so a search could never rank it; "
                 "rematerialize `corpus_embeddings`"
             )
 

@@ -310,7 +310,6 @@ class Sums:
                 spreads=spreads,
                 cores=cores,
                 precision=self.machine.precision,
-                templates=domain.templates,
             )
             found[slug] = (len(settings.modes) * choice.seconds, f"{choice.way} ({choice.reason})")
         return found

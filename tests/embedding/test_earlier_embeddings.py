@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support_drawings import COLOURS, SHAPES, pair, write_shard
+from support_vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding import earlier_embeddings as module
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, read_vectors, vector_files
+from react_pipeline.embedding.vectors import read_metadata, vector_files
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError

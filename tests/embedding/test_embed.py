@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
+from support_vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
@@ -18,7 +19,7 @@ from react_pipeline.corpus.images import decode_image
 from react_pipeline.corpus.inventory import shard_paths
 from react_pipeline.embedding import inference
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError

@@ -16,18 +16,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from support_vectors import read_vectors
 
 from react_pipeline.embedding.parts import holding, starts_of
-from react_pipeline.embedding.vectors import (
-    read_metadata,
-    read_vectors,
-    row_metadata,
-    vector_files,
-    vectors_of,
-)
+from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store.artifacts import Artifact, manifest_digest
-from react_pipeline.store.errors import CorruptArtifact
 
 PARTS, WIDTH = 1_200, 4
 COLUMNS = ["caption", "image_path"]
@@ -186,31 +180,3 @@ def test_vectors_of_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int
         vectors_of(artifact, "image", [0, row])
     with pytest.raises(IndexError, match="a corpus of 6"):
         StoredVectors(artifact, "image").take(np.array([0, row]))
-
-
-def test_a_file_of_other_rows_than_were_recorded_is_reported_by_name(tmp_path: Path) -> None:
-    artifact = write_corpus(tmp_path, [3, 3])
-    np.save(artifact.file("img_emb/img_emb_0001.npy"), np.zeros((2, WIDTH), np.float16))
-    with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy"):
-        vectors_of(artifact, "image", pd.Series([4]))
-    artifact.file("img_emb/img_emb_0001.npy").write_bytes(b"")
-    with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy"):
-        StoredVectors(artifact, "image").take(np.array([4]))
-
-
-def test_fewer_files_than_were_recorded_are_refused(tmp_path: Path) -> None:
-    artifact = write_corpus(tmp_path, [3, 3])
-    files = {
-        name: {} for name in artifact.manifest["files"] if name != "text_emb/text_emb_0000.npy"
-    }
-    with pytest.raises(CorruptArtifact, match="text_emb"):
-        read_vectors(
-            Artifact(artifact.path, {**artifact.manifest, "files": files, "digest": "other"}),
-            "image",
-        )
-    counts = {"rows": 7, "dimension": WIDTH}
-    with pytest.raises(CorruptArtifact, match="6 rows, its manifest says 7"):
-        StoredVectors(
-            Artifact(artifact.path, {**artifact.manifest, "counts": counts, "digest": "third"}),
-            "image",
-        )

@@ -12,17 +12,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from support_ready import CAPTIONS, encoded, write_ready
+from support_vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import (
-    read_metadata,
-    read_vectors,
-    row_metadata,
-    vector_files,
-    vectors_of,
-)
+from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from support_vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import build as index_build
 from react_pipeline.indexing import files
-from react_pipeline.indexing.growth import SIDES
 from react_pipeline.indexing.index import Index, build_index
-from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.indexing.vectors import SIDES, StoredVectors
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError
@@ -163,108 +161,6 @@ def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: M
 
     assert named(min_recall=0.5) == named()
     assert named(rerank=4) == {**named(), "rerank": 4}
-
-
-@pytest.mark.parametrize(
-    "key", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,SQ8", "OPQ8,IVF32_HNSW16,PQ8x4"]
-)
-def test_a_grown_corpus_is_added_to_the_earlier_index(
-    make_indexed: Callable[..., tuple[Project, Artifact]],
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-    key: str,
-) -> None:
-    project, before = make_indexed(6, key=key, target_recall=0.7)
-    embeddings = publish(project, pairs)
-    after = build_index(project)
-    assert (after.counts["rows"], after.counts["reused_rows"], before.counts["reused_rows"]) == (
-        ROWS,
-        3_000,
-        0,
-    )
-    assert after.counts["trained_rows"] == (ROWS if key in {"Flat", "HNSW16"} else 3_000)
-    assert "3,000 rows of an earlier index kept" in after.counts["reason"]
-    assert min(after.counts["recall_at_10"].values()) > 0.6
-    new = read_vectors(embeddings, "image")[3_500:3_540]
-    found = Index(after).search("image", new, 5).groupby("query")["row"].agg(list)
-    assert np.mean([3_500 + query in rows for query, rows in found.items()]) > 0.9
-
-
-def test_growing_an_exact_index_gives_the_bytes_of_building_it_again(
-    make_indexed: Callable[..., tuple[Project, Artifact]],
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-) -> None:
-    project, before = make_indexed(6, key="Flat")
-    publish(project, pairs)
-    grown = build_index(project)
-    shutil.rmtree(before.path)
-    shutil.rmtree(grown.path)
-    anew = build_index(project)
-    assert (grown.counts["reused_rows"], anew.counts["reused_rows"]) == (3_000, 0)
-    assert (grown.fingerprint, grown.manifest["files"]) == (
-        anew.fingerprint,
-        anew.manifest["files"],
-    )
-
-
-@pytest.mark.parametrize(
-    ("files", "change", "why"),
-    [(3, {}, "grown too far"), (6, {"key": "IVF16,Flat"}, "another configuration")],
-)
-def test_an_earlier_index_that_does_not_fit_is_not_used(
-    make_indexed: Callable[..., tuple[Project, Artifact]],
-    make_project: MakeProject,
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-    files: int,
-    change: dict[str, str],
-    why: str,
-) -> None:
-    make_indexed(files, key="IVF32,Flat")
-    project = make_project(index={**SMALL, "key": "IVF32,Flat", **change})
-    publish(project, pairs)
-    counts = build_index(project).counts
-    assert (counts["reused_rows"], counts["trained_rows"]) == (0, ROWS), why
-
-
-def test_a_damaged_earlier_index_gives_way_to_one_that_is_earlier_still(
-    make_indexed: Callable[..., tuple[Project, Artifact]],
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-) -> None:
-    project, _ = make_indexed(4, key="Flat")
-    publish(project, pairs[:6])
-    larger = build_index(project)
-    with larger.file("text.index").open("ab") as file:
-        file.write(b"\0")
-    publish(project, pairs)
-    assert (larger.counts["reused_rows"], build_index(project).counts["reused_rows"]) == (
-        2_000,
-        2_000,
-    )
-
-
-def test_an_earlier_index_of_vectors_that_changed_is_not_used(
-    make_indexed: Callable[..., tuple[Project, Artifact]],
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-) -> None:
-    project, _ = make_indexed(6, key="Flat")
-    publish(project, [pairs[1], pairs[0], *pairs[2:]])
-    assert build_index(project).counts["reused_rows"] == 0
-
-
-def test_an_index_whose_recall_fell_while_it_grew_is_trained_again(
-    make_project: MakeProject, pairs: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    # Codes learned from one tight knot of vectors are useless for all others.
-    random = np.random.default_rng(0)
-    first = pairs[0][0][0]
-    knot = first + 1e-3 * random.standard_normal((2_200, WIDTH)).astype(np.float32)
-    knot /= np.linalg.norm(knot, axis=1, keepdims=True)
-    project = make_project(index={**SMALL, "key": "SQ8", "rerank": 1})
-    publish(project, [(knot, knot)])
-    build_index(project)
-    publish(project, [(knot, knot), *pairs[:4]])
-    counts = build_index(project).counts
-    assert (counts["reused_rows"], counts["trained_rows"]) == (0, 4_200)
-    assert "trained again: grown, its image index finds" in counts["reason"]
 
 
 @pytest.mark.parametrize("flipped", [False, True])

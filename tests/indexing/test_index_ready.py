@@ -6,9 +6,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from support_vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from support_vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project.project import Project
@@ -64,8 +64,8 @@ class InMemory:
         self.vectors, self.side = vectors, side
         self.rows, self.dimension = vectors.shape
 
-    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        for first in range(0, self.rows, 3):
+    def blocks(self, first_row: int, last_row: int, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        for first in range(first_row, last_row, 3):
             yield first, self.vectors[first : first + 3]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
