@@ -28,17 +28,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from react_pipeline.commands.command_line import DEMO_DOMAINS
-from react_pipeline.corpus import ImageSource, open_source
+from react_pipeline.corpus import open_source
 from react_pipeline.embedding import row_metadata
 from react_pipeline.evaluation import evaluate
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
-from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
+from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.settings.training import TrainingOverrides, pairs_of
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, MissingArtifact
+from react_pipeline.store import Artifact, MissingArtifact, scratch_of
 from react_pipeline.training import customize
 
 DOMAINS = DEMO_DOMAINS
@@ -135,9 +135,9 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
     """
     inputs = resolve(project, "retrieved_set", slug)
 
-    def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
+    def choose(directory: Path) -> dict[str, Any]:
         embeddings = inputs.parents["corpus_embeddings"]
-        source = open_source(project, inputs.parents["corpus"], directory / FETCHED)
+        source = open_source(project, inputs.parents["corpus"], scratch_of(directory) / "fetched")
         pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
         pairs = pairs.sample(frac=1, random_state=seed).sort_values(
             "class", kind="stable", ignore_index=True
@@ -150,13 +150,13 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
         written = write_pairs(
             directory, pairs, source, shard_pairs=shard_pairs, max_pixels=config.corpus.max_pixels
         )
-        return source, {
+        return {
             **retrieved.counts,
             "pairs": len(written),
             "captions": "shuffled between classes",
         }
 
-    return project.store.build(inputs, resumable(choose), resumable=True)
+    return project.store.build(inputs, choose)
 
 
 def trained(project: Project, slug: str, method: str) -> Artifact:

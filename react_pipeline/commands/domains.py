@@ -114,9 +114,7 @@ def _note_unnamed(project: Project, slugs: Sequence[str]) -> None:
         )
         return
     for slug in slugs:
-        unnamed = unnamed_classes(
-            domain_names(project, slug), embeddings, project.config.distributor
-        )
+        unnamed = unnamed_classes(domain_names(project, slug), embeddings)
         if unnamed:
             path = project.config.domains / f"{slug}.yaml"
             message = unnamed_message(list(unnamed), list(unnamed.values()))

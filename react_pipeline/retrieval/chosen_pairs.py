@@ -1,34 +1,17 @@
 """The files of a set of chosen pairs: their table, their training shards and contact sheets.
 
-That is what a retrieved set and its control have alike, and how a killed build of either resumes.
-Does not belong here: which pairs are chosen (`retrieve`, `control`), the form of a shard
-(`corpus`).
+Shared by the retrieved set and the control set. Does not belong here: which pairs are chosen
+(`retrieve`, `control`), the form of a shard (`corpus`).
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from PIL import ImageOps
 
 from react_pipeline.corpus import SHARDS, ImageSource, collect_pairs, contact_sheet, decode_image
-from react_pipeline.store import MANIFEST, remove_scratch, seal, sealed
-
-FETCHED = "fetched"
-"""Scratch of a build, in which images that came over the net wait; never published."""
-
-SEARCHED = "searched"
-"""Scratch of a build, in which the parts of a search wait; never published."""
-
-FINISHED = "finished.json"
-"""Vouches for all other files of a build, with its counts; published with them, since they are
-hashed after it.
-"""
 
 SHEET_CLASSES, MAX_SHEETS = 12, 34
 """Classes of a contact sheet, and sheets of a set. That is enough for ELEVATER's largest data set,
@@ -37,48 +20,6 @@ of 397 classes; a sheet is up to 2 MB and some 100 images that are read and deco
 _COLUMNS = ["row", "class", "classes", "prompt", "mode", "similarity", "score", "rank"]
 _MORE = ["caption", "url", "image_sha256", "evaluation_similarity"]
 _SHEET_IMAGES, _TILE_PIXELS = 8, 96
-
-
-def resumable(
-    choose: Callable[[Path], tuple[ImageSource, dict[str, Any]]],
-) -> Callable[[Path], dict[str, Any]]:
-    """What `Store.build` calls to make a set, of which a killed build leaves what took long.
-
-    Images that were fetched and parts of a search stay until the set is written, on the disk and
-    vouched for. From then on it is published as it is: hashing and publishing gigabytes takes
-    minutes, and fetching them again hours.
-
-    Args:
-        choose: Writes the set into a directory; gives the source of its images, and the counts.
-    """
-
-    def write(directory: Path) -> dict[str, Any]:
-        counts: dict[str, Any] | None = sealed(directory / FINISHED)
-        if counts is not None:
-            remove_scratch(directory / FETCHED)
-            return counts
-        started = time.monotonic()
-        for path in directory.iterdir():
-            if path.is_file():
-                path.unlink()
-            elif path.name not in (FETCHED, SEARCHED):
-                shutil.rmtree(path)
-        source, counts = choose(directory)
-        remove_scratch(directory / SEARCHED)
-        files = [
-            path
-            for path in directory.rglob("*")
-            if path.is_file() and path.name not in (FINISHED, MANIFEST)
-        ]
-        seal(
-            directory / FINISHED,
-            (path for path in files if not path.is_relative_to(directory / FETCHED)),
-            counts,
-        )
-        source.discard()
-        return {**counts, "seconds": round(time.monotonic() - started, 2)}
-
-    return write
 
 
 def write_pairs(
@@ -93,8 +34,7 @@ def write_pairs(
 
     Returns:
         The pairs that were collected, in the order given: all of them, unless an image became
-            unavailable since it was
-        chosen.
+        unavailable since it was chosen.
     """
     rows = collect_pairs(pairs, source, directory / SHARDS, shard_pairs)
     pairs = pairs[pairs["row"].isin(rows)]

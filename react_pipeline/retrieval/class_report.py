@@ -29,16 +29,6 @@ Sheets = Sequence[tuple[str, Sequence[str]]]
 MAX_ROWS = 1_000
 """Classes listed on the page; the fewest pairs first. All of them are in `classes.parquet`."""
 _BINS = 50
-CLASS_BINS = 10
-"""Of the histogram of one class, which is shown in a table cell."""
-_BARS = "▁▂▃▄▅▆▇█"
-_QUANTILES = {
-    "lowest": 0.0,
-    "lower_quarter": 0.25,
-    "median": 0.5,
-    "upper_quarter": 0.75,
-    "highest": 1.0,
-}
 
 
 def class_report(
@@ -56,7 +46,7 @@ def class_report(
     more).
 
     Args:
-        hits: Number of hits by class id and mode (`candidates.Found.hits`).
+        hits: Number of hits by class id and mode (`Candidates.hits`).
     """
     classes = pd.DataFrame({"class": domain.class_names})
     counts = pd.crosstab(candidates["class_id"], candidates["dropped"]).rename(columns={"": "kept"})
@@ -66,67 +56,35 @@ def class_report(
     classes["candidates"] = candidates.groupby("class_id").size()
     classes = classes.join(counts).fillna(0)
     text_modes = sum(mode != "i2i" for mode in settings.modes)
-    asked = classes["prompts"] * text_modes + classes["seeds"] * ("i2i" in settings.modes)
-    found = hits.sum(axis=1).reindex(classes.index, fill_value=0)
-    classes["shortfall"] = 0 if settings.choose == "all" else asked * settings.k_per_prompt - found
+    searches = classes["prompts"] * text_modes + classes["seeds"] * ("i2i" in settings.modes)
+    of_class = hits.sum(axis=1).reindex(classes.index, fill_value=0)
+    shortfall = searches * settings.k_per_prompt - of_class
+    classes["shortfall"] = 0 if settings.choose == "all" else shortfall
     numbers = [column for column in classes.columns if column != "class"]
     return classes.astype(dict.fromkeys(numbers, "int64"))
-
-
-def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.DataFrame:
-    """The similarities of kept and of dropped candidates, a row for each class, mode and outcome.
-
-    Returns:
-        Columns class, class_id, mode, kept (bool), pairs, lowest, lower_quarter, median,
-        upper_quarter, highest, and
-        histogram: numbers of candidates in `CLASS_BINS` equal bins from the lowest to the highest
-            cosine of the mode,
-        over all classes, so that classes can be compared.
-    """
-    kept = of_kept_rows(candidates).rename("kept")
-    keys = ["class_id", "mode", kept]
-    groups = candidates.groupby(keys, sort=True, observed=True)["similarity"]
-    table = pd.DataFrame(
-        {"pairs": groups.size(), **{name: groups.quantile(q) for name, q in _QUANTILES.items()}}
-    )
-    of_mode = candidates.groupby("mode", observed=True)["similarity"]
-    low, high = of_mode.transform("min"), of_mode.transform("max")
-    bins = ((candidates["similarity"] - low) / (high - low) * CLASS_BINS).fillna(0).astype("int64")
-    numbers = bins.clip(0, CLASS_BINS - 1).groupby(
-        [candidates["class_id"], candidates["mode"], kept], sort=True, observed=True
-    )
-    table["histogram"] = numbers.apply(
-        lambda of_group: np.bincount(of_group, minlength=CLASS_BINS).tolist()
-    )
-    table = table.reset_index()
-    table.insert(0, "class", np.asarray(domain.class_names, object)[table["class_id"]])
-    return table
 
 
 def write_report(
     directory: Path,
     title: str,
     classes: pd.DataFrame,
-    similarity: pd.DataFrame,
     candidates: pd.DataFrame,
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
 ) -> None:
-    """Write `classes.parquet`, `similarity.parquet`, `similarity.png` and `report.md`.
+    """Write `classes.parquet`, `similarity.png` and `report.md`.
 
     Args:
         classes: Of `class_report`.
-        similarity: Of `similarity_report`.
         counts: Of the artifact: pairs, classes, starving, evaluation_sets.
         sheets: Of `chosen_pairs.sheets_of`.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
-    similarity.drop(columns="class_id").to_parquet(directory / "similarity.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(
         directory / "similarity.png", metadata={"Software": None}
     )
-    page = report_page(title, classes, similarity, settings, counts, sheets)
+    page = report_page(title, classes, settings, counts, sheets)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
@@ -170,7 +128,6 @@ def draw_similarity(
 def report_page(
     title: str,
     classes: pd.DataFrame,
-    similarity: pd.DataFrame,
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
@@ -179,7 +136,7 @@ def report_page(
     reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
     dropped = [(reason, int(classes[reason].sum()), DROP_REASONS[reason]) for reason in reasons]
     on_sheets = sum(len(shown) for _, shown in sheets)
-    table = _class_rows(classes, similarity)
+    table = _class_rows(classes)
     return render(
         "retrieval",
         "report.md",
@@ -199,21 +156,8 @@ def report_page(
     )
 
 
-def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
+def _class_rows(classes: pd.DataFrame) -> pd.DataFrame:
     """The table of the page, the classes with fewest pairs first."""
     optional = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
-    kept = similarity[similarity["kept"]]
-    shown = kept["median"].map("{:.3f} ".format) + kept["histogram"].map(_bars)
-    kept = kept.assign(mode=kept["mode"].astype(str), shown=shown)
-    by_mode = kept.pivot(index="class_id", columns="mode", values="shown")
-    table = (
-        classes.drop(columns=optional).join(by_mode.add_suffix(": median, histogram")).fillna("")
-    )
+    table = classes.drop(columns=optional).fillna("")
     return table.sort_values("kept", kind="stable").head(MAX_ROWS)
-
-
-def _bars(histogram: Sequence[int]) -> str:
-    highest = max(histogram)
-    return "".join(
-        _BARS[-(-number * len(_BARS) // highest) - 1] if number else "·" for number in histogram
-    )

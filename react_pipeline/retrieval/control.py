@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,11 @@ from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
+from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, RetrievalError
+from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -45,19 +46,17 @@ def draw_control(project: Project, slug: str) -> Artifact:
     """
     inputs = resolve(project, "control_set", slug)
     parents, settings = inputs.parents, project.retrieval(slug)
-    wanted, seed = parents["retrieved_set"].counts["pairs"], project.seed(slug)
+    size, seed = parents["retrieved_set"].counts["pairs"], project.seed(slug)
 
-    def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
-        embeddings, clip = (
-            parents["corpus_embeddings"],
-            load_encoder(project, parents[encoder_in(parents)]),
-        )
+    def write(directory: Path) -> dict[str, Any]:
+        started = time.monotonic()
+        clip = load_encoder(project, parents[encoder_in(parents)])
         evaluation = kept_out(
             project, slug, parents["evaluation_set"], settings.decontaminate, clip
         )
-        source = open_source(project, parents["corpus"], directory / FETCHED)
-        draw = Draw(evaluation, embeddings, source, random_of(seed, slug))
-        drawn = draw.take(wanted)
+        source = open_source(project, parents["corpus"], scratch_of(directory) / "fetched")
+        draw = Draw(evaluation, parents["corpus_embeddings"], source, random_of(seed, slug))
+        drawn = draw.take(size)
         if drawn.empty:
             raise RetrievalError(
                 f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn"
@@ -69,16 +68,17 @@ def draw_control(project: Project, slug: str) -> Artifact:
             shard_pairs=settings.shard_pairs,
             max_pixels=project.config.corpus.max_pixels,
         )
-        return source, {
+        return {
             "pairs": len(pairs),
-            "shortfall": wanted - len(pairs),
+            "shortfall": size - len(pairs),
             "dropped": draw.dropped,
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
             "seed": seed,
+            "seconds": round(time.monotonic() - started, 2),
         }
 
-    return project.store.build(inputs, resumable(choose), resumable=True)
+    return project.store.build(inputs, write)
 
 
 def random_of(seed: int, slug: str) -> np.random.Generator:
@@ -111,19 +111,14 @@ class Draw:
         random: np.random.Generator,
     ) -> None:
         """Draw from the rows of `corpus_embeddings`; `random` decides their order."""
-        self.dropped = {
-            "evaluation_image_hash": 0,
-            "evaluation_image_near": 0,
-            **({"evaluation_subject": 0} if evaluation.subjects else {}),
-            "exact_duplicate": 0,
-            **({} if source.identity == "image_sha256" else {"not_collected": 0}),
-        }
-        self._evaluation, self._embeddings, self._source, self._random = (
-            evaluation,
-            embeddings,
-            source,
-            random,
-        )
+        reasons = ["evaluation_image_hash", "evaluation_image_near", "exact_duplicate"]
+        if evaluation.subjects:
+            reasons.append("evaluation_subject")
+        if source.identity != "image_sha256":
+            reasons.append("not_collected")
+        self.dropped = dict.fromkeys(reasons, 0)
+        self._evaluation, self._random = evaluation, random
+        self._embeddings, self._source = embeddings, source
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
         self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows, random).take
@@ -131,7 +126,7 @@ class Draw:
             listed = iter(self._distinct())
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
 
-    def take(self, wanted: int) -> pd.DataFrame:
+    def take(self, size: int) -> pd.DataFrame:
         """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
 
         What must be fetched is asked for `REFILL_ROUNDS` times more at most, in place of images
@@ -139,7 +134,7 @@ class Draw:
         """
         parts: list[pd.DataFrame] = []
         have, rounds = 0, 0
-        while have < wanted and len(rows := self._next(wanted - have)):
+        while have < size and len(rows := self._next(size - have)):
             parts.append(self._usable(rows))
             have += len(parts[-1])
             rounds += self._source.identity != "image_sha256"

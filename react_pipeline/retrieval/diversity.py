@@ -40,14 +40,14 @@ def diverse_order(
     return candidates.iloc[order].reset_index(drop=True)
 
 
-def _by_gain(cosines: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
+def _by_gain(cosines: NDArray[np.float32], size: int) -> NDArray[np.int64]:
     """Positions (N,) of candidates with these cosines (N, N): those wanted, the best first, then
     the others.
     """
     count = len(cosines)
     weights, covered = 1 - np.arange(count) / count, np.zeros(count)
     chosen: list[int] = []
-    for _ in range(wanted):
+    for _ in range(size):
         gains = weights @ np.maximum(cosines - covered[:, None], 0)
         gains[chosen] = -1
         chosen.append(int(gains.argmax()))

@@ -121,8 +121,8 @@ class Examination:
                 self.failed.setdefault(row, self._source.failed.get(row, "unknown"))
 
     def _fill_in(self, candidates: pd.DataFrame) -> None:
-        known = candidates["row"].map(self.sha256)
-        candidates["image_sha256"] = known.where(known.notna(), candidates["image_sha256"])
+        digests = candidates["row"].map(self.sha256)
+        candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
         if self._settings.max_text_fraction is not None:
             candidates["text_fraction"] = (
                 candidates["row"].map(self.text_fraction).astype("float64")

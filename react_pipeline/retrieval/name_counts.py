@@ -40,13 +40,13 @@ def domain_names(project: Project, slug: str) -> pd.DataFrame:
         and kept.parents["corpus_embeddings"] == embeddings.fingerprint
         and NAMES in kept.manifest["files"]
     ):
-        names, known = (
+        names, counts = (
             _names_of(domain),
             pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"],
         )
-        wanted = list(zip(names["class_id"], names["name"], strict=True))
-        if set(wanted) == set(known.index):
-            return names.assign(captions=known[wanted].to_numpy())
+        pairs = list(zip(names["class_id"], names["name"], strict=True))
+        if set(pairs) == set(counts.index):
+            return names.assign(captions=counts[pairs].to_numpy())
     return count_names(domain, embeddings, project.config.distributor)
 
 
@@ -86,9 +86,8 @@ def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
     """The captions of rows from the first number up to, not including, the second; some may be
     null.
     """
-    found = row_metadata(embeddings, np.arange(*rows), ["caption"], arrow=True)
-    captions = pa.Table.from_pandas(found, preserve_index=False)["caption"].cast(pa.string())
-    return pa.concat_arrays(captions.chunks) if captions.num_chunks else pa.array([], pa.string())
+    captions = row_metadata(embeddings, np.arange(*rows), ["caption"])["caption"]
+    return pa.array(captions, pa.string(), from_pandas=True)
 
 
 def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
@@ -115,8 +114,8 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
         )
         name = pc.fill_null(pc.index_in(runs, texts), -1).to_numpy()
         said.append(np.stack([starts, starts + length, name])[:, name >= 0])
-    found = np.concatenate(said, axis=1)
-    start, end, name = found[:, np.lexsort((-found[1], found[0]))]
+    spans = np.concatenate(said, axis=1)
+    start, end, name = spans[:, np.lexsort((-spans[1], spans[0]))]
     # What ends no later than one before it, which starts no later, is within that one.
     whole = np.append(True, end[1:] > np.maximum.accumulate(end)[:-1])[: len(end)]
     once = np.unique(rows[start[whole]] * len(names) + name[whole]) % len(names)

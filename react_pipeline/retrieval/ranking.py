@@ -8,7 +8,6 @@ one of them, and the pair lists all of them (`classes_of`).
 """
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
@@ -90,34 +89,32 @@ def mark_drops(
     """
     alive = ~candidates["dropped"].isin(("below_similarity", "below_filter")).to_numpy()
     looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
-    wanted = candidates.loc[alive, looked_at]
+    table = candidates.loc[alive, looked_at]
     # Rows by number, the best first; what becomes of each is a position in `_OUTCOMES`.
-    number, _ = pd.factorize(wanted["row"])
-    again = wanted["row"].duplicated().to_numpy()
-    best = wanted[~again]
+    number, _ = pd.factorize(table["row"])
+    again = table["row"].duplicated().to_numpy()
+    best = table[~again]
     outcomes = _reasons_of_rows(best, evaluation, settings, failed)
-    usable = wanted[outcomes[number] == 0]
+    usable = table[outcomes[number] == 0]
     first = usable[~usable["row"].duplicated()]
-    as_good = again & (wanted["similarity"].to_numpy() == best["similarity"].to_numpy()[number])
+    as_good = again & (table["similarity"].to_numpy() == best["similarity"].to_numpy()[number])
     if as_good.any():
-        first = _in_turns(first, wanted[as_good])
-    twins = _twins(first)
+        first = _in_turns(first, table[as_good])
+    choice = _Choice(settings.max_per_class, _twins(first), near)
     if settings.balance == "even":
-        chosen, lost = _fewest_first(usable, _Choice(settings.max_per_class, twins, near))
-    elif near is not None:
-        chosen, lost = _best_first(first, _Choice(settings.max_per_class, twins, near))
+        chosen, lost = _fewest_first(usable, choice)
     else:
-        chosen, lost = _best_first_but_twins(first, settings.max_per_class, twins)
+        chosen, lost = _best_first(first, choice)
     if settings.max_pairs is not None and len(chosen) > settings.max_pairs:
         # The worst pairs of the largest classes go, so that what is left is as even as it can be.
-        ranks = wanted.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
-        lost["total"] = wanted.loc[ranks.index[settings.max_pairs :], "row"]
+        ranks = table.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
+        lost["total"] = table.loc[ranks.index[settings.max_pairs :], "row"]
         chosen = ranks.index[: settings.max_pairs]
     numbers = pd.Index(best["row"])
-    for reason, rows in {**lost, SHARED: wanted.loc[chosen, "row"]}.items():
+    for reason, rows in {**lost, SHARED: table.loc[chosen, "row"]}.items():
         outcomes[numbers.get_indexer(rows)] = _OUTCOMES.index(reason)
     decided = pd.Series(
-        np.where(again, _OUTCOMES.index(SHARED), outcomes[number]), index=wanted.index
+        np.where(again, _OUTCOMES.index(SHARED), outcomes[number]), index=table.index
     )
     decided.loc[chosen] = 0
     # One object a reason, to which all rows point.
@@ -134,10 +131,10 @@ def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Serie
     """For each kept row all the classes that want it, its own first, then by fit; a list of names,
     indexed by row.
     """
-    wanted = candidates[of_kept_rows(candidates)]
-    wanted = wanted.assign(kept=wanted["dropped"] != "").sort_values("kept", kind="stable")
+    kept = candidates[of_kept_rows(candidates)]
+    kept = kept.assign(kept=kept["dropped"] != "").sort_values("kept", kind="stable")
     names = pd.Series(
-        np.asarray(class_names, object)[wanted["class_id"]], index=wanted["row"].to_numpy()
+        np.asarray(class_names, object)[kept["class_id"]], index=kept["row"].to_numpy()
     )
     return names.groupby(level=0, sort=False).agg(list)
 
@@ -260,8 +257,8 @@ class _Choice:
         return not (self.repeats(row) or (self.near is not None and self.near.knows(row)))
 
 
-def _queues(wanted: pd.DataFrame) -> dict[int, _Queue]:
-    groups = wanted.groupby("class_id", sort=True)
+def _queues(candidates: pd.DataFrame) -> dict[int, _Queue]:
+    groups = candidates.groupby("class_id", sort=True)
     return {
         int(name): _Queue(of_class.index.to_numpy(), of_class["row"].to_numpy())
         for name, of_class in groups
@@ -274,31 +271,6 @@ def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[st
     for class_id in first["class_id"].tolist():
         choice.ask(queues[class_id])
     return pd.Index(choice.chosen, dtype="int64"), choice.lost
-
-
-def _best_first_but_twins(
-    first: pd.DataFrame, cap: int, twins: dict[int, list[Hashable]]
-) -> tuple[pd.Index, dict[str, Any]]:
-    """As `_best_first` where images are not compared: only rows that share something are looked at
-    one by one.
-    """
-    place = first.groupby("class_id").cumcount().to_numpy()
-    rows, class_ids = first["row"].to_numpy(), first["class_id"].to_numpy()
-    repeats = np.zeros(len(first), bool)
-    used: set[Hashable] = set()
-    passed_over: Counter[int] = Counter()
-    for position in np.flatnonzero(
-        np.isin(rows, np.fromiter(twins, np.int64, len(twins)))
-    ).tolist():
-        shared, class_id = twins[int(rows[position])], int(class_ids[position])
-        if not used.isdisjoint(shared):
-            repeats[position] = True
-            passed_over[class_id] += 1
-        elif place[position] - passed_over[class_id] < cap:
-            used.update(shared)
-    before = pd.Series(repeats).groupby(class_ids).cumsum().to_numpy()
-    fits = ~repeats & (place - before < cap)
-    return first.index[fits], {"exact_duplicate": rows[repeats], "cap": rows[~repeats & ~fits]}
 
 
 def _fewest_first(usable: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:

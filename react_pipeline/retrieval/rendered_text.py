@@ -119,8 +119,8 @@ def _lines(glyphs: Boxes, tone: NDArray[np.float64]) -> Boxes:
             ends.append(0)
         lines[fitting].append(int(number))
         ends[fitting] = int(number)
-    found = [_box(glyphs[line]) for line in lines if len(line) >= MIN_GLYPHS]
-    return np.array(found) if found else np.zeros((0, 4))
+    boxes = [_box(glyphs[line]) for line in lines if len(line) >= MIN_GLYPHS]
+    return np.array(boxes) if boxes else np.zeros((0, 4))
 
 
 def _box(glyphs: Boxes) -> Boxes:

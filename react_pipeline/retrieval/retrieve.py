@@ -11,9 +11,12 @@ similarity floor, all classes of a pair, and a report.
 
 from __future__ import annotations
 
-from functools import partial
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,15 +26,9 @@ from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.retrieval.candidates import Queries, find_candidates
-from react_pipeline.retrieval.chosen_pairs import (
-    FETCHED,
-    SEARCHED,
-    resumable,
-    sheets_of,
-    write_pairs,
-)
-from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
+from react_pipeline.retrieval.candidates import Candidates, Queries, find_candidates
+from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
+from react_pipeline.retrieval.class_report import class_report, write_report
 from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.diversity import diverse_order
@@ -40,9 +37,12 @@ from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.retrieval.unnamed import unnamed_classes
-from react_pipeline.settings import DistributorConfig, DomainConfig
+from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, RetrievalError
+from react_pipeline.store import Artifact, RetrievalError, scratch_of
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import Clip
 
 
 def retrieve_pairs(project: Project, slug: str) -> Artifact:
@@ -52,14 +52,16 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     Starving classes are recorded in the counts (`starving`, `starving_fraction`), not refused here:
     the blocking check and `customize` refuse to train on too many of them.
 
-    Files: `pairs.parquet`, `shards/`, `finished.json`, `contact_sheet.png` (`contact_sheet_2.png`
-    and so on for further classes), and the report: `classes.parquet` (per class: prompts, seeds,
-    candidates, kept, pairs kept for another class, one column a reason of dropping, shortfall of
-    the search, captions that say each name), `names.parquet` (of `count_names`),
-    `similarity.parquet`, `similarity.png`, `report.md`. In `pairs.parquet`, `class` is the class
-    that a pair counts for, `classes` all that want it; `score` is what the fusion went by;
-    `evaluation_similarity` is the cosine of an image with the nearest evaluation image, NaN without
-    any.
+    Files: `pairs.parquet`, `shards/`, `contact_sheet.png` (`contact_sheet_2.png` and so on for
+    further classes), and the report: `classes.parquet` (per class: prompts, seeds, candidates,
+    kept, pairs kept for another class, one column a reason of dropping, shortfall of the search,
+    captions that say each name), `names.parquet` (of `count_names`), `similarity.png`, `report.md`.
+    In `pairs.parquet`, `class` is the class that a pair counts for, `classes` all that want it;
+    `score` is what the fusion went by; `evaluation_similarity` is the cosine of an image with the
+    nearest evaluation image, NaN without any.
+
+    A killed build leaves the images that were fetched and the parts of a search, and the next
+    one continues with these.
 
     Raises:
         RetrievalError: If no pair is left at all, naming the classes and why their candidates were
@@ -67,90 +69,163 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         InputError: If seed images are missing, or show evaluation images.
     """
     inputs = resolve(project, "retrieved_set", slug)
-    parents, domain, settings = inputs.parents, project.domain(slug), project.retrieval(slug)
-    embeddings, encoder = parents["corpus_embeddings"], parents[encoder_in(parents)]
-    if settings.choose == "all":
-        settings = settings.model_copy(update={"max_per_class": int(embeddings.counts["rows"])})
-    seeds, prompts = read_seeds(project, slug), class_prompts(domain)
+    retrieval = _Retrieval(project, slug, inputs.parents)
+    return project.store.build(inputs, retrieval.write)
 
-    def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
-        clip = load_encoder(project, encoder)
-        index = Index(
-            parents["faiss_index"],
-            encoder.fingerprint,
-            embeddings=embeddings,
-            device=project.config.device,
+
+@dataclass(frozen=True)
+class _Retrieval:
+    """The retrieval of one domain."""
+
+    project: Project
+    slug: str
+    parents: Mapping[str, Artifact]
+
+    def write(self, directory: Path) -> dict[str, Any]:
+        """Search, choose and collect pairs, and report; returns the counts."""
+        started, scratch = time.monotonic(), scratch_of(directory)
+        clip = load_encoder(self.project, self.parents[encoder_in(self.parents)])
+        evaluation = self._evaluation(clip)
+        queries = self._queries(evaluation, clip)
+        search = self._search(clip, queries, scratch)
+        source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
+        candidates = self._described(search.table, source, evaluation)
+        examination = Examination(
+            source, self.embeddings, self.settings, self.project.config.corpus.max_pixels
         )
-        evaluation = kept_out(
-            project, slug, parents["evaluation_set"], settings.decontaminate, clip
-        )
-        require_subjects(embeddings, evaluation)
-        vectors = encode_seeds(project, slug, seeds, evaluation, clip)
-        queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
-        distributor = project.config.distributor
-        found = find_candidates(
-            clip, index, embeddings, queries, settings, directory / SEARCHED, distributor
-        )
-        source = open_source(project, parents["corpus"], directory / FETCHED)
-        candidates = found.candidates
-        if settings.choose == "diverse":
-            candidates = diverse_order(
-                candidates, partial(vectors_of, embeddings, "image"), settings.max_per_class
-            )
-        candidates = _described(candidates, embeddings, source, evaluation, distributor)
-        examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
         examination.choose(candidates, evaluation)
-        classes = class_report(domain, queries, found.hits, candidates, settings)
+        classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
         if not classes["kept"].any():
-            raise RetrievalError(_nothing_found(slug, classes))
-        names = count_names(domain, embeddings, distributor)
-        names.to_parquet(directory / NAMES, index=False)
-        said = names["name"] + " " + names["captions"].map("{:,}".format)
-        classes["names"] = said.groupby(names["class_id"]).agg("; ".join)
-        unnamed = unnamed_classes(names, embeddings, distributor)
+            raise RetrievalError(_nothing_found(self.slug, classes))
+        unnamed = self._count_names(classes, directory)
         pairs = write_pairs(
             directory,
-            _chosen(candidates, queries, domain, embeddings, source),
+            self._chosen(candidates, queries, source),
             source,
-            shard_pairs=settings.shard_pairs,
-            max_pixels=project.config.corpus.max_pixels,
+            shard_pairs=self.settings.shard_pairs,
+            max_pixels=self.project.config.corpus.max_pixels,
         )
-        starving = classes.loc[classes["kept"] < settings.min_per_class, "class"].tolist()
-        counts: dict[str, Any] = {
-            "pairs": len(pairs),
-            "classes": int((classes["kept"] > 0).sum()),
-            "starving": starving,
-            "starving_fraction": len(starving) / len(classes),
-            **(
-                {}
-                if unnamed is None
-                else {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
-            ),
-            "candidates": len(candidates),
-            "several_classes": int((pairs["classes"].str.len() > 1).sum()),
-            "dropped": {reason: int(classes[reason].sum()) for reason in DROP_REASONS},
-            "shared": int(classes["several_classes"].sum()),
-            "shortfall": int(classes["shortfall"].sum()),
-            "search": found.search,
-            "pairs_by_mode": {mode: int((pairs["mode"] == mode).sum()) for mode in settings.modes},
+        counts = {
+            **_count_pairs(pairs, classes, candidates, self.settings),
+            **unnamed,
+            "search": search.searches,
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
             **examination.counts(),
+            "seconds": round(time.monotonic() - started, 2),
         }
-        similarity, sheets = similarity_report(domain, candidates), sheets_of(pairs)
-        write_report(
-            directory,
-            domain.title or slug,
-            classes,
-            similarity,
-            candidates,
-            settings,
-            counts,
-            sheets,
-        )
-        return source, counts
+        title, sheets = self.domain.title or self.slug, sheets_of(pairs)
+        write_report(directory, title, classes, candidates, self.settings, counts, sheets)
+        return counts
 
-    return project.store.build(inputs, resumable(choose), resumable=True)
+    @cached_property
+    def domain(self) -> DomainConfig:
+        """The domain's file."""
+        return self.project.domain(self.slug)
+
+    @cached_property
+    def settings(self) -> RetrievalConfig:
+        """The domain's settings; where all pairs are taken, a class has no cap."""
+        settings = self.project.retrieval(self.slug)
+        if settings.choose != "all":
+            return settings
+        rows = int(self.embeddings.counts["rows"])
+        return settings.model_copy(update={"max_per_class": rows})
+
+    @property
+    def embeddings(self) -> Artifact:
+        """The vectors that are searched."""
+        return self.parents["corpus_embeddings"]
+
+    def _evaluation(self, clip: Clip) -> EvaluationImages:
+        labelled, scope = self.parents["evaluation_set"], self.settings.decontaminate
+        evaluation = kept_out(self.project, self.slug, labelled, scope, clip)
+        require_subjects(self.embeddings, evaluation)
+        return evaluation
+
+    def _queries(self, evaluation: EvaluationImages, clip: Clip) -> Queries:
+        seeds = read_seeds(self.project, self.slug)
+        vectors = encode_seeds(self.project, self.slug, seeds, evaluation, clip)
+        return Queries(class_prompts(self.domain), seeds, vectors)
+
+    def _search(self, clip: Clip, queries: Queries, scratch: Path) -> Candidates:
+        config = self.project.config
+        index = Index(
+            self.parents["faiss_index"],
+            self.parents[encoder_in(self.parents)].fingerprint,
+            embeddings=self.embeddings,
+            device=config.device,
+        )
+        return find_candidates(
+            clip,
+            index,
+            self.embeddings,
+            queries,
+            self.settings,
+            scratch / "search",
+            config.distributor,
+        )
+
+    def _described(
+        self, candidates: pd.DataFrame, source: ImageSource, evaluation: EvaluationImages
+    ) -> pd.DataFrame:
+        """The candidates in their order, with what identifies equal images and evaluation images."""
+        if self.settings.choose == "diverse":
+            vectors = partial(vectors_of, self.embeddings, "image")
+            candidates = diverse_order(candidates, vectors, self.settings.max_per_class)
+        rows = candidates["row"].drop_duplicates()
+        columns = [source.identity, *evaluation.row_columns]
+        metadata = row_metadata(self.embeddings, rows, columns)
+        metadata["evaluation_similarity"] = evaluation.similarity_of_rows(
+            self.embeddings, rows.to_numpy(), self.project.config.distributor
+        )
+        described = candidates.join(metadata, on="row")
+        return described if "image_sha256" in described else described.assign(image_sha256="")
+
+    def _chosen(
+        self, candidates: pd.DataFrame, queries: Queries, source: ImageSource
+    ) -> pd.DataFrame:
+        """The kept candidates by class, with everything that is published or needed to collect
+        them.
+        """
+        names = self.domain.class_names
+        pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
+        pairs["class"] = pd.Series(names)[pairs["class_id"]].to_numpy()
+        pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
+        pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
+        more = [column for column in source.columns if column not in pairs]
+        return pairs.join(row_metadata(self.embeddings, pairs["row"], more), on="row")
+
+    def _count_names(self, classes: pd.DataFrame, directory: Path) -> dict[str, list[str]]:
+        """Write how many captions say each name, also into the table of classes; returns the counts
+        of classes that none names.
+        """
+        names = count_names(self.domain, self.embeddings, self.project.config.distributor)
+        names.to_parquet(directory / NAMES, index=False)
+        texts = names["name"] + " " + names["captions"].map("{:,}".format)
+        classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
+        unnamed = unnamed_classes(names, self.embeddings)
+        if unnamed is None:
+            return {}
+        return {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
+
+
+def _count_pairs(
+    pairs: pd.DataFrame, classes: pd.DataFrame, candidates: pd.DataFrame, settings: RetrievalConfig
+) -> dict[str, Any]:
+    starving = classes.loc[classes["kept"] < settings.min_per_class, "class"].tolist()
+    return {
+        "pairs": len(pairs),
+        "classes": int((classes["kept"] > 0).sum()),
+        "starving": starving,
+        "starving_fraction": len(starving) / len(classes),
+        "candidates": len(candidates),
+        "several_classes": int((pairs["classes"].str.len() > 1).sum()),
+        "dropped": {reason: int(classes[reason].sum()) for reason in DROP_REASONS},
+        "shared": int(classes["several_classes"].sum()),
+        "shortfall": int(classes["shortfall"].sum()),
+        "pairs_by_mode": {mode: int((pairs["mode"] == mode).sum()) for mode in settings.modes},
+    }
 
 
 def most_pairs(project: Project, slug: str, rows: int) -> int:
@@ -162,44 +237,6 @@ def most_pairs(project: Project, slug: str, rows: int) -> int:
     )
     most = rows if settings.choose == "all" else min(rows, sum(of_classes))
     return min(most, settings.max_pairs or most)
-
-
-def _described(
-    candidates: pd.DataFrame,
-    embeddings: Artifact,
-    source: ImageSource,
-    evaluation: EvaluationImages,
-    distributor: DistributorConfig,
-) -> pd.DataFrame:
-    """The candidates with what identifies equal images and evaluation images."""
-    rows = candidates["row"].drop_duplicates()
-    known = row_metadata(embeddings, rows, [source.identity, *evaluation.row_columns], arrow=True)
-    known["evaluation_similarity"] = evaluation.similarity_of_rows(
-        embeddings, rows.to_numpy(), distributor
-    )
-    described = candidates.join(known, on="row")
-    return described if "image_sha256" in described else described.assign(image_sha256="")
-
-
-def _chosen(
-    candidates: pd.DataFrame,
-    queries: Queries,
-    domain: DomainConfig,
-    embeddings: Artifact,
-    source: ImageSource,
-) -> pd.DataFrame:
-    """The kept candidates by class, with everything that is published or needed to collect them."""
-    pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
-    names = pd.Series(domain.class_names)
-    pairs = pairs.assign(
-        **{
-            "class": names[pairs["class_id"]].to_numpy(),
-            "prompt": queries.texts[pairs["query"]].to_numpy(),
-        }
-    )
-    pairs["classes"] = classes_of(candidates, domain.class_names)[pairs["row"]].to_numpy()
-    more = [column for column in source.columns if column not in pairs]
-    return pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
 
 
 def _nothing_found(slug: str, classes: pd.DataFrame) -> str:

@@ -41,12 +41,12 @@ def values_of_rows(
     # In the order of the corpus, so that a chunk reads neighbouring pages of the vectors.
     order = np.argsort(rows, kind="stable")
     parts = [order[start : start + _TASK_ROWS] for start in range(0, len(order), _TASK_ROWS)]
-    known = rows if beside is None else beside
-    items = [(rows[part], known[part]) for part in parts]
+    extra = rows if beside is None else beside
+    items = [(rows[part], extra[part]) for part in parts]
     task = partial(_compute_rows, embeddings, compute)
-    found = spread(task, items, distributor or DistributorConfig(), "comparing chosen rows")
+    results = spread(task, items, distributor or DistributorConfig(), "comparing chosen rows")
     values = np.empty(len(rows), np.float32)
-    for part, numbers in zip(parts, found, strict=True):
+    for part, numbers in zip(parts, results, strict=True):
         values[part] = numbers
     return values
 

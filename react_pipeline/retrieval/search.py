@@ -72,13 +72,13 @@ def search_pairs(
     hits = Index(index, embeddings=embeddings).search(side, vectors.numpy(), k)
     # Only asked for its columns: nothing is fetched here.
     source = open_source(project, fresh(project, "corpus"), Path())
-    found = row_metadata(embeddings, hits["row"], source.columns)
+    metadata = row_metadata(embeddings, hits["row"], source.columns)
     if (corpus := project.config.corpus).kind in ("images", "urls"):
         origins = (
             row_metadata(embeddings, hits["row"], ["path", "url"]).fillna("").to_dict("records")
         )
-        found["source"] = [source_of(fields, corpus) for fields in origins]
-    return hits.join(found, on="row")
+        metadata["source"] = [source_of(fields, corpus) for fields in origins]
+    return hits.join(metadata, on="row")
 
 
 def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:

@@ -3,26 +3,21 @@ captions.
 
 Their pairs are whatever is nearest, so a misspelt name trains on images of something else. That a
 class is unnamed is exact, of `name_counts`: a name that captions say only within a longer one of
-the domain is said too. Near words are looked for in a sample of the captions, so their cost does
-not grow with the corpus: `_SAMPLE_ROWS` captions at most, here or on a cluster, and
-`_MOST_SEARCHED` classes.
+the domain is said too. Near words are looked for in the first captions, so their cost does not grow
+with the corpus: `_READ_ROWS` captions at most, and `_MOST_SEARCHED` classes.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from react_pipeline.project import spread
 from react_pipeline.retrieval.name_counts import read_captions, words_of
-from react_pipeline.settings import DistributorConfig, near_names
+from react_pipeline.settings import near_names
 from react_pipeline.store import Artifact
 
-_SAMPLE_ROWS, _TASK_ROWS = 2_000_000, 250_000
+_READ_ROWS = 1_000_000
 _MOST_SEARCHED = 100
 """Classes; of further ones no near words are looked for."""
 _MOST_LISTED = 10
@@ -30,9 +25,7 @@ _LENGTHS = 2
 """Near words are longer or shorter by this many letters at most."""
 
 
-def unnamed_classes(
-    names: pd.DataFrame, embeddings: Artifact, distributor: DistributorConfig
-) -> dict[str, str] | None:
+def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> dict[str, str] | None:
     """The label of each class that no caption names -> the nearest name that captions say, "" if
     none is near.
 
@@ -47,8 +40,8 @@ def unnamed_classes(
     if not groups:
         return {}
     texts = [name for group in groups[:_MOST_SEARCHED] for name in group["name"]]
-    words = _near_words(texts, embeddings, distributor)
-    if words is None:
+    words = _caption_words(embeddings)
+    if not len(words):
         return None
     near = {name: _nearest(name, words) for name in texts}
     return {
@@ -76,61 +69,34 @@ def _are_said(names: pd.DataFrame) -> pd.Series:
     """
     words = words_of(pa.array(names["name"], pa.string())).to_pylist()
     texts = pd.Series([f" {' '.join(filter(None, text))} " for text in words], names.index)
-    said = "\n".join(texts[names["captions"] > 0])
-    return texts.map(lambda text: text in said)
+    all_texts = "\n".join(texts[names["captions"] > 0])
+    return texts.map(lambda text: text in all_texts)
 
 
-def _near_words(
-    names: list[str], embeddings: Artifact, distributor: DistributorConfig
-) -> dict[str, set[str]] | None:
-    """For each word of the names the words of captions that may be near; None if no caption has a
-    word.
+def _caption_words(embeddings: Artifact) -> pa.Array:
+    """The distinct words of the first `_READ_ROWS` captions."""
+    rows = min(int(embeddings.counts["rows"]), _READ_ROWS)
+    words = pc.unique(words_of(read_captions(embeddings, (0, rows))).flatten())
+    return words.filter(pc.greater(pc.utf8_length(words), 0))
+
+
+def _near_words(words: pa.Array, word: str) -> set[str]:
+    """Those of the words that may be near: most slips of the pen leave the first letter or the last
+    two as they were.
     """
-    rows = int(embeddings.counts["rows"])
-    count = -(-min(rows, _SAMPLE_ROWS) // _TASK_ROWS)
-    starts = np.linspace(0, max(rows - _TASK_ROWS, 0), count, dtype=np.int64).tolist()
-    items = [(start, min(start + _TASK_ROWS, rows)) for start in starts]
-    words = sorted(
-        {
-            word
-            for text in words_of(pa.array(names, pa.string())).to_pylist()
-            for word in text
-            if word
-        }
-    )
-    found = spread(
-        partial(_near_in_rows, embeddings, words), items, distributor, "looking for near names"
-    )
-    if not any(size for size, _ in found):
-        return None
-    return {word: set().union(*(near[word] for _, near in found)) for word in words}
+    alike = pc.or_(pc.starts_with(words, word[0]), pc.ends_with(words, word[-2:]))
+    difference = pc.abs(pc.subtract(pc.utf8_length(words), len(word)))
+    return set(words.filter(pc.and_(alike, pc.less_equal(difference, _LENGTHS))).to_pylist())
 
 
-def _near_in_rows(
-    embeddings: Artifact, words: list[str], rows: tuple[int, int]
-) -> tuple[int, dict[str, set[str]]]:
-    """How many words the captions of some rows have, and for each of `words` those that may be
-    near.
-    """
-    distinct: Any = pc.unique(words_of(read_captions(embeddings, rows)).flatten())
-    distinct = distinct.filter(pc.greater(pc.utf8_length(distinct), 0))
-    lengths, near = pc.utf8_length(distinct), {}
-    for word in words:
-        # Most slips of the pen leave the first letter or the last two as they were.
-        alike = pc.or_(pc.starts_with(distinct, word[0]), pc.ends_with(distinct, word[-2:]))
-        is_near = pc.and_(alike, pc.less_equal(pc.abs(pc.subtract(lengths, len(word))), _LENGTHS))
-        near[word] = set(distinct.filter(is_near).to_pylist())
-    return len(distinct), near
-
-
-def _nearest(name: str, words: Mapping[str, set[str]]) -> str:
+def _nearest(name: str, words: pa.Array) -> str:
     """The name with each word that no caption has replaced by the nearest that one has; "" if there
     is none.
     """
-    (own,) = words_of(pa.array([name], pa.string())).to_pylist()
-    own = [word for word in own if word]
-    near = [
-        word if word in words[word] else next(iter(near_names(word, words[word])), "")
-        for word in own
-    ]
-    return " ".join(near) if near != own and all(near) else ""
+    (parts,) = words_of(pa.array([name], pa.string())).to_pylist()
+    parts = [part for part in parts if part]
+    near = []
+    for part in parts:
+        others = _near_words(words, part)
+        near.append(part if part in others else next(iter(near_names(part, others)), ""))
+    return " ".join(near) if near != parts and all(near) else ""

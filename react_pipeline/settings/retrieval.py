@@ -39,7 +39,7 @@ class RetrievalConfig(Section):
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(
         default=("t2t", "t2i"), min_length=1
     )
-    fusion: Literal["preference", "filter", "rrf"] = "preference"
+    fusion: Literal["preference", "filter"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
     choose: Literal["nearest", "diverse", "all"] = "nearest"
     k_per_prompt: int = Field(default=50, gt=0)

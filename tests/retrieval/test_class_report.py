@@ -13,12 +13,10 @@ from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.class_report import (
     class_report,
     report_page,
-    similarity_report,
     write_report,
 )
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, mark_drops
-from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 SEEDS = pd.DataFrame({"class_id": [1, 1], "name": ["a.png", "b.png"]})
@@ -73,25 +71,12 @@ def test_the_report_has_every_class_and_the_shortfall_of_the_search(
     assert table["candidates"].sum() == len(candidates)
 
 
-def test_similarities_are_reported_for_each_class_mode_and_outcome(
-    candidates: pd.DataFrame,
-) -> None:
-    table = similarity_report(DOMAIN, candidates).set_index(["class", "mode", "kept"])
-    assert table.loc[("cat", "t2t", True), "median"] == pytest.approx(0.5)
-    # Of all hits by text the highest is in the last bin, the lowest in the first.
-    assert table.loc[("cat", "t2t", True), "histogram"] == [*[0] * 9, 1]
-    assert table.loc[("cat", "t2t", False), "histogram"] == [1, *[0] * 9]
-    assert (table["histogram"].map(sum) == table["pairs"]).all()
-    assert table.loc[("cat", "t2t", False), "pairs"] == 1
-    assert table["pairs"].sum() == len(candidates)
-
-
 def test_a_table_of_reasons_is_left_out_where_nothing_was_dropped(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
     counts = {"pairs": 1, "classes": 1, "several_classes": 0, "starving": [], "evaluation_sets": {}}
-    classes, similarity = report(hits, candidates, config), similarity_report(DOMAIN, candidates)
-    assert "Why candidates were not kept" in report_page("t", classes, similarity, config, counts)
+    classes = report(hits, candidates, config)
+    assert "Why candidates were not kept" in report_page("t", classes, config, counts)
     nothing_dropped = classes.assign(**dict.fromkeys(DROP_REASONS, 0))
-    page = report_page("t", nothing_dropped, similarity, config, counts)
+    page = report_page("t", nothing_dropped, config, counts)
     assert "Why candidates" not in page and "| none |" not in page
 
 
@@ -99,25 +84,15 @@ def test_names_cannot_become_html_or_break_the_table(hits, candidates, config) -
     classes = report(hits, candidates, config)
     names = {"cat": "<script>alert(1)</script>", "dog": "a|b"}
     classes["class"] = classes["class"].replace(names)
-    named = DomainConfig(slug="pets", classes=(*names.values(), "eel"))
-    page = report_page("<b>pets</b>", classes, similarity_report(named, candidates), config, COUNTS)
+    page = report_page("<b>pets</b>", classes, config, COUNTS)
     assert "<script>" not in page and "<b>" not in page and "a&#124;b" in page
-
-
-def test_two_classes_of_one_name_have_each_their_own_similarities(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
-    classes = report(hits, candidates, config).assign(**{"class": "cat"})
-    similarity = similarity_report(DOMAIN, candidates).assign(**{"class": "cat"})
-    page = report_page("t", classes, similarity, config, COUNTS)
-    assert "| 0.500 " in page and "| 0.400 " in page
 
 
 def test_the_report_is_written_as_tables_a_picture_and_a_page(
     hits, candidates, config, tmp_path
 ) -> None:  # type: ignore[no-untyped-def]
     classes = report(hits, candidates, config)
-    write_report(
-        tmp_path, "pets", classes, similarity_report(DOMAIN, candidates), candidates, config, COUNTS
-    )
+    write_report(tmp_path, "pets", classes, candidates, config, COUNTS)
     assert pd.read_parquet(tmp_path / "classes.parquet")["kept"].tolist() == [1, 1, 0]
     with Image.open(tmp_path / "similarity.png") as picture:
         assert picture.width > 1_000
@@ -127,4 +102,3 @@ def test_the_report_is_written_as_tables_a_picture_and_a_page(
         and "| cap |" in page
         and "3 images of pets" in page
     )
-    assert "| 0.500 ·········█ |" in page

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 from support_upkeep import change_pipeline
+from support_vectors import read_vectors
 
 from react_pipeline.clip.model import load
 from react_pipeline.clip.prompts import class_prompts
-from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from support_retrieval import hits_of
 
-from react_pipeline.retrieval.fusion import apply_filter, best_hits, in_order
+from react_pipeline.retrieval.fusion import apply_filter, best_hits
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 
@@ -35,29 +34,6 @@ def test_the_floor_is_the_modes_own_and_a_hit_above_it_goes_first() -> None:
     assert best["dropped"].to_dict() == {10: "", 20: "below_similarity"}
 
 
-def test_reciprocal_ranks_put_a_pair_that_both_modes_find_before_the_best_of_one() -> None:
-    config = RetrievalConfig(fusion="rrf")
-    hits = hits_of(
-        *[("t2t", "cat", 1, 0.9, 0), ("t2t", "cat", 2, 0.8, 1), ("t2t", "cat", 3, 0.7, 2)],
-        *[("t2i", "cat", 4, 0.3, 0), ("t2i", "cat", 2, 0.2, 1)],
-    )
-    best = best_hits(hits, config)
-    assert best["row"].tolist() == [2, 1, 4, 3]
-    assert best["score"].tolist() == pytest.approx([1 / 62 + 1 / 62, 1 / 61, 1 / 61, 1 / 63])
-    assert best.set_index("row").loc[2, "mode"] == "t2t"
-
-
-def test_reciprocal_ranks_count_a_pair_once_a_mode_and_not_what_is_below_its_floor() -> None:
-    config = RetrievalConfig(fusion="rrf", min_similarity={"t2i": 0.25})
-    hits = hits_of(
-        *[("t2t", "dog", 1, 0.9, 0), ("t2t", "hound", 1, 0.8, 0), ("t2t", "dog", 2, 0.7, 1)],
-        *[("t2i", "dog", 2, 0.2, 0), ("t2i", "dog", 3, 0.1, 1)],
-    )
-    best = best_hits(hits, config).set_index("row")
-    assert best["score"].to_dict() == pytest.approx({1: 1 / 61, 2: 1 / 62, 3: 0})
-    assert best["dropped"].to_dict() == {1: "", 2: "", 3: "below_similarity"}
-
-
 def test_the_filter_orders_by_likeness_whichever_mode_found_a_pair_and_drops_what_is_unlike() -> (
     None
 ):
@@ -80,29 +56,3 @@ def test_the_filter_orders_by_likeness_whichever_mode_found_a_pair_and_drops_wha
         3: "below_similarity",
         1: "below_filter",
     }
-
-
-@pytest.mark.parametrize("fusion", ["preference", "rrf"])
-def test_batches_of_classes_give_the_order_of_one_batch(fusion: str) -> None:
-    config = RetrievalConfig(fusion=fusion)
-    random = np.random.default_rng(0)
-    names = ("cat", "dog", "hound", "eel")
-    hits = hits_of(
-        *{
-            (mode, name, int(row)): (
-                mode,
-                name,
-                int(row),
-                float(random.integers(4)) / 4,
-                int(random.integers(3)),
-            )
-            for mode in ("t2t", "t2i")
-            for name in names
-            for row in random.integers(0, 12, 8)
-        }.values()
-    )
-    whole = best_hits(hits, config)
-    parts = [best_hits(hits[hits["class_id"] == class_id], config) for class_id in (2, 0, 1)]
-    import pandas as pd
-
-    pd.testing.assert_frame_equal(in_order(pd.concat(parts, ignore_index=True), config), whole)

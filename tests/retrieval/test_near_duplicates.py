@@ -139,34 +139,6 @@ def test_what_is_left_when_a_class_has_enough_is_not_looked_at() -> None:
     assert (table["dropped"] == "cap").sum() == 1_900
 
 
-def test_choosing_again_reads_and_compares_nothing_before_the_first_change_and_little_after_it() -> (
-    None
-):
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((500, 64)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors[250:] = vectors[:250]
-    asked: list[int] = []
-
-    def read(rows: NDArray[np.int64]) -> Vectors:
-        asked.extend(rows.tolist())
-        return vectors[rows]
-
-    near, table = NearDuplicates(read, 0.9), candidates_of([0] * 500, list(range(500)))
-    config = RetrievalConfig(max_per_class=500)
-    mark_drops(table, NOTHING, config, near=near)
-    assert taken_of(table) == list(range(250)) and sorted(asked) == list(range(500))
-    cosines = near.cosines
-    mark_drops(table, NOTHING, config, near=near)
-    assert len(asked) == 500 and near.cosines == cosines
-    # Its twin stands in for a row that could not be had; nothing else was like it.
-    mark_drops(table, NOTHING, config, failed={7}, near=near)
-    assert taken_of(table) == [*(row for row in range(250) if row != 7), 257]
-    assert asked[500:] == [257] and near.cosines == cosines + 250
-    mark_drops(table, NOTHING, config, near=near)
-    assert taken_of(table) == list(range(250)) and len(asked) == 501
-
-
 def test_the_first_of_two_look_alikes_stays_and_what_is_like_a_refused_row_alone_stays_too() -> (
     None
 ):

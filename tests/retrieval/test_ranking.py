@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_retrieval import DOMAIN, NOTHING, hits_of
 
-from react_pipeline.retrieval import ranking
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
@@ -270,23 +269,6 @@ def test_images_whose_bytes_are_not_known_yet_are_distinguished_by_url() -> None
     )
     mark_drops(candidates, NOTHING, RetrievalConfig())
     assert dropped(candidates) == {10: "", 20: "exact_duplicate", 30: ""}
-
-
-@pytest.mark.parametrize("cap", [1, 4, 100])
-def test_choosing_all_rows_at_once_is_choosing_them_one_by_one(cap: int) -> None:
-    random = np.random.default_rng(cap)
-    first = pd.DataFrame(
-        {"class_id": random.integers(0, 5, 400), "row": random.permutation(1_000)[:400]}
-    )
-    shared = [f"image {number}" for number in random.integers(0, 150, 400)]
-    first = first.assign(
-        image_sha256=shared, url=[f"url {number}" for number in random.integers(0, 900, 400)]
-    )
-    twins = ranking._twins(first)
-    one_by_one, lost = ranking._best_first(first, ranking._Choice(cap, twins, None))
-    at_once, rows = ranking._best_first_but_twins(first, cap, twins)
-    assert sorted(one_by_one) == at_once.tolist()
-    assert all(list(rows[name]) == lost[name] for name in ("exact_duplicate", "cap"))
 
 
 @pytest.mark.parametrize("near", [None, "all different"])

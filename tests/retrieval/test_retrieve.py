@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 from support_retrieval import configure
+from support_vectors import read_vectors
 
 from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
@@ -102,25 +102,6 @@ def test_a_domain_without_an_evaluation_set_retrieves_too(project: Project) -> N
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 0)
 
 
-@pytest.mark.parametrize("batch_hits", [1, 50])
-def test_batches_of_prompts_change_nothing(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch_hits: int
-) -> None:
-    whole = retrieve_pairs(project, "shapes")
-    whole.path.rename(tmp_path / "whole")
-    monkeypatch.setattr("react_pipeline.retrieval.candidates.BATCH_HITS", batch_hits)
-    parts = retrieve_pairs(project, "shapes")
-    columns = ["row", "mode", "similarity"]
-    # The last bit of a product depends on how many are multiplied at once, and this encoder gives
-    # several prompts the same vector: of equally near rows and classes the order may change, and
-    # nothing else may.
-    left, right = (
-        pd.read_parquet(path / "pairs.parquet")[columns].sort_values("row", ignore_index=True)
-        for path in (tmp_path / "whole", parts.path)
-    )
-    pd.testing.assert_frame_equal(left, right, atol=1e-5)
-
-
 def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it(
     project: Project,
 ) -> None:
@@ -136,7 +117,7 @@ def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it
     configure(project, **neutral, max_pairs=None, max_text_fraction=None)
     assert resolve(project, "retrieved_set", "shapes").fingerprint == before
     for changed in (
-        {"fusion": "rrf"},
+        {"fusion": "filter"},
         {"balance": "even"},
         {"duplicate_similarity": 0.9},
         {"decontaminate": "all"},
@@ -190,7 +171,5 @@ def test_near_duplicates_are_dropped_and_their_places_filled(project: Project) -
 
 def test_the_report_is_among_the_files(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
-    assert {"classes.parquet", "similarity.parquet", "similarity.png", "report.md"} <= set(
-        artifact.manifest["files"]
-    )
+    assert {"classes.parquet", "similarity.png", "report.md"} <= set(artifact.manifest["files"])
     assert f"{artifact.counts['pairs']} pairs" in artifact.file("report.md").read_text()

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from support_drawings import draw, encode, evaluation_image
 from support_retrieval import configure
+from support_vectors import read_vectors
 
-from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
@@ -58,7 +58,7 @@ def test_seeds_join_the_text_modes_and_a_filter_by_seeds_orders_by_them(project:
     for name in names:
         write_seed(project, f"{name}.png", encode(draw(name, "blue", 6000)))
     seeds = {name: [f"{name}.png"] for name in names}
-    configure(project, seeds=seeds, modes=["t2t", "i2i"], fusion="rrf", k_per_prompt=5)
+    configure(project, seeds=seeds, modes=["t2t", "i2i"], fusion="filter", k_per_prompt=5)
     assert set(
         pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))["mode"]
     ) == {"t2t", "i2i"}

@@ -18,7 +18,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval import unnamed
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.retrieval.unnamed import unnamed_classes, unnamed_message
-from react_pipeline.settings import DistributorConfig
 
 CAPTIONS = [
     "a pair of Scissors",
@@ -41,7 +40,7 @@ def unnamed_of(
     rows = [(number, names[0][0], *name) for number, names in enumerate(classes) for name in names]
     counts = pd.DataFrame(rows, columns=["class_id", "class", "name", "captions"])
     embeddings: Any = SimpleNamespace(counts={"rows": len(captions)})
-    return unnamed_classes(counts, embeddings, DistributorConfig())
+    return unnamed_classes(counts, embeddings)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +57,6 @@ def unnamed_of(
 def test_the_nearest_words_of_captions_are_named(
     names: list[str], near: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unnamed, "_TASK_ROWS", 2)
     named = [("hammer", 1)], [("no such", 0), ("hamster", 1)]
     assert unnamed_of(monkeypatch, [*CAPTIONS], *named, [(name, 0) for name in names]) == {
         names[0]: near
@@ -84,11 +82,10 @@ def test_a_corpus_without_captions_names_nothing_and_warns_of_nothing(
     assert unnamed_of(monkeypatch, [None, "", "?"], [("hammer", 0)]) is None
 
 
-def test_of_a_large_corpus_a_sample_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unnamed, "_TASK_ROWS", 10)
-    monkeypatch.setattr(unnamed, "_SAMPLE_ROWS", 40)
+def test_of_a_large_corpus_the_first_captions_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unnamed, "_READ_ROWS", 40)
     captions = [f"hammer{number}" for number in range(1_000)]
-    assert unnamed_of(monkeypatch, captions, [("hamer999", 0)]) == {"hamer999": "hammer999"}
+    assert unnamed_of(monkeypatch, captions, [("hamer39", 0)]) == {"hamer39": "hammer39"}
     assert unnamed_of(monkeypatch, captions, [("hamer500", 0)]) != {"hamer500": "hammer500"}
 
 

@@ -31,8 +31,8 @@ IDLE = [
         "`min_similarity: {}`",
     ),
     (
-        {"fusion": "rrf", "filter_by": "seeds"},
-        "`filter_by: seeds` does nothing with `fusion: rrf`; set `fusion: filter`, or write "
+        {"fusion": "preference", "filter_by": "seeds"},
+        "`filter_by: seeds` does nothing with `fusion: preference`; set `fusion: filter`, or write "
         "`filter_by: prompts`",
     ),
     (
@@ -86,7 +86,7 @@ def test_so_is_one_in_a_domain_file(
         ),
         (
             {"fusion": "filter", "filter_by": "seeds"},
-            {"fusion": "rrf"},
+            {"fusion": "preference"},
             "(`filter_by` is in pipeline.yaml, `fusion` is in pets.yaml;",
         ),
         (
