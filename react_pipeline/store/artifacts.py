@@ -143,13 +143,13 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
         raise CorruptArtifact(
             f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`"
         ) from error
-    known = (
+    is_ours = (
         isinstance(manifest, dict)
         and manifest.get("format") == FORMAT
         and manifest.get("fingerprint") == path.name
     )
     # Its counts are reported as results, so the manifest has its own digest too.
-    if not known or manifest.get("digest") != manifest_digest(manifest):
+    if not is_ours or manifest.get("digest") != manifest_digest(manifest):
         raise CorruptArtifact(
             f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`"
         )

@@ -138,8 +138,8 @@ class Attempt:
     @contextlib.contextmanager
     def held(self, relies_on: Iterable[str]) -> Iterator[None]:
         """Hold the lease."""
-        said = {"host": socket.gethostname(), "pid": os.getpid(), "relies_on": sorted(relies_on)}
-        write_atomically(self.lease, json.dumps(said))
+        record = {"host": socket.gethostname(), "pid": os.getpid(), "relies_on": sorted(relies_on)}
+        write_atomically(self.lease, json.dumps(record))
         ended = threading.Event()
         thread = threading.Thread(
             target=self._touch, args=(ended,), name=f"lease of {self.slug}", daemon=True
@@ -166,12 +166,12 @@ def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
     """Attempts that left anything below `root`, of one artifact or of all; the one that wrote last
     comes first.
     """
-    found = {
+    names = {
         path.name.removesuffix(SCRATCH).removesuffix(LEASE)
         for path in root.glob(f"{slug or '[!.]*'}.*")
     }
-    known = [Attempt(root, *name.split(".", 1)) for name in found if "." in name]
-    return sorted(known, key=_last_written, reverse=True)
+    started = [Attempt(root, *name.split(".", 1)) for name in names if "." in name]
+    return sorted(started, key=_last_written, reverse=True)
 
 
 def scratch_of(staging: Path) -> Path:

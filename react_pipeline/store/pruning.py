@@ -64,7 +64,7 @@ def prune(
         current, since = pointers.get(directory.parent, ("", now))
         if current == fingerprint or not current or now - max(since, made) < keep_seconds:
             kept.add(fingerprint)
-    by_fingerprint = {directory.name: found for directory, found in parents.items()}
+    by_fingerprint = {directory.name: of_artifact for directory, of_artifact in parents.items()}
     pending = list(kept)
     while pending:
         new = by_fingerprint.get(pending.pop(), set()) - kept

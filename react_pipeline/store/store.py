@@ -70,14 +70,14 @@ class Store:
         marker = self.root / "store.json"
         if marker.exists():
             try:
-                found = json.loads(marker.read_text())["format"]
+                version = json.loads(marker.read_text())["format"]
             except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
                 raise InputError(
                     f"{marker}: unreadable ({error!r}); restore it, or remove the store"
                 ) from error
-            if found != FORMAT:
+            if version != FORMAT:
                 raise InputError(
-                    f"{self.root}: a store of format {found}, this version reads format {FORMAT}; "
+                    f"{self.root}: a store of format {version}, this version reads format {FORMAT}; "
                     "point `store` at an empty directory, or use the version that wrote it"
                 )
 
@@ -110,15 +110,15 @@ class Store:
         slug = slug_of(inputs.stage, inputs.key, fingerprint)
         with self.locked(slug) as held:
             proof = has_locks(self.root) and held
-            found = self._built_already(inputs, slug, locked=proof)
+            artifact = self._built_already(inputs, slug, locked=proof)
             left = [
                 attempt for attempt in attempts(self.staging, slug) if attempt.is_dead(locked=proof)
             ]
-            if found is not None:
+            if artifact is not None:
                 for dead in left:
                     dead.discard()
-                self._set_current(found)
-                return found
+                self._set_current(artifact)
+                return artifact
             attempt = new_attempt(self.staging, slug)
             with attempt.held(
                 {fingerprint, *(parent.fingerprint for parent in inputs.parents.values())}
@@ -216,14 +216,16 @@ class Store:
         """Keys of a stage that have a current artifact, sorted."""
         base = self.root / stage
         # Not within artifacts, which `prune` may remove meanwhile.
-        found = (*base.glob(f"*/{CURRENT}"), *base.glob(f"*/*/{CURRENT}"))
-        return sorted(path.parent.relative_to(base).as_posix() for path in found if path.is_file())
+        pointers = (*base.glob(f"*/{CURRENT}"), *base.glob(f"*/*/{CURRENT}"))
+        return sorted(
+            path.parent.relative_to(base).as_posix() for path in pointers if path.is_file()
+        )
 
     def verify(self) -> Iterator[tuple[Path, CorruptArtifact | None]]:
         """Read every published artifact in full, whatever is remembered; yields each with what is
         wrong with it.
         """
-        for path in sorted(found.parent for found in self.root.glob("[!.]*/**/" + MANIFEST)):
+        for path in sorted(manifest.parent for manifest in self.root.glob("[!.]*/**/" + MANIFEST)):
             stage = path.relative_to(self.root).parts[0]
             try:
                 verify(Artifact(path, read_manifest(path, stage)), anew=True)

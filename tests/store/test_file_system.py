@@ -1,6 +1,4 @@
-"""FAULTS 37, 39, 40, 56: file systems without locks, with renames that replace, and a damaged
-`store.json`.
-"""
+"""FAULTS 37, 39, 40, 56: file systems without locks, and a damaged `store.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ INPUTS = Inputs("thing", "all", {}, {}, "1")
 
 @pytest.fixture(autouse=True)
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_system, "_known", {})
+    monkeypatch.setattr(file_system, "_has_locks", {})
 
 
 def test_a_file_system_without_locks_builds_under_leases(
@@ -48,19 +46,11 @@ def test_locks_that_do_not_hold_between_processes_are_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 37
     assert file_system.has_locks(tmp_path)
-    monkeypatch.setattr(file_system, "_known", {})
+    monkeypatch.setattr(file_system, "_has_locks", {})
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     other = tmp_path / "other"
     other.mkdir()
     assert not file_system.has_locks(other)
-
-
-def test_a_rename_that_replaces_a_full_directory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "rename", lambda self, target: target)
-    with pytest.raises(InputError, match="directory may replace another"):
-        Store(tmp_path).build(INPUTS, lambda _: {})
 
 
 def test_temporary_names_differ_between_containers(
