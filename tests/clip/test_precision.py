@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support_vectors import read_vectors
 
 from react_pipeline.clip import precision
 from react_pipeline.clip.base import publish_base
@@ -16,7 +17,6 @@ from react_pipeline.clip.precision import choose_precision, speedup
 from react_pipeline.commands.doctor import diagnose
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode
 from support_shard_server import serve_folder
+from support_vectors import read_vectors
 from support_web import served
 
 from react_pipeline.clip.base import publish_base
@@ -18,7 +19,7 @@ from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.image_source import LOCATION, open_source
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import SourceUnavailable
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support_vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project

@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
 from support_processes import started
+from support_vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding import inference
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.attempts import new_attempt

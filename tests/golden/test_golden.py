@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support_vectors import read_vectors
 
 from react_pipeline.clip import load
 from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.indexing.index import Index
 from react_pipeline.project import Project

@@ -18,10 +18,11 @@ import pytest
 import torch
 from support_device import DEVICES, require
 from support_processes import killed, train_until_killed
+from support_vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import FOLDERS, read_vectors
+from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
