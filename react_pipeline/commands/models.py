@@ -135,8 +135,8 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     from react_pipeline.tracking import Tracking
 
     verdict, slug = Verdict.read(artifact), artifact.key
-    before = verdict.champion_before.name_next_to(verdict.champion)
-    after = verdict.champion.name_next_to(verdict.champion_before)
+    before = verdict.champion_before.identity
+    after = verdict.champion.identity
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
     tracking = Tracking.of(project)
     tracking.log_artifact(project, artifact)

@@ -15,6 +15,7 @@ from .domain_results import write_evaluation as write_evaluation
 from .findings import HEADLINE_METHOD as HEADLINE_METHOD
 from .findings import headline_method as headline_method
 from .intervals import paired_interval as paired_interval
+from .intervals import sign_test as sign_test
 from .judgement_log import FORECAST_STEP as FORECAST_STEP
 from .judgement_log import NEITHER as NEITHER
 from .judgement_log import UNSURE as UNSURE

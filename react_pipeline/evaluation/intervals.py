@@ -53,6 +53,17 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def sign_test(differences: NDArray[Any]) -> float:
+    """The exact test (McNemar's) of "not better", one side, for +1 won, -1 lost and 0 (N,).
+
+    The chance that a coin wins as many of those that were won or lost.
+    """
+    from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]  # takes half a second
+
+    won = (differences == 1).sum()
+    return float(binom.sf(won - 1, (differences != 0).sum(), 0.5))
+
+
 def _differences(
     method_correct: Correct, base_correct: Correct, seed: int | tuple[int, ...]
 ) -> NDArray[np.float64]:

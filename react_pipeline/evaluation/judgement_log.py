@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.evaluation.confidence_sequence import Values, p_value, sum_bounds
+from react_pipeline.evaluation.intervals import sign_test
 from react_pipeline.store import (
     CorruptArtifact,
     InputError,
@@ -175,7 +176,7 @@ class Session:
         low, high = sum_bounds(lowest, highest, population, confidence)
         mean = float(self.values(0).mean()) if self.entries else 0.0
         clear = _is_clear(lowest, highest, population, confidence)
-        p = max(p_value(lowest, population), _sign_test(lowest))
+        p = max(p_value(lowest, population), sign_test(lowest))
         return Difference(population / images * mean, low / images, high / images, p, clear)
 
     @property
@@ -223,16 +224,9 @@ def _is_clear(
     level = (1 - confidence) / 2
     sides = (lowest, -highest)
     agree = any(
-        p_value(values, population) <= level and _sign_test(values) <= level for values in sides
+        p_value(values, population) <= level and sign_test(values) <= level for values in sides
     )
     return agree or len(lowest) == population
-
-
-def _sign_test(values: Values) -> float:
-    """The exact test of "not better": so many won, or more, of those that were won or lost."""
-    from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]  # takes half a second
-
-    return float(binom.sf((values == 1).sum() - 1, (values != 0).sum(), 0.5))
 
 
 @lru_cache(maxsize=8)

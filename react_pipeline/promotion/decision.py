@@ -13,9 +13,9 @@ from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.evidence import CHECKPOINT, NEVER, STAGE, Evidence, gather, results_of
 from react_pipeline.promotion.judged import judge_without_labels
-from react_pipeline.promotion.judgement import Measured, judge, paired_test
+from react_pipeline.promotion.judgement import Judgement, Measured, judge, paired_test
 from react_pipeline.promotion.verdict_chain import changed, publish, way_out
-from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
+from react_pipeline.promotion.verdicts import BASE, Contender, PairedTest, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
@@ -99,40 +99,33 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 "champion; without "
                 f"labels, judge it: react-pipeline judge {slug} SOURCE --candidate {method}"
             )
-        test = None
-        if not entry.contender.is_same(scene.verdict.champion):
-            if scene.champion is None:
-                raise InputError(
-                    f"{slug}: no result of the champion to compare with; {way_out(scene)}"
-                )
-            try:
-                test = paired_test(entry, scene.champion, project.config.promotion.confidence)
-            except InputError as error:
-                raise InputError(f"{slug}: {error}; {way_out(scene)}") from error
+        chosen = entry.contender
+        before = scene.verdict.champion
+        test = None if chosen.is_same(before) else _test_over_champion(scene, entry)
         tested = "" if test is None else f" ({test})"
-        chosen, before = entry.contender, scene.verdict.champion
-        instead = (
-            f" instead of {before.name_next_to(chosen)}"
-            if chosen.name_next_to(before) != method
-            else ""
-        )
-        return publish(
+        verdict = changed(
             scene,
-            changed(
-                scene,
-                chosen,
-                decision="promoted",
-                by="person",
-                reason=f"a person made {chosen.name_next_to(before)} champion{instead}{tested}: "
-                f"{reason.strip()}",
-                challenger=chosen,
-                test=test,
-                rejected=tuple(
-                    name for name in scene.verdict.rejected if name != chosen.checkpoint
-                ),
-            ),
-            note=reason,
+            chosen,
+            decision="promoted",
+            by="person",
+            reason=f"a person made {chosen.identity} champion instead of {before.identity}{tested}: "
+            f"{reason.strip()}",
+            challenger=chosen,
+            test=test,
+            rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
         )
+        return publish(scene, verdict, note=reason)
+
+
+def _test_over_champion(scene: Evidence, entry: Measured) -> PairedTest:
+    if scene.champion is None:
+        raise InputError(
+            f"{scene.slug}: no result of the champion to compare with; {way_out(scene)}"
+        )
+    try:
+        return paired_test(entry, scene.champion, scene.project.config.promotion.confidence)
+    except InputError as error:
+        raise InputError(f"{scene.slug}: {error}; {way_out(scene)}") from error
 
 
 def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = False) -> Artifact:
@@ -156,13 +149,13 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
                     f"{slug}: {target.method} was champion before, and {error}; use --to-base"
                 ) from error
         because = f": {reason.strip()}" if reason.strip() else ""
-        names = verdict.champion.name_next_to(target), target.name_next_to(verdict.champion)
         after = changed(
             scene,
             target,
             decision="rolled back",
             by="person",
-            reason=f"a person rolled back from {names[0]} to {names[1]}{because}",
+            reason=f"a person rolled back from {verdict.champion.identity} to {target.identity}"
+            f"{because}",
             previous_champions=() if to_base else earlier[:-1],
             rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
         )
@@ -170,33 +163,11 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
 
 
 def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, str]) -> Artifact:
-    settings, before = scene.project.config.promotion, scene.verdict
+    before = scene.verdict
     turned_down = {checkpoint: "a person took it back" for checkpoint in before.rejected}
-    rivals = {
-        method: entry
-        for method in settings.candidates
-        if (entry := scene.results.get(method)) is not None
-        and entry.contender.checkpoint not in {before.champion.checkpoint, *turned_down}
-    }
-    controls: dict[str, Measured | str] = {}
-    for method in rivals:
-        name = method + CONTROL_SUFFIX
-        if name in scene.results:
-            controls[method] = scene.results[name]
-        elif scene.left_out.get(name, NEVER) != NEVER:
-            controls[method] = scene.left_out[name]
-    namesake = rivals.get(before.champion.method)
-    champion_name = (
-        before.champion.name_next_to(namesake.contender) if namesake else before.champion.method
-    )
-    champion_text = BASE if before.champion.method == BASE else f"the champion {champion_name}"
-    if scene.judgements is not None:
-        found = judge_without_labels(
-            scene.project, scene.judgements, before.champion, champion_text, turned_down
-        )
-    else:
-        found = judge(rivals, scene.champion, champion_text, controls, settings)
-    decision, reason = found.decision, found.reason
+    judgement = _judgement(scene, turned_down)
+    decision = judgement.decision
+    reason = judgement.reason
     if edit is not None:
         decision = "incomparable"
         reason = (
@@ -206,33 +177,65 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         )
     elif decision == "incomparable" and scene.judgements is None:
         reason = f"{reason}; {way_out(scene)}"
-    challenger = found.challenger
-    figures: dict[str, Any] = {
-        **{"decision": decision, "reason": reason, "challenger": challenger, "test": found.test},
-        **{
-            "control_test": found.control_test,
-            "candidates": found.candidates,
-            "rejected": before.rejected,
-        },
+    fields: dict[str, Any] = {
+        "decision": decision,
+        "reason": reason,
+        "challenger": judgement.challenger,
+        "test": judgement.test,
+        "control_test": judgement.control_test,
+        "candidates": judgement.candidates,
+        "rejected": before.rejected,
     }
-    if decision == "promoted" and challenger is not None:
-        after = changed(scene, challenger, **figures)
+    if decision == "promoted" and judgement.challenger is not None:
+        after = changed(scene, judgement.challenger, **fields)
     else:
         champion = scene.champion.contender if scene.champion else before.champion
-        after = changed(scene, champion, previous_champions=before.previous_champions, **figures)
-    rows = [*found.rows]
-    tested = {row["method"] for row in found.rows}
-    for method in (name for name in settings.candidates if name not in tested):
-        fields, why = {}, scene.left_out.get(method, "")
-        if scene.judgements is not None and method == before.champion.method:
-            why = ""
-        if (entry := scene.results.get(method)) is not None:
-            fields = entry.result.model_dump(include={"top1", "n"})
-            why = turned_down.get(entry.contender.checkpoint, "")
-        rows.append(
-            {"method": method, **fields, "status": "left out" if why else "champion", "why": why}
-        )
+        after = changed(scene, champion, previous_champions=before.previous_champions, **fields)
+    rows = [*judgement.rows, *_untested_rows(scene, judgement, turned_down)]
     return publish(scene, after, rows, extra={"registry": seen["registry"]} if edit else {})
+
+
+def _judgement(scene: Evidence, turned_down: Mapping[str, str]) -> Judgement:
+    """What the rule says of the candidates of today."""
+    settings = scene.project.config.promotion
+    champion = scene.verdict.champion
+    name = BASE if champion.method == BASE else f"the champion {champion.identity}"
+    if scene.judgements is not None:
+        return judge_without_labels(scene.project, scene.judgements, champion, name, turned_down)
+    excluded = {champion.checkpoint, *turned_down}
+    rivals = {}
+    controls: dict[str, Measured | str] = {}
+    for method in settings.candidates:
+        entry = scene.results.get(method)
+        if entry is None or entry.contender.checkpoint in excluded:
+            continue
+        rivals[method] = entry
+        control = method + CONTROL_SUFFIX
+        if control in scene.results:
+            controls[method] = scene.results[control]
+        elif scene.left_out.get(control, NEVER) != NEVER:
+            controls[method] = scene.left_out[control]
+    return judge(rivals, scene.champion, name, controls, settings)
+
+
+def _untested_rows(
+    scene: Evidence, judgement: Judgement, turned_down: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Rows of the candidates that were not tested: the champion, and those left out."""
+    rows = []
+    tested = {row["method"] for row in judgement.rows}
+    for method in scene.project.config.promotion.candidates:
+        if method in tested:
+            continue
+        row: dict[str, Any] = {"method": method}
+        reason = scene.left_out.get(method, "")
+        if scene.judgements is not None and method == scene.verdict.champion.method:
+            reason = ""
+        if (entry := scene.results.get(method)) is not None:
+            row |= entry.result.model_dump(include={"top1", "n"})
+            reason = turned_down.get(entry.contender.checkpoint, "")
+        rows.append({**row, "status": "left out" if reason else "champion", "why": reason})
+    return rows
 
 
 def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
@@ -253,12 +256,13 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
         )
     if edit.method not in TRAINED_METHODS:
         return None
-    known = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
-    if not known:
+    results = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
+    if not results:
         return None
-    entry, test = known[0], None
+    entry = results[0]
+    test = None
     if scene.champion is not None:
-        for candidate in known:
+        for candidate in results:
             try:
                 test = paired_test(
                     candidate, scene.champion, scene.project.config.promotion.confidence
@@ -267,8 +271,7 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
                 continue
             entry = candidate
             break
-    name = entry.contender.name_next_to(before.champion)
-    reason = f"a person made {name} champion in the registry (version {edit.version})"
+    reason = f"a person made {entry.contender.identity} champion in the registry (version {edit.version})"
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
     fields = {
         "decision": "promoted",

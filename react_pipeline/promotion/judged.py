@@ -6,6 +6,7 @@ Does not belong here: judging pictures (`use.judge`), the sequences
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 
 from react_pipeline.evaluation import Judgements, Session, Side, present_model
@@ -34,43 +35,34 @@ def judge_without_labels(
         champion_name: How the reason names it.
         turned_down: Checkpoints that a person took back.
     """
-    settings, slug = project.config.promotion, judgements.inputs.key
-    present: dict[str, Side] = {}
-    for method in (
-        BASE,
-        *settings.candidates,
-        *(name + CONTROL_SUFFIX for name in settings.candidates),
-    ):
-        try:
-            present[method] = present_model(project, slug, method)
-        except (InputError, CorruptArtifact):
-            continue
-    is_base = champion.method == BASE
-    holder = (
-        present.get(BASE)
-        if is_base
-        else Side(method=champion.method, checkpoint=champion.checkpoint)
-    )
+    settings = project.config.promotion
+    slug = judgements.inputs.key
+    present = _present_models(project, slug)
+    if champion.method == BASE:
+        holder = present.get(BASE)
+    else:
+        holder = Side(method=champion.method, checkpoint=champion.checkpoint)
     if holder is None:
         return Judgement("incomparable", "no base to compare with; materialize `base_checkpoint`")
     rivals = [
-        side
+        present[name]
         for name in settings.candidates
-        if (side := present.get(name)) is not None and side != holder
+        if name in present
+        and present[name] != holder
+        and present[name].checkpoint not in turned_down
     ]
-    rivals = [side for side in rivals if side.checkpoint not in turned_down]
-    sessions = [
-        one
+    tries = sum(
+        one.header.against == holder and one.header.candidate in rivals
         for one in judgements.sessions
-        if one.header.against == holder and one.header.candidate in rivals
-    ]
-    if not sessions:
+    )
+    if not tries:
         way = f"no present candidate was judged against it (react-pipeline judge {slug} SOURCE)"
         return Judgement("nothing", f"{champion_name} stays: {way}")
-    confidence = 1 - (1 - settings.confidence) / len(sessions)
-    found: list[Tested] = []
+    confidence = 1 - (1 - settings.confidence) / tries
+    tested: list[Tested] = []
     for side in rivals:
-        if (session := judgements.latest(side, holder)) is None:
+        session = judgements.latest(side, holder)
+        if session is None:
             continue
         contender = Contender(
             **side.model_dump(),
@@ -78,22 +70,35 @@ def judge_without_labels(
             stage="judgements",
             n=session.header.images,
         )
-        name, test = contender.name_next_to(champion), _test_of(session, confidence)
+        test = _test_of(session, confidence)
         control = present.get(side.method + CONTROL_SUFFIX) if settings.over_control else None
         beside = judgements.latest(side, control) if control else None
         control_test = _test_of(beside, confidence) if beside else None
-        figures = f"judged without labels: {name} over {champion_name} {test}"
-        found.append(Tested(contender, name, figures, test, control_test))
-    found.sort(key=lambda one: -one.test.gain if one.test else 0.0)
-    return replace(choose(found, champion_name, settings), candidates=len(sessions))
+        figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
+        tested.append(Tested(contender, contender.identity, figures, test, control_test))
+    tested.sort(key=lambda one: -one.test.gain if one.test else 0.0)
+    return replace(choose(tested, champion_name, settings), candidates=tries)
+
+
+def _present_models(project: Project, slug: str) -> dict[str, Side]:
+    """Today's model of the base, of each candidate and of its control, where there is one."""
+    candidates = project.config.promotion.candidates
+    controls = [name + CONTROL_SUFFIX for name in candidates]
+    present: dict[str, Side] = {}
+    for method in (BASE, *candidates, *controls):
+        with suppress(InputError, CorruptArtifact):
+            present[method] = present_model(project, slug, method)
+    return present
 
 
 def _test_of(session: Session, confidence: float) -> PairedTest:
-    found, images = session.difference(confidence), session.header.images
-    figures = {
-        "gain": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "p_value": found.p_value,
-    }
-    return PairedTest(**figures, confidence=confidence, n=images, judged=len(session.entries))
+    difference = session.difference(confidence)
+    return PairedTest(
+        gain=difference.estimate,
+        low=difference.low,
+        high=difference.high,
+        p_value=difference.p_value,
+        confidence=confidence,
+        n=session.header.images,
+        judged=len(session.entries),
+    )

@@ -14,7 +14,13 @@ from typing import Any, Self
 
 import pandas as pd
 
-from react_pipeline.evaluation import MUST_AGREE, EvalResult, correct_of, paired_interval
+from react_pipeline.evaluation import (
+    MUST_AGREE,
+    EvalResult,
+    correct_of,
+    paired_interval,
+    sign_test,
+)
 from react_pipeline.promotion.verdicts import Contender, Decision, PairedTest
 from react_pipeline.settings import METHODS, PromotionConfig
 from react_pipeline.store import Artifact, InputError, canonical_json
@@ -214,9 +220,9 @@ def judge(
         contender = entry.contender
         if champion is None:
             problem = f"{champion_name} has no result to compare with"
-            found.append(Tested(contender, contender.method, problem=problem))
+            found.append(Tested(contender, contender.identity, problem=problem))
             continue
-        tested = Tested(contender, contender.name_next_to(champion.contender))
+        tested = Tested(contender, contender.identity)
         try:
             test = paired_test(entry, champion, confidence)
             figures = (
@@ -246,8 +252,6 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     Raises:
         InputError: If the two were not measured on the same images in the same way.
     """
-    from scipy.stats import binomtest  # type: ignore[import-untyped, unused-ignore]  # takes half a second
-
     names = f"{method.contender.identity} and {other.contender.identity}"
     for field in MUST_AGREE:
         values = [getattr(entry.result, field) for entry in (method, other)]
@@ -260,16 +264,12 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     if not method.correct.index.equals(other.correct.index):
         raise InputError(f"{names} were not measured on the same images")
     difference = method.correct.to_numpy(dtype=int) - other.correct.to_numpy(dtype=int)
-    count = len(difference)
-    won, lost = int((difference == 1).sum()), int((difference == -1).sum())
     low, high = paired_interval(method.correct.to_numpy(), other.correct.to_numpy(), confidence)
     return PairedTest(
-        gain=(won - lost) / count,
+        gain=float(difference.mean()),
         low=low,
         high=high,
-        p_value=float(binomtest(won, won + lost, alternative="greater").pvalue)
-        if won + lost
-        else 1.0,
+        p_value=sign_test(difference),
         confidence=confidence,
-        n=count,
+        n=len(difference),
     )

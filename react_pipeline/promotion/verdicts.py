@@ -46,16 +46,8 @@ class Contender(_Stored):
 
     @property
     def identity(self) -> str:
-        """The method with the beginning of the checkpoint's fingerprint."""
-        return f"{self.method} ({self.checkpoint[:8]})" if self.checkpoint else self.method
-
-    def name_next_to(self, other: Self) -> str:
-        """The method; the identity where `other` is another model of the same method."""
-        return (
-            self.identity
-            if self.method == other.method and not self.is_same(other)
-            else self.method
-        )
+        """The method with the beginning of the checkpoint's fingerprint; for the base its name."""
+        return self.method if self.method == BASE else f"{self.method} ({self.checkpoint[:8]})"
 
 
 class PairedTest(_Stored):
