@@ -28,7 +28,6 @@ from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import build as build
 from .model import choose_device as choose_device
-from .model import dimension_of as dimension_of
 from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base

@@ -4,7 +4,7 @@ Does not belong here: building or saving a model (`model`), its weights (`weight
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,20 @@ from react_pipeline.store import InputError
 CONFIG_FILE = "open_clip_config.json"
 
 GATED_PREFIX = "react_"
-"""REACT's names of architectures with gated blocks are open_clip's behind this."""
+"""The prefix before open_clip's name in REACT's names of architectures with gated blocks."""
 
 _TOWERS = {"vision_cfg": asdict(CLIPVisionCfg()), "text_cfg": asdict(CLIPTextCfg())}
 _NO_ARCHITECTURE = frozenset(
     {
-        *("patch_dropout", "timm_drop", "timm_drop_path"),
-        *("output_tokens", "timm_model_pretrained", "hf_model_pretrained"),
-        *("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs"),
+        "patch_dropout",
+        "timm_drop",
+        "timm_drop_path",
+        "output_tokens",
+        "timm_model_pretrained",
+        "hf_model_pretrained",
+        "hf_model_name",
+        "hf_tokenizer_name",
+        "tokenizer_kwargs",
     }
 )
 """Fields of a tower that act in training alone, or that name a place; in a saved folder the latter
@@ -57,7 +63,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
-    """Refuse a checkpoint folder that contradicts the configuration; fields that are not given are
+    """Refuse a checkpoint folder that contradicts the configuration; fields that are not set are
     not compared.
 
     Raises:
@@ -65,14 +71,16 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
             differs, with both values.
     """
     model_cfg, preprocess_cfg = read_config(directory)
-    # An architecture that is not configured is the default of the field.
-    problems = (
-        list(_of_another_name(encoder, model_cfg)) if "model" in encoder.model_fields_set else []
-    )
+    problems = []
+    if "model" in encoder.model_fields_set:  # else it is the default of the field
+        problem = _problem_of_name(encoder, model_cfg)
+        if problem:
+            problems.append(f"encoder.model is {encoder.model!r}, {problem}")
     for field, value in _recorded(model_cfg, preprocess_cfg).items():
-        given, own = _plain(getattr(encoder, field)), _plain(value)
-        if given is not None and given != own:
-            problems.append(f"encoder.{field} is {given}, and the folder's is {own}")
+        configured = _plain(getattr(encoder, field))
+        recorded = _plain(value)
+        if configured is not None and configured != recorded:
+            problems.append(f"encoder.{field} is {configured}, and the folder's is {recorded}")
     if problems:
         raise InputError(
             f"encoder.pretrained: {directory} records its own architecture, activation and "
@@ -81,19 +89,18 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
         )
 
 
-def _of_another_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> Iterator[str]:
-    name = encoder.model.removeprefix(GATED_PREFIX)
-    known = open_clip.get_model_config(name)
-    if known is None:
-        yield f"encoder.model is {encoder.model!r}, unknown to open_clip, and the folder's has {description(model_cfg)}"
-        return
-    if found := differences(model_cfg, known):
-        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
-        yield f"encoder.model is {encoder.model!r}, and the folder's has {', '.join(found[:3])}{more}"
-    if known.get("quick_gelu") and not model_cfg.get("quick_gelu") and encoder.quick_gelu is None:
-        yield f"encoder.model is {encoder.model!r}, which has QuickGELU, and the folder's has not"
+def _problem_of_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> str:
+    """Why a folder's architecture is not the one that is configured; empty if it is."""
+    named = open_clip.get_model_config(encoder.model.removeprefix(GATED_PREFIX))
+    if named is None:
+        return f"unknown to open_clip, and the folder's has {description(model_cfg)}"
+    if changes := differences(model_cfg, named):
+        return f"and the folder's has {', '.join(changes[:3])}"
+    if named.get("quick_gelu") and not model_cfg.get("quick_gelu") and encoder.quick_gelu is None:
+        return "which has QuickGELU, and the folder's has not"
     if encoder.model.startswith(GATED_PREFIX) and not model_cfg["vision_cfg"].get("react_cfg"):
-        yield f"encoder.model is {encoder.model!r}, and the folder's has no gated blocks"
+        return "and the folder's has no gated blocks"
+    return ""
 
 
 def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -102,28 +109,20 @@ def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 
     Activation, gated blocks, and which text tower of transformers it is are not compared.
     """
-    mine, others = _flat(model_cfg), _flat(other)
+    mine = _flat(model_cfg)
+    theirs = _flat(other)
     return [
-        f"{name} {value} instead of {others[name]}"
-        for name, value in mine.items()
-        if value != others[name]
+        f"{name} {mine[name]} instead of {theirs[name]}"
+        for name in mine
+        if mine[name] != theirs[name]
     ]
 
 
 def description(model_cfg: Mapping[str, Any]) -> str:
-    """An architecture in words, for one that has no name."""
-    vision, text = ({**_TOWERS[tower], **model_cfg[tower]} for tower in ("vision_cfg", "text_cfg"))
-    images, texts = f"layers {vision['layers']}, width {vision['width']}", "of transformers"
-    if vision["timm_model_name"]:
-        images = f"{vision['timm_model_name']} of timm"
-    elif not isinstance(vision["layers"], (list, tuple)):  # a ResNet has no patches
-        images += f", patches of {vision['patch_size']}"
-    if not text["hf_model_name"]:
-        texts = f"layers {text['layers']}, width {text['width']}"
-    return (
-        f"image tower ({images}, images of {vision['image_size']} px), text tower ({texts}) and "
-        f"vectors of {model_cfg['embed_dim']} numbers"
-    )
+    """An architecture that has no name: the fields that open_clip has no default for."""
+    own = _flat(model_cfg)
+    defaults = _flat({"embed_dim": 0, "vision_cfg": {}, "text_cfg": {}})
+    return ", ".join(f"{name} {own[name]}" for name in own if own[name] != defaults[name])
 
 
 def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -139,11 +138,10 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     if encoder["model"] == "demo":
         return dict(encoder)
     model_cfg, preprocess_cfg = read_config(directory)
-    known = open_clip.get_model_config(encoder["model"].removeprefix(GATED_PREFIX))
-    named = known is not None and not differences(model_cfg, known)
-    name = encoder["model"] if named else description(model_cfg)
+    named = open_clip.get_model_config(encoder["model"].removeprefix(GATED_PREFIX))
+    fits = named is not None and not differences(model_cfg, named)
     return {
-        "model": name,
+        "model": encoder["model"] if fits else description(model_cfg),
         "pretrained": encoder["pretrained"],
         **_recorded(model_cfg, preprocess_cfg),
     }
@@ -152,23 +150,23 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
 def _recorded(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Activation and preparation of images, as fields of `EncoderConfig`."""
     prepared = {**asdict(PreprocessCfg()), **preprocess_cfg}
-    fields = {field: prepared[field] for field in ("mean", "std", "resize_mode")}
-    fields = {
-        field: list(value) if isinstance(value, tuple) else value for field, value in fields.items()
+    return {
+        "quick_gelu": bool(model_cfg.get("quick_gelu")),
+        "mean": list(prepared["mean"]),
+        "std": list(prepared["std"]),
+        "resize_mode": prepared["resize_mode"],
     }
-    return {"quick_gelu": bool(model_cfg.get("quick_gelu")), **fields}
 
 
 def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of the architecture by its full name, with open_clip's defaults."""
     fields = {"embed_dim": model_cfg["embed_dim"]}
     for tower, defaults in _TOWERS.items():
         values = {**defaults, **model_cfg[tower]}
-        fields |= {
-            f"{tower}.{name}": _plain(values[name])
-            for name in defaults
-            if name not in _NO_ARCHITECTURE
-        }
-        fields[f"{tower} of transformers"] = bool(values.get("hf_model_name"))
+        for name in defaults:
+            if name not in _NO_ARCHITECTURE:
+                fields[f"{tower}.{name}"] = _plain(values[name])
+        fields[f"{tower}.transformers"] = bool(values.get("hf_model_name"))
     return fields
 
 

@@ -154,11 +154,6 @@ def loaded_base(directory: Path, device: str) -> Clip:
     return load(directory, device)
 
 
-def dimension_of(directory: Path) -> int:
-    """D of a checkpoint written by `save`, without loading it."""
-    return int(read_config(directory)[0]["embed_dim"])
-
-
 def save(clip: Clip, directory: Path | str) -> None:
     """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed,
     `text/`.

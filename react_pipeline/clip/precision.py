@@ -7,10 +7,9 @@ those of fp32 (for convolutions see docs/performance.md).
 
 import functools
 import logging
-import time
 
 import torch
-from torch import Tensor
+from torch.utils.benchmark import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -27,31 +26,29 @@ without 0.01.
 """
 
 PROBE_ROWS, PROBE_WIDTH = 64, 512
-PROBE_ROUNDS = 20
-"""Products of each kind, in turns, of which the fastest counts: on a busy processor most of them
-wait for others.
+PROBE_SECONDS = 0.05
+"""For the products of each kind, of which the fastest count: on a busy processor most of them wait
+for others.
 """
-PROBE_SECONDS = 0.5
-"""A slow product is not repeated beyond this time. One product takes 0.03 s at 1 GFLOP/s."""
 
 BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
 """Compute capabilities from which a GPU has tensor cores for each."""
 
 
-def choose_precision(wanted: str, device: str, field: str = "precision") -> str:
+def choose_precision(precision: str, device: str, field: str = "precision") -> str:
     """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a
     probe.
 
     Any other precision is used, with a warning if this device runs it slower than fp32; it names
     the setting `field`.
     """
-    if wanted != "auto":
-        if wanted != "fp32" and (ratio := speedup(wanted, device)) < 1:
+    if precision != "auto":
+        if precision != "fp32" and (ratio := speedup(precision, device)) < 1:
             _warn_once(
-                f"{field}: {wanted} runs {1 / ratio:.1f} times slower than fp32 on this device; "
+                f"{field}: {precision} runs {1 / ratio:.1f} times slower than fp32 on this device; "
                 f"`auto` takes {choose_precision('auto', device)}"
             )
-        return wanted
+        return precision
     if device != "cpu":
         capability = torch.cuda.get_device_capability(device)
         if capability >= BF16_CAPABILITY:
@@ -65,30 +62,17 @@ def speedup(precision: str, device: str) -> float:
     """How many times faster than in fp32 a matrix product is in a precision, measured once per
     process.
     """
+    return _product_seconds("fp32", device) / _product_seconds(precision, device)
+
+
+def _product_seconds(precision: str, device: str) -> float:
+    dtype = DTYPES[precision]
     operands = {
-        name: (
-            torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=DTYPES[name], device=device),
-            torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=DTYPES[name], device=device),
-        )
-        for name in ("fp32", precision)
+        "left": torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=dtype, device=device),
+        "right": torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=dtype, device=device),
     }
-    best = {
-        name: _timed(*pair) for name, pair in operands.items()
-    }  # the first product also chooses its kernel
-    began = time.perf_counter()
-    for repeat in range(PROBE_ROUNDS):
-        if repeat and time.perf_counter() - began > PROBE_SECONDS:
-            break
-        best = {name: min(best[name], _timed(*pair)) for name, pair in operands.items()}
-    return best["fp32"] / best[precision]
-
-
-def _timed(left: Tensor, right: Tensor) -> float:
-    began = time.perf_counter()
-    torch.mm(left, right)
-    if left.is_cuda:
-        torch.cuda.synchronize(left.device)
-    return time.perf_counter() - began
+    timer = Timer("left @ right", globals=operands, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange(min_run_time=PROBE_SECONDS).times)
 
 
 @functools.cache

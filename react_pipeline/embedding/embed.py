@@ -80,7 +80,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 
 def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
-    from react_pipeline.clip import dimension_of  # loads torch
+    from react_pipeline.clip import read_config  # loads torch
 
     if (counts := sealed(staging / _COUNTS_FILE)) is not None:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
@@ -108,7 +108,7 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     )
     with bar, closing(seen), held(distributor):
         arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
-    return _finish(staging, records, dimension_of(base.path), arithmetic)
+    return _finish(staging, records, read_config(base.path)[0]["embed_dim"], arithmetic)
 
 
 @dataclass
