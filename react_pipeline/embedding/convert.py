@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from react_pipeline.corpus import ROWS_FILE, Part, caption_columns, captions_of,
 from react_pipeline.embedding.parts import Rows, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
 from react_pipeline.settings import CorpusConfig
-from react_pipeline.store import Artifact, CorpusError, seal, sealed
+from react_pipeline.store import Artifact, CorpusError, scratch_of, seal, sealed
 
 ENCODED_CAPTIONS = 8_192
-_SCRATCH = "scratch"
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +43,9 @@ def convert(
         Counts: why it was converted, vectors that were normalised, captions that were encoded.
     """
     logger.info("ready embeddings are converted once: %s", ", ".join(corpus.counts["convert"]))
-    scratch = staging / _SCRATCH
-    for name in (*FOLDERS.values(), METADATA, _SCRATCH):
-        (staging / name).mkdir(exist_ok=True)
+    scratch = scratch_of(staging)
+    for path in (scratch, *(staging / name for name in (*FOLDERS.values(), METADATA))):
+        path.mkdir(exist_ok=True)
     chosen = np.load(corpus.file(ROWS_FILE), mmap_mode="r") if config.subset else None
     starts = starts_of([part.rows for part in parts])
     digits = len(str(len(parts) - 1))
@@ -57,7 +55,7 @@ def convert(
     ) as bar:
         for number, part in enumerate(parts):
             marker = scratch / f"{number}.json"
-            if (count := sealed(marker)) is None:
+            if (count := sealed(marker, staging)) is None:
                 kept = np.arange(part.rows)
                 if chosen is not None:
                     first, last = np.searchsorted(chosen, starts[number : number + 2])
@@ -67,13 +65,13 @@ def convert(
                     for name in (*FOLDERS.values(), METADATA)
                 }
                 files = _convert_part(clip, folder, part, kept, config, names) if len(kept) else []
-                seal(marker, files, count := len(kept))
+                count = len(kept)
+                seal(marker, files, count, staging)
             rows.append(count)
             bar.update(count)
     (staging / GROUPS_FILE).write_text(
         "".join(json.dumps({"rows": count}) + "\n" for count in rows)
     )
-    shutil.rmtree(scratch)
     return {
         "ready": False,
         "converted": corpus.counts["convert"],

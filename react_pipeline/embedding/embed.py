@@ -44,13 +44,11 @@ from react_pipeline.store import (
     CorpusError,
     CorruptArtifact,
     Inputs,
-    remove_scratch,
+    scratch_of,
     seal,
     sealed,
 )
 
-_SCRATCH = "scratch"
-_COUNTS_FILE = "counts.json"
 _PLAN_FILE = "plan"
 _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 
@@ -60,7 +58,7 @@ def embed_corpus(project: Project) -> Artifact:
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows),
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
-    sample's own fields), `stats/N.json`, `ledger.parquet`, `groups.jsonl`, `counts.json`. N counts
+    sample's own fields), `stats/N.json`, `ledger.parquet`, `groups.jsonl`. N counts
     groups of shards; a killed build resumes with the first unfinished group, and a group that was
     embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
@@ -82,16 +80,13 @@ def embed_corpus(project: Project) -> Artifact:
 def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
 
-    if (counts := sealed(staging / _COUNTS_FILE)) is not None:
-        # Killed between the last group and publishing, which takes long where gigabytes are hashed.
-        remove_scratch(staging / _SCRATCH)
-        return dict(counts)
     corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
     earlier = EarlierEmbeddings(project.store, inputs)
-    scratch, plan = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
+    scratch = scratch_of(staging)
+    plan = _planned(staging, digests, project.config.embedding.shards_per_group, earlier)
     groups = [
         Group(number, range(start, end), tuple(digests[start:end]))
         for number, (start, end) in enumerate(plan)
@@ -181,26 +176,28 @@ class _Build:
                 bar.update(taken["rows"])
 
 
-def _prepared(
+def _planned(
     staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings
-) -> tuple[Path, list[list[int]]]:
-    """The folder of markers and ledgers, and the plan. A plan with other groups is of no use: all
-    starts again.
+) -> list[list[int]]:
+    """The first shard, and the one behind the last, of each group. What was done by a plan with
+    other groups is of no use: all starts again.
 
     A plan that was begun is kept, even if what could be taken over has changed since: its groups
     are what is finished.
     """
-    scratch = staging / _SCRATCH
+    scratch = scratch_of(staging)
     plan = sealed(scratch / _PLAN_FILE)
     if plan is None or plan["shards_per_group"] != shards_per_group:
-        shutil.rmtree(staging, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        for folder in (staging, scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
         groups = cut_into_groups(
             digests, shards_per_group, lambda start: earlier.longest_match(digests, start)
         )
         plan = {"shards_per_group": shards_per_group, "groups": groups}
         seal(scratch / _PLAN_FILE, about=plan)
-    return scratch, plan["groups"]
+    groups: list[list[int]] = plan["groups"]
+    return groups
 
 
 def _finish(
@@ -230,7 +227,7 @@ def _finish(
     if not totals["rows"]:
         raise CorpusError(f"corpus: no usable pair; samples were skipped for {dict(reasons)}")
     encoded = totals["rows"] - totals["reused_rows"]
-    counts = {
+    return {
         "rows": totals["rows"],
         "reused_rows": totals["reused_rows"],
         "skipped": reasons.total(),
@@ -242,11 +239,3 @@ def _finish(
         "pairs_per_second": round(encoded / totals["seconds"], 1) if totals["seconds"] else 0.0,
         **arithmetic,
     }
-    files = [
-        path
-        for path in staging.rglob("*")
-        if path.is_file() and _SCRATCH not in path.relative_to(staging).parts
-    ]
-    seal(staging / _COUNTS_FILE, files, counts)
-    remove_scratch(staging / _SCRATCH)
-    return counts

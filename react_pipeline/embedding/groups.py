@@ -209,7 +209,7 @@ class Records:
     vouches for its files.
 
     Attributes:
-        scratch: Where the markers are; removed before publishing.
+        scratch: Where the markers are.
         locations: Of all shards, for messages.
     """
 
@@ -232,13 +232,13 @@ class Records:
         group.check(self.locations, self.max_bad_fraction)
         files = [self.staging / name for name in files_of_group(group.number, self.groups)]
         record = {**group.record(**counts), "ledger": group.ledger}
-        seal(self.marker(group.number), filter(Path.exists, files), record)
+        seal(self.marker(group.number), filter(Path.exists, files), record, self.staging)
 
     def finished(self, number: int) -> dict[str, Any] | None:
         """The record of a group that is done and whose files are as they were written, with the
         rows of its ledger.
         """
-        return sealed(self.marker(number))
+        return sealed(self.marker(number), self.staging)
 
     def keys_of(self, group: Group, record: dict[str, Any]) -> dict[int, list[str]]:
         """The keys that each shard of a finished group holds."""

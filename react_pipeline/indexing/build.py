@@ -27,7 +27,7 @@ from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tu
 from react_pipeline.indexing.vectors import SIDES, StoredVectors
 from react_pipeline.settings import DistributorConfig, IndexConfig
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, seal, sealed
+from react_pipeline.store import Artifact, scratch_of, seal, sealed
 
 LOCAL = DistributorConfig()
 GRAPH_BREADTH = (16, 4_096)
@@ -70,17 +70,16 @@ def build_indices(
     key, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
     sides: dict[Side, Built] = {}
+    scratch = scratch_of(staging)
+    scratch.mkdir(exist_ok=True)
     for side in SIDES:
-        path, marker = staging / f"{side}.index", staging / f"{side}.done"
-        record = sealed(marker)
+        path, marker = staging / f"{side}.index", scratch / f"{side}.json"
+        record = sealed(marker, staging)
         if record is not None and record["key"] == key:
             sides[side] = Built(**record)
             continue
         sides[side] = build_side(config, key, embeddings, side, path, queries, device, distributor)
-        seal(marker, [path], asdict(sides[side]))
-    for path in staging.iterdir():
-        if path.name not in {f"{side}.index" for side in SIDES}:
-            path.unlink()
+        seal(marker, [path], asdict(sides[side]), staging)
     return counts(embeddings, config, sides, reason, queries, staging)
 
 
@@ -110,7 +109,7 @@ def build_side(
         train(index, parsed, stored, sample, device)
         add_rows(index, stored, device)
     else:
-        trained = path.with_name(f"{side}-{key}.trained")
+        trained = scratch_of(path.parent) / f"{side}-{key}.trained"
         if not trained.exists():
             train(index, parsed, stored, sample, device)
             write_index(index, trained)

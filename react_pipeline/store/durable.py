@@ -61,28 +61,36 @@ def rename_synced(written: Path, path: Path) -> None:
     written.replace(path)
 
 
-def seal(marker: Path, files: Iterable[Path] = (), about: Any = True) -> None:
+def seal(
+    marker: Path, files: Iterable[Path] = (), about: Any = True, folder: Path | None = None
+) -> None:
     """Write a marker that vouches for files, which are on the disk before it, and keeps `about`
     (JSON).
+
+    Args:
+        folder: Holds the files, if the marker is elsewhere; may move, and is then given anew.
     """
     files = list(files)
     for path in {*files, *(file.parent for file in files)}:
         fsync(path)
     content = {
         "about": about,
-        "files": {os.path.relpath(file, marker.parent): sha256_of(file) for file in files},
+        "files": {
+            os.path.relpath(file, folder or marker.parent): sha256_of(file) for file in files
+        },
     }
     write_atomically(marker, json.dumps({**content, "digest": _digest(content)}))
 
 
-def sealed(marker: Path) -> Any:
+def sealed(marker: Path, folder: Path | None = None) -> Any:
     """What `seal` kept, as long as the marker and every one of its files are as they were written;
     None if not.
     """
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
         whole = content.pop("digest") == _digest(content) and all(
-            sha256_of(marker.parent / name) == digest for name, digest in content["files"].items()
+            sha256_of((folder or marker.parent) / name) == digest
+            for name, digest in content["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False

@@ -70,11 +70,7 @@ def test_layout_is_clip_retrievals(indexed_project: Project) -> None:
     expected |= {f"metadata/metadata_{n}.parquet" for n in range(3)} | {
         f"stats/{n}.json" for n in range(3)
     }
-    assert set(artifact.manifest["files"]) == expected | {
-        "ledger.parquet",
-        "groups.jsonl",
-        "counts.json",
-    }
+    assert set(artifact.manifest["files"]) == expected | {"ledger.parquet", "groups.jsonl"}
     vectors = np.load(artifact.file("img_emb/img_emb_1.npy"), allow_pickle=False)
     assert vectors.dtype == np.float16 and vectors.shape == (32, 32)
     assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)

@@ -25,8 +25,9 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.attempts import new_attempt
+from react_pipeline.store.attempts import SCRATCH, scratch_of
 from react_pipeline.store.errors import CorpusError, MissingArtifact
+from react_pipeline.store.store import Store
 
 SHARDS, PAIRS = 20, 4
 
@@ -50,12 +51,12 @@ def killed_after_some_groups(project: Project) -> Path:
     """
     process = started(embed_at, project.path)
     staging = project.config.store / ".staging"
-    while process.is_alive() and len(list(staging.glob("*/scratch/*.json"))) < 3:
+    while process.is_alive() and len(list(staging.glob("*.scratch/*.json"))) < 3:
         time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    (left,) = (path for path in staging.iterdir() if path.is_dir())
+    (left,) = (path for path in staging.iterdir() if path.is_dir() and path.suffix != SCRATCH)
     return left
 
 
@@ -71,7 +72,7 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
     shutil.copytree(project.config.store, tmp_path / "regrouped")
-    done = [path.stem for path in (left / "scratch").glob("*.json")]
+    done = [path.stem for path in scratch_of(left).glob("*.json")]
     assert 3 <= len(done) < SHARDS
     finished = {
         int(number): (left / f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns
@@ -107,7 +108,7 @@ def test_a_flipped_bit_in_a_finished_group_of_a_killed_build_is_embedded_again(
     publish_base(project)
     shutil.copytree(project.config.store, tmp_path / "undisturbed")
     left = killed_after_some_groups(project)
-    number = next(int(path.stem) for path in (left / "scratch").glob("*.json"))
+    number = next(int(path.stem) for path in scratch_of(left).glob("*.json"))
     vectors = left / "img_emb" / f"img_emb_{number:02d}.npy"
     data = bytearray(vectors.read_bytes())
     data[-1] ^= 0x40
@@ -188,17 +189,20 @@ def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_r
     assert embed_corpus(project).counts["rows"] == 96
 
 
-def test_killed_while_publishing_embeds_nothing_again(indexed_project: Project) -> None:
-    artifact = indexed_project.store.current("corpus_embeddings", "all")
-    staging = new_attempt(
-        indexed_project.store.staging, f"corpus_embeddings--all--{artifact.fingerprint}"
-    ).staging
-    # What a kill leaves between the last group and the rename: every file, perhaps a manifest cut
-    # short.
-    artifact.path.rename(staging)
-    (staging / "manifest.json").write_text("{")
-    modified = (staging / "img_emb" / "img_emb_0.npy").stat().st_mtime_ns
-    again = embed_corpus(indexed_project)
-    assert not again.reused and again.manifest["files"] == artifact.manifest["files"]
-    assert again.file("img_emb/img_emb_0.npy").stat().st_mtime_ns == modified
-    assert again.counts == artifact.counts
+def test_killed_while_publishing_embeds_nothing_again(
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = indexed_project.store
+    shutil.rmtree(store.current("corpus_embeddings", "all").path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "_publish", killed)
+        embed_corpus(indexed_project)
+    (vectors,) = store.staging.glob("*/img_emb/img_emb_0.npy")
+    modified = vectors.stat().st_mtime_ns
+    artifact = embed_corpus(indexed_project)
+    assert artifact.file("img_emb/img_emb_0.npy").stat().st_mtime_ns == modified
+    assert artifact.counts["rows"] and not list(store.staging.iterdir())
