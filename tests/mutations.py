@@ -88,6 +88,7 @@ GUARDS = (
     Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= len(digests)", "", f"{EARLIER}::test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one"),
     Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
+    Guard("react_pipeline/indexing/best.py", "if len(unsettled):", "if False:", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),

@@ -88,7 +88,7 @@ class Key:
 
     @property
     def trains(self) -> bool:
-        """Whether cells or codes are learned from rows, so that they can become outdated."""
+        """Whether cells or codes are learned from rows."""
         return bool(self.cells or self.rotation or self.parts) or self.codes in {
             "SQ4",
             "SQ6",
