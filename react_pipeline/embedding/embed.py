@@ -58,7 +58,7 @@ def embed_corpus(project: Project) -> Artifact:
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows),
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
-    sample's own fields), `stats/N.json`, `ledger.parquet`, `groups.jsonl`. N counts
+    sample's own fields), `ledger.parquet`, `groups.jsonl`. N counts
     groups of shards; a killed build resumes with the first unfinished group, and a group that was
     embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
@@ -196,8 +196,7 @@ def _planned(
         )
         plan = {"shards_per_group": shards_per_group, "groups": groups}
         seal(scratch / _PLAN_FILE, about=plan)
-    groups: list[list[int]] = plan["groups"]
-    return groups
+    return list(plan["groups"])
 
 
 def _finish(

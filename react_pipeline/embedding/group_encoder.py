@@ -63,7 +63,7 @@ class GroupEncoder:
 
         Args:
             groups: With their headers read; asked for in a thread that reads ahead.
-            directory: Gets `img_emb/`, `text_emb/`, `metadata/` and `stats/`.
+            directory: Gets `img_emb/`, `text_emb/` and `metadata/`.
             pairs: How many are to come at the most, if known: a process for less than a batch only
                 costs its start.
 
@@ -86,7 +86,7 @@ class GroupEncoder:
             # takes.
             started = time.perf_counter()
             for group, reader in stream:
-                logger = StatsLogger(directory / "stats" / f"{group.number}.json", bar)
+                logger = StatsLogger(bar)
                 runner = Runner(
                     lambda _sampler, reader=reader: reader,
                     lambda: self._mapper,
@@ -98,11 +98,8 @@ class GroupEncoder:
                 )
                 runner(group.number)
                 group.ledger += reader.ledger
-                rows = int(logger.stats["sample_count"])
-                yield (
-                    group,
-                    {"rows": rows, **reader.counts, "seconds": time.perf_counter() - started},
-                )
+                seconds = time.perf_counter() - started
+                yield group, {"rows": logger.pairs, **reader.counts, "seconds": seconds}
                 group.samples = []
                 started = time.perf_counter()
 

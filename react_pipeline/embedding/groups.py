@@ -168,12 +168,10 @@ def cut_into_groups(
 
 
 def files_of_group(number: int, groups: int) -> list[str]:
-    """Names of a group's files of vectors and metadata, as clip-retrieval's writer gives them, and
-    of its figures.
-    """
+    """Names of a group's files of vectors and metadata, as clip-retrieval's writer gives them."""
     padded = str(number).zfill(int(math.log10(groups)) + 1)
     vectors = [f"{folder}/{folder}_{padded}.npy" for folder in FOLDERS.values()]
-    return [*vectors, metadata_file(number, groups), f"stats/{number}.json"]
+    return [*vectors, metadata_file(number, groups)]
 
 
 def metadata_file(number: int, groups: int) -> str:
