@@ -1,9 +1,9 @@
 """The sums for corpora that no machine here can hold: disk, memory and hours, from a formula and a
 few rates.
 
-`.venv/bin/python -m benchmarks.cluster_sums --page docs/clusters.md` writes the tables into that
-page from the rates below. `--measure` measures those of FAISS on one core, in two minutes; put what
-it prints into `indexing/cost.py`.
+`.venv/bin/python -m benchmarks.cluster_sums --page benchmarks/results.md` writes the tables into
+that page from the rates below. `--measure` measures those of FAISS on one core, in two minutes; put
+what it prints into `indexing/cost.py`.
 
 Belongs here: the tables. Does not belong here: rates and formulas (`indexing.cost`), the size of an
 index (`indexing.keys`). N pairs, D width of the vectors, n cells.
@@ -46,7 +46,7 @@ TB, GIB = 1e12, 2**30
 KEY_BYTES = 30
 """Of a pair, in the register of keys."""
 CORE_PAIRS_PER_SECOND = 28.0
-"""With a ViT-B/32 in bf16 (docs/performance.md)."""
+"""With a ViT-B/32 in bf16 (benchmarks/results.md)."""
 QUERIES = 400
 """Of which the exact neighbours are found."""
 

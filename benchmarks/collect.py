@@ -1,7 +1,7 @@
 """Collecting chosen pairs out of tars by byte range, against reading the tars through.
 
 Run `.venv/bin/python -m benchmarks.collect` from the repository's root; `--page
-docs/performance.md` writes the table into that page. It needs 2.3 GB in `--scratch`, which are
+benchmarks/results.md` writes the table into that page. It needs 2.3 GB in `--scratch`, which are
 removed at the end, and about two minutes.
 
 100 tars of 1,000 pairs are written; images are random bytes, 20 kB on average, spread as those of a

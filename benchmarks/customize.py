@@ -2,9 +2,9 @@
 reported.
 
 Run `.venv/bin/python -m benchmarks.customize` from the repository's root: `--quick` only to see
-that it works, `--page docs/performance.md` to write the tables into that page. Both train the same
-model, shaped like ViT-B/32 with random weights and six gated blocks, on the same batch with the
-same threads. The steps of all variants are taken in turns, so that what else the machine does hits
+that it works, `--page benchmarks/results.md` to write the tables into that page. Both train the
+same model, shaped like ViT-B/32 with random weights and six gated blocks, on the same batch with
+the same threads. The steps of all variants are taken in turns, so that what else the machine does hits
 all of them alike. Batches are ready in memory: reading, decoding and augmenting images is not
 measured, and kept vectors and tokens are made before the clock starts.
 

@@ -4,8 +4,8 @@ method.
 Run `python -m benchmarks.dense_seeds` after `make demo`. A seed is that of the scenes (which
 drawings, where, how large), of the training and of the control; methods of `TRAINED_ONCE` are
 trained with seed 0 and measured on the scenes of all. Each training seed has a store of its own
-(`demo_proof`), so what is made already is not made again. `--page docs/results.md` writes the table
-there, and a picture of one scene beside it.
+(`demo_proof`), so what is made already is not made again. `--page benchmarks/results.md` writes the
+table there, and a picture of one scene into `images` next to it.
 
 With `--student-steps` a student learns from the map on other scenes, and both maps are measured;
 boxes are not.

@@ -2,7 +2,7 @@
 the same shards.
 
 Run `.venv/bin/python -m benchmarks.embed` from the repository's root: `--quick` only to see that it
-works, `--page docs/performance.md` to write the tables into that page. All three use the same
+works, `--page benchmarks/results.md` to write the tables into that page. All three use the same
 weights of a ViT-B/32, drawn at random, the same pairs, the same batch size and the same threads,
 and take their turns, so that what else the machine does hits all of them alike.
 

@@ -1,8 +1,8 @@
 """Simulated judges: whether the interval of `react-pipeline judge` covers the truth, and how many
 clicks it takes.
 
-Run: `.venv/bin/python -m benchmarks.judge`; `--page docs/judge.md` writes the table there. Needs no
-data and no model.
+Run: `.venv/bin/python -m benchmarks.judge`; `--page benchmarks/results.md` writes the table there.
+It needs no data and no model.
 
 Two models disagree on D pictures. On 20% of them neither is right; on the others the candidate is
 right more often than the base by the stated difference of all D. A judge errs on a share of the

@@ -1,8 +1,8 @@
 """How much of a core a training image takes: ours, torchvision's transforms, and webdataset; and
 who waits for whom.
 
-Run `.venv/bin/python -m benchmarks.loader` from the repository's root; `--page docs/scale.md`
-writes the tables there.
+Run `.venv/bin/python -m benchmarks.loader` from the repository's root; `--page
+benchmarks/results.md` writes the tables there.
 
 - All three ways read the same JPEGs in the same tar and make what the paper trains with: random
   crop to 224, flip, RandAugment of two operations, erasing. Ours is timm's augmentation (the

@@ -8,7 +8,8 @@ again; a training that was cut off resumes. Cheap methods of all seeds come firs
 are written at the end, after Ctrl-C too, and cover what is there by then; `--report` trains nothing
 and writes them; it needs no demo where every result is on file.
 
-Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with.
+Every result is also a line of `benchmarks/results.csv`, with a digest of the recipe that
+trained it.
 A result that is there with today's recipe is taken from there, on whatever machine it was made;
 `--anew` leaves the file aside.
 
@@ -44,7 +45,7 @@ from react_pipeline.store import ReactError, canonical_json
 CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
 MADE = ("customized_checkpoint", "domain_results")
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
-DOCS = Path(__file__).parents[1] / "docs"
+HERE = Path(__file__).parent
 
 Work = tuple[int, str, str]
 """A seed, a domain and a method."""
@@ -360,11 +361,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument(
-        "--page", type=Path, default=DOCS / "results.md", help="has the two markers; gets the table"
+        "--page", type=Path, default=HERE / "results.md", help="has the two markers; gets the table"
     )
     parser.add_argument("--report", action="store_true", help="train nothing: write what is there")
     parser.add_argument(
-        "--results", type=Path, default=DOCS / "results.csv", help="the results line by line"
+        "--results", type=Path, default=HERE / "results.csv", help="the results line by line"
     )
     parser.add_argument(
         "--anew", action="store_true", help="take nothing from the results of earlier runs"

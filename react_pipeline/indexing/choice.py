@@ -2,7 +2,7 @@
 
 Belongs here: the estimates and the choice. Does not belong here: searching (`indexing.batch`). The
 sums are rough: what they decide between usually differs by a factor and not by a third. `plan` and
-docs/clusters.md use the same.
+benchmarks/results.md use the same.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ LARGEST = 50
 """
 BF16_SPEEDUP = 2.9
 """Of a processor with instructions for it, over fp32: embedding with a ViT-B/32
-(docs/performance.md).
+(benchmarks/results.md).
 """
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""

@@ -33,5 +33,5 @@ def test_sums_are_those_by_hand() -> None:
 
 
 def test_the_page_has_the_tables_of_these_rates() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
+    text = (Path(__file__).parents[2] / "benchmarks" / "results.md").read_text()
     assert cluster_sums.page() in text

@@ -57,7 +57,7 @@ def test_no_drawing_is_twemojis(drawings: list[Drawing]) -> None:
 
 
 def test_every_source_is_in_the_docs_with_its_licence() -> None:
-    page = (ROOT / "docs" / "demo.md").read_text()
+    page = (ROOT / "docs" / "getting-started.md").read_text()
     assert not [source.package for source in CORPUS_SOURCES if f"`{source.package}`" not in page]
     assert installed_versions()["recipe"] == str(RECIPE_VERSION)
 

@@ -1,7 +1,7 @@
 """As a new user, from an empty folder and a wheel: labelled pictures, a champion by clicks, a
 server, an export.
 
-The same way as docs/first-project.md, with a random model: what it learns does not matter here.
+The same way as docs/getting-started.md, with a random model: what it learns does not matter here.
 """
 
 from __future__ import annotations
