@@ -57,7 +57,7 @@ def intervals_figure(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     rows = table[table[columns].notna().any(axis=1)].iloc[::-1]
     figure = _side_by_side(*(titles[name] for name in columns), shared_yaxes=True)
     for place, name in enumerate(columns, start=1):
-        # The difference of the base to itself says nothing.
+        # The base has no difference to itself.
         compared = rows["method"] != "base" if name == "delta_top1" else True
         for method, row in rows[rows[name].notna() & compared].groupby("method", sort=False):
             figure.add_trace(_points(row, [method], name, method), row=1, col=place)
