@@ -21,7 +21,6 @@ from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import METRICS_FILE, flatten
-from react_pipeline.workload import rate_of
 
 MAX_IMAGE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
@@ -51,9 +50,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "fingerprint": artifact.fingerprint,
         "path": dg.MetadataValue.path(str(artifact.path)),
     }
-    shown |= {
-        name: _value(value) for name, value in flatten({**rate_of(artifact), **artifact.counts})
-    }
+    shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
     shown["bytes"] = sum(recorded["bytes"] for recorded in artifact.manifest["files"].values())
     shown["reused"] = dg.MetadataValue.bool(artifact.reused)
     for file in artifact.manifest["files"]:

@@ -31,7 +31,6 @@ from react_pipeline.store import (
     refusal_in,
 )
 from react_pipeline.tracking import Tracking
-from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Transient faults: the network, a full disk. Everything else fails the same way again."""
@@ -69,8 +68,7 @@ def publish(
         name = stage.name if stage.scope == "all" else f"{stage.name} {key}"
         artifact = _fresh(pipeline, stage, key)
         if artifact is None:
-            amount = announce(pipeline, stage.name, key)
-            context.log.info(f"{name} ..." + (f" {amount}" if amount else ""))
+            context.log.info(f"{name} ...")
             artifact = run(pipeline, stage.name, key, step)
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")

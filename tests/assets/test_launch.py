@@ -177,7 +177,7 @@ def test_every_step_has_a_line_when_it_begins_and_one_when_it_ends(launched: Lau
         if "..." in line or ": built, " in line
     ]
     assert len(set(ends)) == 15 and edges == [name for name in ends for _ in range(2)]
-    assert any(line.startswith("corpus_embeddings ... 96 pairs") for line in launched.lines)
+    assert any(line.startswith("corpus_embeddings ...") for line in launched.lines)
     trained = [
         line
         for line in launched.lines

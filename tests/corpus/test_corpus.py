@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from support_shard_server import ShardServer, serve_folder
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import remote_store
-from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.corpus import count_pairs, publish_corpus
 from react_pipeline.corpus.inventory import check_shards, shard_paths
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.embedding.embed import embed_corpus
@@ -200,3 +201,13 @@ def test_what_is_missing_on_a_server_is_named(
     write_shard(server.folder / "a.tar", {"k": {"bmp": b"x"}})
     with pytest.raises(CorpusError, match=r"'bmp'"):
         publish_corpus(make_project(corpus={"shards": [f"{server.url}/a.tar"]}))
+
+
+def test_demo_pairs_are_counted_by_source_and_remote_pairs_are_unknown(
+    indexed_project: Project,
+) -> None:
+    corpus = indexed_project.store.current("corpus", "all")
+    by_source = {"pairs/openmoji": 2, "pairs/lucide": 3, "bytes": 7}
+    assert count_pairs(replace(corpus, manifest={**corpus.manifest, "counts": by_source})) == 5
+    remote = {"shards": 3, "bytes": 7}
+    assert count_pairs(replace(corpus, manifest={**corpus.manifest, "counts": remote})) is None
