@@ -2,8 +2,8 @@
 
 A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
 one. The log of the published checkpoint (`log`) finds the same run by its fingerprint, adds what
-could not be streamed (steps from `metrics.jsonl`, samples of the machine from a file in the store),
-and finishes it.
+could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's own monitor samples the
+machine; what it could not write is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +21,7 @@ from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.store import Inputs, ReactError
 from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
-from react_pipeline.tracking.queue import PENDING, reason_of
+from react_pipeline.tracking.queue import reason_of
 from react_pipeline.tracking.runs import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
@@ -36,12 +35,12 @@ from react_pipeline.tracking.runs import (
     log_tags,
     missing_rows,
 )
-from react_pipeline.tracking.system import SystemMetrics, spool, spool_file
 from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of
 from react_pipeline.training import TrainingObserver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -72,23 +71,18 @@ class LiveRun(TrainingObserver):
         *,
         flush_seconds: float = FLUSH_SECONDS,
         dagster: str = "",
-        pending: Path | None = None,
     ) -> None:
         """Nothing is contacted before the training starts.
 
         Args:
             dagster: Where a browser finds Dagster, if that is known.
-            pending: Folder for samples of the machine that MLflow does not take; None: they are
-                lost then.
         """
         self.run_id: str | None = None
         self._runs = runs
         self._dagster_run_id = dagster_run_id
         self._dagster = dagster
-        self._pending = pending
         self._flush_seconds = flush_seconds
-        self._system = SystemMetrics()
-        self._spool: Path | None = None
+        self._monitor: SystemMetricsMonitor | None = None
         self._records: deque[Mapping[str, Any]] = deque(maxlen=MAX_WAITING_RECORDS)
         self._unwritten: list[Row] = []
         self._thread: threading.Thread | None = None
@@ -102,8 +96,7 @@ class LiveRun(TrainingObserver):
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
         """The live run of a training of this project."""
-        pending = project.store.root / PENDING
-        return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project), pending=pending)
+        return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project))
 
     @property
     def url(self) -> str | None:
@@ -118,14 +111,11 @@ class LiveRun(TrainingObserver):
         """
         if self._thread is None:
             self._started_ms = round(1000 * time.time())
-            with suppress(
-                ImportError
-            ):  # reported by the thread, like any other problem with MLflow
-                # Not left to the thread: a decoding process that is forked in the middle of an
-                # import may hang.
-                import mlflow  # noqa: F401
-            self._system.start()
-            self._spool = self._pending and spool_file(self._pending, inputs.fingerprint)
+            # The thread reports an ImportError like any other problem with MLflow. It does not
+            # import: a decoding process that is forked in the middle of an import may hang.
+            with suppress(ImportError):
+                import mlflow.system_metrics.system_metrics_monitor
+                import mlflow.utils.autologging_utils  # noqa: F401
             self._thread = threading.Thread(
                 target=self._stream, args=(inputs,), name="mlflow", daemon=True
             )
@@ -148,12 +138,6 @@ class LiveRun(TrainingObserver):
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
             self._abandoned = True
-            if self._spool is not None and self._system.waiting:
-                with suppress(
-                    RuntimeError
-                ):  # a thread that was left behind may still take from them
-                    spool(self._spool, self._system.rows())
-                    self._system.waiting.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -173,7 +157,8 @@ class LiveRun(TrainingObserver):
         client: MlflowClient | None = None
         while True:
             ended = self._ended.is_set()
-            self._system.sample(now=ended)
+            if ended and self._monitor is not None:
+                self._monitor.finish()
             pause = self._flush_seconds
             try:
                 client = client or self._runs.connect()
@@ -213,10 +198,6 @@ class LiveRun(TrainingObserver):
                 rows = missing_rows(client, run_id, rows, self._known)
             log_rows(client, run_id, rows)
             self._unwritten = []
-        samples = self._system.rows()
-        log_rows(client, run_id, samples)
-        for _ in samples:
-            self._system.waiting.popleft()
         return run_id
 
     def _open(self, client: MlflowClient, inputs: Inputs) -> str | None:
@@ -228,17 +209,23 @@ class LiveRun(TrainingObserver):
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
-            self._spool = None
             return None
         log_params(client, run_id, params_of(inputs))
         if found:
             self._known = {}
-            names = {row.name for row in self._system.waiting}
-            earlier = (
-                point.step for name in names for point in client.get_metric_history(run_id, name)
-            )
-            self._system.first_step = max(earlier, default=-1) + 1
+        if not self._ended.is_set():
+            self._sample_machine(run_id)
         return run_id
+
+    def _sample_machine(self, run_id: str) -> None:
+        """Let a thread of MLflow write processor, memory, disk, network and GPU to the run."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # It warns of a server that is down, which this thread does too.
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
+        uri = self._runs.uri
+        self._monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
+        self._monitor.start()
 
     def _mark_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
         name = type(error).__name__

@@ -47,7 +47,6 @@ from react_pipeline.tracking.runs import (
     log_tags,
     missing_rows,
 )
-from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
 
@@ -275,11 +274,9 @@ class Tracking:
         log_params(client, run_id, params_of(artifact))
         # What a live training or a killed call has written stays as it is; only what is missing is
         # added.
-        spooled = spool_file(project.store.root / PENDING, artifact.fingerprint)
         measured = self._log_inputs(client, project, artifact, run_id)
-        rows = chain(metrics_of(artifact), cost_rows(project, artifact), read_spooled(spooled))
+        rows = chain(metrics_of(artifact), cost_rows(project, artifact))
         log_rows(client, run_id, missing_rows(client, run_id, rows) if found else rows, measured)
-        spooled.unlink(missing_ok=True)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
         refresh_calibration(client, project, model_of(artifact), measured.model_id)

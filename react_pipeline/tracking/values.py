@@ -17,8 +17,8 @@ from react_pipeline.tracking.notes import NOTE_TAG, links, note
 MAX_PARAM_CHARS = 500
 MAX_TAG_CHARS = 5_000
 METRICS_FILE = "metrics.jsonl"
-TRAINING_PREFIX, SYSTEM_PREFIX = "training/", "system/"
-"""Of metrics that have steps: the records of a training, and samples of the machine it ran on."""
+TRAINING_PREFIX = "training/"
+"""Prefix of the metrics that have steps."""
 EVALUATED = "evaluation_top1"
 """Of the records of a training, where it is measured while it runs: these are few, and none is left
 out.

@@ -17,7 +17,6 @@ from react_pipeline.project.dagster_home import LOCK_FILE, _read
 from react_pipeline.store.attempts import LEASE, Attempt
 from react_pipeline.store.durable import sealed
 from react_pipeline.store.errors import CorruptArtifact, InputError
-from react_pipeline.tracking.system import read_spooled
 from react_pipeline.training.log import whole_lines
 from react_pipeline.use.classifier import RECORD_FILE, load_exported
 from react_pipeline.use.predict import RUN_FILE, _record
@@ -30,7 +29,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "lease": (f"a.b{LEASE}", lambda path: Attempt(path.parent, "a", "b").relies_on(), set()),
     "journal": ("errors.jsonl", lambda path: list(_records(path)), []),
     "losses": ("metrics.jsonl", whole_lines, []),
-    "samples": ("a.system.jsonl", lambda path: list(read_spooled(path)), []),
     "addresses": (LOCK_FILE, lambda path: _read(path.parent), {}),
     "record of predictions": (RUN_FILE, lambda path: _record(path.parent), None),
 }
