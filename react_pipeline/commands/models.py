@@ -62,7 +62,7 @@ def list_models(
                 f"note: {slug}: a person set the alias `champion` to {where}; the next run of "
                 "`promotion` adopts it"
             )
-    print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
+    print_table(_COLUMNS, rows, right=5)
     if silent:
         print_error(f"note: {silent}, so only what the store holds is shown")
     if waiting := registry.count_pending(project, verdicts=True):

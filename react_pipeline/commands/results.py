@@ -102,7 +102,7 @@ def print_results(project: Project, slugs: Sequence[str]) -> None:
         ]
         for row in table.itertuples()
     ]
-    print_table(columns, rows, right=len(columns) - 1, below=["status"])
+    print_table(columns, rows, right=len(columns) - 1)
 
 
 def _plain(name: Any, value: Any) -> Any:

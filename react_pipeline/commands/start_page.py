@@ -75,7 +75,7 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
         [slug, champions.get(slug, ""), *_figures(table[table["domain"] == slug], method)]
         for slug in named
     ]
-    print_table(columns, lines, right=7, below=[""])
+    print_table(columns, lines, right=7)
     if len(slugs) > MAX_DOMAINS:
         console.print(f"and {len(slugs) - MAX_DOMAINS} more domains")
 

@@ -63,7 +63,7 @@ def status(config: Config = None) -> None:
         for problem in misnamed(project.config.domains)
     ]
     if rows:
-        print_table(["domain", "state", "what", "why"], rows, below=["why"])
+        print_table(["domain", "state", "what", "why"], rows)
     if found.tasks and runs.unseen:
         print_error(f"note: failed runs are not shown: {runs.unseen}")
     fresh = sum(state is State.FRESH for state in found.states.values())

@@ -12,11 +12,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
-from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -97,81 +95,26 @@ def _printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0, below: Sequence[str] = ()
-) -> None:
-    """Print a table as wide as it needs to be, so that a log keeps whole lines.
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0) -> None:
+    """Print a table; a pipe or a file gets every row as one whole line.
 
-    A terminal that is too narrow gets smaller gaps, headings of two lines, and the long texts of
-    the columns named in `below` under their row. What is still too wide is folded, not cut: names
-    may differ at their end only. Columns from the third to `right` hold numbers, which are folded
-    last.
+    A terminal that is too narrow folds long cells and cuts none: names may differ at their end
+    only. Columns from the third to `right` hold numbers, which are narrowed last.
     """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, name in enumerate(columns):
+        if 2 <= place < right:
+            table.add_column(Text(name), justify="right", overflow="fold", no_wrap=True)
+        else:
+            table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_printable_lines(str(cell))) for cell in row))
     console = Console(highlight=False)
-    cells = [[_printable_lines(str(cell)) for cell in row] for row in rows]
-    numbers = range(2, right)
-    table = _table(columns, cells, numbers, gap=2)
-    wide = console.measure(table, options=console.options.update(max_width=1_000_000)).maximum
-    if not console.is_terminal:
-        whole = Console(width=wide, highlight=False)
-        with whole.capture() as captured:
-            whole.print(table)
-        print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")
-        return
-    if wide <= console.width:
+    if console.is_terminal:
         console.print(table)
         return
-    beside = [place for place, name in enumerate(columns) if name not in below]
-    heads = [columns[place].replace(" to ", "\nto ") for place in beside]
-    lines = [[row[place] for place in beside] for row in cells]
-    numbers_beside = [place for place, column in enumerate(beside) if column in numbers]
-    widths = _widths([heads, *lines], numbers_beside, console.width)
-    console.print(_table(heads, [], numbers_beside, gap=1, widths=widths))
-    for line, row in zip(lines, cells, strict=True):
-        console.print(_table(heads, [line], numbers_beside, gap=1, widths=widths, headed=False))
-        for name in below:
-            if text := row[columns.index(name)]:
-                console.print(
-                    Padding(Text(f"{name}: {text}", overflow="fold"), (0, 0, 0, 4), expand=False)
-                )
-
-
-def _table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    numbers: Sequence[int],
-    gap: int,
-    widths: Sequence[int] | None = None,
-    headed: bool = True,
-) -> Table:
-    table = Table(
-        box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", show_header=headed
-    )
-    for place, name in enumerate(columns):
-        justify: Literal["left", "right"] = "right" if place in numbers else "left"
-        table.add_column(
-            Text(name),
-            justify=justify,
-            overflow="fold",
-            width=None if widths is None else widths[place],
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _widths(rows: Sequence[Sequence[str]], numbers: Sequence[int], room: int) -> list[int]:
-    """Width of each column with gaps of one; the widest are narrowed until all have room, as far as
-    that goes.
-
-    Numbers come last: one that is folded reads as two.
-    """
-    widths = [
-        max(cell_len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*rows, strict=True)
-    ]
-    texts = [place for place in range(len(widths)) if place not in numbers]
-    while sum(widths) + len(widths) - 1 > room and max(widths) > 1:
-        places = texts if any(widths[place] > 2 for place in texts) else range(len(widths))
-        widths[max(places, key=lambda place: widths[place])] -= 1
-    return widths
+    unbounded = console.options.update(max_width=1_000_000)
+    console.width = console.measure(table, options=unbounded).maximum
+    with console.capture() as captured:
+        console.print(table)
+    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -70,48 +69,17 @@ WIDE = [
 ]
 
 
-def printed(rows: list[list[str]], capsys: pytest.CaptureFixture[str], **options: Any) -> list[str]:
-    print_table(["domain", "method", "delta to base", "why"], rows, right=3, **options)
-    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
-    return [line.rstrip() for line in out.splitlines()]
-
-
-def test_a_narrow_terminal_gets_long_texts_below_their_row(
+def test_a_narrow_terminal_folds_names_and_cuts_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then writes as to a terminal
-    monkeypatch.setenv("COLUMNS", "40")
-    assert printed(WIDE, capsys, below=["why"]) == [
-        "                              delta",
-        "domain  method              to base",
-        "animals gated-image            14.4",
-        "    why: right on 14.4% of 118 images",
-        "animals gated-image-control     2.5",
-        "    why: never a candidate [red]",
-        "animals base                    4.2",
-    ]
-
-
-def test_a_terminal_that_is_narrower_still_cuts_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "24")
-    lines = printed([[*row[:3], ""] for row in WIDE], capsys, below=["why"])
-    assert max(map(len, lines)) <= 24
-    assert "".join(line[8:16].strip() for line in lines[2:]) == "gated-imagegated-image-controlbase"
-
-
-def test_numbers_are_folded_last(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("COLUMNS", "36")
     print_table(
         ["domain", "method", "trains"], [["animals", "gated-image-control", "3,548,933"]], right=3
     )
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert sum("3,548,933" in line for line in lines) == 1 and max(map(len, lines)) <= 24
+    assert sum("3,548,933" in line for line in lines) == 1 and max(map(len, lines)) <= 36
+    assert "".join(line[9:24].strip() for line in lines[1:]) == "gated-image-control"
 
 
 def test_a_table_that_fits_has_its_columns_side_by_side(
@@ -119,7 +87,9 @@ def test_a_table_that_fits_has_its_columns_side_by_side(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    lines = printed(WIDE, capsys, below=["why"])
+    print_table(["domain", "method", "delta to base", "why"], WIDE, right=3)
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = [line.rstrip() for line in out.splitlines()]
     assert lines[0] == "domain   method               delta to base  why"
     assert lines[1] == "animals  gated-image                   14.4  right on 14.4% of 118 images"
 
@@ -132,7 +102,6 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
     print_table(
         ["domain", "method", "why"],
         [["animals", "gated-image", why], ["food", "base", ""]],
-        below=["why"],
     )
     assert capsys.readouterr().out.splitlines() == [
         "domain   method       why",

@@ -39,9 +39,7 @@ def list_sets() -> None:
         ]
         for entry in dense_sets().values()
     ]
-    print_table(
-        ["set", "task", "classes", "images", "truth", "homepage"], rows, right=4, below=["homepage"]
-    )
+    print_table(["set", "task", "classes", "images", "truth", "homepage"], rows, right=4)
 
 
 @dense_app.command()

@@ -49,7 +49,6 @@ def list_datasets() -> None:
             for entry in (*DATASETS.values(), IMAGENET)
         ],
         right=7,
-        below=["title"],
     )
 
 
