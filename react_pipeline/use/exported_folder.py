@@ -51,7 +51,7 @@ from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_fo
 from react_pipeline.use.classifier import CALIBRATION_FILE, RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
 from react_pipeline.use.onnx_model import write_onnx
-from react_pipeline.use.staged_folder import UNFINISHED, publish, refuse_occupied, staged_next_to
+from react_pipeline.use.staged_folder import refuse_occupied, staged
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -111,7 +111,7 @@ def export(
     refuse_occupied(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged_next_to(target) as staging:
+        with staged(target, overwrite) as staging:
             loading = write_model(project, checkpoint, staging)
             write_head(project, checkpoint, staging)
             write_calibration(project, checkpoint, staging)
@@ -120,8 +120,6 @@ def export(
             card = model_card(project, checkpoint, loading, decision)
             (staging / "README.md").write_text(card, encoding="utf-8")
             _write_record(staging, checkpoint, decision)
-            fsync_tree(staging)
-            publish(staging, target, overwrite)
     except OSError as error:
         raise StoreWriteError(
             f"{error.filename or target}: {error.strerror or error}; nothing was exported to "
@@ -281,9 +279,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_record(staging: Path, checkpoint: Artifact, decision: HistoryEntry | None) -> None:
     slug, method = checkpoint.key.split("/")
-    files = sorted(
-        path for path in staging.rglob("*") if path.is_file() and path.name != UNFINISHED
-    )
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
     record = {
         "format": FORMAT,
         "domain": slug,

@@ -4,11 +4,9 @@ Belongs here: making links without touching anything that is there. Does not bel
 predicting.
 """
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
 
@@ -24,9 +22,7 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
     """Make a symbolic link to each picture in `folder/<predicted class>/`; what is there is never
     replaced.
 
-    A second run makes no second link. Folders of classes are opened without following links, so
-    nothing is written outside of `folder`. Where a name is taken by another picture a number is
-    added.
+    A second run makes no second link. Where a name is taken by another picture a number is added.
 
     Args:
         predictions: `predictions.parquet`.
@@ -49,17 +45,12 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
         by_class.setdefault(label, []).append(path)
     counts: Counter[str] = Counter(made=0, present=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _opened(folder) as root:
-            for label, name in folder_names(by_class).items():
-                with suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=root)
-                with _opened(name, dir_fd=root) as directory:
-                    # Links in the path of a picture are kept as they are.
-                    counts.update(
-                        _link(Path.cwd() / str(pictures[path].path), directory)
-                        for path in by_class[label]
-                    )
+        for label, name in folder_names(by_class).items():
+            directory = _folder_of_class(folder / name)
+            # Links in the path of a picture are kept as they are.
+            counts.update(
+                _link(Path.cwd() / str(pictures[path].path), directory) for path in by_class[label]
+            )
     except OSError as error:
         raise InputError(
             f"{folder}: {error.filename}: {error.strerror}; choose another --sort-into"
@@ -67,15 +58,11 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
     return dict(counts)
 
 
-@contextmanager
-def _opened(folder: Path | str, dir_fd: int | None = None) -> Iterator[int]:
-    # One folder of a class at a time: there may be more classes than a process may have files open.
-    follow = 0 if dir_fd is None else os.O_NOFOLLOW
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | follow, dir_fd=dir_fd)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _folder_of_class(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    if directory.is_symlink():
+        raise InputError(f"{directory}: is a link; choose another --sort-into")
+    return directory
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
@@ -91,14 +78,14 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
     return given
 
 
-def _link(picture: Path, directory: int) -> str:
+def _link(picture: Path, directory: Path) -> str:
     for number in count(1):
         name = picture.name if number == 1 else f"{picture.stem}-{number}{picture.suffix}"
+        link = directory / name
         try:
-            os.symlink(picture, name, dir_fd=directory)
+            link.symlink_to(picture)
             return "made"
         except FileExistsError:
-            with suppress(OSError):  # no link
-                if os.readlink(name, dir_fd=directory) == str(picture):
-                    return "present"
+            if link.is_symlink() and link.readlink() == picture:
+                return "present"
     raise AssertionError("count() has no end")

@@ -47,9 +47,11 @@ from react_pipeline.store.errors import (
     StoreWriteError,
 )
 from react_pipeline.use import exported_folder as exporting
+from react_pipeline.use import staged_folder
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.exported_folder import export, other_champion, write_model
 from react_pipeline.use.model_card import Loading, licence_tables
+from react_pipeline.use.staged_folder import staged
 
 Make = Callable[..., Project]
 
@@ -368,11 +370,11 @@ def export_until_killed(path: Path, target: Path, where: str) -> None:
     def dying(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(exporting, where, dying)
+    setattr(exporting if where == "model_card" else staged_folder, where, dying)
     export(Project.load(path), "shapes", "locked-text", target, overwrite=True)
 
 
-@pytest.mark.parametrize("where", ["model_card", "publish"])
+@pytest.mark.parametrize("where", ["model_card", "fsync_tree"])
 def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 1
     project: Project, tmp_path: Path, where: str
 ) -> None:
@@ -383,31 +385,25 @@ def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 
         killed(export_until_killed, project.path, target, where)
     assert not (tmp_path / "fresh").exists()
     assert json.loads((earlier / "export.json").read_text())["method"] == "gated-image"
-    assert len(list(tmp_path.glob(".*.partial"))) == 2
     for target in (tmp_path / "fresh", earlier):
         load(export(project, "shapes", "locked-text", target, overwrite=True))
-    assert not list(tmp_path.glob(".*"))
 
 
-def test_two_exports_to_one_place_do_not_mix(project: Project, tmp_path: Path) -> None:
-    import fcntl
-
-    customized(project, "gated-image")
-    (tmp_path / ".exported.partial").mkdir()
-    descriptor = os.open(tmp_path / ".exported.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="another export"):
-        export(project, "shapes", "gated-image", tmp_path / "exported")
-    os.close(descriptor)
-    assert export(project, "shapes", "gated-image", tmp_path / "exported").is_dir()
+def test_the_earlier_export_is_back_if_the_new_one_cannot_be_renamed(tmp_path: Path) -> None:
+    target = tmp_path / "exported"
+    target.mkdir()
+    (target / "export.json").write_text('{"files": []}')
+    with pytest.raises(FileNotFoundError), staged(target, overwrite=True) as staging:
+        staging.rename(tmp_path / "gone")
+    assert [path.name for path in target.iterdir()] == ["export.json"]
 
 
-@pytest.mark.parametrize("name", [".exported.partial", ".exported.replaced", "exported"])
 @pytest.mark.parametrize("kind", ["link", "folder", "file"])
 def test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed(  # FAULTS 49
-    project: Project, tmp_path: Path, name: str, kind: str
+    project: Project, tmp_path: Path, kind: str
 ) -> None:
     customized(project, "gated-image")
+    name = "exported"
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("mine")
