@@ -79,7 +79,7 @@ def test_a_narrow_terminal_folds_names_and_cuts_nothing(
     )
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert sum("3,548,933" in line for line in lines) == 1 and max(map(len, lines)) <= 36
-    assert "".join(line[9:24].strip() for line in lines[1:]) == "gated-image-control"
+    assert "".join(line[9:25].strip() for line in lines[1:]) == "gated-image-control"
 
 
 def test_a_table_that_fits_has_its_columns_side_by_side(
