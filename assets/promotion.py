@@ -16,9 +16,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
 from react_pipeline.stage import method_key
 from react_pipeline.store import CorruptArtifact, MissingArtifact, StaleArtifact
-from react_pipeline.tracking import Delivery, Tracking
-
-MAX_NAMED = 5
+from react_pipeline.tracking import Tracking
 
 
 @stage_asset
@@ -32,14 +30,8 @@ def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """
     with readable_failures():
         pipeline, slug = project.load(), key_of(context)
-        mlflow = Tracking.of(pipeline)
-        edit = mlflow.hand_edit(pipeline, slug)
-        return publish(
-            context,
-            project,
-            lambda pipeline, slug: decide(pipeline, slug, edit),
-            lambda artifact: {"registry": describe_delivery(mlflow.apply(pipeline, artifact))},
-        )
+        edit = Tracking.of(pipeline).hand_edit(pipeline, slug)
+        return publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
 
 
 @check("promotion")
@@ -53,16 +45,6 @@ def champion_is_in_no_doubt(context: CheckContext, project: ProjectParam) -> dg.
         severity=dg.AssetCheckSeverity.WARN,
         description=doubt or "measured, compared and not behind",
     )
-
-
-def describe_delivery(delivery: Delivery) -> str:
-    """What a verdict changed in MLflow's registry."""
-    registry = (
-        f"{delivery.waits} verdicts wait for MLflow until the next run"
-        if delivery.waits
-        else "updated"
-    )
-    return "; ".join([registry, *delivery.notes[:MAX_NAMED]])
 
 
 def doubt_of(pipeline: Project, slug: str) -> str:

@@ -7,7 +7,6 @@ the metadata look like (`metadata`).
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import dagster as dg
 
@@ -30,7 +29,7 @@ from react_pipeline.store import (
     digest_of,
     refusal_in,
 )
-from react_pipeline.tracking import Tracking
+from react_pipeline.tracking import Delivery, Tracking
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Transient faults: the network, a full disk. Everything else fails the same way again."""
@@ -42,6 +41,9 @@ DATA_VERSION_TAG = "dagster/data_version"
 CHECKED_TAG = "react/checked_by"
 """On a materialization: `checked_by` of its run."""
 
+MAX_NOTES = 5
+"""Of a verdict, shown with the asset."""
+
 INTERRUPTED = "interrupted"
 """The message of a step that was cancelled, from the UI or by Ctrl-C."""
 
@@ -50,14 +52,12 @@ def publish(
     context: Context,
     project: ProjectParam,
     step: Callable[..., Artifact] | None = None,
-    more: Callable[[Artifact], dict[str, Any]] = lambda artifact: {},
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
     Args:
         step: In place of the one that the row of the stage names; called with the project and the
             parts of the key.
-        more: Metadata of the artifact beside those of `describe`.
 
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
@@ -73,7 +73,7 @@ def publish(
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")
         run_id = context.run.run_id
-        shown = {**describe(artifact), **_logged(pipeline, artifact, run_id), **more(artifact)}
+        shown = {**describe(artifact), **_logged(pipeline, artifact, run_id)}
         return dg.MaterializeResult(
             metadata=in_order(with_addresses(shown, run_id, stage.name)),
             data_version=dg.DataVersion(artifact.fingerprint),
@@ -129,18 +129,24 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     run.
     """
     tracking = Tracking.of(project)
-    tracked = tracking.log_artifact(project, artifact, run_id)
-    if tracked is None:
-        return {
-            "mlflow": dg.MetadataValue.text("tracking unavailable, will be logged at the next run")
-        }
-    url = tracking.runs.url(tracked)
-    shown = (
-        dg.MetadataValue.url(url)
-        if url
-        else dg.MetadataValue.text("open it with `react-pipeline ui`")
-    )
-    return {"mlflow": shown, "mlflow_run_id": dg.MetadataValue.text(tracked)}
+    delivery = tracking.apply(project, artifact, run_id)
+    shown = {}
+    if artifact.stage == "promotion":
+        shown["registry"] = dg.MetadataValue.text(_registry(delivery))
+    if delivery.run_id is None:
+        waits = "tracking unavailable, will be logged at the next run"
+        return {**shown, "mlflow": dg.MetadataValue.text(waits)}
+    url = tracking.runs.url(delivery.run_id)
+    page = dg.MetadataValue.text("open it with `react-pipeline ui`")
+    shown["mlflow"] = dg.MetadataValue.url(url) if url else page
+    shown["mlflow_run_id"] = dg.MetadataValue.text(delivery.run_id)
+    return shown
+
+
+def _registry(delivery: Delivery) -> str:
+    """What a verdict changed in MLflow's registry."""
+    waits = f"{delivery.waits} verdicts wait for MLflow until the next run"
+    return "; ".join([waits if delivery.waits else "updated", *delivery.notes[:MAX_NOTES]])
 
 
 def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:

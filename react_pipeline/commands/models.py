@@ -138,9 +138,7 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     before = verdict.champion_before.identity
     after = verdict.champion.identity
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
-    tracking = Tracking.of(project)
-    tracking.log_artifact(project, artifact)
-    delivery = tracking.apply(project, artifact, patient=True)
+    delivery = Tracking.of(project).apply(project, artifact, patient=True)
     for note in delivery.notes:
         print_error(f"note: {note}")
     if delivery.waits:

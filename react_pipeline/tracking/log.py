@@ -6,8 +6,8 @@ champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first
 and leaves the queue when its run is FINISHED, so a server that is down or a killed process delays a
-run and never loses or doubles it: the `fingerprint` tag finds what is already there. Verdicts wait
-in the same queue until the registry shows them.
+run and never loses or doubles it: the `fingerprint` tag finds what is already there. The log of a
+`promotion` also applies its verdict to the registry.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from react_pipeline.evaluation import RESULTS
+from react_pipeline.evaluation import RESULTS, TRAINED
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
-from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import (
     MODEL_STAGES,
@@ -36,15 +34,14 @@ from react_pipeline.tracking.models import (
 )
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.package import refresh_calibration
-from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
-from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
-from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
+from react_pipeline.tracking.queue import PENDING, PROMOTION, Queue, reason_of
+from react_pipeline.tracking.registry import apply_verdict, hand_edit
+from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import (
     FINISHED,
     Runs,
     log_params,
     log_rows,
-    log_tags,
     missing_rows,
 )
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
@@ -52,23 +49,28 @@ from react_pipeline.tracking.versions import Version, list_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
+COMPARISON = "comparison"
 LOCK = "tracking"
 """Name of the store's lock of the queue."""
 
 
 @dataclass
 class Delivery:
-    """Result of a pass over the queue: runs by the file of their entry, verdicts applied and
-    waiting, and notes.
+    """Result of a pass over the queue.
+
+    Attributes:
+        run_id: Of the run of the artifact that was to be logged; None if it waits.
+        runs: Ids of all runs by the file name of their entry.
+        waits: Number of verdicts that still wait.
+        notes: What a person should read about the verdicts that were applied.
     """
 
+    run_id: str | None = None
     runs: dict[str, str] = field(default_factory=dict)
-    applied: int = 0
     waits: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -95,24 +97,41 @@ class Tracking:
         Safe to repeat: an artifact that is logged already costs one look-up. Returns None, with a
         warning, when MLflow does not answer; the artifact stays queued then.
         """
-        entry = self._put(project, artifact, dagster_run_id)
-        return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
+        return self.apply(project, artifact, dagster_run_id).run_id
 
     def apply(
-        self, project: Project, artifact: Artifact | None = None, *, patient: bool = False
+        self,
+        project: Project,
+        artifact: Artifact | None = None,
+        dagster_run_id: str = "",
+        *,
+        patient: bool = False,
     ) -> Delivery:
-        """Log everything queued, with a verdict (of the stage `promotion`) at its end; never
-        raises, safe to repeat.
+        """Log everything queued, with an artifact at its end; never raises, safe to repeat.
 
         `patient` asks the server even if it failed a moment ago.
         """
-        queue = self._queue(project)
-        if artifact is not None:
+        queue, delivery = self._queue(project), Delivery()
+        entry = None if artifact is None else _put(queue, artifact, dagster_run_id)
+        if queue.entries() and not queue.rests(patient=patient):
             with project.store.locked(LOCK):
-                queue.put_verdict(artifact.key, artifact.fingerprint, entry_of(artifact))
-        logged = self._log_queue(project, patient=patient)
-        logged.waits = len(queue.verdicts())
-        return logged
+                if artifact is not None:
+                    # Another process may have logged it while this one waited; its run is needed
+                    # all the same.
+                    _put(queue, artifact, dagster_run_id)
+                try:
+                    client = self.runs.connect()
+                    self._log_entries(client, project, delivery)
+                    if artifact is not None and artifact.stage == TRAINED:
+                        self.runs.close_abandoned(client, project.store, artifact)
+                except Exception as error:  # whatever MLflow, its database or the network raise
+                    self.runs.forget()
+                    queue.rest(error)
+        for note in delivery.notes:
+            logger.warning("%s", note)
+        delivery.run_id = delivery.runs.get(entry.name) if entry else None
+        delivery.waits = len(queue.verdicts())
+        return delivery
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
         """What a person did to the alias `champion` since it was last written, as far as that is
@@ -120,7 +139,7 @@ class Tracking:
 
         None: nothing, or MLflow is down, or verdicts of the domain wait.
         """
-        if slug in self._queue(project).verdicts():
+        if self._queue(project).verdicts(slug):
             return None
         return self._asked(project, lambda client: hand_edit(client, slug))
 
@@ -135,86 +154,38 @@ class Tracking:
         except Exception as error:  # whatever MLflow, its database or the network raise
             raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
-    def _log_queue(
-        self,
-        project: Project,
-        artifact: Artifact | None = None,
-        dagster_run_id: str = "",
-        *,
-        patient: bool = False,
-    ) -> Delivery:
-        queue, logged = self._queue(project), Delivery()
-        if not queue.entries() or queue.rests(patient=patient):
-            return logged
-        with project.store.locked(LOCK):
-            if artifact is not None:
-                # Another process may have logged it while this one waited; its run is wanted all
-                # the same.
-                self._put(project, artifact, dagster_run_id)
-            try:
-                client = self.runs.connect()
-                self._log_entries(client, project, logged)
-                if (
-                    artifact is not None
-                    and artifact.stage in STAGES
-                    and STAGES[artifact.stage].scope == "trained"
-                ):
-                    self.runs.close_abandoned(client, project.store, artifact)
-            except Exception as error:  # whatever MLflow, its database or the network raise
-                self.runs.forget()
-                queue.rest(error)
-        for note in logged.notes:
-            logger.warning("%s", note)
-        return logged
-
     def _queue(self, project: Project) -> Queue:
         return Queue(self.uri, project.store.root / PENDING)
 
-    def _put(self, project: Project, artifact: Artifact, dagster_run_id: str) -> Path:
-        identity = {
-            "stage": artifact.stage,
-            "key": artifact.key,
-            "fingerprint": artifact.fingerprint,
-        }
-        return self._queue(project).put(
-            _name(**identity), {**identity, "dagster_run_id": dagster_run_id}
-        )
-
-    def _log_entries(self, client: MlflowClient, project: Project, logged: Delivery) -> None:
+    def _log_entries(self, client: MlflowClient, project: Project, delivery: Delivery) -> None:
         """Log what waits, longest waiting first.
 
         One failure among successes is the entry's own; two in a row, or nothing else, is the
         server's, and is raised.
         """
-        failed: dict[str, Exception] = {}
+        failures: dict[str, Exception] = {}
         in_a_row = 0
-        for group in self._queue(project).groups():
-            for number, path in enumerate(group):
-                try:
-                    entry = json.loads(path.read_text(encoding="utf-8"))
-                    if VERDICT.fullmatch(path.stem):
-                        checkpoint = partial(self._log_now, client, project)
-                        logged.notes += apply_verdict(client, project, entry, checkpoint)
-                        logged.applied += 1
-                    else:
-                        logged.runs[path.name] = self._log_entry(client, project, entry)
-                except Exception as error:
-                    for waiting in group[number:]:
-                        waiting.touch()  # to the end of the queue, so that bad entries hold up others no more than once
-                    in_a_row += 1
-                    if in_a_row > 1:
-                        raise
-                    failed[path.stem] = error
-                    break
+        entries = self._queue(project).entries()
+        for path in sorted(entries, key=lambda path: path.stat().st_mtime_ns):
+            try:
+                entry = json.loads(path.read_text(encoding="utf-8"))
+                delivery.runs[path.name] = self._log_entry(client, project, entry, delivery.notes)
+            except Exception as error:
+                path.touch()  # to the end, so that a bad entry delays the others once at most
+                failures[path.stem] = error
+                in_a_row += 1
+                if in_a_row > 1:
+                    raise
+            else:
                 path.unlink()
                 in_a_row = 0
-        for name, reason in failed.items():
-            if not (any(logged.runs.values()) or logged.applied):
-                raise reason
+        for name, error in failures.items():
+            if not any(delivery.runs.values()):
+                raise error
             logger.warning(
                 "%s could not be logged to MLflow, retried at the next run: %s",
                 name,
-                reason_of(reason),
+                reason_of(error),
             )
 
     def _log_now(
@@ -223,14 +194,11 @@ class Tracking:
         """The run of an artifact, which may wait in the queue; logging it twice costs one look-up.
         "" if it is gone.
         """
-        identity = {"stage": stage, "key": key, "fingerprint": fingerprint}
-        waiting = self._queue(project).folder / f"{_name(**identity)}.json"
-        entry = (
-            json.loads(waiting.read_text())
-            if waiting.exists()
-            else {**identity, "dagster_run_id": ""}
-        )
-        return self._log_entry(client, project, entry)
+        entry = {"stage": stage, "key": key, "fingerprint": fingerprint, "dagster_run_id": ""}
+        waiting = self._queue(project).folder / f"{_name(stage, key, fingerprint)}.json"
+        if waiting.exists():
+            entry = json.loads(waiting.read_text())
+        return self._log_entry(client, project, entry, [])
 
     def logged(self, project: Project) -> set[str] | None:
         """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not
@@ -259,39 +227,58 @@ class Tracking:
         queue = self._queue(project)
         return len(queue.verdicts() if verdicts else queue.entries())
 
-    def _log_entry(self, client: MlflowClient, project: Project, entry: dict[str, str]) -> str:
+    def _log_entry(
+        self, client: MlflowClient, project: Project, entry: dict[str, str], notes: list[str]
+    ) -> str:
+        """Log one artifact; returns the id of its run, or "" if the artifact is gone."""
         try:
             artifact = project.store.open(entry["stage"], entry["key"], entry["fingerprint"])
         except (MissingArtifact, CorruptArtifact):
             return ""  # pruned or damaged since; what replaces it is logged for itself
+        if artifact.stage == PROMOTION:
+            checkpoint = partial(self._log_now, client, project)
+            notes += apply_verdict(client, project, artifact, checkpoint)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         started = created_ms(artifact) - seconds_ms
         tags = tags_of(artifact, entry["dagster_run_id"], dagster_url(project))
-        run, found = self.runs.open(client, tags, artifact.key, started)
+        run, is_resumed = self.runs.open(client, tags, artifact.key, started)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             return run_id
+        self._write(client, project, artifact, run_id, is_resumed=is_resumed)
+        # A manifest has whole seconds, and a run that was streamed has the time at which its
+        # training began.
+        ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
+        client.set_terminated(run_id, FINISHED, ended)
+        return run_id
+
+    def _write(
+        self,
+        client: MlflowClient,
+        project: Project,
+        artifact: Artifact,
+        run_id: str,
+        *,
+        is_resumed: bool,
+    ) -> None:
+        """Write all that an artifact says to its run.
+
+        What a live training or a killed call has written stays as it is; only what is missing is
+        added.
+        """
         log_params(client, run_id, params_of(artifact))
-        # What a live training or a killed call has written stays as it is; only what is missing is
-        # added.
         measured = self._log_inputs(client, project, artifact, run_id)
-        rows = chain(metrics_of(artifact), cost_rows(project, artifact))
-        log_rows(client, run_id, missing_rows(client, run_id, rows) if found else rows, measured)
+        rows = [*metrics_of(artifact), *cost_rows(project, artifact)]
+        if is_resumed:
+            rows = missing_rows(client, run_id, rows)
+        log_rows(client, run_id, rows, measured)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
         refresh_calibration(client, project, model_of(artifact), measured.model_id)
         if artifact.stage in MODEL_STAGES:
             log_model(client, self.runs.experiment_id, project, artifact, run_id)
-        if artifact.stage == "comparison":
+        if artifact.stage == COMPARISON:
             self._log_differences(client, project, artifact)
-        if artifact.stage in ("comparison", "overview"):
-            self._log_best(client, artifact, run)
-        # A manifest has whole seconds, and a run that was streamed has the time at which its
-        # training began.
-        client.set_terminated(
-            run_id, FINISHED, max(created_ms(artifact), run.info.start_time + seconds_ms)
-        )
-        return run_id
 
     def _log_inputs(
         self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str
@@ -334,11 +321,14 @@ class Tracking:
                 result = project.store.open(RESULTS, key, fingerprint)
                 log_rows(client, run_id, rows, self._log_inputs(client, project, result, run_id))
 
-    def _log_best(self, client: MlflowClient, report: Artifact, run: Run) -> None:
-        """Write the figures of the best method on the run of the domain, or of all domains."""
-        tags, rows = best_of(report)
-        log_tags(client, run.data.tags["mlflow.parentRunId"], tags)
-        log_rows(client, run.data.tags["mlflow.parentRunId"], rows)
+
+def _put(queue: Queue, artifact: Artifact, dagster_run_id: str) -> Path:
+    identity = {
+        "stage": artifact.stage,
+        "key": artifact.key,
+        "fingerprint": artifact.fingerprint,
+    }
+    return queue.put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
 
 
 def _name(stage: str, key: str, fingerprint: str) -> str:

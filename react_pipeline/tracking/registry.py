@@ -1,18 +1,17 @@
 """The registry: the aliases of MLflow's model `react-<domain>`, and what a person changed of them
 by hand.
 
-The store says who is champion; the registry mirrors it. A verdict waits in the queue until the
-registry shows it, so a server that is down delays it and nothing is written twice. A tag of the
-registered model remembers where this module last put the alias `champion`. If it is elsewhere, a
-person moved it: the alias is left alone, and the next decision takes the person's choice over
-(`hand_edit`). Only a person's command overrules it. The alias `challenger` belongs to the pipeline
-and is always set.
+The store says who is champion; the registry mirrors it. A verdict waits in the queue with its
+artifact, so a server that is down only delays it. A tag of the registered model remembers where
+this module last put the alias `champion`. If it is elsewhere, a person moved it: the alias is left
+alone, and the next decision takes the person's choice over (`hand_edit`). Only a person's command
+overrules it. The alias `challenger` belongs to the pipeline and is always set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
@@ -28,7 +27,6 @@ from react_pipeline.tracking.versions import (
     find_version,
     model_name,
     named,
-    retire,
     set_alias,
 )
 
@@ -42,16 +40,6 @@ CHAMPION_TAG = "react.champion"
 
 VERDICT_TAG = "react.promotion"
 """Tag of the registered model: fingerprint of the verdict that its aliases show."""
-
-
-def entry_of(artifact: Artifact) -> dict[str, Any]:
-    """The entry of a verdict in the queue. It holds all that it says: the store may be pruned."""
-    verdict = Verdict.read(artifact).model_dump(mode="json", exclude={"history"})
-    return {
-        "fingerprint": artifact.fingerprint,
-        "decided": str(artifact.manifest["created"]),
-        "verdict": verdict,
-    }
 
 
 def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
@@ -71,67 +59,79 @@ def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
 def apply_verdict(
     client: MlflowClient,
     project: Project,
-    entry: dict[str, Any],
+    artifact: Artifact,
     log: Callable[[str, str, str], object],
 ) -> list[str]:
-    """Write one verdict; returns what a person should read.
+    """Write the verdict of a `promotion`; returns what a person should read.
 
-    One that another verdict has followed is written on its versions only: the aliases show the
+    A verdict that another one has followed is written on its versions only: the aliases show the
     last. `log` is called with stage, key and fingerprint of a checkpoint that has no version yet.
     """
-    verdict, promotion, decided = (
-        Verdict.model_validate(entry["verdict"]),
-        entry["fingerprint"],
-        entry["decided"],
-    )
-    notes: list[str] = []
+    verdict, notes = Verdict.read(artifact), list[str]()
     champion = _version(client, project, verdict.domain, verdict.champion, log, notes)
     if champion is not None:  # measured again, it may have a newer calibration
         place = _place(verdict.domain, verdict.champion)
         refresh_calibration(client, project, place, champion.tags.get(MODEL_TAG))
+    challenger = None
     rival = verdict.challenger
-    if rival is None or rival.is_same(verdict.champion):
-        challenger = None
-    else:
+    if rival is not None and not rival.is_same(verdict.champion):
         challenger = _version(client, project, verdict.domain, rival, log, notes)
+    decided = str(artifact.manifest["created"])
+    _write_reasons(client, verdict, champion, challenger, decided)
+    model = find_model(client, verdict.domain)
+    last = standing(project, verdict.domain)[1]
+    if model is None or last is None or last.fingerprint != artifact.fingerprint:
+        return notes
+    if champion is not None or verdict.champion.method == BASE:
+        _move_champion(client, model, verdict, _number(champion), notes)
+    set_alias(client, model, CHALLENGER, _number(challenger))
+    client.set_registered_model_tag(model.name, VERDICT_TAG, artifact.fingerprint)
+    return notes
+
+
+def _write_reasons(
+    client: MlflowClient,
+    verdict: Verdict,
+    champion: ModelVersion | None,
+    challenger: ModelVersion | None,
+    decided: str,
+) -> None:
+    """Write the verdict on the version of the former champion, and of whom it is about."""
     moved = not verdict.champion_before.is_same(verdict.champion)
     if moved and verdict.champion_before.method != BASE:
         former = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
         if former is not None:
-            retire(client, former, verdict, promotion, decided)
+            describe(client, former, "former champion", verdict, None, decided)
     if champion is not None and (moved or verdict.decision == "promoted"):
-        describe(client, champion, verdict.champion, verdict, promotion, decided)
-    elif challenger is not None and rival is not None:
-        describe(client, challenger, rival, verdict, promotion, decided)
-    model = find_model(client, verdict.domain)
-    last = standing(project, verdict.domain)[1]
-    if model is None or last is None or last.fingerprint != promotion:
-        return notes
-    if champion is not None or verdict.champion.method == BASE:
-        _move_champion(
-            client, model, verdict, NONE if champion is None else str(champion.version), notes
-        )
-    set_alias(client, model, CHALLENGER, NONE if challenger is None else str(challenger.version))
-    client.set_registered_model_tag(model.name, VERDICT_TAG, promotion)
-    return notes
+        # For the version that is champion again, a rollback is the opposite of what it is for the
+        # version that it replaces.
+        rolled_back = verdict.decision == "rolled back"
+        title = "champion again" if rolled_back else verdict.decision
+        describe(client, champion, title, verdict, verdict.champion, decided)
+    elif challenger is not None:
+        describe(client, challenger, verdict.decision, verdict, verdict.challenger, decided)
+
+
+def _number(version: ModelVersion | None) -> str:
+    return NONE if version is None else str(version.version)
 
 
 def _move_champion(
-    client: MlflowClient, model: RegisteredModel, verdict: Verdict, wanted: str, notes: list[str]
+    client: MlflowClient, model: RegisteredModel, verdict: Verdict, number: str, notes: list[str]
 ) -> None:
     there = alias_of(model, CHAMPION)
-    if there not in (model.tags.get(CHAMPION_TAG, NONE), wanted):
+    if there not in (model.tags.get(CHAMPION_TAG, NONE), number):
         moved = f"{model.name}: a person had moved the alias `champion` to {named(there)}"
         if verdict.by != "person":
             notes.append(
-                f"{moved}, and this verdict wants {named(wanted)}; it stays where it is until the "
+                f"{moved}, and this verdict wants {named(number)}; it stays where it is until the "
                 f"next decision takes it over, or `react-pipeline models promote {verdict.domain} "
                 "METHOD` overrules it"
             )
             return
-        notes.append(f"{moved}; the command of a person moved it to {named(wanted)}")
-    set_alias(client, model, CHAMPION, wanted)
-    client.set_registered_model_tag(model.name, CHAMPION_TAG, wanted)
+        notes.append(f"{moved}; the command of a person moved it to {named(number)}")
+    set_alias(client, model, CHAMPION, number)
+    client.set_registered_model_tag(model.name, CHAMPION_TAG, number)
 
 
 def _place(slug: str, contender: Contender) -> tuple[str, str, str]:

@@ -15,10 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import JUDGED, MEAN, METRICS, RESULTS, TRAINED
-from react_pipeline.evaluation import STAGE as OVERVIEW
+from react_pipeline.evaluation import JUDGED, RESULTS, TRAINED
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, CorruptArtifact, read_manifest
 from react_pipeline.tracking.values import Row, created_ms
 
@@ -31,16 +29,15 @@ COSTS = {
 measuring).
 """
 
-_TO_BASE = {
+DIFFERENCES = {
     "delta_top1": "delta_top1",
     "delta_low": "delta_top1_low",
     "delta_high": "delta_top1_high",
-}
-DIFFERENCES = {
-    **_TO_BASE,
-    **{"gain_over_control": "gain_over_control", "gain_low": "gain_over_control_low"},
+    "gain_over_control": "gain_over_control",
+    "gain_low": "gain_over_control_low",
     "gain_high": "gain_over_control_high",
-    **{name: name for name in (*JUDGED, "judged")},
+    "judged": "judged",
+    **{name: name for name in JUDGED},
 }
 """Columns of a comparison's table, and what a result's run calls them."""
 
@@ -69,49 +66,14 @@ def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
     """By method, the differences that a comparison found, for the runs of the results it was made
     from.
     """
-    return {str(row["method"]): _rows(comparison, row, DIFFERENCES) for row in _table(comparison)}
+    table = pd.read_parquet(comparison.file("table.parquet"))
+    return {str(row["method"]): _rows(comparison, row) for row in table.to_dict("records")}
 
 
-def best_of(report: Artifact) -> tuple[dict[str, str], list[Row]]:
-    """Tags and figures of the trained method with the highest top-1, for the run above all runs of
-    a domain.
-
-    Of an overview it is the highest mean. A figure that the best method lacks and another one had
-    before keeps its old value in MLflow, so the gain over the control, which not every method has,
-    is a tag.
-    """
-    means = [row for row in _table(report) if report.stage != OVERVIEW or row["domain"] == MEAN]
-    known = [row for row in means if pd.notna(row["top1"]) and pd.notna(row["delta_top1"])]
-    trained = [
-        row
-        for row in known
-        if row["method"] != "base" and not row["method"].endswith(CONTROL_SUFFIX)
-    ]
-    if not trained:
-        return {}, []
-    best = max(trained, key=lambda row: float(row["top1"]))
-    gain, low, high = (best[name] for name in ("gain_over_control", "gain_low", "gain_high"))
-    gained = (
-        "no control"
-        if pd.isna(gain)
-        else f"{gain:+.4f}" + ("" if pd.isna(low) else f" ({low:+.4f} to {high:+.4f})")
-    )
-    names = {name: name for name in METRICS} | _TO_BASE
-    return {"best_method": str(best["method"]), "gain_over_control": gained}, _rows(
-        report, best, names
-    )
-
-
-def _table(report: Artifact) -> list[dict[str, Any]]:
-    if "table.parquet" not in report.manifest["files"]:
-        return []
-    records: list[dict[str, Any]] = pd.read_parquet(report.file("table.parquet")).to_dict("records")
-    return records
-
-
-def _rows(report: Artifact, row: dict[str, Any], names: Mapping[str, str]) -> list[Row]:
-    values = ((shown, row.get(column)) for column, shown in names.items())
-    found = [
-        (name, float(value)) for name, value in values if value is not None and math.isfinite(value)
-    ]
-    return [Row(name, value, 0, created_ms(report)) for name, value in found]
+def _rows(comparison: Artifact, row: Mapping[Any, Any]) -> list[Row]:
+    rows = []
+    for column, name in DIFFERENCES.items():
+        value = row.get(column)
+        if value is not None and math.isfinite(value):
+            rows.append(Row(name, float(value), 0, created_ms(comparison)))
+    return rows

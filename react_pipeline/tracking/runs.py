@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
@@ -242,8 +242,7 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> 
     from mlflow.entities import Param
 
     entries = [Param(name, value) for name, value in params.items()]
-    for start in range(0, len(entries), MAX_TAGS_AND_PARAMS):
-        client.log_batch(run_id, params=entries[start : start + MAX_TAGS_AND_PARAMS])
+    _log(client, run_id, "params", entries, MAX_TAGS_AND_PARAMS)
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -251,8 +250,7 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
     from mlflow.entities import RunTag
 
     entries = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in tags.items()]
-    for start in range(0, len(entries), MAX_TAGS_AND_PARAMS):
-        client.log_batch(run_id, tags=entries[start : start + MAX_TAGS_AND_PARAMS])
+    _log(client, run_id, "tags", entries, MAX_TAGS_AND_PARAMS)
 
 
 def log_rows(
@@ -265,18 +263,17 @@ def log_rows(
     """
     from mlflow.entities import Metric
 
-    entries = [
-        Metric(
-            row.name,
-            row.value,
-            row.time_ms,
-            row.step,
-            *(measured if measured and row.name in RANKING else ()),
-        )
-        for row in rows
-    ]
-    for start in range(0, len(entries), MAX_METRICS):
-        client.log_batch(run_id, metrics=entries[start : start + MAX_METRICS])
+    entries = []
+    for row in rows:
+        of_model = measured if measured is not None and row.name in RANKING else ()
+        entries.append(Metric(row.name, row.value, row.time_ms, row.step, *of_model))
+    _log(client, run_id, "metrics", entries, MAX_METRICS)
+
+
+def _log(client: MlflowClient, run_id: str, kind: str, entries: list[Any], limit: int) -> None:
+    """Write entries of a kind, as many at once as MLflow takes."""
+    for start in range(0, len(entries), limit):
+        client.log_batch(run_id, **{kind: entries[start : start + limit]})
 
 
 def missing_rows(

@@ -102,24 +102,14 @@ def tags_of(made: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> 
     """Where an artifact, or what is still being made, is in the lineage; empty tags are left out.
 
     Args:
-        made: Of an artifact, the counts that are not numbers are added (a device, a reason, the
-            starving classes).
         dagster: Where a browser finds Dagster, if that is known.
     """
-    more: dict[str, str] = {}
     if isinstance(made, Inputs):
-        parents, version = (
-            {name: parent.fingerprint for name, parent in made.parents.items()},
-            made.code_version,
-        )
+        path, version = "", made.code_version
+        parents = {name: parent.fingerprint for name, parent in made.parents.items()}
     else:
-        parents, version = made.parents, str(made.manifest["code_version"])
-        texts = {
-            name: _text(value) for name, value in flatten(made.counts) if not _is_number(value)
-        }
-        more = {f"count.{name}": text[:MAX_TAG_CHARS] for name, text in texts.items()} | {
-            "path": str(made.path)
-        }
+        path, version = str(made.path), str(made.manifest["code_version"])
+        parents = dict(made.parents)
     domain, method = _domain_and_method(made.key)
     tags = {
         "asset": made.stage,
@@ -128,11 +118,12 @@ def tags_of(made: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> 
         "fingerprint": made.fingerprint,
         "parents": json.dumps(parents, sort_keys=True),
         "code_version": version,
+        "path": path,
         "dagster.run_id": dagster_run_id,
         **links(made.stage, dagster, dagster_run_id),
         NOTE_TAG: note(made.stage, made.key, dagster, dagster_run_id),
     }
-    return _filled({**tags, **more})
+    return _filled(tags)
 
 
 def _domain_and_method(key: str) -> tuple[str, str]:

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 NONE = "none"
 """The version of an alias that is not there."""
 
-FORMER = "former champion"
-"""The tag `verdict` of a version that is no longer champion; the tag `reason` still says why it was
-promoted.
-"""
-
-REPLACED_TAG = "dethroned"
-"""The tag that says why a former champion was replaced."""
-
 _MAX_VERSIONS = 1_000
 
 
@@ -43,15 +35,9 @@ class Version:
 
     @property
     def why(self) -> str:
-        """The verdict on it and the reason, of a former champion why it was replaced; "" if it was
-        never judged.
-        """
-        verdict = self.tags.get("verdict", "")
-        reason = self.tags.get("reason", "")
-        return (
-            verdict
-            and f"{verdict}: {self.tags.get(REPLACED_TAG, reason) if verdict == FORMER else reason}"
-        )
+        """The last verdict on it and the reason; "" if it was never judged."""
+        verdict = self.tags.get("verdict")
+        return f"{verdict}: {self.tags.get('reason', '')}" if verdict else ""
 
 
 def model_name(slug: str) -> str:
@@ -123,66 +109,30 @@ def set_alias(client: MlflowClient, model: RegisteredModel, alias: str, number: 
 def describe(
     client: MlflowClient,
     version: ModelVersion,
-    contender: Contender,
+    title: str,
     verdict: Verdict,
-    promotion: str,
+    contender: Contender | None,
     decided: str,
 ) -> None:
-    """Write the figures of a verdict and its reason on the version it is about, unless a later one
-    is there.
+    """Write on a version what a verdict made of it and why, unless a later verdict is there.
+
+    Args:
+        title: What it is now, such as `promoted`.
+        contender: The version with its figures; None for a former champion, which keeps its own.
     """
     if version.tags.get("decided", "") > decided:
         return
-    # For the version that is champion again, a rollback is the opposite of what it is for the one
-    # it replaces.
-    shown = "champion again" if verdict.decision == "rolled back" else verdict.decision
     tags = {
-        **{"verdict": shown, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
-        **{
-            "reason": verdict.reason,
-            "result": contender.result,
-            "evaluation_set": contender.evaluation_set,
-        },
+        "verdict": title,
+        "decided": decided,
+        "decided_by": verdict.by,
+        "reason": verdict.reason,
     }
-    if contender.top1 is not None:
-        tags |= {"top1": f"{contender.top1:.6f}", "images": str(contender.n)}
-    if verdict.test is not None:
-        tags |= {
-            "gain": f"{verdict.test.gain:+.4f}",
-            "interval": f"{verdict.test.low:+.4f} {verdict.test.high:+.4f}",
-        }
-        tags |= {
-            "confidence": f"{verdict.test.confidence:.4f}",
-            "compared_with": verdict.champion_before.method,
-        }
-        tags |= {"judged": str(verdict.test.judged)} if verdict.test.judged else {}
-    _write(client, version, tags, f"{shown} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS])
-    if REPLACED_TAG in version.tags:
-        client.delete_model_version_tag(version.name, version.version, REPLACED_TAG)
-
-
-def retire(
-    client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str
-) -> None:
-    """Write on a version why it was replaced, below why it was promoted, unless a later verdict is
-    there.
-    """
-    if version.tags.get("decided", "") > decided:
-        return
-    tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
-    described, end = (
-        version.description or "",
-        f"no longer champion since {decided}: {verdict.reason}",
-    )
-    if not described.endswith(end):
-        described = f"{described}\n\n{end}".lstrip()[-MAX_TAG_CHARS:]
-    _write(client, version, {**tags, REPLACED_TAG: verdict.reason}, described)
-
-
-def _write(
-    client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str
-) -> None:
+    if contender is not None and contender.top1 is not None:
+        tags["top1"] = f"{contender.top1:.6f}"
+    if contender is not None and verdict.test is not None:
+        tags["gain"] = f"{verdict.test.gain:+.4f}"
     for tag, value in tags.items():
-        if value:
-            client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    description = f"{title} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS]
     client.update_model_version(version.name, version.version, description=description)

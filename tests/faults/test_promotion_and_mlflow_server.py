@@ -76,13 +76,13 @@ def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
     assert registry.apply(tiny_project, decide(tiny_project, "shapes")).waits == 1
     client = MlflowClient(uri, uri)
     with server(tmp_path, port):
-        assert registry.apply(tiny_project, patient=True).applied == 1
+        assert registry.apply(tiny_project, patient=True).waits == 0
         version = client.get_model_version_by_alias("react-shapes", "champion")
         assert version.tags["method"] == "gated-image"
         assert "+20.0 points" in version.description
     assert registry.apply(tiny_project, roll_back(tiny_project, "shapes", "broken")).waits == 1
     with server(tmp_path, port):
-        assert registry.apply(tiny_project, patient=True).applied == 1
+        assert registry.apply(tiny_project, patient=True).waits == 0
         model = client.get_registered_model("react-shapes")
         assert "champion" not in model.aliases
         (version,) = client.search_model_versions("name = 'react-shapes'")

@@ -126,7 +126,7 @@ def test_a_model_that_is_measured_after_it_was_logged_answers_as_calibrated_as_p
         evaluate(retrieved_project, "shapes", "base")
         assert tracking.apply(
             retrieved_project, promote(retrieved_project, "shapes", "gated-image", "a test")
-        ).applied
+        ).run_id
     found, calibrated = answers()
     assert found["calibrated"].iloc[0] and calibrated != pytest.approx(plain, abs=0.01)
     assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)

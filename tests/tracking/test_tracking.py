@@ -222,20 +222,6 @@ def test_models_are_ranked_by_what_was_measured_of_them(
     assert json.loads(best.tags["mlflow.modelVersions"])[0]["name"] == "react-shapes"
 
 
-def test_the_run_of_a_domain_has_the_figures_of_its_best_method(
-    tracking: Tracking, compared: Project
-) -> None:
-    for stage, key, group in (
-        ("comparison", "shapes", "shapes"),
-        ("overview", "all", "all domains"),
-    ):
-        log(tracking, compared, stage, key)
-        (parent,) = runs_of(tracking, **{"react.parent": group})
-        assert {"top1": 1.0, "delta_top1": 0.5}.items() <= parent.data.metrics.items()
-        assert parent.data.tags["best_method"] == "gated-image"
-        assert parent.data.tags["gain_over_control"].startswith("+0.5000 (+0.")
-
-
 def test_the_experiment_has_views_of_results_and_trainings(
     tracking: Tracking, compared: Project
 ) -> None:

@@ -108,7 +108,7 @@ def test_log_of_the_checkpoint_finishes_the_same_run_and_doubles_no_row(
     assert tracking.log_artifact(tiny_project, artifact) == live.run_id
     run = the_run(tracking)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["count.device"] == "cpu" and run.data.tags["path"] == str(artifact.path)
+    assert run.data.tags["path"] == str(artifact.path)
     assert loss_curve(tracking) == [
         (line["step"], line["loss"], line["time_ms"]) for line in records
     ]
