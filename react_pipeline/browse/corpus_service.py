@@ -11,7 +11,6 @@ import binascii
 import io
 import logging
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,11 +48,13 @@ PICTURE_PIXELS = 384
 """Longer side of a picture as it is shown."""
 RESULTS = 3_000
 """Hits of one search at the most: as many as clip-retrieval's front end asks for."""
-KEPT_URLS = 100_000
 
 
 class Question(BaseModel):
-    """What the front end asks; fields that only other back ends understand are passed over."""
+    """What the front end asks; fields that only other back ends understand are passed over.
+
+    `row` searches with the stored vector of that row's picture.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -61,6 +62,7 @@ class Question(BaseModel):
     image: str | None = None
     image_url: str | None = None
     embedding_input: list[float] | None = Field(default=None, max_length=65_536)
+    row: int | None = Field(default=None, ge=0)
     modality: Literal["image", "text"] = "image"
     num_images: int = Field(default=40, ge=0)
     num_result_ids: int | None = Field(default=None, gt=0)
@@ -105,7 +107,6 @@ class Descriptions:
         self.rows = int(embeddings.counts["rows"])
         self.max_pixels = max_pixels
         self._embeddings, self._source = embeddings, source
-        self._row_of: OrderedDict[str, int] = OrderedDict()
 
     def get(self, ids: Sequence[int], _columns: list[str] | None = None) -> list[dict[str, Any]]:
         """One description a row, in their order; the first `PICTURES` of tars have `image`, a JPEG
@@ -120,8 +121,11 @@ class Descriptions:
         )
         table["caption"] = table["caption"].fillna("").astype(str)
         if "url" in table:
-            shown = zip(table["row"], table["url"], table["caption"], strict=True)
-            return [self._of_url(int(row), url, caption) for row, url, caption in shown]
+            pairs = zip(table["url"], table["caption"], strict=True)
+            return [
+                {"caption": caption, "url": url} if plain_url(url) else {"caption": caption}
+                for url, caption in pairs
+            ]
         pictures = self._pictures(table.drop_duplicates("row").head(PICTURES))
         described = []
         for pair in table.itertuples(index=False):
@@ -130,18 +134,6 @@ class Descriptions:
             picture = pictures.get(int(pair.row))
             described.append(about if picture is None else {**about, "image": picture})
         return described
-
-    def row_of(self, url: str) -> int | None:
-        """The row of a URL that was shown before."""
-        return self._row_of.get(url)
-
-    def _of_url(self, row: int, url: Any, caption: str) -> dict[str, Any]:
-        if plain_url(url) is None:
-            return {"caption": caption}
-        self._row_of[url] = row
-        while len(self._row_of) > KEPT_URLS:
-            self._row_of.popitem(last=False)
-        return {"caption": caption, "url": url}
 
     def _pictures(self, pairs: pd.DataFrame) -> dict[int, str]:
         pictures: dict[int, str] = {}
@@ -168,18 +160,21 @@ class SearchService(KnnService):
         its description.
         """
         asked = _checked(Question)
-        _known(asked.indice_name, self.clip_resources)
-        wanted = min(asked.num_result_ids or asked.num_images or 1, RESULTS)
+        resource = _known(asked.indice_name, self.clip_resources)
+        embedding = asked.embedding_input
+        if asked.row is not None:
+            _require_rows([asked.row], resource.metadata_provider.rows)
+            embedding = resource.image_index.stored.take(np.array([asked.row]))[0].tolist()
         try:
             with FULL_KNN_REQUEST_TIME.time():
                 return self.query(
                     text_input=asked.text or None,
                     image_input=asked.image,
                     image_url_input=asked.image_url,
-                    embedding_input=asked.embedding_input,
+                    embedding_input=embedding,
                     modality=asked.modality,
                     num_images=min(asked.num_images, RESULTS),
-                    num_result_ids=wanted,
+                    num_result_ids=min(asked.num_result_ids or asked.num_images or 1, RESULTS),
                     indice_name=asked.indice_name,
                     deduplicate=asked.deduplicate,
                 )
@@ -201,8 +196,7 @@ class SearchService(KnnService):
         """The query as a unit vector (1, D).
 
         Raises:
-            ValueError: If it is not an image, is a URL that no result had, or a vector of another
-                width.
+            ValueError: If it is not an image, is a URL, or a vector of another width.
         """
         clip = clip_resource.model
         if text_input:
@@ -211,12 +205,9 @@ class SearchService(KnnService):
             image = _decoded(image_input, clip_resource.metadata_provider.max_pixels)
             return np.asarray(clip.encode_images(clip.preprocess(image).unsqueeze(0)).numpy())
         if image_url_input is not None:
-            row = clip_resource.metadata_provider.row_of(image_url_input)
-            if row is None:
-                raise ValueError(
-                    "addresses are not opened here: search with an image file, or with a result"
-                )
-            return clip_resource.image_index.stored.take(np.array([row]))
+            raise ValueError(
+                "addresses are not opened here: search with an image file, or with a result"
+            )
         vector = np.asarray(embedding_input, dtype=np.float32)
         length = float(np.linalg.norm(vector))
         if len(vector) != clip.dimension or not 0 < length < np.inf:
@@ -232,9 +223,8 @@ class DescriptionService(MetadataService):
     def post(self) -> Any:
         """Describe rows: a list of id and metadata."""
         asked = _checked(MetadataQuestion)
-        rows = _known(asked.indice_name, self.clip_resources).metadata_provider.rows
-        if any(not 0 <= row < rows for row in asked.ids):
-            abort(400, message=f"ids: rows are numbered from 0 to {rows - 1}")
+        resource = _known(asked.indice_name, self.clip_resources)
+        _require_rows(asked.ids, resource.metadata_provider.rows)
         return super().post()
 
 
@@ -279,6 +269,11 @@ def _checked(model: type[BaseModel]) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         abort(400, message=f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
+
+
+def _require_rows(asked: Sequence[int], rows: int) -> None:
+    if any(not 0 <= row < rows for row in asked):
+        abort(400, message=f"ids: rows are numbered from 0 to {rows - 1}")
 
 
 def _known(name: str | None, resources: dict[str, Any]) -> Any:

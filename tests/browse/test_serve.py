@@ -173,6 +173,7 @@ def test_no_route_leads_to_another_file(client: Any, path: str) -> None:
         ({"text": "a", "modality": "sound"}, "modality"),
         ({"text": "a", "indice_name": "../other"}, "there is corpus"),
         ({"embedding_input": [1.0, 2.0]}, "32 finite numbers"),
+        ({"row": 1_000_000}, "rows are numbered"),
         ({}, "must fill one of"),
     ],
 )
@@ -316,7 +317,7 @@ def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_wit
     assert len(found) == 16 and found[5]["caption"] == CAPTIONS[5]
     assert found[5]["url"] == "http://127.0.0.1:9/5.png" and "image" not in found[5]
     # Nothing listens there: the vector is the stored one.
-    alike = ask(client, image_url=found[5]["url"]).get_json()
+    alike = ask(client, row=5).get_json()
     assert alike[0]["id"] == 5 and alike[0]["similarity"] == pytest.approx(1, abs=2e-3)
     # What is no address of the web is not handed on.
     assert [row for row, result in found.items() if "url" not in result] == [0]

@@ -19,11 +19,11 @@ async function post(path, body) {
 const describe = async (ids) =>
   (await post("metadata", { ids })).map(({ id, metadata }) => ({ id, ...metadata }));
 
-const pictureOf = (hit) => (hit.image ? { image: hit.image } : { image_url: hit.url });
+const pictureOf = (hit) => (hit.image ? { image: hit.image } : { row: hit.id, url: hit.url });
 
 const source = (hit) => (hit.image ? `data:image/jpeg;base64,${hit.image}` : hit.url || "");
 
-// `asked`: {text}, {image} in base64, or {image_url} of a pair whose picture is at an address. `named`: the part of the
+// `asked`: {text}, {image} in base64, or {row} of a pair whose picture is at {url}. `named`: the part of the
 // page's address that finds it again. `back`: whether the browser is at that address already.
 async function search(asked, named, chosen, back = false) {
   [query, place] = [asked, named];
@@ -33,7 +33,7 @@ async function search(asked, named, chosen, back = false) {
   document.querySelector(`[name=side][value=${chosen || kind}]`).checked = true;
   element("text").value = asked.text || "";
   element("query").hidden = kind === "text";
-  element("query").src = asked.image ? `data:image/jpeg;base64,${asked.image}` : asked.image_url || "data:,";
+  element("query").src = asked.image ? `data:image/jpeg;base64,${asked.image}` : asked.url || "data:,";
   const address = new URLSearchParams({ ...named, ...(side() === kind ? {} : { side: side() }) }).toString();
   if (!back) history.pushState(null, "", address ? `?${address}` : location.pathname);
   element("found").textContent = "Searching …";
