@@ -4,11 +4,10 @@ folder of pages.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,8 +19,6 @@ from react_pipeline.settings import load_domains
 Format = StrEnum("Format", ["table", "json", "csv"])
 ReportFormat = StrEnum("ReportFormat", ["html", "csv", "parquet", "md", "json", "png"])
 """Kinds of files; those of `evaluation.FORMATS`, which is not loaded for the help."""
-
-COUNTS = ("n", "pairs", "trainable_parameters")
 
 
 def results(
@@ -40,11 +37,8 @@ def results(
     if format is Format.csv:
         typer.echo(table.to_csv(index=False), nl=False)
     else:
-        rows = [
-            {str(name): _plain(name, value) for name, value in row.items()}
-            for row in table.to_dict("records")
-        ]
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        rows = table.to_json(orient="records", indent=1, double_precision=15, force_ascii=False)
+        typer.echo(rows)
 
 
 def report(
@@ -80,47 +74,23 @@ def report(
 
 def print_results(project: Project, slugs: Sequence[str]) -> None:
     """Print the comparisons of these domains, fractions as percent and differences as points."""
-    from react_pipeline.evaluation import comparison_table
+    from react_pipeline.evaluation import comparison_table, interval_text, percent, points
 
     table = comparison_table(project, slugs)
     judged = bool(table["judged"].notna().any())
     columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base"]
     columns += ["judged to base", "95%"] if judged else []
     columns += ["pairs", "trainable", "seconds", "status"]
-    rows = [
-        [
-            *(
-                row.domain,
-                row.method,
-                _percent(row.top1),
-                _percent(row.top5),
-                _percent(row.delta_top1, "+"),
-            ),
-            *(_judged(row) if judged else ()),
-            *(_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)),
-            "" if row.status == "ok" else row.status,
-        ]
-        for row in table.itertuples()
-    ]
+    rows = []
+    for row in table.itertuples():
+        cells = [row.domain, row.method, percent(row.top1), percent(row.top5)]
+        cells.append(points(row.delta_top1))
+        if judged:
+            cells.append(points(row.judged_delta))
+            cells.append(interval_text(row.judged_delta_low, row.judged_delta_high))
+        cells += [_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)]
+        rows.append([*cells, "" if row.status == "ok" else row.status])
     print_table(columns, rows, right=len(columns) - 1)
-
-
-def _plain(name: Any, value: Any) -> Any:
-    """For programs: floats as they were measured, counts as integers, None where there is no
-    number.
-    """
-    if value != value:
-        return None
-    return int(value) if name in COUNTS and float(value).is_integer() else value
-
-
-def _judged(row: Any) -> tuple[str, str]:
-    bounds = [_percent(bound, "+") for bound in (row.judged_delta_low, row.judged_delta_high)]
-    return _percent(row.judged_delta, "+"), " to ".join(filter(None, bounds))
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "" if value != value else f"{100 * value:{sign}.1f}"
 
 
 def _count(value: float) -> str:

@@ -1,7 +1,7 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what
 fixes it.
 
-Belongs here: printing what `upkeep.survey` found, and how the runs ended. Does not belong here:
+Belongs here: printing the result of `upkeep.survey`, and how the runs ended. Does not belong here:
 what counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs
 (`assets.runs`).
 """
@@ -56,29 +56,29 @@ def status(config: Config = None) -> None:
 
     project = load_project(config)
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
-    found, runs = _look(project, slugs)
-    rows = [row for slug in (ALL, *slugs) for row in _rows(found, runs, slug)]
+    survey, runs = _look(project, slugs)
+    rows = [row for slug in (ALL, *slugs) for row in _rows(survey, runs, slug)]
     rows += [
         [problem.file.name, "not readable", "", problem.message]
         for problem in misnamed(project.config.domains)
     ]
     if rows:
         print_table(["domain", "state", "what", "why"], rows)
-    if found.tasks and runs.unseen:
+    if survey.tasks and runs.unseen:
         print_error(f"note: failed runs are not shown: {runs.unseen}")
-    fresh = sum(state is State.FRESH for state in found.states.values())
-    console.print(f"{fresh} of {len(found.states)} artifacts are up to date")
-    for command in _commands(project, found, slugs):
+    fresh = sum(state is State.FRESH for state in survey.states.values())
+    console.print(f"{fresh} of {len(survey.states)} artifacts are up to date")
+    for command in _commands(survey, slugs):
         console.print(f"next: {command}")
 
 
 def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     """What is out of date, with the runs of it where Dagster has any."""
-    from react_pipeline.upkeep import survey
+    from react_pipeline.upkeep import survey as survey_places
 
-    found = survey(project, slugs)
-    if not found.tasks:
-        return found, Runs()
+    survey = survey_places(project, slugs)
+    if not survey.tasks:
+        return survey, Runs()
     from react_pipeline.assets import runs as dagster_runs
     from react_pipeline.assets import upkeep_sensor
 
@@ -86,76 +86,62 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
         with dagster_runs.instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
                 home = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
-                return found, Runs(unseen=home)
+                return survey, Runs(unseen=home)
             tick = upkeep_sensor.Tick(instance, Manifests.of(project))
             tick.look(slugs)
             return tick.found, Runs(
                 tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why}
             )
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise
-        return found, Runs(
+        return survey, Runs(
             unseen=f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
         )
 
 
-def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:
+def _rows(survey: Survey, runs: Runs, slug: str) -> list[list[str]]:
     from react_pipeline.upkeep import State
 
     domain = SHARED if slug == ALL else slug
-    mine = {place: state for place, state in found.states.items() if _domain(place) == slug}
-    rows = [
-        [
-            domain,
-            "out of date",
-            _name(task.place),
-            _reason(task.reason, runs.earlier.get(task.place)),
-        ]
-        for task in found.tasks
-        if task.place in mine
-    ]
-    rows += [
-        [domain, "failed", _name(place), why] for place, why in runs.failed.items() if place in mine
-    ]
-    held = [task for task in found.held if task.place in mine]
-    rows += [[domain, "held back", _name(task.place), task.reason] for task in held]
-    named = {task.place for task in held} | set(runs.failed)
+    states = {place: state for place, state in survey.states.items() if _domain(place) == slug}
+    rows = []
+    for task in survey.tasks:
+        if task.place in states:
+            why = _reason(task.reason, runs.earlier.get(task.place))
+            rows.append([domain, "out of date", _name(task.place), why])
+    failed = {place: why for place, why in runs.failed.items() if place in states}
+    rows += [[domain, "failed", _name(place), why] for place, why in failed.items()]
+    held = {task.place: task.reason for task in survey.held if task.place in states}
+    rows += [[domain, "held back", _name(place), why] for place, why in held.items()]
     for state, shown in (
         (State.HELD, "held back"),
         (State.WAITING, "waiting"),
         (State.FAILED, "failed"),
     ):
-        others = [place for place, its in mine.items() if its is state and place not in named]
+        others = [
+            _name(place)
+            for place, its in states.items()
+            if its is state and place not in held and place not in failed
+        ]
         if others:
-            why = found.unreadable.get(slug, "") if state is State.FAILED else ""
-            rows.append([domain, shown, ", ".join(map(_name, others)), why or _BECAUSE[shown]])
-    if slug in found.unreadable and State.FAILED not in mine.values():
-        rows.append([domain, "not readable", "", found.unreadable[slug]])
+            why = survey.unreadable.get(slug, "") if state is State.FAILED else ""
+            rows.append([domain, shown, ", ".join(others), why or _BECAUSE[shown]])
+    if slug in survey.unreadable and State.FAILED not in states.values():
+        rows.append([domain, "not readable", "", survey.unreadable[slug]])
     return rows
 
 
-def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str]:
-    from react_pipeline.evaluation import STAGE as OVERVIEW
+def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:
     from react_pipeline.upkeep import State
 
-    methods = " ".join(f"--method {method}" for method in project.config.methods)
-    behind = {place for place, state in found.states.items() if state is not State.FRESH}
-    domains = [slug for slug in slugs if any(_domain(place) == slug for place in behind)]
+    behind = {_domain(place) for place, state in survey.states.items() if state is not State.FRESH}
     commands = []
-    for slug in domains:
-        held = [task.key.split("/")[1] for task in found.held if _domain(task.place) == slug]
+    for slug in filter(behind.__contains__, slugs):
+        held = [task.key.split("/")[1] for task in survey.held if _domain(task.place) == slug]
         note = f" (trains {', '.join(held)} too, which the policy holds back)" if held else ""
-        commands.append(f"react-pipeline materialize --domain {slug} {methods}{note}")
-    if not domains:
-        # A domain's command builds these too.
-        shared = {stage for stage, _ in behind}
-        commands += (
-            ["react-pipeline materialize --select group:corpus"] if shared - {OVERVIEW} else []
-        )
-        commands += (
-            [f"react-pipeline materialize --select {OVERVIEW}"] if OVERVIEW in shared else []
-        )
-    known = {_domain(place) for place in found.states}
-    if any(slug not in known for slug in found.unreadable):
+        commands.append(f"react-pipeline materialize --domain {slug}{note}")
+    if behind and not commands:
+        commands.append("react-pipeline materialize")
+    if survey.unreadable.keys() - set(map(_domain, survey.states)):
         commands.append("react-pipeline domains validate")
     return commands
 

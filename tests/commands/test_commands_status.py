@@ -10,7 +10,7 @@ from support_upkeep import METHODS, build, build_all, change_pipeline, edit_doma
 
 from react_pipeline.project.project import Project
 
-FIX = "react-pipeline materialize --domain shapes --method base --method gated-image"
+FIX = "react-pipeline materialize --domain shapes"
 
 
 @pytest.fixture
