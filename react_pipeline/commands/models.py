@@ -17,7 +17,6 @@ from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
-    from react_pipeline.promotion import HistoryEntry, PairedTest, Verdict
     from react_pipeline.store import Artifact
     from react_pipeline.tracking import Version
 
@@ -36,7 +35,6 @@ def list_models(
     """List champion, challenger and registered versions of each domain: figures, when it was
     decided and why.
     """
-    from react_pipeline.promotion import standing
     from react_pipeline.tracking import Tracking
 
     project = load_project(config) if domain is None else _project_with(domain, config)
@@ -54,8 +52,7 @@ def list_models(
                 versions = registry.versions(slug)
             except ReactError as error:
                 silent = str(error)
-        verdict, artifact = standing(project, slug)
-        rows += _rows(slug, verdict, artifact, versions, known=not silent)
+        rows += _rows(project, slug, versions, is_silent=bool(silent))
         if not silent and (edit := registry.hand_edit(project, slug)):
             where = f"version {edit.version}" if edit.version else "no version"
             print_error(
@@ -149,73 +146,38 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
 
 
 def _rows(
-    slug: str, verdict: Verdict, artifact: Artifact | None, versions: list[Version], *, known: bool
+    project: Project, slug: str, versions: list[Version], *, is_silent: bool
 ) -> list[list[str]]:
+    from react_pipeline.evaluation import interval_text, percent, points
+    from react_pipeline.promotion import champion_decision, standing
+
+    verdict, artifact = standing(project, slug)
+    lines = [("champion", verdict.champion, champion_decision(project, slug))]
+    rival = verdict.challenger
+    if artifact is not None and rival is not None and not rival.is_same(verdict.champion):
+        lines.append(("challenger", rival, verdict.as_history_entry(artifact)))
     by_checkpoint = {version.checkpoint: version for version in versions}
-    lines = _decisions(verdict, artifact)
     rows = []
-    for role, contender in (("champion", verdict.champion), ("challenger", verdict.challenger)):
-        if contender is None or (role == "challenger" and contender.is_same(verdict.champion)):
-            continue
+    for role, contender, entry in lines:
         version = by_checkpoint.pop(contender.checkpoint, None)
-        number = (
-            ""
-            if contender.method == "base"
-            else version.number
-            if version
-            else "none"
-            if known
-            else "?"
-        )
-        aliases = ", ".join(version.aliases) if version else ""
-        decided, test, reason = lines.get((role, contender.checkpoint), ("", None, verdict.reason))
-        cells = [slug, contender.method, number, _percent(contender.top1), *_gain(test)]
-        rows.append([*cells, aliases or f"({role})", decided[:16], reason])
+        number, aliases = "?" if is_silent else "none", f"({role})"
+        if version is not None:
+            number, aliases = version.number, ", ".join(version.aliases) or aliases
+        if contender.method == "base":
+            number = ""
+        gain, decided, why = ["", ""], "", verdict.reason
+        if entry is not None:
+            decided, why = entry.decided[:16], entry.reason
+            # The test of any other decision is not about the champion.
+            is_tested = role == "challenger" or entry.decision == "promoted"
+            if entry.test is not None and is_tested:
+                gain = [points(entry.test.gain), interval_text(entry.test.low, entry.test.high)]
+        top1 = percent(contender.top1)
+        rows.append([slug, contender.method, number, top1, *gain, aliases, decided, why])
     for version in by_checkpoint.values():
-        tags = version.tags
-        top1 = float(tags["top1"]) if "top1" in tags else None
-        cells = [slug, version.method, version.number, _percent(top1), "", ""]
-        unjudged = (
-            "a control, never a candidate"
-            if version.method.endswith(CONTROL_SUFFIX)
-            else "never judged"
-        )
-        rows.append(
-            [
-                *cells,
-                ", ".join(version.aliases),
-                tags.get("decided", "")[:16],
-                version.why or unjudged,
-            ]
-        )
+        is_control = version.method.endswith(CONTROL_SUFFIX)
+        why = version.why or ("a control, never a candidate" if is_control else "never judged")
+        top1 = percent(float(version.tags.get("top1", "nan")))
+        aliases, decided = ", ".join(version.aliases), version.tags.get("decided", "")[:16]
+        rows.append([slug, version.method, version.number, top1, "", "", aliases, decided, why])
     return rows
-
-
-def _decisions(
-    verdict: Verdict, artifact: Artifact | None
-) -> dict[tuple[str, str], tuple[str, PairedTest | None, str]]:
-    """When and why each model became champion, and the challenger was named: the last such decision
-    of each.
-    """
-    found: dict[tuple[str, str], tuple[str, PairedTest | None, str]] = {}
-    moved: list[tuple[Verdict | HistoryEntry, str]] = [
-        (entry, entry.decided) for entry in verdict.history
-    ]
-    decided = "" if artifact is None else str(artifact.manifest["created"])
-    for entry, when in [*moved, (verdict, decided)]:
-        if entry.decision in ("promoted", "rolled back"):
-            test = entry.test if entry.decision == "promoted" else None
-            found["champion", entry.champion.checkpoint] = (when, test, entry.reason)
-    if verdict.challenger is not None:
-        found["challenger", verdict.challenger.checkpoint] = (decided, verdict.test, verdict.reason)
-    return found
-
-
-def _gain(test: PairedTest | None) -> list[str]:
-    if test is None:
-        return ["", ""]
-    return [f"{100 * test.gain:+.1f}", f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
