@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from react_pipeline.clip import choose_device, load_classifier
+from torch import Tensor
+
+from react_pipeline.clip import Clip, choose_device, load_classifier
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -42,19 +44,26 @@ def load_chosen(
     project, slug = Project.load(config), str(slug)
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
-    method = BASE if checkpoint.stage == "base_checkpoint" else checkpoint.key.split("/")[1]
-    base = None
-    if method != BASE:
+    method = BASE
+    if checkpoint.stage != "base_checkpoint":
+        method = checkpoint.key.split("/")[1]
         require_same_classes(project, checkpoint, domain)
-        base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    clip, head = load_classifier(
-        checkpoint, base, domain, choose_device(device or project.config.device)
-    )
+    clip, head = load_model(project, checkpoint, domain, device)
     calibration = calibration_of(project, checkpoint, slug, method, domain)
     origin = Origin(slug, method, checkpoint.fingerprint)
     classes = tuple(domain.class_names)
     precision = precision or project.config.embedding.precision
     return Classifier(clip, head, classes, origin, *calibration, precision, note)
+
+
+def load_model(
+    project: Project, checkpoint: Artifact, domain: DomainConfig, device: str | None = None
+) -> tuple[Clip, Tensor]:
+    """A checkpoint's model and its unit class vectors (D, C) for the classes of a domain."""
+    base = None
+    if checkpoint.stage != "base_checkpoint":  # a champion may be of another base than today's
+        base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
+    return load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
 
 
 def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:

@@ -7,7 +7,7 @@ Belongs here: which models, which pictures, and the log of both. Does not belong
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,9 @@ from react_pipeline.evaluation import (
 )
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, standing
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
-from react_pipeline.stage import ALL
+from react_pipeline.settings import METHODS, TRAINED_METHODS
 from react_pipeline.store import InputError, canonical_json
-from react_pipeline.use.chosen_model import CHAMPION
+from react_pipeline.use.chosen_model import CHAMPION, load_model
 from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures, identity_of
 
 
@@ -74,60 +73,62 @@ def prepare_log(
     source = str(path.resolve()) if path.exists() else source
     corpus = project.config.corpus
     pictures, refused = find_pictures(source, storage=corpus.storage)
-    digest = hashlib.sha256(
-        canonical_json([one.checkpoint, other.checkpoint, measure, identity_of(pictures)]).encode()
-    ).hexdigest()[:12]
+    identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
+    digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
     folder = project.path.parent / JUDGEMENTS / slug
-    log, work = folder / f"{one.method}--{other.method}--{digest}.jsonl", folder / f".work-{digest}"
+    log = folder / f"{one.method}--{other.method}--{digest}.jsonl"
     pictures = fetch_urls(
         pictures, folder / f".pictures-{digest}", corpus.download, corpus.max_pixels
     )
-    named = {picture.name: picture for picture in pictures}
+    prepared = Prepared(log, {picture.name: picture for picture in pictures})
     if log.exists():
         report(f"{log}: resumed")
-        return Prepared(log, named)
-    predicted = []
+        return prepared
+    work = folder / f".work-{digest}"
+    classes = []
     for side in (one, other):
         report(f"{side.method}: classifying {len(pictures):,} pictures ...")
-        predicted.append(dict(_classify(project, slug, side, pictures, work / side.checkpoint)))
-    read = [name for name in named if name in predicted[0] and name in predicted[1]]
-    if not read:
+        classes.append(dict(_classify(project, slug, side, pictures, work / side.checkpoint)))
+    names = [name for name in prepared.pictures if name in classes[0] and name in classes[1]]
+    if not names:
         raise InputError(f"{source}: none of its {len(pictures):,} pictures can be read")
-    differing = [
-        Disagreement(path=name, candidate=predicted[0][name], against=predicted[1][name])
-        for name in read
-        if predicted[0][name] != predicted[1][name]
-    ]
-    # The bounds need the order to be random, and unknown beforehand.
-    SystemRandom().shuffle(differing)
-    unreadable = len(pictures) + len(refused) - len(read)
     header = Header(
         domain=slug,
         measure=measure,
         candidate=one,
         against=other,
         source=source,
-        images=len(read),
-        unreadable=unreadable,
-        pictures=tuple(differing),
+        images=len(names),
+        unreadable=len(pictures) + len(refused) - len(names),
+        pictures=_disagreements(names, *classes),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     create_log(log, header)
     shutil.rmtree(work, ignore_errors=True)
     report(
-        f"the models disagree on {len(differing):,} of {len(read):,} pictures; {unreadable} "
-        "cannot be read"
+        f"the models disagree on {len(header.pictures):,} of {len(names):,} pictures; "
+        f"{header.unreadable} cannot be read"
     )
-    return Prepared(log, named)
+    return prepared
+
+
+def _disagreements(
+    names: Sequence[str], candidate: Mapping[str, int], against: Mapping[str, int]
+) -> tuple[Disagreement, ...]:
+    """The pictures on which two models disagree, by the class ids of both, in a random order."""
+    disagreements = [
+        Disagreement(path=name, candidate=candidate[name], against=against[name])
+        for name in names
+        if candidate[name] != against[name]
+    ]
+    # The bounds need the order to be random, and unknown beforehand.
+    SystemRandom().shuffle(disagreements)
+    return tuple(disagreements)
 
 
 def _default_candidate(project: Project) -> str:
-    wanted = [
-        name
-        for name in project.config.methods
-        if name != BASE and not name.endswith(CONTROL_SUFFIX)
-    ]
-    return HEADLINE_METHOD if HEADLINE_METHOD in wanted or not wanted else wanted[0]
+    methods = [name for name in project.config.methods if name in TRAINED_METHODS]
+    return HEADLINE_METHOD if HEADLINE_METHOD in methods or not methods else methods[0]
 
 
 def _against(project: Project, slug: str, against: str) -> Side:
@@ -153,17 +154,11 @@ def _classify(
     """
     import pyarrow as pa
 
-    from react_pipeline.clip import choose_device, load_classifier
     from react_pipeline.embedding import LONG_RUN, Encoder
     from react_pipeline.use.encode_pictures import encode_pictures, read_parts
 
     config, checkpoint = project.config, model_of(project, slug, side)
-    base = None
-    if side.method != BASE:  # a champion may be of another base than today's
-        base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    clip, head = load_classifier(
-        checkpoint, base, project.domain(slug), choose_device(config.device)
-    )
+    clip, head = load_model(project, checkpoint, project.domain(slug))
     encode_pictures(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,
