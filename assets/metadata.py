@@ -8,7 +8,7 @@ outside, so everything that goes into Markdown is escaped; `table.md` already is
 
 import base64
 import io
-import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,74 +16,66 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from react_pipeline.assets.losses import loss_table
-from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
-from react_pipeline.tracking import METRICS_FILE, flatten
+from react_pipeline.tracking import flatten
 
 MAX_IMAGE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
 MAX_TEXT_CHARS = 2_000
-
-ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
-"""How a training's records name the gates of a layer."""
-
 MAX_BARS = 30
 
 
-_AFTER_COUNTS = (
-    "registry",
-    "dashboard",
-    "mlflow",
-    "mlflow_run_id",
-    "path",
-    "fingerprint",
-    PICTURES,
-)
-"""Entries in the order in which they end the metadata."""
+def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything worth looking at, in the order in which Dagster shows it: pictures, tables,
+    counts, links, path and fingerprint.
 
-
-def describe(artifact: Artifact) -> dict[str, Any]:
-    """Everything worth looking at: pictures, tables, counts, path and fingerprint, in any order."""
-    shown: dict[str, Any] = {
-        "fingerprint": artifact.fingerprint,
-        "path": dg.MetadataValue.path(str(artifact.path)),
-    }
-    shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
-    shown["bytes"] = sum(recorded["bytes"] for recorded in artifact.manifest["files"].values())
-    shown["reused"] = dg.MetadataValue.bool(artifact.reused)
-    for file in artifact.manifest["files"]:
-        name, _, suffix = file.partition(".")
-        if (
-            suffix == "png" and name.isidentifier() and not name[-1].isdigit()
-        ):  # of several sheets the first
-            shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
-    if bars := _accuracy_bars(artifact):
-        shown["accuracy"] = dg.MetadataValue.md(f"![accuracy]({bars})")
-    if "dashboard.html" in artifact.manifest["files"]:
-        shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
+    Args:
+        links: Entries that lead elsewhere, such as to MLflow.
+    """
+    shown = _pictures(artifact)
     if table := _table(artifact):
         shown["table"] = dg.MetadataValue.md(table)
-    if gates := _gates(artifact):
-        shown["gates"] = dg.MetadataValue.md(gates)
+    files = artifact.manifest["files"]
+    shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
+    shown["bytes"] = sum(entry["bytes"] for entry in files.values())
+    shown["reused"] = dg.MetadataValue.bool(artifact.reused)
+    if "dashboard.html" in files:
+        shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
+    shown |= links or {}
+    shown["path"] = dg.MetadataValue.path(str(artifact.path))
+    shown["fingerprint"] = artifact.fingerprint
     return shown
 
 
-def in_order(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures, tables, counts, links, path and fingerprint: Dagster shows metadata in the order
-    given.
-    """
+def loss_line(artifact: Artifact) -> str:
+    """`; skipped: REASON COUNT, ...`, or "" if nothing was."""
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in _losses(artifact))
+    return f"; skipped: {listed}" if listed else ""
 
-    def rank(name: str) -> int:
-        if name in _AFTER_COUNTS:
-            return 3 + _AFTER_COUNTS.index(name)
-        value = shown[name]
-        if isinstance(value, dg.MarkdownMetadataValue):
-            return 0 if str(value.value).lstrip("[").startswith("![") else 1
-        return 2
 
-    return {name: shown[name] for name in sorted(shown, key=rank)}
+def _losses(artifact: Artifact) -> list[tuple[str, int]]:
+    """What was skipped on the way to a corpus or its embeddings, the most frequent reason first."""
+    if artifact.stage not in ("corpus", "corpus_embeddings"):
+        return []
+    counts: Counter[str] = Counter()
+    for name in ("reasons", "skipped"):
+        by_reason = artifact.counts.get(name)
+        if isinstance(by_reason, dict):
+            counts.update(by_reason)
+    return [(reason, count) for reason, count in counts.most_common() if count]
+
+
+def _pictures(artifact: Artifact) -> dict[str, Any]:
+    pictures = {}
+    for file in artifact.manifest["files"]:
+        name, _, suffix = file.partition(".")
+        # Of several sheets the first.
+        if suffix == "png" and name.isidentifier() and not name[-1].isdigit():
+            pictures[name] = data_uri(artifact.file(file))
+    if bars := _accuracy_bars(artifact):
+        pictures["accuracy"] = bars
+    return {name: dg.MetadataValue.md(f"![{name}]({uri})") for name, uri in pictures.items()}
 
 
 def data_uri(file: Path | io.BytesIO) -> str:
@@ -103,8 +95,8 @@ def data_uri(file: Path | io.BytesIO) -> str:
 
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
-    if skipped := loss_table(artifact):
-        return skipped
+    if losses := _losses(artifact):
+        return markdown_table(["skipped", "count"], losses)
     if "table.md" in files:
         return artifact.file("table.md").read_text(encoding="utf-8")
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
@@ -133,10 +125,10 @@ def _accuracy_bars(artifact: Artifact) -> str:
     classes = classes.sort_values("accuracy", ascending=False, kind="stable")
     if classes.empty:
         return ""
-    many = len(classes) > MAX_BARS
-    shown = (
-        pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)]) if many else classes
-    )
+    shown, title = classes, f"{len(classes)} classes"
+    if len(classes) > MAX_BARS:
+        shown = pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)])
+        title = f"{MAX_BARS} of {len(classes)} classes: the highest and the lowest"
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.1 + 0.22 * len(shown)), layout="constrained")
@@ -148,11 +140,6 @@ def _accuracy_bars(artifact: Artifact) -> str:
     )
     axes.axvline(100 * classes["accuracy"].mean(), color="#6b7280", linestyle=":")
     axes.invert_yaxis()
-    title = (
-        f"{len(shown)} of {len(classes)} classes: the highest and the lowest"
-        if many
-        else f"{len(classes)} classes"
-    )
     axes.set(xlim=(0, 100), xlabel="right at rank 1, %; dotted: mean of all classes", title=title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
@@ -160,33 +147,15 @@ def _accuracy_bars(artifact: Artifact) -> str:
 
 
 def _held_out(artifact: Artifact) -> str:
-    before, after = (artifact.counts.get(f"held_out_{when}") or {} for when in ("before", "after"))
+    before = artifact.counts.get("held_out_before") or {}
+    after = artifact.counts.get("held_out_after") or {}
     rows = [
         (name, before[name], after[name], after[name] - before[name])
         for name in before
         if name in after
     ]
-    return (
-        markdown_table(["recall of held-out pairs", "base", "customized", "difference"], rows)
-        if rows
-        else ""
-    )
-
-
-def _gates(artifact: Artifact) -> str:
-    """How far the gated blocks had opened at the last step: tanh(gate), 0 is closed."""
-    if METRICS_FILE not in artifact.manifest["files"]:
-        return ""
-    *_, last = artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines() or ["{}"]
-    record = json.loads(last)
-    layers = sorted(
-        int(name.removeprefix(ATTENTION_GATE)) for name in record if name.startswith(ATTENTION_GATE)
-    )
-    rows = [
-        (layer, record[f"{ATTENTION_GATE}{layer}"], record[f"{DENSE_GATE}{layer}"])
-        for layer in layers
-    ]
-    return markdown_table(["before layer", "attention gate", "dense gate"], rows) if rows else ""
+    columns = ["recall of held-out pairs", "base", "customized", "difference"]
+    return markdown_table(columns, rows) if rows else ""
 
 
 def _head(table: pd.DataFrame, column: str, title: str) -> str:

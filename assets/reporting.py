@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from react_pipeline.assets.losses import loss_line
-from react_pipeline.assets.metadata import describe, in_order
+from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.pictures import with_addresses
 from react_pipeline.assets.resources import Context, ProjectParam
@@ -73,9 +72,9 @@ def publish(
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")
         run_id = context.run.run_id
-        shown = {**describe(artifact), **_logged(pipeline, artifact, run_id)}
+        shown = describe(artifact, _logged(pipeline, artifact, run_id))
         return dg.MaterializeResult(
-            metadata=in_order(with_addresses(shown, run_id, stage.name)),
+            metadata=with_addresses(shown, run_id, stage.name),
             data_version=dg.DataVersion(artifact.fingerprint),
             tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )
