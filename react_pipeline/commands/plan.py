@@ -18,9 +18,7 @@ from react_pipeline.commands.terminal import print_table
 def plan(
     machine: Annotated[
         str,
-        typer.Option(
-            help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,workers=16."
-        ),
+        typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1."),
     ] = "",
     rows: Annotated[
         int | None,
@@ -36,28 +34,18 @@ def plan(
     from react_pipeline.workload import Machine, plan_of
 
     project = load_project(config)
-    found = plan_of(project, Machine.here(project.config.store).changed(machine), rows)
+    estimate = plan_of(project, Machine.here(project.config.store).changed(machine), rows)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        typer.echo(json.dumps(asdict(estimate), indent=1))
         return
-    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "Spark", "measured"]
-    print_table(
-        columns,
-        [
-            [
-                *(step.stage, step.amount, _bytes(step.disk), _bytes(step.memory)),
-                *map(
-                    _hours, (step.cpu_hours, step.gpu_hours, step.spark_hours, step.measured_hours)
-                ),
-            ]
-            for step in found.steps
-        ],
-        right=len(columns),
-    )
-    for step in found.steps:
-        if step.search:
-            console.print(f"search: {step.search}")
-    for problem in found.problems:
+    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "measured"]
+    lines = []
+    for step in estimate.steps:
+        sizes = [_bytes(step.disk), _bytes(step.memory)]
+        hours = map(_hours, (step.cpu_hours, step.gpu_hours, step.measured_hours))
+        lines.append([step.stage, step.amount, *sizes, *hours])
+    print_table(columns, lines, right=len(columns))
+    for problem in estimate.problems:
         console.print(f"does not fit: {problem}")
 
 

@@ -46,10 +46,8 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     """
     look = Manifests.of(project)
     sums = Sums(look, machine, CorpusSize.of(look, rows))
-    problems, steps = (
-        sums.problems,
-        [_measured(look, step, sums.keys[step.stage]) for step in sums.steps()],
-    )
+    steps = [_measured(look, step, sums.keys[step.stage]) for step in sums.steps()]
+    problems = [*sums.problems]
     needed = sum(step.disk for step in steps if step.measured_disk is None)
     if needed > machine.disk:
         problems.append(
@@ -63,18 +61,11 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
                 f"{machine.memory / 1e9:,.1f} GB are available: {_ADVICE[step.stage]}"
             )
-        hours = min(
-            hours
-            for hours in (step.cpu_hours, step.gpu_hours, step.spark_hours)
-            if hours is not None
-        )
+        hours = step.cpu_hours if step.gpu_hours is None else step.gpu_hours
         if hours > LONG_HOURS and step.measured_hours is None:
-            trains = step.stage == "customized_checkpoint"
-            less = (
-                "fewer steps or epochs (`customization`)"
-                if trains
-                else "more machines (`distributor.kind: spark`)"
-            )
+            less = "more machines (`distributor.kind: spark`)"
+            if step.stage == "customized_checkpoint":
+                less = "fewer steps or epochs (`customization`)"
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {less}")
     return Plan(machine, sums.corpus.pairs, steps, problems)
 

@@ -27,29 +27,22 @@ from react_pipeline.settings import EncoderConfig, TrainingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
 from react_pipeline.training import StepCost
-from react_pipeline.workload.machine import Machine
 
 LARGEST = 50
 """Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it.
-"""
-BF16_SPEEDUP = 2.9
-"""Of a processor with instructions for it, over fp32: embedding with a ViT-B/32
-(benchmarks/results.md).
 """
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 
 
 class Processor:
-    """What an encoder of a project costs on the cores, or the GPUs, of a machine.
+    """What an encoder of a project costs on a core of this machine, or on a GPU.
 
     Attributes:
         encoder: Counted, not measured.
     """
 
-    def __init__(
-        self, project: Project, machine: Machine, config: EncoderConfig, stage: str
-    ) -> None:
+    def __init__(self, project: Project, config: EncoderConfig, stage: str) -> None:
         """Count the encoder; nothing is run before it is asked for."""
         self._precision = choose_precision("auto", "cpu")
         base: Path | None = None
@@ -62,8 +55,6 @@ class Processor:
         self._operations = (self.encoder.image + self.encoder.text) / (
             IMAGE_OPERATIONS + TEXT_OPERATIONS
         )
-        speed = {"fp32": 1.0, "bf16": BF16_SPEEDUP}
-        self._slower = speed[self._precision] / speed[machine.precision]
         self._steps: dict[tuple[str, int], StepCost] = {}
 
     @cached_property
@@ -71,10 +62,8 @@ class Processor:
         """The model that is run, with random weights, and what its seconds are multiplied by."""
         if self._operations < LARGEST:
             with suppress(ReactError):
-                return _in_eval_mode(build(*self._architecture)), self._slower
-        return _in_eval_mode(
-            build(architecture_named("ViT-B-32"), {})
-        ), self._slower * self._operations
+                return _in_eval_mode(build(*self._architecture)), 1.0
+        return _in_eval_mode(build(architecture_named("ViT-B-32"), {})), self._operations
 
     @cached_property
     def encoding(self) -> EncodingCost:

@@ -5,10 +5,9 @@ step costs (the module `cost` of the room that does the work; `processor`), what
 what was measured (`plan`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import (
@@ -73,8 +72,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Step:
-    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU
-    or no workers.
+    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU.
 
     `measured_hours` and `measured_disk` are there once all its artifacts are, made from today's
     inputs.
@@ -86,8 +84,6 @@ class Step:
     memory: float = 0
     cpu_hours: float = 0
     gpu_hours: float | None = None
-    spark_hours: float | None = None
-    search: str = ""
     measured_hours: float | None = None
     measured_disk: int | None = None
 
@@ -119,24 +115,20 @@ class Sums:
 
     def __post_init__(self) -> None:
         self.settings = config = self.project.config
-        self.processor = self.retrieval = Processor(
-            self.project, self.machine, config.encoder, "base_checkpoint"
-        )
+        self.processor = self.retrieval = Processor(self.project, config.encoder, "base_checkpoint")
         if config.two_encoders:
-            self.retrieval = Processor(self.project, self.machine, config.retrieves_with, RETRIEVAL)
-        found = load_domains(self.settings.domains)[0]
+            self.retrieval = Processor(self.project, config.retrieves_with, RETRIEVAL)
+        configs = load_domains(config.domains)[0]
         self.keys = {
-            name: row.keys(found, config.methods, config.two_encoders)
+            name: row.keys(configs, config.methods, config.two_encoders)
             for name, row in STAGES.items()
         }
-        self.domains = {slug: self._domain(slug, config) for slug, config in found.items()}
+        self.domains = {slug: self._domain(slug, domain) for slug, domain in configs.items()}
         self.key = self._chosen_key()
 
     def _domain(self, slug: str, config: DomainConfig) -> _Domain:
-        pairs, templates = (
-            most_pairs(self.project, slug, self.corpus.pairs),
-            len(prompt_templates(config)),
-        )
+        pairs = most_pairs(self.project, slug, self.corpus.pairs)
+        templates = len(prompt_templates(config))
         names = sum(1 + len(entry.synonyms) for entry in config.classes)
         return _Domain(config, names * templates, templates, pairs, count_images(config))
 
@@ -168,51 +160,35 @@ class Sums:
         }
         return [step() for stage, step in sums.items() if self.keys[stage]]
 
-    def _timed(
-        self, step: Step, cost: Cost, *, spreads: bool = False, waits: Sequence[float] = (0, 0, 0)
-    ) -> Step:
-        """A step with the hours of its cost.
-
-        Args:
-            spreads: On a cluster too.
-            waits: More seconds, on cores, with a GPU, on a cluster.
-        """
-        machine, rest = self.machine, cost.shared / self.machine.cores + cost.alone
-        seconds = cost.towers / machine.cores + rest + waits[0]
-        hours: dict[str, Any] = {"cpu_hours": seconds / 3_600}
+    def _timed(self, step: Step, cost: Cost) -> Step:
+        """A step with the hours of its cost."""
+        machine = self.machine
+        rest = cost.shared / machine.cores + cost.alone
+        cpu_hours = (cost.towers / machine.cores + rest) / 3_600
+        gpu_hours = None
         if machine.gpus:
-            seconds = cost.towers * self.processor.gpu_share / machine.gpus + rest + waits[1]
-            hours["gpu_hours"] = seconds / 3_600
-        if machine.workers and spreads:
-            seconds = (
-                (cost.towers + cost.shared) / machine.cores / machine.workers
-                + cost.alone
-                + waits[2]
-            )
-            hours["spark_hours"] = seconds / 3_600
-        return replace(step, **hours)
+            gpu_hours = (cost.towers * self.processor.gpu_share / machine.gpus + rest) / 3_600
+        return replace(step, cpu_hours=cpu_hours, gpu_hours=gpu_hours)
 
     def _corpus(self) -> Step:
         rows, size, kind = self.corpus.pairs, self.corpus.pair_bytes, self.settings.corpus.kind
         if kind == "urls":
             step = Step("corpus", f"{rows:,} URLs", ALIVE * rows * size, URL_BYTES * rows)
-            return self._timed(step, Cost(), spreads=True, waits=self._fetching(rows))
-        made = kind in ("images", "demo")
+            return self._timed(step, Cost(alone=START_SECONDS + self._fetching(rows)))
+        is_made = kind in ("images", "demo")
         # Ready embeddings are read twice, for their digests and for their values.
-        read = rows * (8 * self.retrieval.encoder.dimension if kind == "embeddings" else size)
-        alone = START_SECONDS + read * (3 if made else 1) / BYTES_PER_SECOND
-        alone += rows * ROW_SECONDS if kind == "embeddings" else 0
-        cost = Cost(shared=rows * self.corpus.draw_seconds, alone=alone)
-        return self._timed(Step("corpus", f"{rows:,} pairs", rows * size if made else 0), cost)
+        size_read = 8 * self.retrieval.encoder.dimension if kind == "embeddings" else size
+        passes = 3 if is_made else 1
+        alone = START_SECONDS + rows * size_read * passes / BYTES_PER_SECOND
+        if kind == "embeddings":
+            alone += rows * ROW_SECONDS
+        step = Step("corpus", f"{rows:,} pairs", rows * size if is_made else 0)
+        return self._timed(step, Cost(shared=rows * self.corpus.draw_seconds, alone=alone))
 
-    def _fetching(self, urls: float, rounds: int = 1) -> list[float]:
-        """Seconds of downloads as `waits`."""
-        cores, workers = self.machine.cores, max(self.machine.workers, 1)
-        here = min(self.settings.corpus.download.processes, cores)
-        return [
-            rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / at
-            for at in (here, here, cores * workers)
-        ]
+    def _fetching(self, urls: float, rounds: int = 1) -> float:
+        """Seconds of downloads."""
+        processes = min(self.settings.corpus.download.processes, self.machine.cores)
+        return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
     def _checkpoint(self, stage: str, processor: Processor, config: EncoderConfig) -> Step:
         encoder = processor.encoder
@@ -238,7 +214,7 @@ class Sums:
             has_text = bool(LAYOUTS[corpus.layout].text)
             disk = 0 if has_text and corpus.subset is None else disk
             cost = Cost(0 if has_text else rows * encoding.text)
-        return self._timed(Step("corpus_embeddings", f"{rows:,} pairs", disk), cost, spreads=True)
+        return self._timed(Step("corpus_embeddings", f"{rows:,} pairs", disk), cost)
 
     def _index(self) -> Step:
         key, width, rows = self.key, self.retrieval.encoder.dimension, self.corpus.pairs
@@ -247,9 +223,7 @@ class Sums:
         size = key.bytes(rows, width)
         sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
         cost = Cost(shared=index_seconds(rows, key, width, self.settings.index.recall_queries))
-        return self._timed(
-            Step("faiss_index", key.text, 2 * size, size + sample), cost, spreads=bool(key.cells)
-        )
+        return self._timed(Step("faiss_index", key.text, 2 * size, size + sample), cost)
 
     def _evaluation_sets(self) -> Step:
         images = sum(domain.images for domain in self.domains.values())
@@ -262,73 +236,45 @@ class Sums:
         """Evaluation images are compared with, prompts are searched (but for a control), pairs are
         collected.
         """
-        searches, encoding, cost, pairs = (
-            stage == "retrieved_set",
-            self.retrieval.encoding,
-            Cost(alone=0),
-            0,
-        )
-        waits = [0.0, 0.0, 0.0]
-        for domain in self.domains.values():
-            towers = domain.images * encoding.image + searches * domain.prompts * encoding.text
-            alone, pairs = START_SECONDS + domain.pairs * PAIR_SECONDS, pairs + domain.pairs
-            cost += Cost(towers, domain.images * encoding.prepare, alone)
-            if self.settings.corpus.kind == "embeddings":
-                fetching = self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
-                waits = [sum(both) for both in zip(waits, fetching, strict=True)]
-        step = Step(
-            stage, f"{pairs:,} pairs at most", pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
-        )
-        if searches:
-            places = [
-                self._searches("cpu"),
-                self._searches("cuda"),
-                self._searches("cpu", spreads=True),
-            ]
-            step = replace(
-                step, search="; ".join(f"{slug}: {way}" for slug, (_, way) in places[0].items())
-            )
-            waits = [
-                sum((wait, *(first for first, _ in at.values())))
-                for wait, at in zip(waits, places, strict=True)
-            ]
-        return self._timed(step, cost, spreads=True, waits=waits)
-
-    def _searches(self, device: str, *, spreads: bool = False) -> dict[str, tuple[float, str]]:
-        """Of each domain that is searched, the seconds, and which way and why."""
-        built = Searched.planned(self.key, self.corpus.pairs, self.retrieval.encoder.dimension)
-        cores, found = self.machine.cores * (max(self.machine.workers, 1) if spreads else 1), {}
+        encoding, cost, pairs = self.retrieval.encoding, Cost(alone=0), 0
         for slug, domain in self.domains.items():
-            if (settings := self.project.retrieval(slug)).choose == "all":
-                continue
-            choice = estimate(
-                settings.search,
-                built,
-                domain.prompts,
-                settings.k_per_prompt,
-                device=device,
-                spreads=spreads,
-                cores=cores,
-                precision=self.machine.precision,
-            )
-            found[slug] = (len(settings.modes) * choice.seconds, f"{choice.way} ({choice.reason})")
-        return found
+            towers = domain.images * encoding.image
+            alone = START_SECONDS + domain.pairs * PAIR_SECONDS
+            if stage == "retrieved_set":
+                towers += domain.prompts * encoding.text
+                alone += self._search_seconds(slug, domain)
+            if self.settings.corpus.kind == "embeddings":
+                alone += self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
+            cost += Cost(towers, domain.images * encoding.prepare, alone)
+            pairs += domain.pairs
+        size = pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
+        return self._timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
+
+    def _search_seconds(self, slug: str, domain: _Domain) -> float:
+        """Seconds of searching the prompts of a domain on the cores."""
+        settings = self.project.retrieval(slug)
+        if settings.choose == "all":
+            return 0
+        built = Searched.planned(self.key, self.corpus.pairs, self.retrieval.encoder.dimension)
+        choice = estimate(
+            settings.search,
+            built,
+            domain.prompts,
+            settings.k_per_prompt,
+            cores=self.machine.cores,
+        )
+        return len(settings.modes) * choice.seconds
 
     def _trainings(self) -> Step:
-        cost, images, disk = Cost(alone=0), 0, 0.0
+        encoder, cost, images, disk = self.processor.encoder, Cost(alone=0), 0, 0.0
         for slug, method in (key.split("/") for key in self.keys["customized_checkpoint"]):
             domain, training = self.domains[slug], self.project.training(slug, method)
             images += training.images(lambda pairs=domain.pairs: pairs)  # type: ignore[misc]
             cost += self._training(domain, method, training)
-            width, classes = self.processor.encoder.dimension, len(domain.config.classes)
-            disk += (
-                8 * width * classes
-                if is_linear_head(method)
-                else self.processor.encoder.weights_bytes
-            )
-        return self._timed(
-            Step("customized_checkpoint", f"{images:,} images in all steps", disk), cost
-        )
+            head_bytes = 8 * encoder.dimension * len(domain.config.classes)
+            disk += head_bytes if is_linear_head(method) else encoder.weights_bytes
+        step = Step("customized_checkpoint", f"{images:,} images in all steps", disk)
+        return self._timed(step, cost)
 
     def _training(self, domain: _Domain, method: str, training: TrainingConfig) -> Cost:
         encoding = self.processor.encoding
@@ -344,16 +290,11 @@ class Sums:
         return Cost(step.seconds(training, encoding, domain.pairs, texts))
 
     def _results(self) -> Step:
-        encoding, keys = (
-            self.processor.encoding,
-            [key.split("/") for key in self.keys["domain_results"]],
-        )
-        domains = [self.domains[slug] for slug, _ in keys]
-        images = sum(domain.images for domain in domains)
-        names = sum(self.domains[slug].names for slug, method in keys if not is_linear_head(method))
-        cost = Cost(
-            images * encoding.image + names * encoding.text,
-            images * encoding.prepare,
-            START_SECONDS * len(keys),
-        )
+        encoding, cost, images = self.processor.encoding, Cost(alone=0), 0
+        for slug, method in (key.split("/") for key in self.keys["domain_results"]):
+            domain = self.domains[slug]
+            names = 0 if is_linear_head(method) else domain.names
+            towers = domain.images * encoding.image + names * encoding.text
+            cost += Cost(towers, domain.images * encoding.prepare)
+            images += domain.images
         return self._timed(Step("domain_results", f"{images:,} images"), cost)
