@@ -58,12 +58,9 @@ def export(
     A method means its current model; `champion` the current champion, which may be an older one.
     """
     from react_pipeline.use import export as write_folder
-    from react_pipeline.use import other_champion
 
     project = load_project(config)
     folder = write_folder(project, domain, method, to, overwrite=overwrite, onnx=onnx)
-    if warning := other_champion(project, domain, folder):
-        print_error(f"note: {warning}")
     console.print(f"{folder}: README.md says how to load it")
 
 

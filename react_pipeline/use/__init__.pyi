@@ -2,7 +2,6 @@ from .classifier import Classifier as Classifier
 from .classifier import Origin as Origin
 from .classifier import is_exported as is_exported
 from .exported_folder import export as export
-from .exported_folder import other_champion as other_champion
 from .exported_folder import write_calibration as write_calibration
 from .exported_folder import write_package as write_package
 from .judge import prepare_log as prepare_log

@@ -35,13 +35,12 @@ from react_pipeline.clip import (
 )
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE, Contender, HistoryEntry, champion_decision, standing
+from react_pipeline.promotion import HistoryEntry, champion_decision
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     InputError,
-    ReactError,
     StoreWriteError,
     fsync_tree,
     link_file,
@@ -96,15 +95,7 @@ def export(
             base is champion.
         StoreWriteError: If the disk refuses a write; the folder is then as it was.
     """
-    if method == "base":
-        raise InputError("`base` is not customized; export one of the trained methods")
-    decision = _champion_decision(project, slug) if method == CHAMPION else None
-    if decision is not None:
-        key = method_key(slug, decision.champion.method)
-        checkpoint = project.store.open("customized_checkpoint", key, decision.champion.checkpoint)
-    else:
-        project.domain(slug)
-        checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
+    checkpoint, decision = _checkpoint(project, slug, method)
     if Path(directory).expanduser().is_symlink():
         raise InputError(f"{directory}: is a link; name the folder itself")
     target = Path(directory).expanduser().resolve()
@@ -128,27 +119,13 @@ def export(
     return target
 
 
-def other_champion(project: Project, slug: str, folder: Path) -> str:
-    """A warning for an exported model that is not the domain's champion; empty if it is, or none
-    was chosen.
-    """
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    try:
-        verdict, decided = standing(project, slug)
-    except ReactError as error:
-        return str(error)
-    if decided is None or verdict.champion.checkpoint == record["fingerprint"]:
-        return ""
-    exported = Contender(method=record["method"], checkpoint=record["fingerprint"]).identity
-    if verdict.champion.method == BASE:
-        return f"{exported} is not the champion of {slug!r}: the base is champion (react-pipeline models list {slug})"
-    return (
-        f"{exported} is not the champion of {slug!r}, which is {verdict.champion.identity}: "
-        f"react-pipeline export {slug} {CHAMPION} --to FOLDER"
-    )
-
-
-def _champion_decision(project: Project, slug: str) -> HistoryEntry:
+def _checkpoint(project: Project, slug: str, method: str) -> tuple[Artifact, HistoryEntry | None]:
+    """The checkpoint to export, and the decision that made it champion if it is exported as that."""
+    if method == "base":
+        raise InputError("`base` is not customized; export one of the trained methods")
+    if method != CHAMPION:
+        project.domain(slug)
+        return fresh(project, "customized_checkpoint", method_key(slug, method)), None
     if slug not in project.store.keys("promotion"):
         project.domain(slug)  # a domain whose file is gone may still have a champion
     decision = champion_decision(project, slug)
@@ -156,7 +133,8 @@ def _champion_decision(project: Project, slug: str) -> HistoryEntry:
         raise InputError(
             f"{slug}: the base is champion, so there is no model to export; name a trained method"
         )
-    return decision
+    key = method_key(slug, decision.champion.method)
+    return project.store.open("customized_checkpoint", key, decision.champion.checkpoint), decision
 
 
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
@@ -213,7 +191,8 @@ def write_model(
         # Else open_clip 2.32 would fetch weights that are overwritten at once.
         vision_cfg["timm_model_pretrained"] = False
     _write_json(staging / CONFIG_FILE, config)
-    gated, registered = bool(vision_cfg.get("react_cfg")), None
+    gated = bool(vision_cfg.get("react_cfg"))
+    registered = None
     # Plain open_clip refuses gated blocks, and does not know the demo's own architecture.
     if not gated and not str(vision_cfg.get("timm_model_name", "")).startswith("react_demo"):
         # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name
@@ -255,9 +234,10 @@ def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> N
         MissingArtifact: If its class names are gone.
     """
     slug, method = checkpoint.key.split("/")
-    found = calibration_of(project, checkpoint, slug, method, trained_for(project, checkpoint))
+    domain = trained_for(project, checkpoint)
+    temperature, calibrated_on = calibration_of(project, checkpoint, slug, method, domain)
     _write_json(
-        folder / CALIBRATION_FILE, dict(zip(("temperature", "calibrated_on"), found, strict=True))
+        folder / CALIBRATION_FILE, {"temperature": temperature, "calibrated_on": calibrated_on}
     )
 
 
@@ -286,7 +266,8 @@ def _write_record(staging: Path, checkpoint: Artifact, decision: HistoryEntry | 
         "method": method,
         "fingerprint": checkpoint.fingerprint,
         "parents": checkpoint.parents,
-        **({"promotion": decision.promotion} if decision else {}),
-        "files": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
     }
+    if decision is not None:
+        record["promotion"] = decision.promotion
+    record["files"] = {path.relative_to(staging).as_posix(): sha256_of(path) for path in files}
     _write_json(staging / RECORD_FILE, record)

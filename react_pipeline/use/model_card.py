@@ -26,6 +26,9 @@ from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
 
+_OF_BASE = ("efficientnet", "minilm", "imagenet-names")
+"""Names of the demo's sources that its base is made of."""
+
 _TRAINS = {
     "gated-image": "new gated blocks in front of the last vision layers; every weight of the base "
     "is as it was, but for the logit scale",
@@ -92,7 +95,7 @@ def model_card(
         ingredients=_ingredients(project, checkpoint, pairs, len(names)),
         classes=_names(names),
         control=method.endswith(CONTROL_SUFFIX),
-        **licence_tables(project),
+        **demo_sources(project),
     )
 
 
@@ -104,27 +107,24 @@ def _shown_results(
     """
     slug, method = checkpoint.key.split("/")
     trained = method.removesuffix(CONTROL_SUFFIX)
-    names = ("base", trained, trained + CONTROL_SUFFIX)
-    found: dict[str, Artifact | None] = {}
-    for name in names:
+    results: dict[str, Artifact | None] = {}
+    for name in ("base", trained, trained + CONTROL_SUFFIX):
         try:
-            found[name] = fresh_or_none(project, "domain_results", method_key(slug, name))
+            results[name] = fresh_or_none(project, "domain_results", method_key(slug, name))
         except InputError:
-            found[name] = None
-    mine = found[method]
-    if decision is None or (
-        mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint
-    ):
-        return found
+            results[name] = None
+    result = results[method]
+    is_own = result is not None and result.parents.get(checkpoint.stage) == checkpoint.fingerprint
+    if decision is None or is_own:
+        return results
     own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
-    base = None if found["base"] is None else Measured.of(found["base"])
+    base = None if results["base"] is None else Measured.of(results["base"])
     alike = own is not None and base is not None and base.measure == own.measure
     # Today's control was trained as today's model was, not as this one.
-    return {
-        **dict.fromkeys(names),
-        "base": found["base"] if alike else None,
-        method: own.artifact if own else None,
-    }
+    shown: dict[str, Artifact | None] = dict.fromkeys(results)
+    shown["base"] = results["base"] if alike else None
+    shown[method] = own.artifact if own else None
+    return shown
 
 
 def _figures(
@@ -134,24 +134,22 @@ def _figures(
     method = checkpoint.key.split("/")[1]
     measured: EvalResult | None = None
     rows: list[list[Any]] = []
+    missing = "not evaluated, or not in the same way" if decision else "not evaluated"
     for name, artifact in _shown_results(project, checkpoint, decision).items():
-        shown = (
-            Markup("**{}** (this model)").format(Markup(escaped(name))) if name == method else name  # noqa: S704
-        )
+        shown = Markup(escaped(name))  # noqa: S704
+        if name == method:
+            shown = Markup("**{}** (this model)").format(shown)
         result = None if artifact is None else EvalResult.read(artifact)
         if result is None:
-            rows.append(
-                [shown, f"not evaluated{', or not in the same way' if decision else ''}", "", ""]
-            )
+            rows.append([shown, missing, "", ""])
         elif result.top1 is None:
             rows.append([shown, f"unavailable: {result.unavailable or 'no reason given'}", "", ""])
         else:
             measured = result
             mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
             rows.append([shown, f"{100 * result.top1:.1f}", mean, result.n])
-    return measured, Markup(  # noqa: S704
-        markdown_table(["method", "top-1 %", "mean per class %", "images"], rows)
-    )
+    table = markdown_table(["method", "top-1 %", "mean per class %", "images"], rows)
+    return measured, Markup(table)  # noqa: S704
 
 
 def _judged(project: Project, checkpoint: Artifact) -> list[str]:
@@ -174,49 +172,36 @@ def _ingredients(
     base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
     corpus = project.store.open("corpus", ALL, pairs.parents["corpus"])
     method = checkpoint.key.split("/")[1]
-    control = pairs.stage == "control_set"
     config, counts = checkpoint.manifest["config"], checkpoint.counts
-    shards, among = f"{corpus.counts['shards']:,} shards", corpus.counts.get("pairs")
-    size = shards if among is None else f"{shards}, {among:,} pairs"
+    size = f"{corpus.counts['shards']:,} shards"
+    if (among := corpus.counts.get("pairs")) is not None:
+        size += f", {among:,} pairs"
+    encoder = _fields(encoder_fields(base.manifest["config"], base.path))
+    kind = corpus.manifest["config"]["kind"]
     lines = [
-        (
-            "Base",
-            f"{_fields(encoder_fields(base.manifest['config'], base.path))} (`{base.fingerprint}`)",
-        ),
-        ("Corpus", f"kind {corpus.manifest['config']['kind']}, {size} (`{corpus.fingerprint}`)"),
+        ("Base", f"{encoder} (`{base.fingerprint}`)"),
+        ("Corpus", f"kind {kind}, {size} (`{corpus.fingerprint}`)"),
     ]
     if RETRIEVAL in pairs.parents:
-        encoder = project.store.open(RETRIEVAL, ALL, pairs.parents[RETRIEVAL])
-        lines.append(
-            (
-                "Encoder that retrieves",
-                _fields(encoder_fields(encoder.manifest["config"], encoder.path)),
-            )
-        )
-    if control:
-        lines.append(
-            ("Pairs", f"{pairs.counts['pairs']:,} drawn at random (`{pairs.fingerprint}`)")
-        )
+        retrieval = project.store.open(RETRIEVAL, ALL, pairs.parents[RETRIEVAL])
+        fields = _fields(encoder_fields(retrieval.manifest["config"], retrieval.path))
+        lines.append(("Encoder that retrieves", fields))
+    amount = f"{pairs.counts['pairs']:,}"
+    if pairs.stage == "control_set":
+        lines.append(("Pairs", f"{amount} drawn at random (`{pairs.fingerprint}`)"))
     else:
-        modes = ", ".join(
-            f"{mode} {count:,}" for mode, count in pairs.counts["pairs_by_mode"].items()
-        )
-        found = f"{pairs.counts['pairs']:,} pairs for {pairs.counts['classes']} of {classes} classes, by mode: {modes}"
-        lines.append(("Retrieved", f"{found} (`{pairs.fingerprint}`)"))
+        by_mode = pairs.counts["pairs_by_mode"].items()
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in by_mode)
+        retrieved = f"{amount} pairs for {pairs.counts['classes']} of {classes} classes"
+        lines.append(("Retrieved", f"{retrieved}, by mode: {modes} (`{pairs.fingerprint}`)"))
         if pairs.counts["starving"]:
             lines.append(("Classes with too few pairs", _names(pairs.counts["starving"])))
-    fields = {
-        name: value
-        for name, value in config.items()
-        if name not in ("method", "classes", "templates")
-    }
+    trains = _TRAINS.get(method.removesuffix(CONTROL_SUFFIX), "see the documentation")
+    own = ("method", "classes", "templates")
+    training = {name: value for name, value in config.items() if name not in own}
     lines += [
-        (
-            "Method",
-            f"{method}: trains "
-            f"{_TRAINS.get(method.removesuffix(CONTROL_SUFFIX), 'see the documentation')}",
-        ),
-        ("Training", _fields(fields)),
+        ("Method", f"{method}: trains {trains}"),
+        ("Training", _fields(training)),
         ("Parameters", f"{counts['trainable_parameters']:,} trained of {counts['parameters']:,}"),
     ]
     return [(name, Markup(text)) for name, text in lines]  # noqa: S704  # its parts are escaped
@@ -236,19 +221,13 @@ def _names(names: Sequence[str]) -> Markup:
     return Markup(f"{len(names):,}: {listed}{more}")  # noqa: S704
 
 
-def licence_tables(project: Project) -> dict[str, Markup]:
-    """Tables of the packages that corpus and base are made of; empty where they are not the demo's."""
-    base = [
-        source
-        for source in OTHER_SOURCES
-        if source.name in ("efficientnet", "minilm", "imagenet-names")
-    ]
+def demo_sources(project: Project) -> dict[str, Sequence[Source]]:
+    """The packages that corpus and base are made of; none where they are not the demo's."""
+    is_demo = project.config.corpus.kind == "demo"
+    has_demo_base = project.config.encoder.model == "demo"
     return {
-        "corpus_sources": _packages(CORPUS_SOURCES if project.config.corpus.kind == "demo" else ()),
-        "base_sources": _packages(base if project.config.encoder.model == "demo" else ()),
+        "corpus_sources": CORPUS_SOURCES if is_demo else (),
+        "base_sources": [
+            source for source in OTHER_SOURCES if has_demo_base and source.name in _OF_BASE
+        ],
     }
-
-
-def _packages(sources: Sequence[Source]) -> Markup:
-    rows = [(Markup(f"`{source.package}`"), source.used, source.licence) for source in sources]  # noqa: S704
-    return Markup(markdown_table(["package", "what of it", "licence"], rows) if rows else "")  # noqa: S704

@@ -49,8 +49,8 @@ from react_pipeline.store.errors import (
 from react_pipeline.use import exported_folder as exporting
 from react_pipeline.use import staged_folder
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.exported_folder import export, other_champion, write_model
-from react_pipeline.use.model_card import Loading, licence_tables
+from react_pipeline.use.exported_folder import export, write_model
+from react_pipeline.use.model_card import Loading, demo_sources
 from react_pipeline.use.staged_folder import staged
 
 Make = Callable[..., Project]
@@ -537,15 +537,6 @@ def test_the_champion_is_exported_though_its_method_has_a_newer_model(
         line for line in card.splitlines() if line.startswith("| **gated-image** (this model)")
     ]
     assert own.endswith("| 16 |") and "| base | not evaluated, or not in the same way |" in card
-    assert other_champion(project, "shapes", folder) == ""
-    note = other_champion(
-        project, "shapes", export(project, "shapes", "gated-image", tmp_path / "newer")
-    )
-    assert (
-        second.fingerprint[:8] in note
-        and first.fingerprint[:8] in note
-        and "export shapes champion" in note
-    )
     (project.config.domains / "shapes.yaml").unlink()
     assert (
         "Domain `shapes`"
@@ -556,7 +547,7 @@ def test_the_champion_is_exported_though_its_method_has_a_newer_model(
 
 
 def licences(project: Project) -> str:
-    return render("use", "licences.md", **licence_tables(project))
+    return render("use", "licences.md", **demo_sources(project))
 
 
 def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to_fill_in(
