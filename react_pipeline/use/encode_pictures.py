@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,26 +55,27 @@ class _Decoded:
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | BadImage | ReactError]:
         try:
-            return number, self.to_tensor(
-                decode_image(self.pictures[number].read(), self.max_pixels)
-            )
-        except (
-            BadImage,
-            ReactError,
-        ) as error:  # of a shard on a server: raised by a worker it would be a traceback
+            image = decode_image(self.pictures[number].read(), self.max_pixels)
+            return number, self.to_tensor(image)
+        except (BadImage, ReactError) as error:
+            # Raised by a worker, that of a shard on a server would be a traceback.
             return number, error
 
 
 def _collate(rows: list[tuple[int, Tensor | BadImage | ReactError]]) -> dict[str, Any]:
-    good = [(number, pixels) for number, pixels in rows if isinstance(pixels, Tensor)]
-    bad = [
-        (number, found.reason, found.detail)
-        for number, found in rows
-        if isinstance(found, BadImage)
-    ]
-    pixels = torch.stack([pixels for _, pixels in good]) if good else None
-    fatal = next((found for _, found in rows if isinstance(found, ReactError)), None)
-    return {"numbers": [number for number, _ in good], "pixels": pixels, "bad": bad, "fatal": fatal}
+    batch: dict[str, Any] = {"numbers": [], "pixels": None, "bad": [], "fatal": None}
+    tensors = []
+    for number, result in rows:
+        if isinstance(result, Tensor):
+            batch["numbers"].append(number)
+            tensors.append(result)
+        elif isinstance(result, BadImage):
+            batch["bad"].append((number, result.reason, result.detail))
+        else:
+            batch["fatal"] = result
+    if tensors:
+        batch["pixels"] = torch.stack(tensors)
+    return batch
 
 
 def encode_pictures(
@@ -97,13 +99,7 @@ def encode_pictures(
         ReactError: If a decoding process dies, or the model gives a vector that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(pictures), PART_PICTURES)
-    missing = [start for start in starts if not _part(folder, start).exists()]
-    batches = [
-        range(first, min(first + batch_size, start + PART_PICTURES, len(pictures)))
-        for start in missing
-        for first in range(start, min(start + PART_PICTURES, len(pictures)), batch_size)
-    ]
+    batches = _missing_batches(folder, len(pictures), batch_size)
     loader: DataLoader[Any] = DataLoader(
         _Decoded(pictures, encoder.to_tensor, max_pixels),  # type: ignore[arg-type]  # a dataset by its methods
         batch_sampler=batches,  # type: ignore[arg-type]
@@ -111,37 +107,61 @@ def encode_pictures(
         collate_fn=_collate,
         pin_memory=encoder.clip.device != "cpu",
     )
-    todo = sum(map(len, batches))
+    finished = len(pictures) - sum(map(len, batches))
     rows: list[pa.Table] = []
     ledger: list[LedgerRow] = []
-    nothing = np.zeros((0, encoder.clip.dimension), np.float32)
+    bar = tqdm(total=len(pictures), initial=finished, unit="picture", disable=None, leave=False)
+    with bar, _readable_death():
+        for numbers, batch in zip(batches, loader, strict=True):
+            if batch["fatal"] is not None:
+                raise batch["fatal"]
+            for number, reason, detail in batch["bad"]:
+                ledger.append((pictures[number].name, reason, detail))
+            rows.append(_encode(encoder, pictures, batch, columns))
+            bar.update(len(numbers))
+            end = numbers[-1] + 1
+            if end == len(pictures) or end % PART_PICTURES == 0:
+                start = numbers[0] // PART_PICTURES * PART_PICTURES
+                _write(_part(folder, start), rows, ledger)
+                rows, ledger = [], []
+
+
+def _missing_batches(folder: Path, total: int, batch_size: int) -> list[range]:
+    """The numbers of the pictures of each batch, for all parts that are not in the folder."""
+    batches = []
+    for start in range(0, total, PART_PICTURES):
+        if not _part(folder, start).exists():
+            end = min(start + PART_PICTURES, total)
+            firsts = range(start, end, batch_size)
+            batches += [range(first, min(first + batch_size, end)) for first in firsts]
+    return batches
+
+
+def _encode(
+    encoder: Encoder, pictures: Sequence[Picture], batch: dict[str, Any], columns: Columns
+) -> pa.Table:
+    """The rows of a batch.
+
+    Raises:
+        ReactError: If a vector is not finite.
+    """
+    names = [pictures[number].name for number in batch["numbers"]]
+    vectors = np.zeros((0, encoder.clip.dimension), np.float32)
+    if names:
+        vectors = encoder.images(batch["pixels"]).numpy()
+    broken = (~np.isfinite(vectors)).any(axis=1)
+    if broken.any():
+        raise ReactError(
+            f"{names[int(broken.argmax())]}: the model gives values that are not finite; use "
+            "precision fp32"
+        )
+    return pa.table({"path": pa.array(names, pa.string()), **columns(vectors)})
+
+
+@contextmanager
+def _readable_death() -> Iterator[None]:
     try:
-        with tqdm(
-            total=len(pictures),
-            initial=len(pictures) - todo,
-            unit="picture",
-            disable=None,
-            leave=False,
-        ) as bar:
-            for chosen, batch in zip(batches, loader, strict=True):
-                if batch["fatal"] is not None:
-                    raise batch["fatal"]
-                ledger += [(pictures[number].name, *about) for number, *about in batch["bad"]]
-                numbers = batch["numbers"]
-                vectors = encoder.images(batch["pixels"]).numpy() if numbers else nothing
-                if not np.isfinite(vectors).all():
-                    worst = pictures[
-                        numbers[int((~np.isfinite(vectors)).any(axis=1).argmax())]
-                    ].name
-                    raise ReactError(
-                        f"{worst}: the model gives values that are not finite; use precision fp32"
-                    )
-                names = pa.array([pictures[number].name for number in numbers], pa.string())
-                rows.append(pa.table({"path": names, **columns(vectors)}))
-                bar.update(len(chosen))
-                if chosen[-1] + 1 == len(pictures) or (chosen[-1] + 1) % PART_PICTURES == 0:
-                    _write(_part(folder, chosen[0] // PART_PICTURES * PART_PICTURES), rows, ledger)
-                    rows, ledger = [], []
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -6,14 +6,15 @@ here: the text of its README (`model_card`), how a model is saved and loaded (`m
 The folder::
 
     open_clip_config.json         architecture and preprocessing, as open_clip's `local-dir:` reads
-    them open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
+    open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
     react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain
-    open_clip can load it text/, tokenizer files        config and tokenizer of a text tower that
-    comes from transformers head.safetensors, head.json   one vector per class; their names
+                                  open_clip can load it
+    text/, tokenizer files        config and tokenizer of a text tower of transformers
+    head.safetensors, head.json   one vector per class; their names
     calibration.json              the temperature of the softmax, and on which labelled images it
-    was fitted model.onnx                    image tower and class vectors for onnxruntime; only if
-    asked for README.md, export.json        the model card; what was exported, with the SHA-256 of
-    every file
+                                  was fitted
+    model.onnx                    image tower and class vectors for onnxruntime; only if asked for
+    README.md, export.json        the model card; what was exported, with the SHA-256 of every file
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 from react_pipeline.evaluation import (
     HEADLINE_METHOD,
@@ -89,27 +90,39 @@ def prepare_log(
     for side in (one, other):
         report(f"{side.method}: classifying {len(pictures):,} pictures ...")
         classes.append(dict(_classify(project, slug, side, pictures, work / side.checkpoint)))
-    names = [name for name in prepared.pictures if name in classes[0] and name in classes[1]]
-    if not names:
-        raise InputError(f"{source}: none of its {len(pictures):,} pictures can be read")
-    header = Header(
-        domain=slug,
-        measure=measure,
-        candidate=one,
-        against=other,
-        source=source,
-        images=len(names),
-        unreadable=len(pictures) + len(refused) - len(names),
-        pictures=_disagreements(names, *classes),
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-    )
+    header = _header(slug, measure, (one, other), source, classes, len(pictures) + len(refused))
     create_log(log, header)
     shutil.rmtree(work, ignore_errors=True)
     report(
-        f"the models disagree on {len(header.pictures):,} of {len(names):,} pictures; "
+        f"the models disagree on {len(header.pictures):,} of {header.images:,} pictures; "
         f"{header.unreadable} cannot be read"
     )
     return prepared
+
+
+def _header(
+    slug: str,
+    measure: dict[str, Any],
+    sides: tuple[Side, Side],
+    source: str,
+    classes: Sequence[Mapping[str, int]],
+    total: int,
+) -> Header:
+    """The head of a new log, by the class ids that both models give to the readable pictures."""
+    names = [name for name in classes[0] if name in classes[1]]
+    if not names:
+        raise InputError(f"{source}: none of its {total:,} pictures can be read")
+    return Header(
+        domain=slug,
+        measure=measure,
+        candidate=sides[0],
+        against=sides[1],
+        source=source,
+        images=len(names),
+        unreadable=total - len(names),
+        pictures=_disagreements(names, *classes),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
 
 
 def _disagreements(

@@ -27,7 +27,7 @@ from react_pipeline.evaluation import (
     describe,
 )
 from react_pipeline.pages import render
-from react_pipeline.store import ReactError, StoreWriteError
+from react_pipeline.store import InputError, ReactError, StoreWriteError
 from react_pipeline.use.pictures import Picture
 
 if TYPE_CHECKING:
@@ -75,34 +75,18 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
         if not number < len(shown):
             abort(404)
         try:
-            image = decode_image(pictures[shown[number].path].read(), max_pixels)
+            data = _jpeg(pictures[shown[number].path], max_pixels)
         except (KeyError, BadImage, ReactError):
             abort(404, "the picture cannot be read any more")
-        image.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
-        image.save(data := io.BytesIO(), "JPEG", quality=92)
         # The same number is another picture in another log at the same port.
-        return Response(
-            data.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "no-store"}
-        )
+        return Response(data, mimetype="image/jpeg", headers={"Cache-Control": "no-store"})
 
     @app.post("/answer")
     def answer() -> tuple[dict[str, Any], int]:
-        given = request.get_json()
-        number, choice = (
-            (given.get(name) for name in ("picture", "choice"))
-            if isinstance(given, dict)
-            else (None, "")
-        )
-        if not isinstance(number, int) or choice not in (0, 1, NEITHER, UNSURE, None):
-            abort(
-                400,
-                "an answer has a `picture` and a `choice`: 0, 1, neither, unsure, or null to take "
-                "one back",
-            )
-        if isinstance(choice, int):
-            choice = _choices(log, number)[choice] if 0 <= number < len(shown) else UNSURE
         try:
-            recorded = log.answer(number, cast("Answer | None", choice))
+            recorded = _record_answer(log, request.get_json())
+        except InputError as error:
+            abort(400, str(error))
         except StoreWriteError as error:
             abort(507, str(error))
         # 409: another tab was faster; the state says what is next.
@@ -112,21 +96,49 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
     return app
 
 
+def _jpeg(picture: Picture, max_pixels: int) -> bytes:
+    image = decode_image(picture.read(), max_pixels)
+    image.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+    image.save(data := io.BytesIO(), "JPEG", quality=92)
+    return data.getvalue()
+
+
+def _record_answer(log: JudgementLog, body: Any) -> bool:
+    """Write a posted answer; returns whether it was the next one.
+
+    Raises:
+        InputError: If it is no answer.
+        StoreWriteError: If the disk refuses it.
+    """
+    fields = body if isinstance(body, dict) else {"choice": ""}
+    number, choice = fields.get("picture"), fields.get("choice")
+    if not isinstance(number, int) or choice not in (0, 1, NEITHER, UNSURE, None):
+        raise InputError(
+            "an answer has a `picture` and a `choice`: 0, 1, neither, unsure, or null to take one "
+            "back"
+        )
+    if isinstance(choice, int):
+        is_there = 0 <= number < len(log.session.header.pictures)
+        choice = _choices(log, number)[choice] if is_there else UNSURE
+    return log.answer(number, cast("Answer | None", choice))
+
+
 def state_of(log: JudgementLog) -> dict[str, Any]:
     """What the page shows now."""
     session = log.session
     header, position = session.header, len(session.entries)
-    found = session.difference()
+    clear = session.difference().clear
     names = header.measure["classes"]
+    choices = []
+    if position < len(header.pictures):
+        choices = [names[class_id] for class_id in _choices(log, position)]
     return {
         "picture": position,
         "total": len(header.pictures),
-        "choices": [names[one] for one in _choices(log, position)]
-        if position < len(header.pictures)
-        else [],
-        "left": "" if found.clear else _left(session),
-        "clear": found.clear,
-        "result": describe(session) if found.clear else "",
+        "choices": choices,
+        "left": "" if clear else _left(session),
+        "clear": clear,
+        "result": describe(session) if clear else "",
     }
 
 

@@ -5,11 +5,12 @@ Belongs here: the folder that a run writes, and resuming it. Does not belong her
 
 The folder::
 
-    predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ... class_k,
-    score_k vectors.parquet             of `embed`, instead: path, vector ledger.csv
-    what could not be used: path, reason, detail index.html                  contact sheets run.json
-    model, source, and whether the run is finished .work/                      parts and downloads
-    of a run that is not finished
+    predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ...
+    vectors.parquet             of `embed`, instead: path, vector
+    ledger.csv                  what could not be used: path, reason, detail
+    index.html                  contact sheets
+    run.json                    model, source, and whether the run is finished
+    .work/                      parts and downloads of a run that is not finished
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ WRITTEN = {
     RUN_FILE,
     LEDGER_FILE,
     WORK,
-    *("index.html", "predictions.parquet", "predictions.csv", "vectors.parquet"),
+    "index.html",
+    "predictions.parquet",
+    "predictions.csv",
+    "vectors.parquet",
 }
 """What `overwrite` removes, and nothing else."""
 
@@ -115,8 +119,12 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         head = {"predicted": pa.array(labels, pa.string()), "confidence": pa.array(confidence)}
         return {**head, "margin": pa.array(margins(scores)), **ranked}
 
-    about = {"top_k": top_k, "threshold": options.threshold, "temperature": classifier.temperature}
-    return _run(classifier, source, output, options, about, PREDICTIONS, columns)
+    settings = {
+        "top_k": top_k,
+        "threshold": options.threshold,
+        "temperature": classifier.temperature,
+    }
+    return _run(classifier, source, output, options, settings, PREDICTIONS, columns)
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
@@ -134,12 +142,11 @@ def _run(
     source: str,
     output: Path,
     options: Options,
-    about: dict[str, Any],
+    settings: dict[str, Any],
     name: str,
     columns: Columns,
 ) -> Done:
     pictures, refused = find_pictures(source, options.column, options.storage)
-    by_name = {picture.name: picture for picture in pictures}
     identity: dict[str, Any] = {
         "output": name,
         "model": str(classifier.origin),
@@ -149,47 +156,51 @@ def _run(
         "classes": list(classifier.classes),
         "wanted_precision": classifier.precision,
         "max_pixels": options.max_pixels,
-        **about,
+        **settings,
     }
     with _held(output, identity, options.overwrite) as record:
-        work = output / WORK
         if "used" not in record:
-            # What `auto` came to is measured, so a run that resumes keeps it.
-            device = classifier.clip.device
-            record.setdefault("precision", choose_precision(classifier.precision, device))
-            _write_record(output, record)
-            pictures = fetch_urls(
-                pictures, work / "downloads", options.download, options.max_pixels
-            )
-            encode_pictures(
-                Encoder(classifier.clip, record["precision"], long_run=len(pictures) >= LONG_RUN),
-                pictures,
-                work / "parts",
-                columns,
-                batch_size=CPU_BATCH if device == "cpu" else GPU_BATCH,
-                workers=options.workers,
-                max_pixels=options.max_pixels,
-            )
+            local = _encode(classifier, pictures, output, options, columns, record)
             used, skipped = _join(output, name, refused)
             if not used:
-                reasons = ", ".join(
-                    f"{reason} {count:,}" for reason, count in skipped.most_common()
-                )
+                reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
                 raise InputError(
                     f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}"
                 )
+            record |= {"used": used, "skipped": skipped}
             if name == PREDICTIONS:
-                write_page(
-                    output,
-                    classifier,
-                    source,
-                    {picture.name: picture for picture in pictures},
-                    skipped,
-                )
-            record |= {"used": used, "skipped": dict(skipped)}
+                by_name = {picture.name: picture for picture in local}
+                write_page(output, classifier, source, by_name, skipped)
             _write_record(output, record)
-        shutil.rmtree(work, ignore_errors=True)
-    return Done(record["used"], record["skipped"], by_name)
+        shutil.rmtree(output / WORK, ignore_errors=True)
+    return Done(record["used"], record["skipped"], {picture.name: picture for picture in pictures})
+
+
+def _encode(
+    classifier: Classifier,
+    pictures: Sequence[Picture],
+    output: Path,
+    options: Options,
+    columns: Columns,
+    record: dict[str, Any],
+) -> list[Picture]:
+    """Download and encode what is missing; returns the pictures as they were read."""
+    device = classifier.clip.device
+    # The precision that `auto` came to is measured, so a run that resumes keeps it.
+    record.setdefault("precision", choose_precision(classifier.precision, device))
+    _write_record(output, record)
+    work = output / WORK
+    local = fetch_urls(pictures, work / "downloads", options.download, options.max_pixels)
+    encode_pictures(
+        Encoder(classifier.clip, record["precision"], long_run=len(local) >= LONG_RUN),
+        local,
+        work / "parts",
+        columns,
+        batch_size=CPU_BATCH if device == "cpu" else GPU_BATCH,
+        workers=options.workers,
+        max_pixels=options.max_pixels,
+    )
+    return local
 
 
 _locked: set[int] = set()
@@ -235,11 +246,7 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
                 "--overwrite it"
             )
         if changed:
-            for path in output.iterdir():
-                if path.name in WRITTEN:
-                    shutil.rmtree(
-                        path
-                    ) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _clear(output)
             record = None
         yield record or dict(identity)
     except OSError as error:
@@ -251,39 +258,46 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
         os.close(descriptor)
 
 
+def _clear(output: Path) -> None:
+    """Remove the files of an earlier run, and nothing else."""
+    for path in output.iterdir():
+        if path.name in WRITTEN:
+            is_folder = path.is_dir() and not path.is_symlink()
+            shutil.rmtree(path) if is_folder else path.unlink()
+
+
 def _record(output: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+        record = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def _write_record(output: Path, record: dict[str, Any]) -> None:
     write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, Counter[str]]:
-    """Make the files of all parts; how many rows there are, and what was skipped by reason."""
+def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, dict[str, int]]:
+    """Make the files of all parts; returns the number of rows, and what was skipped by reason."""
     ledger, used, work = list(refused), 0, output / WORK
-    makers = {f"{name}.parquet": pq.ParquetWriter} | (
-        {f"{name}.csv": csv.CSVWriter} if name == PREDICTIONS else {}
-    )
-    with ExitStack() as opened:
+    formats: dict[str, Any] = {f"{name}.parquet": pq.ParquetWriter}
+    if name == PREDICTIONS:
+        formats[f"{name}.csv"] = csv.CSVWriter
+    with ExitStack() as files:
         writers: list[Any] = []
         for rows, skipped in read_parts(work / "parts"):
             ledger += skipped
             used += len(rows)
-            writers = writers or [
-                opened.enter_context(make(work / file, rows.schema))
-                for file, make in makers.items()
-            ]
+            if not writers:
+                for file, writer in formats.items():
+                    writers.append(files.enter_context(writer(work / file, rows.schema)))
             for writer in writers:
                 writer.write_table(rows)
-    with (work / LEDGER_FILE).open("w", encoding="utf-8", newline="") as file:
-        lines = csv_rows.writer(file)
+    with (work / LEDGER_FILE).open("w", encoding="utf-8", newline="") as ledger_file:
+        lines = csv_rows.writer(ledger_file)
         lines.writerow(("path", "reason", "detail"))
         lines.writerows(ledger)
-    for made in (*makers, LEDGER_FILE):
-        rename_synced(work / made, output / made)
-    return used, Counter(reason for _, reason, _ in ledger)
+    for file in (*formats, LEDGER_FILE):
+        rename_synced(work / file, output / file)
+    return used, dict(Counter(reason for _, reason, _ in ledger).most_common())

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, thumbnail
 from react_pipeline.pages import render
@@ -38,30 +38,12 @@ def write_page(
         pictures: By name, as the predictions name them.
         skipped: Counts of what was left out, by reason.
     """
-    columns = [
-        "path",
-        "predicted",
-        "confidence",
-        "class_1",
-        *(["class_2"] if len(classifier.classes) > 1 else []),
-    ]
+    columns = ["path", "predicted", "confidence", "class_1"]
+    if len(classifier.classes) > 1:
+        columns.append("class_2")
     table = pq.read_table(folder / "predictions.parquet", columns=columns)
-    confidence, labels = table["confidence"].to_numpy(), table["predicted"].to_numpy()
-
-    def shown(rows: NDArray[np.int64]) -> list[dict[str, str]]:
-        figures = []
-        for row in table.take(rows).to_pylist():
-            if picture := _picture(pictures[row["path"]]):
-                nearest = " or ".join(filter(None, (row["class_1"], row.get("class_2"))))
-                about = {
-                    "name": row["path"],
-                    "nearest": nearest,
-                    "confidence": f"{100 * row['confidence']:.0f}%",
-                }
-                figures.append({"picture": picture, **about})
-        return figures
-
-    order = np.argsort(confidence, kind="stable")
+    order = np.argsort(table["confidence"].to_numpy(), kind="stable")
+    labels = table["predicted"].to_numpy()
     counts = Counter(labels.tolist()).most_common()
     per_class = max(4, min(PER_CLASS, (MAX_SHOWN - MAX_UNCERTAIN) // len(counts)))
     listed = counts[: (MAX_SHOWN - MAX_UNCERTAIN) // per_class]
@@ -71,7 +53,8 @@ def write_page(
         # From the least to the most certain, at even distances, so that the sheet shows all there
         # is.
         places = np.unique(np.linspace(0, count - 1, min(count, per_class)).round().astype(int))
-        sheets.append({"label": label, "count": count, "shown": shown(rows[places])})
+        shown = _figures(table.take(rows[places]), pictures)
+        sheets.append({"label": label, "count": count, "shown": shown})
     page = render(
         "use",
         "predictions.html",
@@ -81,12 +64,27 @@ def write_page(
         note=classifier.note,
         calibration=classifier.calibration,
         total=len(table),
-        uncertain=shown(order[:MAX_UNCERTAIN]),
+        uncertain=_figures(table.take(order[:MAX_UNCERTAIN]), pictures),
         sheets=sheets,
         more=len(counts) - len(listed),
         skipped=sorted(skipped.items()),
     )
     write_atomically(folder / "index.html", page)
+
+
+def _figures(rows: pa.Table, pictures: Mapping[str, Picture]) -> list[dict[str, str]]:
+    """Thumbnail, name and nearest classes of each row whose picture can still be read."""
+    figures = []
+    for row in rows.to_pylist():
+        if picture := _picture(pictures[row["path"]]):
+            figure = {
+                "picture": picture,
+                "name": row["path"],
+                "nearest": " or ".join(filter(None, (row["class_1"], row.get("class_2")))),
+                "confidence": f"{100 * row['confidence']:.0f}%",
+            }
+            figures.append(figure)
+    return figures
 
 
 def _picture(picture: Picture) -> str:
