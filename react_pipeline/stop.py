@@ -8,7 +8,8 @@ it: the command would go on. So each signal is also written to a pipe by the int
 dropped, and ends the process when `GRACE_SECONDS` are over. That is safe at any point: an artifact
 is absent, or complete and verified.
 
-Imports the standard library alone, so that a command is watched before anything else is loaded.
+Imports the standard library alone, so that a command is watched before anything else is loaded;
+psutil is imported when a stop came.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -125,7 +125,7 @@ class _Watch:
         with suppress(OSError):  # closed
             # Dagster captures what steps write by another file in the place of descriptor 2.
             self._terminal = os.dup(2)
-        self._children: set[tuple[int, str]] = set()
+        self._children: set[Any] = set()
         self._pipe, self._write_end = os.pipe()
         for end in (self._pipe, self._write_end):
             os.set_blocking(end, False)
@@ -230,50 +230,35 @@ def _as_child() -> None:
     _watch = None
 
 
-def descendants() -> Iterator[tuple[int, str]]:
-    """Id and time of start of every process below this one; those that clean up behind it are left
-    out.
-    """
-    parents: dict[int, list[int]] = {}
-    starts: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-            starts[int(entry.name)] = fields[19]
-    waiting = [os.getpid()]
-    while waiting:
-        below = parents.get(waiting.pop(), [])
-        waiting += below
-        for process in below:
-            with suppress(OSError):
-                if b"resource_tracker" not in Path(f"/proc/{process}/cmdline").read_bytes():
-                    yield process, starts[process]
+def descendants() -> list[Any]:
+    """Every process (psutil's) below this one; those that clean up behind it are left out."""
+    import psutil
+
+    processes = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                processes.append(process)
+    return processes
 
 
-def end_processes(processes: Iterable[tuple[int, str]]) -> None:
+def end_processes(processes: Iterable[Any]) -> None:
     """SIGTERM, and SIGKILL for those that still live after `CHILD_SECONDS`."""
-    living = [process for process in processes if _lives(process)]
+    import psutil
+
+    living = list(processes)
     for number, seconds in ((signal.SIGTERM, CHILD_SECONDS), (signal.SIGKILL, 0.0)):
-        for process, _ in living:
-            with suppress(OSError):
-                os.kill(process, number)
+        for process in living:
+            with suppress(psutil.Error):
+                process.send_signal(number)
         deadline = time.monotonic() + seconds
-        while (
-            living := [process for process in living if _lives(process)]
-        ) and time.monotonic() < deadline:
+        while (living := list(filter(_lives, living))) and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
-def _lives(process: tuple[int, str]) -> bool:
-    fields = _stat(process[0])
-    return bool(fields) and fields[0] != "Z" and fields[19] == process[1]
+def _lives(process: Any) -> bool:
+    import psutil
 
-
-def _stat(process: int) -> list[str]:
-    """The fields of `/proc/PID/stat` from the third, the state: parent is 1, time of start 19.
-    Empty: it is gone.
-    """
-    try:
-        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False

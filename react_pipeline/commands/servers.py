@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -48,16 +49,16 @@ STRANGER = "stranger.invalid"
 """A server that answers by this name is not guarded, and would answer the page of any site."""
 
 CODE_SERVER = (
-    *(
-        "-m",
-        "dagster",
-        "code-server",
-        "start",
-        "--module-name",
-        "react_pipeline.assets.definitions",
-    ),
-    *("--use-python-environment-entry-point", "--inject-env-vars-from-instance"),
+    "-m",
+    "dagster",
+    "code-server",
+    "start",
+    "--module-name",
+    "react_pipeline.assets.definitions",
+    "--use-python-environment-entry-point",
+    "--inject-env-vars-from-instance",
 )
+WEBSERVER = ("-m", "react_pipeline.assets.webserver")
 _ENTRY_POINT = "entry_points(group='console_scripts', name='dagster-daemon')['dagster-daemon']"
 DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.load()()", "run")
 """The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public
@@ -109,13 +110,10 @@ def serve(
         ReactError: If one ends, or does not answer within `START_SECONDS`.
     """
     tracking = Tracking.of(project)
-    folder = project.path.parent
-    home = prepare_home(folder)
+    home = prepare_home(project.path.parent)
     ports = {"dagster": dagster_port or _free_port(DAGSTER_PORT)}
     if not tracking.uri.startswith("http"):
         ports["mlflow"] = mlflow_port or _free_port(MLFLOW_PORT)
-    addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-    logs = project.config.store.parent / "logs"
     with (
         locked_for_ui(home) as lock,
         tempfile.TemporaryDirectory(prefix="react-ui-") as directory,
@@ -123,65 +121,80 @@ def serve(
     ):
         for name, port in ports.items():
             _require_free(name, port)
-        tell_addresses(lock, addresses)
-        environment = {**os.environ, HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
+        group = _Group(project, home, lock, guard, ports)
+        tell_addresses(lock, group.addresses)
+        try:
+            end_with_the_terminal()
+            if "mlflow" in ports:
+                group.start_mlflow(tracking)
+            group.start_dagster(Path(directory))
+            yield group.servers
+        finally:
+            stop(group.servers)
+
+
+class _Group:
+    """The servers of one project while they are started."""
+
+    def __init__(
+        self,
+        project: Project,
+        home: Path,
+        lock: TextIO,
+        guard: Callable[[int], None],
+        ports: Mapping[str, int],
+    ) -> None:
+        self.servers: list[Server] = []
+        self.addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+        self._lock, self._guard, self._ports = lock, guard, ports
+        self._folder = project.path.parent
+        self._logs = project.config.store.parent / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for name in ports:
+            (self._logs / f"{name}.log").write_bytes(b"")
+        self._environment = environment = dict(os.environ)
+        environment |= {HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
         environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator has
         # set its addresses.
         for name, variable in (("dagster", DAGSTER_VARIABLE), ("mlflow", MLFLOW_VARIABLE)):
-            if name in addresses:
-                environment[variable] = environment.get(variable) or addresses[name]
-        logs.mkdir(parents=True, exist_ok=True)
-        for name in ports:
-            (logs / f"{name}.log").write_bytes(b"")
-        servers: list[Server] = []
+            if name in self.addresses:
+                environment[variable] = environment.get(variable) or self.addresses[name]
 
-        def start(name: str, arguments: Sequence[str]) -> Server:
-            # Dagster's daemon is what must not run twice: it holds the lock with us until it has
-            # ended.
-            program = name.split()[0]
-            held = (lock.fileno(),) if program == "dagster" else ()
-            log = logs / f"{program}.log"
-            process = _spawn(arguments, log, folder, environment, held)
-            guard(process.pid)
-            servers.append(Server(name, addresses.get(name, ""), process, log))
-            tell_addresses(
-                lock,
-                addresses,
-                [server.process.pid for server in servers if server.name != "mlflow"],
-            )
-            return servers[-1]
+    def start_mlflow(self, tracking: Tracking) -> None:
+        """Start MLflow's server over a local database; `start_dagster` waits for it."""
+        tracking.runs.connect()
+        # Not among the arguments, which every user of the machine can list.
+        self._environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
+        self._start("mlflow", _mlflow(self._ports["mlflow"], self._environment[MLFLOW_VARIABLE]))
 
-        try:
-            end_with_the_terminal()
-            if "mlflow" in ports:
-                tracking.runs.connect()
-                # Not among the arguments, which every user of the machine can list.
-                environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
-                start("mlflow", _mlflow(ports["mlflow"], environment[MLFLOW_VARIABLE]))
-            code, workspace = Path(directory, "code"), Path(directory, "workspace.yaml")
-            location = {"socket": str(code), "location_name": "react"}
-            workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
-            _wait(
-                start("dagster code server", [*CODE_SERVER, "--socket", str(code)]),
-                partial(_require_open, code),
-            )
-            webserver = [
-                "-m",
-                "react_pipeline.assets.webserver",
-                "--host",
-                HOST,
-                "--port",
-                str(ports["dagster"]),
-            ]
-            start("dagster", [*webserver, "--workspace", str(workspace)])
-            start("dagster daemon", [*DAEMON, "--workspace", str(workspace)])
-            for server in servers:
-                if server.url:
-                    _wait(server, partial(_require_guarded, server))
-            yield servers
-        finally:
-            stop(servers)
+    def start_dagster(self, directory: Path) -> None:
+        """Start Dagster's three processes, and wait until all pages answer."""
+        code, workspace = directory / "code", directory / "workspace.yaml"
+        location = {"socket": str(code), "location_name": "react"}
+        workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+        server = self._start("dagster code server", [*CODE_SERVER, "--socket", str(code)])
+        _wait(server, partial(_require_open, code))
+        port = str(self._ports["dagster"])
+        webserver = [*WEBSERVER, "--host", HOST, "--port", port, "--workspace", str(workspace)]
+        self._start("dagster", webserver)
+        self._start("dagster daemon", [*DAEMON, "--workspace", str(workspace)])
+        for server in self.servers:
+            if server.url:
+                _wait(server, partial(_require_guarded, server))
+
+    def _start(self, name: str, arguments: Sequence[str]) -> Server:
+        # Dagster's daemon is what must not run twice: it holds the lock with us until it has ended.
+        program = name.split()[0]
+        held = (self._lock.fileno(),) if program == "dagster" else ()
+        log = self._logs / f"{program}.log"
+        process = _spawn(arguments, log, self._folder, self._environment, held)
+        self._guard(process.pid)
+        server = Server(name, self.addresses.get(name, ""), process, log)
+        self.servers.append(server)
+        daemons = [entry.process.pid for entry in self.servers if entry.name != "mlflow"]
+        tell_addresses(self._lock, self.addresses, daemons)
+        return server
 
 
 def _mlflow(port: int, public_url: str) -> list[str]:
