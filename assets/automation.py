@@ -44,11 +44,11 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
     """Register new domain files and report changed ones."""
     try:
         folder = project.load().config.domains
-        found, problems = load_domains(folder)
+        domains, problems = load_domains(folder)
     except ReactError as error:
         return dg.SensorResult(skip_reason=str(error))
     registered = sorted(context.instance.get_dynamic_partitions(DOMAINS))
-    new = sorted(set(found).difference(registered))
+    new = sorted(set(domains).difference(registered))
     gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
     lines = [
         *map(str, problems),
@@ -57,8 +57,8 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
     lines += [f"registered {', '.join(new)}"] if new else []
     return dg.SensorResult(
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
-        asset_events=changed_files(context.instance, folder, found),
-        skip_reason="\n".join(lines) or f"{len(found)} domains, none new",
+        asset_events=changed_files(context.instance, folder, domains),
+        skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
     )
 
 
@@ -116,8 +116,8 @@ def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=shared, tags=tags)
         pipeline = project.load()
-        found, _problems = load_domains(pipeline.config.domains)
-        for slug in filter(found.__contains__, context.instance.get_dynamic_partitions(DOMAINS)):
+        domains, _problems = load_domains(pipeline.config.domains)
+        for slug in filter(domains.__contains__, context.instance.get_dynamic_partitions(DOMAINS)):
             reading = [
                 row
                 for row in of_domain

@@ -213,13 +213,13 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
     priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
-    found = tags_of_key(task.key)
+    key_tags = tags_of_key(task.key)
     partition, definition = (
         partition_of(task.key),
-        partitions_of(STAGES[task.stage], [found.get(METHOD_TAG, "")]),
+        partitions_of(STAGES[task.stage], [key_tags.get(METHOD_TAG, "")]),
     )
     tags = {
-        **found,
+        **key_tags,
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
         INPUTS_TAG + task.stage: task.inputs,
         CODE_TAG: code,

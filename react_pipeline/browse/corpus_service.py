@@ -127,13 +127,19 @@ class Descriptions:
                 for url, caption in pairs
             ]
         pictures = self._pictures(table.drop_duplicates("row").head(PICTURES))
-        described = []
+        descriptions = []
         for pair in table.itertuples(index=False):
             # Not under the name `image_path`: clip-retrieval would open the file of that name.
-            about = {"caption": pair.caption, "key": str(pair.image_path), "shard": int(pair.shard)}
+            description = {
+                "caption": pair.caption,
+                "key": str(pair.image_path),
+                "shard": int(pair.shard),
+            }
             picture = pictures.get(int(pair.row))
-            described.append(about if picture is None else {**about, "image": picture})
-        return described
+            descriptions.append(
+                description if picture is None else {**description, "image": picture}
+            )
+        return descriptions
 
     def _pictures(self, pairs: pd.DataFrame) -> dict[int, str]:
         pictures: dict[int, str] = {}
@@ -159,24 +165,26 @@ class SearchService(KnnService):
         """Answer one search: a list of results, each with id, similarity and, of the first ones,
         its description.
         """
-        asked = _checked(Question)
-        resource = _known(asked.indice_name, self.clip_resources)
-        embedding = asked.embedding_input
-        if asked.row is not None:
-            _require_rows([asked.row], resource.metadata_provider.rows)
-            embedding = resource.image_index.stored.take(np.array([asked.row]))[0].tolist()
+        question = _checked(Question)
+        resource = _known(question.indice_name, self.clip_resources)
+        embedding = question.embedding_input
+        if question.row is not None:
+            _require_rows([question.row], resource.metadata_provider.rows)
+            embedding = resource.image_index.stored.take(np.array([question.row]))[0].tolist()
         try:
             with FULL_KNN_REQUEST_TIME.time():
                 return self.query(
-                    text_input=asked.text or None,
-                    image_input=asked.image,
-                    image_url_input=asked.image_url,
+                    text_input=question.text or None,
+                    image_input=question.image,
+                    image_url_input=question.image_url,
                     embedding_input=embedding,
-                    modality=asked.modality,
-                    num_images=min(asked.num_images, RESULTS),
-                    num_result_ids=min(asked.num_result_ids or asked.num_images or 1, RESULTS),
-                    indice_name=asked.indice_name,
-                    deduplicate=asked.deduplicate,
+                    modality=question.modality,
+                    num_images=min(question.num_images, RESULTS),
+                    num_result_ids=min(
+                        question.num_result_ids or question.num_images or 1, RESULTS
+                    ),
+                    indice_name=question.indice_name,
+                    deduplicate=question.deduplicate,
                 )
         except ValueError as error:
             abort(400, message=str(error))
@@ -222,9 +230,9 @@ class DescriptionService(MetadataService):
 
     def post(self) -> Any:
         """Describe rows: a list of id and metadata."""
-        asked = _checked(MetadataQuestion)
-        resource = _known(asked.indice_name, self.clip_resources)
-        _require_rows(asked.ids, resource.metadata_provider.rows)
+        question = _checked(MetadataQuestion)
+        resource = _known(question.indice_name, self.clip_resources)
+        _require_rows(question.ids, resource.metadata_provider.rows)
         return super().post()
 
 
@@ -271,8 +279,8 @@ def _checked(model: type[BaseModel]) -> Any:
         abort(400, message=f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
 
 
-def _require_rows(asked: Sequence[int], rows: int) -> None:
-    if any(not 0 <= row < rows for row in asked):
+def _require_rows(numbers: Sequence[int], rows: int) -> None:
+    if any(not 0 <= row < rows for row in numbers):
         abort(400, message=f"ids: rows are numbered from 0 to {rows - 1}")
 
 

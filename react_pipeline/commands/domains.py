@@ -46,7 +46,7 @@ domains_app = typer.Typer(
 def list_domains(config: Config = None) -> None:
     """List the valid domains, and the problems of the other files."""
     project = load_project(config)
-    found, problems = load_domains(project.config.domains)
+    domains, problems = load_domains(project.config.domains)
     rows = [
         [
             slug,
@@ -54,7 +54,7 @@ def list_domains(config: Config = None) -> None:
             len(entry.classes),
             entry.evaluation.name if entry.evaluation else "none",
         ]
-        for slug, entry in found.items()
+        for slug, entry in domains.items()
     ]
     print_table(["domain", "title", "classes", "evaluation"], rows)
     for problem in problems:
@@ -252,10 +252,10 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
             [name], default_flow_style=True, allow_unicode=True, width=1_000
         ).strip()[1:-1]
         text = text[: node.start_mark.index] + item + text[node.end_mark.index :]
-    written = None
+    parsed = None
     with suppress(ConfigError):
-        written = parse_yaml(text, path)
-    if written != raw:
+        parsed = parse_yaml(text, path)
+    if parsed != raw:
         raise InputError(
             f"{path}: classes: names cannot be swapped in this text; swap them by hand"
         )

@@ -32,8 +32,8 @@ def init(
     ] = "ViT-B-32/openai",
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
-    written = write_project(folder, corpus.value, encoder)
-    for path in written:
+    files = write_project(folder, corpus.value, encoder)
+    for path in files:
         console.print(f"wrote {path}")
     if home := os.environ.get(HOME_VARIABLE):
         print_error(

@@ -60,25 +60,25 @@ def end(groups: Iterable[int], signals: Sequence[signal.Signals] = SIGNALS) -> N
 
     A group has the id of its leader, which may be dead already.
     """
-    left = living(groups)
+    groups_alive = living(groups)
     for number in signals:
-        for group in left:
+        for group in groups_alive:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, number)
         deadline = time.monotonic() + STOP_SECONDS
-        while (left := living(left)) and time.monotonic() < deadline:
+        while (groups_alive := living(groups_alive)) and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
 def living(groups: Iterable[int]) -> set[int]:
     """The groups that have a process which is not dead; one that only waits to be reaped is."""
-    wanted, found = set(groups), set()
-    for process in psutil.process_iter() if wanted else ():
+    leaders, alive = set(groups), set()
+    for process in psutil.process_iter() if leaders else ():
         with suppress(ProcessLookupError, psutil.Error):
             group = os.getpgid(process.pid)
-            if group in wanted and process.status() != psutil.STATUS_ZOMBIE:
-                found.add(group)
-    return found
+            if group in leaders and process.status() != psutil.STATUS_ZOMBIE:
+                alive.add(group)
+    return alive
 
 
 @contextmanager

@@ -62,14 +62,14 @@ def report(
     from react_pipeline.evaluation import FORMATS, write_report
 
     formats = [entry.value for entry in format] if format else list(FORMATS)
-    written = write_report(load_project(config), output, domain or (), formats)
-    for slug, reason in written.missing.items():
+    folder = write_report(load_project(config), output, domain or (), formats)
+    for slug, reason in folder.missing.items():
         print_error(f"left out: {slug}: {reason}")
-    console.print(f"{len(written.files)} files in {output}")
-    if written.index is not None:
-        console.print(f"open {written.index} in a browser")
+    console.print(f"{len(folder.files)} files in {output}")
+    if folder.index is not None:
+        console.print(f"open {folder.index} in a browser")
         if open_page:
-            typer.launch(written.index.resolve().as_uri())
+            typer.launch(folder.index.resolve().as_uri())
 
 
 def print_results(project: Project, slugs: Sequence[str]) -> None:

@@ -56,11 +56,11 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
 
     table = comparison_table(project, slugs)
     method = headline_method(table)
-    named = [
+    names = [
         *slugs[:MAX_DOMAINS],
         *([MEAN] if len(slugs) > 1 and MEAN in set(table["domain"]) else []),
     ]
-    champions = {slug: standing(project, slug)[0].champion.method for slug in named if slug != MEAN}
+    champions = {slug: standing(project, slug)[0].champion.method for slug in names if slug != MEAN}
     columns = [
         "top-1 %",
         "champion",
@@ -73,7 +73,7 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
     ]
     lines = [
         [slug, champions.get(slug, ""), *_figures(table[table["domain"] == slug], method)]
-        for slug in named
+        for slug in names
     ]
     print_table(columns, lines, right=7)
     if len(slugs) > MAX_DOMAINS:

@@ -92,14 +92,14 @@ def predict(
     from react_pipeline.use import predict_pictures
     from react_pipeline.use import sort_into as link_pictures
 
-    given = {
+    fields = {
         "column": column,
         "workers": workers,
         "overwrite": overwrite,
         "top_k": top_k,
         "threshold": threshold,
     }
-    options, classifier = _prepared(domain, model, config, given)
+    options, classifier = _prepared(domain, model, config, fields)
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(classifier.calibration)
@@ -124,8 +124,8 @@ def embed(
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
     from react_pipeline.use import embed_pictures
 
-    given = {"column": column, "workers": workers, "overwrite": overwrite}
-    options, classifier = _prepared(domain, model, config, given)
+    fields = {"column": column, "workers": workers, "overwrite": overwrite}
+    options, classifier = _prepared(domain, model, config, fields)
     _report(embed_pictures(classifier, source, output, options), output, classifier)
 
 

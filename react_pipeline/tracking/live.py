@@ -91,7 +91,7 @@ class LiveRun(TrainingObserver):
         self._abandoned = False
         self._warned = False
         self._error: BaseException | None = None
-        self._known: dict[str, set[int]] | None = None
+        self._steps: dict[str, set[int]] | None = None
 
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
@@ -194,8 +194,8 @@ class LiveRun(TrainingObserver):
             if self._abandoned:
                 return None
             rows = self._unwritten
-            if self._known is not None:
-                rows = missing_rows(client, run_id, rows, self._known)
+            if self._steps is not None:
+                rows = missing_rows(client, run_id, rows, self._steps)
             log_rows(client, run_id, rows)
             self._unwritten = []
         return run_id
@@ -205,14 +205,14 @@ class LiveRun(TrainingObserver):
             return None
         tags = tags_of(inputs, self._dagster_run_id, self._dagster)
         # A short training may end before MLflow answers.
-        run, found = self._runs.open(client, tags, inputs.key, self._started_ms)
+        run, is_resumed = self._runs.open(client, tags, inputs.key, self._started_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
             return None
         log_params(client, run_id, params_of(inputs))
-        if found:
-            self._known = {}
+        if is_resumed:
+            self._steps = {}
         if not self._ended.is_set():
             self._sample_machine(run_id)
         return run_id

@@ -295,10 +295,10 @@ class Tracking:
             if (model_id := find()) is None and self._log_now(client, project, *model):
                 model_id = find()
             inputs = client.get_run(run_id).inputs
-            known = inputs is not None and model_id in [
+            is_logged = inputs is not None and model_id in [
                 model.model_id for model in inputs.model_inputs
             ]
-            models = [LoggedModelInput(model_id)] if model_id and not known else []
+            models = [LoggedModelInput(model_id)] if model_id and not is_logged else []
         if datasets or models:
             client.log_inputs(run_id, datasets, models)
         if artifact.stage != RESULTS:

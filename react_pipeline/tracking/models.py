@@ -55,9 +55,9 @@ def find_model_id(client: MlflowClient, experiment_id: str, fingerprint: str) ->
     """
     from mlflow.entities import LoggedModelStatus
 
-    found = client.search_logged_models([experiment_id], f"tags.fingerprint = '{fingerprint}'")
+    models = client.search_logged_models([experiment_id], f"tags.fingerprint = '{fingerprint}'")
     return next(
-        (str(model.model_id) for model in found if model.status == LoggedModelStatus.READY), None
+        (str(model.model_id) for model in models if model.status == LoggedModelStatus.READY), None
     )
 
 
@@ -169,7 +169,7 @@ def datasets_of(artifact: Artifact) -> list[DatasetInput]:
     """The sets of pairs and of labelled images that an artifact was made of, or is."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    read = {**artifact.parents, artifact.stage: artifact.fingerprint}
+    fingerprints = {**artifact.parents, artifact.stage: artifact.fingerprint}
     key = artifact.key.split("/")[0]
     root = artifact.path.parents[2 + artifact.key.count("/")]
     return [
@@ -186,6 +186,6 @@ def datasets_of(artifact: Artifact) -> list[DatasetInput]:
                 )
             ],
         )
-        for stage, fingerprint in read.items()
+        for stage, fingerprint in fingerprints.items()
         if (row := STAGES.get(stage)) is not None and row.scope == "domain" and not row.gathers
     ]

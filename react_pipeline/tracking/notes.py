@@ -36,8 +36,8 @@ def mlflow_url(configured: str | None, tracking_uri: str) -> str:
     What runs ask need not be what a browser can reach: it may be a name inside a network, or behind
     a proxy. A database has no address of its own: "".
     """
-    named = _address(MLFLOW_VARIABLE) or (configured or "").rstrip("/")
-    return named or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
+    address = _address(MLFLOW_VARIABLE) or (configured or "").rstrip("/")
+    return address or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
 
 
 def links(stage: str, dagster: str, dagster_run_id: str) -> dict[str, str]:
@@ -56,11 +56,13 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
         f"**{stage}**{of}: "
         f"{STAGES[stage].about if stage in STAGES else 'an artifact of the pipeline'}."
     ]
-    found = links(stage, dagster, dagster_run_id)
-    if found:
-        shown = [f"[asset]({found[ASSET_URL_TAG]})"]
+    addresses = links(stage, dagster, dagster_run_id)
+    if addresses:
+        shown = [f"[asset]({addresses[ASSET_URL_TAG]})"]
         shown += (
-            [f"[run {dagster_run_id[:8]}]({found[RUN_URL_TAG]})"] if RUN_URL_TAG in found else []
+            [f"[run {dagster_run_id[:8]}]({addresses[RUN_URL_TAG]})"]
+            if RUN_URL_TAG in addresses
+            else []
         )
         lines.append(f"In Dagster: {', '.join(shown)}.")
     elif dagster_run_id:

@@ -151,8 +151,8 @@ def _version(
     """
     if contender.method == BASE:
         return None
-    if found := find_version(client, slug, contender.checkpoint):
-        return found
+    if version := find_version(client, slug, contender.checkpoint):
+        return version
     what = f"{contender.method} {contender.checkpoint}"
     place = _place(slug, contender)
     try:
@@ -161,8 +161,8 @@ def _version(
         notes.append(f"{model_name(slug)}: {what} is in no version, and {error}")
         return None
     log(*place)
-    if found := find_version(client, slug, contender.checkpoint):
-        return found
+    if version := find_version(client, slug, contender.checkpoint):
+        return version
     notes.append(
         f"{model_name(slug)}: no version is of {what}, though it was logged: a person deleted it"
     )

@@ -126,16 +126,16 @@ class Runs:
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
         if self.experiment_id == DEFAULT_EXPERIMENT:
-            found = client.get_experiment_by_name(self.experiment)
-            if found is None:
+            experiment = client.get_experiment_by_name(self.experiment)
+            if experiment is None:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
                 tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
-                found = client.get_experiment(
+                experiment = client.get_experiment(
                     client.create_experiment(self.experiment, location, tags)
                 )
-            self._require_here(found, artifacts)
-            save_views(client, found)
-            self.experiment_id = found.experiment_id
+            self._require_here(experiment, artifacts)
+            save_views(client, experiment)
+            self.experiment_id = experiment.experiment_id
         return client
 
     def _require_here(self, experiment: Experiment, artifacts: Path | None) -> None:
@@ -185,12 +185,12 @@ class Runs:
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         runs = client.search_runs([self.experiment_id], query, max_results=10)
         finished = [run for run in runs if run.info.status == FINISHED]
-        chosen = next(iter([*finished, *runs]), None)
+        best = next(iter([*finished, *runs]), None)
         for run in runs:
             # A killed process may have left a second one open; nothing would ever close it.
-            if run is not chosen and run.info.status == RUNNING:
+            if run is not best and run.info.status == RUNNING:
                 client.set_terminated(run.info.run_id, KILLED)
-        return chosen
+        return best
 
     def finished(self, client: MlflowClient) -> set[str]:
         """Fingerprints of all artifacts that have a finished run."""
@@ -209,29 +209,31 @@ class Runs:
             if not (token := page.token):
                 return fingerprints
 
-    def close_abandoned(self, client: MlflowClient, store: Store, made: Artifact) -> None:
+    def close_abandoned(self, client: MlflowClient, store: Store, artifact: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
         will go on.
         """
-        domain, method = made.key.split("/")
-        wanted = {"asset": made.stage, "domain": domain, "method": method}
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        domain, method = artifact.key.split("/")
+        tags = {"asset": artifact.stage, "domain": domain, "method": method}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         for run in client.search_runs(
             [self.experiment_id], f"{query} and attributes.status = 'RUNNING'"
         ):
             other = run.data.tags.get("fingerprint", "")
-            if other != made.fingerprint and not store.is_building(made.stage, made.key, other):
+            if other != artifact.fingerprint and not store.is_building(
+                artifact.stage, artifact.key, other
+            ):
                 client.set_terminated(run.info.run_id, KILLED)
 
     def _parent(self, client: MlflowClient, group: str) -> str:
         """The run under which the UI folds all runs of a domain (or of the corpus)."""
         run = self.find(client, {PARENT_TAG: group})
         if run is None:
-            described = (
+            note = (
                 f"Everything of **{group}**: open a run below, or select several and press Compare."
             )
             run = client.create_run(
-                self.experiment_id, tags={PARENT_TAG: group, NOTE_TAG: described}, run_name=group
+                self.experiment_id, tags={PARENT_TAG: group, NOTE_TAG: note}, run_name=group
             )
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
@@ -277,23 +279,23 @@ def _log(client: MlflowClient, run_id: str, kind: str, entries: list[Any], limit
 
 
 def missing_rows(
-    client: MlflowClient, run_id: str, rows: Iterable[Row], known: dict[str, set[int]] | None = None
+    client: MlflowClient, run_id: str, rows: Iterable[Row], steps: dict[str, set[int]] | None = None
 ) -> list[Row]:
-    """The rows whose step the run lacks; `known` remembers the steps that the run has, by name,
+    """The rows whose step the run lacks; `steps` remembers the steps that the run has, by name,
     between calls.
 
     A training that resumes after it was killed repeats the steps after its last state at other
     times, so that equal steps need not be equal rows.
     """
-    known = {} if known is None else known
+    steps = {} if steps is None else steps
     missing = []
     for row in rows:
         if row.name.startswith(TRAINING_PREFIX):
-            if row.name not in known:
-                known[row.name] = {
+            if row.name not in steps:
+                steps[row.name] = {
                     point.step for point in client.get_metric_history(run_id, row.name)
                 }
-            if row.step in known[row.name]:
+            if row.step in steps[row.name]:
                 continue
         missing.append(row)
     return missing

@@ -72,10 +72,10 @@ class ServedClassifier(PythonModel):
         for start in range(0, len(values), BATCH_IMAGES):
             decoded = [_decoded(value) for value in values[start : start + BATCH_IMAGES]]
             images = [one for one in decoded if isinstance(one, Image)]
-            found = iter(self._classifier.predict(images, top_k=top_k, threshold=threshold))
+            predictions = iter(self._classifier.predict(images, top_k=top_k, threshold=threshold))
             for one in decoded:
                 if isinstance(one, Image):
-                    near = next(found)
+                    near = next(predictions)
                     certain = (near.label, near.confidence, calibrated, near.margin)
                     rows.append((*certain, list(near.classes), list(near.scores), None))
                 else:

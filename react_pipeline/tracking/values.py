@@ -43,12 +43,12 @@ class Row(NamedTuple):
     time_ms: int
 
 
-def params_of(made: Artifact | Inputs) -> dict[str, str]:
+def params_of(source: Artifact | Inputs) -> dict[str, str]:
     """The configuration that decides an artifact, flat, and its domain and method; cut at
     `MAX_PARAM_CHARS`.
     """
-    config = made.config if isinstance(made, Inputs) else made.manifest["config"]
-    domain, method = _domain_and_method(made.key)
+    config = source.config if isinstance(source, Inputs) else source.manifest["config"]
+    domain, method = _domain_and_method(source.key)
     names = _filled({"domain": domain, "method": method})
     return {**{name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}, **names}
 
@@ -98,30 +98,30 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path[:250], value
 
 
-def tags_of(made: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
+def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
     """Where an artifact, or what is still being made, is in the lineage; empty tags are left out.
 
     Args:
         dagster: Where a browser finds Dagster, if that is known.
     """
-    if isinstance(made, Inputs):
-        path, version = "", made.code_version
-        parents = {name: parent.fingerprint for name, parent in made.parents.items()}
+    if isinstance(source, Inputs):
+        path, version = "", source.code_version
+        parents = {name: parent.fingerprint for name, parent in source.parents.items()}
     else:
-        path, version = str(made.path), str(made.manifest["code_version"])
-        parents = dict(made.parents)
-    domain, method = _domain_and_method(made.key)
+        path, version = str(source.path), str(source.manifest["code_version"])
+        parents = dict(source.parents)
+    domain, method = _domain_and_method(source.key)
     tags = {
-        "asset": made.stage,
+        "asset": source.stage,
         "domain": domain,
         "method": method,
-        "fingerprint": made.fingerprint,
+        "fingerprint": source.fingerprint,
         "parents": json.dumps(parents, sort_keys=True),
         "code_version": version,
         "path": path,
         "dagster.run_id": dagster_run_id,
-        **links(made.stage, dagster, dagster_run_id),
-        NOTE_TAG: note(made.stage, made.key, dagster, dagster_run_id),
+        **links(source.stage, dagster, dagster_run_id),
+        NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }
     return _filled(tags)
 
@@ -136,9 +136,9 @@ def files_of(artifact: Artifact) -> Iterator[Path]:
     for name, recorded in artifact.manifest["files"].items():
         # The tables of pages with figures are small, and what a notebook reads.
         is_page = artifact.stage in STAGES and "plotly" in STAGES[artifact.stage].kinds
-        wanted = (*LOGGED_SUFFIXES, ".parquet") if is_page else LOGGED_SUFFIXES
+        suffixes = (*LOGGED_SUFFIXES, ".parquet") if is_page else LOGGED_SUFFIXES
         limit = MAX_LOGGED_PAGE_BYTES if name.endswith(".html") else MAX_LOGGED_BYTES
-        if "/" not in name and name.endswith(wanted) and recorded["bytes"] <= limit:
+        if "/" not in name and name.endswith(suffixes) and recorded["bytes"] <= limit:
             yield artifact.path / name
     if (artifact.path / MANIFEST).stat().st_size <= MAX_LOGGED_BYTES:
         yield artifact.path / MANIFEST

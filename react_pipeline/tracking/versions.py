@@ -68,10 +68,10 @@ def alias_of(model: RegisteredModel, alias: str) -> str:
 
 def find_version(client: MlflowClient, slug: str, checkpoint: str) -> ModelVersion | None:
     """The version of a checkpoint, if it is registered."""
-    found = client.search_model_versions(
+    versions = client.search_model_versions(
         f"name = '{model_name(slug)}' and tags.fingerprint = '{checkpoint}'"
     )
-    return found[0] if found else None
+    return versions[0] if versions else None
 
 
 def list_versions(client: MlflowClient, slug: str) -> list[Version]:
@@ -79,7 +79,7 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     model = find_model(client, slug)
     if model is None:
         return []
-    found = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
+    entries = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
     return [
         Version(
             number=str(entry.version),
@@ -92,7 +92,7 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
             ),
             tags=dict(entry.tags),
         )
-        for entry in sorted(found, key=lambda entry: int(entry.version))
+        for entry in sorted(entries, key=lambda entry: int(entry.version))
     ]
 
 

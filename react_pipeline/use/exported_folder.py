@@ -213,18 +213,18 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
     domain = trained_for(project, checkpoint)
     if HEAD_FILE in checkpoint.manifest["files"]:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
-        about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        head_record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
     else:
         head = zero_shot_head(
             load(staging), domain.prompt_names, prompt_templates(domain)
         ).contiguous()
         save_file({"head": head}, staging / HEAD_FILE)
-        about = {
+        head_record = {
             "classes": domain.class_names,
             "templates": prompt_templates(domain),
             "embed_dim": len(head),
         }
-    _write_json(staging / HEAD_ABOUT_FILE, {**about, "logit_scale": LOGIT_SCALE})
+    _write_json(staging / HEAD_ABOUT_FILE, {**head_record, "logit_scale": LOGIT_SCALE})
 
 
 def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> None:

@@ -117,7 +117,7 @@ def find_pictures(
         InputError: If there is no such source, or no picture in it.
         SourceUnavailable: If a server does not answer.
     """
-    found: dict[str, Picture] = {}
+    by_name: dict[str, Picture] = {}
     skipped: list[LedgerRow] = []
     for path in _files(source, storage or StorageConfig()):
         if not isinstance(path, Path) or path.suffix.lower() == ".tar":
@@ -130,13 +130,13 @@ def find_pictures(
         else:
             pictures = [Picture(_text(path), path)]
         for picture in pictures:
-            found.setdefault(picture.name, picture)
-    if not found:
+            by_name.setdefault(picture.name, picture)
+    if not by_name:
         raise InputError(
             f"{source}: holds no picture; give image files, shards (.tar), or a table or list of "
             "paths"
         )
-    return list(found.values()), skipped
+    return list(by_name.values()), skipped
 
 
 def identity_of(pictures: Sequence[Picture]) -> str:
@@ -175,24 +175,24 @@ def fetch_urls(
 
         from react_pipeline.corpus import download_images
     except ModuleNotFoundError as error:
-        needed = install_command("pipeline")
+        command = install_command("pipeline")
         raise InputError(
-            f"{urls[0][1]}: URLs of images need the downloader: {needed}, or give files"
+            f"{urls[0][1]}: URLs of images need the downloader: {command}, or give files"
         ) from error
     fetched = download_images(
         pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels
     )
-    given = list(pictures)
+    local = list(pictures)
     for row in map(int, fetched.images["row"]):
-        kept = fetched.kept[row]
-        given[row] = replace(
-            given[row], path=kept.path, offset=kept.offset, size_bytes=kept.size_bytes
+        place = fetched.kept[row]
+        local[row] = replace(
+            local[row], path=place.path, offset=place.offset, size_bytes=place.size_bytes
         )
     for entry in fetched.failed.itertuples():
-        given[int(entry.row)] = replace(
-            given[int(entry.row)], fault=(str(entry.reason), str(entry.detail))
+        local[int(entry.row)] = replace(
+            local[int(entry.row)], fault=(str(entry.reason), str(entry.detail))
         )
-    return given
+    return local
 
 
 def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
@@ -214,8 +214,8 @@ def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
     except ValueError as error:
         raise InputError(str(error)) from error
     # Not Path.glob: the whole path may be a pattern.
-    found = [Path(name) for pattern in patterns for name in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
-    files = [match for match in found if match.is_file()]
+    matches = [Path(name) for pattern in patterns for name in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+    files = [match for match in matches if match.is_file()]
     if not files:
         raise InputError(
             f"{source}: no such folder or file, and no file matches it as a pattern; run where it "

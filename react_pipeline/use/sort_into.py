@@ -69,13 +69,13 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
     """A name of a folder for each class: without separators, and no two alike, not even but for
     their case.
     """
-    given: dict[str, str] = {}
+    names: dict[str, str] = {}
     for label in sorted(labels):
         plain = _UNSAFE.sub("-", label).strip(". ")[:80] or "class"
-        taken = {name.casefold() for name in given.values()}
+        used = {name.casefold() for name in names.values()}
         tries = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
-        given[label] = next(name for name in tries if name.casefold() not in taken)
-    return given
+        names[label] = next(name for name in tries if name.casefold() not in used)
+    return names
 
 
 def _link(picture: Path, directory: Path) -> str:
