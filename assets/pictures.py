@@ -23,9 +23,7 @@ PICTURES = "pictures"
 """The entry that holds all pictures of a materialization."""
 
 PREVIEW_PIXELS = (480, 640)
-"""Width and height at the most of what is shown in the column of values; a click opens the picture
-in full.
-"""
+"""Maximum width and height of a preview in the column of values; a click opens the full picture."""
 
 _ADDRESS = "react/pictures"
 _ADDRESSED = re.compile(rf"/{_ADDRESS}/([0-9a-f-]{{36}})/(\w+)/(\w+)(/preview)?$")

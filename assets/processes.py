@@ -97,7 +97,7 @@ class Progress(TrainingObserver):
             self._report(f"MLflow: {url}")
 
     def failed(self, error: BaseException) -> None:
-        """Pass it on; who started the training says it in the log."""
+        """Pass the error on; the caller of the training logs it."""
         self._observer.failed(error)
 
 
@@ -174,7 +174,7 @@ def torchrun_command(processes: int, several_nodes: list[str], arguments: list[s
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
-    """What the processes find in their environment in addition to what is there already."""
+    """Variables that are added to the environment of the processes."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     shared = {EXCHANGE_VARIABLE: str(exchange), "PYTHONPATH": os.pathsep.join(paths)}
     if "OMP_NUM_THREADS" not in os.environ:
@@ -204,8 +204,8 @@ def write_failure(exchange: Path, rank: int, error: Exception) -> None:
 
 
 def failure(exchange: Path) -> Exception | None:
-    """The error that ended a training: the library's own first, for when one process fails the
-    others lose touch.
+    """The error that ended a training: our own exceptions first, since the other processes then
+    fail with communication errors.
     """
     failures = [
         json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")

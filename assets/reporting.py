@@ -38,10 +38,10 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 DATA_VERSION_TAG = "dagster/data_version"
 CHECKED_TAG = "react/checked_by"
-"""On a materialization: `checked_by` of its run."""
+"""Tag of a materialization that holds `checked_by` of its run."""
 
 MAX_NOTES = 5
-"""Of a verdict, shown with the asset."""
+"""Notes of a verdict that the asset shows."""
 
 INTERRUPTED = "interrupted"
 """The message of a step that was cancelled, from the UI or by Ctrl-C."""
@@ -112,8 +112,8 @@ def readable_failures() -> Iterator[None]:
 
 @contextmanager
 def _as_interrupted() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the place of what the stop of a command became on its way, such as
-    an error of C++.
+    """Raise KeyboardInterrupt for an error that replaced the exception of a stop, such as one of
+    C++.
     """
     try:
         yield

@@ -28,25 +28,20 @@ from react_pipeline.upkeep import Place
 DOMAIN_TAG, METHOD_TAG, REASON_TAG = "domain", "method", "reason"
 """What people filter runs by, and why automation asked for one."""
 USER_TAG, COMMAND_LINE = "user", "command line"
-"""Dagster's own, for its column *Launched by*; and what it holds of runs that no user interface
-started.
-"""
+"""Dagster's own tag for its column *Launched by*, and its value for runs of the command line."""
 
 HIDDEN = ".dagster/react-"
-"""Tags that begin so are for programs: Dagster's pages show no tag of `.dagster/`, and queries find
-it.
-"""
+"""Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 INPUTS_TAG = f"{HIDDEN}inputs."
-"""With the name of a stage: the tag with the digest of all that its artifact is made from."""
+"""Followed by the name of a stage, the tag with the digest of all inputs of its artifact."""
 
 WILL_RETRY_TAG = "dagster/will_retry"
-"""Dagster's own, on a failed run that its daemon is about to start again."""
+"""Dagster's own tag of a failed run that its daemon is about to start again."""
 
 LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 600.0
-"""A launch of another machine without a heartbeat for so long is dead; clocks may differ a little.
-"""
+"""A launch of another machine whose last heartbeat is older than this is dead."""
 
 OUT_OF_RETRIES = "RetryRequestedFromPolicy"
 """Dagster's name of the error of a step whose retries are exhausted; only transient faults are
@@ -76,7 +71,7 @@ def is_under_way(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> boo
 
 
 class Ending(NamedTuple):
-    """How a run ended, as the end of a sentence; whether with the servers, and whether trying again
+    """How a run ended, as the end of a sentence; whether it was interrupted, and whether a retry
     may help.
     """
 

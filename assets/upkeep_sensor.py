@@ -234,8 +234,8 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
 
 
 def code_digest() -> str:
-    """Of the sources that a run would load now: what failed because of a fault of theirs may
-    succeed with others.
+    """Digest of the sources that a run would load now: a run that failed may succeed with other
+    code.
     """
     files = (
         path

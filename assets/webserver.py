@@ -83,7 +83,7 @@ class Guard:
 
 
 async def _own_answer(path: str) -> Response | None:
-    """The answer to what Dagster's own server has no useful page for."""
+    """Our answer to a path for which Dagster's own server has no useful page."""
     if path == "/":
         # Dagster would show a timeline of its jobs, which is empty where runs were launched from
         # the command line.

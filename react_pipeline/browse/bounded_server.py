@@ -18,20 +18,22 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wsgi import get_content_length
 
 CLIENTS = 64
-"""Connections at once; more wait to be accepted."""
+"""Maximum number of open connections; further ones wait to be accepted."""
 PATIENCE_SECONDS = 1.0
-"""So old, a connection whose request is not whole yet makes way for one that waits."""
+"""A connection that has not sent its full request after this long may be closed to admit a waiting
+one.
+"""
 ANSWERED_AT_ONCE = 4
-"""Requests that are computed, and images that are decoded, at once."""
+"""Maximum number of requests that are computed at once, and of images that are decoded at once."""
 SILENT_SECONDS = 10.0
-"""A client that neither sends nor takes anything for so long is dropped."""
+"""A client that neither sends nor receives anything for this long is dropped."""
 
 
 class _Handler(WSGIRequestHandler):
     timeout = SILENT_SECONDS
 
     def log_request(self, *_: Any) -> None:
-        """Write no line a request."""
+        """Log no requests."""
 
     def connection_dropped(self, *_: Any) -> None:
         """Wait for no further request."""

@@ -47,7 +47,7 @@ PICTURES = 100
 PICTURE_PIXELS = 384
 """Longer side of a picture as it is shown."""
 RESULTS = 3_000
-"""Hits of one search at the most: as many as clip-retrieval's front end asks for."""
+"""Maximum number of hits of one search: as many as clip-retrieval's front end asks for."""
 
 
 class Question(BaseModel):

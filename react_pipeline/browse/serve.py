@@ -119,7 +119,7 @@ def guard(app: Flask, pictures_from: str = "") -> None:
     from flask.json.provider import DefaultJSONProvider
 
     class Json(DefaultJSONProvider):
-        """Takes nesting beyond Python's limit for what it is: no JSON of ours."""
+        """Rejects JSON nested deeper than Python's recursion limit."""
 
         def loads(self, s: str | bytes, **options: Any) -> Any:
             try:

@@ -1,6 +1,6 @@
 """The command line.
 
-Does not belong here: any work; commands that build something drive the Dagster assets.
+Does not belong here: any work. Commands that build something run the Dagster assets.
 """
 
 import lazy_loader

@@ -99,9 +99,7 @@ def _encoder_problems(project: Project) -> list[Problem]:
 
 
 def _note_unnamed(project: Project, slugs: Sequence[str]) -> None:
-    """Warn of classes that no caption names, where a corpus is embedded and small, or was counted
-    already.
-    """
+    """Warn of classes that no caption names, if the corpus is embedded and small."""
     embeddings = fresh_or_none(project, "corpus_embeddings", ALL)
     if embeddings is None:
         return
@@ -173,8 +171,8 @@ def list_names(
 
 
 def problems_beside(project: Project, slug: str) -> list[Problem]:
-    """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of
-    methods in use.
+    """Contradictions of a valid domain file with `pipeline.yaml`: in its retrieval, and in the
+    training of methods in use.
 
     A training that is wrong in `pipeline.yaml` alone is reported as a problem of that file.
     """

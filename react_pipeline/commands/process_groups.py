@@ -20,7 +20,7 @@ from typing import IO
 import psutil
 
 STOP_SECONDS = 10.0
-"""How long a group has to end after each signal."""
+"""Seconds that a group has to end after each signal."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -71,7 +71,7 @@ def end(groups: Iterable[int], signals: Sequence[signal.Signals] = SIGNALS) -> N
 
 
 def living(groups: Iterable[int]) -> set[int]:
-    """The groups that have a process which is not dead; one that only waits to be reaped is."""
+    """The groups that still have a process other than a zombie."""
     leaders, alive = set(groups), set()
     for process in psutil.process_iter() if leaders else ():
         with suppress(ProcessLookupError, psutil.Error):
@@ -83,8 +83,8 @@ def living(groups: Iterable[int]) -> set[int]:
 
 @contextmanager
 def guarded() -> Iterator[Callable[[int], None]]:
-    """Give a function that takes groups: they are ended on leaving, and when this process is gone,
-    however it went.
+    """Give a function that registers groups; they are ended on leaving, and when this process ends
+    in any way.
     """
     with subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
         [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True

@@ -18,7 +18,7 @@ from react_pipeline.settings import load_domains
 
 Format = StrEnum("Format", ["table", "json", "csv"])
 ReportFormat = StrEnum("ReportFormat", ["html", "csv", "parquet", "md", "json", "png"])
-"""Kinds of files; those of `evaluation.FORMATS`, which is not loaded for the help."""
+"""Kinds of files, as in `evaluation.FORMATS`, which is not loaded for the help."""
 
 
 def results(

@@ -295,7 +295,7 @@ def _require_running(server: Server) -> None:
 
 
 def _how_it_ended(server: Server) -> str:
-    """Exit code or signal, and the last line of the log's end that names an error."""
+    """Exit code or signal, and the last line of the log that names an error."""
     code = server.process.wait()
     how = (
         f"ended with exit code {code}"

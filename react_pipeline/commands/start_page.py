@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_DOMAINS, MAX_DASHBOARDS = 8, 4
-"""Lines at the most, so that all of it fits a screen."""
+"""Maximum numbers of lines, so that the page fits a screen."""
 
 
 def print_start_page(
@@ -81,8 +81,8 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
 
 
 def _figures(table: pd.DataFrame, method: str) -> list[str]:
-    """Of one domain: base, method and control in percent, both differences, and a note where
-    nothing is measured.
+    """Figures of one domain: base, method and control in percent, both differences, and a note
+    where nothing is measured.
     """
     from react_pipeline.evaluation import percent, points
 

@@ -1,6 +1,6 @@
 """MLflow: the only room that imports it.
 
-Does not belong here: what a run is of.
+Does not belong here: how an artifact is made.
 """
 
 import lazy_loader

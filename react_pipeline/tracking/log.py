@@ -283,8 +283,8 @@ class Tracking:
     def _log_inputs(
         self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str
     ) -> Measured:
-        """Write which data sets and which model a run read; of a result, what its figures were
-        measured of.
+        """Write which data sets and which model a run used; for a result, return what was measured
+        on what.
         """
         from mlflow.entities import LoggedModelInput
 

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 BASE = "base_checkpoint"
 MODEL_TAG = "model_id"
-"""Of a version: its logged model, which a registry in a database does not return."""
+"""Tag of a version with the id of its logged model, which a registry in a database does not return.
+"""
 MODEL_STAGES = (TRAINED, BASE)
-"""Stages whose artifacts are models; an artifact made with several is of the first."""
+"""Stages whose artifacts are models; an artifact with parents of both belongs to the first."""
 
 
 class Measured(NamedTuple):
-    """What a metric was measured of, and on which data set; named as MLflow's metrics name it."""
+    """The model and the data set of a metric, under the names that MLflow's metrics use."""
 
     model_id: str | None = None
     dataset_name: str | None = None
@@ -158,7 +159,7 @@ def _register(
 
 
 def _described(artifact: Artifact) -> str:
-    """What a version is, until a verdict says what became of it."""
+    """Describes a version until the first verdict on it."""
     method = artifact.key.split("/")[1]
     kind = "random" if method.endswith(CONTROL_SUFFIX) else "retrieved"
     pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))

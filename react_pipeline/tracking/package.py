@@ -31,19 +31,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
-"""What answering needs; torch is left to the machine, where it is built for processors or for its
-GPU.
+"""Packages that prediction needs. torch is left to the machine, which has a build for its processor
+or GPU.
 
-Not this package: its name is on no index, and an environment that a tool makes of this list would
-get a stranger's."""
+This package is not listed: its name is on no index, so a tool that installs this list could get a
+stranger's package.
+"""
 
 PACKAGE, CALIBRATION = "use:write_package", "use:write_calibration"
-"""What writes a trained checkpoint as a folder; named as in the table of stages, for its room is a
+"""The functions that write a trained checkpoint as a folder, as `room:function`: their room is a
 later one.
 """
 
 FOLDER = "model"
-"""Of the exported folder, among the model's `artifacts`."""
+"""Name of the exported folder among the model's `artifacts`."""
 
 
 def _of_use(reference: str) -> Any:

@@ -25,12 +25,12 @@ FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
 
 _DEFAULT_FILES = "mlruns"
-"""Where MLflow puts its experiment `Default`, below the working folder of the process that made the
+"""Folder of MLflow's experiment `Default`, below the working folder of the process that created the
 database.
 """
 
 _HISTORIES = ("metrics", "spans")
-"""Ends of the names of tables that hold no location and may have millions of rows."""
+"""Suffixes of the names of tables that hold no location and may have millions of rows."""
 
 
 def former_folder(location: str, folder: Path) -> Path | None:
@@ -113,7 +113,7 @@ def _rewrite(connection: sqlite3.Connection, old: Path, new: Path) -> None:
 
 
 def _texts(connection: sqlite3.Connection) -> Iterable[tuple[str, list[str]]]:
-    """The columns of text of each table: a later MLflow may keep locations in others than today's."""
+    """The text columns of each table: a later MLflow may keep locations in other columns."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (table,) in tables:
         if not table.endswith(_HISTORIES):

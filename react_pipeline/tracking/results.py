@@ -1,4 +1,4 @@
-"""What accompanies a result's own figures in MLflow, so that its compare page and charts need no
+"""Figures that are added to the run of a result, so that MLflow's compare page and charts need no
 other run.
 
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`,

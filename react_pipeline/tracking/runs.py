@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PARENT_TAG = "react.parent"
 ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
-"""Why a run failed."""
+"""Tags with the reason of a failure."""
 
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
 """What MLflow calls an experiment of trainings."""
@@ -48,7 +48,7 @@ MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 """MLflow's limits per call."""
 
 PAGE_RUNS = 250
-"""Asked for at once, so that the answer comes in time even where a run has many params and tags."""
+"""Runs per request, so that the answer comes in time even where runs have many params and tags."""
 
 
 @dataclass
