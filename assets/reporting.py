@@ -129,15 +129,16 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     """
     tracking = Tracking.of(project)
     delivery = tracking.apply(project, artifact, run_id)
-    shown = {}
+    shown: dict[str, dg.MetadataValue] = {}
     if artifact.stage == "promotion":
         shown["registry"] = dg.MetadataValue.text(_registry(delivery))
     if delivery.run_id is None:
         waits = "tracking unavailable, will be logged at the next run"
         return {**shown, "mlflow": dg.MetadataValue.text(waits)}
     url = tracking.runs.url(delivery.run_id)
-    page = dg.MetadataValue.text("open it with `react-pipeline ui`")
-    shown["mlflow"] = dg.MetadataValue.url(url) if url else page
+    shown["mlflow"] = dg.MetadataValue.text("open it with `react-pipeline ui`")
+    if url:
+        shown["mlflow"] = dg.MetadataValue.url(url)
     shown["mlflow_run_id"] = dg.MetadataValue.text(delivery.run_id)
     return shown
 

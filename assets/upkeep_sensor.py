@@ -190,10 +190,8 @@ class Tick:
             for check in self.instance.event_log_storage.get_asset_check_partition_info(
                 keys, None, partitions
             ):
-                status, what = (
-                    check.latest_execution_status.value,
-                    f"{check.check_key.name} of {place[0]}",
-                )
+                status = check.latest_execution_status.value
+                what = f"{check.check_key.name} of {place[0]}"
                 if status == "FAILED" and check.is_current:
                     self.failed[task.place] = f"not asked for: {what} has failed"
                     return False
@@ -214,10 +212,8 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
     key_tags = tags_of_key(task.key)
-    partition, definition = (
-        partition_of(task.key),
-        partitions_of(STAGES[task.stage], [key_tags.get(METHOD_TAG, "")]),
-    )
+    partition = partition_of(task.key)
+    definition = partitions_of(STAGES[task.stage], [key_tags.get(METHOD_TAG, "")])
     tags = {
         **key_tags,
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],

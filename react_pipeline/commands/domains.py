@@ -237,10 +237,8 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
     for number, name in names.items():
-        entry, nodes = (
-            raw["classes"][number],
-            {key.value: node for key, node in classes.value[number].value},
-        )
+        entry = raw["classes"][number]
+        nodes = {key.value: node for key, node in classes.value[number].value}
         place = entry["synonyms"].index(name)
         edits += [(nodes["name"], name), (nodes["synonyms"].value[place], entry["name"])]
         entry["synonyms"][place], entry["name"] = entry["name"], name

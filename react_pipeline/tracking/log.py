@@ -179,13 +179,13 @@ class Tracking:
             else:
                 path.unlink()
                 in_a_row = 0
-        for name, error in failures.items():
+        for name, failure in failures.items():
             if not any(delivery.runs.values()):
-                raise error
+                raise failure
             logger.warning(
                 "%s could not be logged to MLflow, retried at the next run: %s",
                 name,
-                reason_of(error),
+                reason_of(failure),
             )
 
     def _log_now(

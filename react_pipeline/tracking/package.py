@@ -129,13 +129,13 @@ def _signature() -> ModelSignature:
     )
 
     answers: dict[str, Any] = {
-        **{"label": DataType.string, "confidence": DataType.double, "calibrated": DataType.boolean},
-        **{"margin": DataType.double},
-        **{
-            "classes": Array(DataType.string),
-            "scores": Array(DataType.double),
-            "error": DataType.string,
-        },
+        "label": DataType.string,
+        "confidence": DataType.double,
+        "calibrated": DataType.boolean,
+        "margin": DataType.double,
+        "classes": Array(DataType.string),
+        "scores": Array(DataType.double),
+        "error": DataType.string,
     }
     return ModelSignature(
         # One column of paths, bytes and base64 has no type of its own.

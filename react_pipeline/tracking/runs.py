@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
@@ -28,6 +28,8 @@ from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+
+Entry = TypeVar("Entry")
 
 PARENT_TAG = "react.parent"
 ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
@@ -165,10 +167,8 @@ class Runs:
         if run is None:
             group, name = key.split("/")[0], f"{tags['asset']} {key}"
             if key == ALL:
-                group, name = (
-                    "all domains" if tags["asset"] == "overview" else "corpus",
-                    tags["asset"],
-                )
+                group = "all domains" if tags["asset"] == "overview" else "corpus"
+                name = tags["asset"]
             tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
             return client.create_run(self.experiment_id, started_ms, tags, run_name=name), False
         run_id = run.info.run_id
@@ -244,7 +244,8 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> 
     from mlflow.entities import Param
 
     entries = [Param(name, value) for name, value in params.items()]
-    _log(client, run_id, "params", entries, MAX_TAGS_AND_PARAMS)
+    for batch in _batches(entries, MAX_TAGS_AND_PARAMS):
+        client.log_batch(run_id, params=batch)
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -252,7 +253,8 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
     from mlflow.entities import RunTag
 
     entries = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in tags.items()]
-    _log(client, run_id, "tags", entries, MAX_TAGS_AND_PARAMS)
+    for batch in _batches(entries, MAX_TAGS_AND_PARAMS):
+        client.log_batch(run_id, tags=batch)
 
 
 def log_rows(
@@ -269,13 +271,14 @@ def log_rows(
     for row in rows:
         of_model = measured if measured is not None and row.name in RANKING else ()
         entries.append(Metric(row.name, row.value, row.time_ms, row.step, *of_model))
-    _log(client, run_id, "metrics", entries, MAX_METRICS)
+    for batch in _batches(entries, MAX_METRICS):
+        client.log_batch(run_id, metrics=batch)
 
 
-def _log(client: MlflowClient, run_id: str, kind: str, entries: list[Any], limit: int) -> None:
-    """Write entries of a kind, as many at once as MLflow takes."""
+def _batches(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
+    """The entries, as many at once as MLflow takes."""
     for start in range(0, len(entries), limit):
-        client.log_batch(run_id, **{kind: entries[start : start + limit]})
+        yield entries[start : start + limit]
 
 
 def missing_rows(

@@ -49,8 +49,8 @@ def params_of(source: Artifact | Inputs) -> dict[str, str]:
     """
     config = source.config if isinstance(source, Inputs) else source.manifest["config"]
     domain, method = _domain_and_method(source.key)
-    names = _filled({"domain": domain, "method": method})
-    return {**{name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}, **names}
+    params = {name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}
+    return params | _filled({"domain": domain, "method": method})
 
 
 def metrics_of(artifact: Artifact) -> Iterator[Row]:

@@ -24,8 +24,13 @@ _NOTE = "Press **Model training** at the top left, then open **Runs**, and **Res
 
 TRAINING_PAGES = "workflowType=machine_learning"
 _FIGURES = (
-    *("top1", "delta_top1", "gain_over_control", "judged_delta", "mean_per_class"),
-    *("trainable_parameters", "training_seconds"),
+    "top1",
+    "delta_top1",
+    "gain_over_control",
+    "judged_delta",
+    "mean_per_class",
+    "trainable_parameters",
+    "training_seconds",
 )
 _WIDTHS = {
     "attributes.`Run Name`": 330,
@@ -40,7 +45,9 @@ _VIEWS = {
         "searchFilter": "tags.asset = 'domain_results'",
         "orderByKey": "metrics.`top1`",
         "selectedColumns": [
-            *("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES))
+            "params.`domain`",
+            "params.`method`",
+            *(f"metrics.`{name}`" for name in _FIGURES),
         ],
         "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
     },
@@ -48,12 +55,10 @@ _VIEWS = {
         "searchFilter": "tags.asset = 'customized_checkpoint'",
         "orderByKey": "attributes.start_time",
         "selectedColumns": [
-            *(
-                "params.`domain`",
-                "params.`method`",
-                "metrics.`training/loss`",
-                "metrics.`training_seconds`",
-            ),
+            "params.`domain`",
+            "params.`method`",
+            "metrics.`training/loss`",
+            "metrics.`training_seconds`",
             "metrics.`pairs`",
         ],
         "chartsSearchFilter": "^training/",

@@ -237,10 +237,8 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 def _of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRow]]:
     index = index_shard(path)
-    pictures, skipped = (
-        [],
-        [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused],
-    )
+    pictures = []
+    skipped = [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused]
     for sample in index.samples:
         name = f"{_text(path)}@{sample.key}"
         if sample.image is None:
