@@ -24,11 +24,6 @@ logger = logging.getLogger(__name__)
 FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
 
-_DEFAULT_FILES = "mlruns"
-"""Folder of MLflow's experiment `Default`, below the working folder of the process that created the
-database.
-"""
-
 _HISTORIES = ("metrics", "spans")
 """Suffixes of the names of tables that hold no location and may have millions of rows."""
 
@@ -59,32 +54,16 @@ def relocate(database: Path) -> None:
     """
     folder = database.parent.resolve()
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        if not connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
-        ).fetchall():
-            return
-        locations = [
-            str(row[0]) for row in connection.execute("SELECT artifact_location FROM experiments")
-        ]
-        former = {found for location in locations if (found := former_folder(location, folder))}
-        stray = [
-            location
-            for location in locations
-            if Path(urlsplit(location).path).parent.name == _DEFAULT_FILES
-        ]
-        if not former and not stray:
+        locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        places = {former_folder(str(location), folder) for (location,) in locations}
+        former = sorted(filter(None, places))
+        if not former:
             return
         connection.execute("BEGIN IMMEDIATE")
         with connection:
-            for old in sorted(former):
+            for old in former:
                 _rewrite(connection, old, folder)
-            default = f"{(folder / FILES).as_uri()}/0"
-            connection.executemany(
-                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0 AND "
-                "artifact_location = ?",
-                [(default, location) for location in stray],
-            )
-    for old in sorted(former):
+    for old in former:
         logger.warning(
             "%s was at %s before: MLflow's locations now name the new place", folder, old
         )

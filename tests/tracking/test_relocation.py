@@ -157,12 +157,6 @@ def test_nothing_is_rewritten_if_not_everything_is(
     assert not [text for text in texts(moved) if OLD in text]
 
 
-def test_files_of_the_default_experiment_are_beside_the_database(project: Project) -> None:
-    # MLflow puts them below the working folder of whoever makes the database.
-    default = MlflowClient(Tracking.of(project).uri).get_experiment("0")
-    assert default.artifact_location == f"{(project.path.parent / 'mlartifacts').as_uri()}/0"
-
-
 def test_a_copy_over_a_shared_database_is_refused_with_the_remedy(
     mlflow_database: Path, tmp_path: Path
 ) -> None:
