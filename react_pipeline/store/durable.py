@@ -68,7 +68,7 @@ def seal(
     (JSON).
 
     Args:
-        folder: Holds the files, if the marker is elsewhere; may move, and is then given anew.
+        folder: Holds the files, if the marker is elsewhere; may move, and is then given again.
     """
     files = list(files)
     for path in {*files, *(file.parent for file in files)}:
