@@ -37,7 +37,11 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
         "constraints.txt",
         "mkdocs.yml",
     } <= found
-    assert {"docs/getting-started.md", "docs/images/demo.png", "dagster_home/production/compose.yaml"} <= found
+    assert {
+        "docs/getting-started.md",
+        "docs/images/demo.png",
+        "dagster_home/production/compose.yaml",
+    } <= found
     assert {"pipeline.yaml", "domains/objects.yaml", "tests/conftest.py"} <= found
     with zipfile.ZipFile(wheel) as archive:
         for name in ("pipeline.yaml", "domains/objects.yaml"):
