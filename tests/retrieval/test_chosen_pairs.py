@@ -1,11 +1,8 @@
-"""The files of chosen pairs: contact sheets, and what a finished build that was not published is
-good for.
-"""
+"""The files of chosen pairs: contact sheets, and what a build that was not published leaves."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,66 +10,38 @@ import pytest
 import yaml
 from PIL import Image
 from support_drawings import COLOURS, SHAPES
-from support_retrieval import configure
 
-from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import chosen_pairs, retrieve
+from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.retrieval.chosen_pairs import MAX_SHEETS, SHEET_CLASSES, sheets_of
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.store import Store
 
 
-def interrupted(*_: Any) -> None:
+def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.fixture
-def finished(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The staging directory of a retrieved set that is finished and not published."""
+def test_a_killed_build_searches_nothing_again_and_uses_no_file_that_it_left(
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish_evaluation_set(indexed_project, "shapes")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Store, "_publish", interrupted)
         retrieve_pairs(indexed_project, "shapes")
-    (left,) = (path for path in indexed_project.store.staging.iterdir() if path.is_dir())
-    return left
-
-
-def test_a_finished_build_is_published_without_choosing_again(
-    indexed_project: Project, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retrieve, "find_candidates", interrupted)
+    (shard,) = indexed_project.store.staging.glob("*/shards/00000.tar")
+    data = bytearray(shard.read_bytes())
+    data[600] ^= 1  # of the first image, which no other check sees
+    shard.write_bytes(data)
+    monkeypatch.setattr(scan, "exact_hits", interrupted)
     artifact = retrieve_pairs(indexed_project, "shapes")
-    assert len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
-
-
-@pytest.mark.parametrize("harm", ["gone", "cut", "flipped"])
-def test_a_finished_build_that_lost_something_since_is_made_again(
-    indexed_project: Project, finished: Path, harm: str
-) -> None:
-    shard = finished / "shards" / "00000.tar"
-    if harm == "gone":
-        shard.unlink()
-    else:
-        data = bytearray(shard.read_bytes())
-        data[600] ^= 1  # of the first image, which no other check sees
-        shard.write_bytes(data if harm == "flipped" else data[:-512])
-    images = [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))]
-    shutil.rmtree(indexed_project.config.store / "retrieved_set")
-    assert (
-        images
-        == [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))]
-        != []
-    )
-
-
-def test_another_configuration_uses_nothing_of_a_finished_build(
-    indexed_project: Project, finished: Path
-) -> None:
-    configure(indexed_project, max_per_class=1)
-    assert retrieve_pairs(indexed_project, "shapes").counts["pairs"] <= len(SHAPES)
-    assert finished.exists()
+    monkeypatch.undo()
+    assert not list(indexed_project.store.staging.iterdir())
+    shutil.rmtree(artifact.path)
+    undisturbed = retrieve_pairs(indexed_project, "shapes")
+    assert artifact.manifest["files"] == undisturbed.manifest["files"]
 
 
 def test_further_classes_are_on_further_sheets_that_the_report_lists(
