@@ -18,6 +18,7 @@ ROOT_FILES = (
     "CHANGELOG.md",
     "SECURITY.md",
     "LICENSE",
+    "NOTICE",
     "CITATION.cff",
     "benchmarks/results.md",
     "benchmarks/results.csv",
