@@ -11,9 +11,6 @@ import re
 import sys
 from pathlib import Path
 
-from markupsafe import Markup
-
-from react_pipeline.pages import markdown_table
 from react_pipeline.stage import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -21,20 +18,17 @@ from support_rooms import arrows, floors
 
 PAGE = Path(__file__).with_name("architecture.md")
 SCOPES = {
-    "all": "–",
-    "domain": "domain",
-    "method": "domain × method",
-    "trained": "domain × method, without `base`",
-    "encoder": "domain × method, without linear heads",
+    "all": "",
+    "domain": " (by domain)",
+    "method": " (by domain and method)",
+    "trained": " (by domain and method, without `base`)",
+    "encoder": " (by domain and method, without linear heads)",
 }
 
 
 def stage_table() -> str:
-    """Every stage in the order in which data flows, as a Markdown table."""
-    rows = [(f"`{row.name}`", SCOPES[row.scope], row.about, row.group) for row in STAGES.values()]
-    return markdown_table(
-        ("stage", "partition", "content", "group"), [list(map(Markup, row)) for row in rows]
-    ).rstrip()
+    """Every stage in the order in which data flows, with its partitions, as a list."""
+    return "\n".join(f"- `{row.name}`{SCOPES[row.scope]}: {row.about}" for row in STAGES.values())
 
 
 def room_table() -> str:

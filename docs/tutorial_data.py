@@ -1,5 +1,6 @@
 """The data of docs/getting-started.md, in place of your own: a corpus of captioned pictures and two
-labelled sets, or with the argument `zoo` 200 unlabelled pictures.
+labelled sets; with the argument `zoo` 200 unlabelled pictures; with `synonyms` better names for
+`domains/things.yaml`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,26 @@ SETS = {
 }
 ANIMALS = """1f41c 1f43b 1f98b 1f42b 1f408 1f404 1f40a 1f42c 1f418 1f438
 1f40e 1f989 1f427 1f407 1f988 1f40c 1f40d 1f405 1f422 1f993"""
+
+SYNONYMS = {
+    "backpack": "bag personal",
+    "balance scale": "scales",
+    "billed cap": "baseball cap",
+    "briefs": "underwear",
+    "carpentry saw": "hand saw",
+    "clutch bag": "pouch",
+    "couch and lamp": "couch, sofa",
+    "crossed swords": "swords",
+    "dagger": "knife",
+    "high-heeled shoe": "high heel",
+    "hiking boot": "boot",
+    "jeans": "pants",
+    "military helmet": "helmet",
+    "necktie": "tie",
+    "pick": "pickaxe",
+    "running shoe": "sneaker",
+}
+TEMPLATES = 'templates: ["{}", "{} emoji"'
 
 
 def draw_labelled(name: str, subgroups: set[str]) -> int:
@@ -62,10 +83,21 @@ def draw_zoo() -> None:
         picture.save(f"pictures/{number:03d}.jpg")
 
 
+def add_synonyms() -> None:
+    """Add the names and forms of captions that the corpus uses."""
+    path = Path("domains/things.yaml")
+    text = path.read_text().replace(TEMPLATES, f'{TEMPLATES}, "a drawing of a {{}}", "{{}} icon"')
+    for name, synonyms in SYNONYMS.items():
+        text = text.replace(f"- {name}\n", f"- {{name: {name}, synonyms: [{synonyms}]}}\n")
+    path.write_text(text)
+
+
 def main() -> None:
-    """Draw what the arguments name."""
+    """Draw or write what the argument names."""
     if sys.argv[1:] == ["zoo"]:
         return draw_zoo()
+    if sys.argv[1:] == ["synonyms"]:
+        return add_synonyms()
     for name, subgroups in SETS.items():
         print(f"images/{name}: {draw_labelled(name, subgroups)} pictures")
     counts = build_corpus(Path("corpus"))
