@@ -58,7 +58,9 @@ def test_no_drawing_is_twemojis(drawings: list[Drawing]) -> None:
 
 def test_every_source_is_in_the_notice_with_its_licence() -> None:
     notice = (ROOT / "NOTICE").read_text()
-    assert not [source.package for source in CORPUS_SOURCES if f"({source.package}): " not in notice]
+    assert not [
+        source.package for source in CORPUS_SOURCES if f"({source.package}): " not in notice
+    ]
     assert installed_versions()["recipe"] == str(RECIPE_VERSION)
 
 
