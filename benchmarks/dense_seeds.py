@@ -26,7 +26,7 @@ import pandas as pd
 
 from benchmarks.demo_proof import DOMAINS, customize_with_pairs
 from benchmarks.methods import store_of, write_section
-from react_pipeline.demo import build_scenes
+from react_pipeline.extensions.demo import build_scenes
 from react_pipeline.extensions.dense.pictures import write_overlays
 from react_pipeline.extensions.dense.results import publish_dense
 from react_pipeline.extensions.dense.settings import DenseConfig, OwnDenseSet

@@ -115,7 +115,7 @@ def main() -> None:
     examples = clusters(n, width, n_classes)
     split = split_training(examples.labels.numpy(), n_classes=n_classes)
     train, held_out = examples.subset(split.search), examples.subset(split.held_out)
-    head = Head.random(n_classes, width)
+    head = Head.from_text(torch.randn(width, n_classes) / width**0.5)
     print(
         f"{n} x {width} features, {n_classes} classes, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}"

@@ -49,7 +49,7 @@ from benchmarks.methods import write_section
 from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import from_parts
 from react_pipeline.corpus import SHARDS, CollectedPairs, decode_image
-from react_pipeline.demo import build_base
+from react_pipeline.extensions.demo import build_base
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Store
 from react_pipeline.training.augmentation import augmentation

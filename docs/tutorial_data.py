@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from react_pipeline.demo.corpus import build_corpus
-from react_pipeline.demo.drawing import render_file, with_alpha
-from react_pipeline.demo.sources import emoji_names, package
+from react_pipeline.extensions.demo.corpus import build_corpus
+from react_pipeline.extensions.demo.drawing import render_file, with_alpha
+from react_pipeline.extensions.demo.sources import emoji_names, package
 
 SETS = {
     "things": {"clothing", "tool", "household"},

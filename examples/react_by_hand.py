@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from react_pipeline import clip, demo, settings, training
+from react_pipeline import clip, settings, training
+from react_pipeline.extensions import demo
 
 
 def react(domain: settings.DomainConfig, steps: int = 100) -> dict[str, float]:

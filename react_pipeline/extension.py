@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import typer
 
+    from react_pipeline.clip import BuiltEncoder
     from react_pipeline.labelled import LabelledKind
     from react_pipeline.project import Project
-    from react_pipeline.settings import Section
+    from react_pipeline.settings import CorpusConfig, Section
     from react_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,16 @@ class Extension:
         """Rows of the table of stages, in the order of the data."""
         return ()
 
+    def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
+        """Kinds of corpus."""
+        return ()
+
     def labelled_kinds(self) -> Iterable[LabelledKind]:
         """Kinds of labelled images."""
+        return ()
+
+    def encoders(self) -> Iterable[BuiltEncoder]:
+        """Encoders that are built rather than loaded, for `encoder: {model: NAME}`."""
         return ()
 
     def declare_assets(self) -> None:
@@ -107,6 +116,21 @@ def brought(ask: Callable[[Extension], Brought]) -> Iterator[tuple[str, Brought]
             _leave_out(name, error)
         else:
             yield name, answer
+
+
+def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Brought]:
+    """What all extensions answer, joined; one that brings a name that is taken is left out."""
+    joined: dict[str, Brought] = {}
+
+    def add(extension: Extension) -> None:
+        new = ask(extension)
+        if taken := joined.keys() & new.keys():
+            raise ValueError(f"`{min(taken)}` is there already")
+        joined.update(new)
+
+    for _ in brought(add):
+        pass
+    return joined
 
 
 def _is_ours(error: Exception) -> bool:

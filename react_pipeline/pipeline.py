@@ -22,7 +22,7 @@ from react_pipeline import (
 )
 from react_pipeline.extension import Extension
 from react_pipeline.project import identity, outside
-from react_pipeline.settings import is_linear_head, pairs_of
+from react_pipeline.settings import CorpusConfig, is_linear_head, pairs_of
 from react_pipeline.stage import BASE, CHECKPOINT, EMBEDDINGS, RETRIEVAL, Stage, model_parents
 
 
@@ -32,6 +32,10 @@ class Core(Extension):
     def stages(self) -> Iterable[Stage]:
         """The lineage from the corpus to the overview of all domains."""
         return STAGES_OF_CORE
+
+    def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
+        """Tars, images, tables of URLs, and ready embeddings."""
+        return corpus.Webdataset, corpus.Images, corpus.Urls, corpus.Embeddings
 
     def labelled_kinds(self) -> Iterable[labelled.LabelledKind]:
         """A folder for each class, or a table."""

@@ -245,8 +245,9 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`,
     field by field.
     """
+    has_tars = sections.get("corpus", {}).get("kind", "webdataset") == "webdataset"
     given = {
-        "corpus": {"shards": [str(drawings / "shards" / "*.tar")]},
+        "corpus": {"shards": [str(drawings / "shards" / "*.tar")]} if has_tars else {},
         "encoder": {"pretrained": str(checkpoint)},
     }
     pipeline = {}

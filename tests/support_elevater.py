@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, read_data
+from react_pipeline.extensions.elevater.head import Head
 
 PIXELS = 8
 
@@ -180,3 +182,11 @@ class Trap:
 
     def __reduce__(self) -> object:
         return Path.touch, (self.path,)
+
+
+def random_head(n_classes: int, width: int, seed: int = 0) -> Head:
+    """A head of PyTorch's own initialisation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = torch.nn.Linear(width, n_classes)
+    return Head(layer.weight.detach(), layer.bias.detach())

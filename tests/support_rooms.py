@@ -69,7 +69,7 @@ def room_of_module(module: str) -> str:
 @functools.cache
 def door_of(room: str) -> dict[str, str]:
     """What a room lets others use: name -> the module that the door takes it from."""
-    stub, names = LIBRARY / room / "__init__.pyi", {}
+    stub, names = LIBRARY / room.replace(".", "/") / "__init__.pyi", {}
     for node in ast.parse(stub.read_text()).body if stub.is_file() else ():
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             names |= {

@@ -25,6 +25,7 @@ from react_pipeline.commands.cli import app
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
+from react_pipeline.settings.corpus import CorpusConfig, corpus_kinds
 from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -77,13 +78,14 @@ def test_the_configuration_page_has_every_field_with_its_default() -> None:
     assert domain.model_fields_set == set(config.DomainConfig.model_fields)
     assert domain.evaluation is not None
     assert domain.evaluation.model_fields_set == set(config.EvaluationSetConfig.model_fields)
-    given = yaml.safe_load("".join(block for block in blocks if not block.startswith("encoder: {")))
+    examples = ("encoder: {", "corpus: #")
+    given = yaml.safe_load("".join(block for block in blocks if not block.startswith(examples)))
     training = given.pop("customization")["defaults"]
     needed = {
         "corpus": {"shards": given["corpus"]["shards"]},
         "encoder": {"pretrained": given["encoder"]["pretrained"]},
     }
-    whole = config.whole_pipeline_model()
+    whole = config.whole_pipeline_model(given)
     on_page, by_default = whole(**given), whole(**needed)
     assert (
         on_page == by_default
@@ -91,6 +93,25 @@ def test_the_configuration_page_has_every_field_with_its_default() -> None:
     )
     assert set(training) == set(training_config.TrainingConfig.model_fields)
     assert_complete(on_page, but={"customization"})
+
+
+def test_the_configuration_page_has_the_fields_of_each_kind_of_corpus() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    blocks = re.findall(r"^```yaml\n(corpus:.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    kinds, shared = corpus_kinds(), set(CorpusConfig.model_fields) - {"kind"}
+    shared_by_tables = {"url_column", "caption_column", "hash_column", "download"}
+    for block in blocks:
+        given = yaml.safe_load(block)["corpus"]
+        kind = kinds[given["kind"]]
+        elsewhere = shared | (shared_by_tables if given["kind"] == "embeddings" else set())
+        section = kind(**given)
+        assert section.model_fields_set - shared == set(kind.model_fields) - elsewhere
+        (needed,) = (name for name, info in kind.model_fields.items() if info.is_required())
+        assert section == kind(**{needed: given[needed]})
+    documented = {yaml.safe_load(block)["corpus"]["kind"] for block in blocks}
+    assert documented == {
+        name for name, kind in kinds.items() if set(kind.model_fields) - shared != {"kind"}
+    }
 
 
 def assert_complete(section: BaseModel, but: Set[str] = frozenset()) -> None:

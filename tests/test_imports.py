@@ -27,7 +27,6 @@ ROOMS = (
     "stop",
     "installation",
     "pages",
-    "demo",
     "settings",
     "project",
     "stage",

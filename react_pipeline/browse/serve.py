@@ -107,7 +107,7 @@ def create_app(project: Project) -> Flask:
     api.add_resource(
         DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources}
     )
-    guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
+    guard(app, "http: https:" if project.config.corpus.fetches_images else "")
     return app
 
 

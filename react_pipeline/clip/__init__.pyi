@@ -4,6 +4,9 @@ from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
 from .base import publish_base as publish_base
 from .base import publish_retrieval as publish_retrieval
+from .built_encoder import Architecture as Architecture
+from .built_encoder import BuiltEncoder as BuiltEncoder
+from .built_encoder import encoder_of_tower as encoder_of_tower
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE

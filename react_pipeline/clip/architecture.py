@@ -14,7 +14,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
 
 from react_pipeline.clip.trust import require_allowed
-from react_pipeline.settings import EncoderConfig
+from react_pipeline.settings import EncoderConfig, encoders
 from react_pipeline.store import InputError
 
 CONFIG_FILE = "open_clip_config.json"
@@ -130,12 +130,12 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
 
     Args:
         encoder: What the configuration said when it was published. Its `model` is kept where the
-            folder's architecture is open_clip's of that name, or the demo's.
+            folder's architecture is open_clip's of that name, or is built.
 
     Raises:
         InputError: If the directory is not a checkpoint folder.
     """
-    if encoder["model"] == "demo":
+    if encoder["model"] in encoders():
         return dict(encoder)
     model_cfg, preprocess_cfg = read_config(directory)
     named = open_clip.get_model_config(encoder["model"].removeprefix(GATED_PREFIX))

@@ -2,7 +2,7 @@
 safetensors form.
 
 Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights
-(`pretrained`), the demo's.
+(`pretrained`), encoders that are built (`built_encoder`).
 """
 
 import json
@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip.hub import reach_hub
-from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import HUB_PREFIX, EncoderConfig
+from react_pipeline.settings import HUB_PREFIX, EncoderConfig, encoders
 from react_pipeline.store import Artifact, InputError, sha256_of
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -57,12 +56,8 @@ def _publish(project: Project, stage: str, config: EncoderConfig) -> Artifact:
             from react_pipeline.clip.model import from_parts, save
             from react_pipeline.clip.pretrained import from_open_clip
 
-            if encoder.model == "demo":
-                from react_pipeline.demo import build_base
-
-                clip = from_parts(*build_base())
-            else:
-                clip = from_open_clip(encoder)
+            built = encoders().get(encoder.model)
+            clip = from_parts(*built.build()) if built else from_open_clip(encoder)
             save(clip, staging)
             parameters = sum(parameter.numel() for parameter in clip.model.parameters())
             return {
@@ -75,11 +70,11 @@ def _publish(project: Project, stage: str, config: EncoderConfig) -> Artifact:
 
 
 def _digests(encoder: EncoderConfig) -> Any:
-    """Identity of a local checkpoint: the digests of its files; of the demo's: the versions it is
-    made from.
+    """Identity of a local checkpoint: the digests of its files; of a built encoder: the versions it
+    is made from.
     """
-    if encoder.model == "demo":
-        return installed_versions()
+    if built := encoders().get(encoder.model):
+        return built.packages()
     path = Path(encoder.pretrained or "")
     if not encoder.pretrained or not path.exists():
         return None

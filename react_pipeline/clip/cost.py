@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from react_pipeline.clip.architecture import CONFIG_FILE, GATED_PREFIX, read_config
 from react_pipeline.clip.model import build
-from react_pipeline.settings import EncoderConfig
+from react_pipeline.settings import EncoderConfig, encoders
 
 IMAGE_OPERATIONS, TEXT_OPERATIONS = 2 * 4.409e9, 2 * 2.980e9
 """Of a forward pass of ViT-B/32."""
@@ -100,11 +100,9 @@ def architecture_of(
     for folder in (encoder.pretrained and Path(encoder.pretrained), base):
         if folder and (folder / CONFIG_FILE).is_file():
             return *read_config(folder), folder
-    if encoder.model == "demo":
-        from react_pipeline.demo import architecture
-
-        model_cfg, preprocess_cfg, texts = architecture()
-        return model_cfg, preprocess_cfg, texts.parent
+    if built := encoders().get(encoder.model):
+        model_cfg, preprocess_cfg, tokenizer = built.architecture()
+        return model_cfg, preprocess_cfg, tokenizer.parent
     return architecture_named(encoder.model.removeprefix(GATED_PREFIX)), {}, None
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
+from react_pipeline.clip.built_encoder import encoder_of_tower
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.text_tower import encode_text, text_lengths
@@ -190,7 +191,7 @@ def from_parts(
     preprocess_cfg: dict[str, Any],
     tokenizer: Path | None,
 ) -> Clip:
-    """Wrap a model built elsewhere (the demo's base); `tokenizer` is a local folder of transformers
+    """Wrap a model built elsewhere; `tokenizer` is a local folder of transformers
     files.
     """
     clip = build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
@@ -220,8 +221,8 @@ def build(
                 text_cfg[field] = str(
                     text_folder(directory, text_cfg[field], f"text_cfg.{field}", TEXT_FILES[field])
                 )
-    if str(cfg["vision_cfg"].get("timm_model_name", "")).startswith("react_demo"):
-        import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
+    if built := encoder_of_tower(cfg["vision_cfg"].get("timm_model_name")):
+        built.register()
     # Weights come from the checkpoint alone, never from a place that its architecture names.
     if "timm_model_name" in cfg["vision_cfg"]:
         cfg["vision_cfg"]["timm_model_pretrained"] = False

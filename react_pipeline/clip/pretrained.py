@@ -17,9 +17,8 @@ from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.model import Clip, build, load, placed, weights_of
 from react_pipeline.clip.weights import load_strictly, read_weights
-from react_pipeline.demo import installed_versions
 from react_pipeline.project import absence
-from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean
+from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean, encoders
 from react_pipeline.store import InputError
 
 logger = logging.getLogger(__name__)
@@ -96,8 +95,8 @@ def require_available(encoder: EncoderConfig) -> None:
     Raises:
         InputError: Naming the field of `encoder`, and the nearest names.
     """
-    if encoder.model == "demo":
-        installed_versions()
+    if built := encoders().get(encoder.model):
+        built.packages()
         return
     weights, path = str(encoder.pretrained), Path(str(encoder.pretrained))
     if weights.startswith(HUB_PREFIX):

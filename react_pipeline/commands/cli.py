@@ -7,7 +7,6 @@ imports `assets`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ import typer
 
 from react_pipeline import __version__
 from react_pipeline.commands.command_line import (
-    DEMO_DOMAINS,
     Config,
     console,
     load_project,
@@ -34,8 +32,6 @@ from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
 from react_pipeline.commands.use import embed, export, judge, predict
 from react_pipeline.extension import brought
-from react_pipeline.project import CONFIG_VARIABLE, write_demo_project
-from react_pipeline.settings import METHODS
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 from react_pipeline.store import InputError, ReactError, refusal_in
 
@@ -77,33 +73,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def demo(
-    all_methods: Annotated[
-        bool, typer.Option("--all-methods", help="Every method, not only the headline.")
-    ] = False,
-    config: Config = None,
-) -> None:
-    """Run everything on a small real corpus made of installed packages: three domains, base,
-    customized and control.
-
-    A folder that has no pipeline.yaml gets the demo's. A second time nothing is computed again.
-    Killed in between, it resumes.
-    """
-    if config is None and not os.environ.get(CONFIG_VARIABLE) and write_demo_project(Path.cwd()):
-        console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}")
-    project = load_project(config)
-    if project.config.corpus.kind != "demo":
-        raise InputError(
-            f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`"
-        )
-    failed = materialize_assets(
-        project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods
-    )
-    print_start_page(project, DEMO_DOMAINS)
-    raise typer.Exit(failed)
 
 
 @app.command()

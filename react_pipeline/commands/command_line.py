@@ -17,8 +17,6 @@ from react_pipeline.store import ConfigError, InputError
 console = Console(markup=False, soft_wrap=True)
 """Prints names and paths as they are, and whole lines into logs."""
 
-DEMO_DOMAINS = ("activities", "objects", "symbols")
-
 Config = Annotated[
     Path | None,
     typer.Option(

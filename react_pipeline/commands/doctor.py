@@ -17,10 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
 
-from packaging.requirements import Requirement
-
 from react_pipeline.corpus import guarded_opener
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
+from react_pipeline.extension import CORE, broken_extensions, brought, extensions
 from react_pipeline.installation import install_command
 from react_pipeline.preflight import encoder_problems, file_problems
 from react_pipeline.project import (
@@ -31,7 +30,7 @@ from react_pipeline.project import (
     locate_home,
     ui_addresses,
 )
-from react_pipeline.settings import CorpusConfig, load_domains, without_secrets
+from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.store import ReactError
 from react_pipeline.tracking import (
     DAGSTER_VARIABLE,
@@ -74,7 +73,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
             and not os.environ.get(CONFIG_VARIABLE)
             and not Path("pipeline.yaml").exists()
         ):
-            remedy = "`react-pipeline demo` writes one; or run this in the folder that has yours, or give --config"
+            remedy = "`react-pipeline init` writes one; or run this in the folder that has yours, or give --config"
             return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
         return [
             *findings,
@@ -84,6 +83,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         ]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
     looked = [
+        *_extensions(project),
         *_inputs(project),
         *_store(project),
         _tracking(project),
@@ -154,16 +154,9 @@ def _device() -> Iterator[Finding]:
 
 
 def _inputs(project: Project) -> Iterator[Finding]:
-    corpus, encoder = project.config.corpus, project.config.encoder
-    if "demo" in (corpus.kind, encoder.model, project.config.retrieves_with.model):
-        if absent := _absent_demo_packages():
-            remedy = install_command("demo")
-            yield Finding("demo", "missing", f"not installed: {', '.join(absent)}", remedy)
-        else:
-            yield Finding("demo", "ok", "all packages there")
     yield from _encoder(project)
     try:
-        yield from _corpus(corpus)
+        yield Finding("corpus", "ok", project.config.corpus.description())
     except ReactError as error:
         yield Finding("corpus", "missing", str(error), f"correct `corpus` in {project.path.name}")
     domains, problems = load_domains(project.config.domains)
@@ -195,43 +188,16 @@ def _encoder(project: Project) -> Iterator[Finding]:
         yield Finding("encoder", "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
 
 
-def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
-    """What can be said without reading it.
-
-    Raises:
-        ReactError: If what the configuration names is not there.
-    """
-    if corpus.kind == "demo":
-        return
-    from react_pipeline.corpus import find_parts, source_files
-
-    if corpus.kind == "embeddings" and corpus.embeddings is not None:
-        parts = find_parts(corpus.embeddings, corpus)
-        yield Finding(
-            "corpus",
-            "ok",
-            f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}",
-        )
-    else:
-        what = {"webdataset": "shards", "urls": "tables of URLs"}.get(
-            corpus.kind, "folders and files"
-        )
-        files = source_files(corpus)
-        local = [file for file in files if isinstance(file, Path)]
-        remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
-        size_bytes = sum(file.stat().st_size for file in local if file.is_file())
-        yield Finding(
-            "corpus", "ok", f"{len(files)} {what}{remote}, files of {size_bytes:,} bytes on disk"
-        )
-
-
-def _absent_demo_packages() -> list[str]:
-    try:
-        wanted = [Requirement(entry) for entry in metadata.requires("react-pipeline") or ()]
-    except metadata.PackageNotFoundError:
-        return []
-    demo = [found.name for found in wanted if found.marker and '"demo"' in str(found.marker)]
-    return [name for name in demo if not any(metadata.distributions(name=name))]
+def _extensions(project: Project) -> Iterator[Finding]:
+    """A line for each extension, after those that it has to say."""
+    for _, findings in brought(lambda extension: tuple(extension.findings(project))):
+        yield from (Finding(*finding) for finding in findings)
+    broken = broken_extensions()
+    for name in sorted(extensions().keys() - broken.keys() - {CORE.name}):
+        yield Finding("extension", "ok", name)
+    for name, reason in broken.items():
+        remedy = "correct it, or uninstall its package; all else works without it"
+        yield Finding("extension", "note", f"{name} is left out: {reason}", remedy)
 
 
 def _store(project: Project) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """The command `react-pipeline init`: your own project in a new folder."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +8,17 @@ import typer
 
 from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error
-from react_pipeline.project import HOME_VARIABLE, write_project
-
-CorpusKind = StrEnum(
-    "CorpusKind", ["webdataset", "images", "urls", "datacomp", "embeddings", "demo"]
-)
-"""Where the image-text pairs come from; `datacomp` is `embeddings` in that collection's layout."""
+from react_pipeline.project import HOME_VARIABLE, templates, write_project
+from react_pipeline.settings import DEFAULT_KIND
 
 
 def init(
     folder: Annotated[
         Path, typer.Argument(help="The folder to create; files that are in it are kept.")
     ],
-    corpus: Annotated[CorpusKind, typer.Option(help="Kind of the corpus.")] = CorpusKind.webdataset,
+    corpus: Annotated[
+        str, typer.Option(help=f"Kind of the corpus: {', '.join(templates())}.")
+    ] = DEFAULT_KIND,
     encoder: Annotated[
         str,
         typer.Option(
@@ -32,12 +29,11 @@ def init(
     ] = "ViT-B-32/openai",
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
-    files = write_project(folder, corpus.value, encoder)
+    files = write_project(folder, corpus, encoder)
     for path in files:
         console.print(f"wrote {path}")
     if home := os.environ.get(HOME_VARIABLE):
         print_error(
             f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}"
         )
-    step = "react-pipeline demo" if corpus is CorpusKind.demo else "edit pipeline.yaml and domains/"
-    console.print(f"next: cd {folder}, {step}, react-pipeline ui")
+    console.print(f"next: cd {folder}, {templates()[corpus].next_step}, react-pipeline ui")

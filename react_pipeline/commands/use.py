@@ -196,11 +196,8 @@ def _prepared(
     # hold.
     if config is not None or not is_exported(domain):
         corpus = load_project(config).config.corpus
-        options |= {
-            "max_pixels": corpus.max_pixels,
-            "download": corpus.download,
-            "storage": corpus.storage,
-        }
+        storage, download = corpus.access()
+        options |= {"max_pixels": corpus.max_pixels, "download": download, "storage": storage}
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:
         print_error(f"note: {classifier.note}")

@@ -1,8 +1,8 @@
 from .collected import CollectedPairs as CollectedPairs
 from .collected import collect_pairs as collect_pairs
 from .corpus import count_pairs as count_pairs
+from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
-from .corpus import source_files as source_files
 from .cost import ALIVE as ALIVE
 from .cost import DOWNLOADER_SECONDS as DOWNLOADER_SECONDS
 from .cost import IMAGE_BYTES as IMAGE_BYTES
@@ -10,11 +10,10 @@ from .cost import PAIR_BYTES as PAIR_BYTES
 from .cost import URL_BYTES as URL_BYTES
 from .cost import URLS_PER_CORE_SECOND as URLS_PER_CORE_SECOND
 from .cost import CorpusSize as CorpusSize
+from .cost import CorpusWork as CorpusWork
 from .downloads import download_images as download_images
 from .image_files import SKIPPED_FILE as SKIPPED_FILE
-from .image_files import source_of as source_of
 from .image_source import ImageSource as ImageSource
-from .image_source import open_source as open_source
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage
 from .images import BadSample as BadSample
@@ -25,6 +24,13 @@ from .images import thumbnail as thumbnail
 from .inventory import SHARDS_FILE as SHARDS_FILE
 from .inventory import check_shards as check_shards
 from .inventory import place_of as place_of
+from .inventory import take_stock_of as take_stock_of
+from .kinds.embeddings import Embeddings as Embeddings
+from .kinds.images import Images as Images
+from .kinds.sharded import ShardedCorpus as ShardedCorpus
+from .kinds.urls import Urls as Urls
+from .kinds.webdataset import Webdataset as Webdataset
+from .packed_pairs import publish_pairs as publish_pairs
 from .pairs import fields_of as fields_of
 from .pairs import read_pair as read_pair
 from .ready_embeddings import FILES_FILE as FILES_FILE

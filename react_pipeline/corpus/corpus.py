@@ -1,188 +1,37 @@
-"""The corpus: finding tar shards, and publishing what there is, so that a changed shard gives
-another corpus.
+"""The artifact `corpus`, whatever its kind.
 
-Does not belong here: the other kinds of corpus (`image_files`, `url_corpus`, `ready_embeddings`),
-digests and places of shards (`inventory`), reading a tar (`shards`).
+Does not belong here: any kind (`kinds`), digests and places of shards (`inventory`).
 """
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
-from tqdm import tqdm
-
-from react_pipeline.corpus.image_files import find_sources, publish_image_corpus
-from react_pipeline.corpus.inventory import (
-    SHARDS_FILE,
-    remember_locations,
-    take_stock,
-    take_stock_of,
-)
-from react_pipeline.corpus.ready_embeddings import publish_inventory
-from react_pipeline.corpus.remote import each, find_remote
-from react_pipeline.corpus.remote_store import RemoteShard
-from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
-from react_pipeline.corpus.url_corpus import publish_url_corpus
-from react_pipeline.corpus.url_tables import find_tables
-from react_pipeline.demo import installed_versions
-from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, find_files
-from react_pipeline.settings import CorpusConfig, is_url
-from react_pipeline.store import Artifact, CorpusError
-
-_FIELD = "corpus.shards"
-_END_BYTES = 1024
-"""A tar ends with two empty blocks."""
-_PROBED_SHARDS = 8
-_OTHER_KINDS = {
-    "images": publish_image_corpus,
-    "urls": publish_url_corpus,
-    "embeddings": publish_inventory,
-}
+from react_pipeline.corpus.image_source import ImageSource
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
 
 
 def publish_corpus(project: Project) -> Artifact:
-    """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see
-    `inventory.take_stock`).
-
-    The user's shards stay where they are. Their identity is name, size and digest in order, so a
-    corpus that is moved to another folder stays the same corpus. With `keys: by_folder` which of
-    them share a folder is part of it too (column `folder`). The demo's shards, and those of copied
-    or downloaded images, are part of the artifact. Of ready embeddings it is the inventory.
+    """Publish the artifact `corpus`, as its kind does.
 
     Raises:
-        CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
+        CorpusError: If its files are missing or damaged, or hold no pair.
         SourceUnavailable: If a server does not answer.
     """
-    kind = project.config.corpus.kind
-    if kind == "demo":
-        inputs = resolve(project, "corpus", content={"demo": installed_versions()})
-        return project.store.build(inputs, lambda staging: _write_demo(project, staging))
-    if kind in _OTHER_KINDS:
-        return _OTHER_KINDS[kind](project)
-    locations = locate_shards(project.config.corpus)
-    table = take_stock(project.store, locations)
-    content: list[list[Any]] = [
-        [row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()
-    ]
-    if project.config.corpus.keys == "by_folder":
-        table["folder"] = _folders(locations)
-        content = [
-            [*entry, folder]
-            for entry, folder in zip(content, table["folder"].tolist(), strict=True)
-        ]
-
-    def write(staging: Path) -> dict[str, Any]:
-        counts = _checked(locations, project.config.corpus.caption_extension)
-        table.to_parquet(staging / SHARDS_FILE, index=False)
-        return {"shards": len(table), "bytes": int(table["bytes"].sum()), **counts}
-
-    artifact = project.store.build(resolve(project, "corpus", content=content), write)
-    remember_locations(artifact, locations)
-    return artifact
+    return project.config.corpus.publish(project)
 
 
-def source_files(corpus: CorpusConfig) -> Sequence[ShardLocation]:
-    """The shards, tables or images (files and folders) that a corpus names; errors as of
-    `locate_shards`.
-    """
-    if corpus.kind == "urls":
-        return find_tables(corpus.urls)
-    return find_sources(corpus) if corpus.kind == "images" else locate_shards(corpus)
-
-
-def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
-    """Every shard that `corpus.shards` names, in the order of `find_files`; only buckets are asked.
-
-    Raises:
-        CorpusError: Naming the pattern that finds no tar.
-        SourceUnavailable: If an object store does not answer.
-    """
-    found: dict[ShardLocation, ShardLocation] = {}
-    for pattern in corpus.shards:
-        if is_url(pattern):
-            found |= {shard: shard for shard in find_remote(pattern, corpus.storage, _FIELD)}
-        else:
-            files = find_files([pattern], (".tar",), _FIELD)
-            found |= {path.resolve(): path for path in files if path.resolve() not in found}
-    return list(found.values())
-
-
-def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
-    from react_pipeline.demo import build_corpus
-
-    counts = build_corpus(staging, project.config.embedding.workers)
-    return {**counts, **take_stock_of(staging, sorted(staging.rglob("*.tar")))}
+def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:
+    """The source of a corpus' images; `directory` is scratch, as of `UrlSource`."""
+    return project.config.corpus.open_images(corpus, directory, project.config.distributor)
 
 
 def count_pairs(corpus: Artifact) -> int | None:
-    """How many pairs a published corpus has (the demo's are counted by source); None of remote
+    """How many pairs a published corpus has (some kinds count them by source); None of remote
     shards.
     """
-    counted = [
+    counts = [
         count
         for name, count in corpus.counts.items()
         if name == "pairs" or name.startswith("pairs/")
     ]
-    return sum(counted) if counted else None
-
-
-def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
-    """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
-
-    To count pairs, a remote shard would have to be read at thousands of places, and embedding reads
-    it anyway. Of those only the ends are read, which are missing where a shard is truncated, and
-    the first ones until a pair is found.
-    """
-    local = [location for location in locations if isinstance(location, Path)]
-    remote = [location for location in locations if isinstance(location, RemoteShard)]
-    for _ in tqdm(
-        each(_check_whole, remote),
-        total=len(remote),
-        desc="checking ends",
-        unit="shard",
-        disable=None,
-    ):
-        pass
-    pairs, extensions = 0, set[str]()
-    probed = [*local, *remote[:_PROBED_SHARDS]]
-    for location in tqdm(probed, desc="indexing shards", unit="shard", disable=None):
-        if pairs and isinstance(location, RemoteShard):
-            break
-        index = index_shard(location)
-        pairs += index.pairs(caption_extension)
-        extensions |= index.extensions
-    if not pairs:
-        raise CorpusError(
-            f"corpus.shards: no pair in {len(probed)} shards: a sample needs an image "
-            f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
-            f"extensions found: {sorted(extensions) or 'none'}"
-        )
-    return {} if remote else {"pairs": pairs}
-
-
-def _check_whole(shard: RemoteShard) -> None:
-    with open_shard(shard) as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - _END_BYTES))
-        if size % 512 or size < _END_BYTES or file.read().strip(b"\0"):
-            raise CorpusError(
-                f"{shard}: does not end like a tar ({size:,} bytes): truncated, or not a tar; "
-                "upload it again, or take it out of `corpus.shards`"
-            )
-
-
-def _folders(locations: list[ShardLocation]) -> list[int]:
-    """The folder of each shard by its number in the order of the corpus, so that all of them may
-    move.
-    """
-    folders = [
-        str(place).rpartition("/")[0]
-        if isinstance(place, RemoteShard)
-        else str(place.parent.resolve())
-        for place in locations
-    ]
-    return [int(number) for number in pd.factorize(np.array(folders))[0]]
+    return sum(counts) if counts else None

@@ -3,21 +3,18 @@
 Does not belong here: the sums of a plan (`workload`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus.corpus import count_pairs, source_files
+from react_pipeline.corpus.corpus import count_pairs
 from react_pipeline.corpus.images import IMAGE_SUFFIXES
-from react_pipeline.corpus.ready_layout import find_parts
-from react_pipeline.corpus.shards import index_shard
+from react_pipeline.corpus.shards import ShardLocation, index_shard
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project, files_below
-from react_pipeline.settings import CorpusConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
 
@@ -39,13 +36,16 @@ TAR_BYTES = 2_500
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one (of
-    the demo).
-    """
+    """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one."""
 
     pairs: int
     pair_bytes: float
     draw_seconds: float = 0
+
+    @property
+    def bytes(self) -> float:
+        """Of all pairs."""
+        return self.pairs * self.pair_bytes
 
     @classmethod
     def of(cls, project: Project, rows: int | None = None) -> "CorpusSize":
@@ -53,53 +53,63 @@ class CorpusSize:
         its files say.
 
         Raises:
-            InputError: If they do not say how many pairs there are; as of `source_files`.
+            InputError: If they do not say how many pairs there are.
+            CorpusError: If they are not there.
         """
         corpus = project.config.corpus
-        assumed = IMAGE_BYTES if corpus.kind in ("urls", "embeddings") else PAIR_BYTES
         if rows:
-            return cls(rows, assumed)
+            return cls(rows, corpus.assumed_pair_bytes)
         with suppress(ReactError):
             published = fresh_or_none(project, "corpus", ALL)
             if published and (pairs := count_pairs(published)):
-                return cls(
-                    pairs, assumed if assumed == IMAGE_BYTES else published.counts["bytes"] / pairs
-                )
-        return cls._expected(corpus)
-
-    @classmethod
-    def _expected(cls, corpus: CorpusConfig) -> "CorpusSize":
-        if corpus.kind == "demo":
-            from react_pipeline.demo import drawing_cost
-
-            drawings, seconds, size = drawing_cost()
-            return cls(drawings, size, seconds)
-        if corpus.kind == "embeddings" and corpus.embeddings is not None:
-            rows = sum(part.rows for part in find_parts(corpus.embeddings, corpus))
-            subset = (
-                rows
-                if corpus.subset is None
-                else len(np.load(corpus.subset, mmap_mode="r", allow_pickle=False))
-            )
-            return cls(min(rows, subset), IMAGE_BYTES)
-        files = source_files(corpus)
-        local = [path for path in files if isinstance(path, Path)]
-        if len(local) < len(files) or any(path.suffix == ".tsv" for path in local):
-            raise InputError("the rows of this corpus are not known before it is read: give --rows")
-        if corpus.kind == "webdataset":
-            return cls(*_in_tars(local, corpus.caption_extension))
-        pairs, size = _in_images(local)
-        return cls(pairs, IMAGE_BYTES if corpus.kind == "urls" else size)
+                has_images = not corpus.fetches_images
+                total = published.counts["bytes"] if has_images else pairs * IMAGE_BYTES
+                return cls(pairs, total / pairs)
+        return corpus.size()
 
 
-def _in_tars(tars: list[Path], caption_extension: str) -> tuple[int, float]:
+@dataclass(frozen=True)
+class CorpusWork:
+    """What publishing and embedding a corpus takes.
+
+    Attributes:
+        noun: What its rows are.
+        disk, memory: Bytes.
+        read_bytes: Bytes that are read or written by one core.
+        checked_rows: Rows of tables that are read and checked.
+        downloads: URLs that are fetched.
+        encodes_images, encodes_captions, writes_vectors: Of `corpus_embeddings`; false where
+            vectors are there already.
+    """
+
+    noun: str = "pairs"
+    disk: float = 0
+    memory: float = 0
+    read_bytes: float = 0
+    checked_rows: int = 0
+    downloads: int = 0
+    encodes_images: bool = True
+    encodes_captions: bool = True
+    writes_vectors: bool = True
+
+
+def require_local(files: Sequence[ShardLocation]) -> list[Path]:
+    """The same files; an InputError if their pairs can only be counted by reading them."""
+    local = [path for path in files if isinstance(path, Path) and path.suffix != ".tsv"]
+    if len(local) < len(files):
+        raise InputError("the rows of this corpus are not known before it is read: give --rows")
+    return local
+
+
+def size_of_tars(tars: list[Path], caption_extension: str) -> CorpusSize:
     """The pairs, and bytes of one; all shards count as the first one, whose headers alone are read."""
     pairs = max(index_shard(tars[0]).pairs(caption_extension), 1)
     size = tars[0].stat().st_size / pairs
-    return round(sum(path.stat().st_size for path in tars) / size), size
+    return CorpusSize(round(sum(path.stat().st_size for path in tars) / size), size)
 
 
-def _in_images(sources: Iterable[Path]) -> tuple[int, float]:
+def size_of_images(sources: Iterable[Path]) -> CorpusSize:
+    """Images of folders, and rows of parquet files, with the bytes that one has in a shard."""
     pairs, total = 0, 0
     for source in sources:
         if source.is_dir():
@@ -107,4 +117,4 @@ def _in_images(sources: Iterable[Path]) -> tuple[int, float]:
             pairs, total = pairs + len(images), total + sum(path.stat().st_size for path in images)
         else:
             pairs, total = pairs + pq.read_metadata(source).num_rows, total + source.stat().st_size
-    return pairs, TAR_BYTES + total / max(pairs, 1)
+    return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))

@@ -8,7 +8,7 @@ they are embedded).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.images import IMAGE_SUFFIXES
 from react_pipeline.corpus.inventory import take_stock_of
+from react_pipeline.corpus.kinds.images import Images
 from react_pipeline.corpus.pairs import MAX_IMAGE_BYTES
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, SHARDS, PackedSample, pack
 from react_pipeline.corpus.text_columns import whole_table
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
-from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha256_of
 
 _BATCH_ROWS = 1
@@ -62,7 +62,7 @@ class _Skipped:
         pq.write_table(pa.table({"source": names, "reason": reasons}), path)
 
 
-def publish_image_corpus(project: Project) -> Artifact:
+def publish_image_corpus(project: Project, config: Images) -> Artifact:
     """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all
     files.
 
@@ -74,7 +74,6 @@ def publish_image_corpus(project: Project) -> Artifact:
         CorpusError: If a name finds nothing, a file is damaged or has no column of images or
             captions, or no pair is found.
     """
-    config = project.config.corpus
     sources = find_sources(config)
     content: list[Any] = []
     for source in sources:
@@ -102,24 +101,7 @@ def publish_image_corpus(project: Project) -> Artifact:
     return project.store.build(resolve(project, "corpus", content=content), write)
 
 
-def source_of(fields: Mapping[str, str], corpus: CorpusConfig) -> str:
-    """The user's own file or URL that a sample was copied from, by its metadata; empty if the shard
-    is the user's own.
-
-    A path is recorded below its folder, which may have moved: the first of `corpus.images` that
-    holds it is added.
-    """
-    if corpus.kind not in ("images", "urls"):
-        return ""
-    path = fields.get("path", "")
-    folders = (Path(folder) for folder in corpus.images) if path else ()
-    return next(
-        (str(folder / path) for folder in folders if (folder / path).is_file()),
-        path or fields.get("url", ""),
-    )
-
-
-def find_sources(corpus: CorpusConfig) -> list[Path]:
+def find_sources(corpus: Images) -> list[Path]:
     """The folders and parquet files of `corpus.images`, in their order; errors as of `find_files`."""
     found = (
         [Path(name)] if Path(name).is_dir() else find_files([name], (".parquet",), "corpus.images")
@@ -128,7 +110,7 @@ def find_sources(corpus: CorpusConfig) -> list[Path]:
     return list(dict.fromkeys(path for paths in found for path in paths))
 
 
-def _content_of(folder: Path, corpus: CorpusConfig) -> list[list[str]]:
+def _content_of(folder: Path, corpus: Images) -> list[list[str]]:
     """Name and digest of each file that may be in a pair; of an image in a format that is not read
     only the name.
     """
@@ -146,7 +128,7 @@ def _content_of(folder: Path, corpus: CorpusConfig) -> list[list[str]]:
 
 
 def _numbered(
-    sources: list[Path], corpus: CorpusConfig, skipped: _Skipped, copied: Counter[str]
+    sources: list[Path], corpus: Images, skipped: _Skipped, copied: Counter[str]
 ) -> Iterator[PackedSample]:
     # Names of files and rows may repeat, or hold what no key may; numbers do not.
     with tqdm(desc="copying images", unit="pair", disable=None, leave=False) as bar:
@@ -158,7 +140,7 @@ def _numbered(
                 bar.update()
 
 
-def _read_folder(folder: Path, corpus: CorpusConfig, skipped: _Skipped) -> Iterator[_Read]:
+def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:
     with _readable(folder):
         for path in files_below(folder):
             if path.suffix.lower() in _UNREAD_SUFFIXES:
@@ -192,7 +174,7 @@ def _readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_table(path: Path, corpus: CorpusConfig, skipped: _Skipped) -> Iterator[_Read]:
+def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:
     with whole_table(path), pq.ParquetFile(path) as file:
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:

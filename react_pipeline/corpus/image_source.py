@@ -13,11 +13,10 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.corpus.downloads import LEDGER_COLUMNS, LOCAL, download_images
-from react_pipeline.corpus.inventory import shard_paths
+from react_pipeline.corpus.kinds.table_columns import TableColumns
 from react_pipeline.corpus.shards import Member, ShardLocation, open_shard, read_member
-from react_pipeline.project import Project
-from react_pipeline.settings import CorpusConfig, DistributorConfig
-from react_pipeline.store import Artifact, CorpusError, remove_scratch
+from react_pipeline.settings import DistributorConfig
+from react_pipeline.store import CorpusError, remove_scratch
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
@@ -75,13 +74,6 @@ class ImageSource(ABC):
         """
 
 
-def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:
-    """The source of a corpus' images; `directory` is as of `UrlSource`."""
-    if corpus.manifest["config"]["kind"] == "embeddings":
-        return UrlSource(project.config.corpus, directory, project.config.distributor)
-    return TarSource(shard_paths(corpus))
-
-
 class TarSource(ImageSource):
     """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read
     is an error.
@@ -122,7 +114,7 @@ class UrlSource(ImageSource):
     """
 
     def __init__(
-        self, corpus: CorpusConfig, directory: Path, distributor: DistributorConfig = LOCAL
+        self, corpus: TableColumns, directory: Path, distributor: DistributorConfig = LOCAL
     ) -> None:
         """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is
         there.

@@ -62,7 +62,7 @@ def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
     """
     if sample.image is None:
         raise BadSample("no_image", f"extensions {', '.join(sorted(sample.members))}")
-    caption_file = sample.members.get(corpus.caption_extension)
+    caption_file = sample.members.get(corpus.caption_extension_in_shards())
     if caption_file is None:
         raise BadSample("no_caption", f"extensions {', '.join(sorted(sample.members))}")
     caption, caption_cut = _read_caption(file, caption_file, corpus.max_caption_chars)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.corpus.inventory import remember_place
+from react_pipeline.corpus.kinds.embeddings import Embeddings
 from react_pipeline.corpus.ready_layout import (
     LAYOUTS,
     Part,
@@ -28,7 +29,6 @@ from react_pipeline.corpus.ready_layout import (
 from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 PARTS_FILE = "parts.parquet"
@@ -38,7 +38,7 @@ ROWS_FILE = "rows.npy"
 _UID = np.dtype("u8,u8")
 
 
-def publish_inventory(project: Project) -> Artifact:
+def publish_inventory(project: Project, config: Embeddings) -> Artifact:
     """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
 
     Files: `parts.parquet` (a `Part` a row), `files.parquet` (name, bytes, sha256), with a subset
@@ -52,8 +52,7 @@ def publish_inventory(project: Project) -> Artifact:
         CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has
             no direction.
     """
-    config = project.config.corpus
-    folder = config.embeddings or Path()  # of this kind it is always given
+    folder = config.embeddings
     parts = find_parts(folder, config)
     names = list(dict.fromkeys(name for part in parts for name in part.files))
     digests = [
@@ -165,6 +164,6 @@ def _is_in(
     return found
 
 
-def _empty_captions(path: Path, corpus: CorpusConfig) -> int:
+def _empty_captions(path: Path, corpus: Embeddings) -> int:
     batches = text_batches(path, caption_columns(corpus))
     return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))

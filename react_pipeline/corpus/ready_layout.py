@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from react_pipeline.corpus.kinds.embeddings import Embeddings
 from react_pipeline.corpus.text_columns import require_text_columns
 from react_pipeline.corpus.vector_files import (
     REMEDY,
@@ -27,7 +28,6 @@ from react_pipeline.corpus.vector_files import (
     take_vectors,
     vector_blocks,
 )
-from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
 
 UNIT_NORM_TOLERANCE = 0.01
@@ -96,7 +96,7 @@ class Part:
         )
 
 
-def find_parts(folder: Path, corpus: CorpusConfig) -> list[Part]:
+def find_parts(folder: Path, corpus: Embeddings) -> list[Part]:
     """Find the parts of a folder by names and headers; no vector is read.
 
     Raises:
@@ -211,7 +211,7 @@ def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
 
 
 def reasons_to_convert(
-    folder: Path, parts: list[Part], corpus: CorpusConfig, not_unit: int
+    folder: Path, parts: list[Part], corpus: Embeddings, not_unit: int
 ) -> list[str]:
     """Why the files cannot be used in place; empty if they can."""
     names = [name for part in parts for name in (part.image, part.text) if name]
@@ -226,14 +226,14 @@ def reasons_to_convert(
     return [reason for reason, holds in reasons.items() if holds]
 
 
-def caption_columns(corpus: CorpusConfig) -> list[str]:
+def caption_columns(corpus: Embeddings) -> list[str]:
     """The columns that a caption is made of: `caption_column`, or those that it names in braces."""
     return [name for _, name, _, _ in Formatter().parse(corpus.caption_column) if name] or [
         corpus.caption_column
     ]
 
 
-def captions_of(table: pa.Table, corpus: CorpusConfig) -> list[str]:
+def captions_of(table: pa.Table, corpus: Embeddings) -> list[str]:
     """The captions of some rows; "" where there is none."""
     names = caption_columns(corpus)
     columns = [[text or "" for text in table[name].to_pylist()] for name in names]
@@ -294,7 +294,7 @@ def _measured(folder: Path, part: Part) -> Part:
     return replace(part, rows=rows, dimension=dimension)
 
 
-def _check_columns(path: Path, corpus: CorpusConfig) -> None:
+def _check_columns(path: Path, corpus: Embeddings) -> None:
     schema, similarity = pq.read_schema(path), LAYOUTS[corpus.layout].similarity
     fields = [
         ("url_column", corpus.url_column),

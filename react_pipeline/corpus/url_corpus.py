@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus.downloads import download_images
 from react_pipeline.corpus.inventory import take_stock_of
+from react_pipeline.corpus.kinds.urls import Urls
 from react_pipeline.corpus.shards import (
     SHARDS,
     add_member,
@@ -33,7 +34,7 @@ from react_pipeline.corpus.shards import (
 from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held
-from react_pipeline.settings import CorpusConfig, PipelineConfig
+from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import (
     Artifact,
     CorpusError,
@@ -59,7 +60,7 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in UrlRow._fields])
 logger = logging.getLogger(__name__)
 
 
-def publish_url_corpus(project: Project) -> Artifact:
+def publish_url_corpus(project: Project, corpus: Urls) -> Artifact:
     """Publish the artifact `corpus` of kind `urls`.
 
     The same tables give the same fingerprint, though the web may give other images on another day;
@@ -71,28 +72,29 @@ def publish_url_corpus(project: Project) -> Artifact:
         CorpusError: If a table is unusable, or more than `corpus.download.max_failed_fraction` of
             the images could not be downloaded. What was downloaded is kept for the next run.
     """
-    tables = find_tables(project.config.corpus.urls)
+    tables = find_tables(corpus.urls)
     content = [remembered_sha256(project.store.root, path) for path in tables]
     inputs = resolve(project, "corpus", content=content)
     return project.store.build(
-        inputs, lambda staging: _build(project, tables, staging), resumable=True
+        inputs, lambda staging: _build(project, corpus, tables, staging), resumable=True
     )
 
 
-def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
+def _build(project: Project, corpus: Urls, tables: list[Path], staging: Path) -> dict[str, Any]:
     scratch = staging / _SCRATCH
     if (plan := sealed(scratch / "plan.json")) is None:
         shutil.rmtree(staging)
         scratch.mkdir(parents=True)
         (staging / SHARDS).mkdir()
-        plan = _plan(project, tables, staging)
+        plan = _plan(_earlier(project, corpus), corpus, tables, staging)
         seal(
             scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan
         )
     remaining = pq.ParquetFile(scratch / "remaining.parquet")
     counted = (Counter(plan["failed"]), plan["taken_over"], plan["shards"])
-    progress = _Progress(project.config, staging, *counted)
-    with held(project.config.distributor):
+    distributor = project.config.distributor
+    progress = _Progress(corpus, distributor, staging, *counted)
+    with held(distributor):
         for part in range(remaining.num_row_groups):
             progress.run(part, remaining)
     progress.check()
@@ -121,12 +123,14 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
     }
 
 
-def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
+def _plan(
+    earlier: Artifact | None, corpus: Urls, tables: list[Path], staging: Path
+) -> dict[str, Any]:
     """Read the tables, take over what is there, and write down what remains to be downloaded."""
-    corpus, scratch, skipped = project.config.corpus, staging / _SCRATCH, Counter[str]()
+    scratch, skipped = staging / _SCRATCH, Counter[str]()
     shards, had = 0, set[str]()
     failed = pd.DataFrame(columns=FAILED_COLUMNS)
-    if earlier := _earlier(project):
+    if earlier:
         wanted = {row.key for row in read_rows(tables, corpus, Counter())}
         shards, had = _take_over(earlier, wanted, staging / SHARDS)
         if _tried_as_hard(earlier, corpus):
@@ -156,7 +160,8 @@ class _Progress:
     together.
     """
 
-    config: PipelineConfig
+    corpus: Urls
+    distributor: DistributorConfig
     staging: Path
     reasons: Counter[str]
     pairs: int
@@ -184,7 +189,7 @@ class _Progress:
     def check(self, pairs: int = 0, reasons: Mapping[str, int] | None = None) -> None:
         """Stop if too many downloads failed, those of a part included."""
         counted = self.reasons + Counter(reasons)
-        failed, allowed = counted.total(), self.config.corpus.download.max_failed_fraction
+        failed, allowed = counted.total(), self.corpus.download.max_failed_fraction
         tried = failed + self.pairs + pairs
         if tried and failed > allowed * tried:
             raise CorpusError(
@@ -198,7 +203,7 @@ class _Progress:
         self, rows: pd.DataFrame, directory: Path, refusals: Path, ledger: Path
     ) -> dict[str, Any]:
         rows["row"] = range(len(rows))
-        corpus, distributor = self.config.corpus, self.config.distributor
+        corpus = self.corpus
         refused = int(refusals.read_text()) if refusals.exists() else 0
         # Failures of a network that was down are on record; a run after a refusal may try as often
         # again.
@@ -206,7 +211,7 @@ class _Progress:
             update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1}
         )
         got = download_images(
-            rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, distributor
+            rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, self.distributor
         )
         reasons = {
             str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()
@@ -234,7 +239,7 @@ def _often(reasons: Counter[str]) -> str:
     )
 
 
-def _earlier(project: Project) -> Artifact | None:
+def _earlier(project: Project, corpus: Urls) -> Artifact | None:
     """The current corpus, if its images were made by the same rules."""
     try:
         artifact = project.store.current("corpus", "all")
@@ -243,16 +248,16 @@ def _earlier(project: Project) -> Artifact | None:
     except CorruptArtifact as error:
         logger.warning("%s; nothing is taken over from it", error)
         return None
-    config, recorded = project.config.corpus, artifact.manifest["config"]
+    recorded = artifact.manifest["config"]
     wanted = {
         "kind": "urls",
-        "image_size": config.download.resizing,
-        "hash_column": config.hash_column,
+        "image_size": corpus.download.resizing,
+        "hash_column": corpus.hash_column,
     }
     return artifact if wanted.items() <= recorded.items() else None
 
 
-def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:
+def _tried_as_hard(earlier: Artifact, corpus: Urls) -> bool:
     recorded, download = earlier.manifest["config"], corpus.download
     return bool(
         recorded["retries"] >= download.retries

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from react_pipeline.corpus.kinds.table_columns import TableColumns
 from react_pipeline.corpus.text_columns import require_text_columns, text_batches, whole_table
 from react_pipeline.project import find_files
-from react_pipeline.settings import CorpusConfig
 
 
 class UrlRow(NamedTuple):
@@ -34,7 +34,7 @@ def find_tables(patterns: Iterable[str]) -> list[Path]:
 
 
 def read_rows(
-    paths: Iterable[Path], corpus: CorpusConfig, skipped: Counter[str]
+    paths: Iterable[Path], corpus: TableColumns, skipped: Counter[str]
 ) -> Iterator[UrlRow]:
     """The usable rows of all tables in their order; of equal URLs the first.
 

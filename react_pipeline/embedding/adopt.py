@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.corpus import (
     FILES_FILE,
+    Embeddings,
     Part,
     caption_columns,
     captions_of,
@@ -31,7 +32,6 @@ from react_pipeline.embedding.parts import Rows, holding, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, METADATA, READY_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import CorpusConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
@@ -46,7 +46,7 @@ CLIP that is 0.
 """
 
 
-def adopt_embeddings(project: Project) -> Artifact:
+def adopt_embeddings(project: Project, config: Embeddings) -> Artifact:
     """Publish the artifact `corpus_embeddings` of kind `embeddings`.
 
     Files that can be used in place are named in `ready.json`; others are converted once, into the
@@ -60,8 +60,7 @@ def adopt_embeddings(project: Project) -> Artifact:
     """
     inputs = resolve(project, "corpus_embeddings")
     corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
-    config = project.config.corpus
-    folder = config.embeddings or Path()  # of this kind it is always given
+    folder = config.embeddings
     parts, files = read_parts(corpus), pd.read_parquet(corpus.file(FILES_FILE))
     for row in files.itertuples():
         if (
@@ -106,7 +105,7 @@ def adopt_embeddings(project: Project) -> Artifact:
     return project.store.build(inputs, write, resumable=bool(corpus.counts["convert"]))
 
 
-def _proof(clip: Clip, folder: Path, parts: list[Part], config: CorpusConfig) -> dict[str, float]:
+def _proof(clip: Clip, folder: Path, parts: list[Part], config: Embeddings) -> dict[str, float]:
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
@@ -164,7 +163,7 @@ def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]
 
 
 def _sampled_captions(
-    folder: Path, parts: list[Part], config: CorpusConfig, size: int
+    folder: Path, parts: list[Part], config: Embeddings, size: int
 ) -> tuple[Rows, list[str]]:
     """Rows spread over the corpus, and their captions, less the empty ones."""
     total = sum(part.rows for part in parts)

@@ -17,10 +17,17 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
-from react_pipeline.corpus import ROWS_FILE, Part, caption_columns, captions_of, unit, vector_blocks
+from react_pipeline.corpus import (
+    ROWS_FILE,
+    Embeddings,
+    Part,
+    caption_columns,
+    captions_of,
+    unit,
+    vector_blocks,
+)
 from react_pipeline.embedding.parts import Rows, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
-from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, scratch_of, seal, sealed
 
 ENCODED_CAPTIONS = 8_192
@@ -33,7 +40,7 @@ def convert(
     corpus: Artifact,
     folder: Path,
     parts: list[Part],
-    config: CorpusConfig,
+    config: Embeddings,
     staging: Path,
 ) -> dict[str, Any]:
     """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed
@@ -81,7 +88,7 @@ def convert(
 
 
 def _convert_part(
-    clip: Clip, folder: Path, part: Part, kept: Rows, config: CorpusConfig, names: dict[str, Path]
+    clip: Clip, folder: Path, part: Part, kept: Rows, config: Embeddings, names: dict[str, Path]
 ) -> list[Path]:
     columns = list(
         dict.fromkeys(

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
+from react_pipeline.corpus import SHARDS_FILE, Embeddings, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.groups import (
     LEDGER_COLUMNS,
@@ -67,10 +67,10 @@ def embed_corpus(project: Project) -> Artifact:
             samples or keys of earlier shards, or the encoder gives a vector that is not finite or
             zero.
     """
-    if project.config.corpus.kind == "embeddings":
+    if isinstance(project.config.corpus, Embeddings):
         from react_pipeline.embedding.adopt import adopt_embeddings
 
-        return adopt_embeddings(project)
+        return adopt_embeddings(project, project.config.corpus)
     inputs = resolve(project, "corpus_embeddings")
     return project.store.build(
         inputs, lambda staging: _embed(project, inputs, staging), resumable=True
@@ -132,7 +132,7 @@ class _Build:
         return encoder.arithmetic
 
     def run_spread(self, bar: Any) -> dict[str, str]:
-        """Like `run`, with a task of the cluster for each group."""
+        """The same as tasks of a cluster."""
         records, settings = self.records, self.config.distributor
         duplicates: dict[int, Duplicates] = {}
 

@@ -30,7 +30,6 @@ from react_pipeline.corpus import (
     fields_of,
     open_shard,
     read_pair,
-    source_of,
 )
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group, LedgerRow
@@ -62,12 +61,12 @@ class PairDataset(Dataset[dict[str, Any]]):
         try:
             pair = read_pair(self._file(shard), sample, self.corpus)
         except BadSample as error:
-            source = source_of(fields_of(self._file(shard), sample), self.corpus)
+            source = self.corpus.source_of(fields_of(self._file(shard), sample))
             return {"skipped": (shard, sample.key, error.reason, error.detail, source)}
         except ReactError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback.
             return {"failed": error}
-        image, caption = sample.image, sample.members.get(self.corpus.caption_extension)
+        image, caption = sample.image, sample.members.get(self.corpus.caption_extension_in_shards())
         assert image is not None and caption is not None  # noqa: S101 - read_pair refuses such samples
         ours = {
             "shard": shard,
@@ -244,7 +243,7 @@ class ClipMapper:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         # The rows come normalised: anything else was zero, infinite or NaN.
         for row in bad_rows(vectors).tolist():
-            source = source_of(batch["fields"][row], self.corpus)
+            source = self.corpus.source_of(batch["fields"][row])
             place = (
                 source
                 or f"{self.locations[batch['ours'][row]['shard']]}: key "

@@ -138,14 +138,16 @@ def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) ->
 
 @dataclass(frozen=True)
 class AddTask:
-    """Adds rows to a copy of the trained index; an item is the start and stop of its rows."""
+    """Adds rows to a copy of the trained index; of one item, the first row and the one behind the
+    last.
+    """
 
     embeddings: Artifact
     side: Side
     trained: Path
 
     def file(self, first: int) -> Path:
-        """The file of the part that begins with this row."""
+        """Where the part is that begins with a row."""
         return self.trained.with_suffix(f".{first}.part")
 
     def __call__(self, rows: tuple[int, int]) -> None:

@@ -36,7 +36,7 @@ def build_index(project: Project) -> Artifact:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find
             it; if a key does not fit; if a ready index does not belong to the embeddings.
     """
-    config, ready = project.config.index, project.config.corpus.indices
+    config, ready = project.config.index, project.config.corpus.ready_indices
     inputs = resolve(
         project,
         "faiss_index",
@@ -116,7 +116,7 @@ class Index:
         return pd.DataFrame(columns)
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """Like `find_rows`, for queries that were `checked`."""
+        """As `find_rows`, of queries that were `checked`."""
         rerank = self.rerank(side)
         return find_rows(
             self.opened(side), queries, k, rerank, self.stored_vectors(side) if rerank > 1 else None

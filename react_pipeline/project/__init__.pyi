@@ -25,5 +25,6 @@ from .project import Project as Project
 from .spark import held as held
 from .spark import require_shared as require_shared
 from .spark import spread as spread
-from .template import write_demo_project as write_demo_project
+from .template import templates as templates
+from .template import write_files as write_files
 from .template import write_project as write_project

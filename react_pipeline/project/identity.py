@@ -15,19 +15,8 @@ from react_pipeline.store import CURRENT
 
 
 def corpus(project: Project, _key: str) -> dict[str, Any]:
-    """Which images are available from the corpus."""
-    corpus = project.config.corpus
-    columns = {"url_column", "caption_column", "hash_column"}
-    names = {
-        "demo": {"keys", "caption_extension"},
-        "webdataset": {"keys", "caption_extension"},
-        "embeddings": {*columns, "layout", "vector_column"},
-        "urls": {*columns, "max_pixels"},
-        "images": {"caption_column", "caption_extension"},
-    }[corpus.kind]
-    # More retries make another corpus: that is how failed URLs are tried again.
-    download = _download(project) if corpus.kind == "urls" else {}
-    return {**corpus.model_dump(mode="json", include={"kind", *names}), **download}
+    """Which images are available from the corpus, as its kind says."""
+    return project.config.corpus.identity()
 
 
 def base_checkpoint(project: Project, _key: str) -> dict[str, Any]:
@@ -76,7 +65,7 @@ def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     index = project.config.index.model_dump(mode="json", exclude=RECALLS)
     # Ready indices are identified by their bytes (the content of the inputs), not by where they
     # are.
-    return {**index, "ready": bool(project.config.corpus.indices)}
+    return {**index, "ready": bool(project.config.corpus.ready_indices)}
 
 
 def classes(project: Project, slug: str) -> dict[str, Any]:
@@ -114,7 +103,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
         **fields,
         "seeds": seeds,
         **_kept_out(project, slug),
-        **_fetched(project),
+        **project.config.corpus.identity_of_images(),
     }
 
 
@@ -122,20 +111,12 @@ def control_set(project: Project, slug: str) -> dict[str, Any]:
     """What decides a random draw of the same size."""
     fields = {"near_duplicate_similarity", "shard_pairs"}
     settings = project.retrieval(slug).model_dump(mode="json", include=fields)
-    return {**settings, "seed": project.seed(slug), **_kept_out(project, slug), **_fetched(project)}
-
-
-def _fetched(project: Project) -> dict[str, Any]:
-    """What decides which images are available where chosen pairs are fetched from URLs; nothing for
-    other corpora.
-    """
-    return {"download": _download(project)} if project.config.corpus.kind == "embeddings" else {}
-
-
-def _download(project: Project) -> dict[str, Any]:
-    download = project.config.corpus.download
-    fields = download.model_dump(mode="json", include={"retries", "allow_private_addresses"})
-    return {**fields, "image_size": download.resizing}
+    return {
+        **settings,
+        "seed": project.seed(slug),
+        **_kept_out(project, slug),
+        **project.config.corpus.identity_of_images(),
+    }
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:

@@ -8,17 +8,16 @@ looked at: thousands of requests a minute would overload a server. The schedule 
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from react_pipeline.demo import installed_versions
 from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
-from react_pipeline.settings import DomainConfig, EncoderConfig, labelled_kinds
+from react_pipeline.settings import DomainConfig, EncoderConfig, encoders, labelled_kinds
 from react_pipeline.store import (
     CACHE,
     Artifact,
@@ -43,7 +42,7 @@ class Files:
 
     Attributes:
         names: Paths, folders and patterns.
-        packages: Versions of the installed packages that the demo is made from.
+        packages: Versions of the installed packages that it is made from.
         complete: Whether equal files mean equal inputs, so that a look at them is enough; else only
             its step can say.
     """
@@ -56,12 +55,8 @@ class Files:
 def of_corpus(project: Project, _key: str) -> Files:
     """Shards, images, tables, and folders of ready embeddings and indices."""
     corpus = project.config.corpus
-    paths = (
-        str(path) for path in (corpus.embeddings, corpus.subset, corpus.indices) if path is not None
-    )
-    names = (*corpus.shards, *corpus.images, *corpus.urls, *paths)
-    packages = _demo_packages() if corpus.kind == "demo" else {}
-    return Files(names, packages, complete=not any(map(_REMOTE.match, names)))
+    names = corpus.files()
+    return Files(names, _present(corpus.packages), complete=not any(map(_REMOTE.match, names)))
 
 
 def of_checkpoint(project: Project, _key: str) -> Files:
@@ -76,7 +71,8 @@ def of_retrieval_checkpoint(project: Project, _key: str) -> Files:
 
 def _weights(encoder: EncoderConfig) -> Files:
     names = (encoder.pretrained,) if encoder.pretrained else ()
-    return Files(names, _demo_packages() if encoder.model == "demo" else {})
+    built = encoders().get(encoder.model)
+    return Files(names, _present(built.packages) if built else {})
 
 
 def of_labelled_images(project: Project, slug: str) -> Files:
@@ -90,9 +86,9 @@ def unlisted(_project: Project, _key: str) -> Files:
     return Files(complete=False)
 
 
-def _demo_packages() -> dict[str, str]:
+def _present(packages: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
     with suppress(InputError):  # not installed any more: what was made of them stays
-        return installed_versions()
+        return packages()
     return {}
 
 

@@ -1,22 +1,30 @@
-"""The files of a new project: the demo's, as the wheel carries them (in a clone links to its own),
-and `init`'s.
+"""The files of a new project.
+
+Does not belong here: the part of a kind of corpus (`corpus.kinds`).
 """
 
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 
 from markupsafe import Markup
 
 from react_pipeline.pages import render
-from react_pipeline.settings import FOLDER_PREFIX, HUB_PREFIX
+from react_pipeline.settings import (
+    FOLDER_PREFIX,
+    HUB_PREFIX,
+    CorpusConfig,
+    corpus_kinds,
+    did_you_mean,
+)
 from react_pipeline.store import InputError, write_atomically
 
-FOLDER = Path(__file__).parent / "files"
-
-DAGSTER_SETTINGS = FOLDER / "dagster.yaml"
+DAGSTER_SETTINGS = Path(__file__).parent / "files" / "dagster.yaml"
 """What a new Dagster home gets."""
+
+DAGSTER_FILE = "dagster_home/dagster.yaml"
 
 _GITIGNORE = """\
 .react/
@@ -26,64 +34,62 @@ predictions/
 """
 
 
-def write_demo_project(folder: Path) -> list[Path]:
-    """Make a folder the demo's project: `pipeline.yaml` and `domains/`. Files that are there are
-    kept.
-
-    Returns:
-        What was written; nothing if the folder has a `pipeline.yaml`, which is written last.
-
-    Raises:
-        InputError: If the folder cannot be written.
-    """
-    if (folder / "pipeline.yaml").exists():
-        return []
-    return _write(folder, _demo_files())
+def templates() -> Mapping[str, type[CorpusConfig]]:
+    """What `init --corpus` takes: kinds of corpus, and variants of them."""
+    return {name: kind for own, kind in corpus_kinds().items() for name in (own, *kind.variants)}
 
 
 def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
     """Make a folder a project and return what was written. Files that are there are kept.
 
     Args:
-        corpus: A kind of corpus, or `datacomp`: the published embeddings of DataComp.
+        corpus: One of `templates`.
         encoder: `MODEL/PRETRAINED`, or a whole model, `hf-hub:organization/name` or
-            `local-dir:folder`; the demo's corpus has its own.
+            `local-dir:folder`; not used by a kind of corpus that has its own.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
     """
     if (folder / "pipeline.yaml").exists():
         raise InputError(f"{folder / 'pipeline.yaml'}: already exists; choose another folder")
-    if corpus == "demo":
-        files = _demo_files()
-    else:
-        whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX))
-        model, _, pretrained = (encoder, "", "") if whole else encoder.partition("/")
-        if not (whole or (model and pretrained)):
-            raise InputError(
-                f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, "
-                f"{HUB_PREFIX}ORGANIZATION/NAME or {FOLDER_PREFIX}FOLDER"
-            )
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
-        # JSON's texts are YAML's too.
-        texts = {"name": name, "model": model, **({"pretrained": pretrained} if pretrained else {})}
-        values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
-        files = {
-            "domains/birds.yaml": render("project", "birds.yaml"),
-            "pipeline.yaml": render("project", "pipeline.yaml", corpus=corpus, **values),
-        }
+    kinds = templates()
+    if corpus not in kinds:
+        meant = did_you_mean(corpus, kinds, f"choose from {', '.join(kinds)}")
+        raise InputError(f"--corpus {corpus!r}: there is no such kind; {meant}")
+    files = kinds[corpus].project_files() or _files(folder, kinds[corpus], corpus, encoder)
     home = DAGSTER_SETTINGS.read_text(encoding="utf-8")
-    return _write(folder, {".gitignore": _GITIGNORE, "dagster_home/dagster.yaml": home, **files})
+    return write_files(folder, {".gitignore": _GITIGNORE, DAGSTER_FILE: home, **files})
 
 
-def _demo_files() -> dict[str, str]:
-    sources = [*sorted((FOLDER / "domains").glob("*.yaml")), FOLDER / "pipeline.yaml"]
-    return {
-        str(source.relative_to(FOLDER)): source.read_text(encoding="utf-8") for source in sources
-    }
+def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) -> Mapping[str, str]:
+    whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX))
+    model, _, pretrained = (encoder, "", "") if whole else encoder.partition("/")
+    if not (whole or (model and pretrained)):
+        raise InputError(
+            f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, "
+            f"{HUB_PREFIX}ORGANIZATION/NAME or {FOLDER_PREFIX}FOLDER"
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
+    # JSON's texts are YAML's too.
+    texts = {"name": name, "model": model, **({"pretrained": pretrained} if pretrained else {})}
+    values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
+    section = indent(kind.template(corpus, model), "  ").rstrip()
+    pipeline = render(
+        "project",
+        "pipeline.yaml",
+        corpus=Markup(section),  # noqa: S704
+        has_vectors=kind.fetches_images,
+        **values,
+    )
+    return {"domains/birds.yaml": render("project", "birds.yaml"), "pipeline.yaml": pipeline}
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
+def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write files into a folder, by name, and return which; those that are there are kept.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
     written = []
     for name, text in files.items():
         target = folder / name

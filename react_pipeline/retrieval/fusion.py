@@ -44,7 +44,7 @@ def apply_filter(
     dropped.
 
     Args:
-        candidates: From `best_hits`.
+        candidates: Of `best_hits`.
         likeness: Cosine of each candidate's image with its class, (N,).
         settings: Gives the floor.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from PIL.Image import Image
 
-from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_source, source_of
+from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_source
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
@@ -73,11 +73,11 @@ def search_pairs(
     # Only asked for its columns: nothing is fetched here.
     source = open_source(project, fresh(project, "corpus"), Path())
     metadata = row_metadata(embeddings, hits["row"], source.columns)
-    if (corpus := project.config.corpus).kind in ("images", "urls"):
+    if (corpus := project.config.corpus).is_copy:
         origins = (
             row_metadata(embeddings, hits["row"], ["path", "url"]).fillna("").to_dict("records")
         )
-        metadata["source"] = [source_of(fields, corpus) for fields in origins]
+        metadata["source"] = [corpus.source_of(fields) for fields in origins]
     return hits.join(metadata, on="row")
 
 

@@ -8,10 +8,16 @@ from .config import DomainConfig as DomainConfig
 from .config import EmbeddingConfig as EmbeddingConfig
 from .config import EncoderConfig as EncoderConfig
 from .config import PipelineConfig as PipelineConfig
+from .config import encoders as encoders
+from .corpus import DEFAULT_KIND as DEFAULT_KIND
 from .corpus import MAX_PIXELS as MAX_PIXELS
+from .corpus import CaptionExtension as CaptionExtension
 from .corpus import CorpusConfig as CorpusConfig
 from .corpus import DownloadConfig as DownloadConfig
+from .corpus import LocalNames as LocalNames
+from .corpus import Names as Names
 from .corpus import StorageConfig as StorageConfig
+from .corpus import corpus_kinds as corpus_kinds
 from .distributor import DistributorConfig as DistributorConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import labelled_kinds as labelled_kinds

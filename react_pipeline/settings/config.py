@@ -16,14 +16,15 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    SerializeAsAny,
     create_model,
     field_validator,
     model_validator,
 )
 
-from react_pipeline.extension import Extension, brought
+from react_pipeline.extension import Extension, brought_by_name
 from react_pipeline.settings.automation import AutomationConfig
-from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig
 from react_pipeline.settings.index import IndexConfig
@@ -40,6 +41,9 @@ from react_pipeline.settings.training import (
     TrainingOverrides,
     partial,
 )
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import BuiltEncoder
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's
@@ -88,15 +92,15 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
-        if self.model != "demo" and not self.pretrained:
+        is_built = self.model in encoders()
+        if not is_built and not self.pretrained:
             raise ValueError(
                 "`pretrained` is missing: a tag of open_clip or the path of a checkpoint"
             )
-        given = [name for name in _OF_WEIGHTS if getattr(self, name) is not None]
-        if self.model == "demo" and given:
+        idle = [f"`{name}`" for name in _OF_WEIGHTS if getattr(self, name) is not None]
+        if is_built and idle:
             raise ValueError(
-                "`model: demo` is made from installed packages, so "
-                f"{', '.join(f'`{name}`' for name in given)} would "
+                f"`model: {self.model}` is made from installed packages, so {', '.join(idle)} would "
                 "do nothing; remove it, or name the architecture of your weights as `model`"
             )
         return self
@@ -253,7 +257,7 @@ class PipelineConfig(Section):
         "gated-image",
         "gated-image-control",
     )
-    corpus: CorpusConfig
+    corpus: SerializeAsAny[CorpusConfig]
     encoder: EncoderConfig
     retrieval_encoder: EncoderConfig | None = None
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -311,23 +315,35 @@ class PipelineConfig(Section):
 @cache
 def sections_of_extensions() -> dict[str, type[Section]]:
     """The model of each section of `pipeline.yaml` that an extension brings, by name."""
-    models: dict[str, type[Section]] = {}
 
-    def added(extension: Extension) -> None:
-        sections = extension.sections()
-        if taken := sections.keys() & {*PipelineConfig.model_fields, *models}:
+    def sections(extension: Extension) -> Mapping[str, type[Section]]:
+        models = extension.sections()
+        if taken := models.keys() & PipelineConfig.model_fields.keys():
             raise ValueError(f"`{min(taken)}` is a field of pipeline.yaml already")
-        models.update(sections)
+        return models
 
-    for _ in brought(added):
-        pass
-    return models
+    return brought_by_name(sections)
+
+
+def whole_pipeline_model(raw: Mapping[str, Any]) -> type[PipelineConfig]:
+    """What a whole file must fit: `PipelineConfig` with its kind of corpus, and the sections of
+    extensions as fields.
+    """
+    return _model_with(kind_of_corpus(raw))
 
 
 @cache
-def whole_pipeline_model() -> type[PipelineConfig]:
-    """`PipelineConfig` with the sections of extensions as fields: what a whole file must fit."""
+def _model_with(kind: type[CorpusConfig]) -> type[PipelineConfig]:
     fields: dict[str, Any] = {
         name: (model, model()) for name, model in sections_of_extensions().items()
     }
-    return create_model("PipelineConfig", __base__=PipelineConfig, **fields)
+    # One model for each kind, instead of a union: its messages speak of this kind alone.
+    return create_model("PipelineConfig", __base__=PipelineConfig, corpus=(kind, ...), **fields)
+
+
+@cache
+def encoders() -> Mapping[str, "BuiltEncoder"]:
+    """Every encoder that is built rather than loaded, by name."""
+    return brought_by_name(
+        lambda extension: {encoder.name: encoder for encoder in extension.encoders()}
+    )

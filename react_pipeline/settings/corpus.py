@@ -1,49 +1,43 @@
 """Configuration of the corpus: `corpus:` of `pipeline.yaml`.
 
-Belongs here: its fields, their defaults and rules. Does not belong here: reading shards (`shards`),
-taking stock (`corpus`).
+Belongs here: what every kind of corpus has. Does not belong here: any kind (`corpus.kinds`, and
+extensions).
 """
 
 import re
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from react_pipeline.settings.shard_patterns import check_shard_name
+from react_pipeline.extension import brought_by_name
+from react_pipeline.settings.near_names import did_you_mean
+from react_pipeline.settings.shard_patterns import is_url
 from react_pipeline.settings.training import Fraction, Section
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.project import Project
+    from react_pipeline.settings.distributor import DistributorConfig
+    from react_pipeline.store import Artifact
 
 MAX_PIXELS = 89_478_485
 """Of an image, width times height; half of the number at which Pillow refuses one."""
 
+DEFAULT_KIND = "webdataset"
+
 _SECRET = re.compile(
     r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE
 )
-
-Layout = Literal[
-    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet", "pd12m"
-]
-
-_FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
-    "demo": (),
-    "webdataset": ("shards", "storage", "keys", "caption_extension"),
-    "images": ("images", "caption_extension", "caption_column"),
-    "urls": ("urls", "url_column", "caption_column", "hash_column", "download"),
-    "embeddings": (
-        *("embeddings", "layout", "vector_column", "subset", "indices"),
-        *("url_column", "caption_column", "hash_column", "download"),
-    ),
-}
-"""Fields that mean something in some kinds only; the others hold for all."""
-_REQUIRED = {
-    "webdataset": ("shards", "a list of tar files, patterns such as data/*.tar, or URLs"),
-    "images": (
-        "images",
-        "folders of images with captions next to them, or parquet files with images in them",
-    ),
-    "urls": ("urls", "a list of parquet or tsv files, or patterns such as tables/*.parquet"),
-    "embeddings": ("embeddings", "the folder that holds the files of `layout`"),
-}
 
 
 class StorageConfig(Section):
@@ -96,77 +90,210 @@ class DownloadConfig(Section):
         """What `image_size` does to an image, in words; None if images stay as they come."""
         return None if self.image_size is None else f"shorter side at most {self.image_size}"
 
+    def identity(self) -> dict[str, Any]:
+        """What decides which images are available, and their bytes."""
+        # More retries make another corpus: that is how failed URLs are tried again.
+        fields = self.model_dump(mode="json", include={"retries", "allow_private_addresses"})
+        return {**fields, "image_size": self.resizing}
+
 
 class CorpusConfig(Section):
-    """Where the image-text pairs come from."""
+    """A kind of corpus: its fields of `corpus:`, and all that the pipeline asks of it.
 
-    kind: Literal["demo", "webdataset", "images", "urls", "embeddings"] = "webdataset"
-    shards: tuple[str, ...] = ()
-    storage: StorageConfig = StorageConfig()
-    keys: Literal["global", "by_folder"] = "global"
-    caption_extension: str = Field(
-        default="txt",
-        pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$",
-        description="the end of the captions' file names, without the first dot, such as txt",
-    )
-    images: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
-    url_column: str = "url"
-    caption_column: str = "caption"
-    hash_column: str | None = None
-    embeddings: Path | None = None
-    layout: Layout = "clip-retrieval"
-    vector_column: str = "vector"
-    subset: Path | None = None
-    indices: Path | None = None
-    download: DownloadConfig = DownloadConfig()
+    A kind is a subclass of this, or of `corpus.ShardedCorpus` if its images are in tar shards. It is
+    named by the default of its field `kind`, such as `kind: Literal["webdataset"] = "webdataset"`,
+    and found by `Extension.corpus_kinds`. Heavy imports are inside its methods.
+
+    Attributes:
+        file_fields: Fields with names of local files, patterns, or URLs, as text.
+        fetches_images: Whether pairs have URLs in place of images, and those of chosen pairs are
+            fetched.
+        is_copy: Whether its pairs are copies of what `source_of` names.
+        variants: Further names of `init --corpus` that `template` knows.
+        next_step: What `init` says to do next.
+        assumed_pair_bytes: Of a pair in a shard, where nothing says it; web images at 256 pixels
+            take half of it.
+    """
+
+    kind: str
     max_bad_fraction: Fraction = 0.1
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
 
-    @field_validator("shards", "images", "urls", mode="before")
-    @classmethod
-    def _one_text_is_a_list_of_one(cls, given: Any) -> Any:
-        return (given,) if isinstance(given, str) else given
+    file_fields: ClassVar[tuple[str, ...]] = ()
+    fetches_images: ClassVar[bool] = False
+    is_copy: ClassVar[bool] = False
+    variants: ClassVar[tuple[str, ...]] = ()
+    next_step: ClassVar[str] = "edit pipeline.yaml and domains/"
+    assumed_pair_bytes: ClassVar[int] = 50_000
 
-    @field_validator("shards")
-    @classmethod
-    def _shards_are_paths_or_plain_urls(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
-        for shard in shards:
-            check_shard_name(shard)
-        return shards
+    def identity(self) -> dict[str, Any]:
+        """What decides which images are available; not where files are, and not their bytes."""
+        raise NotImplementedError
 
-    @field_validator("images", "urls")
-    @classmethod
-    def _tables_are_local(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for name in urls:
-            if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
-                # Of an address only the scheme is repeated: the rest may hold a secret.
-                shown = f"{name.partition('://')[0]}://…" if "://" in name else name
-                raise ValueError(
-                    f"{shown!r}: tables and folders are read from local paths only; download them "
-                    "first"
-                )
-        return urls
+    def identity_of_images(self) -> dict[str, Any]:
+        """The same of images that are fetched for chosen pairs, as part of the identity of pairs."""
+        return {}
 
-    @model_validator(mode="after")
-    def _fields_match_kind(self) -> Self:
-        known = _FIELDS_OF_KINDS[self.kind]
-        for field in sorted(
-            {name for names in _FIELDS_OF_KINDS.values() for name in names} - set(known)
-        ):
-            default = type(self).model_fields[field].default
-            if getattr(self, field) != default:
-                kinds = " or ".join(
-                    f"`{kind}`" for kind, names in _FIELDS_OF_KINDS.items() if field in names
-                )
-                raise ValueError(
-                    f"`{field}` does nothing for kind `{self.kind}`: remove it, or set kind {kinds}"
-                )
-        if self.kind in _REQUIRED:
-            field, what = _REQUIRED[self.kind]
-            if not getattr(self, field):
-                raise ValueError(f"kind `{self.kind}` needs `{field}`: {what}")
-        if self.url_column == self.caption_column:
-            raise ValueError("`url_column` and `caption_column` name the same column")
-        return self
+    def files(self) -> tuple[str, ...]:
+        """Paths, patterns and URLs of the files to look at for a change."""
+        named = [name for field in self.file_fields for name in getattr(self, field)]
+        paths = [str(value) for _, value in self if isinstance(value, Path)]
+        return (*named, *paths)
+
+    def packages(self) -> Mapping[str, str]:
+        """Versions of the installed packages that it is made from."""
+        return {}
+
+    def located(self, absolute: Callable[[Path | str], Path]) -> Self:
+        """The same with absolute paths."""
+        paths: dict[str, Any] = {
+            name: absolute(value).resolve() for name, value in self if isinstance(value, Path)
+        }
+        for field in self.file_fields:
+            names = getattr(self, field)
+            paths[field] = tuple(name if is_url(name) else str(absolute(name)) for name in names)
+        return self.model_copy(update=paths)
+
+    def misplaced(self, store: Path) -> tuple[str, str] | None:
+        """A field that does not go with the place of the store, and why."""
+        return None
+
+    def publish(self, project: "Project") -> "Artifact":
+        """Publish the artifact `corpus`.
+
+        Raises:
+            CorpusError: If it is damaged, or has no pair.
+        """
+        raise NotImplementedError
+
+    def open_images(
+        self, corpus: "Artifact", directory: Path, distributor: "DistributorConfig"
+    ) -> "ImageSource":
+        """Where the images of chosen rows come from; `directory` is scratch of a fetch."""
+        raise NotImplementedError
+
+    def caption_extension_in_shards(self) -> str:
+        """The end of the names of captions in the shards."""
+        return "txt"
+
+    def source_of(self, fields: Mapping[str, str]) -> str:
+        """The user's own file or URL that a pair was copied from, by its metadata; "" if none."""
+        return ""
+
+    @property
+    def ready_indices(self) -> Path | None:
+        """The folder of ready search indices, if there are any."""
+        return None
+
+    def access(self) -> tuple[StorageConfig, DownloadConfig]:
+        """How `predict` and `judge` reach pictures on servers."""
+        return StorageConfig(), DownloadConfig()
+
+    def size(self) -> "CorpusSize":
+        """How many pairs there are, as far as the files say before they are read.
+
+        Raises:
+            CorpusError: If they are not there.
+            InputError: If they do not say it.
+        """
+        raise NotImplementedError
+
+    def work(self, size: "CorpusSize", dimension: int) -> "CorpusWork":
+        """What publishing so many pairs takes, for `plan`; `dimension` is the width of vectors."""
+        raise NotImplementedError
+
+    def description(self) -> str:
+        """The line of `doctor`: what can be said without reading it; a CorpusError if it is not
+        there.
+        """
+        raise NotImplementedError
+
+    def ingredients(self) -> tuple[tuple[str, str, str], ...]:
+        """Packages that it is made of, for the card of a model: name, what of it, licence."""
+        return ()
+
+    @classmethod
+    def template(cls, name: str, model: str) -> str:
+        """The section `corpus:` that `init --corpus NAME` writes, without indentation.
+
+        Args:
+            name: The kind, or one of `variants`.
+            model: The architecture of the encoder.
+        """
+        return f"kind: {name}\n"
+
+    @classmethod
+    def project_files(cls) -> Mapping[str, str]:
+        """All files of a new project, by name, if the kind brings its own; else none."""
+        return {}
+
+    @classmethod
+    def unknown_field(cls, name: str) -> str:
+        """What to say of a field of other kinds."""
+        kinds = [kind for kind, model in corpus_kinds().items() if name in model.model_fields]
+        if not kinds:
+            return ""
+        others = " or ".join(f"`{kind}`" for kind in kinds)
+        own = cls.model_fields["kind"].default
+        return f"`{name}` does nothing for kind `{own}`: remove it, or set kind {others}"
+
+
+class UnknownKind(CorpusConfig):
+    """A `kind` that nothing brings, so that its other fields cannot be checked."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @field_validator("kind")
+    @classmethod
+    def _no_such_kind(cls, kind: str) -> str:
+        kinds = corpus_kinds()
+        meant = did_you_mean(kind, kinds, f"choose from {', '.join(kinds)}")
+        raise ValueError(f"there is no kind {kind!r}; {meant}")
+
+
+@cache
+def corpus_kinds() -> Mapping[str, type[CorpusConfig]]:
+    """Every kind of corpus, by name."""
+    return brought_by_name(
+        lambda extension: {
+            str(model.model_fields["kind"].default): model for model in extension.corpus_kinds()
+        }
+    )
+
+
+def kind_of_corpus(raw: Mapping[str, Any]) -> type[CorpusConfig]:
+    """The kind that a `pipeline.yaml` names."""
+    corpus = raw.get("corpus")
+    name = corpus.get("kind", DEFAULT_KIND) if isinstance(corpus, dict) else DEFAULT_KIND
+    return corpus_kinds().get(name, UnknownKind) if isinstance(name, str) else UnknownKind
+
+
+def _one_or_many(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
+
+
+def _require_local(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
+            # Of an address only the scheme is repeated: the rest may hold a secret.
+            shown = f"{name.partition('://')[0]}://…" if "://" in name else name
+            raise ValueError(
+                f"{shown!r}: tables and folders are read from local paths only; download them first"
+            )
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+"""Paths and patterns of files, or URLs; one text is a list of one."""
+
+LocalNames = Annotated[Names, AfterValidator(_require_local)]
+"""The same without URLs."""
+
+CaptionExtension = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$",
+        description="the end of the captions' file names, without the first dot, such as txt",
+    ),
+]

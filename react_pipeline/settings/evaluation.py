@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import field_validator, model_validator
 
-from react_pipeline.extension import Extension, brought
+from react_pipeline.extension import brought_by_name
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.training import Name, Section
 
@@ -22,14 +22,9 @@ if TYPE_CHECKING:
 @cache
 def labelled_kinds() -> Mapping[str, "LabelledKind"]:
     """Every kind of labelled images, by name."""
-    kinds: dict[str, LabelledKind] = {}
-
-    def added(extension: Extension) -> None:
-        kinds.update({kind.name: kind for kind in extension.labelled_kinds()})
-
-    for _ in brought(added):
-        pass
-    return kinds
+    return brought_by_name(
+        lambda extension: {kind.name: kind for kind in extension.labelled_kinds()}
+    )
 
 
 class EvaluationSetConfig(Section):

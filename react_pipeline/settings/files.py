@@ -9,6 +9,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,6 @@ from react_pipeline.settings.config import (
 )
 from react_pipeline.settings.messages import problems_of, truths_for_numbers
 from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.shard_patterns import is_url
 from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import ConfigError, Problem, stamp_of
 
@@ -47,31 +47,21 @@ def load_pipeline(path: Path) -> PipelineConfig:
         ConfigError: Listing every problem with file and field.
     """
     base = path.resolve().parent
-    whole = _validate(whole_pipeline_model(), read_yaml(path), path)
+    raw = read_yaml(path)
+    whole = _validate(whole_pipeline_model(raw), raw, path)
     core = {name: getattr(whole, name) for name in PipelineConfig.model_fields}
     config = _located(PipelineConfig.model_construct(whole.model_fields_set, **core), base)
     names = sections_of_extensions()
     config = config.with_sections({name: _located(getattr(whole, name), base) for name in names})
-    corpus = _located(config.corpus, base)
-    files = {
-        "shards": tuple(
-            name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards
-        ),
-        **{
-            field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field))
-            for field in ("images", "urls")
-        },
-    }
-    for folder in files["images"]:
-        if config.store.is_relative_to(Path(folder).resolve()):
-            # Each step changes what is in the store, so that the corpus would never be up to date.
-            problem = f"{folder} holds the store {config.store}; name the folders of the images, or move `store`"
-            raise ConfigError([Problem(path, "corpus.images", problem)])
+    corpus = config.corpus.located(partial(_absolute, base))
+    if misplaced := corpus.misplaced(config.store):
+        field, problem = misplaced
+        raise ConfigError([Problem(path, f"corpus.{field}", problem)])
     update = {
         "tracking_uri": _tracking_uri(path)
         or config.tracking_uri
         or f"sqlite:///{config.store.parent / 'mlflow.db'}",
-        "corpus": corpus.model_copy(update=files),
+        "corpus": corpus,
         "encoder": _with_weights(config.encoder, base),
         "retrieval_encoder": config.retrieval_encoder
         and _with_weights(config.retrieval_encoder, base),

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from react_pipeline.settings.near_names import did_you_mean, near_names
 from react_pipeline.settings.secrets import without_secrets
+from react_pipeline.settings.training import Section
 from react_pipeline.settings.yaml_files import line_of, read_nodes
 from react_pipeline.store import Problem
 
@@ -189,7 +190,8 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
     if kind == "extra_forbidden":
         return _unknown(fault, model)
     if kind == "missing":
-        return "is missing"
+        about = fault.info.description if fault.info else None
+        return f"is missing: {about}" if about else "is missing"
     if value is None:
         return "is empty: write a value, or remove it"
     written = repr(value) if isinstance(value, str) else text or str(value)
@@ -241,6 +243,8 @@ def _meant(fault: _Fault) -> str:
 
 def _unknown(fault: _Fault, model: type[BaseModel]) -> str:
     name = str(fault.path[-1])
+    if issubclass(fault.section, Section) and (message := fault.section.unknown_field(name)):
+        return message
     elsewhere = [
         ".".join(path[:-1]) for path in _fields_below(model) if path[-1] == name and len(path) > 1
     ]

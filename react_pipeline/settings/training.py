@@ -61,6 +61,11 @@ class Section(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
 
+    @classmethod
+    def unknown_field(cls, name: str) -> str:
+        """What to say of a field that this part does not have; "" for the usual message."""
+        return ""
+
 
 def _require_one_length(given: Any) -> Any:
     if given.epochs is not None and "steps" in given.model_fields_set:

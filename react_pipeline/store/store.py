@@ -82,12 +82,12 @@ class Store:
                 )
 
     def directory(self, stage: str, key: str) -> Path:
-        """The folder with the artifacts of one stage and key."""
+        """Where the artifacts of one stage and key are."""
         return self.root / stage / key
 
     @property
     def staging(self) -> Path:
-        """The folder in which attempts write."""
+        """Where attempts write."""
         return self.root / ".staging"
 
     def build(

@@ -29,6 +29,7 @@ from react_pipeline.clip import (
     HEAD_ABOUT_FILE,
     HEAD_FILE,
     LOGIT_SCALE,
+    encoder_of_tower,
     load,
     prompt_templates,
     require_allowed,
@@ -194,8 +195,8 @@ def write_model(
     _write_json(staging / CONFIG_FILE, config)
     gated = bool(vision_cfg.get("react_cfg"))
     registered = None
-    # Plain open_clip refuses gated blocks, and does not know the demo's own architecture.
-    if not gated and not str(vision_cfg.get("timm_model_name", "")).startswith("react_demo"):
+    # Plain open_clip refuses gated blocks, and knows no image tower of an extension.
+    if not gated and encoder_of_tower(vision_cfg.get("timm_model_name")) is None:
         # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name
         # is kept out of it.
         registered = f"react-{checkpoint.fingerprint}"

@@ -72,14 +72,17 @@ def prepare_log(
         )
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
-    corpus = project.config.corpus
-    pictures, refused = find_pictures(source, storage=corpus.storage)
+    storage, download = project.config.corpus.access()
+    pictures, refused = find_pictures(source, storage=storage)
     identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
     folder = project.path.parent / JUDGEMENTS / slug
     log = folder / f"{one.method}--{other.method}--{digest}.jsonl"
     pictures = fetch_urls(
-        pictures, folder / f".pictures-{digest}", corpus.download, corpus.max_pixels
+        pictures,
+        folder / f".pictures-{digest}",
+        download,
+        project.config.corpus.max_pixels,
     )
     prepared = Prepared(log, {picture.name: picture for picture in pictures})
     if log.exists():

@@ -12,22 +12,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
 from react_pipeline.evaluation import EvalResult, Side, describe, judgements_of
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, encoders
 from react_pipeline.stage import ALL, RETRIEVAL, method_key
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
-
-_OF_BASE = ("efficientnet", "minilm", "imagenet-names")
-"""Names of the demo's sources that its base is made of."""
 
 _TRAINS = {
     "gated-image": "new gated blocks in front of the last vision layers; every weight of the base "
@@ -95,7 +91,7 @@ def model_card(
         ingredients=_ingredients(project, checkpoint, pairs, len(names)),
         classes=_names(names),
         control=method.endswith(CONTROL_SUFFIX),
-        **demo_sources(project),
+        **ingredients(project),
     )
 
 
@@ -221,13 +217,10 @@ def _names(names: Sequence[str]) -> Markup:
     return Markup(f"{len(names):,}: {listed}{more}")  # noqa: S704
 
 
-def demo_sources(project: Project) -> dict[str, Sequence[Source]]:
-    """The packages that corpus and base are made of; none where they are not the demo's."""
-    is_demo = project.config.corpus.kind == "demo"
-    has_demo_base = project.config.encoder.model == "demo"
+def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:
+    """The packages that corpus and base are made of; none where they are not made of packages."""
+    built = encoders().get(project.config.encoder.model)
     return {
-        "corpus_sources": CORPUS_SOURCES if is_demo else (),
-        "base_sources": [
-            source for source in OTHER_SOURCES if has_demo_base and source.name in _OF_BASE
-        ],
+        "corpus_sources": project.config.corpus.ingredients(),
+        "base_sources": built.ingredients() if built else (),
     }

@@ -13,9 +13,7 @@ from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import (
     ALIVE,
     DOWNLOADER_SECONDS,
-    LAYOUTS,
     PAIR_BYTES,
-    URL_BYTES,
     URLS_PER_CORE_SECOND,
     CorpusSize,
 )
@@ -36,6 +34,7 @@ from react_pipeline.settings import (
     DomainConfig,
     EncoderConfig,
     TrainingConfig,
+    encoders,
     is_linear_head,
     load_domains,
 )
@@ -118,6 +117,7 @@ class Sums:
         self.processor = self.retrieval = Processor(self.project, config.encoder, "base_checkpoint")
         if config.two_encoders:
             self.retrieval = Processor(self.project, config.retrieves_with, RETRIEVAL)
+        self.corpus_work = config.corpus.work(self.corpus, self.retrieval.encoder.dimension)
         configs = load_domains(config.domains)[0]
         self.keys = {
             name: row.keys(configs, config.methods, config.two_encoders)
@@ -171,54 +171,44 @@ class Sums:
         return replace(step, cpu_hours=cpu_hours, gpu_hours=gpu_hours)
 
     def _corpus(self) -> Step:
-        rows, size, kind = self.corpus.pairs, self.corpus.pair_bytes, self.settings.corpus.kind
-        if kind == "urls":
-            step = Step("corpus", f"{rows:,} URLs", ALIVE * rows * size, URL_BYTES * rows)
-            return self._timed(step, Cost(alone=START_SECONDS + self._fetching(rows)))
-        is_made = kind in ("images", "demo")
-        # Ready embeddings are read twice, for their digests and for their values.
-        size_read = 8 * self.retrieval.encoder.dimension if kind == "embeddings" else size
-        passes = 3 if is_made else 1
-        alone = START_SECONDS + rows * size_read * passes / BYTES_PER_SECOND
-        if kind == "embeddings":
-            alone += rows * ROW_SECONDS
-        step = Step("corpus", f"{rows:,} pairs", rows * size if is_made else 0)
+        work, rows = self.corpus_work, self.corpus.pairs
+        alone = START_SECONDS + work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
+        if work.downloads:
+            alone += self._fetching(work.downloads)
+        step = Step("corpus", f"{rows:,} {work.noun}", work.disk, work.memory)
         return self._timed(step, Cost(shared=rows * self.corpus.draw_seconds, alone=alone))
 
     def _fetching(self, urls: float, rounds: int = 1) -> float:
         """Seconds of downloads."""
-        processes = min(self.settings.corpus.download.processes, self.machine.cores)
+        processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
     def _checkpoint(self, stage: str, processor: Processor, config: EncoderConfig) -> Step:
         encoder = processor.encoder
         cost = Cost(alone=START_SECONDS + 3 * encoder.weights_bytes / BYTES_PER_SECOND)
-        if config.model == "demo":
-            from react_pipeline.demo import ENCODED_NAMES
-
-            cost += Cost(ENCODED_NAMES * processor.encoding.text)
+        if built := encoders().get(config.model):
+            cost += Cost(built.encoded_texts * processor.encoding.text)
         return self._timed(
             Step(stage, f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes),
             cost,
         )
 
     def _embeddings(self) -> Step:
-        rows, encoding, corpus = self.corpus.pairs, self.retrieval.encoding, self.settings.corpus
+        rows, encoding, work = self.corpus.pairs, self.retrieval.encoding, self.corpus_work
+        images = rows if work.encodes_images else 0
+        captions = rows if work.encodes_captions else 0
         disk = rows * (4.0 * self.retrieval.encoder.dimension + METADATA_BYTES)
         cost = Cost(
-            rows * (encoding.image + encoding.text),
-            rows * encoding.prepare,
-            START_SECONDS + encoding.start,
+            images * encoding.image + captions * encoding.text,
+            images * encoding.prepare,
+            START_SECONDS + (encoding.start if images else 0),
         )
-        if corpus.kind == "embeddings":
-            has_text = bool(LAYOUTS[corpus.layout].text)
-            disk = 0 if has_text and corpus.subset is None else disk
-            cost = Cost(0 if has_text else rows * encoding.text)
-        return self._timed(Step("corpus_embeddings", f"{rows:,} pairs", disk), cost)
+        step = Step("corpus_embeddings", f"{rows:,} pairs", disk if work.writes_vectors else 0)
+        return self._timed(step, cost)
 
     def _index(self) -> Step:
         key, width, rows = self.key, self.retrieval.encoder.dimension, self.corpus.pairs
-        if self.settings.corpus.indices is not None:
+        if self.settings.corpus.ready_indices is not None:
             return Step("faiss_index", "ready")
         size = key.bytes(rows, width)
         sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
@@ -243,7 +233,7 @@ class Sums:
             if stage == "retrieved_set":
                 towers += domain.prompts * encoding.text
                 alone += self._search_seconds(slug, domain)
-            if self.settings.corpus.kind == "embeddings":
+            if self.settings.corpus.fetches_images:
                 alone += self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
             cost += Cost(towers, domain.images * encoding.prepare, alone)
             pairs += domain.pairs

@@ -299,9 +299,7 @@ def at_urls(make_project: Callable[..., Project], tmp_path: Path, tiny_checkpoin
     table = pd.read_parquet(metadata)
     table.loc[0, "url"] = "javascript:alert(1)"
     table.to_parquet(metadata, index=False)
-    project = make_project(
-        corpus={"kind": "embeddings", "embeddings": str(tmp_path / "ready"), "shards": []}
-    )
+    project = make_project(corpus={"kind": "embeddings", "embeddings": str(tmp_path / "ready")})
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):
         publish(project)
     return project

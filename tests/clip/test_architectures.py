@@ -79,7 +79,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=TOWERS, ids=str)
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    import react_pipeline.demo.network  # noqa: F401 - registers the hybrid with timm
+    import react_pipeline.extensions.demo.network  # noqa: F401 - registers the hybrid with timm
 
     cfg = copy.deepcopy(TOWERS[request.param])
     torch.manual_seed(0)

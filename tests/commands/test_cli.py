@@ -102,7 +102,7 @@ def test_a_demo_in_a_folder_that_cannot_be_written_takes_one_line(run, tmp_path:
 
 def test_doctor_in_an_empty_folder_finds_nothing_missing(run) -> None:
     code, out, _ = run("doctor")
-    assert code == 0 and "react-pipeline demo" in out
+    assert code == 0 and "react-pipeline init" in out
 
 
 def test_every_problem_of_a_configuration_has_its_line(tiny_project: Project, run) -> None:

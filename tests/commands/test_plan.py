@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from react_pipeline.clip.architecture import read_config
 from react_pipeline.clip.cost import EncoderCost
 from react_pipeline.commands.cli import app
-from react_pipeline.demo.sources import corpus_drawings
 from react_pipeline.embedding.cost import EncodingCost
+from react_pipeline.extensions.demo.sources import corpus_drawings
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
@@ -160,26 +160,22 @@ def test_rows_come_from_the_files_of_the_corpus(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     pd.DataFrame({"url": ["http://a"] * 70, "caption": "x"}).to_parquet(tmp_path / "a.parquet")
-    found = plan_of(
-        make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.parquet"]}), MACHINE
-    )
+    found = plan_of(make_project(corpus={"kind": "urls", "urls": ["a.parquet"]}), MACHINE)
     assert (found.rows, found.steps[0].memory) == (70, 70 * 160)
     (tmp_path / "a.tsv").write_text("url\tcaption\n")
     with pytest.raises(InputError, match="--rows"):
-        plan_of(make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.tsv"]}), MACHINE)
+        plan_of(make_project(corpus={"kind": "urls", "urls": ["a.tsv"]}), MACHINE)
     # The shards are of one size; a folder is listed.
     assert plan_of(make_project(), MACHINE).rows == pytest.approx(96, rel=0.1)
     (tmp_path / "pairs").mkdir()
     for number in range(5):
         (tmp_path / "pairs" / f"{number}.jpg").write_bytes(b"0" * 1_000)
-    folder = plan_of(
-        make_project(corpus={"kind": "images", "shards": [], "images": ["pairs"]}), MACHINE
-    )
+    folder = plan_of(make_project(corpus={"kind": "images", "images": ["pairs"]}), MACHINE)
     assert folder.rows == 5
 
 
 def test_the_demo_is_counted_before_it_is_made(make_project: Callable[..., Project]) -> None:
-    plan = plan_of(make_project(corpus={"kind": "demo", "shards": []}), MACHINE)
+    plan = plan_of(make_project(corpus={"kind": "demo"}), MACHINE)
     assert plan.rows == sum(1 for _ in corpus_drawings())
 
 
@@ -189,7 +185,7 @@ def test_bytes_are_those_of_the_artifacts_within_two_and_a_half_times(
     folder = tmp_path / "pairs"
     for shard in sorted((drawings / "shards").iterdir()):
         shutil.unpack_archive(shard, folder)
-    project = make_project(corpus={"kind": "images", "shards": [], "images": [str(folder)]})
+    project = make_project(corpus={"kind": "images", "images": [str(folder)]})
     announced = steps_of(project)
     stages = ("corpus", "base_checkpoint", "faiss_index")
     for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):

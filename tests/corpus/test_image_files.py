@@ -41,7 +41,7 @@ CAPTIONS = [f"drawing {number}" for number in range(6)]
 @pytest.fixture
 def make(make_project: Make) -> Make:
     return lambda *images, **more: make_project(
-        corpus={"kind": "images", "shards": [], "images": [str(path) for path in images], **more}
+        corpus={"kind": "images", "images": [str(path) for path in images], **more}
     )
 
 

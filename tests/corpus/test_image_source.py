@@ -18,8 +18,8 @@ from support_web import served
 from react_pipeline.corpus import image_source
 from react_pipeline.corpus.collected import CollectedPairs, collect_pairs
 from react_pipeline.corpus.image_source import TarSource, UrlSource
+from react_pipeline.corpus.kinds.embeddings import Embeddings
 from react_pipeline.corpus.shards import index_shard, read_member
-from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
@@ -83,11 +83,9 @@ def test_only_the_ranges_of_chosen_images_are_read(
     assert 0 < sum(read) < 10_000
 
 
-def corpus(**given: Any) -> CorpusConfig:
+def corpus(**given: Any) -> Embeddings:
     download = {"timeout_seconds": 2, "retries": 0, "allow_private_addresses": True}
-    return CorpusConfig.model_validate(
-        {"kind": "embeddings", "embeddings": "x", "download": download, **given}
-    )
+    return Embeddings.model_validate({"embeddings": "x", "download": download, **given})
 
 
 def publish(

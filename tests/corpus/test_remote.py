@@ -16,11 +16,12 @@ from support_drawings import pair, write_shard
 from support_shard_server import ShardServer, serve_folder
 
 from react_pipeline.corpus import remote_store
-from react_pipeline.corpus.corpus import locate_shards
+from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.remote import identify, list_tars
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
-from react_pipeline.settings.corpus import CorpusConfig, StorageConfig
+from react_pipeline.corpus.tar_corpus import locate_shards
+from react_pipeline.settings.corpus import StorageConfig
 from react_pipeline.store.errors import CorpusError, SourceUnavailable
 
 LARGE = bytes(range(256)) * 8_000
@@ -209,9 +210,9 @@ def test_shards_of_a_bucket_are_listed_read_and_identified(
     with pytest.raises(CorpusError, match=r"gone\.tar"):
         identify(RemoteShard("s3://pairs/gone.tar", store))
     named = ("s3://pairs/{c,b}/small.tar", "s3://pairs/b/*")
-    located = locate_shards(CorpusConfig(shards=named, storage=store))
+    located = locate_shards(Webdataset(shards=named, storage=store))
     assert [str(shard) for shard in located] == [
         *("s3://pairs/c/small.tar", "s3://pairs/b/small.tar", "s3://pairs/b/large.tar")
     ]
     with pytest.raises(CorpusError, match=r"s3://nobucket/\*\.tar'"):
-        locate_shards(CorpusConfig(shards=("s3://nobucket/*.tar",), storage=store))
+        locate_shards(Webdataset(shards=("s3://nobucket/*.tar",), storage=store))

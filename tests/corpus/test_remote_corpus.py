@@ -16,8 +16,8 @@ from support_web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import remote_store
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.image_source import LOCATION, open_source
+from react_pipeline.corpus.corpus import open_source, publish_corpus
+from react_pipeline.corpus.image_source import LOCATION
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
@@ -93,7 +93,6 @@ def test_downloaded_pairs_are_embedded_with_their_url(
         project = make_project(
             corpus={
                 "kind": "urls",
-                "shards": [],
                 "urls": ["pairs.parquet"],
                 "download": {"allow_private_addresses": True},
             }

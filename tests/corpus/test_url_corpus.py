@@ -57,9 +57,7 @@ def write_table(directory: Path, rows: list[tuple[str | None, str | None]]) -> P
 
 def corpus_of(make_project: MakeProject, table: Path, **download: Any) -> Project:
     settings = {"allow_private_addresses": True, "retries": 0, "timeout_seconds": 5, **download}
-    return make_project(
-        corpus={"kind": "urls", "shards": [], "urls": [str(table)], "download": settings}
-    )
+    return make_project(corpus={"kind": "urls", "urls": [str(table)], "download": settings})
 
 
 def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
@@ -169,7 +167,7 @@ def test_images_resized_by_another_rule_are_not_taken_over(
     ):  # of the longer side: the number alone
         older = Inputs("corpus", "all", {**config, "image_size": recorded}, {}, "1")
         project.store.build(older, lambda _: {})
-        assert (url_corpus._earlier(project) is not None) == is_taken
+        assert (url_corpus._earlier(project, project.config.corpus) is not None) == is_taken
     as_they_came = corpus_of(make_project, tmp_path / "pairs.parquet")
     assert (
         identity.corpus(as_they_came, "all")["image_size"] is None

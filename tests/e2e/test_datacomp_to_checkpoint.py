@@ -61,7 +61,6 @@ def test_datacomp_becomes_a_customized_checkpoint(
         corpus={
             **{
                 "kind": "embeddings",
-                "shards": [],
                 "embeddings": "datacomp",
                 "layout": "datacomp-b32",
             },

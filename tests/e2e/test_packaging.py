@@ -94,7 +94,7 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     assert str(installed) in run("python", "-c", load)
     (tmp_path / "assets.py").unlink()
     assert "materialize" in run("react-pipeline", "--help")
-    assert "react-pipeline demo" in run("react-pipeline", "doctor")
+    assert "react-pipeline init" in run("react-pipeline", "doctor")
     run("react-pipeline", "init", ".", "--corpus", "demo")
     assert "activities, objects, symbols" in run("react-pipeline", "doctor")
     out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")

@@ -119,7 +119,6 @@ def test_ready_embeddings_become_a_customized_checkpoint_though_some_images_are_
     project = make_project(
         corpus={
             "kind": "embeddings",
-            "shards": [],
             "embeddings": str(embeddings),
             "download": {"timeout_seconds": 3, "retries": RETRIES, "allow_private_addresses": True},
         }

@@ -55,7 +55,7 @@ def test_each_group_gets_its_own_batches_in_order(
     groups: tuple[list[Path], list[Group]], workers: int, batch_size: int
 ) -> None:
     paths, expected = groups
-    dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
     read = []
     for group, reader in read_groups(iter(expected), dataset, batch_size, workers):
         batches = list(reader)
@@ -77,7 +77,7 @@ def test_a_shard_that_ends_early_is_one_clear_error_from_a_worker_too(
     paths, (_, group, *_) = groups
     for sample in (sample for _, sample in group.samples[:1]):
         sample.members["png"] = Member(10**6, 100)
-    dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
     with pytest.raises(CorpusError) as caught:
         for _, reader in read_groups(iter([group]), dataset, 2, workers):
             list(reader)
@@ -94,7 +94,7 @@ def test_an_error_in_a_later_groups_headers_reaches_the_caller(
         yield from expected[:2]
         raise CorpusError("the third shard is no tar")
 
-    dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
     with pytest.raises(CorpusError, match="the third shard is no tar"):
         for _, reader in read_groups(broken(), dataset, 2, workers):
             list(reader)

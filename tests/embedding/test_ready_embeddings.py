@@ -40,7 +40,7 @@ def folder(tmp_path: Path, text: NDArray[np.float16]) -> Path:
 @pytest.fixture
 def make(make_project: Make) -> Make:
     return lambda folder, **corpus: make_project(
-        corpus={"kind": "embeddings", "shards": [], "embeddings": str(folder), **corpus}
+        corpus={"kind": "embeddings", "embeddings": str(folder), **corpus}
     )
 
 

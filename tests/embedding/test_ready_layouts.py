@@ -28,12 +28,12 @@ from support_vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.kinds.embeddings import LayoutName
 from react_pipeline.corpus.ready_layout import LAYOUTS
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata, vector_files, vectors_of
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
-from react_pipeline.settings.corpus import Layout
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
 
@@ -49,7 +49,7 @@ def text(tiny_checkpoint: Path) -> NDArray[np.float16]:
 
 @pytest.fixture
 def make(make_project: Make, tmp_path: Path) -> Make:
-    corpus = {"kind": "embeddings", "shards": [], "embeddings": str(tmp_path / "ready")}
+    corpus = {"kind": "embeddings", "embeddings": str(tmp_path / "ready")}
     return lambda **more: make_project(corpus={**corpus, **more})
 
 
@@ -60,7 +60,7 @@ def adopted(project: Project) -> Artifact:
 
 
 def test_the_table_has_a_row_for_every_layout_of_the_configuration() -> None:
-    assert set(LAYOUTS) == set(get_args(Layout))
+    assert set(LAYOUTS) == set(get_args(LayoutName))
 
 
 def test_datacomp_is_used_in_place_and_its_similarities_prove_it(

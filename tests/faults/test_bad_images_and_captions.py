@@ -17,11 +17,11 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import pairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
-from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
 
@@ -127,7 +127,7 @@ def test_an_image_file_of_too_many_bytes_is_skipped_unread(
     monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", sample.image.size_bytes - 1)
     monkeypatch.setattr(pairs, "decode_image", lambda *_: pytest.fail("decoded"))
     with shard.open("rb") as file, pytest.raises(pairs.BadSample) as caught:
-        pairs.read_pair(file, sample, CorpusConfig(kind="webdataset", shards=[str(shard)]))
+        pairs.read_pair(file, sample, Webdataset(shards=[str(shard)]))
     assert caught.value.reason == "too_many_bytes"
 
 

@@ -25,6 +25,8 @@ from PIL import Image
 
 from react_pipeline.corpus import images
 from react_pipeline.corpus.image_files import _read_table
+from react_pipeline.corpus.kinds.images import Images
+from react_pipeline.corpus.kinds.urls import Urls
 from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
 from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
 from react_pipeline.corpus.url_tables import read_rows
@@ -32,7 +34,6 @@ from react_pipeline.corpus.vector_files import open_vectors
 from react_pipeline.embedding.parts import Parts, starts_of
 from react_pipeline.extensions.elevater import submission
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
-from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError, CorruptArtifact
 
 
@@ -78,7 +79,7 @@ def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decod
         path,
     )
     assert path.stat().st_size < 1_000_000
-    corpus = CorpusConfig(kind="urls", urls=[str(path)])
+    corpus = Urls(urls=[str(path)])
     tracemalloc.start()
     with pytest.raises(CorpusError, match=r"a\.parquet.*bytes of text"):
         list(read_rows([path], corpus, Counter()))
@@ -97,7 +98,7 @@ def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(
     table = pa.table({name: column, "caption": ["a"] * rows})
     pq.write_table(table, tmp_path / "a.parquet", dictionary_pagesize_limit=2 << 20)
     assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
-    corpus, skipped = CorpusConfig(kind="images", images=[str(tmp_path)]), Counter[str]()
+    corpus, skipped = Images(images=[str(tmp_path)]), Counter[str]()
     held = pa.total_allocated_bytes()
     found = _read_table(tmp_path / "a.parquet", corpus, skipped)
     assert next(found)[0] == image

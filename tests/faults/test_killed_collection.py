@@ -74,7 +74,6 @@ def test_images_that_were_fetched_outlive_every_kill(
         download = {"retries": 0, "allow_private_addresses": True, "timeout_seconds": 20}
         corpus = {
             "kind": "embeddings",
-            "shards": [],
             "embeddings": str(tmp_path / "ready"),
             "download": download,
         }

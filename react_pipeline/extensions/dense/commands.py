@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands import (
-    DEMO_DOMAINS,
     Config,
     console,
     load_project,
@@ -98,7 +97,7 @@ def demo(
     """
     import pandas as pd
 
-    from react_pipeline.demo import build_scenes
+    from react_pipeline.extensions.demo import DEMO_DOMAINS, build_scenes
 
     project = load_project(config)
     root = project.config.section(DenseConfig).root

@@ -5,8 +5,7 @@ Does not belong here: encoding (`react_pipeline.labelled`), measuring (`results`
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
 set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and
-`<data set>/<split>.json` (`SplitFeatures`); `<data set>/<split>_unprojected.npy` (N, W) where a
-linear probe with a merged projection is asked for.
+`<data set>/<split>.json` (`SplitFeatures`).
 """
 
 import logging
@@ -40,7 +39,6 @@ from react_pipeline.store import (
     MANIFEST,
     Artifact,
     CorruptArtifact,
-    InputError,
     MissingArtifact,
     link_or_copy,
     read_manifest,
@@ -52,7 +50,7 @@ from react_pipeline.store import (
 logger = logging.getLogger(__name__)
 
 STAGE = "benchmark_features"
-ARRAYS, UNPROJECTED = (".npy", "_labels.npy", "_sha256.npy"), "_unprojected.npy"
+ARRAYS = (".npy", "_labels.npy", "_sha256.npy")
 """Ends of the names of a split's files."""
 
 
@@ -85,14 +83,11 @@ class Features:
     Attributes:
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
-        unprojected: (N, W) float32, before the tower's last projection; None if the artifact has
-            none.
     """
 
     about: SplitFeatures
     features: NDArray[np.float32]
     labels: NDArray[Any]
-    unprojected: NDArray[np.float32] | None = None
 
     @classmethod
     def read(cls, artifact: Artifact, name: str, split: str) -> Self:
@@ -111,12 +106,7 @@ class Features:
             np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False)
             for end in ("", "_labels")
         )
-        # Most readers want the others, so the file stays where it is until rows of it are asked
-        # for.
-        unprojected = None
-        if (before := f"{place}{UNPROJECTED}") in artifact.manifest["files"]:
-            unprojected = np.load(artifact.file(before), mmap_mode="c", allow_pickle=False)
-        return cls(about, features, labels, unprojected)
+        return cls(about, features, labels)
 
 
 def publish_features(project: Project, slug: str, method: str) -> Artifact:
@@ -202,7 +192,7 @@ class _Writer:
             about = self._take_over(images, digest) or self._encode(images, digest)
             files = [
                 self.directory / images.dataset / f"{images.split}{end}"
-                for end in (".json", *self.ends)
+                for end in (".json", *ARRAYS)
             ]
             files[0].write_text(about, encoding="utf-8")
             seal(marker, files, about)
@@ -211,26 +201,6 @@ class _Writer:
     @cached_property
     def clip(self) -> Any:
         return load_model(self.project, self.checkpoint)
-
-    @cached_property
-    def projection(self) -> Any:
-        """The tower's last projection, taken out of it, if features before it are wanted; None
-        without either.
-        """
-        from react_pipeline.extensions.elevater.finetune import take_projection
-
-        if not self.project.config.section(ElevaterConfig).probes_unprojected:
-            return None
-        try:
-            return take_projection(self.clip.model.visual)
-        except InputError as error:
-            # The probes are unavailable with the same reason; everything else needs no projection.
-            logger.warning("elevater.merge_projection: %s", error)
-            return None
-
-    @property
-    def ends(self) -> tuple[str, ...]:
-        return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
 
     def _encode(self, images: LabelledImages, digest: str) -> str:
         from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
@@ -248,9 +218,6 @@ class _Writer:
             batch_size=config.embedding.batch_size,
             workers=config.embedding.workers,
             title=f"{images.dataset} {images.split}",
-            unprojected=None
-            if self.projection is None
-            else (folder / f"{images.split}{UNPROJECTED}", self.projection),
         )
         np.save(folder / f"{images.split}_labels.npy", images.labels)
         np.save(folder / f"{images.split}_sha256.npy", sha256)
@@ -269,11 +236,8 @@ class _Writer:
     def _take_over(self, images: LabelledImages, digest: str) -> str | None:
         split = f"{images.dataset}/{images.split}"
         for artifact in self._published():
-            # Made without `merge_projection`, an artifact lacks an array; the images are then
-            # encoded again.
-            whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
-            if artifact.manifest["content"]["images"].get(split) == digest and whole:
-                for end in self.ends:
+            if artifact.manifest["content"]["images"].get(split) == digest:
+                for end in ARRAYS:
                     (target := self.directory / f"{split}{end}").unlink(missing_ok=True)
                     link_or_copy(artifact.file(f"{split}{end}"), target)
                 self.taken_over += 1

@@ -27,7 +27,6 @@ from react_pipeline.extensions.elevater.head import (
 )
 from react_pipeline.extensions.elevater.shots import Indices, Split
 from react_pipeline.extensions.elevater.sweep import Adaptation, Curve, Trial, adapt
-from react_pipeline.store import InputError
 
 
 @dataclass(frozen=True)
@@ -60,31 +59,6 @@ class ImageExamples:
         return self.read(position if self.numbers is None else int(self.numbers[position]))
 
 
-def projection_of(visual: Any) -> Tensor:
-    """The last projection (W, D) of an image tower.
-
-    Raises:
-        InputError: If the tower has no such matrix (ResNets, timm's towers).
-    """
-    projection = getattr(visual, "proj", None)
-    if not isinstance(projection, Tensor):
-        raise InputError(
-            f"{type(visual).__name__}: has no projection matrix `proj` to merge with the head"
-        )
-    return projection.detach()
-
-
-def take_projection(visual: Any) -> Tensor:
-    """Take the last projection (W, D) out of an image tower, which then gives features of width W.
-
-    With `Head.merged` this is the benchmark's option to train projection and head as one matrix.
-    The tower is changed in place. Errors as of `projection_of`.
-    """
-    projection = projection_of(visual)
-    visual.proj = None
-    return projection
-
-
 def fine_tune(
     clip: Clip,
     train: ImageExamples,
@@ -92,8 +66,6 @@ def fine_tune(
     head: Head,
     split: Split,
     metric: str,
-    *,
-    merge_projection: bool = False,
 ) -> Adaptation:
     """Search and fine-tune: `sweep.adapt`. The head is for features of width D; the given model is
     never changed.
@@ -102,7 +74,6 @@ def fine_tune(
     def train_trials(
         train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any
     ) -> list[Curve]:
-        how["merge_projection"] = merge_projection
         return [
             train_tower(clip, train, evaluation, head, trial, metric, **how) for trial in trials
         ]
@@ -119,7 +90,6 @@ def train_tower(
     metric: str,
     *,
     epochs: int,
-    merge_projection: bool = False,
     keep_probabilities: bool = False,
 ) -> Curve:
     """Train a fresh copy of the tower, batch normalisation without scale and shift, and a head;
@@ -128,13 +98,8 @@ def train_tower(
     SGD with momentum at a constant learning rate, weight decay on everything that trains; the order
     of the batches is that of `probe.train_heads`. The tower is in training mode, as in the
     benchmark: a ResNet's batch statistics move.
-
-    Raises:
-        InputError: If the projection is to be merged and the tower has none.
     """
     visual = deepcopy(clip.model.visual).requires_grad_(True)
-    if merge_projection:
-        head = head.merged(take_projection(visual).cpu())
     n_classes, width = head.weight.shape
     linear = nn.Linear(width, n_classes)
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})

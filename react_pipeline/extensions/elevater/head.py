@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
@@ -38,18 +38,6 @@ class Head:
         0.
         """
         return cls(zero_shot.T.float().contiguous(), torch.zeros(zero_shot.shape[1]))
-
-    @classmethod
-    def random(cls, n_classes: int, width: int, seed: int = 0) -> Self:
-        """Start from PyTorch's initialisation of a linear layer."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            layer = nn.Linear(width, n_classes)
-        return cls(layer.weight.detach(), layer.bias.detach())
-
-    def merged(self, projection: Tensor) -> Self:
-        """The head for features of width W before the tower's projection (W, D): the same logits."""
-        return type(self)(self.weight @ projection.T.to(self.weight), self.bias)
 
 
 def batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
 from react_pipeline.extensions.elevater.datasets import Dataset
 from react_pipeline.extensions.elevater.experiments import Experiment, Measurement
 from react_pipeline.extensions.elevater.features import Features
-from react_pipeline.extensions.elevater.finetune import ImageExamples, fine_tune, projection_of
+from react_pipeline.extensions.elevater.finetune import ImageExamples, fine_tune
 from react_pipeline.extensions.elevater.head import Head
 from react_pipeline.extensions.elevater.metrics import measure
 from react_pipeline.extensions.elevater.probe import FeatureExamples, linear_probe
@@ -135,37 +135,15 @@ class DatasetMeasurer:
             seed=experiment.seed,
             dataset=self.entry.name,
         )
-        starts_at_text = self.config.head_start == "text"
-        head = (
-            Head.from_text(self.head)
-            if starts_at_text
-            else Head.random(n_classes, self.clip.dimension)
-        )
+        head, metric = Head.from_text(self.head), self.entry.metric
         if images:
-            merge = self.config.merge_projection
-            return fine_tune(
-                self.clip,
-                images[0],
-                images[1],
-                head,
-                split,
-                self.entry.metric,
-                merge_projection=merge,
-            )
-        device, parts = self.clip.device, (train, self.test)
-        arrays: list[Any] = [part.features for part in parts]
-        if self.config.merge_projection:
-            head = head.merged(projection_of(self.clip.model.visual).cpu())
-            arrays = [
-                part.unprojected for part in parts
-            ]  # there, since this setting is part of their fingerprint
-        examples = [
-            FeatureExamples(
-                torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device)
-            )
-            for features, part in zip(arrays, parts, strict=True)
-        ]
-        return linear_probe(examples[0], examples[1], head, split, self.entry.metric)
+            return fine_tune(self.clip, images[0], images[1], head, split, metric)
+        examples = [self._examples(part) for part in (train, self.test)]
+        return linear_probe(examples[0], examples[1], head, split, metric)
+
+    def _examples(self, part: Features) -> FeatureExamples:
+        features, labels = torch.from_numpy(part.features), torch.from_numpy(part.labels)
+        return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
 
 
 def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:

@@ -20,8 +20,6 @@ class ElevaterConfig(Section):
         default=("linear-probe",), min_length=1
     )
     seeds: int = Field(default=3, gt=0)
-    head_start: Literal["text", "random"] = "text"
-    merge_projection: bool = False
 
     @field_validator("datasets")
     @classmethod
@@ -41,11 +39,6 @@ class ElevaterConfig(Section):
     def dataset_names(self) -> tuple[str, ...]:
         """The data sets to measure on."""
         return self.datasets or tuple(DATASETS)
-
-    @property
-    def probes_unprojected(self) -> bool:
-        """Whether a linear probe needs features before the tower's last projection."""
-        return self.merge_projection and bool(self.shots) and "linear-probe" in self.adaptations
 
 
 def _require_known(name: str) -> None:

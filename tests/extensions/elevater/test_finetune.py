@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support_elevater import random_head
 from torch import Tensor, nn
 
 from react_pipeline.clip.model import Clip, load
@@ -13,14 +14,12 @@ from react_pipeline.extensions.elevater import head as head_module
 from react_pipeline.extensions.elevater.finetune import (
     ImageExamples,
     fine_tune,
-    take_projection,
     train_tower,
 )
-from react_pipeline.extensions.elevater.head import NOT_FINITE, Head
+from react_pipeline.extensions.elevater.head import NOT_FINITE
 from react_pipeline.extensions.elevater.probe import FeatureExamples, train_heads
 from react_pipeline.extensions.elevater.shots import split_training
 from react_pipeline.extensions.elevater.sweep import Trial, sweep
-from react_pipeline.store.errors import InputError
 
 N_CLASSES = 3
 sweep_module = import_module(
@@ -77,7 +76,7 @@ def test_fine_tuning_learns_and_leaves_the_given_model_alone(
     before = snapshot(clip)
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
     split = split_training(train.labels.numpy(), n_classes=N_CLASSES)
-    result = fine_tune(clip, train, test, Head.random(N_CLASSES, 32), split, "accuracy")
+    result = fine_tune(clip, train, test, random_head(N_CLASSES, 32), split, "accuracy")
     assert result.clean > 0.6
     assert result.elevater >= result.clean
     assert result.search.best == Trial(0.003, 1e-4)
@@ -93,7 +92,7 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
     clip: Clip, pixels: tuple[Tensor, Tensor]
 ) -> None:
     images, labels = pixels
-    head = Head.random(N_CLASSES, 32)
+    head = random_head(N_CLASSES, 32)
     still = Trial(0.0, 0.0)
     tower = train_tower(
         clip,
@@ -121,7 +120,7 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
     clip: Clip, pixels: tuple[Tensor, Tensor]
 ) -> None:
     images, labels = pixels
-    head, trial = Head.random(N_CLASSES, 32), Trial(0.01, 0.1)
+    head, trial = random_head(N_CLASSES, 32), Trial(0.01, 0.1)
     # A batch of all images: one step an epoch.
     curve = train_tower(
         clip,
@@ -150,38 +149,12 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
     np.testing.assert_allclose(curve.last_probabilities, wanted.numpy(), atol=1e-4)
 
 
-def test_merging_the_projection_trains_fewer_parameters_and_leaves_the_tower_alone(
-    clip: Clip, pixels: tuple[Tensor, Tensor]
-) -> None:
-    head = Head.random(N_CLASSES, 32)
-    apart, merged = (
-        train_tower(
-            clip,
-            examples(pixels, 0, 21),
-            examples(pixels, 21, 30),
-            head,
-            Trial(0.0, 0.0),
-            "accuracy",
-            epochs=1,
-            merge_projection=merge,
-        )
-        for merge in (False, True)
-    )
-    assert merged.n_trainable == apart.n_trainable - 32 * 32
-    assert clip.model.visual.proj is not None
-
-
-def test_a_tower_without_projection_matrix_cannot_be_merged() -> None:
-    with pytest.raises(InputError, match="Linear: has no projection matrix"):
-        take_projection(nn.Linear(2, 2))
-
-
 @pytest.mark.usefixtures("small_batches")
 def test_each_trial_starts_afresh_and_repeats_itself(
     clip: Clip, pixels: tuple[Tensor, Tensor]
 ) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
-    head = Head.random(N_CLASSES, 32)
+    head = random_head(N_CLASSES, 32)
     first, second = (
         train_tower(
             clip, train, test, head, Trial(0.01, 0.0), "accuracy", epochs=2, keep_probabilities=True
@@ -195,7 +168,7 @@ def test_each_trial_starts_afresh_and_repeats_itself(
 def test_a_diverging_trial_fails_by_name(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
     curve = train_tower(
-        clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9
+        clip, train, test, random_head(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9
     )
     assert curve.failure == NOT_FINITE
     assert curve.best == 0
@@ -217,7 +190,7 @@ def test_a_search_over_the_tower_uses_only_the_training_images(
     result = sweep(
         lambda trials: [
             train_tower(
-                clip, train, held_out, Head.random(N_CLASSES, 32), trial, "accuracy", epochs=1
+                clip, train, held_out, random_head(N_CLASSES, 32), trial, "accuracy", epochs=1
             )
             for trial in trials
         ]

@@ -15,20 +15,25 @@ import pytest
 import torch
 
 from examples.react_by_hand import react
-from react_pipeline import demo, training
+from react_pipeline import training
 from react_pipeline.clip.gated import add_gated_blocks
 from react_pipeline.clip.methods import set_trainable
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.clip.tower import ImageTower
-from react_pipeline.demo.base import build_base
-from react_pipeline.demo.corpus import build_corpus, build_evaluation
-from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
-from react_pipeline.demo.packages import CORPUS_SOURCES, RECIPE_VERSION, installed_versions
-from react_pipeline.demo.sources import Drawing, corpus_drawings, subject_of
+from react_pipeline.extensions import demo
+from react_pipeline.extensions.demo.base import build_base
+from react_pipeline.extensions.demo.corpus import build_corpus, build_evaluation
+from react_pipeline.extensions.demo.evaluation import GROUPS, labelled_emoji
+from react_pipeline.extensions.demo.packages import (
+    CORPUS_SOURCES,
+    RECIPE_VERSION,
+    installed_versions,
+)
+from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, subject_of
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.durable import sha256_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,7 @@ def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.Monk
     def chosen() -> Iterator[Drawing]:
         yield from few
 
-    monkeypatch.setattr("react_pipeline.demo.corpus.corpus_drawings", chosen)
+    monkeypatch.setattr("react_pipeline.extensions.demo.corpus.corpus_drawings", chosen)
     counts = build_corpus(tmp_path / "first", workers=2)
     before = signal.signal(
         signal.SIGTERM, signal.SIG_IGN
@@ -143,7 +148,7 @@ def test_react_by_hand_measures_base_customized_and_control(
     parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = list(islice(corpus_drawings(), 6_000, None, 200))
-    monkeypatch.setattr("react_pipeline.demo.corpus.corpus_drawings", lambda: few)
+    monkeypatch.setattr("react_pipeline.extensions.demo.corpus.corpus_drawings", lambda: few)
     monkeypatch.setattr(demo, "build_base", lambda: parts)
     losses: list[float] = []
     contrastive_loss = training.contrastive_loss

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from react_pipeline.demo.scenes import IGNORED, SIDE, build_scenes
+from react_pipeline.extensions.demo.scenes import IGNORED, SIDE, build_scenes
 from react_pipeline.extensions.dense.sets import read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain, load_pipeline
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_boxes_are_tight_around_what_is_visible_and_classes_are_the_domains(tmp_path: Path) -> None:

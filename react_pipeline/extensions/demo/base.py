@@ -21,8 +21,15 @@ from open_clip.model import CustomTextCLIP
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from react_pipeline.demo.network import ARCHITECTURE, IMAGE_SIZE, POOLED, WIDTH, FeatureMap
-from react_pipeline.demo.sources import package
+from react_pipeline.clip import Architecture
+from react_pipeline.extensions.demo.network import (
+    ARCHITECTURE,
+    IMAGE_SIZE,
+    POOLED,
+    WIDTH,
+    FeatureMap,
+)
+from react_pipeline.extensions.demo.sources import package
 
 RIDGE = 20.0
 """Penalty of the regression. Between 5 and 100 the mean top-1 of the three demo sets is 5.3 to 6.3,
@@ -36,13 +43,9 @@ figure of the base.
 
 CONTEXT_LENGTH = 64
 
-ENCODED_NAMES = 2_000
-"""About how many names ImageNet's classes have."""
 
-
-def architecture() -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """open_clip's model config, the preprocessing config, and the local directory of the tokenizer,
-    without weights.
+def architecture() -> Architecture:
+    """The architecture, without weights.
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -81,12 +84,6 @@ def architecture() -> tuple[dict[str, Any], dict[str, Any], Path]:
 
 def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
     """Build the model; the same packages give the same weights.
-
-    Returns:
-        The model in eval mode, open_clip's model config, the preprocessing config, and the local
-        directory of the text
-        tower's tokenizer, whose name is what the config's `hf_model_name` and `hf_tokenizer_name`
-        say.
 
     Raises:
         InputError: If a package of the demo is missing.

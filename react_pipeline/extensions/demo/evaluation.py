@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.demo.sources import SKIN_TONES, emoji_file, emoji_names, package
+from react_pipeline.extensions.demo.sources import SKIN_TONES, emoji_file, emoji_names, package
 from react_pipeline.store import InputError
 
 

@@ -83,6 +83,13 @@ OTHER_SOURCES = (
 )
 """What names, weights and evaluation images come from."""
 
+ENCODER_SOURCES = tuple(
+    source
+    for source in OTHER_SOURCES
+    if source.name in ("efficientnet", "minilm", "imagenet-names")
+)
+"""What the base model is made of."""
+
 RECIPE_VERSION = 2
 """Raised by hand when the demo makes another corpus, base or evaluation set of the same packages.
 """
@@ -104,3 +111,15 @@ def installed_versions() -> dict[str, str]:
     if missing:
         raise InputError(f"the demo needs {', '.join(missing)}: {install_command('demo')}")
     return versions
+
+
+def missing_packages() -> list[str]:
+    """Packages of the extra `demo` that are not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(entry) for entry in metadata.requires("react-pipeline") or ()]
+    except metadata.PackageNotFoundError:
+        return []
+    names = [one.name for one in required if one.marker and '"demo"' in str(one.marker)]
+    return [name for name in names if not any(metadata.distributions(name=name))]

@@ -29,7 +29,7 @@ class Drawing:
 
     Attributes:
         key: Unique, safe in file names; the key of its sample in the tars.
-        source: Name of its source in `react_pipeline.demo.packages.CORPUS_SOURCES`.
+        source: Name of its source in `react_pipeline.extensions.demo.packages.CORPUS_SOURCES`.
         path: A font, an SVG or a PNG.
         glyph: Code point in the font; None for SVG and PNG.
         weight: Weight of a variable font; None for other fonts.

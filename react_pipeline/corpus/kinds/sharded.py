@@ -1,0 +1,59 @@
+"""Corpora whose images are in tar shards, of the user or of the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from react_pipeline.settings import CorpusConfig, DistributorConfig
+from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus.cost import CorpusSize, CorpusWork
+    from react_pipeline.corpus.image_source import ImageSource
+    from react_pipeline.corpus.shards import ShardLocation
+    from react_pipeline.store import Artifact
+
+
+class ShardedCorpus(CorpusConfig):
+    """A kind that publishes `shards.parquet` (`inventory`), as `publish_pairs` does.
+
+    Its `identity` and `publish` are all that it needs.
+
+    Attributes:
+        noun: What its `sources` are called.
+    """
+
+    noun: ClassVar[str] = "files"
+
+    def open_images(
+        self, corpus: Artifact, directory: Path, distributor: DistributorConfig
+    ) -> ImageSource:
+        """Byte ranges of the tars."""
+        from react_pipeline.corpus.image_source import TarSource
+        from react_pipeline.corpus.inventory import shard_paths
+
+        return TarSource(shard_paths(corpus))
+
+    def size(self) -> CorpusSize:
+        """Not known before the pairs are copied."""
+        raise InputError("the rows of this corpus are not known before it is read: give --rows")
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """That of a copy: every byte is read, written, and read again for its digest."""
+        from react_pipeline.corpus.cost import CorpusWork
+
+        return CorpusWork(read_bytes=3 * size.bytes, disk=size.bytes)
+
+    def sources(self) -> Sequence[ShardLocation]:
+        """The files and folders that it names; a CorpusError if one is not there."""
+        return ()
+
+    def description(self) -> str:
+        """How many `sources` there are, and how large."""
+        files = self.sources()
+        local = [file for file in files if isinstance(file, Path)]
+        remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
+        size_bytes = sum(file.stat().st_size for file in local if file.is_file())
+        return f"{len(files)} {self.noun}{remote}, files of {size_bytes:,} bytes on disk"

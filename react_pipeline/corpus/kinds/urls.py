@@ -1,0 +1,85 @@
+"""Tables of URLs and captions: the images are downloaded into tar shards of the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from react_pipeline.corpus.kinds.sharded import ShardedCorpus
+from react_pipeline.corpus.kinds.table_columns import TableColumns
+from react_pipeline.settings import LocalNames
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus.cost import CorpusSize, CorpusWork
+    from react_pipeline.project import Project
+    from react_pipeline.store import Artifact
+
+
+class Urls(TableColumns, ShardedCorpus):
+    """Parquet and tsv files."""
+
+    kind: Literal["urls"] = "urls"
+    urls: LocalNames = Field(
+        description="a list of parquet or tsv files, or patterns such as tables/*.parquet"
+    )
+
+    file_fields: ClassVar[tuple[str, ...]] = ("urls",)
+    noun: ClassVar[str] = "tables of URLs"
+    is_copy: ClassVar[bool] = True
+
+    def identity(self) -> dict[str, Any]:
+        """Columns, and how images are fetched; what the web answers is not part of it."""
+        fields = {"kind", "url_column", "caption_column", "hash_column", "max_pixels"}
+        return {**self.model_dump(mode="json", include=fields), **self.download.identity()}
+
+    def publish(self, project: Project) -> Artifact:
+        """Download the images."""
+        from react_pipeline.corpus.url_corpus import publish_url_corpus
+
+        return publish_url_corpus(project, self)
+
+    def source_of(self, fields: Mapping[str, str]) -> str:
+        """The URL."""
+        return fields.get("url", "")
+
+    def size(self) -> CorpusSize:
+        """The rows of parquet files; those of tsv files are not known before they are read."""
+        from react_pipeline.corpus.cost import (
+            IMAGE_BYTES,
+            CorpusSize,
+            require_local,
+            size_of_images,
+        )
+
+        return CorpusSize(size_of_images(require_local(self.sources())).pairs, IMAGE_BYTES)
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """Downloads."""
+        from react_pipeline.corpus.cost import ALIVE, URL_BYTES, CorpusWork
+
+        return CorpusWork(
+            noun="URLs",
+            downloads=size.pairs,
+            disk=ALIVE * size.bytes,
+            memory=URL_BYTES * size.pairs,
+        )
+
+    def sources(self) -> Sequence[Path]:
+        """The tables of URLs."""
+        from react_pipeline.corpus.url_tables import find_tables
+
+        return find_tables(self.urls)
+
+    @classmethod
+    def template(cls, name: str, model: str) -> str:
+        """Tables in the folder `tables`."""
+        return """\
+kind: urls # the images are downloaded into shards first
+urls: [tables/*.parquet]
+url_column: url
+caption_column: caption
+# download: {processes: 4, threads: 32}
+"""

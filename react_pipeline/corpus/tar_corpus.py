@@ -1,0 +1,141 @@
+"""A corpus of the user's tar shards: finding them, and publishing what there is, so that a changed
+shard gives another corpus.
+
+Does not belong here: digests and places of shards (`inventory`), reading a tar (`shards`).
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from react_pipeline.corpus.inventory import (
+    SHARDS_FILE,
+    remember_locations,
+    take_stock,
+)
+from react_pipeline.corpus.kinds.webdataset import Webdataset
+from react_pipeline.corpus.remote import each, find_remote
+from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, find_files
+from react_pipeline.settings import is_url
+from react_pipeline.store import Artifact, CorpusError
+
+_FIELD = "corpus.shards"
+_END_BYTES = 1024
+"""A tar ends with two empty blocks."""
+_PROBED_SHARDS = 8
+
+
+def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with shard, path, bytes
+    and sha256 (see `inventory.take_stock`).
+
+    The user's shards stay where they are. Their identity is name, size and digest in order, so a
+    corpus that is moved to another folder stays the same corpus. With `keys: by_folder` which of
+    them share a folder is part of it too (column `folder`).
+
+    Raises:
+        CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
+        SourceUnavailable: If a server does not answer.
+    """
+    locations = locate_shards(corpus)
+    table = take_stock(project.store, locations)
+    content: list[list[Any]] = [
+        [row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()
+    ]
+    if corpus.keys == "by_folder":
+        table["folder"] = _folders(locations)
+        content = [
+            [*entry, folder]
+            for entry, folder in zip(content, table["folder"].tolist(), strict=True)
+        ]
+
+    def write(staging: Path) -> dict[str, Any]:
+        counts = _checked(locations, corpus.caption_extension)
+        table.to_parquet(staging / SHARDS_FILE, index=False)
+        return {"shards": len(table), "bytes": int(table["bytes"].sum()), **counts}
+
+    artifact = project.store.build(resolve(project, "corpus", content=content), write)
+    remember_locations(artifact, locations)
+    return artifact
+
+
+def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
+    """Every shard that `corpus.shards` names, in the order of `find_files`; only buckets are asked.
+
+    Raises:
+        CorpusError: Naming the pattern that finds no tar.
+        SourceUnavailable: If an object store does not answer.
+    """
+    found: dict[ShardLocation, ShardLocation] = {}
+    for pattern in corpus.shards:
+        if is_url(pattern):
+            found |= {shard: shard for shard in find_remote(pattern, corpus.storage, _FIELD)}
+        else:
+            files = find_files([pattern], (".tar",), _FIELD)
+            found |= {path.resolve(): path for path in files if path.resolve() not in found}
+    return list(found.values())
+
+
+def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
+    """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
+
+    To count pairs, a remote shard would have to be read at thousands of places, and embedding reads
+    it anyway. Of those only the ends are read, which are missing where a shard is truncated, and
+    the first ones until a pair is found.
+    """
+    local = [location for location in locations if isinstance(location, Path)]
+    remote = [location for location in locations if isinstance(location, RemoteShard)]
+    for _ in tqdm(
+        each(_check_whole, remote),
+        total=len(remote),
+        desc="checking ends",
+        unit="shard",
+        disable=None,
+    ):
+        pass
+    pairs, extensions = 0, set[str]()
+    probed = [*local, *remote[:_PROBED_SHARDS]]
+    for location in tqdm(probed, desc="indexing shards", unit="shard", disable=None):
+        if pairs and isinstance(location, RemoteShard):
+            break
+        index = index_shard(location)
+        pairs += index.pairs(caption_extension)
+        extensions |= index.extensions
+    if not pairs:
+        raise CorpusError(
+            f"corpus.shards: no pair in {len(probed)} shards: a sample needs an image "
+            f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
+            f"extensions found: {sorted(extensions) or 'none'}"
+        )
+    return {} if remote else {"pairs": pairs}
+
+
+def _check_whole(shard: RemoteShard) -> None:
+    with open_shard(shard) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _END_BYTES))
+        if size % 512 or size < _END_BYTES or file.read().strip(b"\0"):
+            raise CorpusError(
+                f"{shard}: does not end like a tar ({size:,} bytes): truncated, or not a tar; "
+                "upload it again, or take it out of `corpus.shards`"
+            )
+
+
+def _folders(locations: list[ShardLocation]) -> list[int]:
+    """The folder of each shard by its number in the order of the corpus, so that all of them may
+    move.
+    """
+    folders = [
+        str(place).rpartition("/")[0]
+        if isinstance(place, RemoteShard)
+        else str(place.parent.resolve())
+        for place in locations
+    ]
+    return [int(number) for number in pd.factorize(np.array(folders))[0]]

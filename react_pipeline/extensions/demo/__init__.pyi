@@ -1,0 +1,5 @@
+from .base import build_base as build_base
+from .commands import DEMO_DOMAINS as DEMO_DOMAINS
+from .corpus import captioned_images as captioned_images
+from .corpus import labelled_images as labelled_images
+from .scenes import build_scenes as build_scenes

@@ -1,0 +1,62 @@
+"""The command `react-pipeline demo`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands import (
+    Config,
+    console,
+    load_project,
+    materialize_assets,
+    print_start_page,
+)
+from react_pipeline.extensions.demo.corpus_kind import DrawnCorpus
+from react_pipeline.project import CONFIG_VARIABLE, write_files
+from react_pipeline.settings import METHODS
+from react_pipeline.store import InputError
+
+DEMO_DOMAINS = ("activities", "objects", "symbols")
+
+
+def demo(
+    all_methods: Annotated[
+        bool, typer.Option("--all-methods", help="Every method, not only the headline.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Run everything on a small real corpus made of installed packages: three domains, base,
+    customized and control.
+
+    A folder that has no pipeline.yaml gets the demo's. A second time nothing is computed again.
+    Killed in between, it resumes.
+    """
+    if config is None and not os.environ.get(CONFIG_VARIABLE) and write_demo_project(Path.cwd()):
+        console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}")
+    project = load_project(config)
+    if project.config.corpus.kind != "demo":
+        raise InputError(
+            f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`"
+        )
+    methods = METHODS if all_methods else project.config.methods
+    failed = materialize_assets(project, "*", DEMO_DOMAINS, methods)
+    print_start_page(project, DEMO_DOMAINS)
+    raise typer.Exit(failed)
+
+
+def write_demo_project(folder: Path) -> list[Path]:
+    """Make a folder the demo's project: `pipeline.yaml`, which is written last, and `domains/`.
+
+    Returns:
+        What was written; nothing if the folder has a `pipeline.yaml`.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    if (folder / "pipeline.yaml").exists():
+        return []
+    return write_files(folder, DrawnCorpus.project_files())

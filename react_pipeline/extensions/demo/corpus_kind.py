@@ -1,0 +1,71 @@
+"""The drawings of emoji and icons, as a kind of corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from react_pipeline.corpus import ShardedCorpus
+from react_pipeline.extensions.demo.packages import CORPUS_SOURCES, installed_versions
+from react_pipeline.lineage import resolve
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus import CorpusSize
+    from react_pipeline.project import Project
+    from react_pipeline.store import Artifact
+
+FILES = Path(__file__).parent / "files"
+"""The demo's project, as the wheel carries it; in a clone links to its own."""
+
+
+class DrawnCorpus(ShardedCorpus):
+    """Drawn from installed packages when `corpus` is materialized."""
+
+    kind: Literal["demo"] = "demo"
+
+    next_step: ClassVar[str] = "react-pipeline demo"
+
+    def identity(self) -> dict[str, Any]:
+        """The form of the tars; the packages are the content."""
+        return {"kind": self.kind, "keys": "global", "caption_extension": "txt"}
+
+    def packages(self) -> Mapping[str, str]:
+        """What it is drawn from."""
+        return installed_versions()
+
+    def publish(self, project: Project) -> Artifact:
+        """Draw it."""
+        from react_pipeline.corpus import take_stock_of
+        from react_pipeline.extensions.demo.corpus import build_corpus
+
+        def write(staging: Path) -> dict[str, Any]:
+            counts = build_corpus(staging, project.config.embedding.workers)
+            return {**counts, **take_stock_of(staging, sorted(staging.rglob("*.tar")))}
+
+        inputs = resolve(project, "corpus", content={"demo": installed_versions()})
+        return project.store.build(inputs, write)
+
+    def size(self) -> CorpusSize:
+        """From a sample that is drawn."""
+        from react_pipeline.corpus import CorpusSize
+        from react_pipeline.extensions.demo.corpus import drawing_cost
+
+        drawings, seconds, size = drawing_cost()
+        return CorpusSize(drawings, size, seconds)
+
+    def description(self) -> str:
+        """How many packages it is drawn from."""
+        return f"drawn from {len(CORPUS_SOURCES)} installed packages"
+
+    def ingredients(self) -> tuple[tuple[str, str, str], ...]:
+        """The packages of the drawings."""
+        return tuple((source.package, source.used, source.licence) for source in CORPUS_SOURCES)
+
+    @classmethod
+    def project_files(cls) -> Mapping[str, str]:
+        """The demo's own `pipeline.yaml`, and three domains."""
+        sources = [*sorted((FILES / "domains").glob("*.yaml")), FILES / "pipeline.yaml"]
+        return {
+            str(source.relative_to(FILES)): source.read_text(encoding="utf-8") for source in sources
+        }
