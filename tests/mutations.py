@@ -153,7 +153,7 @@ GUARDS = (
     Guard("react_pipeline/settings/yaml_files.py", '"\\0" in getattr(event, "value", "")', "False", FILES),
     Guard("react_pipeline/settings/messages.py", "faults[:MAX_PROBLEMS]", "faults", FILES),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
-    Guard("react_pipeline/settings/files.py", "config.store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
+    Guard("react_pipeline/corpus/kinds/images.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
     Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
     Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "test_preflight.py"),
