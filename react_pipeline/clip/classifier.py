@@ -88,8 +88,8 @@ def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Te
     from safetensors.torch import load_file
 
     try:
-        about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
-        classes = list(about["classes"])
+        record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        classes = list(record["classes"])
         head = load_file(checkpoint.file(HEAD_FILE))["head"].float()
         if head.shape != (dimension, len(classes)):
             raise ValueError(f"its shape {tuple(head.shape)} is not ({dimension}, {len(classes)})")

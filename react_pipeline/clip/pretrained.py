@@ -51,12 +51,12 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
-    given = {field: getattr(encoder, field) for field in _PREPARED}
+    configured = {field: getattr(encoder, field) for field in _PREPARED}
     preprocess_cfg = merge_preprocess_dict(
         asdict(PreprocessCfg()), tag_cfg or _common_to_tags(name)
     )
     preprocess_cfg = merge_preprocess_dict(
-        preprocess_cfg, {key: value for key, value in given.items() if value}
+        preprocess_cfg, {key: value for key, value in configured.items() if value}
     )
     if path.is_file():
         _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
@@ -145,10 +145,10 @@ def _common_to_tags(name: str) -> dict[str, Any]:
 def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
     # A name such as ViT-B-32-quickgelu implies the activation too; nearly all models cut the middle
     # out of an image.
-    known = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
+    assumed = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
     for field in ("quick_gelu", *_PREPARED):
         if getattr(encoder, field) is None and not (
-            field in known and used.get(field) == known[field]
+            field in assumed and used.get(field) == assumed[field]
         ):
             logger.warning(
                 "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if "

@@ -70,16 +70,14 @@ def _image_tower(model: Any) -> str:
     return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
 
 
-def save_tensors(
-    tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None
-) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write safetensors.
 
     Raises:
         StoreWriteError: If the disk refuses it, with the bytes needed.
     """
     try:
-        save_file(tensors, path, metadata=about)
+        save_file(tensors, path)
     except SafetensorError as error:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         raise StoreWriteError(

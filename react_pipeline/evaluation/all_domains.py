@@ -90,14 +90,14 @@ def write_overview(
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
-    known = len(comparisons) + len(skipped)
-    draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {known}")
+    total = len(comparisons) + len(skipped)
+    draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
     (directory / "dashboard.html").write_text(overview_page(table, comparisons), encoding="utf-8")
     by_method = means.set_index("method")
     shown = (*METRICS, "delta_top1", "gain_over_control")
     return {
         "domains": len(comparisons),
-        "domains_known": known,
+        "domains_known": total,
         "skipped": dict(skipped),
         "covers": {method: str(status) for method, status in by_method["status"].items()},
         **{name: values_of(by_method[name]) for name in shown},
@@ -172,9 +172,9 @@ def average(
         result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
         versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
-        found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
+        listed = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(
-            f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`"
+            f"domains measured by different evaluators ({listed}); rematerialize `{RESULTS}`"
         )
     table = pd.concat(tables or [typed([])], ignore_index=True).astype(_FLOATS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
@@ -185,7 +185,7 @@ def _intervals(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
-    covered, found = sorted(_covered(rows, method)), {}
+    covered, intervals = sorted(_covered(rows, method)), {}
 
     def correct(slug: str, name: str) -> Correct:
         fingerprint = comparisons[slug].parents[name]
@@ -196,8 +196,8 @@ def _intervals(
     for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
             pairs = [(correct(slug, method), correct(slug, other)) for slug in covered]
-            found[f"{prefix}_low", f"{prefix}_high"] = mean_interval(pairs)
-    return found
+            intervals[f"{prefix}_low", f"{prefix}_high"] = mean_interval(pairs)
+    return intervals
 
 
 def _covered(measured: pd.DataFrame, method: str) -> set[str]:
@@ -211,11 +211,11 @@ def _covered(measured: pd.DataFrame, method: str) -> set[str]:
 
 def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
     measured = table[table["status"] == "ok"]
-    found, rows = set(measured["method"]), []
-    for method in (method for method in METHODS if method in found):
+    methods, rows = set(measured["method"]), []
+    for method in (method for method in METHODS if method in methods):
         covered = _covered(measured, method)
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
-        if "base" in found and not mine.empty:
+        if "base" in methods and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
             rows.append(
                 {

@@ -218,11 +218,11 @@ def _judged(
             for name in (method, other)
         )
         if (session := judged.latest(*sides)) is not None:
-            found = session.difference()
+            difference = session.difference()
             row |= {
-                column: found.estimate,
-                f"{column}_low": found.low,
-                f"{column}_high": found.high,
+                column: difference.estimate,
+                f"{column}_low": difference.low,
+                f"{column}_high": difference.high,
             }
             row["judged"] = row.get("judged", 0) + len(session.entries)
     return row

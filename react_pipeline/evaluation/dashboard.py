@@ -252,10 +252,10 @@ def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
 
 def _examples(retrieved: Artifact, classes: pd.DataFrame, method: str) -> dict[str, Any]:
     if classes.empty:  # nothing is labelled, so no class gained or lost
-        found = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])[
+        class_names = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])[
             "class"
         ].unique()
-        classes = pd.DataFrame({"class": found, "method": method, "delta": float("nan")})
+        classes = pd.DataFrame({"class": class_names, "method": method, "delta": float("nan")})
     shown = classes[classes["method"] == method] if method in set(classes["method"]) else classes
     names = shown_classes(shown.drop_duplicates("class"))
     return {

@@ -56,26 +56,26 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
         "similarity", ascending=False, kind="stable"
     )
     chosen = pairs.groupby("class", sort=False).head(PAIRS_PER_CLASS)
-    wanted = {
+    similarities = {
         int(row): float(similarity)
         for row, similarity in zip(chosen["row"], chosen["similarity"], strict=True)
     }
-    found: dict[str, list[Example]] = {name: [] for name in classes}
+    examples: dict[str, list[Example]] = {name: [] for name in classes}
     unreadable = 0
     collected = CollectedPairs(retrieved)
-    for position in np.flatnonzero(np.isin(collected.rows, list(wanted))).tolist():
+    for position in np.flatnonzero(np.isin(collected.rows, list(similarities))).tolist():
         try:
             pair = collected[position]
             picture = thumbnail(pair.image)
         except (CorruptArtifact, BadImage):
             unreadable += 1
             continue
-        found[pair.label].append(Example(pair.caption, wanted[pair.row], picture))
+        examples[pair.label].append(Example(pair.caption, similarities[pair.row], picture))
     if unreadable:
         logger.warning("%d pictures of %s cannot be shown", unreadable, retrieved.path)
     return {
         name: sorted(pairs, key=lambda one: -one.similarity)
-        for name, pairs in found.items()
+        for name, pairs in examples.items()
         if pairs
     }
 

@@ -54,8 +54,8 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
             "judged_delta", ascending=False, kind="stable"
         )
         for best in judged.itertuples():
-            found = f"{points(best.judged_delta)} points ({_sure(best.judged_delta_low, best.judged_delta_high)})"
-            headline = f"Without labels, {best.method} is judged {found} against the base."
+            gain = f"{points(best.judged_delta)} points ({_sure(best.judged_delta_low, best.judged_delta_high)})"
+            headline = f"Without labels, {best.method} is judged {gain} against the base."
             return Finding(best.method, headline, _of_judged(best))
         return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
     if not method:
@@ -85,14 +85,14 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     means = table[table["domain"] == MEAN]
     domains = table[table["domain"] != MEAN]
     method = headline_method(means)
-    measured, known = (
+    measured, total = (
         domains.loc[domains["top1"].notna(), "domain"].nunique(),
         domains["domain"].nunique(),
     )
     if not method:
         judged = domains.loc[domains["judged_delta"].notna(), "domain"].nunique()
         also = f", {judged} judged without labels" if judged else ""
-        text = f"No customized model can be compared with the base; {measured} of {known} domains are measured{also}."
+        text = f"No customized model can be compared with the base; {measured} of {total} domains are measured{also}."
         return Finding("", text, ("The table says why for each domain.",))
     mean = next(means[means["method"] == method].itertuples())
     sure = _sure(mean.delta_low, mean.delta_high)

@@ -317,11 +317,13 @@ def open_log(path: Path, judge: str) -> Iterator[JudgementLog]:
 
 def describe(session: Session) -> str:
     """What a session found, in one sentence."""
-    found, header, counts = session.difference(), session.header, session.counts
+    difference = session.difference()
+    header = session.header
+    counts = session.counts
     return (
-        f"{header.candidate.method} over {header.against.method}: {100 * found.estimate:+.1f} "
-        f"points, {100 * CONFIDENCE:.4g}% interval {100 * found.low:+.1f} to "
-        f"{100 * found.high:+.1f}, judged on {counts['judged']:,} of {counts['disagreements']:,} "
+        f"{header.candidate.method} over {header.against.method}: {100 * difference.estimate:+.1f} "
+        f"points, {100 * CONFIDENCE:.4g}% interval {100 * difference.low:+.1f} to "
+        f"{100 * difference.high:+.1f}, judged on {counts['judged']:,} of {counts['disagreements']:,} "
         f"disagreements among {counts['images']:,} "
         "pictures" + (f", {counts[UNSURE]} unsure" if counts[UNSURE] else "")
     )

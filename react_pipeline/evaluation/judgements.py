@@ -67,12 +67,12 @@ class Judgements:
 
     def latest(self, candidate: Side, against: Side) -> Session | None:
         """The session of two models that was begun last; None if they were never judged."""
-        found = [
+        matches = [
             one
             for one in self.sessions
             if (one.header.candidate, one.header.against) == (candidate, against)
         ]
-        return max(found, key=lambda session: session.header.created, default=None)
+        return max(matches, key=lambda session: session.header.created, default=None)
 
 
 def judgements_of(project: Project, slug: str) -> Judgements | None:

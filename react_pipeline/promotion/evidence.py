@@ -76,12 +76,12 @@ class Evidence:
         """The result of a model: the fresh one if it is of this checkpoint, else the newest that is
         comparable.
         """
-        found = self.results.get(contender.method)
-        if contender.method == BASE or (found is not None and found.contender.is_same(contender)):
-            return found
-        known = results_of(self.project, self.slug, contender.method, contender.checkpoint)
+        result = self.results.get(contender.method)
+        if contender.method == BASE or (result is not None and result.contender.is_same(contender)):
+            return result
+        candidates = results_of(self.project, self.slug, contender.method, contender.checkpoint)
         measures = {entry.measure for entry in self.results.values()}
-        return max(known, key=lambda one: one.measure in measures, default=None)
+        return max(candidates, key=lambda one: one.measure in measures, default=None)
 
 
 def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
@@ -170,7 +170,7 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
     """Every published, verified result of a checkpoint that has values, newest first."""
-    store, found = project.store, []
+    store, entries = project.store, []
     for stage, key in ((RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
         for path in sorted(store.directory(stage, key).glob("*/manifest.json")):
             try:
@@ -180,8 +180,8 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
                 _refuse_unreadable(error)
                 continue
             if entry is not None:
-                found.append(entry)
-    return sorted(found, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True)
+                entries.append(entry)
+    return sorted(entries, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True)
 
 
 def reevaluate(project: Project, slug: str) -> Artifact:

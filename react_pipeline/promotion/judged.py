@@ -72,8 +72,8 @@ def judge_without_labels(
         )
         test = _test_of(session, confidence)
         control = present.get(side.method + CONTROL_SUFFIX) if settings.over_control else None
-        beside = judgements.latest(side, control) if control else None
-        control_test = _test_of(beside, confidence) if beside else None
+        control_session = judgements.latest(side, control) if control else None
+        control_test = _test_of(control_session, confidence) if control_session else None
         figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
         tested.append(Tested(contender, contender.identity, figures, test, control_test))
     tested.sort(key=lambda one: -one.test.gain if one.test else 0.0)

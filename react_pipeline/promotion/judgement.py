@@ -66,10 +66,10 @@ class Measured:
         if "classes" in config:
             # Images are classified by the names; synonyms are searched with and measure nothing.
             config["classes"] = [entry["name"] for entry in config["classes"]]
-        about = self.result.model_dump(
+        fields = self.result.model_dump(
             include={"evaluator_version", "evaluation_set_fingerprint", "protocol"}
         )
-        return canonical_json({**about, "config": config})
+        return canonical_json({**fields, "config": config})
 
     @property
     def contender(self) -> Contender:
@@ -112,9 +112,11 @@ class Tested:
         if test.gain <= 0:
             return "kept", f"no more images are right than with {champion_name}"
         if not test.exceeds(settings.min_gain):
-            wanted = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
+            threshold = (
+                f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
+            )
             noise = f"{'' if test.judged else 'exact test: '}p = {test.p_value:.3g}"
-            return "challenger", f"the gain is not beyond {wanted} ({noise})"
+            return "challenger", f"the gain is not beyond {threshold} ({noise})"
         if isinstance(self.control, str):
             return "challenger", f"its control cannot be compared ({self.control})"
         if self.control is not None and not self.control.exceeds(settings.min_gain):
@@ -215,12 +217,12 @@ def judge(
         return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")
     confidence = 1 - (1 - settings.confidence) / len(ordered)
     tried = "" if len(ordered) == 1 else f", {len(ordered)} candidates tested at once"
-    found = []
+    outcomes = []
     for entry in ordered:
         contender = entry.contender
         if champion is None:
             problem = f"{champion_name} has no result to compare with"
-            found.append(Tested(contender, contender.identity, problem=problem))
+            outcomes.append(Tested(contender, contender.identity, problem=problem))
             continue
         tested = Tested(contender, contender.identity)
         try:
@@ -231,15 +233,15 @@ def judge(
             )
             tested = replace(tested, figures=figures, test=test)
             control = controls.get(contender.method) if settings.over_control else None
-            beside = (
+            control_test = (
                 paired_test(entry, control, confidence)
                 if isinstance(control, Measured)
                 else control
             )
-            found.append(replace(tested, control=beside))
+            outcomes.append(replace(tested, control=control_test))
         except InputError as error:
-            found.append(replace(tested, problem=str(error)))
-    return choose(found, champion_name, settings)
+            outcomes.append(replace(tested, problem=str(error)))
+    return choose(outcomes, champion_name, settings)
 
 
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:

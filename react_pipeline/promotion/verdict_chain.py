@@ -39,14 +39,23 @@ def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
     sets = {entry.result.evaluation_set_fingerprint for entry in scene.results.values()}
     evaluation_set = next(iter(sets), before.evaluation_set)
     tested = {*before.tested, *rivals} if evaluation_set == before.evaluation_set else rivals
-    about = {"domain": scene.slug, "champion_before": before.champion, "champion": champion}
-    about |= {
+    fields_of_scene = {
+        "domain": scene.slug,
+        "champion_before": before.champion,
+        "champion": champion,
+    }
+    fields_of_scene |= {
         "previous_champions": earlier,
         "min_gain": scene.project.config.promotion.min_gain,
         "history": _history(scene),
     }
     return Verdict(
-        **{**about, "evaluation_set": evaluation_set, "tested": tuple(sorted(tested)), **fields}
+        **{
+            **fields_of_scene,
+            "evaluation_set": evaluation_set,
+            "tested": tuple(sorted(tested)),
+            **fields,
+        }
     )
 
 

@@ -62,8 +62,8 @@ class TrainingBatches:
 
         def batch(step: int) -> Tensor:
             positions, views = map(self._world.part, self.drawn(step))
-            taken = tokens[positions, views]
-            return taken if self._world.device == "cpu" else taken.pin_memory()
+            rows = tokens[positions, views]
+            return rows if self._world.device == "cpu" else rows.pin_memory()
 
         yield from on_device(ahead(batch, steps), self._world.device)
 

@@ -85,9 +85,9 @@ class StepCost:
 
         image = text = 0.0
         if tower is not None:
-            taken = frozen(CPU_IMAGES).float() if splits else images
+            inputs = frozen(CPU_IMAGES).float() if splits else images
             run = tower.features if splits else tower
-            image = core_seconds(lambda count: step(lambda: run(taken[:count])), CPU_IMAGES)
+            image = core_seconds(lambda count: step(lambda: run(inputs[:count])), CPU_IMAGES)
         if trains_text(model):
             text = core_seconds(
                 lambda count: step(lambda: encode_text(model, tokens[:count])), CPU_IMAGES

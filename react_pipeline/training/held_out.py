@@ -27,18 +27,18 @@ def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Te
     `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have
     more than most: a class with few pairs keeps them all, since each of them counts there.
     """
-    wanted = min(MAX_HELD_OUT, int(fraction * len(pairs)))
-    left = np.bincount(pairs.class_ids)
-    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, int(np.count_nonzero(left))))
+    remaining = min(MAX_HELD_OUT, int(fraction * len(pairs)))
+    class_sizes = np.bincount(pairs.class_ids)
+    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, int(np.count_nonzero(class_sizes))))
     chosen = torch.zeros(len(pairs), dtype=torch.bool)
-    if wanted:
+    if remaining:
         order = torch.randperm(len(pairs), generator=generator(seed, 4))
         for position in order.numpy():  # a list would hold ten million numbers of Python's
-            if left[pairs.class_ids[position]] > enough:
-                left[pairs.class_ids[position]] -= 1
+            if class_sizes[pairs.class_ids[position]] > enough:
+                class_sizes[pairs.class_ids[position]] -= 1
                 chosen[position] = True
-                wanted -= 1
-                if not wanted:
+                remaining -= 1
+                if not remaining:
                     break
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 

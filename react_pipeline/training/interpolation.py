@@ -23,13 +23,13 @@ GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Fractions that `interpolation: held-out` tries: from the base to the trained model."""
 
 
-def require_held_out(wanted: float | str, held_out: int, pairs: int) -> None:
+def require_held_out(setting: float | str, held_out: int, pairs: int) -> None:
     """Refuse to choose by held-out pairs where there are none.
 
     Raises:
         InputError: Naming the setting.
     """
-    if wanted == "held-out" and not held_out:
+    if setting == "held-out" and not held_out:
         raise InputError(
             f"customization.interpolation: held-out needs held-out pairs, and of {pairs} pairs "
             "none is held out; raise held_out_fraction, or give interpolation a number"
@@ -86,15 +86,15 @@ class Line:
 
 
 def interpolate(
-    model: nn.Module, base: Mapping[str, Tensor], wanted: float | str, score: Callable[[], float]
+    model: nn.Module, base: Mapping[str, Tensor], setting: float | str, score: Callable[[], float]
 ) -> tuple[float, dict[float, float]]:
     """Move a trained model to the point of its line that `choose` chooses, and leave it there.
 
     Args:
-        base: As for `Line`; not looked at if 1 is wanted.
+        base: As for `Line`; not looked at if `setting` is 1.
         score: Of the model where it stands.
     """
-    if wanted == 1:
+    if setting == 1:
         return 1.0, {}
     line = Line(model, base)
 
@@ -102,15 +102,15 @@ def interpolate(
         line.move_to(fraction)
         return score()
 
-    fraction, scores = choose(wanted, score_at)
+    fraction, scores = choose(setting, score_at)
     line.move_to(fraction)
     return fraction, scores
 
 
 def choose(
-    wanted: float | str, score: Callable[[float], float]
+    setting: float | str, score: Callable[[float], float]
 ) -> tuple[float, dict[float, float]]:
-    """The fraction that is wanted, or for `held-out` the best one of `GRID`, and the score of each
+    """The fraction that is set, or for `held-out` the best one of `GRID`, and the score of each
     that was tried.
 
     Of equally good ones the larger wins, which is nearer to the training.
@@ -122,8 +122,8 @@ def choose(
     Raises:
         TrainingError: If no score is finite.
     """
-    if wanted != "held-out":
-        return float(wanted), {}
+    if setting != "held-out":
+        return float(setting), {}
     scores = {fraction: score(fraction) for fraction in GRID}
     finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
     if not finite:

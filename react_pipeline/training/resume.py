@@ -59,7 +59,7 @@ def save_state(state: TrainingState, step: int, seconds: float, directory: Path)
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
-    about = {
+    record = {
         "step": step,
         "seconds": seconds,
         "skipped": [state.skipped_steps, state.skipped_in_a_row],
@@ -74,7 +74,7 @@ def save_state(state: TrainingState, step: int, seconds: float, directory: Path)
         raise StoreWriteError(
             f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
         ) from error
-    seal(path.with_suffix(".json"), [path], about)
+    seal(path.with_suffix(".json"), [path], record)
     for marker in states_in(directory)[:-KEPT_STATES]:
         _remove(marker)
 
@@ -91,8 +91,8 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
     `logged` ones are skipped with a warning: losses that are not on record are computed again.
     """
     for marker in reversed(states_in(directory)):
-        about = sealed(marker)
-        problem = _problem(about, state, logged)
+        record = sealed(marker)
+        problem = _problem(record, state, logged)
         if problem:
             logger.warning(
                 "%s cannot be resumed from (%s); trying an older state", marker.name, problem
@@ -104,8 +104,8 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
                 parameter.copy_(content["trained"][name])
         state.optimizer.load_state_dict(content["optimizer"])
         state.scaler.load_state_dict(content["scaler"])
-        state.skipped_steps, state.skipped_in_a_row = about["skipped"]
-        return about["step"], about["seconds"]
+        state.skipped_steps, state.skipped_in_a_row = record["skipped"]
+        return record["step"], record["seconds"]
     return 0, 0.0
 
 
@@ -116,15 +116,15 @@ def remove_states_after(step: int, directory: Path) -> None:
             _remove(marker)
 
 
-def _problem(about: dict[str, Any] | None, state: TrainingState, logged: int) -> str:
+def _problem(record: dict[str, Any] | None, state: TrainingState, logged: int) -> str:
     """Why a state is not used; empty if it may be."""
-    if about is None:
+    if record is None:
         return "its bytes are not those that were written"
-    if about["draws"] != state.draws:
-        return f"its batches were {about['draws']}, and are {state.draws} now"
-    if about["step"] > logged:
+    if record["draws"] != state.draws:
+        return f"its batches were {record['draws']}, and are {state.draws} now"
+    if record["step"] > logged:
         return f"the log holds {logged} steps alone"
-    return "" if about["shapes"] == state.shapes else "it holds other parameters"
+    return "" if record["shapes"] == state.shapes else "it holds other parameters"
 
 
 def _remove(marker: Path) -> None:

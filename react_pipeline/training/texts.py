@@ -83,10 +83,10 @@ class TrainingTexts:
         self._training = training
         self._device = world.device
         names = domain.prompt_names
-        known = {name: number for number, name in enumerate(domain.class_names)}
+        class_numbers = {name: number for number, name in enumerate(domain.class_names)}
         self._caption_ids, self._class_ids = pairs.caption_ids, pairs.class_ids
         self._classes = torch.tensor(
-            [known.get(name, -1) for name in pairs.classes], dtype=torch.long
+            [class_numbers.get(name, -1) for name in pairs.classes], dtype=torch.long
         )
         templates = prompt_templates(domain) if training.class_prompt_fraction else []
         prompts = [fill(template, name) for name in names for template in templates]
