@@ -84,7 +84,7 @@ GUARDS = (
     Guard("react_pipeline/store/store.py", "(OSError, ValueError, TypeError, KeyError, RecursionError)", "ZeroDivisionError", "store/test_file_system.py"),
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
     Guard("react_pipeline/store/durable.py", "sha256_of((folder or marker.parent) / name) == digest", "True", "store/test_sealed.py"),
-    Guard("react_pipeline/training/resume.py", "if about is None:", "if False:", "training/test_resume.py"),
+    Guard("react_pipeline/training/resume.py", "if record is None:", "if False:", "training/test_resume.py"),
     Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= len(digests)", "", f"{EARLIER}::test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one"),
     Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),

@@ -50,7 +50,8 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        model_cfg, preprocess_cfg = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
+        model_cfg = dict(config["model_cfg"])
+        preprocess_cfg = dict(config["preprocess_cfg"])
         for part in ("vision_cfg", "text_cfg"):
             model_cfg[part] = dict(model_cfg[part])
         model_cfg["embed_dim"] = int(model_cfg["embed_dim"])

@@ -34,7 +34,8 @@ def self_attention(
         causal: A token attends to itself and to those before it.
         only: Positions (B,): compute the output of the token there and of no other.
     """
-    weight, bias = _cast(attn.in_proj_weight, casts), _cast(attn.in_proj_bias, casts)
+    weight = _cast(attn.in_proj_weight, casts)
+    bias = _cast(attn.in_proj_bias, casts)
     if only is None:
         query, key, value = (
             functional.linear(x, weight, bias).unflatten(2, (3, attn.num_heads, -1)).unbind(2)
@@ -51,7 +52,7 @@ def self_attention(
 
 
 def _token_at(x: Tensor, positions: Tensor) -> Tensor:
-    """Of tokens (B, T, W) the one at `positions` (B,) of each row, (B, 1, W)."""
+    """Select the token at `positions` (B,) of each row of tokens (B, T, W): (B, 1, W)."""
     return x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)
 
 

@@ -20,7 +20,7 @@ from react_pipeline.clip.model import build
 from react_pipeline.settings import EncoderConfig, encoders
 
 IMAGE_OPERATIONS, TEXT_OPERATIONS = 2 * 4.409e9, 2 * 2.980e9
-"""Of a forward pass of ViT-B/32."""
+"""Floating-point operations of a forward pass of ViT-B/32."""
 
 ROUNDS, ROUND_SECONDS = 3, 0.2
 
@@ -73,11 +73,13 @@ class EncoderCost:
         `folder` says, else as ViT-B/32's. What cannot be built or run there counts as ViT-B/32,
         such as image towers of an old timm.
         """
-        dimension, text_cfg = model_cfg["embed_dim"], _own_text_tower(model_cfg["text_cfg"], folder)
+        dimension = model_cfg["embed_dim"]
+        text_cfg = _own_text_tower(model_cfg["text_cfg"], folder)
         try:
             with torch.device("meta"):
                 clip = build({**model_cfg, "text_cfg": text_cfg}, {})
-            pixels, tokens = clip.preprocess(Image.new("RGB", (8, 8))), clip.tokenizer(["a"])
+            pixels = clip.preprocess(Image.new("RGB", (8, 8)))
+            tokens = clip.tokenizer(["a"])
             with FlopCounterMode(display=False) as image:
                 clip.model.encode_image(pixels[None].to("meta"))
             with FlopCounterMode(display=False) as text:
@@ -107,7 +109,7 @@ def architecture_of(
 
 
 def architecture_named(name: str) -> dict[str, Any]:
-    """Of open_clip; ViT-B/32 if it knows none of this name."""
+    """The configuration that open_clip has under a name; that of ViT-B/32 if it has none."""
     return get_model_config(name) or architecture_named("ViT-B-32")
 
 

@@ -18,7 +18,7 @@ from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.store import InputError
 
 MLP_RATIO = 4
-"""Of the gated block, whatever the host's own ratio is."""
+"""MLP ratio of the gated block, whatever the ratio of its host is."""
 
 
 class GatedBlock(nn.Module):

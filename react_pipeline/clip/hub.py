@@ -35,7 +35,8 @@ def reach_hub() -> Iterator[str]:
 def _unreachable(endpoint: str) -> str:
     but = "and its cache does not hold it"
     try:
-        server, proxies = urlsplit(endpoint), getproxies()
+        server = urlsplit(endpoint)
+        proxies = getproxies()
         proxy = proxies.get(server.scheme) or proxies.get("all")
         if proxy and not proxy_bypass(server.hostname or ""):
             server = urlsplit(proxy if "://" in proxy else f"http://{proxy}")

@@ -32,7 +32,7 @@ from react_pipeline.store import InputError
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
-"""In a folder of the Hub that has no safetensors."""
+"""The weights in a folder of the Hub that has no safetensors."""
 
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""
@@ -102,7 +102,7 @@ def choose_device(device: str) -> str:
     """Turn `auto`, `cpu` or `cuda` into the device to use; `auto` takes a GPU where there is one.
 
     Raises:
-        InputError: If `cuda` is wanted and there is none.
+        InputError: If `cuda` is configured and there is no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(

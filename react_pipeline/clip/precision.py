@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 EVALUATION_PRECISION = "fp32"
-"""Of everything that is measured on labelled images, on any device: what differs between two
+"""The precision of all measurements on labelled images, on any device: what differs between two
 results is the model. ELEVATER's toolkit measures so, and `auto` would be another precision on
 another machine."""
 
@@ -27,8 +27,8 @@ without 0.01.
 
 PROBE_ROWS, PROBE_WIDTH = 64, 512
 PROBE_SECONDS = 0.05
-"""For the products of each kind, of which the fastest count: on a busy processor most of them wait
-for others.
+"""The time for products of each precision. The fastest counts: on a busy processor most of them
+wait for others.
 """
 
 BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)

@@ -43,7 +43,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
             not fit; if a folder is not what the configuration says.
     """
     require_available(encoder)
-    path, name = Path(str(encoder.pretrained)), encoder.model.removeprefix(GATED_PREFIX)
+    path = Path(str(encoder.pretrained))
+    name = encoder.model.removeprefix(GATED_PREFIX)
     if path.is_dir():
         return load(path, device, foreign=True)
     model_cfg = open_clip.get_model_config(name)
@@ -98,7 +99,8 @@ def require_available(encoder: EncoderConfig) -> None:
     if built := encoders().get(encoder.model):
         built.packages()
         return
-    weights, path = str(encoder.pretrained), Path(str(encoder.pretrained))
+    weights = str(encoder.pretrained)
+    path = Path(str(encoder.pretrained))
     if weights.startswith(HUB_PREFIX):
         if not _HUB_NAME.fullmatch(weights):
             raise InputError(

@@ -100,7 +100,8 @@ def _causal_tower(model: Any) -> Any:
     text; else None.
     """
     if type(model) is CLIP:
-        tower, pool_type = model, model.text_pool_type
+        tower = model
+        pool_type = model.text_pool_type
     elif type(getattr(model, "text", None)) is TextTransformer:
         tower = model.text
         if tower.cls_emb is not None or tower.output_tokens:

@@ -21,8 +21,14 @@ from react_pipeline.clip.attention import cast_matrices, host_block
 from react_pipeline.clip.gated import GatedBlock, vision_blocks
 
 BEHIND_THE_BLOCKS = (
-    *("ln_post", "proj", "attn_pool"),
-    *("trunk.norm.", "trunk.fc_norm", "trunk.head", "trunk.attn_pool", "head."),
+    "ln_post",
+    "proj",
+    "attn_pool",
+    "trunk.norm.",
+    "trunk.fc_norm",
+    "trunk.head",
+    "trunk.attn_pool",
+    "head.",
 )
 """Names of parameters that act after the last block, in open_clip's ViTs and in timm's."""
 

@@ -49,7 +49,8 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
         InputError: Naming `path` and the keys that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
     shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
     if any(faults.values()):

@@ -161,7 +161,8 @@ def average(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    tables, versions = [], {}
+    tables = []
+    versions = {}
     for slug in slugs:
         if slug in skipped:
             tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
@@ -185,7 +186,8 @@ def _intervals(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
-    covered, intervals = sorted(_covered(rows, method)), {}
+    covered = sorted(_covered(rows, method))
+    intervals = {}
 
     def correct(slug: str, name: str) -> Correct:
         fingerprint = comparisons[slug].parents[name]
@@ -201,7 +203,7 @@ def _intervals(
 
 
 def _covered(measured: pd.DataFrame, method: str) -> set[str]:
-    """The domains where the base, a method and, if any domain has it, its control are all measured."""
+    """The domains where the base, a method and, if any domain has it, its control are measured."""
     trained = method.removesuffix(CONTROL_SUFFIX)
     where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
     return set.intersection(
@@ -211,7 +213,8 @@ def _covered(measured: pd.DataFrame, method: str) -> set[str]:
 
 def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
     measured = table[table["status"] == "ok"]
-    methods, rows = set(measured["method"]), []
+    methods = set(measured["method"])
+    rows = []
     for method in (method for method in METHODS if method in methods):
         covered = _covered(measured, method)
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]

@@ -14,7 +14,7 @@ from scipy.special import logsumexp  # type: ignore[import-untyped]
 
 TEMPERATURE_BOUNDS = (1e-2, 1e3)
 BINS = 15
-"""Of equal width, as usual since Guo et al. 2017."""
+"""Bins of equal width, as usual since Guo et al. 2017."""
 
 
 def calibrate(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ COSTS = ("pairs", "trainable_parameters", "seconds")
 """Counts of a training; the base has none."""
 
 JUDGED_STATUS = "judged without labels"
-"""In the place of why there is no accuracy, where a person compared this checkpoint with another.
+"""The status of a method without accuracy whose checkpoint a person compared with another.
 """
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
@@ -70,7 +70,8 @@ def compare(project: Project, slug: str) -> Artifact:
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     require_comparable(list(read.values()))
-    judged, parents = judgements_of(project, slug), dict(results)
+    judged = judgements_of(project, slug)
+    parents = dict(results)
     if judged is not None:
         parents[JUDGEMENTS] = judged.publish(project)
     inputs = resolve(project, STAGE, slug, parents=parents, content={"skipped": skipped})

@@ -28,8 +28,8 @@ Values = NDArray[np.int64]
 
 
 def log_wealth(values: Values, total: int, population: int) -> NDArray[np.float64]:
-    """Logarithm of the wealth after each draw (T,) of whoever bets that the population's sum is
-    more than `total`.
+    """Logarithm of the wealth after each draw (T,) of a player who bets that the population's sum
+    is more than `total`.
 
     It falls as `total` grows; infinite where the draws alone exceed what `total` allows.
 
@@ -74,7 +74,8 @@ def p_value(lowest: Values, population: int) -> float:
 
 
 def _lower_bound(values: Values, population: int, confidence: float) -> int:
-    known, unknown = int(values.sum()), population - len(values)
+    known = int(values.sum())
+    unknown = population - len(values)
     threshold = np.log(2 / (1 - confidence))
     sums = range(known - unknown, known + unknown)
     return sums.start + bisect_left(

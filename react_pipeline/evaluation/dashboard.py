@@ -119,7 +119,8 @@ def domain_page(
 def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> str:
     """The page of all domains, from the table of `overview`."""
     finding = find_over_domains(table)
-    means, domains = table[table["domain"] == MEAN], table[table["domain"] != MEAN]
+    means = table[table["domain"] == MEAN]
+    domains = table[table["domain"] != MEAN]
     figures = {"domains": domains_figure(table, finding.method)} if finding.method else {}
     methods = _trained_methods(means, finding.method)
     if methods:
@@ -159,7 +160,7 @@ def _trained_methods(table: pd.DataFrame, first: str) -> list[str]:
 
 
 def _drawn(figures: Mapping[str, Figure], prefix: str = "") -> dict[str, Markup]:
-    """Each figure as HTML; its element is named after it, for plotly would draw a name at random."""
+    """Each figure as HTML, in an element of its name; plotly would draw a name at random."""
     from plotly.io import to_html  # type: ignore[import-untyped, unused-ignore]
 
     options = {"responsive": True, "displaylogo": False, "displayModeBar": False}
@@ -237,7 +238,8 @@ def _cell(name: str, row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
     """Accuracy of every class by method, and its difference to the base."""
-    methods, rows = list(classes["method"].unique()), []
+    methods = list(classes["method"].unique())
+    rows = []
     of_each = classes.groupby("class", sort=False)
     for name, of_class in list(of_each)[:MAX_CLASS_ROWS]:
         cells = [

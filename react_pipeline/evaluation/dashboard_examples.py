@@ -35,7 +35,7 @@ class Example:
 
 
 def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
-    """Of a table of class and delta, the names that gained most, then those that lost most."""
+    """The names in a table of class and delta that gained most, then those that lost most."""
     ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable")
     names = list(ordered["class"])
     half = limit // 2

@@ -119,10 +119,8 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for number, method in enumerate(methods):
         rows = classes[(classes["method"] == method) & classes["delta"].notna()]
         rows = rows.sort_values(["delta", "class"], ascending=[True, False], kind="stable")
-        gained, lost = (
-            rows[rows["delta"] > 0].tail(CLASSES_PER_SIDE),
-            rows[rows["delta"] < 0].head(CLASSES_PER_SIDE),
-        )
+        gained = rows[rows["delta"] > 0].tail(CLASSES_PER_SIDE)
+        lost = rows[rows["delta"] < 0].head(CLASSES_PER_SIDE)
         shown = pd.concat([lost, gained])
         labels = [plain(name) for name in shown["class"]]
         figures = (labels, shown["images"].astype(int).tolist(), (100 * shown["accuracy"]).tolist())

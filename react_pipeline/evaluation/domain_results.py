@@ -175,14 +175,8 @@ def write_evaluation(
     values = {**score(ranked, class_ids, domain.class_names), **calibration}
     result = blank.model_copy(update=values)
     _write_result(directory, result)
-    predictions = pd.DataFrame(
-        {
-            "image": images["name"],
-            "class_id": class_ids,
-            "predicted": ranked.tolist(),
-            "probability": confidence(logits, 1.0),
-        }
-    )
+    predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
+    predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
     predictions.to_parquet(directory / "predictions.parquet", index=False)
     return {
         **result.model_dump(include={*METRICS, "n", "n_classes"}),

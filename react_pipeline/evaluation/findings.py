@@ -85,10 +85,8 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     means = table[table["domain"] == MEAN]
     domains = table[table["domain"] != MEAN]
     method = headline_method(means)
-    measured, total = (
-        domains.loc[domains["top1"].notna(), "domain"].nunique(),
-        domains["domain"].nunique(),
-    )
+    measured = domains.loc[domains["top1"].notna(), "domain"].nunique()
+    total = domains["domain"].nunique()
     if not method:
         judged = domains.loc[domains["judged_delta"].notna(), "domain"].nunique()
         also = f", {judged} judged without labels" if judged else ""
@@ -125,7 +123,8 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
 
 
 def _of_judged(row: Any) -> tuple[str, str]:
-    low, high = row.judged_delta_low, row.judged_delta_high
+    low = row.judged_delta_low
+    high = row.judged_delta_high
     verdict = (
         "It is better"
         if low > 0

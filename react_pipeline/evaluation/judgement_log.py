@@ -39,7 +39,7 @@ Answer = int | Literal["neither", "unsure"]
 """The class id that was chosen, or none of both, or not known."""
 
 CONFIDENCE = 0.95
-"""Of the bounds that pages and tables show."""
+"""Confidence of the bounds that pages and tables show."""
 
 FORECAST_STEP = 10
 """Answers between two forecasts of how many are left."""
@@ -153,8 +153,8 @@ class Session:
         return cls(path, whole + b"\n", header, tuple(entries))
 
     def values(self, unsure: int) -> Values:
-        """Of each answer: candidate right less other right, -1, 0 or 1, with `unsure` for those
-        (T,).
+        """The value of each answer: candidate right less other right, -1, 0 or 1, with `unsure` for
+        those (T,).
         """
         shown = zip(self.header.pictures, self.entries, strict=False)
         won = [
@@ -171,8 +171,10 @@ class Session:
         included. So the exact test (McNemar's), which takes these pictures for a sample, must agree
         before anything is called clear.
         """
-        images, population = self.header.images, len(self.header.pictures)
-        lowest, highest = self.values(-1), self.values(1)
+        images = self.header.images
+        population = len(self.header.pictures)
+        lowest = self.values(-1)
+        highest = self.values(1)
         low, high = sum_bounds(lowest, highest, population, confidence)
         mean = float(self.values(0).mean()) if self.entries else 0.0
         clear = _is_clear(lowest, highest, population, confidence)

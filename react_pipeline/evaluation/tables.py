@@ -15,23 +15,30 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX
 
 MEAN = "mean"
-"""In the column `domain` of the rows that average over domains."""
+"""The column `domain` of rows that average over domains holds this."""
 
 DIFFERENCES = ("delta_top1", "gain_over_control", "judged_delta", "judged_gain")
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
 NUMBERS = (
     *METRICS,
-    *("delta_top1", "delta_low", "delta_high"),
-    *("top1_low", "top1_high", "gain_over_control", "gain_low", "gain_high"),
-    *(*COUNTS, "seconds"),
+    "delta_top1",
+    "delta_low",
+    "delta_high",
+    "top1_low",
+    "top1_high",
+    "gain_over_control",
+    "gain_low",
+    "gain_high",
+    *COUNTS,
+    "seconds",
 )
 JUDGED = tuple(
     name + bound for name in ("judged_delta", "judged_gain") for bound in ("", "_low", "_high")
 )
 COLUMNS = ["domain", "dataset", "method", *NUMBERS, *JUDGED, "judged", "fingerprint", "status"]
-"""Of a comparison: fractions, counts, seconds of the training; `delta_` is to the base, `gain_` to
-the control.
+"""Columns of a comparison: fractions, counts, seconds of the training. `delta_` is the difference
+to the base, `gain_` that to the control.
 
 `judged_` ones are not measured on labels: a person judged as many pictures as `judged` says."""
 
@@ -46,8 +53,8 @@ CLASS_COLUMNS = [
     "delta",
     "pairs",
 ]
-"""Of the table per class: `delta` is the accuracy less the base's, `pairs` what was retrieved for
-the class.
+"""Columns of the table per class: `delta` is the accuracy less the base's, `pairs` what was
+retrieved for the class.
 """
 
 HEADINGS = {
@@ -129,7 +136,8 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
     """Draw top-1 by method; where nothing was measured, but judged, the judged difference to the
     base.
     """
-    column, label = "top1", "top-1 %, zero-shot, with 95% interval"
+    column = "top1"
+    label = "top-1 %, zero-shot, with 95% interval"
     if table["top1"].isna().all() and table["judged_delta"].notna().any():
         column = "judged_delta"
         label = "judged over the base without labels, points, with 95% sequence"

@@ -64,7 +64,8 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         StaleArtifact: If results came or went, or the configuration changed.
     """
     artifact = fresh(project, STAGE, slug)
-    seen, recorded = gather(project, slug).seen, dict(artifact.manifest["content"]["results"])
+    seen = gather(project, slug).seen
+    recorded = dict(artifact.manifest["content"]["results"])
     recorded.pop("registry", None)
     if changed := sorted(
         name for name in {*seen, *recorded} if seen.get(name) != recorded.get(name)

@@ -170,7 +170,8 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
     """Every published, verified result of a checkpoint that has values, newest first."""
-    store, entries = project.store, []
+    store = project.store
+    entries = []
     for stage, key in ((RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
         for path in sorted(store.directory(stage, key).glob("*/manifest.json")):
             try:

@@ -44,13 +44,8 @@ def judge_without_labels(
         holder = Side(method=champion.method, checkpoint=champion.checkpoint)
     if holder is None:
         return Judgement("incomparable", "no base to compare with; materialize `base_checkpoint`")
-    rivals = [
-        present[name]
-        for name in settings.candidates
-        if name in present
-        and present[name] != holder
-        and present[name].checkpoint not in turned_down
-    ]
+    models = [present[name] for name in settings.candidates if name in present]
+    rivals = [one for one in models if one != holder and one.checkpoint not in turned_down]
     tries = sum(
         one.header.against == holder and one.header.candidate in rivals
         for one in judgements.sessions

@@ -35,7 +35,7 @@ class Measured:
 
     @cached_property
     def correct(self) -> pd.Series[Any]:
-        """By image name, whether the first rank was right (N,). Only judging reads it, not asking
+        """Whether the first rank is right, by image name (N,). Only judging reads it, not asking
         what is fresh.
         """
         return correct_of(self.artifact)
@@ -171,9 +171,11 @@ def choose(
     place = next(
         (place for place, (decision, _) in enumerate(outcomes) if decision == "promoted"), 0
     )
-    chosen, (decision, why) = candidates[place], outcomes[place]
+    chosen = candidates[place]
+    decision, why = outcomes[place]
     if decision == "promoted" and not settings.enabled:
-        decision, why = "challenger", "`promotion.enabled` is false, so a person decides"
+        decision = "challenger"
+        why = "`promotion.enabled` is false, so a person decides"
     rows[place]["status"] = decision
     text = chosen.figures or f"{chosen.name} cannot be compared with {champion_name}"
     control_test = chosen.control if isinstance(chosen.control, PairedTest) else None

@@ -14,9 +14,21 @@ from react_pipeline.promotion.judgement import Tested
 from react_pipeline.promotion.verdicts import VERDICT_FILE, Verdict
 
 COLUMNS = [
-    *("method", "status", "top1", "n", "gain", "low", "high", "p_value", "confidence"),
+    "method",
+    "status",
+    "top1",
+    "n",
+    "gain",
+    "low",
+    "high",
+    "p_value",
+    "confidence",
     "judged",
-    *("control_gain", "control_low", "control_high", "checkpoint", "why"),
+    "control_gain",
+    "control_low",
+    "control_high",
+    "checkpoint",
+    "why",
 ]
 _TEXTS = ("method", "status", "checkpoint", "why")
 _SHADES = {"promoted": "#08519c", "challenger": "#6baed6"}
@@ -55,10 +67,8 @@ def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
     """
     rows = []
     for row in table.to_dict("records"):
-        control, bounds = (
-            points(row["control_gain"]),
-            interval_text(row["control_low"], row["control_high"]),
-        )
+        control = points(row["control_gain"])
+        bounds = interval_text(row["control_low"], row["control_high"])
         images = None if pd.isna(row["n"]) else row["n"]
         gain = [
             points(row["gain"]),

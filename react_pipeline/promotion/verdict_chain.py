@@ -60,7 +60,8 @@ def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
 
 
 def _history(scene: Evidence) -> tuple[HistoryEntry, ...]:
-    last, verdict = scene.last, scene.verdict
+    last = scene.last
+    verdict = scene.verdict
     if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
         return verdict.history
     return (*verdict.history, verdict.as_history_entry(last))
@@ -93,17 +94,18 @@ def publish(
     content = {
         "before": scene.last.fingerprint if scene.last else "",
         "results": {**scene.seen_with(champion), **(extra or {})},
-        **{
-            "decision": verdict.decision,
-            "by": verdict.by,
-            "champion": verdict.champion.checkpoint,
-            "note": note,
-        },
+        "decision": verdict.decision,
+        "by": verdict.by,
+        "champion": verdict.champion.checkpoint,
+        "note": note,
     }
     inputs = resolve(scene.project, STAGE, scene.slug, parents=parents, content=content)
     counts = {
-        **{"decision": verdict.decision, "by": verdict.by, "reason": verdict.reason},
-        **{"champion": verdict.champion.method, "champion_before": verdict.champion_before.method},
+        "decision": verdict.decision,
+        "by": verdict.by,
+        "reason": verdict.reason,
+        "champion": verdict.champion.method,
+        "champion_before": verdict.champion_before.method,
         "challenger": verdict.challenger.method if verdict.challenger else "",
         "candidates": verdict.candidates,
         "tested_on_these_images": len(verdict.tested),
@@ -122,7 +124,8 @@ def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact
     """What must outlive pruning of a model: its result, which holds on to the checkpoint, or else
     the checkpoint.
     """
-    store, key = scene.project.store, method_key(scene.slug, kept.method)
+    store = scene.project.store
+    key = method_key(scene.slug, kept.method)
     for stage, of, fingerprint in (
         (kept.stage, scene.slug if kept.stage in (REEVALUATED, JUDGEMENTS) else key, kept.result),
         (CHECKPOINT, key, kept.checkpoint),

@@ -1,5 +1,4 @@
-"""Augmentation: what a training image may look like besides itself; a function of the image and a
-seed alone.
+"""Augmentation: random changes of a training image, as a function of the image and a seed alone.
 
 Shapes: H x W pixels.
 """
@@ -49,31 +48,26 @@ class _Timm:
     """The augmentation REACT trains with, by timm's own transforms."""
 
     def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
-        from timm.data.transforms_factory import create_transform
+        from timm.data import create_transform
 
         size = preprocess_cfg["size"]
+        interpolation = preprocess_cfg.get("interpolation", "bicubic")
         self._transform = create_transform(
             input_size=(3, size, size) if isinstance(size, int) else (3, *size),
             is_training=True,
-            scale=(0.08, 1.0),
-            ratio=(3 / 4, 4 / 3),
-            interpolation=preprocess_cfg.get("interpolation", "bicubic"),
-            hflip=0.5,
-            color_jitter=0.4,
+            interpolation=interpolation,
             auto_augment="rand-m9-mstd0.5-inc1",
             re_prob=0.25,
             re_mode="pixel",
-            re_count=1,
             mean=preprocess_cfg["mean"],
             std=preprocess_cfg["std"],
         )
         self._crop, *_, to_floats, normalize, self._erase = self._transform.transforms
         assert "ToTensor" in type(to_floats).__name__ and isinstance(normalize, Normalize)  # noqa: S101 - timm's order
         self._transform.transforms = [*self._transform.transforms[1:-3], PILToTensor()]
-        self._mode = "bilinear" if preprocess_cfg.get("interpolation") == "bilinear" else "bicubic"
-        self._mean, self._std = (
-            torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std")
-        )
+        self._mode = "bilinear" if interpolation == "bilinear" else "bicubic"
+        self._mean = torch.tensor(preprocess_cfg["mean"]).view(3, 1, 1)
+        self._std = torch.tensor(preprocess_cfg["std"]).view(3, 1, 1)
         for transform in self._transform.transforms:
             for operation in getattr(transform, "ops", ()):
                 if operation.name == "PosterizeIncreasing":
@@ -102,12 +96,14 @@ class _Timm:
         larger than it needs.
         """
         top, left, height, width = self._crop.get_params(image, self._crop.scale, self._crop.ratio)
-        whole, (high, wide) = image.size, self._crop.size
+        whole = image.size
+        high, wide = self._crop.size
         # Pillow keeps to this size or above, and ignores what is not a JPEG or is decoded already.
         image.draft(
             "RGB", (-(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height))
         )
-        across, down = image.width / whole[0], image.height / whole[1]
+        across = image.width / whole[0]
+        down = image.height / whole[1]
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
         pixels = torch.from_numpy(np.array(image.crop(tuple(map(round, box)))))[None].permute(
             0, 3, 1, 2
@@ -129,7 +125,9 @@ class _AsPixels:
     dtype = torch.float32
 
     def __init__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> None:
-        self._pixels, self._mean, self._std = pixels, mean, std
+        self._pixels = pixels
+        self._mean = mean
+        self._std = std
 
     def size(self) -> torch.Size:
         return self._pixels.size()
@@ -153,10 +151,13 @@ def turn_and_recolour(image: Image.Image, rng: np.random.Generator) -> Image.Ima
     """
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    angle, scale = math.radians(rng.uniform(-15, 15)), 1 / rng.uniform(0.75, 1.1)
+    angle = math.radians(rng.uniform(-15, 15))
+    scale = 1 / rng.uniform(0.75, 1.1)
     shift = rng.uniform(-0.08, 0.08, size=2) * image.size
-    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
-    centre_x, centre_y = image.width / 2, image.height / 2
+    cosine = scale * math.cos(angle)
+    sine = scale * math.sin(angle)
+    centre_x = image.width / 2
+    centre_y = image.height / 2
     matrix = (
         cosine,
         sine,

@@ -34,12 +34,10 @@ class TrainingBatches:
             RetrievalError: If there are too few pairs.
         """
         self.batch_size = batch_size_of(training, len(positions), world.size)
-        self._positions, self._views, self._training, self._world = (
-            positions,
-            views,
-            training,
-            world,
-        )
+        self._positions = positions
+        self._views = views
+        self._training = training
+        self._world = world
 
     def drawn(self, step: int) -> tuple[Tensor, Tensor]:
         """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for
@@ -73,7 +71,8 @@ class TrainingBatches:
             list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True))
             for step in steps
         )
-        world, workers = self._world, self._training.workers
+        world = self._world
+        workers = self._training.workers
         self._views.require_shared_memory(
             self.batch_size // world.size, workers, self._training.processes
         )

@@ -97,7 +97,7 @@ class StepCost:
     def seconds(
         self, training: TrainingConfig, encoding: EncodingCost, pairs: int, texts: int
     ) -> float:
-        """Of a whole training, on one core.
+        """Processor seconds of a whole training, on one core.
 
         Args:
             training: Its length, and whether what is frozen is computed once an image or at each

@@ -130,7 +130,8 @@ def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
     if device == "cpu":
         yield from batches
         return
-    copying, coming = torch.cuda.Stream(device), None
+    copying = torch.cuda.Stream(device)
+    coming = None
     for batch in batches:
         with torch.cuda.stream(copying):
             following = batch.to(device, non_blocking=True)

@@ -36,7 +36,8 @@ class GradientSum:
                 last bit, so that they stay equal in all processes.
         """
         self.whole = False
-        self._world, self._averaged = world, frozenset(averaged)
+        self._world = world
+        self._averaged = frozenset(averaged)
         self._parameters = [*summed, *averaged] if world.size > 1 else []
         self._sent: dict[nn.Parameter, Any] = {}
         for parameter in self._parameters:

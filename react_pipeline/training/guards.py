@@ -23,8 +23,8 @@ are usual.
 """
 
 MAX_SKIPPED_STEPS = 30
-"""In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any
-useful scale.
+"""Skipped steps in a row that are allowed. The scaler of fp16 starts at 65,536 and halves at each
+skip: by then it is below any useful scale.
 """
 
 COLLAPSED_SHARE, STANDARD_ERRORS = 0.5, 3.0
@@ -93,7 +93,8 @@ def require_learned(losses: Sequence[float]) -> None:
         TrainingError: Naming both losses.
     """
     tenth = max(1, len(losses) // 10)
-    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    first = sum(losses[:tenth]) / tenth
+    last = sum(losses[-tenth:]) / tenth
     if last > 2 * first:
         raise TrainingError(
             f"the training ended far worse than it began: the loss went from {first:.3g} to "

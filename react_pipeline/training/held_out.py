@@ -69,7 +69,8 @@ def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float
         # Only wrong ones that are nearer rank before the nearest right one, and half of those that
         # are as near: a model that maps everything to one point finds nothing. NaN counts as
         # nearer.
-        nearer, as_near = ~(similarities <= best) & ~right, (similarities == best) & ~right
+        nearer = ~(similarities <= best) & ~right
+        as_near = (similarities == best) & ~right
         before = nearer.sum(dim=1) + as_near.sum(dim=1) / 2
         hits += torch.stack([(before < rank).sum() for rank in RANKS])
     return (hits / max(1, len(queries))).tolist()

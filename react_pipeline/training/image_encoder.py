@@ -70,10 +70,8 @@ class ImageEncoder:
         Args:
             tokens: What is kept of every image (N, V, T, W) or (N, V, D), in place of decoding.
         """
-        parts, device = (
-            positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE),
-            self.world.device,
-        )
+        parts = positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE)
+        device = self.world.device
         # To start workers takes longer than to decode a few images.
         workers = self.training.workers if len(parts) > 1 else 0
         draws = [[(position, 0) for position in part.tolist()] for part in parts]

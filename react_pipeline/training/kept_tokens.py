@@ -22,7 +22,7 @@ from react_pipeline.training.kept_rows import kept_rows
 TOKENS_FILE = "tokens.bin"
 BATCH = 64
 MAX_DISK_FRACTION = 0.5
-"""Of the free disk; beyond it the tokens are computed at every step."""
+"""The share of the free disk that tokens may take; beyond it they are computed at every step."""
 
 
 def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
@@ -54,7 +54,9 @@ def keep_tokens(
         dtype: `torch.bfloat16` halves the file.
         convertible: The tower that `compute` runs, if its layers may be fused for many images.
     """
-    pairs, path, bf16 = len(views.pairs), directory / TOKENS_FILE, dtype == torch.bfloat16
+    pairs = len(views.pairs)
+    path = directory / TOKENS_FILE
+    bf16 = dtype == torch.bfloat16
 
     def computed(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         with torch.autocast(world.device_type, torch.bfloat16, enabled=bf16):

@@ -48,8 +48,10 @@ class LabelledAccuracy:
         self, clip: Clip, domain: DomainConfig, published: Artifact, max_pixels: int
     ) -> None:
         """Read which images there are; larger ones than `max_pixels` are refused."""
-        self._clip, self._domain = clip, domain
-        images, pixels = read_images(published, domain), Pixels(preprocessing_for(clip, domain))
+        self._clip = clip
+        self._domain = domain
+        images = read_images(published, domain)
+        pixels = Pixels(preprocessing_for(clip, domain))
         decoded = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
         self._views = Views(decoded, pixels)
         self._class_ids = torch.tensor(images["class_id"].to_numpy(), dtype=torch.long)

@@ -31,8 +31,8 @@ class TrainingState:
         scaler: Of the loss, in fp16; disabled in any other precision.
         skipped_steps: How many steps the scaler has skipped, since their gradient was not finite.
         skipped_in_a_row: How many of these were the last steps.
-        draws: What a step's draw depends on besides its number; a state with other draws is not
-            used.
+        draws: What a step's draw depends on, apart from its number. A state with other draws is
+            not used.
     """
 
     trained: dict[str, nn.Parameter]
@@ -49,7 +49,8 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, step: int, seconds: float, directory: Path) -> None:
-    """Write the state after `step` steps and `seconds`, and remove all but the newest `KEPT_STATES`.
+    """Write the state after `step` steps and `seconds`, and remove all but the newest
+    `KEPT_STATES`.
 
     Raises:
         StoreWriteError: If the disk refuses it, with the bytes needed.

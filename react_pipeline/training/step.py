@@ -42,10 +42,13 @@ class TrainingStep:
         watched: Callable[[], Mapping[str, Tensor]] = dict,
     ) -> None:
         """Take steps with `state`; `watched` are more scalars that are read after each."""
-        self._images, self._texts, self._state = images, texts, state
+        self._images = images
+        self._texts = texts
+        self._state = state
         self._model: Any = images.model
         self._training, self._world = training, world = images.training, images.world
-        self._max_log_scale, self._watched = max_log_scale, watched
+        self._max_log_scale = max_log_scale
+        self._watched = watched
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
         shared = SHARED if training.global_negatives else ()
         summed = [parameter for name, parameter in state.trained.items() if name not in shared]
@@ -119,7 +122,8 @@ class TrainingStep:
         """Leave the gradients of this process's features in the trained parameters; return the loss
         of the batch.
         """
-        world, training = self._world, self._training
+        world = self._world
+        training = self._training
         own_texts = world.part(drawn.texts)
         each = math.ceil(len(own_texts) / training.accumulation)
         parts = [slice(start, start + each) for start in range(0, len(own_texts), each)]
@@ -157,9 +161,11 @@ class TrainingStep:
 
     def _loss(self, images: Tensor, texts: Tensor, drawn: DrawnTexts) -> Tensor:
         world = self._world
-        captions, classes = drawn.captions, drawn.classes
+        captions = drawn.captions
+        classes = drawn.classes
         if not self._training.global_negatives:
-            captions, classes = world.part(captions), world.part(classes)
+            captions = world.part(captions)
+            classes = world.part(classes)
         return contrastive_loss(
             images,
             texts,

@@ -84,7 +84,8 @@ class TrainingTexts:
         self._device = world.device
         names = domain.prompt_names
         class_numbers = {name: number for number, name in enumerate(domain.class_names)}
-        self._caption_ids, self._class_ids = pairs.caption_ids, pairs.class_ids
+        self._caption_ids = pairs.caption_ids
+        self._class_ids = pairs.class_ids
         self._classes = torch.tensor(
             [class_numbers.get(name, -1) for name in pairs.classes], dtype=torch.long
         )

@@ -62,7 +62,8 @@ COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""
 
 PROBED_PAIRS = 256
-"""Held-out pairs whose recall is measured at each checkpoint; before and after it is that of all."""
+"""Held-out pairs whose recall is measured at each checkpoint; before and after it is that of all.
+"""
 
 
 class Trainer:
@@ -172,7 +173,9 @@ class Trainer:
         """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked
         image tower.
         """
-        training, tower, world = self.training, self.encoder.tower, self.world
+        training = self.training
+        tower = self.encoder.tower
+        world = self.world
         if not may_keep(training, splits=tower is None or tower.splits) or not world.one_machine:
             return None
         bf16 = tower is not None and training.precision == "bf16"
@@ -247,7 +250,8 @@ class Trainer:
         }
 
     def _initial_state(self) -> TrainingState:
-        training, world = self.training, self.world
+        training = self.training
+        world = self.world
         trained = {
             name: parameter
             for name, parameter in self.model.named_parameters()
@@ -266,7 +270,7 @@ class Trainer:
         return TrainingState(trained, optimizer, scaler, draws=draws)
 
     def _resume(self, state: TrainingState) -> tuple[int, float]:
-        """Load the newest state; return the first step to take, and the seconds of earlier tries."""
+        """Load the newest state; return the first step to take and the seconds of earlier tries."""
         logged = len(whole_lines(self.scratch / METRICS_FILE))
         first_step, seconds = load_newest_state(self.scratch, state, logged)
         # Also waits, so that no process prunes a state that another one still reads.
