@@ -65,9 +65,9 @@ def _read(run_id: str, asset: str, name: str) -> bytes:
     instance = _instance()
     if instance.has_run(run_id):  # SQLite makes a file for any run that it is asked for
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
-            made = entry.asset_materialization
-            if made is not None and made.asset_key.path == [asset] and PICTURES in made.metadata:
-                pictures = dict(_EMBEDDED.findall(str(made.metadata[PICTURES].value)))
+            event = entry.asset_materialization
+            if event is not None and event.asset_key.path == [asset] and PICTURES in event.metadata:
+                pictures = dict(_EMBEDDED.findall(str(event.metadata[PICTURES].value)))
                 return base64.b64decode(pictures.get(name, ""))
     return b""
 

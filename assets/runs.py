@@ -117,9 +117,9 @@ def reason_of(event: dg.DagsterEvent) -> str:
     """
     data = event.step_retry_data if event.is_step_up_for_retry else event.step_failure_data
     user_data = getattr(data, "user_failure_data", None)
-    described = user_data.description if user_data else None
+    description = user_data.description if user_data else None
     error = data.error.cause or data.error if data.error else None
-    text = " ".join((described or (error.message if error else "") or "see its log").split())
+    text = " ".join((description or (error.message if error else "") or "see its log").split())
     return _OUR_ERROR.sub("", text)
 
 

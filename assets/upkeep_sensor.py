@@ -199,8 +199,8 @@ class Tick:
                     if not is_under_way(
                         self.instance, self.instance.get_run_by_id(check.latest_planned_run_id)
                     ):
-                        made = self.project.store.current(*place).fingerprint
-                        self._ask_once(Task(*place, f"{what} was not evaluated", made))
+                        fingerprint = self.project.store.current(*place).fingerprint
+                        self._ask_once(Task(*place, f"{what} was not evaluated", fingerprint))
                         if place in self.failed:
                             self.failed[task.place] = f"not asked for: {what} was not evaluated"
                     return False

@@ -90,11 +90,11 @@ async def _own_answer(path: str) -> Response | None:
         return RedirectResponse(LINEAGE_PAGE)
     if (picture := await run_in_threadpool(picture_at, path)) is None:
         return None
-    kept = {
+    headers = {
         "Cache-Control": "private, max-age=31536000, immutable",
         "X-Content-Type-Options": "nosniff",
     }
-    return Response(picture, 200 if picture else 404, kept if picture else None, "image/jpeg")
+    return Response(picture, 200 if picture else 404, headers if picture else None, "image/jpeg")
 
 
 def guard(allowed: Collection[str]) -> None:

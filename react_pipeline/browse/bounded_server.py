@@ -60,11 +60,10 @@ class BoundedServer(ThreadedWSGIServer):
         """Make room for the connection, and start its thread."""
         with self._changed:
             while len(self._reading_since) >= CLIENTS:
-                oldest, since = min(self._reading_since.items(), key=lambda found: found[1])
+                oldest, since = min(self._reading_since.items(), key=lambda entry: entry[1])
                 if time.monotonic() - since > PATIENCE_SECONDS:
-                    self._reading_since[oldest] = (
-                        math.inf
-                    )  # its thread finds the end of the request, and removes it
+                    # Its thread reads the end of the request, and removes it.
+                    self._reading_since[oldest] = math.inf
                     with suppress(OSError):  # gone already
                         oldest.shutdown(socket.SHUT_RDWR)
                 self._changed.wait(PATIENCE_SECONDS / 10)

@@ -63,8 +63,8 @@ class Allowance:
         request, now = _request_seconds(), time.monotonic()
         limit = FAILURE_SHARE * request
         self._lost, self._time = max(0.0, self._lost - (now - self._time) * limit / 3600), now
-        left = min(request, limit - self._lost)
-        return left if left >= MIN_SHARE * request else 0.0
+        rest = min(request, limit - self._lost)
+        return rest if rest >= MIN_SHARE * request else 0.0
 
     def charge(self, seconds: float) -> None:
         """Count the time of a request that failed; more than the limit would not be earned again

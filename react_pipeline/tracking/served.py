@@ -24,8 +24,8 @@ try:
     from react_pipeline.corpus import BadImage, decode_image
     from react_pipeline.settings import MAX_PIXELS
 except ModuleNotFoundError as error:
-    needed = "this model needs react_pipeline in the environment that loads it; it is on no index: install its wheel"
-    raise ModuleNotFoundError(needed, name=error.name) from error
+    MESSAGE = "this model needs react_pipeline in the environment that loads it; it is on no index: install its wheel"
+    raise ModuleNotFoundError(MESSAGE, name=error.name) from error
 
 COLUMN = "image"
 MAX_IMAGE_BYTES = 64 << 20

@@ -155,9 +155,11 @@ class Classifier:
             raise InputError(f"errors: {errors!r}; give 'raise' or 'skip'")
         pictures, failed = _listed(images), dict[int, str]()
         vectors = self._encoded(pictures, failed if errors == "skip" else None)
-        found = iter(self._predictions(vectors, top_k, threshold))
+        predictions = iter(self._predictions(vectors, top_k, threshold))
         return [
-            Prediction("", 0.0, 0.0, (), (), failed[place]) if place in failed else next(found)
+            Prediction("", 0.0, 0.0, (), (), failed[place])
+            if place in failed
+            else next(predictions)
             for place in range(len(pictures))
         ]
 
@@ -165,16 +167,16 @@ class Classifier:
         self, vectors: NDArray[np.float32], top_k: int, threshold: float
     ) -> list[Prediction]:
         ids, scores, confidence = self.rank(vectors, top_k)
-        found = []
+        predictions = []
         for near, cosines, certain, margin in zip(
             ids, scores, confidence, margins(scores), strict=True
         ):
             names = tuple(self.classes[number] for number in near)
             label = names[0] if float(certain) >= threshold else UNKNOWN
-            found.append(
+            predictions.append(
                 Prediction(label, float(certain), float(margin), names, tuple(cosines.tolist()))
             )
-        return found
+        return predictions
 
     def embed(self, images: Picture | Iterable[Picture]) -> NDArray[np.float32]:
         """Unit vectors (B, D), float32, of pictures as `predict` takes them."""
@@ -258,12 +260,14 @@ def load_exported(
         for name, sha256 in record["files"].items():
             if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
                 raise ValueError(f"{name} is not the file that was exported")
-        about: dict[str, Any] = json.loads((folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        head_record: dict[str, Any] = json.loads(
+            (folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8")
+        )
         calibration = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
         fitted = calibration["temperature"], calibration["calibrated_on"]
         head = load_file(folder / HEAD_FILE)["head"].float()
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
-        classes = tuple(map(str, about["classes"]))
+        classes = tuple(map(str, head_record["classes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptArtifact(
             f"{folder}: the export is incomplete or damaged ({error}); export it again"
@@ -294,7 +298,6 @@ def _decoded(picture: Picture, number: int) -> Image.Image:
             return picture.convert("RGB")
         data = picture if isinstance(picture, bytes) else Path(picture).expanduser().read_bytes()
         return decode_image(data, MAX_PIXELS)
-    except (
-        Exception
-    ) as error:  # Pillow reads an opened image only now, and its decoders raise nearly anything
+    except Exception as error:
+        # Pillow reads an opened image only now, and its decoders raise nearly anything.
         raise InputError(f"{name}: no usable image ({error})") from error

@@ -143,12 +143,12 @@ def state_of(log: JudgementLog) -> dict[str, Any]:
 
 
 def _left(session: Session) -> str:
-    left, total = session.clicks_left, len(session.header.pictures)
-    if left is None:
+    clicks, total = session.clicks_left, len(session.header.pictures)
+    if clicks is None:
         return f"a forecast follows after {FORECAST_STEP} answers"
-    if len(session.entries) + left >= total:
+    if len(session.entries) + clicks >= total:
         return f"no clear answer is likely before all {total:,} are judged, if the difference stays as it is"
-    return f"about {max(left, 1):,} more until a clear answer, if the difference stays as it is"
+    return f"about {max(clicks, 1):,} more until a clear answer, if the difference stays as it is"
 
 
 def _choices(log: JudgementLog, number: int) -> tuple[int, int]:

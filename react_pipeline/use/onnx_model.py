@@ -62,7 +62,7 @@ def write_onnx(folder: Path) -> float:
         session = onnxruntime.InferenceSession(
             str(folder / ONNX_FILE), providers=["CPUExecutionProvider"]
         )
-        given = session.run(list(OUTPUTS), {"batch": images.numpy()})
+        outputs = session.run(list(OUTPUTS), {"batch": images.numpy()})
     except Exception as error:  # whatever a converter of any architecture raises
         raise ReactError(
             f"this model cannot be written as ONNX: {' '.join(str(error).split())[:300]}"
@@ -70,7 +70,7 @@ def write_onnx(folder: Path) -> float:
     with torch.inference_mode():
         expected = [output.numpy() for output in model(images)]
     difference = max(
-        float(np.abs(ours - exact).max()) for ours, exact in zip(given, expected, strict=True)
+        float(np.abs(ours - exact).max()) for ours, exact in zip(outputs, expected, strict=True)
     )
     if not difference <= MAX_DIFFERENCE:
         raise ReactError(

@@ -48,10 +48,10 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     sums = Sums(look, machine, CorpusSize.of(look, rows))
     steps = [_measured(look, step, sums.keys[step.stage]) for step in sums.steps()]
     problems = [*sums.problems]
-    needed = sum(step.disk for step in steps if step.measured_disk is None)
-    if needed > machine.disk:
+    total_bytes = sum(step.disk for step in steps if step.measured_disk is None)
+    if total_bytes > machine.disk:
         problems.append(
-            f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: set "
+            f"disk: {total_bytes / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: set "
             "`store` to a larger "
             "disk, `corpus.download.image_size: 256`, or `index.memory_gib` for a smaller index"
         )
