@@ -1,7 +1,6 @@
 """REACT by hand: from class names to a customized CLIP, in seven steps of plain function calls.
 
-Run it without a GPU or labels: `python examples/react_by_hand.py`. The stages of react_pipeline do
-the same, and add artifacts, checks, resuming and scale.
+Run `python examples/react_by_hand.py`. The stages do the same, and add artifacts and scale.
 """
 
 from copy import deepcopy

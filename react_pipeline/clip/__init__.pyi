@@ -1,4 +1,3 @@
-from .architecture import GATED_PREFIX as GATED_PREFIX
 from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
@@ -52,4 +51,3 @@ from .tower import ImageTower as ImageTower
 from .trust import require_allowed as require_allowed
 from .weights import map_weights as map_weights
 from .weights import read_weights as read_weights
-from .weights import save_tensors as save_tensors

@@ -11,6 +11,5 @@ from .judgement import Measured as Measured
 from .verdicts import BASE as BASE
 from .verdicts import Contender as Contender
 from .verdicts import HistoryEntry as HistoryEntry
-from .verdicts import PairedTest as PairedTest
 from .verdicts import RegistryEdit as RegistryEdit
 from .verdicts import Verdict as Verdict
