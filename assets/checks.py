@@ -21,15 +21,11 @@ from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, unnamed_message
-from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS, is_linear_head
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.stage import ALL, method_key
 
 CHUNK_ROWS = 65_536
 """Rows that are read at once: a file of ready embeddings may be larger than memory."""
-
-STEP0_TOLERANCE = 1e-4
-"""Largest difference at step 0 of a feature where the weights themselves train (rounding of another
-order), or of a class vector where a head trains (rounding of its length)."""
 
 
 @check("corpus_embeddings", blocking=True)
@@ -148,16 +144,13 @@ def training_starts_at_the_base(
 ) -> dg.AssetCheckResult:
     """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
 
-    A linear head must start as the zero-shot head of the base.
+    A head must start as the zero-shot head of the base.
     """
     key = key_of(context)
-    artifact, method = (
-        project.load().store.current("customized_checkpoint", key),
-        key.partition("/")[2],
-    )
-    difference = artifact.counts["step0_max_difference"]
-    allowed = 0.0 if method.removesuffix(CONTROL_SUFFIX) == "gated-image" else STEP0_TOLERANCE
-    what = "class vectors" if is_linear_head(method) else "features"
+    artifact = project.load().store.current("customized_checkpoint", key)
+    method = METHODS[key.partition("/")[2]]
+    difference, allowed = artifact.counts["step0_max_difference"], method.step0_tolerance
+    what = "features" if method.has_model else "class vectors"
     return dg.AssetCheckResult(
         passed=difference <= allowed,
         metadata={"max_difference": difference},
@@ -188,7 +181,7 @@ def gain_is_not_shared_by_the_control(
     top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]
     leads = {
         name: top1[name] - top1[name + CONTROL_SUFFIX]
-        for name in TRAINED_METHODS
+        for name in trained_methods()
         if {name, name + CONTROL_SUFFIX} <= set(top1)
     }
     if not leads:

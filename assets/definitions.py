@@ -9,12 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-# Importing these declares their assets and checks.
 from react_pipeline.assets import automation, checks, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of
 from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
 from react_pipeline.extension import brought
+
+# Importing these declares their assets and checks.
 from react_pipeline.settings import METHODS, AutomationConfig
 from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError

@@ -207,12 +207,12 @@ def plan(
     for method in methods:
         method_key("any", method)
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
-    slugs = list(domains)
+    slugs, order = list(domains), list(METHODS)
 
     def turn(place: Place) -> tuple[int, bool, int]:
         row, (slug, _, method) = STAGES[place[0]], place[1].partition("/")
         domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
-        return domain, bool(row.gathers), METHODS.index(method) if method else -1
+        return domain, bool(row.gathers), order.index(method) if method else -1
 
     places = sorted(
         ((row.name, key) for row in rows for key in row.keys(slugs, methods, two_encoders=True)),

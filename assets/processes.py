@@ -28,7 +28,7 @@ import dagster as dg
 from react_pipeline.assets.resources import REPOSITORY, Context
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import is_linear_head
+from react_pipeline.settings import METHODS
 from react_pipeline.stage import method_key
 from react_pipeline.store import (
     Artifact,
@@ -120,12 +120,12 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
 
 def processes_of(project: Project, slug: str, method: str) -> int:
     """How many processes this machine trains a method with."""
-    return 1 if is_linear_head(method) else project.training(slug, method).processes
+    return project.training(slug, method).processes if METHODS[method].spreads else 1
 
 
 def arguments_for_several_nodes(method: str) -> list[str]:
     """What `REACT_TORCHRUN_ARGS` holds for this method."""
-    return [] if is_linear_head(method) else shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
+    return shlex.split(os.environ.get(TORCHRUN_VARIABLE, "")) if METHODS[method].spreads else []
 
 
 def launch(context: Context, project: Project, slug: str, method: str, processes: int) -> Artifact:

@@ -36,7 +36,8 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.retrieval.chosen_pairs import write_pairs
-from react_pipeline.settings.training import TrainingOverrides, pairs_of
+from react_pipeline.settings import METHODS
+from react_pipeline.settings.training import TrainingOverrides
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, MissingArtifact, scratch_of
 from react_pipeline.training import customize
@@ -117,7 +118,7 @@ def beside(
 
 def customize_with_pairs(project: Project, slug: str, method: str) -> Artifact:
     """Train a method; the control of a seed that has none is drawn first."""
-    if pairs_of(method) == "control_set" and fresh_or_none(project, "control_set", slug) is None:
+    if METHODS[method].is_control and fresh_or_none(project, "control_set", slug) is None:
         draw_control(project, slug)
     return customize(project, slug, method)
 

@@ -40,6 +40,7 @@ from react_pipeline.corpus.collected import write_table
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Artifact, Inputs, Store
+from react_pipeline.training import GatedImage
 
 POOL, SHARD_PAIRS, CLASSES, DIMENSION = 64, 10_000, 1_000, 512
 WORDS = "red old small photo image vintage wooden garden house street bird water light stock vector set".split()  # noqa: SIM905
@@ -203,7 +204,7 @@ def train(root: Path, began: float, steps: int) -> None:
     training = TRAINING.model_copy(
         update={"steps": steps, "last_k_layers": 2, "processes": world.size}
     )
-    trainer = Trainer(clip, pairs, DOMAIN, "gated-image", training, world, root / "scratch")
+    trainer = Trainer(clip, pairs, DOMAIN, GatedImage(), training, world, root / "scratch")
     counts = trainer.run(first, INPUTS)
     figures = {
         "seconds": None if first.at is None else first.at - began,

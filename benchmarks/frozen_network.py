@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from markupsafe import Markup
 
 from benchmarks.demo_proof import DOMAINS, beside
 from benchmarks.methods import Row, require_markers, row_of, write_section
-from react_pipeline import stage as stages
-from react_pipeline.clip import methods
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.settings import training
+from react_pipeline.settings import METHODS, add_method
+from react_pipeline.training import ModelMethod
 
 BEGIN, END = "<!-- frozen-network:begin -->", "<!-- frozen-network:end -->"
 
@@ -46,11 +45,23 @@ class Variant:
     fields: Mapping[str, Any]
 
 
-PARTS: Mapping[str, Callable[[str], bool]] = {
-    "blocks-alone": lambda name: name.startswith("visual.trunk.blocks."),
-    "network-alone": lambda name: name.startswith("visual.trunk.patch_embed."),
-}
-"""Parts of a hybrid image tower of timm, as methods of this benchmark."""
+class Part(ModelMethod):
+    """A part of a hybrid image tower of timm, by the beginning of its parameters' names."""
+
+    def __init__(self, name: str, prefix: str) -> None:
+        self.name = name
+        self._prefix = prefix
+
+    def trains(self, name: str) -> bool:
+        """That part."""
+        return name.startswith(self._prefix)
+
+
+PARTS = (
+    Part("blocks-alone", "visual.trunk.blocks."),
+    Part("network-alone", "visual.trunk.patch_embed."),
+)
+"""Methods of this benchmark."""
 
 VARIANTS: Mapping[str, Variant] = {
     "gated": Variant("gated blocks in front of the two transformer blocks", "gated-image", {}),
@@ -69,12 +80,10 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def add_parts() -> None:
-    """Make `PARTS` methods of this process: what trains asks the two tables, what is measured asks
-    `stages`.
-    """
-    training.METHOD_DEFAULTS = {**training.METHOD_DEFAULTS, **{name: {} for name in PARTS}}
-    methods.TRAINED_PARTS = {**methods.TRAINED_PARTS, **PARTS}
-    stages.METHODS = (*stages.METHODS, *PARTS)  # type: ignore[attr-defined]
+    """Make `PARTS` methods of this process."""
+    for part in PARTS:
+        if part.name not in METHODS:
+            add_method(part)
 
 
 def to_markdown(found: Mapping[str, Sequence[Row]], steps: Mapping[str, tuple[int, float]]) -> str:

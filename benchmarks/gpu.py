@@ -38,7 +38,7 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Store
-from react_pipeline.training import TrainingObserver
+from react_pipeline.training import GatedImage, TrainingObserver
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.trainer import Trainer
@@ -87,7 +87,7 @@ def training(given: argparse.Namespace, precision: str) -> Rows:
             publish(Store(Path(directory) / "store"), 500 if given.quick else 20_000)
         )
         trainer = Trainer(
-            clip, pairs, DOMAIN, "gated-image", config, World(device=given.device), Path(directory)
+            clip, pairs, DOMAIN, GatedImage(), config, World(device=given.device), Path(directory)
         )
         counts = trainer.run(TrainingObserver(), INPUTS)
         lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()

@@ -27,8 +27,9 @@ import torch.nn.functional as functional
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from react_pipeline.clip import ImageTower, attach, set_trainable
+from react_pipeline.clip import ImageTower, add_gated_blocks
 from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import GatedImage
 from react_pipeline.training import step as step_module
 from react_pipeline.training.distributed import World
 from react_pipeline.training.gradients import GradientSum
@@ -97,9 +98,9 @@ def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[T
     vision = {"image_size": 64, "layers": LAYERS, "width": WIDTH, "head_width": 32, "patch_size": 8}
     text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
     model = CLIP(128, vision, text).eval()
-    attach(model, "gated-image", LAYERS)
+    add_gated_blocks(model, LAYERS)
     model.requires_grad_(False)
-    set_trainable(model, "gated-image")
+    GatedImage().set_trainable(model)
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }

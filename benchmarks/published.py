@@ -21,9 +21,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip import GatedBlock, ImageTower, attach, set_trainable
+from react_pipeline.clip import GatedBlock, ImageTower, add_gated_blocks
 from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import GatedImage
 from react_pipeline.training.distributed import World
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.resume import TrainingState
@@ -96,8 +97,8 @@ def random_model(device: str, blocks_seed: int = 0) -> Any:
     torch.manual_seed(0)
     model = open_clip.create_model(ARCHITECTURE, pretrained=None)
     torch.manual_seed(1 + blocks_seed)
-    attach(model, "gated-image", GATED)
-    set_trainable(model, "gated-image")
+    add_gated_blocks(model, GATED)
+    GatedImage().set_trainable(model)
     return model.to(device)
 
 

@@ -52,8 +52,8 @@ def customize(base: clip.Clip, pairs: pd.DataFrame, steps: int) -> clip.Clip:
     """Train gated blocks: new layers that change nothing at first, inside a tower that is frozen."""
     custom = deepcopy(base)
     torch.manual_seed(0)
-    clip.attach(custom.model, "gated-image", last_k_layers=2)
-    clip.set_trainable(custom.model, "gated-image")
+    clip.add_gated_blocks(custom.model, last_k_layers=2)
+    training.GatedImage().set_trainable(custom.model)
     # Nothing changes before the first new block, so each image passes there once, not every step.
     tower = clip.ImageTower(custom.model)
     pixels = torch.stack([base.preprocess(image) for image in pairs["image"]])

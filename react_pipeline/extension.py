@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.labelled import LabelledKind
     from react_pipeline.project import Project
-    from react_pipeline.settings import CorpusConfig, Section
+    from react_pipeline.settings import CorpusConfig, Method, Section
     from react_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ class Extension:
 
     def stages(self) -> Iterable[Stage]:
         """Rows of the table of stages, in the order of the data."""
+        return ()
+
+    def methods(self) -> Iterable[Method]:
+        """Ways to customize a model; each gets a control on random pairs."""
         return ()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:

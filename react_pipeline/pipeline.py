@@ -22,7 +22,7 @@ from react_pipeline import (
 )
 from react_pipeline.extension import Extension
 from react_pipeline.project import identity, outside
-from react_pipeline.settings import CorpusConfig, is_linear_head, pairs_of
+from react_pipeline.settings import METHODS, CorpusConfig, Method
 from react_pipeline.stage import BASE, CHECKPOINT, EMBEDDINGS, RETRIEVAL, Stage, model_parents
 
 
@@ -32,6 +32,14 @@ class Core(Extension):
     def stages(self) -> Iterable[Stage]:
         """The lineage from the corpus to the overview of all domains."""
         return STAGES_OF_CORE
+
+    def methods(self) -> Iterable[Method]:
+        """REACT's own method, and what it is compared with."""
+        yield training.GatedImage()
+        yield training.LockedText()
+        yield training.LockedImage()
+        yield training.Full()
+        yield training.LinearHead()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tars, images, tables of URLs, and ready embeddings."""
@@ -43,9 +51,8 @@ class Core(Extension):
 
 
 def _parents_of_training(method: str) -> tuple[str, ...]:
-    """A linear head is trained on the vectors of the corpus, other methods on its images."""
-    vectors = (EMBEDDINGS,) if is_linear_head(method) else ()
-    return (BASE, *vectors, pairs_of(method))
+    vectors = (EMBEDDINGS,) if METHODS[method].reads_vectors else ()
+    return (BASE, *vectors, METHODS[method].pairs)
 
 
 def _parents_of_results(method: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from react_pipeline.extension import Extension, brought
 from react_pipeline.project import Project, identity, outside
-from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean, is_linear_head
+from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean
 from react_pipeline.store import Artifact, InputError
 
 ALL = "all"
@@ -80,12 +80,10 @@ class Stage:
         return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
 
     def is_for(self, method: str) -> bool:
-        """Whether there is one for a method: `base` is not `trained`, and a linear head is not an
-        image `encoder`.
-        """
+        """Whether there is one for a method: `base` is not `trained`, and a head is no `encoder`."""
         if self.scope == "trained":
             return method != "base"
-        return self.scope != "encoder" or not is_linear_head(method)
+        return self.scope != "encoder" or METHODS[method].has_model
 
     def keys(
         self, slugs: Iterable[str], methods: Collection[str], two_encoders: bool = False
@@ -139,12 +137,12 @@ def encoder_in(parents: Container[str]) -> str:
 
 
 def model_parents(method: str) -> tuple[str, ...]:
-    """The checkpoints that the model of a method is made from: a linear head is used on the base's
+    """The checkpoints that the model of a method is made from: a head is used on the base's
     features, any other checkpoint holds a whole model.
     """
     if method == "base":
         return (BASE,)
-    return (BASE, CHECKPOINT) if is_linear_head(method) else (CHECKPOINT,)
+    return (CHECKPOINT,) if METHODS[method].has_model else (BASE, CHECKPOINT)
 
 
 class _Table(Mapping[str, Stage]):

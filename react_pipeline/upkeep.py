@@ -18,7 +18,7 @@ import pandas as pd
 
 from react_pipeline.lineage import fresh, is_current, look_outside
 from react_pipeline.project import Manifests, Project, changed_since_run
-from react_pipeline.settings import PipelineConfig, pairs_of
+from react_pipeline.settings import METHODS, PipelineConfig
 from react_pipeline.stage import ALL, STAGES, Stage
 from react_pipeline.store import (
     Artifact,
@@ -223,9 +223,10 @@ class _Look:
     def _trained(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
         slug, method = key.split("/")
         policy = self.project.config.automation
-        pairs = pairs_of(method)
-        images = self.project.training(slug, method).images(
-            lambda: self.artifacts[pairs, slug].counts["pairs"]
+        pairs = METHODS[method].pairs
+        images = METHODS[method].images(
+            self.project.training(slug, method),
+            lambda: self.artifacts[pairs, slug].counts["pairs"],
         )
         if policy.training == "never":
             return self._hold(stage, key, f"`automation.training` is `never` ({reason})", images)

@@ -236,7 +236,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(EncodingCost, "measured", lambda *_: EncodingCost(1e-3, 2e-2, 1e-2))
     monkeypatch.setattr(StepCost, "measured", lambda *_: StepCost(5e-2, 3e-2, 0.0, splits=True))
-    monkeypatch.setattr("react_pipeline.workload.sums.head_step_seconds", lambda *_: 1e-4)
+    monkeypatch.setattr("react_pipeline.training.cost.head_step_seconds", lambda *_: 1e-4)
     monkeypatch.setattr("react_pipeline.workload.processor.choose_precision", lambda *_: "fp32")
     monkeypatch.setattr("react_pipeline.workload.processor.build", lambda *_: Mock())
 

@@ -197,7 +197,10 @@ GUARDS = (
     # Blocking checks
     Guard("assets/upkeep_sensor.py", "if task.stage not in self.loaded:", "if False:", "assets/test_automation.py"),
     Guard("react_pipeline/stage.py", "return not children or any(", "return True or any(", "assets/test_definitions.py"),
-    Guard("react_pipeline/stage.py", 'self.scope != "encoder" or not is_linear_head(method)', "True", "assets/test_definitions.py"),
+    Guard("react_pipeline/stage.py", 'self.scope != "encoder" or METHODS[method].has_model', "True", "assets/test_definitions.py"),
+    Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "test_new_method.py"),
+    Guard("react_pipeline/clip/attention.py", "type(block) is ResidualAttentionBlock and names <= _WEIGHTS", "type(block) is ResidualAttentionBlock", "test_new_method.py::test_a_trained_tower_runs_new_modules"),
+    Guard("react_pipeline/clip/trainable.py", "if not any(trains(name) for name, _ in model.named_parameters()):", "if False:", "clip/test_gated.py"),
     Guard("assets/checks.py", "passed=not any(bad.values()),", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=indexed == rows,", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=enough,", "passed=True,", CHECKS),

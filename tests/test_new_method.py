@@ -1,48 +1,249 @@
-"""The recipe of docs/methods.md: a row and a function are all that a new method needs."""
+"""A new method is one class of an extension, as docs/methods.md shows: settings, lineage, training,
+evaluation, Dagster, `status`, `plan` and export follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
+import open_clip
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
+from support_commands import status
+from support_new_methods import installed, module_of_page
+from torch.nn.functional import normalize
 
-from react_pipeline.clip import methods
-from react_pipeline.clip.methods import set_trainable
-from react_pipeline.clip.model import load
+from react_pipeline import Classifier
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.clip.classifier import load_classifier
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.clip.tower import ImageTower
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extension import Extension, broken_extensions
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.settings import training
 from react_pipeline.settings.files import load_pipeline
-from react_pipeline.store.errors import ConfigError
+from react_pipeline.settings.methods import METHODS, Method, trained_methods
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.stage import STAGES
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import ConfigError, InputError
+from react_pipeline.training.customization import customize
+from react_pipeline.use.exported_folder import export
+from react_pipeline.workload.machine import Machine
+from react_pipeline.workload.plan import plan_of
+
+PAGE = module_of_page()
+LowRank, ClassMeans, Mine = PAGE["LowRank"], PAGE["ClassMeans"], PAGE["Mine"]
+NAMES = ["base", "low-rank", "low-rank-control", "class-means", "class-means-control"]
+IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def last_norm(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A method that trains the last norm of the image tower, added as the page says."""
-    row, function = (
-        {"last-norm": {"learning_rate": 3e-4, "steps": 7}},
-        {"last-norm": lambda name: name.startswith("visual.ln_post.")},
+def _installed() -> Iterator[None]:
+    with installed("mine", Mine()):
+        yield
+
+
+@pytest.fixture
+def project(
+    _installed: None, make_project: Callable[..., Project], retrieved_project: Project
+) -> Project:
+    fields = {"interpolation": "held-out", "held_out_fraction": 0.25}
+    return make_project(methods=NAMES, customization={"methods": {"low-rank": fields}})
+
+
+def trained(project: Project, method: str) -> Artifact:
+    return customize(project, "shapes", method)
+
+
+def opened(clip: Clip) -> Any:
+    """A model whose new matrices change something."""
+    LowRank().attach_to(clip, TrainingConfig(last_k_layers=1))
+    torch.nn.init.constant_(
+        clip.model.visual.transformer.resblocks[-1].mlp.c_fc.low_rank[1].weight, 0.3
     )
-    monkeypatch.setattr(training, "METHOD_DEFAULTS", {**training.METHOD_DEFAULTS, **row})
-    monkeypatch.setattr(methods, "TRAINED_PARTS", {**methods.TRAINED_PARTS, **function})
-    return "last-norm"
+    return clip.model
 
 
-def test_a_method_of_a_row_and_a_function_is_configured_and_trains_its_part(
-    last_norm: str, make_project: Callable[..., Project], tiny_checkpoint: Path
+def test_both_are_trained_evaluated_and_compared(project: Project) -> None:
+    for method in NAMES[1:]:
+        trained(project, method)
+    results = {method: evaluate(project, "shapes", method) for method in NAMES}
+    counts = compare(project, "shapes").counts
+    assert sorted(counts["top1"]) == sorted(NAMES)
+    assert all(counts["top1"][name] == results[name].counts["top1"] for name in NAMES)
+    assert "base_checkpoint" in results["class-means"].parents
+    assert "base_checkpoint" not in results["low-rank"].parents
+    for name, stage in (("class-means", "retrieved_set"), ("class-means-control", "control_set")):
+        assert stage in fresh(project, "customized_checkpoint", f"shapes/{name}").parents
+
+
+def test_new_weights_are_saved_loaded_and_interpolated(project: Project) -> None:
+    base = project.store.current("base_checkpoint", "all")
+    checkpoint = trained(project, "low-rank")
+    assert checkpoint.counts["step0_max_difference"] == 0
+    assert set(checkpoint.counts["interpolation_scores"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
+    assert checkpoint.counts["trainable_parameters"] == 1 + 2 * 8 * (32 + 128)
+    before = load_file(base.path / "open_clip_model.safetensors")
+    after = load_file(checkpoint.path / "open_clip_model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed <= {"logit_scale"}
+    assert {name for name in after if name not in before} == {
+        f"visual.transformer.resblocks.{block}.mlp.c_fc.low_rank.{part}.weight"
+        for block in (0, 1)
+        for part in (0, 1)
+    }
+    clip, _ = load_classifier(checkpoint, None, project.domain("shapes"), "cpu")
+    assert all(torch.equal(weight, after[name]) for name, weight in clip.model.state_dict().items())
+
+
+def test_a_closed_form_head_is_fitted_and_joined(project: Project) -> None:
+    checkpoint = trained(project, "class-means")
+    tensors = load_file(checkpoint.path / "head.safetensors")
+    assert torch.equal(tensors["head"], tensors["trained"])
+    torch.testing.assert_close(tensors["head"].norm(dim=0), torch.ones(4))
+    assert checkpoint.counts["steps"] == 1 and checkpoint.counts["step0_max_difference"] == 0
+    (record,) = (checkpoint.path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(record)["loss"] == checkpoint.counts["final_loss"] > 0
+    assert set(checkpoint.manifest["config"]) & {"steps", "learning_rate", "batch_size"} == set()
+
+
+def test_only_fields_that_a_method_uses_and_its_own_facts_rebuild_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = make_project(
-        customization={"defaults": {}, "methods": {last_norm: {"weight_decay": 0.01}}}
+    def config(method: str, **fields: Any) -> Any:
+        overrides = project.config.customization.model_copy(
+            update={"defaults": project.config.customization.defaults.model_copy(update=fields)}
+        )
+        changed = project.config.model_copy(update={"customization": overrides})
+        row = STAGES["customized_checkpoint"]
+        return row.identity(Project(project.path, changed), f"shapes/{method}")
+
+    assert config("class-means") == config("class-means", steps=9, last_k_layers=1)
+    assert config("low-rank") != config("low-rank", last_k_layers=1)
+    assert config("locked-text") == config("locked-text", last_k_layers=1)
+    assert config("low-rank")["rank"] == 8
+    before = config("low-rank")
+    monkeypatch.setattr(LowRank, "identity", {"rank": 4})
+    assert config("low-rank") != before
+
+
+def test_status_plan_and_partitions_have_them(project: Project, processor: None) -> None:
+    lines = status(project)
+    assert any("customized_checkpoint of low-rank " in line for line in lines)
+    assert any("class-means-control" in line for line in lines)
+    defs = build_defs(NAMES).resolve_asset_graph()
+
+    def methods_of(stage: str) -> set[str]:
+        partitions = defs.get(dg.AssetKey(stage)).partitions_def
+        with dg.DagsterInstance.ephemeral() as instance:
+            instance.add_dynamic_partitions("domains", ["shapes"])
+            keys = partitions.get_partition_keys(dynamic_partitions_store=instance)
+        return {key.split("|")[-1] for key in keys} & set(NAMES)
+
+    assert methods_of("customized_checkpoint") == set(NAMES) - {"base"}
+    encoders = [row for row in STAGES.values() if row.scope == "encoder"]
+    assert encoders and all(row.is_for("low-rank") for row in encoders)
+    assert not any(row.is_for("class-means") for row in encoders)
+
+    def planned(method: str) -> Any:
+        only = Project(
+            project.path, project.config.model_copy(update={"methods": ("base", method)})
+        )
+        machine = Machine(cores=2, memory=10**10, disk=10**12)
+        steps = {step.stage: step for step in plan_of(only, machine, 100).steps}
+        return steps["customized_checkpoint"]
+
+    assert planned("class-means").disk == 2 * 8 * 32 * 4  # two domains
+    assert planned("class-means").cpu_hours < planned("low-rank").cpu_hours
+
+
+def test_exported_it_is_used_where_its_extension_is(project: Project, tmp_path: Path) -> None:
+    checkpoint = trained(project, "low-rank")
+    folder = export(project, "shapes", "low-rank", tmp_path / "exported", onnx=True)
+    card = (folder / "README.md").read_text()
+    assert "modules of the method low-rank" in card and "two thin matrices" in card
+    ours = load(folder).encode_images(IMAGES)
+    assert torch.equal(ours, load(checkpoint.path).encode_images(IMAGES))
+    assert Classifier.load(folder).origin.method == "low-rank"
+    with pytest.raises((RuntimeError, TypeError)):
+        open_clip.create_model(f"local-dir:{folder}")
+
+
+def test_a_checkpoint_without_its_extension_is_refused_by_name(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from react_pipeline.clip.model import save
+
+    with installed("mine", Mine()):
+        clip = load(tiny_checkpoint)
+        opened(clip)
+        save(clip, tmp_path / "saved")
+        assert torch.equal(
+            load(tmp_path / "saved").encode_images(IMAGES), clip.encode_images(IMAGES)
+        )
+    with pytest.raises(InputError, match="low-rank"):
+        load(tmp_path / "saved")
+
+
+def test_a_trained_tower_runs_new_modules(tiny_checkpoint: Path) -> None:
+    base = load(tiny_checkpoint)
+    before = base.encode_images(IMAGES)
+    model = opened(base)
+    LowRank().set_trainable(model)
+    tower = ImageTower(model)
+    assert tower.splits and tower.start == 1
+    after = normalize(tower(IMAGES).detach(), dim=-1)
+    assert not torch.allclose(after, before, atol=1e-3)
+    torch.testing.assert_close(after, base.encode_images(IMAGES), atol=1e-5, rtol=0)
+
+
+def test_the_line_of_new_weights_ends_at_the_base(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    before = clip.encode_images(IMAGES)
+    LowRank().attach_to(clip, TrainingConfig(last_k_layers=1))
+    start = {name: weight.detach().clone() for name, weight in clip.model.named_parameters()}
+    torch.nn.init.constant_(
+        clip.model.visual.transformer.resblocks[-1].mlp.c_fc.low_rank[1].weight, 0.3
     )
-    chosen = project.config.customization.resolve(last_norm)
-    assert (chosen.learning_rate, chosen.steps, chosen.weight_decay) == (3e-4, 7, 0.01)
-    assert project.config.customization.resolve(last_norm + "-control") == chosen
+    after = clip.encode_images(IMAGES)
+    move_to = LowRank().line(clip.model, start, load(tiny_checkpoint).model.state_dict())
+    for fraction, expected in ((0.0, before), (1.0, after)):
+        move_to(fraction)
+        assert torch.equal(clip.encode_images(IMAGES), expected)
+
+
+@pytest.mark.parametrize("name", ["class-means-control", "full", "Class Means"])
+def test_a_method_of_a_bad_name_is_left_out_with_its_extension(name: str) -> None:
+    class Bad(Extension):
+        def methods(self) -> Iterator[Method]:
+            yield ClassMeans()
+            other = ClassMeans()
+            other.name = name
+            yield other
+
+    with installed("bad", Bad()):
+        assert "class-means" not in METHODS and "full" in METHODS
+        assert name in broken_extensions()["bad"]
+
+
+def test_a_method_of_weights_of_the_base_names_them(
+    _installed: None, tiny_checkpoint: Path
+) -> None:
     model = load(tiny_checkpoint).model
-    trained = set_trainable(model, last_norm)
-    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert names == {"logit_scale", "visual.ln_post.weight", "visual.ln_post.bias"}
-    assert trained == 2 * 32 + 1
+    assert METHODS["norms"].set_trainable(model) == 1 + 6 * 2 * 32
+    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[-2] for name in names - {"logit_scale"}} == {
+        *("ln_pre", "ln_1", "ln_2", "ln_post")
+    }
 
 
 def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_other_problem(
@@ -51,26 +252,13 @@ def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_ot
     raw = {
         "corpus": {"kind": "demo"},
         "encoder": {"model": "demo"},
-        "customization": {"methods": {"last-norm": {"steps": 5}, "full": {"steps": 0}}},
+        "customization": {"methods": {"low-rank": {"steps": 5}, "full": {"steps": 0}}},
     }
     path = tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
-    (reported,) = [line for line in str(error.value).splitlines() if "last-norm" in line]
-    assert reported.startswith(f"{path}: customization.methods.last-norm")
-    assert "'last-norm'" in reported
-    assert all(name in reported for name in training.METHOD_DEFAULTS)
+    (reported,) = [line for line in str(error.value).splitlines() if "low-rank" in line]
+    assert reported.startswith(f"{path}: customization.methods.low-rank")
+    assert all(name in reported for name in trained_methods())
     assert "customization.methods.full.steps" in str(error.value)
-
-
-def test_the_page_names_tables_and_files_that_exist() -> None:
-    root = Path(__file__).parents[1]
-    recipe = (root / "docs" / "methods.md").read_text().split("## A new method")[1]
-    for table, module in (
-        ("METHOD_DEFAULTS", training),
-        ("TRAINED_PARTS", methods),
-        ("attach", methods),
-    ):
-        assert f"`{table}`" in recipe and hasattr(module, table)
-        assert f"`{Path(str(module.__file__)).relative_to(root)}`" in recipe

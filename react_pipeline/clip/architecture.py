@@ -55,6 +55,9 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for part in ("vision_cfg", "text_cfg"):
             model_cfg[part] = dict(model_cfg[part])
         model_cfg["embed_dim"] = int(model_cfg["embed_dim"])
+        for entry in model_cfg.get("added", ()):
+            if not isinstance(entry["record"], dict) or not isinstance(entry["method"], str):
+                raise ValueError("`added` is no list of methods and their records")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})"

@@ -11,10 +11,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from open_clip.transformer import QuickGELU
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
 NO_CASTS: Mapping[int, Tensor] = {}
+
+_PARTS = ("ln_1", "attn", "attn.out_proj", "ls_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "ls_2")
+_WEIGHTS = frozenset(
+    {
+        "attn.in_proj_weight",
+        "attn.in_proj_bias",
+        *(f"{part}.{kind}" for part in _PARTS for kind in ("weight", "bias", "gamma")),
+    }
+)
+"""Parameters that `host_block` knows."""
 
 
 def self_attention(
@@ -86,6 +96,17 @@ def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) ->
     hidden = functional.linear(x, _cast(mlp.c_fc.weight, casts), _cast(mlp.c_fc.bias, casts))
     hidden = _QuickGelu.apply(hidden) if isinstance(mlp.gelu, QuickGELU) else mlp.gelu(hidden)
     return functional.linear(hidden, _cast(mlp.c_proj.weight, casts), _cast(mlp.c_proj.bias, casts))
+
+
+def is_plain(block: nn.Module) -> bool:
+    """Whether `host_block` computes all that a block does, but for a gated block before it.
+
+    A module that a method adds inside has weights of its own, which that formula would ignore.
+    """
+    names = {
+        name for name, _ in block.named_parameters() if not name.startswith("gated_attn_block.")
+    }
+    return type(block) is ResidualAttentionBlock and names <= _WEIGHTS
 
 
 def host_block(

@@ -39,11 +39,11 @@ def load_classifier(
     """Load a checkpoint of any method as a classifier: an image is of the class whose vector is
     nearest to its own.
 
-    A checkpoint that holds a model gives its own zero-shot head. One of `linear-head` holds a head
-    alone, which belongs to the images as the base encodes them.
+    A checkpoint that holds a model gives its own zero-shot head. Else it holds a head alone, which
+    belongs to the images as the base encodes them.
 
     Args:
-        base: The `base_checkpoint`; only a `linear-head` needs it.
+        base: The `base_checkpoint`; only a head needs it.
 
     Returns:
         The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the

@@ -5,7 +5,7 @@ evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.text_tower import encode_text, text_lengths
 from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import load_strictly, read_weights, save_tensors
+from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -55,7 +56,8 @@ class Clip:
         model: open_clip's CLIP or CustomTextCLIP, in eval mode.
         tokenizer: Texts to token ids (N, context length), int64.
         preprocess: RGB image to a tensor (3, H, W), float32, normalised, without augmentation.
-        model_cfg: open_clip's architecture; `vision_cfg.react_cfg` describes gated blocks.
+        model_cfg: open_clip's architecture; `vision_cfg.react_cfg` describes gated blocks, `added`
+            the new modules of other methods.
         preprocess_cfg: Size, mean, std, interpolation and resize mode.
     """
 
@@ -214,6 +216,7 @@ def build(
     if "multimodal_cfg" in cfg:
         raise InputError("CoCa models are not supported: they have no plain image and text towers")
     react_cfg = cfg["vision_cfg"].pop("react_cfg", None) or {}
+    added = cfg.pop("added", ())
     text_cfg = cfg["text_cfg"]
     if directory is not None:
         for field in ("hf_model_name", "hf_tokenizer_name"):
@@ -239,6 +242,7 @@ def build(
             raise InputError(
                 f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
             ) from error
+        _add_modules(model, added)
     size = getattr(model.visual, "image_size", None)
     try:
         tokenizer = _tokenizer(text_cfg)
@@ -251,6 +255,24 @@ def build(
             f"{directory or 'open_clip'}: tokenizer or preprocessing cannot be loaded: {error}"
         ) from error
     return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
+
+
+def _add_modules(model: nn.Module, added: Sequence[Mapping[str, Any]]) -> None:
+    """Add the new modules of the methods that trained a checkpoint."""
+    for entry in added:
+        name = str(entry["method"])
+        method: Any = METHODS.get(name)
+        if method is None:
+            raise InputError(
+                f"this checkpoint has modules of the method {name!r}, which no installed extension "
+                "brings; install the package that does"
+            )
+        try:
+            method.reattach(model, entry["record"])
+        except Exception as error:  # whatever a method of an extension raises
+            raise InputError(
+                f"this checkpoint's modules of the method {name!r} cannot be built: {error}"
+            ) from error
 
 
 def _tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:

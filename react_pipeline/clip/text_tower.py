@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import NO_CASTS, host_block
+from react_pipeline.clip.attention import NO_CASTS, host_block, is_plain
 
 
 def text_lengths(model: Any, tokens: Tensor) -> Tensor:
@@ -109,6 +109,6 @@ def _causal_tower(model: Any) -> Any:
         pool_type = tower.pool_type
     else:
         return None
-    plain = all(type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks)
+    plain = all(map(is_plain, tower.transformer.resblocks))
     # open_clip makes no other mask than the causal one.
     return tower if plain and tower.attn_mask is not None and pool_type == "argmax" else None

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import cast_matrices, host_block
+from react_pipeline.clip.attention import cast_matrices, host_block, is_plain
 from react_pipeline.clip.gated import GatedBlock, vision_blocks
 
 BEHIND_THE_BLOCKS = (
@@ -40,7 +40,7 @@ class ImageTower:
         start: Number of the first block that trains, or that comes after something that trains.
         splits: Whether there is a frozen part before the trained one; only then `tokens` may be
             called.
-        native: Whether it is open_clip's own ViT of plain blocks, which `attention` can run.
+        native: Whether it is open_clip's own ViT; `attention` can run its plain blocks.
     """
 
     def __init__(
@@ -52,8 +52,9 @@ class ImageTower:
         self.activation_checkpointing = activation_checkpointing
         self.casts: dict[int, Tensor] = {}
         self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
-        plain = all(type(block) is ResidualAttentionBlock for block in self.blocks)
-        self.native = type(visual) is NativeVisionTransformer and plain
+        own = all(type(block) is ResidualAttentionBlock for block in self.blocks)
+        self.native = type(visual) is NativeVisionTransformer and own
+        self._plain = [self.native and is_plain(block) for block in self.blocks]
         self._timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
         trained = [
             number
@@ -124,7 +125,7 @@ class ImageTower:
         one is pooled.
         """
         block: Any = self.blocks[number]
-        if not self.native:
+        if not self._plain[number]:
             return block(tokens)
         gated = getattr(block, "gated_attn_block", None)
         if isinstance(gated, GatedBlock):

@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.evaluation.tables import INTERVAL_OF, MEAN
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
 
-BASE, CONTROL = "#6b7280", "#8fa9c9"
+BASE, CONTROL, OTHER = "#6b7280", "#8fa9c9", "#1f5fa8"
 INK, RULE, GOOD, BAD = "#1d2430", "#e4e7ec", "#1f7a5c", "#b4472e"
-TRAINED = {
-    "gated-image": "#1f5fa8",
-    "locked-text": "#c07a1c",
-    "locked-image": "#7a4fa3",
-    "full": "#a83a5b",
-    "linear-head": "#2f8f83",
-}
 MAX_NAME_CHARS = 40
 CLASSES_PER_SIDE = 12
 """Classes with the largest gains, and with the largest losses, in the figure of classes."""
@@ -42,9 +35,9 @@ def plain(name: str) -> str:
 
 def colour_of(method: str) -> str:
     """Grey for the base, pale for controls, one colour for each trained method."""
-    if method == "base":
-        return BASE
-    return CONTROL if method.endswith(CONTROL_SUFFIX) else TRAINED.get(method, "#1f5fa8")
+    if method.endswith(CONTROL_SUFFIX):
+        return CONTROL
+    return METHODS[method].colour if method in METHODS else OTHER
 
 
 def intervals_figure(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:

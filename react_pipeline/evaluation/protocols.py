@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from react_pipeline.labelled import Unavailable, lines_of
 from react_pipeline.lineage import gather
 from react_pipeline.project import Project
-from react_pipeline.settings import is_linear_head
+from react_pipeline.settings import METHODS
 from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, InputError, MissingArtifact
 
@@ -28,15 +28,13 @@ PROGRESS = "progress"
 
 
 def require_encoder(method: str) -> None:
-    """Refuse a method that has no image tower of its own.
+    """Refuse a method whose checkpoint holds no model.
 
     Raises:
-        InputError: If it is a linear head.
+        InputError: If it holds a head alone.
     """
-    if is_linear_head(method):
-        raise InputError(
-            f"{method}: a linear head is used on the base's own features; measure `base`"
-        )
+    if not METHODS[method].has_model:
+        raise InputError(f"{method}: a head is used on the base's own features; measure `base`")
 
 
 def checkpoint_of(parents: Mapping[str, Artifact]) -> Artifact:

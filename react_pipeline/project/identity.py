@@ -10,7 +10,7 @@ from typing import Any
 from react_pipeline.extension import brought
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
-from react_pipeline.settings import SPEED_FIELDS, EncoderConfig, is_linear_head, unused_fields
+from react_pipeline.settings import METHODS, SPEED_FIELDS, EncoderConfig
 from react_pipeline.store import CURRENT
 
 
@@ -152,19 +152,17 @@ def other_evaluation_sets(project: Project, slug: str) -> list[str]:
 
 def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     """The fields of training that change its result, not those of speed."""
-    slug, method = key.split("/")
-    chosen = project.training(slug, method)
+    slug, name = key.split("/")
+    method, chosen = METHODS[name], project.training(slug, name)
     # Contrasted within its own process alone, a pair has other negatives where there are more
     # processes.
     ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
     ignored |= frozenset({"steps"}) if chosen.epochs else frozenset()
-    training = chosen.model_dump(
-        mode="json", exclude=set(ignored | unused_fields(method)), exclude_none=True
-    )
-    # A linear head is one vector per class, so it depends on the classes whatever it is trained
-    # with.
-    by_class = training.get("class_prompt_fraction") or is_linear_head(method)
-    return {"method": method, **training, **(classes(project, slug) if by_class else {})}
+    ignored |= method.unused_fields
+    training = chosen.model_dump(mode="json", exclude=set(ignored), exclude_none=True)
+    by_class = training.get("class_prompt_fraction") or method.by_class
+    own = {**method.identity, **(classes(project, slug) if by_class else {})}
+    return {"method": name, **training, **own}
 
 
 def domain_results(project: Project, key: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from react_pipeline.promotion.judged import judge_without_labels
 from react_pipeline.promotion.judgement import Judgement, Measured, judge, paired_test
 from react_pipeline.promotion.verdict_chain import changed, publish, way_out
 from react_pipeline.promotion.verdicts import BASE, Contender, PairedTest, RegistryEdit
-from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
 
@@ -85,9 +85,9 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
         InputError: If the method cannot be champion, its result is missing, stale or unavailable,
             or it was not measured on the images of the champion.
     """
-    if method not in TRAINED_METHODS:
+    if method not in trained_methods():
         raise InputError(
-            f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}"
+            f"{method!r} cannot become champion; choose from {', '.join(trained_methods())}"
         )
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
@@ -255,7 +255,7 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
         return publish(
             scene, changed(scene, Contender(method=BASE), by="registry", reason=reason, **fields)
         )
-    if edit.method not in TRAINED_METHODS:
+    if edit.method not in trained_methods():
         return None
     results = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
     if not results:

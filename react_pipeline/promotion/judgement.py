@@ -212,8 +212,9 @@ def judge(
         controls: By the candidate's name: the control's result, or why an evaluated one cannot be
             used.
     """
+    order = list(METHODS)
     ordered = sorted(
-        candidates.values(), key=lambda entry: (-entry.top1, METHODS.index(entry.result.method))
+        candidates.values(), key=lambda entry: (-entry.top1, order.index(entry.result.method))
     )
     if not ordered:
         return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")

@@ -16,7 +16,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.promotion.evidence import CHECKPOINT, REEVALUATED, STAGE, Evidence
 from react_pipeline.promotion.report import write_report
 from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
-from react_pipeline.settings import TRAINED_METHODS
+from react_pipeline.settings import trained_methods
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, ReactError
 
@@ -34,7 +34,7 @@ def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
     rivals = {
         entry.contender.checkpoint
         for name, entry in scene.results.items()
-        if name in TRAINED_METHODS
+        if name in trained_methods()
     }
     sets = {entry.result.evaluation_set_fingerprint for entry in scene.results.values()}
     evaluation_set = next(iter(sets), before.evaluation_set)

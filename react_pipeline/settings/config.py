@@ -28,12 +28,12 @@ from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig
 from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings.methods import METHODS
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.training import (
-    METHODS,
     CustomizationConfig,
     Name,
     Precision,

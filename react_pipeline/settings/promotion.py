@@ -5,7 +5,8 @@ Belongs here: its fields, their defaults and rules. Does not belong here: the ve
 
 from pydantic import Field, field_validator
 
-from react_pipeline.settings.training import TRAINED_METHODS, Fraction, Section
+from react_pipeline.settings.methods import trained_methods
+from react_pipeline.settings.training import Fraction, Section
 
 
 class PromotionConfig(Section):
@@ -21,15 +22,14 @@ class PromotionConfig(Section):
     @classmethod
     def _methods_can_be_champion(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for method in methods or ():
-            if method not in TRAINED_METHODS:
-                raise ValueError(
-                    f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}"
-                )
+            if method not in trained_methods():
+                choices = ", ".join(trained_methods())
+                raise ValueError(f"{method!r} cannot become champion; choose from {choices}")
         return methods
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The methods that may become champion, in the order of `TRAINED_METHODS`."""
+        """The methods that may become champion, in the order of `METHODS`."""
         return tuple(
-            name for name in TRAINED_METHODS if self.methods is None or name in self.methods
+            name for name in trained_methods() if self.methods is None or name in self.methods
         )

@@ -1,7 +1,7 @@
-"""Configuration of training: the methods, the fields of one training, and how defaults and
-overrides are joined.
+"""Configuration of training: the fields of one training, and how defaults and overrides are joined.
 
-Does not belong here: what a training does (`training`), the rest of the configuration (`config`).
+Does not belong here: the methods (`method`), what a training does (`training`), the rest of the
+configuration (`config`).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,31 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.store import InputError
-
-METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "gated-image": {"learning_rate": 5e-4},
-    "locked-text": {"learning_rate": 5e-5},
-    "locked-image": {"learning_rate": 5e-5},
-    "full": {"learning_rate": 1e-5},
-    "linear-head": {"learning_rate": 1e-3, "steps": 500, "interpolation": 0.5},
-}
-"""What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image`
-is REACT's headline.
-
-What a method trains is in `clip.methods`. docs/methods.md says what a new one needs.
-"""
-
-TRAINED_METHODS = tuple(METHOD_DEFAULTS)
-CONTROL_SUFFIX = "-control"
-METHODS = (
-    "base",
-    *(method for name in TRAINED_METHODS for method in (name, name + CONTROL_SUFFIX)),
-)
-"""Every method that is evaluated: no training, each training, and each one's control on random
-pairs.
-"""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -162,37 +140,6 @@ its fingerprint.
 """
 
 
-_LINEAR_HEAD_FIELDS = frozenset(
-    {
-        *("learning_rate", "weight_decay", "warmup_steps", "steps", "epochs", "batch_size", "seed"),
-        *("held_out_fraction", "interpolation"),
-    }
-)
-
-
-def is_linear_head(method: str) -> bool:
-    """Whether a method, or the method of a control, trains class vectors on the base's features and
-    no model.
-    """
-    return method.removesuffix(CONTROL_SUFFIX) == "linear-head"
-
-
-def pairs_of(method: str) -> str:
-    """The stage whose pairs a method is trained on: a control's are random."""
-    return "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
-
-
-def unused_fields(method: str) -> frozenset[str]:
-    """Fields that do nothing in a method, so that a change of them rebuilds nothing of it."""
-    if is_linear_head(method):
-        return frozenset(TrainingConfig.model_fields) - _LINEAR_HEAD_FIELDS
-    return (
-        frozenset()
-        if method.removesuffix(CONTROL_SUFFIX) == "gated-image"
-        else frozenset({"last_k_layers"})
-    )
-
-
 def partial(model: type[Section], name: str, **rules: Any) -> type[Section]:
     """Make a model of the same fields, each optional, and `rules`, so that an override is checked
     in its own file.
@@ -233,21 +180,19 @@ def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _known_method(name: str) -> str:
-    # Read when it is asked, so that a row of the table is all that a new method needs.
-    if name not in METHOD_DEFAULTS:
-        meant = did_you_mean(name, METHOD_DEFAULTS, f"choose one of {', '.join(METHOD_DEFAULTS)}")
+def _trained_method(name: str) -> str:
+    methods = trained_methods()
+    if name not in methods:
+        meant = did_you_mean(name, methods, f"choose one of {', '.join(methods)}")
         raise ValueError(f"{name!r} is not a trained method; {meant}")
     return name
 
 
 class CustomizationConfig(Section):
-    """Training fields for every method (`defaults`) and for single ones (`methods`), those of
-    `METHOD_DEFAULTS`.
-    """
+    """Training fields for every method (`defaults`) and for single ones (`methods`)."""
 
     defaults: TrainingOverrides = TrainingOverrides()
-    methods: Mapping[Annotated[str, AfterValidator(_known_method)], TrainingOverrides] = {}
+    methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingOverrides] = {}
 
     def resolve(self, method: str, overrides: Section | None = None) -> TrainingConfig:
         """Join the training of one method; a control trains as its method does. Later sources win,
@@ -256,7 +201,7 @@ class CustomizationConfig(Section):
         name = method.removesuffix(CONTROL_SUFFIX)
         sources = (self.defaults, self.methods.get(name), overrides)
         try:
-            return TrainingConfig(**_joined(METHOD_DEFAULTS.get(name, {}), *map(_given, sources)))
+            return TrainingConfig(**_joined(METHODS[name].defaults, *map(_given, sources)))
         except ValidationError as error:
             problems = "; ".join(
                 str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()

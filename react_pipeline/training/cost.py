@@ -5,6 +5,7 @@ Does not belong here: the other steps of a pipeline (`workload`). Shapes: B imag
 embedding dimension.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +15,19 @@ import torch.nn.functional as functional
 
 from react_pipeline.clip import (
     Clip,
+    EncoderCost,
     ImageTower,
-    attach,
     core_seconds,
     encode_text,
-    set_trainable,
     text_lengths,
     trains_images,
     trains_text,
 )
 from react_pipeline.embedding import CPU_IMAGES, EncodingCost
 from react_pipeline.settings import TrainingConfig
+from react_pipeline.training.head_steps import Head
 from react_pipeline.training.kept_tokens import may_keep
-from react_pipeline.training.linear_head import Head
+from react_pipeline.training.methods.model_method import ModelMethod
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class StepCost:
 
     @classmethod
     def measured(
-        cls, clip: Clip, method: str, training: TrainingConfig, precision: str
+        cls, clip: Clip, method: ModelMethod, training: TrainingConfig, precision: str
     ) -> "StepCost":
-        """Take steps of a method, without -control, with a copy of the model."""
+        """Take steps of a method with a copy of the model."""
         model: Any = deepcopy(clip.model)
-        attach(model, method, training.last_k_layers)
-        set_trainable(model, method)
+        method.attach(model, training)
+        method.set_trainable(model)
         bf16 = precision == "bf16"
         tower = ImageTower(model) if trains_images(model) else None
         if tower is not None and bf16:
@@ -116,6 +117,36 @@ class StepCost:
             + text
             + encoding.start
         )
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """What decides the cost of one training.
+
+    Attributes:
+        pairs: That it is trained on.
+        names: Prompts of the zero-shot head.
+        prompts: Of all names and synonyms.
+        step: Measures one step of a method.
+    """
+
+    training: TrainingConfig
+    pairs: int
+    classes: int
+    names: int
+    prompts: int
+    encoder: EncoderCost
+    encoding: EncodingCost
+    step: Callable[[ModelMethod, TrainingConfig], StepCost]
+
+
+@dataclass(frozen=True)
+class CheckpointCost:
+    """Processor seconds in towers, which a GPU is faster at, and of one core alone; bytes on disk."""
+
+    towers: float
+    disk: float
+    alone: float = 0
 
 
 def head_step_seconds(dimension: int, classes: int, training: TrainingConfig) -> float:

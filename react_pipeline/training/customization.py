@@ -1,32 +1,67 @@
 """Customization: train a method's part of CLIP on the pairs of a domain and publish the checkpoint.
 
-Does not belong here: the training itself (`trainer`, `linear_head`), which pairs (`retrieval`).
+Does not belong here: the training itself (`methods`), which pairs (`retrieval`).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, loaded_base, save
+from react_pipeline.clip import choose_device
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, is_linear_head, pairs_of
+from react_pipeline.settings import METHODS, DomainConfig, TrainingConfig
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
-from react_pipeline.training.head_samples import PairVectors
-from react_pipeline.training.labelled_accuracy import labelled_accuracy
-from react_pipeline.training.linear_head import train_linear_head
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.trainer import Trainer
 
 STAGE = "customized_checkpoint"
+
+
+@dataclass(frozen=True)
+class Customization:
+    """What a method trains with, in each process of a training.
+
+    Attributes:
+        scratch: Survives a kill; the same folder in all processes.
+        staging: Where the checkpoint is written; None in processes that do not write.
+    """
+
+    project: Project
+    inputs: Inputs
+    world: World
+    scratch: Path
+    observer: TrainingObserver
+    staging: Path | None
+
+    @property
+    def domain(self) -> DomainConfig:
+        """Whose pairs these are."""
+        return self.project.domain(self.inputs.key.split("/")[0])
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The fields of `customization`, joined."""
+        return self.project.training(*self.inputs.key.split("/"))
+
+    @property
+    def base(self) -> Artifact:
+        """The model to customize."""
+        return self.inputs.parents["base_checkpoint"]
+
+    @cached_property
+    def pairs(self) -> CollectedPairs:
+        """The retrieved pairs, or the random ones of a control."""
+        _, method = self.inputs.key.split("/")
+        return CollectedPairs(self.inputs.parents[METHODS[method].pairs])
 
 
 def customize(
@@ -50,11 +85,10 @@ def customize(
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, STAGE, method_key(slug, method))
-    pairs = inputs.parents[pairs_of(method)]
-    _refuse_starving(project, slug, pairs)
+    _refuse_starving(project, slug, inputs.parents[METHODS[method].pairs])
     if not world.is_writer:
         if scratch_of_writer := world.broadcast(None):
-            _train(project, inputs, pairs, world, Path(scratch_of_writer), TrainingObserver())
+            _train(project, inputs, world, Path(scratch_of_writer), TrainingObserver())
             world.broadcast(None)
         return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
@@ -63,7 +97,7 @@ def customize(
             scratch = scratch_of(staging)
             scratch.mkdir(exist_ok=True)
             world.broadcast(str(scratch))
-            counts = _train(project, inputs, pairs, world, scratch, observer, staging)
+            counts = _train(project, inputs, world, scratch, observer, staging)
         except BaseException as error:
             observer.failed(error)
             raise
@@ -80,47 +114,16 @@ def customize(
 def _train(
     project: Project,
     inputs: Inputs,
-    pairs: Artifact,
     world: World,
     scratch: Path,
     observer: TrainingObserver,
     staging: Path | None = None,
 ) -> dict[str, Any]:
-    slug, method = inputs.key.split("/")
-    training = project.training(slug, method)
+    _, method = inputs.key.split("/")
     when = f"on {world.device}, outside the steps of the training"
     with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
-        base = inputs.parents["base_checkpoint"].path
-        if is_linear_head(method):
-            if staging is None:
-                return {}
-            clip = loaded_base(base, world.device)
-            found = CollectedPairs(pairs)
-            if project.config.two_encoders:
-                vectors = PairVectors.encode(found, clip, project.config.embedding)
-            else:
-                vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
-            return train_linear_head(
-                clip, found, vectors, project.domain(slug), training, staging, observer, inputs
-            )
-        loaded_base.cache_clear()
-        clip = load(base, world.device)
-        trainer = Trainer(
-            clip,
-            CollectedPairs(pairs),
-            project.domain(slug),
-            method.removesuffix(CONTROL_SUFFIX),
-            training,
-            world,
-            scratch,
-            inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
-            labelled_accuracy(project, slug, clip) if training.evaluate_every else None,
-        )
-        counts = trainer.run(observer, inputs)
-        if staging is not None:
-            shutil.copyfile(scratch / METRICS_FILE, staging / METRICS_FILE)
-            save(trainer.clip, staging)
-        return counts
+        customization = Customization(project, inputs, world, scratch, observer, staging)
+        return METHODS[method].train(customization)
 
 
 def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:

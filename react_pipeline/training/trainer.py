@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,8 @@ from react_pipeline.clip import (
     Clip,
     ImageTower,
     Pixels,
-    attach,
     choose_precision,
-    gate_values,
     map_weights,
-    set_trainable,
     text_parameters,
     trains_images,
     trains_text,
@@ -42,7 +40,7 @@ from react_pipeline.training.guards import (
 )
 from react_pipeline.training.held_out import image_text_recall, split
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
-from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
+from react_pipeline.training.interpolation import copy_of_weights, interpolate, require_held_out
 from react_pipeline.training.kept_tokens import keep_tokens, may_keep
 from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, whole_lines
@@ -57,6 +55,9 @@ from react_pipeline.training.resume import (
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.texts import TrainingTexts
+
+if TYPE_CHECKING:
+    from react_pipeline.training.methods.model_method import ModelMethod
 
 COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""
@@ -74,7 +75,7 @@ class Trainer:
         clip: Clip,
         pairs: CollectedPairs,
         domain: DomainConfig,
-        method: str,
+        method: ModelMethod,
         training: TrainingConfig,
         world: World,
         scratch: Path,
@@ -85,7 +86,6 @@ class Trainer:
 
         Args:
             clip: The base, on the world's device.
-            method: Without `-control`.
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its
                 vectors are there.
@@ -108,14 +108,14 @@ class Trainer:
         self.views = _views(clip, pairs, training)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         self.training = training = self._settled(training)
-        base_names = {name for name, _ in self.model.named_parameters()}
+        self.base_names = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
         text_trains = trains_text(self.model)
         self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains, scratch)
         if not text_trains:
             self._release_text_tower(weights)
         # Needed only when weights are interpolated with the base.
-        self.base = {} if training.interpolation == 1 else copy_of_base(self.model, base_names)
+        self.start = {} if training.interpolation == 1 else copy_of_weights(self.model)
         # Of the base, not of a state that is resumed from.
         self.max_log_scale = max_log_scale(training.loss, self.model.logit_scale.item())
         self.encoder = ImageEncoder(self.model, self._tower(), training, world)
@@ -148,10 +148,10 @@ class Trainer:
         self.model.requires_grad_(False)
         before = self.clip.encode_images(images)
         torch.manual_seed(self.training.seed)
-        attach(self.model, self.method, self.training.last_k_layers)
+        self.method.attach_to(self.clip, self.training)
         self.model.requires_grad_(False)
         difference = float((self.clip.encode_images(images) - before).abs().max())
-        self.trainable_parameters = set_trainable(self.model, self.method)
+        self.trainable_parameters = self.method.set_trainable(self.model)
         return difference
 
     def _tower(self) -> ImageTower | None:
@@ -209,9 +209,8 @@ class Trainer:
         if self.world.is_writer:
             observer.started(inputs, first_step)
         steps = range(first_step, self.training.steps)
-        training_step = TrainingStep(
-            self.encoder, self.texts, state, self.max_log_scale, self._gates
-        )
+        watched = partial(self.method.watched, self.model)
+        training_step = TrainingStep(self.encoder, self.texts, state, self.max_log_scale, watched)
         batches = self._batches(steps)
         with self._log(observer, steps) as log, closing(batches):
             for step in steps:
@@ -231,9 +230,7 @@ class Trainer:
         self._require_trained(state)
         # Judged before it is interpolated: going back to the base would hide a collapse.
         recall = self._require_no_collapse(self.training.steps, base["all"], len(self.held_out))
-        fraction, scores = interpolate(
-            self.model, self.base, self.training.interpolation, self._score
-        )
+        fraction, scores = self._interpolate()
         return {
             **self._counts(),
             **log.counts(),
@@ -284,7 +281,7 @@ class Trainer:
 
     def _log(self, observer: TrainingObserver, steps: range) -> TrainingLog:
         metrics = self.scratch / METRICS_FILE if self.world.is_writer else None
-        title = f"training {self.method}"
+        title = f"training {self.method.name}"
         return TrainingLog(
             metrics, observer, steps, self.batches.batch_size, self.world.device, title
         )
@@ -293,9 +290,6 @@ class Trainer:
         if self.tokens is None:
             return self.batches.from_images(steps)
         return self.batches.from_tokens(self.tokens, steps)
-
-    def _gates(self) -> dict[str, Tensor]:
-        return gate_values(self.model) if self.method == "gated-image" else {}
 
     def _take(self, training_step: TrainingStep, step: int, batch: Tensor) -> dict[str, float]:
         drawn = self.texts.draw(step, self.batches.drawn(step)[0])
@@ -358,6 +352,12 @@ class Trainer:
         return image_text_recall(
             self.encoder.vectors(self.views, positions, self.tokens), texts, captions
         )
+
+    def _interpolate(self) -> tuple[float, dict[float, float]]:
+        if self.training.interpolation == 1:
+            return 1.0, {}
+        move_to = self.method.line(self.model, self.start, self.base_names)
+        return interpolate(move_to, self.training.interpolation, self._score)
 
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))

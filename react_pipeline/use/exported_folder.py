@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,20 +194,26 @@ def write_model(
         # Else open_clip 2.32 would fetch weights that are overwritten at once.
         vision_cfg["timm_model_pretrained"] = False
     _write_json(staging / CONFIG_FILE, config)
-    gated = bool(vision_cfg.get("react_cfg"))
+    new_modules = _new_modules(config["model_cfg"])
     registered = None
-    # Plain open_clip refuses gated blocks, and knows no image tower of an extension.
-    if not gated and encoder_of_tower(vision_cfg.get("timm_model_name")) is None:
+    # Plain open_clip refuses new modules, and knows no image tower of an extension.
+    if not new_modules and encoder_of_tower(vision_cfg.get("timm_model_name")) is None:
         # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name
         # is kept out of it.
         registered = f"react-{checkpoint.fingerprint}"
         _write_json(staging / f"{registered}.json", config["model_cfg"])
     from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))
-    return Loading(gated=gated, registered=registered, from_inside=from_inside, head=head)
+    return Loading(new_modules, registered, from_inside, head)
+
+
+def _new_modules(model_cfg: Mapping[str, Any]) -> str:
+    added = [f"modules of the method {entry['method']}" for entry in model_cfg.get("added", ())]
+    gated = ["gated blocks"] if model_cfg["vision_cfg"].get("react_cfg") else []
+    return " and ".join(gated + added)
 
 
 def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
-    """Add the class vectors to a folder that holds the model: of a `linear-head` the trained ones,
+    """Add the class vectors to a folder that holds the model: of a head the trained ones,
     else zero-shot.
     """
     from safetensors.torch import save_file

@@ -27,7 +27,7 @@ from react_pipeline.evaluation import (
 )
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, standing
-from react_pipeline.settings import METHODS, TRAINED_METHODS
+from react_pipeline.settings import METHODS, trained_methods
 from react_pipeline.store import InputError, canonical_json
 from react_pipeline.use.chosen_model import CHAMPION, load_model
 from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures, identity_of
@@ -143,7 +143,7 @@ def _disagreements(
 
 
 def _default_candidate(project: Project) -> str:
-    methods = [name for name in project.config.methods if name in TRAINED_METHODS]
+    methods = [name for name in project.config.methods if name in trained_methods()]
     return HEADLINE_METHOD if HEADLINE_METHOD in methods or not methods else methods[0]
 
 

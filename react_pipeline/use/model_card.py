@@ -17,7 +17,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
-from react_pipeline.settings import CONTROL_SUFFIX, encoders
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, encoders
 from react_pipeline.stage import ALL, RETRIEVAL, method_key
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
@@ -25,23 +25,13 @@ from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
 
-_TRAINS = {
-    "gated-image": "new gated blocks in front of the last vision layers; every weight of the base "
-    "is as it was, but for the logit scale",
-    "locked-text": "the image tower and the logit scale; the text tower is the base's",
-    "locked-image": "the text tower and the logit scale; the image tower is the base's",
-    "full": "every weight",
-    "linear-head": "one vector per class, on what the base makes of images; the model is the "
-    "base's",
-}
-
 
 @dataclass(frozen=True)
 class Loading:
     """How an exported folder is read.
 
     Attributes:
-        gated: It has gated blocks.
+        new_modules: Which modules it has that plain open_clip does not know; empty for none.
         registered: Name under which plain open_clip 2.32 gets the architecture; None where plain
             open_clip refuses it.
         from_inside: Parts are found by relative paths, so open_clip must run inside the folder.
@@ -50,7 +40,7 @@ class Loading:
         onnx_difference: Of `model.onnx` from torch; None if it was not written.
     """
 
-    gated: bool
+    new_modules: str
     registered: str | None
     from_inside: bool
     head: bool
@@ -192,7 +182,7 @@ def _ingredients(
         lines.append(("Retrieved", f"{retrieved}, by mode: {modes} (`{pairs.fingerprint}`)"))
         if pairs.counts["starving"]:
             lines.append(("Classes with too few pairs", _names(pairs.counts["starving"])))
-    trains = _TRAINS.get(method.removesuffix(CONTROL_SUFFIX), "see the documentation")
+    trains = METHODS[method].about if method in METHODS else "see the documentation"
     own = ("method", "classes", "templates")
     training = {name: value for name, value in config.items() if name not in own}
     lines += [

@@ -26,7 +26,7 @@ from react_pipeline.project import Project
 from react_pipeline.settings import EncoderConfig, TrainingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
-from react_pipeline.training import StepCost
+from react_pipeline.training import ModelMethod, StepCost
 
 LARGEST = 50
 """Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it.
@@ -72,9 +72,9 @@ class Processor:
         measured = EncodingCost.measured(clip, self._precision)
         return replace(measured, image=measured.image * scale, text=measured.text * scale)
 
-    def step(self, method: str, training: TrainingConfig) -> StepCost:
-        """Of a core, for a method without -control."""
-        key, (clip, scale) = (method, training.last_k_layers), self._run
+    def step(self, method: ModelMethod, training: TrainingConfig) -> StepCost:
+        """Of a core, for a step of a method."""
+        key, (clip, scale) = (method.name, training.last_k_layers), self._run
         if key not in self._steps:
             measured = StepCost.measured(clip, method, training, self._precision)
             seconds = {

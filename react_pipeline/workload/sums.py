@@ -29,18 +29,10 @@ from react_pipeline.indexing import (
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import (
-    CONTROL_SUFFIX,
-    DomainConfig,
-    EncoderConfig,
-    TrainingConfig,
-    encoders,
-    is_linear_head,
-    load_domains,
-)
+from react_pipeline.settings import METHODS, DomainConfig, EncoderConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL, STAGES
 from react_pipeline.store import InputError
-from react_pipeline.training import head_step_seconds
+from react_pipeline.training import PlannedTraining
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.processor import Processor
 
@@ -256,34 +248,34 @@ class Sums:
         return len(settings.modes) * choice.seconds
 
     def _trainings(self) -> Step:
-        encoder, cost, images, disk = self.processor.encoder, Cost(alone=0), 0, 0.0
-        for slug, method in (key.split("/") for key in self.keys["customized_checkpoint"]):
-            domain, training = self.domains[slug], self.project.training(slug, method)
-            images += training.images(lambda pairs=domain.pairs: pairs)  # type: ignore[misc]
-            cost += self._training(domain, method, training)
-            head_bytes = 8 * encoder.dimension * len(domain.config.classes)
-            disk += head_bytes if is_linear_head(method) else encoder.weights_bytes
+        cost, images, disk = Cost(alone=0), 0, 0.0
+        for slug, name in (key.split("/") for key in self.keys["customized_checkpoint"]):
+            method, planned = METHODS[name], self._planned(slug, name)
+            images += method.images(planned.training, partial(int, planned.pairs))
+            checkpoint = method.cost(planned)
+            cost += Cost(checkpoint.towers, alone=START_SECONDS + checkpoint.alone)
+            disk += checkpoint.disk
         step = Step("customized_checkpoint", f"{images:,} images in all steps", disk)
         return self._timed(step, cost)
 
-    def _training(self, domain: _Domain, method: str, training: TrainingConfig) -> Cost:
-        encoding = self.processor.encoding
-        if is_linear_head(method):
-            training = training.in_steps(domain.pairs, training.batch_size)
-            seconds = head_step_seconds(
-                self.processor.encoder.dimension, len(domain.config.classes), training
-            )
-            seconds = START_SECONDS + training.steps * seconds
-            return Cost((domain.names + domain.prompts) * encoding.text, alone=seconds)
-        step = self.processor.step(method.removesuffix(CONTROL_SUFFIX), training)
-        texts = domain.pairs + (domain.names if training.class_prompt_fraction else 0)
-        return Cost(step.seconds(training, encoding, domain.pairs, texts))
+    def _planned(self, slug: str, method: str) -> PlannedTraining:
+        domain = self.domains[slug]
+        return PlannedTraining(
+            training=self.project.training(slug, method),
+            pairs=domain.pairs,
+            classes=len(domain.config.classes),
+            names=domain.names,
+            prompts=domain.prompts,
+            encoder=self.processor.encoder,
+            encoding=self.processor.encoding,
+            step=self.processor.step,
+        )
 
     def _results(self) -> Step:
         encoding, cost, images = self.processor.encoding, Cost(alone=0), 0
         for slug, method in (key.split("/") for key in self.keys["domain_results"]):
             domain = self.domains[slug]
-            names = 0 if is_linear_head(method) else domain.names
+            names = domain.names if METHODS[method].has_model else 0
             towers = domain.images * encoding.image + names * encoding.text
             cost += Cost(towers, domain.images * encoding.prepare)
             images += domain.images

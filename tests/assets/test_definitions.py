@@ -11,11 +11,11 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
-from react_pipeline.settings.training import METHODS
+from react_pipeline.settings.methods import METHODS
 from react_pipeline.stage import STAGES, Stage
 
 MAX_BODY_LINES = 25
-TRAINED = METHODS[1:]
+TRAINED = tuple(METHODS)[1:]
 
 ASSETS = Path(__file__).parents[2] / "react_pipeline" / "assets"
 graph = build_defs(project=ProjectResource(config_path="nowhere.yaml")).resolve_asset_graph()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP
+from support_methods import attach, set_trainable
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +20,6 @@ from benchmarks import customize as benchmark
 from benchmarks import published as steps
 from benchmarks.operations import operations
 from react_pipeline.clip.gated import gated_layers
-from react_pipeline.clip.methods import attach, set_trainable
 from react_pipeline.clip.tower import ImageTower
 
 BATCH, LAYERS, GATED = 4, 4, 3

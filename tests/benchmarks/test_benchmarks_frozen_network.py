@@ -12,10 +12,8 @@ from torch import nn
 
 from benchmarks import frozen_network as benchmark
 from benchmarks.methods import Row
-from react_pipeline import stage as stages
-from react_pipeline.clip import methods
 from react_pipeline.project.project import Project
-from react_pipeline.settings import training
+from react_pipeline.settings import methods as table
 
 DOMAINS = ("shapes", "colours")
 
@@ -23,18 +21,11 @@ DOMAINS = ("shapes", "colours")
 @pytest.fixture
 def project(retrieved_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     # The stand-in is open_clip's own ViT, whose blocks have another name.
-    monkeypatch.setattr(
-        benchmark, "PARTS", {"blocks-alone": lambda name: name.startswith("visual.transformer.")}
-    )
+    blocks = benchmark.Part("blocks-alone", "visual.transformer.")
+    monkeypatch.setattr(benchmark, "PARTS", (blocks,))
     monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
-    for module, name in (
-        (training, "METHOD_DEFAULTS"),
-        (methods, "TRAINED_PARTS"),
-        (stages, "METHODS"),
-    ):
-        monkeypatch.setattr(
-            module, name, getattr(module, name)
-        )  # put back what `add_parts` changes
+    methods = dict(table.METHODS)  # so that what `add_parts` adds is gone after the test
+    monkeypatch.setattr(table, "_methods", lambda: methods)
     return retrieved_project
 
 
@@ -44,8 +35,9 @@ def test_the_parts_are_the_network_and_the_blocks_behind_it() -> None:
         "visual.trunk.blocks.0.norm1.weight",
         "visual.trunk.norm.weight",
     ]
-    assert [name for name in names if benchmark.PARTS["network-alone"](name)] == names[:1]
-    assert [name for name in names if benchmark.PARTS["blocks-alone"](name)] == names[1:2]
+    blocks, network = benchmark.PARTS
+    assert list(filter(network.trains, names)) == names[:1]
+    assert list(filter(blocks.trains, names)) == names[1:2]
 
 
 def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(

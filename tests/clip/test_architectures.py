@@ -13,6 +13,7 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from support_drawings import COLOURS, SHAPES
+from support_methods import model_method
 from support_pairs import DrawnPairs
 from torch import Tensor, nn
 
@@ -225,7 +226,7 @@ def trainer_of(model: nn.Module, method: str, scratch: Path, **fields: Any) -> T
     training = TrainingConfig(
         augmentation="none", batch_size=8, workers=0, last_k_layers=2, **fields
     )
-    return Trainer(clip, pairs, domain, method, training, World(), scratch)
+    return Trainer(clip, pairs, domain, model_method(method), training, World(), scratch)
 
 
 def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_path: Path) -> None:

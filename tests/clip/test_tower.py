@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
+from support_methods import attach, set_trainable
 from torch import Tensor, nn
 
 from react_pipeline.clip import tower as tower_module
 from react_pipeline.clip.gated import gated_layers, vision_blocks
-from react_pipeline.clip.methods import attach, set_trainable
 from react_pipeline.clip.tower import ImageTower
 from react_pipeline.store.errors import InputError
 

@@ -23,7 +23,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.settings.training import METHODS
+from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.errors import MissingArtifact
 from react_pipeline.training.customization import customize
 

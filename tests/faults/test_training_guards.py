@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support_drawings import COLOURS, SHAPES
+from support_methods import model_method
 from support_pairs import DrawnPairs
 
 from react_pipeline.clip.model import Clip, load
@@ -118,7 +119,7 @@ def trained_with(
     plain["precision"] = "fp32"
     training = TrainingConfig(**{**plain, **fields})
     domain = project.domain("shapes")
-    trainer = Trainer(clip, pairs, domain, method, training, World(), scratch)  # type: ignore[arg-type]
+    trainer = Trainer(clip, pairs, domain, model_method(method), training, World(), scratch)  # type: ignore[arg-type]
     inputs = Inputs("customized_checkpoint", f"shapes/{method}", {}, {}, "1")
     return trainer, trainer.run(TrainingObserver(), inputs)
 

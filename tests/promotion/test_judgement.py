@@ -11,8 +11,8 @@ import pytest
 
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.promotion.judgement import Measured, judge, paired_test
+from react_pipeline.settings.methods import trained_methods
 from react_pipeline.settings.promotion import PromotionConfig
-from react_pipeline.settings.training import TRAINED_METHODS
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError
 
@@ -75,7 +75,7 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted_however_many_are_tri
     for seed in range(150):
         base, *others = random_methods(seed, [0.5] * 6)
         candidates = {
-            m: measured(m, correct) for m, correct in zip(TRAINED_METHODS, others, strict=True)
+            m: measured(m, correct) for m, correct in zip(trained_methods(), others, strict=True)
         }
         found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
         promoted += found.decision == "promoted"

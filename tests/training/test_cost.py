@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support_methods import model_method
 
 from react_pipeline.clip.model import load
 from react_pipeline.embedding.cost import EncodingCost
@@ -29,7 +30,7 @@ def test_a_method_pays_for_what_it_trains(
 ) -> None:
     clip = load(tiny_checkpoint)
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-    cost = StepCost.measured(clip, method, TRAINING, "fp32")
+    cost = StepCost.measured(clip, model_method(method), TRAINING, "fp32")
     assert (cost.splits, cost.frozen > 0) == (splits, splits)
     assert (cost.image > 0, cost.text > 0) == (trains_images, trains_texts)
     after = clip.model.state_dict()

@@ -475,7 +475,7 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
         ),
         (
             "linear-head",
-            "linear_head.Head.step",
+            "head_steps.Head.step",
             "with batch_size 16; lower customization batch_size",
         ),
         (

@@ -22,6 +22,7 @@ from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, RetrievalError
 from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
+from react_pipeline.training.methods.full import Full
 from react_pipeline.training.schedule import batch_at
 
 TRAINING: dict[str, Any] = {
@@ -271,5 +272,5 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
     pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     with pytest.raises(error, match=text):
         Trainer(
-            clip, pairs, project.domain("shapes"), "full", training, World(0, processes), tmp_path
+            clip, pairs, project.domain("shapes"), Full(), training, World(0, processes), tmp_path
         )

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from support_methods import model_method, set_trainable
 from torch import Tensor
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.methods import set_trainable
 from react_pipeline.clip.model import load
 from react_pipeline.store.errors import TrainingError
-from react_pipeline.training.interpolation import GRID, Line, choose
+from react_pipeline.training.interpolation import GRID, choose
 
 METHODS = ("gated-image", "locked-text", "full")
 
@@ -64,6 +64,11 @@ def trained(base: Any, method: str) -> Any:
     return model
 
 
+def line_of(method: str, trained: Any, base: Any) -> Callable[[float], None]:
+    start = weights_of(base)
+    return model_method(method).line(trained, start, start.keys())
+
+
 def weights_of(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -74,11 +79,11 @@ def test_the_ends_of_the_line_are_the_base_and_the_trained_model_bit_for_bit(
     end, weights = features(trained), weights_of(trained)
     start = features(base)
     assert not torch.allclose(start, end, atol=1e-3)
-    line = Line(trained, weights_of(base))
-    line.move_to(0.0)
+    move_to = line_of(method, trained, base)
+    move_to(0.0)
     assert torch.equal(features(trained), start)
     assert torch.equal(trained.logit_scale, base.logit_scale)
-    line.move_to(1.0)
+    move_to(1.0)
     assert torch.equal(features(trained), end)
     assert all(
         torch.equal(parameter, weights[name]) for name, parameter in trained.named_parameters()
@@ -87,7 +92,7 @@ def test_the_ends_of_the_line_are_the_base_and_the_trained_model_bit_for_bit(
 
 def test_between_the_ends_weights_are_on_the_line(base: Any, trained: Any, method: str) -> None:
     start, end = weights_of(base), weights_of(trained)
-    Line(trained, start).move_to(0.25)
+    line_of(method, trained, base)(0.25)
     for name, parameter in trained.named_parameters():
         if name.endswith((".alpha_attn", ".alpha_dense")):
             assert parameter.item() != 0
@@ -98,12 +103,12 @@ def test_between_the_ends_weights_are_on_the_line(base: Any, trained: Any, metho
             torch.testing.assert_close(parameter, 0.75 * start[name] + 0.25 * end[name])
 
 
-def test_every_move_starts_from_the_trained_weights(base: Any, trained: Any) -> None:
-    start, again = weights_of(base), copy.deepcopy(trained)
-    Line(trained, start).move_to(0.5)
-    line = Line(again, start)
+def test_every_move_starts_from_the_trained_weights(base: Any, trained: Any, method: str) -> None:
+    again = copy.deepcopy(trained)
+    line_of(method, trained, base)(0.5)
+    move_to = line_of(method, again, base)
     for fraction in (0.25, 0.0, 1.0, 0.5, 0.5):
-        line.move_to(fraction)
+        move_to(fraction)
     assert all(map(torch.equal, trained.parameters(), again.parameters()))
 
 
@@ -119,11 +124,11 @@ def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(
     set_trainable(model, method)
     train(model, 0)
     end = weights_of(model)
-    line = Line(model, before)
-    line.move_to(0)
+    move_to = model_method(method).line(model, before, before.keys())
+    move_to(0)
     assert torch.equal(features(model), start)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-    line.move_to(0.25)
+    move_to(0.25)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, 0.75 * before[name] + 0.25 * end[name])
 

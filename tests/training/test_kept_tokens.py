@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from support_drawings import COLOURS, SHAPES
+from support_methods import attach, set_trainable
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.clip.methods import attach, set_trainable
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
 from react_pipeline.clip.tower import ImageTower

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,10 +26,11 @@ from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
+from react_pipeline.training.head import class_accuracy, join, train_head
 from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID
-from react_pipeline.training.linear_head import class_accuracy, join, train_linear_head
+from react_pipeline.training.methods.linear_head import LinearHead
 from react_pipeline.training.observer import TrainingObserver
 
 TEMPLATES = ("a {} drawing",)
@@ -56,15 +58,29 @@ def coloured() -> DrawnPairs:
     return DrawnPairs(DRAWINGS, classes=[colour for _, colour in DRAWINGS])
 
 
+def fit(
+    clip: Clip,
+    pairs: Any,
+    vectors: Any,
+    domain: DomainConfig,
+    training: TrainingConfig,
+    directory: Path,
+    observer: TrainingObserver,
+) -> dict[str, Any]:
+    """Counts of a training on pairs that no store holds."""
+    customization: Any = SimpleNamespace(
+        domain=domain, pairs=pairs, training=training, observer=observer, inputs=INPUTS
+    )
+    return train_head(LinearHead(), customization, clip, vectors, directory)
+
+
 def train(
     clip: Clip, pairs: Any, directory: Path, domain: DomainConfig = DOMAIN, **fields: Any
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     """Counts, tensors and `head.json` of a training."""
     directory.mkdir(exist_ok=True)
     training = TrainingConfig(**{**TRAINING, **fields})
-    counts = train_linear_head(
-        clip, pairs, pairs.vectors(clip), domain, training, directory, TrainingObserver(), INPUTS
-    )
+    counts = fit(clip, pairs, pairs.vectors(clip), domain, training, directory, TrainingObserver())
     return (
         counts,
         load_file(directory / "head.safetensors"),
@@ -248,7 +264,7 @@ def test_a_head_is_trained_on_published_pairs_and_records_each_step(
     torch.testing.assert_close(
         vectors.captions, clip.encode_texts([pair.caption for pair in found]), atol=1e-3, rtol=0
     )
-    counts = train_linear_head(clip, found, vectors, domain, training, directory, observer, INPUTS)
+    counts = fit(clip, found, vectors, domain, training, directory, observer)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)
     assert counts["trainable_parameters"] == 4 * clip.dimension

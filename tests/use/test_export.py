@@ -204,7 +204,7 @@ def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
     folder = tmp_path / "out"
     folder.mkdir()
     loading = write_model(tiny_project, tiny_project.store.build(inputs, write), folder)
-    assert loading == Loading(gated=False, registered=None, from_inside=False, head=False)
+    assert loading == Loading(new_modules="", registered=None, from_inside=False, head=False)
     assert "plain open_clip does not know it" in render("use", "loading.md", loading=loading)
     assert {path.name for path in folder.iterdir()} == {
         "open_clip_config.json",

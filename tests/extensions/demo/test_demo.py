@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from support_methods import set_trainable
 
 from examples.react_by_hand import react
 from react_pipeline import training
 from react_pipeline.clip.gated import add_gated_blocks
-from react_pipeline.clip.methods import set_trainable
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.clip.tower import ImageTower
 from react_pipeline.extensions import demo

@@ -1,0 +1,141 @@
+"""Method: one way to customize a model, and the table of those there are.
+
+Settings, lineage, Dagster and `plan` ask a method for its facts; only its training loads torch.
+Each method has a control: the same training on random pairs, which the table adds. Does not belong
+here: any method (`training.methods`, or an extension), how a training runs (`training`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from react_pipeline.extension import Extension, brought
+
+if TYPE_CHECKING:
+    from react_pipeline.settings import TrainingConfig
+    from react_pipeline.training import CheckpointCost, Customization, PlannedTraining
+
+CONTROL_SUFFIX = "-control"
+"""What the name of a control adds to that of its method."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+class Method:
+    """One way to customize a model. Subclass `training.ModelMethod` or `training.HeadMethod`.
+
+    Attributes:
+        name: As in `methods` of pipeline.yaml.
+        about: What it trains, in words, for the model card.
+        colour: Of its lines in figures.
+        defaults: Fields of `TrainingConfig` in which it differs from the defaults there.
+        unused_fields: Fields of `TrainingConfig` that it ignores: changing them rebuilds nothing.
+        identity: Facts of its own that decide a checkpoint, such as a rank, or a version to raise.
+        has_model: Whether a checkpoint holds a whole model. Else it holds class vectors for images
+            as the base encodes them.
+        reads_vectors: Whether it is trained on `corpus_embeddings` in place of images.
+        by_class: Whether its training depends on the names of the classes.
+        spreads: Whether several processes can share a training.
+        step0_tolerance: How much the model may differ from the base before the first step.
+        is_control: Whether its pairs are random.
+    """
+
+    name: str
+    about: str = ""
+    colour: str = "#1f5fa8"
+    defaults: Mapping[str, Any] = {}
+    unused_fields: frozenset[str] = frozenset()
+    identity: Mapping[str, Any] = {}
+    has_model: bool = True
+    reads_vectors: bool = False
+    by_class: bool = False
+    spreads: bool = False
+    step0_tolerance: float = 0.0
+    is_control: bool = False
+
+    @property
+    def pairs(self) -> str:
+        """The stage whose pairs it is trained on."""
+        return "control_set" if self.is_control else "retrieved_set"
+
+    def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
+        """About how many images all steps see; pairs are counted only if that depends on them."""
+        return training.images(count_pairs)
+
+    def train(self, customization: Customization) -> dict[str, Any]:
+        """Train, write the checkpoint, and return the counts of its manifest."""
+        raise NotImplementedError
+
+    def cost(self, planned: PlannedTraining) -> CheckpointCost:
+        """What one training costs."""
+        raise NotImplementedError
+
+
+class Base(Method):
+    """The reference: nothing is trained."""
+
+    name = "base"
+    about = "nothing"
+    colour = "#6b7280"
+
+
+class _Table(Mapping[str, Method]):
+    """Every method that is measured, by name, found when they are first asked for: `base`, then
+    each method with its control.
+    """
+
+    def __getitem__(self, name: str) -> Method:
+        return _methods()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_methods())
+
+    def __len__(self) -> int:
+        return len(_methods())
+
+
+@cache
+def _methods() -> dict[str, Method]:
+    methods: dict[str, Method] = {Base.name: Base()}
+
+    def added(extension: Extension) -> None:
+        new = dict(methods)
+        for method in extension.methods():
+            _add(method, new)
+        methods.update(new)
+
+    for _ in brought(added):
+        pass
+    return methods
+
+
+def _add(method: Method, methods: dict[str, Method]) -> None:
+    if not _NAME.fullmatch(method.name) or method.name.endswith(CONTROL_SUFFIX):
+        raise ValueError(f"{method.name!r} cannot name a method")
+    if method.name in methods:
+        raise ValueError(f"there is a method {method.name!r} already")
+    control = copy(method)
+    control.is_control = True
+    methods[method.name] = method
+    methods[method.name + CONTROL_SUFFIX] = control
+
+
+METHODS: Mapping[str, Method] = _Table()
+
+
+def add_method(method: Method) -> None:
+    """Add a method and its control to this process alone, as a notebook or a benchmark does."""
+    _add(method, _methods())
+
+
+def trained_methods() -> tuple[str, ...]:
+    """Names of the methods that train something, without controls; REACT's own is first."""
+    return tuple(
+        name
+        for name, method in METHODS.items()
+        if not isinstance(method, Base) and not method.is_control
+    )

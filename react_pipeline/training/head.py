@@ -1,0 +1,224 @@
+"""Heads: one vector per class, fitted to what the frozen base makes of the pairs, joined with the
+zero-shot head, and saved.
+
+Does not belong here: how a head is fitted (`training.methods`), the samples (`head_samples`), the
+form of a head on disk and its use (`clip.classifier`). Shapes: N images, C classes, D embedding
+dimension, P prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import torch.nn.functional as functional
+from safetensors.torch import save_file
+from torch import Tensor
+
+from react_pipeline.clip import (
+    HEAD_ABOUT_FILE,
+    HEAD_FILE,
+    LOGIT_SCALE,
+    Clip,
+    prompt_templates,
+    zero_shot_head,
+)
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.store import RetrievalError, TrainingError
+from react_pipeline.training.guards import require_learned
+from react_pipeline.training.head_samples import Labels, PairVectors, label_pairs
+from react_pipeline.training.held_out import split
+from react_pipeline.training.interpolation import choose, require_held_out
+from react_pipeline.training.log import METRICS_FILE, TrainingLog
+
+if TYPE_CHECKING:
+    from react_pipeline.training.customization import Customization
+    from react_pipeline.training.methods.head_method import HeadMethod
+
+
+@dataclass(frozen=True)
+class HeadSamples:
+    """What a head learns from, all of it unit vectors as the base encodes it.
+
+    Attributes:
+        zero_shot: The zero-shot head (D, C).
+        images: Of the pairs to train on (N, D).
+        captions: Of these pairs (N, D).
+        class_ids: Of these pairs (N,).
+        prompts: Every template with every name and synonym (P, D).
+        prompt_ids: Class of each prompt (P,).
+    """
+
+    zero_shot: Tensor
+    images: Tensor
+    captions: Tensor
+    class_ids: Tensor
+    prompts: Tensor
+    prompt_ids: Tensor
+
+    @classmethod
+    def of(cls, zero_shot: Tensor, vectors: PairVectors, labels: Labels, positions: Tensor) -> Self:
+        """The pairs at some positions, and all prompts."""
+        images, captions = vectors.images[positions], vectors.captions[positions]
+        class_ids = labels.class_ids[positions]
+        return cls(zero_shot, images, captions, class_ids, labels.prompts, labels.prompt_ids)
+
+
+def train_head(
+    method: HeadMethod,
+    customization: Customization,
+    clip: Clip,
+    vectors: PairVectors,
+    directory: Path,
+) -> dict[str, Any]:
+    """Fit a head to the pairs, join it with the zero-shot head, and write both with the metrics.
+
+    Pairs of a retrieved set have the class they were retrieved for; one whose class is not the
+    domain's is left out and counted (`unlabelled_pairs`). Those of a control get the class whose
+    prompt is nearest to their caption: the text-to-text match of retrieval without its selection.
+
+    Returns:
+        Counts for the manifest; `held_out_before` and `held_out_after` are the `class_accuracy` of
+        the zero-shot head and of the joined one, empty where no pair is held out.
+
+    Raises:
+        RetrievalError: If no pair to train on has a class of the domain.
+        InputError: If the interpolation is to be chosen and no pair is held out.
+        TrainingError: If loss or head stop being finite.
+    """
+    began = time.monotonic()
+    domain, pairs, training = customization.domain, customization.pairs, customization.training
+    zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
+    labels = label_pairs(clip, pairs, vectors.captions, domain)
+    trained_on, held_out = _split(pairs, labels, domain, training)
+    samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
+    training = training.in_steps(len(trained_on), training.batch_size)
+    steps = range(1 if method.is_closed_form else training.steps)
+    observer, title = customization.observer, f"training {method.name}"
+    observer.started(customization.inputs, 0)
+    log = TrainingLog(
+        directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, title
+    )
+    trained, counts = _fit(method, samples, training, log)
+
+    def accuracy(fraction: float) -> dict[str, float]:
+        head = join(zero_shot, trained, fraction)
+        return _accuracy(vectors.images[held_out], labels.class_ids[held_out], head)
+
+    fraction, scores = choose(training.interpolation, lambda at: accuracy(at)["class_accuracy"])
+    head = join(zero_shot, trained, fraction)
+    save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
+    about = _about(domain, samples, labels.source, fraction, scores)
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    return {
+        "pairs": len(pairs),
+        "held_out_pairs": len(held_out),
+        "unlabelled_pairs": int((labels.class_ids < 0).sum()),
+        "classes_without_pairs": [of["class"] for of in about["samples"] if not of["pairs"]],
+        "trainable_parameters": trained.numel(),
+        "parameters": sum(map(torch.numel, clip.model.parameters())) + trained.numel(),
+        "held_out_before": accuracy(0.0),
+        "held_out_after": accuracy(fraction),
+        "interpolation": fraction,
+        "interpolation_scores": about["scores"],
+        "device": clip.device,
+        "seconds": round(time.monotonic() - began, 3),
+        **counts,
+    }
+
+
+def _split(
+    pairs: CollectedPairs, labels: Labels, domain: DomainConfig, training: TrainingConfig
+) -> tuple[Tensor, Tensor]:
+    """Positions of the pairs to train on, and of the held-out ones; both have a class."""
+    trained_on, held_out = (
+        positions[labels.class_ids[positions] >= 0]
+        for positions in split(pairs, training.held_out_fraction, training.seed)
+    )
+    if not len(trained_on):
+        raise RetrievalError(
+            f"{domain.slug}: of {len(pairs)} pairs none to train on has a class of the domain; "
+            "rematerialize `retrieved_set`"
+        )
+    require_held_out(training.interpolation, len(held_out), len(pairs))
+    return trained_on, held_out
+
+
+def _fit(
+    method: HeadMethod, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
+) -> tuple[Tensor, dict[str, Any]]:
+    """The fitted head (D, C), and counts of its steps with the method's own."""
+    began = time.monotonic()
+    with log:
+        trained, counts = method.fit(samples, training, log)
+        if method.is_closed_form:
+            logits = LOGIT_SCALE * samples.images @ trained
+            loss = functional.cross_entropy(logits, samples.class_ids).item()
+            log.add(0, {"loss": loss}, waited=0.0, seconds=time.monotonic() - began)
+        losses = log.losses()
+    require_learned(losses)
+    if not torch.isfinite(trained).all():
+        raise TrainingError(
+            "the trained head is not finite; lower learning_rate. Nothing was published"
+        )
+    steps = {"steps": len(losses), "first_loss": losses[0], "final_loss": losses[-1]}
+    return trained, {**steps, "step0_max_difference": 0.0, **counts}
+
+
+def join(zero_shot: Tensor, trained: Tensor, fraction: float) -> Tensor:
+    """Unit columns (D, C) on the way from the zero-shot head (0) to the trained one (1).
+
+    Both ends are exact, and so is a column in which the two heads are the same.
+    """
+    if fraction in (0, 1):
+        return (trained if fraction else zero_shot).clone()
+    joined = functional.normalize(torch.lerp(zero_shot, trained, fraction), dim=0)
+    return torch.where((zero_shot == trained).all(dim=0), zero_shot, joined)
+
+
+def class_accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> float:
+    """Mean, over the classes that have images, of the fraction of their images that is right.
+
+    Of unit vectors (N, D), one at least, their true classes (N,), and class vectors (D, C).
+    """
+    right = ((images @ head).argmax(dim=1) == class_ids).double()
+    counts = torch.bincount(class_ids, minlength=head.shape[1])
+    hits = torch.bincount(class_ids, weights=right, minlength=head.shape[1])
+    return float((hits[counts > 0] / counts[counts > 0]).mean())
+
+
+def _accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> dict[str, float]:
+    return {"class_accuracy": class_accuracy(images, class_ids, head)} if len(images) else {}
+
+
+def _about(
+    domain: DomainConfig,
+    samples: HeadSamples,
+    source: str,
+    fraction: float,
+    scores: Mapping[float, float],
+) -> dict[str, Any]:
+    classes = domain.class_names
+    pairs, prompts = (
+        torch.bincount(class_ids, minlength=len(classes)).tolist()
+        for class_ids in (samples.class_ids, samples.prompt_ids)
+    )
+    return {
+        "classes": classes,
+        "templates": prompt_templates(domain),
+        "embed_dim": len(samples.zero_shot),
+        "interpolation": fraction,
+        "scores": {str(at): round(score, 6) for at, score in scores.items()},
+        "labels": source,
+        "samples": [
+            {"class": name, "pairs": pairs[number], "prompts": prompts[number]}
+            for number, name in enumerate(classes)
+        ],
+    }

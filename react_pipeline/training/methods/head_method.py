@@ -1,0 +1,91 @@
+"""The base of methods that fit class vectors to what the frozen base makes of images and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from react_pipeline.settings import Method, TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from react_pipeline.training.cost import CheckpointCost, PlannedTraining
+    from react_pipeline.training.customization import Customization
+    from react_pipeline.training.head import HeadSamples
+    from react_pipeline.training.log import TrainingLog
+
+FIELDS = frozenset({"seed", "held_out_fraction", "interpolation"})
+"""Fields of `TrainingConfig` that every head uses."""
+
+
+def all_but(*fields: str) -> frozenset[str]:
+    """Every field of `TrainingConfig` but those of every head and these: `unused_fields`."""
+    return frozenset(TrainingConfig.model_fields) - FIELDS - {*fields}
+
+
+class HeadMethod(Method):
+    """A method whose checkpoint holds a head: one vector per class. Override `fit`.
+
+    A head with fields of its own for its steps names them in `unused_fields = all_but(...)`.
+    """
+
+    unused_fields = all_but()
+    has_model = False
+    reads_vectors = True
+    by_class = True
+    step0_tolerance = 1e-4  # a vector of length 1 is made so again
+
+    def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
+        """Every pair once, if the head takes no steps."""
+        return count_pairs() if self.is_closed_form else training.images(count_pairs)
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether it takes no steps."""
+        return "steps" in self.unused_fields
+
+    def fit(
+        self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Fit unit class vectors.
+
+        Args:
+            samples: What to learn from, and the zero-shot head.
+            training: With its length in steps.
+            log: Takes a record of each step; of a closed form it gets one record afterwards.
+
+        Returns:
+            The class vectors (D, C), and counts for the manifest.
+        """
+        raise NotImplementedError
+
+    def fit_seconds(self, planned: PlannedTraining) -> float:
+        """Seconds of `fit` on one core."""
+        return 0.0
+
+    def train(self, customization: Customization) -> dict[str, Any]:
+        """Fit on the vectors of the pairs; only process 0 does."""
+        from react_pipeline.clip import loaded_base
+        from react_pipeline.training.head import train_head
+        from react_pipeline.training.head_samples import PairVectors
+
+        c = customization
+        if c.staging is None:
+            return {}
+        clip = loaded_base(c.base.path, c.world.device)
+        if c.project.config.two_encoders:
+            vectors = PairVectors.encode(c.pairs, clip, c.project.config.embedding)
+        else:
+            vectors = PairVectors.read(c.pairs, c.inputs.parents["corpus_embeddings"])
+        return train_head(self, c, clip, vectors, c.staging)
+
+    def cost(self, planned: PlannedTraining) -> CheckpointCost:
+        """Prompts are encoded; vectors of pairs are read."""
+        from react_pipeline.training.cost import CheckpointCost
+
+        return CheckpointCost(
+            towers=(planned.names + planned.prompts) * planned.encoding.text,
+            alone=self.fit_seconds(planned),
+            disk=8 * planned.encoder.dimension * planned.classes,
+        )
