@@ -21,6 +21,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import image_files, shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
+from react_pipeline.corpus.pairs import read_pair
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
@@ -57,6 +58,18 @@ def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[
                 ]
                 found.append((read_member(file, sample.image), texts[0], json.loads(texts[1])))
     return found
+
+
+def test_captions_of_another_extension_are_found_in_the_copies(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(IMAGES[0])
+    (folder / "a.com.txt").write_text("a drawing")
+    project = make(folder, caption_extension="com.txt")
+    (path,) = check_shards(project.store, publish_corpus(project))
+    with open_shard(path) as file:
+        (sample,) = index_shard(path).samples
+        assert read_pair(file, sample, project.config.corpus).caption == "a drawing"
 
 
 def hugging_face(path: Path) -> None:

@@ -176,6 +176,10 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
         ({"kind": "webdataset"}, "corpus.shards: is missing: a list of tar files"),
         ({"kind": "urls"}, "corpus.urls: is missing"),
         ({"kind": "embeddings"}, "corpus.embeddings: is missing: the folder"),
+        ({"kind": "webdatset", "shards": ["a.tar"]}, "corpus.kind: there is no kind 'webdatset'"),
+        ({"kind": "webdatset", "shards": ["a.tar"]}, "did you mean webdataset?"),
+        ({"kind": 3}, "corpus.kind: 3 is read as a number"),
+        (["a.tar"], "corpus: must be a mapping"),
         ({"kind": "demo", "shards": ["a.tar"]}, "`shards` does nothing for kind `demo`"),
         (
             {"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]},
