@@ -27,10 +27,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from react_pipeline.commands.command_line import DEMO_DOMAINS
 from react_pipeline.corpus import open_source
 from react_pipeline.embedding import row_metadata
 from react_pipeline.evaluation import evaluate
+from react_pipeline.extensions.demo import DEMO_DOMAINS
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project

@@ -4,13 +4,10 @@ and published ways.
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page
 benchmarks/results.md` writes the tables into that page, between the markers that `--section`
 names. `--quick` shows on 20,000 vectors that it works. All prompts alone (small with `--sizes 20000
---classes 25`) take about 7 minutes on 2 cores, also with five million vectors, which need 20 GB of
-disk:
+--classes 25`) take about 7 minutes on 2 cores:
 
-    python -m benchmarks.retrieval --prompts-only --sizes 1000000 \
+    python -m benchmarks.retrieval --prompts-only --sizes 1000000 --classes 100 \
         --section retrieval-prompts --page benchmarks/results.md
-    python -m benchmarks.retrieval --prompts-only --sizes 5000000 --classes 50 \
-        --prompts-key IVF2048,SQfp16 --section retrieval-5m --page benchmarks/results.md
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with
 texts, which form another cloud. Each size and key is built in a process of its own and searched in

@@ -19,7 +19,7 @@ from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
 
-OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.6e11, "cuda": 1e14}
+OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.3e11, "cuda": 1e14}
 """Multiplications and additions of a core by type, and of a GPU (assumed)."""
 CELL_OPERATIONS_PER_SECOND = 4e10
 """Likewise of a core, in the cells of an index. Both by `benchmarks.retrieval` with a million rows
