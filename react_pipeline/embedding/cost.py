@@ -16,7 +16,7 @@ from react_pipeline.embedding.encoder import CPU_IMAGES, Encoder
 from react_pipeline.settings import MAX_PIXELS
 
 METADATA_BYTES = 200
-"""Of a pair; assumed (115 on the demo)."""
+"""Metadata of a pair; assumed (115 on the demo)."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class EncodingCost:
 
     @classmethod
     def measured(cls, clip: Clip, precision: str) -> "EncodingCost":
-        """Those of one core for a JPEG of 256 pixels and captions of eight words, as the corpus is
-        embedded.
-        """
+        """Measure one core on a JPEG of 256 pixels and captions of eight words, as in embedding."""
         file = io.BytesIO()
         Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
         encoder = Encoder(clip, precision, long_run=True)

@@ -38,7 +38,7 @@ from react_pipeline.store import (
     Store,
     link_or_copy,
     read_manifest,
-    sha256_of,
+    verify_files,
 )
 
 LEDGER_FILE = "ledger.parquet"
@@ -111,23 +111,11 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
                 and artifact.parents.get(encoder) == made_by
             )
             if same and artifact.manifest["code_version"] == inputs.code_version:
-                for name in (GROUPS_FILE, LEDGER_FILE):
-                    _verify(artifact, name)
+                verify_files(artifact, [GROUPS_FILE, LEDGER_FILE])
                 artifacts.append(artifact)
         except (CorruptArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", path, error)
     return sorted(artifacts, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
-
-
-def _verify(artifact: Artifact, name: str) -> None:
-    path = artifact.file(name)
-    recorded = artifact.manifest["files"][name]
-    try:
-        same = path.stat().st_size == recorded["bytes"] and sha256_of(path) == recorded["sha256"]
-    except OSError as error:
-        raise CorruptArtifact(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not same:
-        raise CorruptArtifact(f"{path}: its bytes differ from the manifest")
 
 
 @dataclass
@@ -156,8 +144,7 @@ class _Source:
             files_of_group(number, count), files_of_group(group.number, groups), strict=True
         )
         files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
-        for name in files:
-            _verify(self.artifact, name)
+        verify_files(self.artifact, files)
         first, metadata = record["first_shard"], metadata_file(number, count)
         shift = group.shards.start - first
         ledger: list[LedgerRow] = []

@@ -132,7 +132,7 @@ class _Build:
         return encoder.arithmetic
 
     def run_spread(self, bar: Any) -> dict[str, str]:
-        """The same as tasks of a cluster."""
+        """Like `run`, with a task of the cluster for each group."""
         records, settings = self.records, self.config.distributor
         duplicates: dict[int, Duplicates] = {}
 

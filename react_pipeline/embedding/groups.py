@@ -143,7 +143,7 @@ class Group:
 def cut_into_groups(
     digests: Sequence[str], shards_per_group: int, longest_match: Callable[[int], int]
 ) -> list[tuple[int, int]]:
-    """First shard, and the one behind the last, of each group.
+    """Start and stop of the shards of each group.
 
     Where an earlier corpus had a group of the same shards in the same order, the cut is made as
     there, so that it can be taken over whatever was put before it; all others have
@@ -203,12 +203,11 @@ def recorded_keys(
 
 @dataclass(frozen=True)
 class Records:
-    """What is kept of each finished group while a build runs: a marker that holds its ledger and
-    vouches for its files.
+    """The markers of finished groups while a build runs; each holds a ledger and vouches for files.
 
     Attributes:
         scratch: Where the markers are.
-        locations: Of all shards, for messages.
+        locations: All shards, for messages.
     """
 
     staging: Path

@@ -30,7 +30,7 @@ class Parts:
 
     Attributes:
         names: Below the folder, in the order of rows.
-        starts: First row of each, and one behind the last row of all.
+        starts: The first row of each file, and the number of all rows.
         check: Called with the name of each file before it is read; raises if it must not be.
     """
 
@@ -94,14 +94,12 @@ def bad_rows(vectors: Vectors, tolerance: float = UNIT_TOLERANCE) -> Rows:
 
 
 def starts_of(lengths: Sequence[int]) -> Rows:
-    """The first row of each of some things that follow one another, and one behind the last row of
-    all.
-    """
+    """The first row of each of several runs of rows, and the number of all rows."""
     return np.cumsum([0, *lengths], dtype=np.int64)
 
 
 def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
-    """As of `Parts.holding`, of anything that begins at these rows and has all of `rows`."""
+    """Like `Parts.holding`, for any runs that begin at `starts` and contain `rows`."""
     if not len(rows):
         return
     order = np.argsort(rows, kind="stable")

@@ -27,10 +27,10 @@ Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
 READY_FILE = "ready.json"
-"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` (names by
+"""The file of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` (names by
 folder, in the order of rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
 GROUPS_FILE = "groups.jsonl"
-"""Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its
+"""The file of our own embeddings: one line of JSON a group, `Group.record` and which row group of the ledger is its
 own; a group without rows has no files."""
 
 
@@ -129,14 +129,14 @@ def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What an artifact says of its files; the place of ready ones may change at any time."""
+    """The files that an artifact lists; ready ones may be moved at any time."""
 
     names: dict[str, list[str]]
-    """Of files, by folder, in the order of rows."""
+    """Names of files by folder, in the order of rows."""
     starts: Rows
-    """As of `Parts`, of each folder."""
+    """Like `Parts.starts`, the same for each folder."""
     folder: str = ""
-    """Of ready files, where they lay when they were adopted."""
+    """The folder of ready files when they were adopted."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our name -> name in the files, where they differ in meaning; empty for our own files."""
     digests: dict[str, str] = field(default_factory=dict)

@@ -54,10 +54,10 @@ def exact_hits(
         queries: Unit rows (Q, D).
         k: Hits per query.
         device: Where products are computed: `cpu` or `cuda`.
-        rows: The first, and the one behind the last; None: all.
+        rows: Start and stop of the rows to search; None: all.
 
     Returns:
-        Similarities and rows (Q, k), as of `best_hits`.
+        Similarities and rows (Q, k), as from `best_hits`.
 
     Raises:
         InputError: If a vector is not finite or not of unit length.
@@ -90,7 +90,7 @@ def _unit_rows(stored: StoredVectors, first: int, block: Any, device: str) -> Te
 def nearest(
     queries: Vectors, vectors: Vectors, k: int, device: str = "cpu"
 ) -> tuple[Vectors, Rows]:
-    """As `exact_hits`, among vectors (N, D) in memory."""
+    """Like `exact_hits`, but searches vectors (N, D) in memory."""
     import torch
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
@@ -104,7 +104,7 @@ def nearest(
 
 
 def has_whole_cells(index: Any) -> bool:
-    """Whether `cell_hits` can search an index: its cells hold vectors, not what is left of them."""
+    """Whether `cell_hits` can search an index: its cells store vectors, not residuals."""
     import faiss
 
     outer = faiss.downcast_index(index)
@@ -116,7 +116,7 @@ def has_whole_cells(index: Any) -> bool:
 def cell_hits(
     index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors
 ) -> tuple[Vectors, Rows]:
-    """What searching an index that `has_whole_cells` query by query gives, cell by cell.
+    """Search an index that `has_whole_cells`: the hits of `find_rows`, computed cell by cell.
 
     Args:
         index: In main memory or mapped; its parameters are set.

@@ -49,7 +49,7 @@ def best_hits(
         blocks: Called for each pass; gives the first row of each block and its vectors (N, D),
             float32, finite and about of unit length.
         take: Gives the vectors (m, D) of rows, which are distinct and ascending.
-        precision: Of the products: `fp32`, `bf16` or `fp16`.
+        precision: The type of the products: `fp32`, `bf16` or `fp16`.
         device: Where they are computed.
 
     Returns:

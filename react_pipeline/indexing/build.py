@@ -47,7 +47,7 @@ class Built:
     recall_at_100: float = 0.0
     seconds: float = 0.0
     note: str = ""
-    """What a person should know, such as a target that was not reached."""
+    """A remark for people, such as a target that was not reached."""
 
 
 def build_indices(
@@ -164,7 +164,7 @@ def counts(
     queries: Queries,
     staging: Path,
 ) -> dict[str, Any]:
-    """What the manifest records of both sides."""
+    """The counts of the manifest, for both sides."""
     first = sides["image"]
     notes = [f"{side}: {built.note}" for side, built in sides.items() if built.note]
     return {

@@ -25,7 +25,7 @@ CELL_OPERATIONS_PER_SECOND = 4e10
 """Likewise of a core, in the cells of an index. Both by `benchmarks.retrieval` with a million rows
 and 96 of 2,048 cells on one core of an AMD EPYC with bf16 instructions."""
 SEARCH_OPERATIONS_PER_SECOND = 2e9
-"""Of comparisons one by one along a graph, per core: they wait for memory."""
+"""Rate of a core that walks a graph row by row: it waits for memory."""
 BYTES_PER_SECOND = 5e8
 RANDOM_READS_PER_SECOND = 2e5
 EXACT_IS_WORTH_SECONDS = 600
@@ -54,7 +54,7 @@ class Choice:
         return self.exact_operations if self.way == "exact" else self.index_operations
 
     def record(self, artifact: Artifact, side: Side) -> dict[str, Any]:
-        """What the manifest keeps, with the recall of the way taken."""
+        """The fields that the manifest keeps, with the recall of the chosen way."""
         recall = {
             f"recall_at_{k}": float(artifact.counts[f"recall_at_{k}"][side]) for k in (10, 100)
         }
@@ -63,7 +63,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Searched:
-    """What decides the cost of searching one side of an index.
+    """The properties that decide the cost of searching one side of an index.
 
     Attributes:
         probed: Cells that a query is compared with; 0 without cells.
@@ -82,7 +82,7 @@ class Searched:
 
     @classmethod
     def built(cls, artifact: Artifact, side: Side) -> Searched:
-        """Of a `faiss_index`, with the parameters that it is searched with."""
+        """Read them from a published `faiss_index` and its search parameters."""
         counts = artifact.counts
         text = f"{counts['key']} {counts['parameters'].get(side, '')}"
 
@@ -102,7 +102,7 @@ class Searched:
 
     @classmethod
     def planned(cls, key: Key, rows: int, width: int) -> Searched:
-        """Before it is built and tuned: with parameters as tuning usually finds them."""
+        """Estimate them before the index is built, with parameters as tuning usually finds."""
         probed, walked = -(-key.cells // 20), 128 if key.links else 0
         return cls(
             rows,
@@ -134,7 +134,7 @@ def estimate(
         queries: How many.
         k: Hits per query.
         device: `cpu` or `cuda`.
-        spreads: Whether a cluster does the work.
+        spreads: Whether a cluster runs the search.
         cores: None: those of this machine; likewise the precision.
     """
     cores, rows, width = cores or os.cpu_count() or 1, built.rows, built.width

@@ -21,9 +21,7 @@ ADDED_PER_SECOND = {
 
 
 def planned_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int) -> Key:
-    """As `choose_key` chooses on a machine of so much memory, of which `auto` leaves half; errors
-    as there.
-    """
+    """The key that `choose_key` takes with this much memory, of which `auto` uses half."""
     limit = memory_bytes // 2 if config.key == "auto" else memory_bytes
     return Key.parse(
         choose_key(config, rows, dimension, int((config.memory_gib or 0) * 2**30) or limit)[0]
@@ -31,15 +29,15 @@ def planned_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: in
 
 
 def training_seconds(rows: int, cells: int, dimension: int = 512) -> float:
-    """Of the cells of one side: every row of the sample is compared with every cell, in every
-    round.
+    """Seconds to train the cells of one side: each round compares every sampled row with every
+    cell.
     """
     sample = min(SAMPLE_POINTS_PER_CELL * cells, rows)
     return 2 * sample * cells * dimension * KMEANS_ROUNDS / KMEANS_OPERATIONS_PER_SECOND
 
 
 def adding_seconds(rows: int, key: Key) -> float:
-    """Of one side."""
+    """Seconds to add the rows of one side."""
     if key.cell_links:
         return rows / ADDED_PER_SECOND["OPQ64,IVF_HNSW32,PQ64x8"]
     if key.links:
@@ -48,7 +46,7 @@ def adding_seconds(rows: int, key: Key) -> float:
 
 
 def index_seconds(rows: int, key: Key, dimension: int = 512, queries: int = 200) -> float:
-    """Of both sides, with the exact search that recall is measured by.
+    """Seconds to build both sides, with the exact search by which recall is measured.
 
     Args:
         queries: `index.recall_queries`; as many more tune.

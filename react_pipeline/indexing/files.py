@@ -21,7 +21,7 @@ from react_pipeline.store import CorruptArtifact, rename_synced
 
 STAGE = "faiss_index"
 HITS_AT_ONCE = 1_000_000
-"""So many hits are ranked at a time: some 30 MB."""
+"""Hits that are ranked at a time: about 30 MB."""
 
 
 def read_index(path: Path, *, mapped: bool) -> Any:

@@ -138,16 +138,14 @@ def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) ->
 
 @dataclass(frozen=True)
 class AddTask:
-    """Adds rows to a copy of the trained index; of one item, the first row and the one behind the
-    last.
-    """
+    """Adds rows to a copy of the trained index; an item is the start and stop of its rows."""
 
     embeddings: Artifact
     side: Side
     trained: Path
 
     def file(self, first: int) -> Path:
-        """Where the part is that begins with a row."""
+        """The file of the part that begins with this row."""
         return self.trained.with_suffix(f".{first}.part")
 
     def __call__(self, rows: tuple[int, int]) -> None:

@@ -116,7 +116,7 @@ class Index:
         return pd.DataFrame(columns)
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """As `find_rows`, of queries that were `checked`."""
+        """Like `find_rows`, for queries that were `checked`."""
         rerank = self.rerank(side)
         return find_rows(
             self.opened(side), queries, k, rerank, self.stored_vectors(side) if rerank > 1 else None

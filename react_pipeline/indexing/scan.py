@@ -112,7 +112,7 @@ def _scan(
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Searches a part exactly; of one item, the first row and the one behind the last."""
+    """Searches a part exactly; an item is the start and stop of its rows."""
 
     embeddings: Artifact
     side: Side
@@ -121,7 +121,7 @@ class ScanTask:
     device: str
 
     def file(self, first: int) -> Path:
-        """Where the hits are of the part that begins with a row."""
+        """The file with the hits of the part that begins with this row."""
         return self.queries.with_suffix(f".{first}.npy")
 
     def __call__(self, rows: tuple[int, int]) -> None:

@@ -40,7 +40,7 @@ class StoredVectors:
     def chunks(
         self, first_row: int = 0, last_row: int | None = None, size: int = CHUNK_ROWS
     ) -> Iterator[tuple[int, Vectors]]:
-        """As `blocks`, in single precision; `last_row` None: to the end."""
+        """Like `blocks`, in single precision; without `last_row` to the end."""
         for first, block in self.blocks(
             first_row, self.rows if last_row is None else last_row, size
         ):

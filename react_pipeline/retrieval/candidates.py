@@ -34,8 +34,8 @@ class Queries:
     """All queries of a domain.
 
     Attributes:
-        prompts: Of `prompts.class_prompts`.
-        seeds: Of `seeds.read_seeds`.
+        prompts: From `prompts.class_prompts`.
+        seeds: From `seeds.read_seeds`.
         seed_vectors: (S, D).
     """
 

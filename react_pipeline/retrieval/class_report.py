@@ -76,9 +76,9 @@ def write_report(
     """Write `classes.parquet`, `similarity.png` and `report.md`.
 
     Args:
-        classes: Of `class_report`.
-        counts: Of the artifact: pairs, classes, starving, evaluation_sets.
-        sheets: Of `chosen_pairs.sheets_of`.
+        classes: From `class_report`.
+        counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
+        sheets: From `chosen_pairs.sheets_of`.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(

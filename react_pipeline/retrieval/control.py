@@ -127,7 +127,7 @@ class Draw:
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
 
     def take(self, size: int) -> pd.DataFrame:
-        """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
+        """Draw `size` pairs for `chosen_pairs.write_pairs`, or as many as there are.
 
         What must be fetched is asked for `REFILL_ROUNDS` times more at most, in place of images
         that are not available.

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationImages:
-    """What must not be trained on.
+    """The images that must not be trained on.
 
     Attributes:
-        sha256: Of all images.
+        sha256: Digests of all images.
         vectors: Unit vectors of those that are compared, too, by the encoder that retrieves,
             float32 (M, D).
         near: Cosine from which a corpus image counts as one of these.
@@ -77,7 +77,7 @@ class EvaluationImages:
         rows: NDArray[np.int64],
         distributor: DistributorConfig | None = None,
     ) -> NDArray[np.float32]:
-        """As `similarity`, (N,), of the images of corpus rows; their vectors are read in parts."""
+        """Like `similarity`, for the images of corpus rows, whose vectors are read in parts."""
         if not len(self.vectors):
             return np.full(len(rows), np.nan, np.float32)
         return values_of_rows(

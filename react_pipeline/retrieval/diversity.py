@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 _POOL = 4
-"""So many times the cap are looked at, the best of a class."""
+"""The best candidates of a class that are considered, as a multiple of the cap."""
 
 
 def diverse_order(

@@ -33,7 +33,7 @@ REFILL_ROUNDS = 3
 
 
 class Examination:
-    """What is known of rows so far.
+    """The facts about rows that rounds have found so far.
 
     Attributes:
         sha256: Digest of each fetched image, by row.
@@ -83,7 +83,7 @@ class Examination:
             self._fill_in(candidates)
 
     def counts(self) -> dict[str, Any]:
-        """What is worth recording: rounds of fetching, and why images were not available."""
+        """The counts of the manifest: rounds of fetching, and why images were not available."""
         if not self.rounds:
             return {}
         return {

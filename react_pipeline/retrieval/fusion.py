@@ -44,7 +44,7 @@ def apply_filter(
     dropped.
 
     Args:
-        candidates: Of `best_hits`.
+        candidates: From `best_hits`.
         likeness: Cosine of each candidate's image with its class, (N,).
         settings: Gives the floor.
 

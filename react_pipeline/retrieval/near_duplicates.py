@@ -26,8 +26,8 @@ CHUNK_ROWS = 8_192
 """Taken rows that a block is compared with at a time: 32 MiB of cosines."""
 
 LAG_ROWS = 512
-"""So many rows may be taken before a block is compared with them as a whole; with fewer each of its
-rows is alone.
+"""Rows that may be taken before a block is compared with them as a whole; until then each of its rows
+is compared alone.
 """
 
 
@@ -94,7 +94,7 @@ class NearDuplicates:
         self._count += 1
 
     def _compare(self, block: _Block) -> None:
-        """Compare what is not near yet in a block with the rows that were taken since."""
+        """Compare a block's rows, unless they are near already, with the rows taken since."""
         for start in range(block.compared, self._count, CHUNK_ROWS):
             others = np.flatnonzero(~block.is_near)
             taken = self._taken[start : min(start + CHUNK_ROWS, self._count)]

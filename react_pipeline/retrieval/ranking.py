@@ -142,8 +142,8 @@ def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Serie
 def _reasons_of_rows(
     best: pd.DataFrame, evaluation: EvaluationImages, settings: RetrievalConfig, failed: Set[int]
 ) -> NDArray[np.int8]:
-    """What is wrong with each row whatever else is chosen, as a position in `_OUTCOMES`; 0 if
-    nothing.
+    """The reason to drop each row regardless of the other choices, as a position in `_OUTCOMES`; 0:
+    none.
     """
     reasons = np.zeros(len(best), np.int8)
 
@@ -161,8 +161,8 @@ def _reasons_of_rows(
 
 
 def _in_turns(first: pd.DataFrame, as_good: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that several classes want equally, as classes of one name do, every other one is for
-    the last of them.
+    """Give every other row that several classes want equally, such as classes of one name, to the
+    last of them.
     """
     every_other = pd.factorize(as_good["row"])[0] % 2 == 1
     others = as_good[every_other & as_good["row"].isin(first["row"])].drop_duplicates(
@@ -211,7 +211,7 @@ class _Queue:
 
 @dataclass
 class _Choice:
-    """What is taken so far, and why other rows are not."""
+    """The rows taken so far, and the reasons against the others."""
 
     cap: int
     twins: dict[int, list[Hashable]]

@@ -23,7 +23,7 @@ the second.
 STROKE_PIXELS = 9
 """Widest stroke that counts as thin."""
 MIN_CONTRAST = 48
-"""Of a stroke against its surroundings, of 255."""
+"""Difference between a stroke and its surroundings, of 255 grey levels."""
 MIN_GLYPHS = 6
 MAX_TONE_DIFFERENCE = 40
 """Between the mean greys of neighbouring glyphs, of 255: print has one colour."""

@@ -19,7 +19,7 @@ from react_pipeline.store import Artifact
 _CHUNK_ROWS, _TASK_ROWS = 8_192, 1_000_000
 
 Compute = Callable[[Vectors, NDArray[Any]], Vectors]
-"""Of vectors (n, D) and what is known beside of each row (n,): the numbers (n,)."""
+"""Maps vectors (n, D) and per-row side data (n,) to one value per row (n,)."""
 
 
 def values_of_rows(
@@ -32,10 +32,10 @@ def values_of_rows(
     """The number of each row (N,).
 
     Args:
-        embeddings: Of the corpus.
+        embeddings: The vectors of the corpus.
         rows: Their numbers (N,), in any order, also repeated.
         compute: Computes the numbers of some rows.
-        beside: What it is given for each row (N,).
+        beside: Per-row side data (N,) for `compute`; None: the row numbers.
         distributor: Where it runs; None: here.
     """
     # In the order of the corpus, so that a chunk reads neighbouring pages of the vectors.

@@ -30,7 +30,7 @@ def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> dict[str, str]
     none is near.
 
     Args:
-        names: Of `count_names`.
+        names: From `count_names`.
 
     Returns:
         None if the corpus has no captions.
@@ -81,9 +81,7 @@ def _caption_words(embeddings: Artifact) -> pa.Array:
 
 
 def _near_words(words: pa.Array, word: str) -> set[str]:
-    """Those of the words that may be near: most slips of the pen leave the first letter or the last
-    two as they were.
-    """
+    """The words that may be near: most typing errors keep the first letter or the last two."""
     alike = pc.or_(pc.starts_with(words, word[0]), pc.ends_with(words, word[-2:]))
     difference = pc.abs(pc.subtract(pc.utf8_length(words), len(word)))
     return set(words.filter(pc.and_(alike, pc.less_equal(difference, _LENGTHS))).to_pylist())

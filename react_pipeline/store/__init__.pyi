@@ -6,6 +6,7 @@ from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
 from .artifacts import link_file as link_file
 from .artifacts import read_manifest as read_manifest
+from .artifacts import verify_files as verify_files
 from .attempts import scratch_of as scratch_of
 from .durable import CACHE as CACHE
 from .durable import append as append

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +71,7 @@ class Artifact:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What the step counted or measured while it built the artifact."""
+        """The counts and measurements of the build."""
         return dict(self.manifest["counts"])
 
     @property
@@ -168,24 +168,39 @@ def verify(artifact: Artifact, *, anew: bool = False) -> None:
     Raises:
         CorruptArtifact: Naming the file that is missing or differs.
     """
-    try:
+    with _damage_named(artifact):
         stamp = _stamp(artifact)
-        if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
-            return
-        for name, recorded in artifact.manifest["files"].items():
-            path = artifact.path / name
+    if anew or stamp not in (_verified.get(artifact.path), _remembered(artifact)):
+        verify_files(artifact, artifact.manifest["files"])
+        _remember(artifact, stamp)
+
+
+def verify_files(artifact: Artifact, names: Iterable[str]) -> None:
+    """Read some files of an artifact, and compare them with the manifest.
+
+    Raises:
+        CorruptArtifact: Naming the file that is missing or differs.
+    """
+    with _damage_named(artifact):
+        for name in names:
+            path, recorded = artifact.file(name), artifact.manifest["files"][name]
             if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
                 raise CorruptArtifact(
                     f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, "
-                    "recorded "
-                    f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
+                    f"recorded {recorded['bytes']:,}); rematerialize `{artifact.stage}` for "
+                    f"{artifact.key!r}"
                 )
+
+
+@contextlib.contextmanager
+def _damage_named(artifact: Artifact) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:  # missing, or a disk that cannot read it
         raise CorruptArtifact(
             f"{error.filename or artifact.path}: {error.strerror or error}; rematerialize "
             f"`{artifact.stage}` for {artifact.key!r}"
         ) from error
-    _remember(artifact, stamp)
 
 
 def remember_verified(artifact: Artifact) -> None:

@@ -62,12 +62,12 @@ class Attempt:
 
     @property
     def staging(self) -> Path:
-        """What the attempt writes."""
+        """The folder that the attempt writes."""
         return self.root / f"{self.slug}.{self.name}"
 
     @property
     def scratch(self) -> Path:
-        """What it resumes from."""
+        """The folder that it resumes from."""
         return scratch_of(self.staging)
 
     @property
@@ -175,7 +175,7 @@ def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
 
 
 def scratch_of(staging: Path) -> Path:
-    """Where the build that writes `staging` keeps what it resumes from after a kill.
+    """The folder in which the build of `staging` keeps what it resumes from after a kill.
 
     It is not part of the artifact and stays until that is published, so that a kill while files are
     hashed and synced costs no more than one at any other time.

@@ -83,9 +83,7 @@ def seal(
 
 
 def sealed(marker: Path, folder: Path | None = None) -> Any:
-    """What `seal` kept, as long as the marker and every one of its files are as they were written;
-    None if not.
-    """
+    """The value that `seal` kept, or None if the marker or one of its files has changed since."""
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
         whole = content.pop("digest") == _digest(content) and all(

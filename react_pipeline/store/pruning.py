@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETENTION_SECONDS = 3600.0
-"""What was current so recently is kept: a step may have looked it up and not yet begun to build on
-it.
+"""Artifacts that were current so recently are kept: a step may have looked one up and not yet begun
+to build on it.
 """
 
 

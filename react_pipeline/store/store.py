@@ -82,12 +82,12 @@ class Store:
                 )
 
     def directory(self, stage: str, key: str) -> Path:
-        """Where the artifacts of one stage and key are."""
+        """The folder with the artifacts of one stage and key."""
         return self.root / stage / key
 
     @property
     def staging(self) -> Path:
-        """Where attempts write."""
+        """The folder in which attempts write."""
         return self.root / ".staging"
 
     def build(
