@@ -1,0 +1,79 @@
+"""A kind of corpus, a method and a stage from a package of their own.
+
+`pip install --no-deps ./examples/my_extension` next to react_pipeline is all: Dagster, the command
+line, MLflow and `status` know the three.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from react_pipeline.corpus import ShardedCorpus, publish_pairs
+from react_pipeline.extension import Extension
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, find_files
+from react_pipeline.settings import LocalNames
+from react_pipeline.stage import Stage
+from react_pipeline.store import Artifact, sha256_of
+from react_pipeline.training import HeadMethod
+
+
+class NamedPhotos(ShardedCorpus):
+    """A corpus of photos whose file names are their captions."""
+
+    kind: Literal["named-photos"] = "named-photos"
+    photos: LocalNames
+    file_fields: ClassVar[tuple[str, ...]] = ("photos",)
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    def sources(self) -> list[Path]:
+        return find_files(self.photos, (".jpg", ".png"), "corpus.photos")
+
+    def publish(self, project: Project) -> Artifact:
+        files = self.sources()
+        content = [[path.name, sha256_of(path)] for path in files]
+        pairs = ((path.stem, path.read_bytes(), path.stem.encode(), {}) for path in files)
+        return publish_pairs(project, content, pairs)
+
+
+class ClassMeans(HeadMethod):
+    """A head without training: the mean image of each class's pairs."""
+
+    name = "class-means"
+    about = "the mean vector of the pairs of each class"
+
+    def fit(self, samples, training, log):
+        means = samples.zero_shot.clone()  # (D, C); a class without pairs keeps its text
+        for class_id in samples.class_ids.unique().tolist():
+            means[:, class_id] = samples.images[samples.class_ids == class_id].mean(dim=0)
+        return means / means.norm(dim=0), {"classes": means.shape[1]}
+
+
+def count_captions(project: Project, slug: str) -> Artifact:
+    """The step: one function that publishes one artifact."""
+    import pandas as pd
+
+    inputs = resolve(project, "caption_count", slug)
+
+    def write(folder: Path) -> dict[str, int]:
+        pairs = pd.read_parquet(inputs.parents["retrieved_set"].file("pairs.parquet"))
+        (folder / "captions.txt").write_text("\n".join(sorted(pairs["caption"].unique())))
+        return {"captions": int(pairs["caption"].nunique())}
+
+    return project.store.build(inputs, write)
+
+
+class MyExtension(Extension):
+    """What this package adds."""
+
+    def corpus_kinds(self):
+        return (NamedPhotos,)
+
+    def methods(self):
+        return (ClassMeans(),)
+
+    def stages(self):
+        about = "how many different captions the pairs of a domain have"
+        parents = ("retrieved_set",)
+        return (Stage("caption_count", about, "domain", step=count_captions, parents=parents),)

@@ -1,0 +1,81 @@
+"""The example package: installed, it is seen by Dagster, the command line, MLflow and `status`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support_drawings import COLOURS, SHAPES, draw, encode
+from support_rooms import LIBRARY
+
+from react_pipeline.project.project import Project
+
+EXAMPLE = LIBRARY.parent / "examples" / "my_extension"
+LOOK = """
+import dagster as dg
+from react_pipeline.assets.definitions import defs
+from react_pipeline.project import Project
+from react_pipeline.tracking import Tracking
+
+graph = defs.resolve_asset_graph()
+node = graph.get(dg.AssetKey("caption_count"))
+print("asset", node.description, sorted(key.path[-1] for key in node.parent_keys))
+methods = graph.get(dg.AssetKey("customized_checkpoint")).partitions_def
+print("partitions", [d.partitions_def for d in methods.partitions_defs if d.name == "method"])
+project = Project.load()
+logged = Tracking.of(project).logged(project)
+for stage, key in (("caption_count", "shapes"), ("customized_checkpoint", "shapes/class-means")):
+    artifact = project.store.current(stage, key)
+    print("logged", stage, artifact.fingerprint in logged, dict(artifact.counts).get("captions"))
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine that has the example package installed."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    shutil.copytree(EXAMPLE, source)
+    install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(source)], check=True)
+    path = os.pathsep.join([str(site), str(LIBRARY.parent)])
+    home = tmp_path / "home"
+    home.mkdir()
+    return {**os.environ, "PYTHONPATH": path, "DAGSTER_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_example_is_used_from_the_corpus_to_mlflow(
+    tiny_project: Project, environment: dict[str, str], tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for shape in SHAPES:
+        for colour in COLOURS:
+            for seed in range(2):
+                name = f"a {colour} {shape} {seed}.png"
+                (photos / name).write_bytes(encode(draw(shape, colour, seed)))
+    fields: dict[str, Any] = yaml.safe_load(tiny_project.path.read_text())
+    fields["corpus"] = {"kind": "named-photos", "photos": [f"{photos}/*.png"]}
+    fields["methods"] = ["base", "class-means"]
+    tiny_project.path.write_text(yaml.safe_dump(fields))
+
+    def call(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        folder = tiny_project.path.parent
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command_line = ("-m", "react_pipeline")
+    call(*command_line, "materialize", "--domain", "shapes")
+    assert "caption_count" in call(*command_line, "status")
+    seen = call("-c", LOOK)
+    assert "asset how many different captions" in seen and "['retrieved_set']" in seen
+    assert "class-means-control" not in seen and "class-means" in seen
+    assert "logged caption_count True" in seen
+    assert "logged customized_checkpoint True" in seen
