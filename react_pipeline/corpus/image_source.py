@@ -16,7 +16,7 @@ from react_pipeline.corpus.downloads import LEDGER_COLUMNS, LOCAL, download_imag
 from react_pipeline.corpus.kinds.table_columns import TableColumns
 from react_pipeline.corpus.shards import Member, ShardLocation, open_shard, read_member
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import CorpusError, remove_scratch
+from react_pipeline.store import CorpusError
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
@@ -66,11 +66,6 @@ class ImageSource(ABC):
 
         Raises:
             CorpusError: If the corpus is not what it was.
-        """
-
-    def discard(self) -> None:  # noqa: B027 - nothing is kept where images are in tars
-        """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is
-        published.
         """
 
 
@@ -149,7 +144,3 @@ class UrlSource(ImageSource):
         described = wanted.drop(columns="image_sha256", errors="ignore").merge(digests, on="row")
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):
             yield pair, got.read(int(pair.row))
-
-    def discard(self) -> None:
-        """Remove the scratch directory; a later `fetch` would fetch again."""
-        remove_scratch(self.directory)

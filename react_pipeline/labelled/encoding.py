@@ -98,7 +98,6 @@ def encode(
     batch_size: int,
     workers: int,
     title: str = "images",
-    unprojected: tuple[Path, Tensor] | None = None,
 ) -> tuple[NDArray[np.uint8], int]:
     """Write the features of images 0 to N - 1 as the image tower gives them, not normalised:
     float32 (N, D), `.npy`.
@@ -107,9 +106,6 @@ def encode(
 
     Args:
         workers: Processes that read and preprocess ahead; 0: this one.
-        unprojected: A second path, and the projection (W, D) that `finetune.take_projection` took
-            out of the tower. The features before it, (N, W), go there in the same pass; the others
-            are the same to the last digit.
 
     Returns:
         SHA-256 of each file, uint8 (N, 32), and how many were truncated.
@@ -119,11 +115,8 @@ def encode(
         CorruptArtifact: If a feature is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    widths = {path: clip.dimension} | ({unprojected[0]: len(unprojected[1])} if unprojected else {})
-    arrays = {
-        target: np.lib.format.open_memmap(_partial(target), "w+", np.float32, (count, width))
-        for target, width in widths.items()
-    }
+    partial = path.with_name(path.name + ".partial")
+    array = np.lib.format.open_memmap(partial, "w+", np.float32, (count, clip.dimension))
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
@@ -141,26 +134,18 @@ def encode(
             digests += [sha256 for sha256, _ in about]
             truncated += sum(cut for _, cut in about)
             with torch.inference_mode():
-                given = clip.model.encode_image(pixels.to(clip.device))
-                batches = [given @ unprojected[1], given] if unprojected else [given]
-            for array, values in zip(arrays.values(), batches, strict=True):
-                batch = values.float().cpu().numpy()
-                if not np.isfinite(batch).all():
-                    raise CorruptArtifact(
-                        f"{images.name(start)}: the model gives features that are not finite; "
-                        "rematerialize its checkpoint"
-                    )
-                array[start : start + len(batch)] = batch
+                batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
+            if not np.isfinite(batch).all():
+                raise CorruptArtifact(
+                    f"{images.name(start)}: the model gives features that are not finite; "
+                    "rematerialize its checkpoint"
+                )
+            array[start : start + len(batch)] = batch
             start += len(pixels)
             bar.update(len(pixels))
-    for target, array in arrays.items():
-        array.flush()
-        _partial(target).replace(target)
+    array.flush()
+    partial.replace(path)
     return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
 
 
 def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:

@@ -115,8 +115,7 @@ def train_head(
     head = join(zero_shot, trained, fraction)
     save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
     about = _about(domain, samples, labels.source, fraction, scores)
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    _write(directory / HEAD_ABOUT_FILE, about)
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
@@ -132,6 +131,11 @@ def train_head(
         "seconds": round(time.monotonic() - began, 3),
         **counts,
     }
+
+
+def _write(path: Path, about: dict[str, Any]) -> None:
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def _split(

@@ -145,8 +145,6 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     for path in sorted((tmp_path / "again").iterdir()):
         assert path.read_bytes() == (artifact.path / "shards" / path.name).read_bytes()
 
-    source.discard()
-    assert not (tmp_path / "fetched").exists()
 
 
 def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_ledger(

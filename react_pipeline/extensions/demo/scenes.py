@@ -7,6 +7,7 @@ sizes, and overlaps come from a seed; boxes and masks from what is visible.
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,36 +57,19 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
     for folder in ("images", "labels"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     for number in range(scenes):
-        canvas = Image.new("RGB", (SIDE, SIDE), "white")
-        owners = np.zeros((SIDE, SIDE), np.uint8)
+        objects = chance.sample(drawings, chance.randint(*OBJECTS))
+        scene, owners, areas = _drawn(chance, [path for path, _ in objects])
         labels = np.zeros((SIDE, SIDE), np.uint8)
-        chosen = chance.sample(drawings, chance.randint(*OBJECTS))
-        areas = []
-        for place, (path, _) in enumerate(chosen, start=1):
-            left, top, side = _place(chance, owners)
-            drawing = with_alpha(path, side)
-            canvas.paste(drawing, (left, top), drawing)
-            solid = np.asarray(drawing)[..., 3] > SOLID
-            owners[top : top + side, left : left + side][solid] = place
-            areas.append(int(solid.sum()))
-        for place, (_, label) in enumerate(chosen, start=1):
+        for place, (_, label) in enumerate(objects, start=1):
             visible = owners == place
             if visible.sum() < max(MIN_VISIBLE * areas[place - 1], 1):
                 labels[visible] = IGNORED
                 continue
             labels[visible] = category = classes.index(label) + 1
-            rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
-            left, top = int(columns[0]), int(rows[0])
-            about = {
-                "id": len(boxes) + 1,
-                "image_id": number,
-                "category_id": category,
-                "iscrowd": 0,
-            }
-            bbox = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
-            boxes.append({**about, "bbox": bbox, "area": int(visible.sum())})
+            box = _box(visible)
+            boxes.append({"id": len(boxes) + 1, "image_id": number, "category_id": category, **box})
         file_name = f"{number:04d}.png"
-        canvas.save(directory / "images" / file_name)
+        scene.save(directory / "images" / file_name)
         Image.fromarray(labels).save(directory / "labels" / file_name)
         images.append({"id": number, "file_name": file_name, "width": SIDE, "height": SIDE})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
@@ -95,6 +79,31 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
         "\n".join(["background", *classes]) + "\n", encoding="utf-8"
     )
     return len(boxes)
+
+
+def _drawn(
+    chance: random.Random, paths: Sequence[Path]
+) -> tuple[Image.Image, NDArray[np.uint8], list[int]]:
+    """A scene of drawings, the place of the topmost one of each pixel from 1, and their areas."""
+    canvas = Image.new("RGB", (SIDE, SIDE), "white")
+    owners = np.zeros((SIDE, SIDE), np.uint8)
+    areas = []
+    for place, path in enumerate(paths, start=1):
+        left, top, side = _place(chance, owners)
+        drawing = with_alpha(path, side)
+        canvas.paste(drawing, (left, top), drawing)
+        solid = np.asarray(drawing)[..., 3] > SOLID
+        owners[top : top + side, left : left + side][solid] = place
+        areas.append(int(solid.sum()))
+    return canvas, owners, areas
+
+
+def _box(visible: NDArray[np.bool_]) -> dict[str, Any]:
+    """The smallest box around an object, and its area, as COCO writes them."""
+    rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
+    left, top = int(columns[0]), int(rows[0])
+    bbox = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+    return {"iscrowd": 0, "bbox": bbox, "area": int(visible.sum())}
 
 
 def _place(chance: random.Random, owners: NDArray[np.uint8]) -> tuple[int, int, int]:

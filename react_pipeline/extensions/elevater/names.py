@@ -66,15 +66,7 @@ def join_names(
             f"{where}: taken in the order of ELEVATER's own list, as {root / OVERRIDES} says",
         )
     known = _ids_by_name(entry, {} if isinstance(own, str) else own, root)
-    ids, problems = [], []
-    for name in found:
-        candidates = known.get(normal(name))
-        if candidates is None:
-            problems.append(f"{name!r}: no class of {entry.name} has this name")
-        elif not candidates:
-            problems.append(f"{name!r}: names a class that another name already names")
-        else:
-            ids.append(candidates.pop(0))
+    ids, problems = _joined(entry, found, known)
     if len(found) != entry.num_classes:
         problems.insert(0, f"{len(found)} classes, {entry.name} has {entry.num_classes}")
     elif problems and list(found) == [str(number) for number in range(entry.num_classes)]:
@@ -89,6 +81,22 @@ def join_names(
             _refusal(entry, where, root, problems, unused) + (hint if in_elevaters_order else "")
         )
     return np.array(ids, np.int64), ()
+
+
+def _joined(
+    entry: Dataset, names: Sequence[str], known: dict[str, list[int]]
+) -> tuple[list[int], list[str]]:
+    """The class ids of names, and what is wrong with the others."""
+    ids, problems = [], []
+    for name in names:
+        candidates = known.get(normal(name))
+        if candidates is None:
+            problems.append(f"{name!r}: no class of {entry.name} has this name")
+        elif not candidates:
+            problems.append(f"{name!r}: names a class that another name already names")
+        else:
+            ids.append(candidates.pop(0))
+    return ids, problems
 
 
 def _refusal(
