@@ -123,7 +123,8 @@ def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.
                 for row in of_domain
                 if row.outside and row.outside(pipeline, slug) != outside.Files()
             ]
-            assets, tags = [dg.AssetKey(row.name) for row in reading], {**tags, DOMAIN_TAG: slug}
+            assets = [dg.AssetKey(row.name) for row in reading]
+            tags = {**tags, DOMAIN_TAG: slug}
             if assets:
                 yield dg.RunRequest(
                     f"{when} {slug}", asset_selection=assets, partition_key=slug, tags=tags
@@ -192,7 +193,8 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
 
 def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckResult]:
     """The status of each watched asset."""
-    look, slugs = Manifests.of(project), sorted(instance.get_dynamic_partitions(DOMAINS))
+    look = Manifests.of(project)
+    slugs = sorted(instance.get_dynamic_partitions(DOMAINS))
     held = {
         task.place: f"; held back by the policy: {task.reason}" for task in survey(look, slugs).held
     }

@@ -60,7 +60,8 @@ def index_holds_every_row(project: ProjectParam) -> dg.AssetCheckResult:
 def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
     """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
     pipeline = project.load()
-    counts, config = pipeline.store.current("faiss_index", ALL).counts, pipeline.config.index
+    counts = pipeline.store.current("faiss_index", ALL).counts
+    config = pipeline.config.index
     measured = {10: counts["recall_at_10"], 100: counts["recall_at_100"]}
     wanted = {10: config.min_recall, 100: config.min_recall_100}
     found = {
@@ -84,12 +85,12 @@ def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
 @check("retrieved_set", blocking=True)
 def classes_have_pairs(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
-    pipeline, slug = project.load(), key_of(context)
-    counts, settings = (
-        pipeline.store.current("retrieved_set", slug).counts,
-        pipeline.retrieval(slug),
-    )
-    starving, fraction = counts["starving"], counts["starving_fraction"]
+    pipeline = project.load()
+    slug = key_of(context)
+    counts = pipeline.store.current("retrieved_set", slug).counts
+    settings = pipeline.retrieval(slug)
+    starving = counts["starving"]
+    fraction = counts["starving_fraction"]
     return dg.AssetCheckResult(
         passed=fraction <= settings.max_starving_fraction,
         metadata={"starving": len(starving), "starving_fraction": fraction},
@@ -149,7 +150,8 @@ def training_starts_at_the_base(
     key = key_of(context)
     artifact = project.load().store.current("customized_checkpoint", key)
     method = METHODS[key.partition("/")[2]]
-    difference, allowed = artifact.counts["step0_max_difference"], method.step0_tolerance
+    difference = artifact.counts["step0_max_difference"]
+    allowed = method.step0_tolerance
     what = "features" if method.has_model else "class vectors"
     return dg.AssetCheckResult(
         passed=difference <= allowed,
@@ -162,7 +164,8 @@ def training_starts_at_the_base(
 @check("domain_results")
 def accuracy_is_at_least_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
-    pipeline, key = project.load(), key_of(context)
+    pipeline = project.load()
+    key = key_of(context)
     base = fresh_or_none(pipeline, "domain_results", method_key(key.split("/")[0], "base"))
     top1 = pipeline.store.current("domain_results", key).counts.get("top1")
     reference = None if base is None else base.counts.get("top1")
@@ -194,7 +197,8 @@ def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
     """Whether captions name every class, by the counts of a retrieved set."""
     if "unnamed" not in counts:
         return unmeasured("the corpus has no captions, or they were not searched")
-    unnamed, near = counts["unnamed"], counts["near_names"]
+    unnamed = counts["unnamed"]
+    near = counts["near_names"]
     return dg.AssetCheckResult(
         passed=not unnamed,
         severity=dg.AssetCheckSeverity.WARN,
@@ -205,7 +209,8 @@ def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
 
 def count_bad_vectors(path: Path) -> int:
     """How many rows are not finite or not of length 1."""
-    vectors, bad = np.load(path, mmap_mode="r", allow_pickle=False), 0
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    bad = 0
     for start in range(0, len(vectors), CHUNK_ROWS):
         bad += len(bad_rows(vectors[start : start + CHUNK_ROWS].astype(np.float32)))
     return bad
@@ -219,10 +224,8 @@ def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
     compared again.
     """
     leaks = leaked_images(pipeline, stage, slug)
-    leaked, pairs = (
-        leaks.same + leaks.near + leaks.subject,
-        pipeline.store.current(stage, slug).counts["pairs"],
-    )
+    leaked = leaks.same + leaks.near + leaks.subject
+    pairs = pipeline.store.current(stage, slug).counts["pairs"]
     return dg.AssetCheckResult(
         passed=leaked == 0,
         metadata={

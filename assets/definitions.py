@@ -36,15 +36,15 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     resources = {"project": ProjectResource(), **resource_overrides}
     try:
         config = resources["project"].load().config
-        configured, settings, left_out = config.methods, config.automation, left_out_groups(config)
+        configured = config.methods
+        settings = config.automation
+        left_out = left_out_groups(config)
         two_encoders = config.two_encoders
     except ReactError:  # nothing is automatic then, and no asset or partition disappears
-        configured, settings, left_out, two_encoders = (
-            METHODS,
-            AutomationConfig(schedule=None),
-            set(),
-            True,
-        )
+        configured = METHODS
+        settings = AutomationConfig(schedule=None)
+        left_out = set()
+        two_encoders = True
     wanted = [method for method in METHODS if method in {*configured, *methods}]
     rows = [
         row

@@ -111,7 +111,8 @@ def materialize(
     for problem in problems:
         logger.warning("left out: %s", problem)
     _require_encoders(project, places)
-    summary, started = Summary(), time.monotonic()
+    summary = Summary()
+    started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
         _register(instance, project, shown)
@@ -207,10 +208,12 @@ def plan(
     for method in methods:
         method_key("any", method)
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
-    slugs, order = list(domains), list(METHODS)
+    slugs = list(domains)
+    order = list(METHODS)
 
     def turn(place: Place) -> tuple[int, bool, int]:
-        row, (slug, _, method) = STAGES[place[0]], place[1].partition("/")
+        row = STAGES[place[0]]
+        (slug, _, method) = place[1].partition("/")
         domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
         return domain, bool(row.gathers), order.index(method) if method else -1
 
@@ -287,7 +290,8 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
     """What failed of all that an artifact is made from; of results that are gathered, one is
     enough.
     """
-    row, key = STAGES[place[0]], place[1]
+    row = STAGES[place[0]]
+    key = place[1]
     for parent in failed.intersection(row.parents_of(key, project.config.two_encoders).items()):
         return named(parent)
     for gathered in row.gathers:

@@ -125,7 +125,8 @@ def _accuracy_bars(artifact: Artifact) -> str:
     classes = classes.sort_values("accuracy", ascending=False, kind="stable")
     if classes.empty:
         return ""
-    shown, title = classes, f"{len(classes)} classes"
+    shown = classes
+    title = f"{len(classes)} classes"
     if len(classes) > MAX_BARS:
         shown = pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)])
         title = f"{MAX_BARS} of {len(classes)} classes: the highest and the lowest"

@@ -29,7 +29,8 @@ def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     A person's choice made there is taken over.
     """
     with readable_failures():
-        pipeline, slug = project.load(), key_of(context)
+        pipeline = project.load()
+        slug = key_of(context)
         edit = Tracking.of(pipeline).hand_edit(pipeline, slug)
         return publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
 
@@ -57,7 +58,11 @@ def doubt_of(pipeline: Project, slug: str) -> str:
     if verdict.decision == "incomparable":
         return verdict.reason
     base = fresh_or_none(pipeline, "domain_results", method_key(slug, "base"))
-    reference, top1 = (base.counts.get("top1") if base else None), verdict.champion.top1
+    reference = base.counts.get("top1") if base else None
+    top1 = verdict.champion.top1
     if reference is not None and top1 is not None and reference > top1:
-        return f"the base has {100 * (reference - top1):.1f} points more than {verdict.champion.method}, the champion"
+        return (
+            f"the base has {100 * (reference - top1):.1f} points more than "
+            f"{verdict.champion.method}, the champion"
+        )
     return ""

@@ -61,9 +61,11 @@ def publish(
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
     """
-    stage, key = STAGES[context.asset_key.path[-1]], key_of(context)
+    stage = STAGES[context.asset_key.path[-1]]
+    key = key_of(context)
     with readable_failures():
-        started, pipeline = time.monotonic(), project.load()
+        started = time.monotonic()
+        pipeline = project.load()
         name = stage.name if stage.scope == "all" else f"{stage.name} {key}"
         artifact = _fresh(pipeline, stage, key)
         if artifact is None:

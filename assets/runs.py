@@ -56,7 +56,8 @@ _UNFINISHED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
 
 def newest_run(instance: dg.DagsterInstance, place: Place) -> dg.DagsterRun | None:
     """The last run that was to build an artifact, no matter who started it."""
-    asset, partition = dg.AssetKey(place[0]), name_of(place[1])
+    asset = dg.AssetKey(place[0])
+    partition = name_of(place[1])
     planned = instance.event_log_storage.get_latest_planned_materialization_info(asset, partition)
     return instance.get_run_by_id(planned.run_id) if planned else None
 
@@ -100,7 +101,8 @@ def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> En
     )
     if failed is None:
         return Ending(f"{name} failed: it ended before its work was done")
-    reason, error = reason_of(failed), failed.step_failure_data.error
+    reason = reason_of(failed)
+    error = failed.step_failure_data.error
     is_transient = failed.step_key != step or (
         error is not None and error.cls_name == OUT_OF_RETRIES
     )
@@ -144,7 +146,8 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
     `tags_of`.
     """
     reap_abandoned(instance)
-    name, ended = f"{platform.node()} {uuid.uuid4().hex}", threading.Event()
+    name = f"{platform.node()} {uuid.uuid4().hex}"
+    ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):

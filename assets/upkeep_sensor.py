@@ -109,7 +109,8 @@ class Tick:
         """Judge what is due, then again without what failed, since others need not wait for it."""
         before = -1
         while before != len(self.failed):
-            before, self.found = len(self.failed), survey(self.project, slugs, self.failed)
+            before = len(self.failed)
+            self.found = survey(self.project, slugs, self.failed)
             for task in self.found.tasks:
                 self._ask_once(task)
 
@@ -183,7 +184,8 @@ class Tick:
         for place in (
             STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items()
         ):
-            keys, partition = blocking_checks(place[0]), name_of(place[1])
+            keys = blocking_checks(place[0])
+            partition = name_of(place[1])
             if keys and is_under_way(self.instance, newest_run(self.instance, place)):
                 return False  # it may evaluate them now
             partitions = [partition] if partition else None

@@ -153,7 +153,10 @@ def search_table(rows: int = CORPORA["LAION-400M"]) -> str:
             )
             seconds = (sums.exact_seconds, sums.index_seconds)
             lines.append([name, precision, *(f"{value / 3_600:,.2f}" for value in seconds)])
-    head = f"{PROMPTS:,} prompts (1,000 names x 80 templates), 10 hits each, against one side of LAION-400M, in hours, "
+    head = (
+        f"{PROMPTS:,} prompts (1,000 names x 80 templates), 10 hits each, against one side of "
+        "LAION-400M, in hours, "
+    )
     head += "of which 0.23 read the vectors at 0.5 GB/s:"
     columns = ["machine", "type", "exact", "cell by cell"]
     return f"{head}\n\n{markdown_table(columns, lines)}".rstrip()

@@ -172,7 +172,10 @@ def to_markdown(table: pd.DataFrame, size_bytes: int, tars: int) -> str:
         "ratio of time",
         "of bytes",
     ]
-    of = f"{tars} tars of {PAIRS:,} pairs, {size_bytes / MIB:,.0f} MiB, dropped from the page cache each time."
+    of = (
+        f"{tars} tars of {PAIRS:,} pairs, {size_bytes / MIB:,.0f} MiB, dropped from the page "
+        "cache each time."
+    )
     return f"{markdown_table(columns, rows)}\n{of}"
 
 

@@ -4,8 +4,8 @@ reported.
 Run `.venv/bin/python -m benchmarks.customize` from the repository's root: `--quick` only to see
 that it works, `--page benchmarks/results.md` to write the tables into that page. Both train the
 same model, shaped like ViT-B/32 with random weights and six gated blocks, on the same batch with
-the same threads. The steps of all variants are taken in turns, so that what else the machine does hits
-all of them alike. Batches are ready in memory: reading, decoding and augmenting images is not
+the same threads. The steps of all variants are taken in turns, so that what else the machine does
+hits all of them alike. Batches are ready in memory: reading, decoding and augmenting images is not
 measured, and kept vectors and tokens are made before the clock starts.
 
 The steps themselves are in `benchmarks.published`, counting and timing in `benchmarks.operations`.
@@ -308,7 +308,10 @@ def section(setting: str, rows: Rows) -> str:
     """What the page shows of a run: speed and memory of the variants. Parts, curves and floor are
     printed.
     """
-    note = "Ratios are over the published step; memory is the peak of a fresh process; `wanted` is the goal"
+    note = (
+        "Ratios are over the published step; memory is the peak of a fresh process; `wanted` is "
+        "the goal"
+    )
     return f"{setting}.\n\n{note}:\n\n{to_markdown(rows, SPEED + MEMORY)}"
 
 
@@ -322,7 +325,10 @@ def main() -> None:
     setting = (
         f"batch {given.batch}, {given.threads} threads, {given.device}, torch {torch.__version__}"
     )
-    title = f"{steps.ARCHITECTURE} with {steps.GATED} gated blocks, {setting}; best and median of {given.repeats} steps"
+    title = (
+        f"{steps.ARCHITECTURE} with {steps.GATED} gated blocks, {setting}; best and median of "
+        f"{given.repeats} steps"
+    )
     print(title, flush=True)
     names = [name for name, variant in VARIANTS.items() if given.compile or not variant.compiled]
     # Before this process grows: Linux counts the memory of the process that starts another one to

@@ -170,7 +170,10 @@ def main() -> None:
     names = ["customized for", "method", "weight", "its drawings", f"{len(listed)} photographs"]
     table = markdown_table(names, rows).rstrip()
     classes = len({name for _, name in listed})
-    text = f"{table}\n\nTop-1 in percent; photographs are classified among their {classes} names. One seed."
+    text = (
+        f"{table}\n\nTop-1 in percent; photographs are classified among their {classes} names. "
+        "One seed."
+    )
     print(text)
     if options.page is not None:
         write_section(options.page, text, BEGIN, END)

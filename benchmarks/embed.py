@@ -166,7 +166,10 @@ def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) 
 
 def section(setting: str, speed: Rows) -> str:
     """What the page shows of a run; parts and memory are printed."""
-    return f"{setting}\n\nFrom shards to files; ratios of medians, `wanted` is the goal:\n\n{to_markdown(speed)}"
+    return (
+        f"{setting}\n\nFrom shards to files; ratios of medians, `wanted` is the "
+        f"goal:\n\n{to_markdown(speed)}"
+    )
 
 
 def arguments() -> argparse.Namespace:

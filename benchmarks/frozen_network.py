@@ -2,11 +2,12 @@
 time.
 
 Run after `make demo`: `.venv/bin/python -m benchmarks.frozen_network`; `--page
-benchmarks/results.md` writes the table into that page. The demo's image tower is a convolutional network with two
-transformer blocks behind it. If gated blocks were at fault, training those two blocks themselves
-would do better than training gated blocks in front of them; if the frozen network is, training it
-alone would do as well as `locked-text`, which trains the whole tower. Each variant has a store of
-its own beside the demo's, with the demo's pairs; what a store holds is not made again.
+benchmarks/results.md` writes the table into that page. The demo's image tower is a convolutional
+network with two transformer blocks behind it. If gated blocks were at fault, training those two
+blocks themselves would do better than training gated blocks in front of them; if the frozen network
+is, training it alone would do as well as `locked-text`, which trains the whole tower. Each variant
+has a store of its own beside the demo's, with the demo's pairs; what a store holds is not made
+again.
 """
 
 from __future__ import annotations

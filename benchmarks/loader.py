@@ -265,7 +265,10 @@ def main() -> None:
         "torchvision, times ours",
         "webdataset, times ours",
     ]
-    about = f"{IMAGES} synthetic photographs of each size, {given.rounds} rounds of {BATCH}, torch {torch.__version__}."
+    about = (
+        f"{IMAGES} synthetic photographs of each size, {given.rounds} rounds of {BATCH}, torch "
+        f"{torch.__version__}."
+    )
     text = [
         about,
         markdown_table(columns, tables),

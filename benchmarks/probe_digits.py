@@ -1,8 +1,8 @@
 """A linear probe of the demo's encoder against its zero-shot, on real data that scikit-learn
 carries: its digits.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.probe_digits`; `--page
-benchmarks/results.md` writes the table there. The 1,797 images are 8 x 8, grey, white on black, so they look like MNIST
+Run after `make demo`: `.venv/bin/python -m benchmarks.probe_digits`; `--page benchmarks/results.md`
+writes the table there. The 1,797 images are 8 x 8, grey, white on black, so they look like MNIST
 made small; the model's own preprocessing makes them large. They are not MNIST, and no figure here
 is the benchmark's. Names, template and metric are those that the benchmark has for MNIST (`"0"` to
 `"9"`); zero-shot is shown with the names as words too, lest the names decide.

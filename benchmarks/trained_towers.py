@@ -143,7 +143,10 @@ def main() -> None:
         [seconds_of(ways, given.rounds) for ways in (text_ways(tokens), image_ways(images))]
     )
     longest = int(tokens.argmax(dim=1).max()) + 1
-    setting = f"Batch {given.batch}, longest caption {longest} of 77 token ids, images of {given.image_size} pixels"
+    setting = (
+        f"Batch {given.batch}, longest caption {longest} of 77 token ids, images of "
+        f"{given.image_size} pixels"
+    )
     text = f"{setting}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n"
     text += table.to_markdown(index=False, disable_numparse=True)
     print(text)

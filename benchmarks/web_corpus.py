@@ -228,7 +228,10 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
         _, rows, choice = search_all(index, side, asked, HITS, folder / side)
         found = np.take_along_axis(similarities, rows, axis=1)
         shares.append(float(np.isclose(found, best, rtol=0, atol=2e-6).mean()))
-    return f"Of {2 * len(asked) * HITS:,} hits ({choice.way}) {np.mean(shares):.4%} are those of plain products."
+    return (
+        f"Of {2 * len(asked) * HITS:,} hits ({choice.way}) {np.mean(shares):.4%} are those of "
+        "plain products."
+    )
 
 
 def main() -> None:

@@ -93,7 +93,10 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
         fields = sorted(
             name for name in {*today, *recorded} if today.get(name) != recorded.get(name)
         )
-        changes = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
+        changes = (
+            f"{'another' if len(fields) == 1 else 'other'} "
+            f"{', '.join(f'`{name}`' for name in fields)}"
+        )
         raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
     for name, parent_key in row.parents_of(key, project.config.two_encoders).items():
         parent = _fresh(project, name, parent_key, found)
@@ -147,10 +150,8 @@ def gathered_is_current(
         StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
         CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
     """
-    artifact, where = (
-        fresh(project, stage, key),
-        f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}",
-    )
+    artifact = fresh(project, stage, key)
+    where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
     results, skipped = today()
     for name, fingerprint in artifact.parents.items():
         if name in skipped:

@@ -1,8 +1,8 @@
 """The pipeline of REACT: the stages of the core, in the order of the data.
 
-A row says what there is one of, the function that makes it, and what it is made from. Extensions add
-rows of their own (`extension`). Does not belong here: what a row means (`stage`), how a stage is
-built (the function that its `step` calls).
+A row says what there is one of, the function that makes it, and what it is made from. Extensions
+add rows of their own (`extension`). Does not belong here: what a row means (`stage`), how a stage
+is built (the function that its `step` calls).
 """
 
 from __future__ import annotations

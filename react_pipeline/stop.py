@@ -133,8 +133,10 @@ class _Watch:
         os.register_at_fork(after_in_child=_as_child)
         for number in _SIGNALS:
             signal.signal(number, self._handle)
-        self._report_dropped, sys.unraisablehook = sys.unraisablehook, self._dropped
-        self._report_thread, threading.excepthook = threading.excepthook, self._thread_failed
+        self._report_dropped = sys.unraisablehook
+        sys.unraisablehook = self._dropped
+        self._report_thread = threading.excepthook
+        threading.excepthook = self._thread_failed
         threading.Thread(target=self._run, name="stop", daemon=True).start()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -184,7 +186,8 @@ class _Watch:
             if self._left:
                 return
         now = time.monotonic()
-        end, again = now + GRACE_SECONDS, now + AGAIN_SECONDS
+        end = now + GRACE_SECONDS
+        again = now + AGAIN_SECONDS
         self._children = set(descendants())
         while now < end:
             # Not while Python finalizes, which puts the signals' own actions back: it would kill

@@ -124,7 +124,8 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
     """
     if STAGES[stage].gathers:
         return is_current(project, stage, key)
-    artifact, look = fresh(project, stage, key), look_outside(project, stage, key)
+    artifact = fresh(project, stage, key)
+    look = look_outside(project, stage, key)
     if look is not None and not look.is_complete:
         raise StaleArtifact(
             f"`{stage}` of {key!r}: only its step can say whether its files have changed"
@@ -195,10 +196,8 @@ class _Look:
             self.results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
-        stage, parents = (
-            row.name,
-            list(row.parents_of(key, self.project.config.two_encoders).items()),
-        )
+        stage = row.name
+        parents = list(row.parents_of(key, self.project.config.two_encoders).items())
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
         look = look_outside(self.project, stage, key)
@@ -243,16 +242,21 @@ class _Look:
         )
         if policy.training == "always" or others or other_settings:
             return self._due(stage, key, reason, inputs, images)
-        before, today = old.parents.get(pairs, ""), self.artifacts[pairs, slug]
+        before = old.parents.get(pairs, "")
+        today = self.artifacts[pairs, slug]
         distance = pairs_distance(self.project.store, pairs, slug, before, today)
-        reason = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
+        reason = (
+            f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is "
+            f"{policy.changed_fraction:.1%}"
+        )
         if distance > policy.changed_fraction:
             return self._due(stage, key, reason, inputs, images)
         return self._hold(stage, key, reason, images)
 
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
-        stage, names = row.name, self._gathered_from(row, key)
+        stage = row.name
+        names = self._gathered_from(row, key)
         states = [self.found.states.get(name, State.FAILED) for name in names]
         shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
         if not any(self.found.states.get(name) is State.FRESH for name in shown):

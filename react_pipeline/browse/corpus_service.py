@@ -85,7 +85,8 @@ class SearchedSide:
     """
 
     def __init__(self, index: Index, embeddings: Artifact, side: Side) -> None:
-        self._index, self._side = index, side
+        self._index = index
+        self._side = side
         self.stored = StoredVectors(embeddings, side)
 
     def search_and_reconstruct(
@@ -106,7 +107,8 @@ class Descriptions:
         """`source` is asked for pictures of tars; those at URLs are left to the browser."""
         self.rows = int(embeddings.counts["rows"])
         self.max_pixels = max_pixels
-        self._embeddings, self._source = embeddings, source
+        self._embeddings = embeddings
+        self._source = source
 
     def get(self, ids: Sequence[int], _columns: list[str] | None = None) -> list[dict[str, Any]]:
         """One description a row, in their order; the first `PICTURES` of tars have `image`, a JPEG
@@ -246,8 +248,10 @@ def open_corpus(project: Project) -> Any:
     """
     from react_pipeline.clip import choose_device, load
 
-    index, embeddings = fresh(project, "faiss_index"), fresh(project, "corpus_embeddings")
-    encoder, corpus = fresh(project, encoder_in(embeddings.parents)), fresh(project, "corpus")
+    index = fresh(project, "faiss_index")
+    embeddings = fresh(project, "corpus_embeddings")
+    encoder = fresh(project, encoder_in(embeddings.parents))
+    corpus = fresh(project, "corpus")
     device = choose_device(project.config.device)
     clip = load(encoder.path, device)
     opened = Index(index, encoder.fingerprint, embeddings=embeddings)

@@ -83,7 +83,8 @@ def create_app(project: Project) -> Flask:
 
     @app.get("/")
     def page() -> str:
-        name, rows = project.config.project, resource.metadata_provider.rows
+        name = project.config.project
+        rows = resource.metadata_provider.rows
         return render(
             "browse",
             "corpus.html",

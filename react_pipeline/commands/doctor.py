@@ -73,7 +73,10 @@ def diagnose(config_path: Path | None) -> list[Finding]:
             and not os.environ.get(CONFIG_VARIABLE)
             and not Path("pipeline.yaml").exists()
         ):
-            remedy = "`react-pipeline init` writes one; or run this in the folder that has yours, or give --config"
+            remedy = (
+                "`react-pipeline init` writes one; or run this in the folder that has yours, or "
+                "give --config"
+            )
             return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
         return [
             *findings,
@@ -140,7 +143,10 @@ def _device() -> Iterator[Finding]:
             f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}",
         )
     elif Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
-        remedy = "install a CUDA build of torch that fits the driver: https://pytorch.org/get-started/locally"
+        remedy = (
+            "install a CUDA build of torch that fits the driver: "
+            "https://pytorch.org/get-started/locally"
+        )
         yield Finding(
             "device",
             "note",
@@ -308,7 +314,10 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
 
 def _silent(what: str, address: str, error: Exception, variable: str, *, wanted: bool) -> Finding:
     if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
-        remedy = f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT react-pipeline doctor"
+        remedy = (
+            f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
+            "react-pipeline doctor"
+        )
         return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
     if not wanted:
         return Finding(what, "ok", f"none at {address}; `react-pipeline ui` starts it")

@@ -154,7 +154,8 @@ def list_names(
     from react_pipeline.retrieval import domain_names
 
     project = load_project(config)
-    counts, first = domain_names(project, domain), project.domain(domain).prompt_names
+    counts = domain_names(project, domain)
+    first = project.domain(domain).prompt_names
     # Of equally frequent names the first one of the file.
     best = counts.loc[counts.groupby("class_id")["captions"].idxmax(), "name"]
     others = {number: name for number, name in enumerate(best) if name != first[number]}
@@ -232,7 +233,8 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
     Raises:
         InputError: If the text of a name cannot be swapped alone; then nothing is written.
     """
-    raw, text = read_yaml(path), path.read_bytes().decode()
+    raw = read_yaml(path)
+    text = path.read_bytes().decode()
     root: Any = compose_yaml(text)
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
@@ -241,7 +243,8 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
         nodes = {key.value: node for key, node in classes.value[number].value}
         place = entry["synonyms"].index(name)
         edits += [(nodes["name"], name), (nodes["synonyms"].value[place], entry["name"])]
-        entry["synonyms"][place], entry["name"] = entry["name"], name
+        entry["synonyms"][place] = entry["name"]
+        entry["name"] = name
     for node, name in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
         # As an item of a list in brackets, which is valid wherever a name is.
         item = yaml.safe_dump(

@@ -44,7 +44,8 @@ def list_models(
         else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
     )
     registry = Tracking.of(project)
-    rows, silent = [], ""
+    rows = []
+    silent = ""
     for slug in slugs:
         versions: list[Version] = []
         if not silent:
@@ -131,7 +132,8 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     from react_pipeline.promotion import Verdict
     from react_pipeline.tracking import Tracking
 
-    verdict, slug = Verdict.read(artifact), artifact.key
+    verdict = Verdict.read(artifact)
+    slug = artifact.key
     before = verdict.champion_before.identity
     after = verdict.champion.identity
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
@@ -160,14 +162,19 @@ def _rows(
     rows = []
     for role, contender, entry in lines:
         version = by_checkpoint.pop(contender.checkpoint, None)
-        number, aliases = "?" if is_silent else "none", f"({role})"
+        number = "?" if is_silent else "none"
+        aliases = f"({role})"
         if version is not None:
-            number, aliases = version.number, ", ".join(version.aliases) or aliases
+            number = version.number
+            aliases = ", ".join(version.aliases) or aliases
         if contender.method == "base":
             number = ""
-        gain, decided, why = ["", ""], "", verdict.reason
+        gain = ["", ""]
+        decided = ""
+        why = verdict.reason
         if entry is not None:
-            decided, why = entry.decided[:16], entry.reason
+            decided = entry.decided[:16]
+            why = entry.reason
             # The test of any other decision is not about the champion.
             is_tested = role == "challenger" or entry.decision == "promoted"
             if entry.test is not None and is_tested:
@@ -178,6 +185,7 @@ def _rows(
         is_control = version.method.endswith(CONTROL_SUFFIX)
         why = version.why or ("a control, never a candidate" if is_control else "never judged")
         top1 = percent(float(version.tags.get("top1", "nan")))
-        aliases, decided = ", ".join(version.aliases), version.tags.get("decided", "")[:16]
+        aliases = ", ".join(version.aliases)
+        decided = version.tags.get("decided", "")[:16]
         rows.append([slug, version.method, version.number, top1, "", "", aliases, decided, why])
     return rows

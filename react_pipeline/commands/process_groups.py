@@ -72,7 +72,8 @@ def end(groups: Iterable[int], signals: Sequence[signal.Signals] = SIGNALS) -> N
 
 def living(groups: Iterable[int]) -> set[int]:
     """The groups that still have a process other than a zombie."""
-    leaders, alive = set(groups), set()
+    leaders = set(groups)
+    alive = set()
     for process in psutil.process_iter() if leaders else ():
         with suppress(ProcessLookupError, psutil.Error):
             group = os.getpgid(process.pid)

@@ -146,7 +146,9 @@ class _Group:
     ) -> None:
         self.servers: list[Server] = []
         self.addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-        self._lock, self._guard, self._ports = lock, guard, ports
+        self._lock = lock
+        self._guard = guard
+        self._ports = ports
         self._folder = project.path.parent
         self._logs = project.config.store.parent / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -170,7 +172,8 @@ class _Group:
 
     def start_dagster(self, directory: Path) -> None:
         """Start Dagster's three processes, and wait until all pages answer."""
-        code, workspace = directory / "code", directory / "workspace.yaml"
+        code = directory / "code"
+        workspace = directory / "workspace.yaml"
         location = {"socket": str(code), "location_name": "react"}
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
         server = self._start("dagster code server", [*CODE_SERVER, "--socket", str(code)])

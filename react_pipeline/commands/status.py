@@ -85,7 +85,10 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     try:
         with dagster_runs.instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
-                home = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
+                home = (
+                    "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it "
+                    "is another"
+                )
                 return survey, Runs(unseen=home)
             tick = upkeep_sensor.Tick(instance, Manifests.of(project))
             tick.look(slugs)

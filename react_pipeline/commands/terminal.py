@@ -33,7 +33,8 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
     """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it
     as it happens.
     """
-    file, text = stream or sys.stdout, _printable_lines(text)
+    file = stream or sys.stdout
+    text = _printable_lines(text)
     tqdm = sys.modules.get("tqdm")  # loaded where there may be a bar
     if tqdm is None:
         print(text, file=file)

@@ -67,7 +67,8 @@ def collect_pairs(
         name: [pa.array([], pa.large_string())] for name in ("caption", "class")
     }
     for shard, run in enumerate(runs(images, shard_pairs)):
-        captions, labels = [], []
+        captions = []
+        labels = []
         with new_tar(shard_file(directory, shard)) as tar:
             for pair, image in run:
                 offset = tar.offset + tarfile.BLOCKSIZE  # behind the image's own header
@@ -187,7 +188,8 @@ class CollectedPairs:
         Raises:
             CorruptArtifact: If its shard is gone or was cut.
         """
-        path, size = self._paths[self._shards[position]], int(self._sizes[position])
+        path = self._paths[self._shards[position]]
+        size = int(self._sizes[position])
         try:
             with path.open("rb", buffering=0) as file:
                 file.seek(int(self._offsets[position]))
@@ -203,7 +205,8 @@ class CollectedPairs:
         return decode_image(self.encoded(position), MAX_PIXELS, lazy=lazy)
 
     def _corrupt(self, what: str) -> CorruptArtifact:
-        stage, key = self._artifact.stage, self._artifact.key
+        stage = self._artifact.stage
+        key = self._artifact.key
         return CorruptArtifact(
             f"{what}: not what was published; put it back, or rematerialize `{stage}` for {key!r}"
         )

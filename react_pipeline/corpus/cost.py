@@ -110,11 +110,14 @@ def size_of_tars(tars: list[Path], caption_extension: str) -> CorpusSize:
 
 def size_of_images(sources: Iterable[Path]) -> CorpusSize:
     """Images of folders, and rows of parquet files, with the bytes that one has in a shard."""
-    pairs, total = 0, 0
+    pairs = 0
+    total = 0
     for source in sources:
         if source.is_dir():
             images = [path for path in files_below(source) if path.suffix.lower() in IMAGE_SUFFIXES]
-            pairs, total = pairs + len(images), total + sum(path.stat().st_size for path in images)
+            pairs = pairs + len(images)
+            total = total + sum(path.stat().st_size for path in images)
         else:
-            pairs, total = pairs + pq.read_metadata(source).num_rows, total + source.stat().st_size
+            pairs = pairs + pq.read_metadata(source).num_rows
+            total = total + source.stat().st_size
     return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))

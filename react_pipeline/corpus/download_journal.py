@@ -19,12 +19,22 @@ from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_M
 HASH_MISMATCH = "hash_mismatch"
 
 _OURS_FOR_GOOD = (
-    *(HASH_MISMATCH, REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
-    *("too_many_pixels", "too_elongated", "unsupported_mode"),
+    HASH_MISMATCH,
+    REFUSED_URL,
+    PRIVATE_ADDRESS,
+    TOO_MANY_BYTES,
+    "too_many_pixels",
+    "too_elongated",
+    "unsupported_mode",
 )
 PERMANENT = frozenset(
     {
-        *("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"),
+        "http_401",
+        "http_403",
+        "http_404",
+        "http_410",
+        "http_451",
+        "disallowed_by_header",
         *_OURS_FOR_GOOD,
     }
 )
@@ -34,8 +44,10 @@ _OWN_REASON = re.compile(
     rf"\b({'|'.join(('empty', 'not_an_image', 'truncated', 'corrupt', *_OURS_FOR_GOOD))}): "
 )
 _REASONS_BY_MARK = {
-    **{"timed out": "timeout", "IncompleteRead": "truncated"},
-    **{"X-Robots-Tag": "disallowed_by_header", "CERTIFICATE": "bad_certificate"},
+    "timed out": "timeout",
+    "IncompleteRead": "truncated",
+    "X-Robots-Tag": "disallowed_by_header",
+    "CERTIFICATE": "bad_certificate",
 }
 
 

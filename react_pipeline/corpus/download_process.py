@@ -81,7 +81,8 @@ class ImageCheck:
     """
 
     def __init__(self, max_pixels: int, image_size: int | None) -> None:
-        self.max_pixels, self.image_size = max_pixels, image_size
+        self.max_pixels = max_pixels
+        self.image_size = image_size
 
     def __call__(self, stream: IO[bytes], hash_wanted: str = "") -> tuple[Any, ...]:
         """Return (bytes, width, height, original width, original height, None), or five None and

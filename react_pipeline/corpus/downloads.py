@@ -290,7 +290,8 @@ def _result(
     table: pd.DataFrame, urls: list[str | None], directory: Path, journal: Journal
 ) -> Downloaded:
     kept: dict[int, Kept] = {}
-    images, failed = [], []
+    images = []
+    failed = []
     for row, url, plain in zip(table["row"], table["url"], urls, strict=True):
         if plain is None:
             failed.append(

@@ -85,7 +85,8 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
 
     def write(staging: Path) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
-        skipped, copied = _Skipped(), Counter[str]()
+        skipped = _Skipped()
+        copied = Counter[str]()
         pack(_numbered(sources, config, skipped, copied), staging / SHARDS, 0)
         if not copied["pairs"]:
             raise CorpusError(
@@ -117,7 +118,8 @@ def _content_of(folder: Path, corpus: Images) -> list[list[str]]:
     content = []
     caption = f".{corpus.caption_extension.lower()}"
     for path in files_below(folder):
-        name, suffix = text_of(path.relative_to(folder)), path.suffix.lower()
+        name = text_of(path.relative_to(folder))
+        suffix = path.suffix.lower()
         if suffix in _UNREAD_SUFFIXES:
             content.append([name])
         elif (suffix in _READ_SUFFIXES or path.name.lower().endswith(caption)) and not leads_out(
@@ -188,7 +190,8 @@ def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read
         ):
             (row,) = batch.to_pylist()
             place = f"row {number} of "
-            data, caption = row[image], row[corpus.caption_column]
+            data = row[image]
+            caption = row[corpus.caption_column]
             data = data["bytes"] if isinstance(data, dict) else data
             # Of several captions the first; paths in a table may name any file of this machine: not
             # followed.

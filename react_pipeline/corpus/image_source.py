@@ -35,7 +35,8 @@ class ImageSource(ABC):
     """
 
     def __init__(self, columns: list[str], identity: str) -> None:
-        self.columns, self.identity = columns, identity
+        self.columns = columns
+        self.identity = identity
         self._failed: dict[int, tuple[str, str, str, int]] = {}
 
     @property
@@ -115,7 +116,9 @@ class UrlSource(ImageSource):
         there.
         """
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
-        self.corpus, self.directory, self.distributor = corpus, directory, distributor
+        self.corpus = corpus
+        self.directory = directory
+        self.distributor = distributor
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Fetch what is not there yet, then read each image; a row without a caption fails as
@@ -135,7 +138,8 @@ class UrlSource(ImageSource):
         )
         wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
         table = wanted[["row", *self.columns]].drop(columns="caption")
-        settings, max_pixels = self.corpus.download, self.corpus.max_pixels
+        settings = self.corpus.download
+        max_pixels = self.corpus.max_pixels
         got = download_images(table, self.directory, settings, max_pixels, self.distributor)
         self._failed.update(
             {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}

@@ -141,7 +141,8 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
         if error.reason != "truncated":
             raise
     with _one_at_a_time[""]:  # Pillow has one such setting in a process
-        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             return decode_image(data, max_pixels), True
         finally:
@@ -162,7 +163,8 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with a row of RGB images for each title, fitted into squares of `tile_pixels`."""
     font = ImageFont.load_default(size=14)
-    gap, title_pixels = 4, 22
+    gap = 4
+    title_pixels = 22
     columns = max([len(images) for _, images in rows] + [1])
     row_pixels = title_pixels + tile_pixels + gap
     widest = max([int(font.getlength(title)) for title, _ in rows] + [0])

@@ -128,7 +128,8 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
     )
     for location, sha256 in zip(locations, recorded["sha256"], strict=True):
         if isinstance(location, RemoteShard):
-            present, same = True, next(identities).digest == sha256
+            present = True
+            same = next(identities).digest == sha256
         elif location.is_relative_to(artifact.path):
             # Verified as a file of the artifact.
             continue

@@ -24,8 +24,15 @@ MAX_FIELD_NAME_CHARS = 100
 
 RESERVED_FIELDS = frozenset(
     {
-        *("image_path", "caption", "metadata", "shard", "image_sha256"),
-        *("image_offset", "image_bytes", "caption_offset", "caption_bytes"),
+        "image_path",
+        "caption",
+        "metadata",
+        "shard",
+        "image_sha256",
+        "image_offset",
+        "image_bytes",
+        "caption_offset",
+        "caption_bytes",
     }
 )
 """Columns of the embeddings' metadata; a sample's own field of such a name is left out."""

@@ -121,11 +121,13 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
         raise CorpusError(
             f"corpus.subset: {subset}: must be a non-empty array with one row `u8,u8` per uid"
         )
-    high, low = np.ascontiguousarray(uids["f0"]), uids["f1"]
+    high = np.ascontiguousarray(uids["f0"])
+    low = uids["f1"]
     steps = high[1:] > high[:-1]
     if not (steps | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))).all():
         raise CorpusError(f"corpus.subset: {subset}: is not sorted; write `numpy.sort` of it")
-    found, start = [], 0
+    found = []
+    start = 0
     for part in tqdm(parts, desc="choosing rows", unit="part", disable=None, leave=False):
         for path in (folder / name for name in part.metadata):
             for batch in text_batches(path, ["uid"]):

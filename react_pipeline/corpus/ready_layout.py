@@ -160,7 +160,8 @@ def check_values(folder: Path, parts: list[Part]) -> int:
     Raises:
         CorpusError: Naming the file and the row of a vector that is not finite or zero.
     """
-    total, others = sum(part.rows for part in parts), 0
+    total = sum(part.rows for part in parts)
+    others = 0
     with tqdm(total=total, desc="checking vectors", unit="row", disable=None, leave=False) as bar:
         for part in parts:
             for name in filter(None, (part.image, part.text)):
@@ -295,7 +296,8 @@ def _measured(folder: Path, part: Part) -> Part:
 
 
 def _check_columns(path: Path, corpus: Embeddings) -> None:
-    schema, similarity = pq.read_schema(path), LAYOUTS[corpus.layout].similarity
+    schema = pq.read_schema(path)
+    similarity = LAYOUTS[corpus.layout].similarity
     fields = [
         ("url_column", corpus.url_column),
         *(("caption_column", name) for name in caption_columns(corpus)),

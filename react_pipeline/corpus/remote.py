@@ -137,7 +137,9 @@ class _RangedFile(io.RawIOBase):
         self.name = shard.url
         self.by_range = True
         self._position = 0
-        self._start, self._block, self._fetch_bytes = 0, b"", SMALLEST_FETCH_BYTES // 2
+        self._start = 0
+        self._block = b""
+        self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
         self._copy: BinaryIO | None = None
         info = _info(shard)
         self._size = info.get("size")

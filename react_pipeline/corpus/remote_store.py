@@ -28,20 +28,16 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_ERRNO = frozenset({errno.EIO, errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT})
 _TRANSIENT_TYPES = frozenset(
     {
-        *(
-            "ClientConnectionError",
-            "ClientPayloadError",
-            "ServerTimeoutError",
-            "TimeoutError",
-            "FSTimeoutError",
-        ),
-        *(
-            "ConnectionError",
-            "EndpointConnectionError",
-            "HTTPClientError",
-            "ResponseParserError",
-            "IncompleteRead",
-        ),
+        "ClientConnectionError",
+        "ClientPayloadError",
+        "ServerTimeoutError",
+        "TimeoutError",
+        "FSTimeoutError",
+        "ConnectionError",
+        "EndpointConnectionError",
+        "HTTPClientError",
+        "ResponseParserError",
+        "IncompleteRead",
     }
 )
 """Names of exceptions of fsspec's back ends, which need not be installed."""
@@ -73,7 +69,8 @@ def file_system(shard: RemoteShard) -> Any:
     """Of fsspec, which keeps one a process and set of options, and makes a fresh one after a fork."""
     import fsspec  # type: ignore[import-untyped]
 
-    scheme, storage = shard.url.partition("://")[0], shard.storage
+    scheme = shard.url.partition("://")[0]
+    storage = shard.storage
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("http", "https"):
         import aiohttp
@@ -157,7 +154,10 @@ def _explained(shard: RemoteShard, chain: list[Any], status: int | None) -> Corp
     if status in (401, 403) or any(isinstance(link, PermissionError) for link in chain):
         what = "access is refused; check the credentials of the environment or `corpus.storage`"
     elif any(type(link).__name__ == "NoCredentialsError" for link in chain):
-        what = "no credentials found; set them in the environment, or `corpus.storage.anonymous` for public buckets"
+        what = (
+            "no credentials found; set them in the environment, or `corpus.storage.anonymous` for "
+            "public buckets"
+        )
     elif status in (404, 410) or any(isinstance(link, FileNotFoundError) for link in chain):
         what = "is not there; correct the address"
     else:

@@ -47,8 +47,11 @@ _MANY_DIGITS = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EXTENDING_TYPES = (
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
 )
 
 
@@ -141,7 +144,8 @@ def index_shard(location: ShardLocation) -> ShardIndex:
         elif member.type not in _REGULAR_TYPES or member.issparse():
             refused.append((name, "not_a_file"))
         elif match := _NAME.fullmatch(name):
-            key, extension = match[1], match[2].lower()
+            key = match[1]
+            extension = match[2].lower()
             sample = samples.setdefault(key, Sample(key))
             if extension in sample.members:
                 raise CorpusError(

@@ -100,7 +100,8 @@ def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str
         disable=None,
     ):
         pass
-    pairs, extensions = 0, set[str]()
+    pairs = 0
+    extensions = set[str]()
     probed = [*local, *remote[:_PROBED_SHARDS]]
     for location in tqdm(probed, desc="indexing shards", unit="shard", disable=None):
         if pairs and isinstance(location, RemoteShard):

@@ -127,8 +127,10 @@ def _plan(
     earlier: Artifact | None, corpus: Urls, tables: list[Path], staging: Path
 ) -> dict[str, Any]:
     """Read the tables, take over what is there, and write down what remains to be downloaded."""
-    scratch, skipped = staging / _SCRATCH, Counter[str]()
-    shards, had = 0, set[str]()
+    scratch = staging / _SCRATCH
+    skipped = Counter[str]()
+    shards = 0
+    had = set[str]()
     failed = pd.DataFrame(columns=FAILED_COLUMNS)
     if earlier:
         wanted = {row.key for row in read_rows(tables, corpus, Counter())}
@@ -170,7 +172,8 @@ class _Progress:
     def run(self, part: int, remaining: pq.ParquetFile) -> None:
         """Download and pack a part, unless a killed build has done so."""
         scratch = self.staging / _SCRATCH
-        marker, directory = scratch / f"part_{part}.json", scratch / f"download_{part}"
+        marker = scratch / f"part_{part}.json"
+        directory = scratch / f"download_{part}"
         if (done := sealed(marker)) is None:
             ledger = scratch / f"failed_{part:06d}.parquet"
             rows = remaining.read_row_group(part).to_pandas()
@@ -189,7 +192,8 @@ class _Progress:
     def check(self, pairs: int = 0, reasons: Mapping[str, int] | None = None) -> None:
         """Stop if too many downloads failed, those of a part included."""
         counted = self.reasons + Counter(reasons)
-        failed, allowed = counted.total(), self.corpus.download.max_failed_fraction
+        failed = counted.total()
+        allowed = self.corpus.download.max_failed_fraction
         tried = failed + self.pairs + pairs
         if tried and failed > allowed * tried:
             raise CorpusError(
@@ -258,7 +262,8 @@ def _earlier(project: Project, corpus: Urls) -> Artifact | None:
 
 
 def _tried_as_hard(earlier: Artifact, corpus: Urls) -> bool:
-    recorded, download = earlier.manifest["config"], corpus.download
+    recorded = earlier.manifest["config"]
+    download = corpus.download
     return bool(
         recorded["retries"] >= download.retries
         and recorded["max_pixels"] >= corpus.max_pixels

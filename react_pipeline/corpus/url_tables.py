@@ -50,7 +50,8 @@ def read_rows(
     columns |= {"hash_column": corpus.hash_column} if corpus.hash_column else {}
     for path in paths:
         for raw_url, raw_caption, *hashes in _cells(path, columns, skipped):
-            url, caption = _text(raw_url), _text(raw_caption)
+            url = _text(raw_url)
+            caption = _text(raw_caption)
             if url is None or caption is None:
                 skipped["not_utf8"] += 1
             elif not url:

@@ -50,7 +50,8 @@ def plain_url(url: Any) -> str | None:
     text = url.strip()
     try:
         parts = urlsplit(text)
-        port, host = parts.port, parts.hostname
+        port = parts.port
+        host = parts.hostname
         if host and not host.isascii() and "@" not in parts.netloc:
             known = host.encode("idna").decode()
             text = parts._replace(netloc=known if port is None else f"{known}:{port}").geturl()
@@ -159,7 +160,8 @@ class _DeadlineReader(io.RawIOBase):
     def __init__(
         self, sock: socket.socket, raw: io.RawIOBase, timeout_seconds: float | None
     ) -> None:
-        self._sock, self._raw = sock, raw
+        self._sock = sock
+        self._raw = raw
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
 
     def readable(self) -> bool:

@@ -59,9 +59,11 @@ def adopt_embeddings(project: Project, config: Embeddings) -> Artifact:
             since `corpus`.
     """
     inputs = resolve(project, "corpus_embeddings")
-    corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
+    corpus = inputs.parents["corpus"]
+    base = inputs.parents[encoder_in(inputs.parents)]
     folder = config.embeddings
-    parts, files = read_parts(corpus), pd.read_parquet(corpus.file(FILES_FILE))
+    parts = read_parts(corpus)
+    files = pd.read_parquet(corpus.file(FILES_FILE))
     for row in files.itertuples():
         if (
             not (folder / row.name).is_file()

@@ -47,7 +47,8 @@ class EncodingCost:
             captions = [f"a photo of a bird, number {number} of many" for number in range(count)]
             return encoder.texts(clip.tokenizer(captions))
 
-        images, began = prepared(CPU_IMAGES), time.process_time()
+        images = prepared(CPU_IMAGES)
+        began = time.process_time()
         encoder.images(images)
         texts(CPU_IMAGES)
         start = time.process_time() - began

@@ -91,7 +91,8 @@ class EarlierEmbeddings:
             except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
                 # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
-                group.ledger, group.found = [], Counter()
+                group.ledger = []
+                group.found = Counter()
                 for name in files_of_group(group.number, groups):
                     # What was linked is a published file: removed, never written over.
                     (staging / name).unlink(missing_ok=True)
@@ -139,13 +140,15 @@ class _Source:
         Raises:
             CorruptArtifact: If one of its files differs from the manifest; nothing was linked then.
         """
-        record, count = self.records[number], len(self.records)
+        record = self.records[number]
+        count = len(self.records)
         names = zip(
             files_of_group(number, count), files_of_group(group.number, groups), strict=True
         )
         files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
         verify_files(self.artifact, files)
-        first, metadata = record["first_shard"], metadata_file(number, count)
+        first = record["first_shard"]
+        metadata = metadata_file(number, count)
         shift = group.shards.start - first
         ledger: list[LedgerRow] = []
         if record["ledger"] is not None:

@@ -80,7 +80,8 @@ def embed_corpus(project: Project) -> Artifact:
 def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
 
-    corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
+    corpus = inputs.parents["corpus"]
+    base = inputs.parents[encoder_in(inputs.parents)]
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
@@ -96,11 +97,10 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     )
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
-    build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
-    bar, distributor = (
-        tqdm(total=pairs, desc="embedding", unit="pair", disable=None),
-        project.config.distributor,
-    )
+    build = _Build(project.config, records, groups, earlier, base, seen)
+    pairs = count_pairs(corpus)
+    bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
+    distributor = project.config.distributor
     with bar, closing(seen), held(distributor):
         arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
     return _finish(staging, records, read_config(base.path)[0]["embed_dim"], arithmetic)
@@ -133,7 +133,8 @@ class _Build:
 
     def run_spread(self, bar: Any) -> dict[str, str]:
         """Like `run`, with a task of the cluster for each group."""
-        records, settings = self.records, self.config.distributor
+        records = self.records
+        settings = self.config.distributor
         duplicates: dict[int, Duplicates] = {}
 
         def sort_out(group: Group) -> None:
@@ -202,7 +203,8 @@ def _planned(
 def _finish(
     staging: Path, done: Records, dimension: int, arithmetic: dict[str, str]
 ) -> dict[str, Any]:
-    totals, reasons = Counter[str](), Counter[str]()
+    totals = Counter[str]()
+    reasons = Counter[str]()
     records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
         row_groups = 0

@@ -121,7 +121,8 @@ class Encoder:
         lengths = text_lengths(self.clip.model, tokens)
         order = lengths.argsort(stable=True)
         if self._text_features is None:
-            longest, shortest = order[-PROBED_TEXTS:], order[:PROBED_TEXTS]
+            longest = order[-PROBED_TEXTS:]
+            shortest = order[:PROBED_TEXTS]
             probes = [tokens[some, : int(lengths[some].max())] for some in (longest, shortest)]
             self._text_features = convert(
                 self._torch_texts, self.clip.model, probes, self.precision, texts=True
@@ -148,7 +149,8 @@ def parts_of_like_length(lengths: Sequence[int], tokens_at_once: int) -> list[sl
 
     A part has one row at least.
     """
-    parts, start = [], 0
+    parts = []
+    start = 0
     for position, length in enumerate(lengths):
         if position > start and (position + 1 - start) * length > tokens_at_once:
             parts.append(slice(start, position))

@@ -46,7 +46,8 @@ class GroupEncoder:
         """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these
         make.
         """
-        self._embedding, self._groups = config.embedding, groups
+        self._embedding = config.embedding
+        self._groups = groups
         clip = load(checkpoint, choose_device(config.device))
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}

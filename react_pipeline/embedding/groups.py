@@ -87,15 +87,16 @@ class Group:
         """
         for shard in self.shards:
             reasons = Counter(row[2] for row in self.ledger if row[0] == shard)
-            found, repeated = self.found[shard], reasons.pop(DUPLICATE, 0)
+            found = self.found[shard]
+            repeated = reasons.pop(DUPLICATE, 0)
             keys = found - sum(reasons[reason] for reason in WITHOUT_KEY)
             if repeated > max_bad_fraction * keys:
                 raise CorpusError(
                     f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards "
                     f"({repeated / keys:.0%}, allowed are {max_bad_fraction:.0%}), such as "
                     f"{self._repeated(shard)!r}, and a key identifies one sample. If it is another "
-                    "data set, put it into a folder of its own and set `corpus.keys: by_folder`, or "
-                    "rename its keys; if it is a copy, remove it; or raise "
+                    "data set, put it into a folder of its own and set `corpus.keys: by_folder`, "
+                    "or rename its keys; if it is a copy, remove it; or raise "
                     "`corpus.max_bad_fraction`, and its samples of these keys are left out"
                 )
             bad = reasons.total()

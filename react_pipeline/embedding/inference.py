@@ -66,7 +66,8 @@ class PairDataset(Dataset[dict[str, Any]]):
         except ReactError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback.
             return {"failed": error}
-        image, caption = sample.image, sample.members.get(self.corpus.caption_extension_in_shards())
+        image = sample.image
+        caption = sample.members.get(self.corpus.caption_extension_in_shards())
         assert image is not None and caption is not None  # noqa: S101 - read_pair refuses such samples
         ours = {
             "shard": shard,
@@ -225,10 +226,8 @@ class ClipMapper:
             CorpusError: If a vector is not finite or zero, naming shard and key, or the user's
                 file.
         """
-        images, texts = (
-            self.encoder.images(batch["image_tensor"]),
-            self.encoder.texts(batch["text_tokens"]),
-        )
+        images = self.encoder.images(batch["image_tensor"])
+        texts = self.encoder.texts(batch["text_tokens"])
         return {
             "image_embs": self._checked(images.numpy(), "image", batch),
             "text_embs": self._checked(texts.numpy(), "caption", batch),

@@ -31,7 +31,8 @@ class SeenKeys:
         """Start empty, with a table at `path`; `folders`, one a shard, have their keys to
         themselves.
         """
-        self._path, self._folders = path, folders
+        self._path = path
+        self._folders = folders
         self._open: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._closed = False

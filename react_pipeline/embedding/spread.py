@@ -1,8 +1,8 @@
 """Embedding on a cluster: each group of shards is a task, which writes its files where the local
 path writes them.
 
-Which of two samples keeps a key depends on all shards before them. So this process reads the headers
-of all shards in their order; then the groups are encoded, each given its duplicates.
+Which of two samples keeps a key depends on all shards before them. So this process reads the
+headers of all shards in their order; then the groups are encoded, each given its duplicates.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
 READY_FILE = "ready.json"
-"""The file of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` (names by
-folder, in the order of rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
+"""The file of an adopted artifact: `folder`, `columns` (our name: name in the files), `files`
+(names by folder, in the order of rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
 GROUPS_FILE = "groups.jsonl"
-"""The file of our own embeddings: one line of JSON a group, `Group.record` and which row group of the ledger is its
-own; a group without rows has no files."""
+"""The file of our own embeddings: one line of JSON a group, `Group.record` and which row group of
+the ledger is its own; a group without rows has no files."""
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
@@ -61,7 +61,8 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
             there.
     """
     layout = _layout(artifact)
-    parts, tables = layout.parts(artifact, METADATA), []
+    parts = layout.parts(artifact, METADATA)
+    tables = []
     for number in range(len(parts.names)):
         with parts.parquet(number) as file:
             tables.append(
@@ -97,8 +98,10 @@ def row_metadata(
         IndexError: If the corpus has no such row.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    distinct, layout = np.unique(rows), _layout(artifact)
-    parts, tables = layout.parts(artifact, METADATA), []
+    distinct = np.unique(rows)
+    layout = _layout(artifact)
+    parts = layout.parts(artifact, METADATA)
+    tables = []
     for number, places, inside in parts.holding(distinct):
         with parts.parquet(number) as file:
             present = layout.present(file, columns)
@@ -120,7 +123,8 @@ def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
     Raises:
         IndexError: If the corpus has no such row.
     """
-    rows, parts = np.asarray(rows, np.int64), vector_parts(artifact, side)
+    rows = np.asarray(rows, np.int64)
+    parts = vector_parts(artifact, side)
     vectors = np.empty((len(rows), artifact.counts["dimension"]), np.float32)
     for number, places, inside in parts.holding(rows):
         vectors[places] = parts.mapped(number)[inside]

@@ -54,13 +54,19 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
             "judged_delta", ascending=False, kind="stable"
         )
         for best in judged.itertuples():
-            gain = f"{points(best.judged_delta)} points ({_sure(best.judged_delta_low, best.judged_delta_high)})"
+            gain = (
+                f"{points(best.judged_delta)} points "
+                f"({_sure(best.judged_delta_low, best.judged_delta_high)})"
+            )
             headline = f"Without labels, {best.method} is judged {gain} against the base."
             return Finding(best.method, headline, _of_judged(best))
         return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
     if not method:
         base = next(iter(rows.values()))
-        text = f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized model is measured."
+        text = (
+            f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized "
+            "model is measured."
+        )
         return Finding(
             "", text, ("Materialize `customized_checkpoint` and `domain_results` of a method.",)
         )
@@ -71,7 +77,10 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
             method, f"{right}; the base was not measured, so no gain is known.", _cautions(row.n)
         )
     base = percent(rows["base"].top1)
-    headline = f"{right}, the base {base}%: {points(row.delta_top1)} points ({_sure(row.delta_low, row.delta_high)})."
+    headline = (
+        f"{right}, the base {base}%: {points(row.delta_top1)} points "
+        f"({_sure(row.delta_low, row.delta_high)})."
+    )
     details = (
         _verdict(row.delta_low, row.delta_high),
         _of_control(row),
@@ -90,7 +99,10 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     if not method:
         judged = domains.loc[domains["judged_delta"].notna(), "domain"].nunique()
         also = f", {judged} judged without labels" if judged else ""
-        text = f"No customized model can be compared with the base; {measured} of {total} domains are measured{also}."
+        text = (
+            f"No customized model can be compared with the base; {measured} of {total} domains "
+            f"are measured{also}."
+        )
         return Finding("", text, ("The table says why for each domain.",))
     mean = next(means[means["method"] == method].itertuples())
     sure = _sure(mean.delta_low, mean.delta_high)
@@ -147,8 +159,14 @@ def _of_control(row: object) -> str:
         getattr(row, name) for name in ("gain_over_control", "gain_low", "gain_high")
     )
     if pd.isna(gain):
-        return "No control (the same training on random pairs) is measured, so what retrieval adds is not known."
-    text = f"Over its control, the same training on random pairs, it is {points(gain)} points ({_sure(low, high)})"
+        return (
+            "No control (the same training on random pairs) is measured, so what retrieval adds "
+            "is not known."
+        )
+    text = (
+        f"Over its control, the same training on random pairs, it is {points(gain)} points "
+        f"({_sure(low, high)})"
+    )
     if low > 0:
         return f"{text}: the retrieved pairs help, not the training alone."
     if high < 0:
@@ -171,7 +189,10 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
     covers = "" if best.status == "ok" else f" over {best.status}"
     text = f"The highest top-1 is that of {best.method}: {percent(best.top1)}%{covers}"
     if not pd.isna(best.delta_top1):
-        text += f", {points(best.delta_top1)} points on the base ({_sure(best.delta_low, best.delta_high)})"
+        text += (
+            f", {points(best.delta_top1)} points on the base "
+            f"({_sure(best.delta_low, best.delta_high)})"
+        )
     return (f"{text}. It was picked after the fact, so part of its lead may be luck.",)
 
 

@@ -325,7 +325,7 @@ def describe(session: Session) -> str:
     return (
         f"{header.candidate.method} over {header.against.method}: {100 * difference.estimate:+.1f} "
         f"points, {100 * CONFIDENCE:.4g}% interval {100 * difference.low:+.1f} to "
-        f"{100 * difference.high:+.1f}, judged on {counts['judged']:,} of {counts['disagreements']:,} "
-        f"disagreements among {counts['images']:,} "
+        f"{100 * difference.high:+.1f}, judged on {counts['judged']:,} of "
+        f"{counts['disagreements']:,} disagreements among {counts['images']:,} "
         "pictures" + (f", {counts[UNSURE]} unsure" if counts[UNSURE] else "")
     )

@@ -67,7 +67,9 @@ def read_all(
     if root is None or not root.is_dir():
         wrong = "is not set" if root is None else f"there is no folder {root}"
         raise InputError(f"{section}.root: {wrong}; look at the data with `{section} check`")
-    found, missing, problems = {}, {}, []
+    found = {}
+    missing = {}
+    problems = []
     for name, place in places.items():
         try:
             found[name] = read(root, place)

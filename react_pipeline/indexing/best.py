@@ -61,7 +61,8 @@ def best_hits(
     similarities, rows = rank_exactly(queries, *best.pairs(), take, k)
     unsettled = best.unsettled(similarities[:, -1])
     if len(unsettled):
-        few, least = queries[unsettled], similarities[unsettled, -1]
+        few = queries[unsettled]
+        least = similarities[unsettled, -1]
         pairs = _pairs_above(few, least, blocks(), device)
         similarities[unsettled], rows[unsettled] = rank_exactly(few, *pairs, take, k)
     return similarities, rows
@@ -76,13 +77,15 @@ class Best:
 
         from react_pipeline.clip import DTYPES
 
-        exact, self._type = torch.from_numpy(queries).to(device), DTYPES[precision]
+        exact = torch.from_numpy(queries).to(device)
+        self._type = DTYPES[precision]
         self._queries = exact.to(self._type)
         shape = len(queries), 2 * k + _KEPT_ROWS
         self._similarities = torch.full(shape, -torch.inf, dtype=self._type, device=device)
         self._rows = torch.full(shape, -1, device=device)
         # How far rounding moved the queries and, so far, a row; and how long a vector is at most.
-        self._query_shift, self._row_shift = _shift(exact, self._queries), 0.0
+        self._query_shift = _shift(exact, self._queries)
+        self._row_shift = 0.0
         self._longest = _longest(exact)
 
     def add(self, first_row: int, vectors: Tensor) -> None:
@@ -147,7 +150,8 @@ def _pairs_above(
     """Pairs of a query and a row that are at least so similar (Q,), by products in fp32."""
     import torch
 
-    exact, floor = torch.from_numpy(queries).to(device), torch.from_numpy(least).to(device)
+    exact = torch.from_numpy(queries).to(device)
+    floor = torch.from_numpy(least).to(device)
     # Twice: the rows may be a little longer than 1.
     floor = floor - 2 * _summing_error(queries.shape[1])
     pairs = [np.empty((2, 0), np.int64)]
@@ -181,7 +185,9 @@ def rank_exactly(
     import torch
 
     order = np.argsort(row, kind="stable")
-    query, row, all_queries = query[order], row[order], torch.from_numpy(queries)
+    query = query[order]
+    row = row[order]
+    all_queries = torch.from_numpy(queries)
     exact = np.empty(len(row), np.float32)
     for start in range(0, len(row), _RANKED_AT_ONCE):
         part = slice(start, start + _RANKED_AT_ONCE)

@@ -66,14 +66,16 @@ def build_indices(
         InputError: If a vector cannot be ranked, or the key fits neither the vectors nor the
             machine.
     """
-    rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
+    rows = int(embeddings.counts["rows"])
+    dimension = int(embeddings.counts["dimension"])
     key, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
     sides: dict[Side, Built] = {}
     scratch = scratch_of(staging)
     scratch.mkdir(exist_ok=True)
     for side in SIDES:
-        path, marker = staging / f"{side}.index", scratch / f"{side}.json"
+        path = staging / f"{side}.index"
+        marker = scratch / f"{side}.json"
         record = sealed(marker, staging)
         if record is not None and record["key"] == key:
             sides[side] = Built(**record)
@@ -101,9 +103,11 @@ def build_side(
     import faiss
 
     started = time.perf_counter()
-    stored, parsed = StoredVectors(embeddings, side), Key.parse(key)
+    stored = StoredVectors(embeddings, side)
+    parsed = Key.parse(key)
     sample = training_rows(parsed, config, stored.dimension)
-    neighbours, built = Neighbours(stored, queries), Built(key)
+    neighbours = Neighbours(stored, queries)
+    built = Built(key)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if distributor.kind == "local" or inverted_lists(index) is None:
         train(index, parsed, stored, sample, device)
@@ -130,7 +134,8 @@ def tune_and_measure(
         rerank: Where tuning starts, unless the configuration fixes it; 1: the index holds whole
             vectors.
     """
-    lists, tunable = inverted_lists(index), bool(search_parameters(index, 1))
+    lists = inverted_lists(index)
+    tunable = bool(search_parameters(index, 1))
 
     def measure(value: int, rerank: int) -> float:
         set_parameters(index, search_parameters(index, value))
@@ -143,7 +148,8 @@ def tune_and_measure(
         most = RERANK_LIMIT if rerank > 1 else 1
         reranks = (config.rerank or rerank, config.rerank or most)
         tuned = tune(measure, config.target_recall, value=values, rerank=reranks)
-        built.parameters, built.rerank = search_parameters(index, tuned.value), tuned.rerank
+        built.parameters = search_parameters(index, tuned.value)
+        built.rerank = tuned.rerank
         built.tuned_recall = tuned.recall
         set_parameters(index, built.parameters)
         if tuned.recall < config.target_recall:

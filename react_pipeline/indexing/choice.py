@@ -103,7 +103,8 @@ class Searched:
     @classmethod
     def planned(cls, key: Key, rows: int, width: int) -> Searched:
         """Estimate them before the index is built, with parameters as tuning usually finds."""
-        probed, walked = -(-key.cells // 20), 128 if key.links else 0
+        probed = -(-key.cells // 20)
+        walked = 128 if key.links else 0
         return cls(
             rows,
             width,
@@ -137,14 +138,17 @@ def estimate(
         spreads: Whether a cluster runs the search.
         cores: None: those of this machine; likewise the precision.
     """
-    cores, rows, width = cores or os.cpu_count() or 1, built.rows, built.width
+    cores = cores or os.cpu_count() or 1
+    rows = built.rows
+    width = built.width
     precision = precision or product_precision(queries, device)
     exact = 2.0 * queries * rows * width
     rate = OPERATIONS_PER_SECOND["cuda"]
     if device == "cpu":
         rate = cores * OPERATIONS_PER_SECOND[precision]
     exact_seconds = exact / rate + 2 * rows * width / BYTES_PER_SECOND
-    index, index_seconds = exact, exact_seconds
+    index = exact
+    index_seconds = exact_seconds
     if built.probed:
         index = 2.0 * queries * width * (built.cells + rows * min(built.probed / built.cells, 1))
         index_seconds = index / (cores * CELL_OPERATIONS_PER_SECOND)

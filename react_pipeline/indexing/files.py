@@ -131,10 +131,8 @@ def find_rows(
         Similarities and rows (Q, K), best first; minus infinity and -1 where no hit was found.
     """
     k = min(k, index.ntotal)
-    similarities, rows = (
-        np.empty((len(queries), k), np.float32),
-        np.empty((len(queries), k), np.int64),
-    )
+    similarities = np.empty((len(queries), k), np.float32)
+    rows = np.empty((len(queries), k), np.int64)
     size = max(HITS_AT_ONCE // (k * rerank), 1)
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
@@ -142,6 +140,7 @@ def find_rows(
         if rerank > 1 and stored is not None:
             query, place = np.nonzero(hits >= 0)
             values, hits = rank_exactly(queries[part], query, hits[query, place], stored.take, k)
-        similarities[part], rows[part] = values, hits
+        similarities[part] = values
+        rows[part] = hits
     similarities[rows < 0] = -np.inf
     return similarities, rows

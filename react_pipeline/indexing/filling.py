@@ -78,7 +78,8 @@ def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -
             lists.clustering_index = assigner
     if key.rotation:
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
-        rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
+        rotation.niter = ROTATION_ROUNDS
+        rotation.max_train_points = ROTATION_ROWS
     if not index.is_trained:
         index.train(stored.sample(rows, TRAINING_SEED)[1])
     if lists is not None:
@@ -90,7 +91,8 @@ def add_rows(index: Any, stored: StoredVectors, device: str) -> None:
     """Add all rows to a trained index in main memory; on a GPU their cells are found there."""
     import faiss
 
-    lists, cells = inverted_lists(index), None
+    lists = inverted_lists(index)
+    cells = None
     if lists is not None and device != "cpu":
         centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
         cells = _exact_on_gpu(lists.d, lists.quantizer.metric_type, device, centroids)
@@ -128,7 +130,8 @@ def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) ->
     """The trained, empty index of cells in a file, with all rows. Parts that a killed build had
     finished are used.
     """
-    task, parts = AddTask(stored.artifact, stored.side, trained), stored.runs(PART_ROWS)
+    task = AddTask(stored.artifact, stored.side, trained)
+    parts = stored.runs(PART_ROWS)
     spread(task, parts, settings, f"adding to the {stored.side} index")
     index = read_index(trained, mapped=False)
     for first, _ in parts:

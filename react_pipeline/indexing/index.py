@@ -36,7 +36,8 @@ def build_index(project: Project) -> Artifact:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find
             it; if a key does not fit; if a ready index does not belong to the embeddings.
     """
-    config, ready = project.config.index, project.config.corpus.ready_indices
+    config = project.config.index
+    ready = project.config.corpus.ready_indices
     inputs = resolve(
         project,
         "faiss_index",
@@ -47,7 +48,8 @@ def build_index(project: Project) -> Artifact:
     def write(staging: Path) -> dict[str, Any]:
         if ready is not None:
             return take_over(config, ready, embeddings, staging)
-        device, distributor = project.config.device, project.config.distributor
+        device = project.config.device
+        distributor = project.config.distributor
         return build_indices(config, embeddings, staging, device=device, distributor=distributor)
 
     return project.store.build(inputs, write, resumable=True)
@@ -164,9 +166,7 @@ class Index:
         """The vectors of a side."""
         if self._embeddings is None:
             # <store>/<stage>/<key>/<fingerprint>
-            store, fingerprint = (
-                Store(self.artifact.path.parents[2]),
-                self.artifact.parents["corpus_embeddings"],
-            )
+            store = Store(self.artifact.path.parents[2])
+            fingerprint = self.artifact.parents["corpus_embeddings"]
             self._embeddings = store.open("corpus_embeddings", self.artifact.key, fingerprint)
         return StoredVectors(self._embeddings, side)

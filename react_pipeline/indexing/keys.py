@@ -194,7 +194,8 @@ def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[
         return "Flat", f"{rows:,} rows are at most exact_below ({config.exact_below:,})"
     cells = cells_for(rows)
     above = f"{rows:,} rows are more than exact_below ({config.exact_below:,})"
-    graph, lists = Key.parse(GRAPH_KEY), Key.parse(f"IVF{cells},SQfp16")
+    graph = Key.parse(GRAPH_KEY)
+    lists = Key.parse(f"IVF{cells},SQfp16")
     if (rows <= GRAPH_ROWS or rows < lists.rows_to_train) and graph.bytes(
         rows, dimension
     ) <= budget:

@@ -52,7 +52,8 @@ def take_over(
     sides = {}
     for side in SIDES:
         started = time.perf_counter()
-        path, stored = indices / f"{side}.index", StoredVectors(embeddings, side)
+        path = indices / f"{side}.index"
+        stored = StoredVectors(embeddings, side)
         index = _checked(path, stored)
         built = Built(_described(index))
         rerank = 1 if _holds_vectors(index) else COARSE_RERANK

@@ -62,7 +62,8 @@ class Neighbours:
         Raises:
             InputError: If a vector is not finite or not of unit length.
         """
-        self._stored, self._queries = stored, queries
+        self._stored = stored
+        self._queries = queries
         self._own = queries.rows if stored.side == "text" else np.full(len(queries), -1)
         # One hit more: on the text side the query's own row is taken out again.
         similarities, rows = exact_hits(stored, queries.vectors, max(DEPTHS) + 1)
@@ -75,7 +76,8 @@ class Neighbours:
             depth: How many hits; fewer where the corpus has fewer rows.
             rerank: As of `find_rows`.
         """
-        queries, own = self._queries.vectors[part], self._own[part, None]
+        queries = self._queries.vectors[part]
+        own = self._own[part, None]
         depth = min(depth, self._stored.rows - (self._stored.side == "text"))
         if not depth or not len(queries):
             return 1.0

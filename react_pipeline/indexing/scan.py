@@ -66,8 +66,10 @@ def search_all(
     """
     from react_pipeline.clip import choose_device
 
-    queries, k = index.checked(queries, k), min(k, index.rows)
-    settings, device = distributor or DistributorConfig(), choose_device(index.device)
+    queries = index.checked(queries, k)
+    k = min(k, index.rows)
+    settings = distributor or DistributorConfig()
+    device = choose_device(index.device)
     choice = estimate(
         wanted,
         Searched.built(index.artifact, side),
@@ -129,7 +131,8 @@ class ScanTask:
         from react_pipeline.clip import choose_device
 
         def write(path: Path) -> None:
-            stored, device = StoredVectors(self.embeddings, self.side), choose_device(self.device)
+            stored = StoredVectors(self.embeddings, self.side)
+            device = choose_device(self.device)
             queries = np.load(self.queries)
             values = exact_hits(stored, queries, self.k, device=device, rows=rows)
             hits = np.empty(values[0].shape, _HIT)
@@ -142,10 +145,8 @@ class ScanTask:
 def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
     """The k best of all parts, as of `search_all`."""
     parts = [np.load(path, mmap_mode="r") for path in paths]
-    similarities, rows = (
-        np.empty((len(parts[0]), k), np.float32),
-        np.empty((len(parts[0]), k), np.int64),
-    )
+    similarities = np.empty((len(parts[0]), k), np.float32)
+    rows = np.empty((len(parts[0]), k), np.int64)
     for start in range(0, len(rows), _MERGED_QUERIES):
         some = slice(start, start + _MERGED_QUERIES)
         hits = np.concatenate([part[some] for part in parts], axis=1)

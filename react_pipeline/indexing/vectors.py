@@ -31,7 +31,8 @@ class StoredVectors:
 
     def __init__(self, embeddings: Artifact, side: Side) -> None:
         """Open no file yet."""
-        self.artifact, self.side = embeddings, side
+        self.artifact = embeddings
+        self.side = side
         self._parts = vector_parts(embeddings, side)
         self._starts = self._parts.starts
         self.rows = int(self._starts[-1])
@@ -91,7 +92,8 @@ class StoredVectors:
         bad = bad_rows(vectors)
         if len(bad):
             row = int(rows[bad[0]])
-            number, length = self._number(row), np.linalg.norm(vectors[bad[0]])
+            number = self._number(row)
+            length = np.linalg.norm(vectors[bad[0]])
             raise InputError(
                 f"{self._parts.path(number)}: row {row - self._starts[number]}{self._name(row)} "
                 f"has length {length}, not 1, so a search could never rank it; "

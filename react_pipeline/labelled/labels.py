@@ -63,7 +63,8 @@ def images_by_folder(
     Hidden files are not images, and a hidden folder or file of the root is ignored.
     """
     classes: dict[str, list[Path]] = {}
-    strays, others = [], 0
+    strays = []
+    others = 0
     for entry in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         if entry.is_dir():
             files = sorted(path for path in entry.rglob("*") if path.is_file())
@@ -100,7 +101,9 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
             f"{', '.join(map(str, table.columns))}); a manifest needs path and class"
         )
     known = _by_name(domain)
-    rows, problems, first = [], [], dict[str, int]()
+    rows = []
+    problems = []
+    first = dict[str, int]()
     for number, (name, label) in enumerate(
         zip(table["path"], table["class"], strict=True), start=1
     ):

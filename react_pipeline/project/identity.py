@@ -153,7 +153,8 @@ def other_evaluation_sets(project: Project, slug: str) -> list[str]:
 def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     """The fields of training that change its result, not those of speed."""
     slug, name = key.split("/")
-    method, chosen = METHODS[name], project.training(slug, name)
+    method = METHODS[name]
+    chosen = project.training(slug, name)
     # Contrasted within its own process alone, a pair has other negatives where there are more
     # processes.
     ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}

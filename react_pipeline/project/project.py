@@ -105,7 +105,10 @@ class Project:
             given = field in self.config.retrieval.model_fields_set
             return f"`{field}` is in {self.path.name}" if given else f"`{field}` is the default"
 
-        places = f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over {self.path.name}"
+        places = (
+            f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over "
+            f"{self.path.name}"
+        )
         return f"{idle.message} ({places})"
 
     def seed(self, slug: str) -> int:

@@ -109,8 +109,8 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
             chosen,
             decision="promoted",
             by="person",
-            reason=f"a person made {chosen.identity} champion instead of {before.identity}{tested}: "
-            f"{reason.strip()}",
+            reason=f"a person made {chosen.identity} champion instead of "
+            f"{before.identity}{tested}: {reason.strip()}",
             challenger=chosen,
             test=test,
             rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
@@ -245,7 +245,10 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
     """
     before = scene.verdict
     if edit.version is None:
-        reason = f"a person removed the alias of {before.champion.method} in the registry, so the base is champion"
+        reason = (
+            f"a person removed the alias of {before.champion.method} in the registry, so the base "
+            "is champion"
+        )
         rejected = tuple(sorted({*before.rejected, before.champion.checkpoint}))
         fields: dict[str, Any] = {
             "decision": "rolled back",
@@ -272,7 +275,10 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
                 continue
             entry = candidate
             break
-    reason = f"a person made {entry.contender.identity} champion in the registry (version {edit.version})"
+    reason = (
+        f"a person made {entry.contender.identity} champion in the registry (version "
+        f"{edit.version})"
+    )
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
     fields = {
         "decision": "promoted",

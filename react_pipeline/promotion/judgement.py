@@ -182,7 +182,10 @@ def choose(
     if control_test is not None:
         text += f"; over its control {control_test}"
     elif decision == "promoted" and settings.over_control:
-        text += f"; its control was not {'judged' if chosen.test and chosen.test.judged else 'evaluated'}"
+        text += (
+            "; its control was not "
+            f"{'judged' if chosen.test and chosen.test.judged else 'evaluated'}"
+        )
     ending = {"promoted": f"{chosen.name} becomes champion", "incomparable": "nothing moves"}
     text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
     return Judgement(

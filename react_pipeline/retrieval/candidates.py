@@ -92,7 +92,8 @@ def find_candidates(
         vectors = queries.seed_vectors if mode == "i2i" else prompt_vectors
         if not len(vectors):
             continue
-        side, started = SIDES[mode], time.perf_counter()
+        side = SIDES[mode]
+        started = time.perf_counter()
         similarities, rows, choice = search_all(
             index,
             side,
@@ -147,8 +148,10 @@ def _every_pair(
 ) -> Candidates:
     """Each pair of the corpus, for the class whose prompts its caption is nearest to."""
     means = mean_vectors(prompts["class_id"], vectors)
-    table, class_ids = np.stack(list(means.values())), np.array(list(means))
-    nearest, similarities = np.empty(captions.rows, np.int64), np.empty(captions.rows, np.float32)
+    table = np.stack(list(means.values()))
+    class_ids = np.array(list(means))
+    nearest = np.empty(captions.rows, np.int64)
+    similarities = np.empty(captions.rows, np.float32)
     for start, block in captions.chunks():
         cosines = block @ table.T
         nearest[start : start + len(block)] = cosines.argmax(axis=1)

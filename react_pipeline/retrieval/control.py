@@ -45,8 +45,10 @@ def draw_control(project: Project, slug: str) -> Artifact:
         RetrievalError: If the corpus holds nothing but evaluation images.
     """
     inputs = resolve(project, "control_set", slug)
-    parents, settings = inputs.parents, project.retrieval(slug)
-    size, seed = parents["retrieved_set"].counts["pairs"], project.seed(slug)
+    parents = inputs.parents
+    settings = project.retrieval(slug)
+    size = parents["retrieved_set"].counts["pairs"]
+    seed = project.seed(slug)
 
     def write(directory: Path) -> dict[str, Any]:
         started = time.monotonic()
@@ -117,8 +119,10 @@ class Draw:
         if source.identity != "image_sha256":
             reasons.append("not_collected")
         self.dropped = dict.fromkeys(reasons, 0)
-        self._evaluation, self._random = evaluation, random
-        self._embeddings, self._source = embeddings, source
+        self._evaluation = evaluation
+        self._random = random
+        self._embeddings = embeddings
+        self._source = source
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
         self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows, random).take
@@ -133,7 +137,8 @@ class Draw:
         that are not available.
         """
         parts: list[pd.DataFrame] = []
-        have, rounds = 0, 0
+        have = 0
+        rounds = 0
         while have < size and len(rows := self._next(size - have)):
             parts.append(self._usable(rows))
             have += len(parts[-1])
@@ -155,7 +160,8 @@ class Draw:
     def _distinct(self) -> NDArray[np.int64]:
         """The rows of all distinct images but the evaluation's, in random order."""
         sha256 = read_metadata(self._embeddings, ["image_sha256"])["image_sha256"]
-        same, repeated = self._evaluation.holds(sha256), sha256.duplicated()
+        same = self._evaluation.holds(sha256)
+        repeated = sha256.duplicated()
         self.dropped["evaluation_image_hash"] = int(same.sum())
         self.dropped["exact_duplicate"] = int((repeated & ~same).sum())
         pool = sha256.index[~(same | repeated)].to_numpy()
@@ -210,7 +216,8 @@ class RandomRows:
 
     def __init__(self, rows: int, random: np.random.Generator) -> None:
         """Draw from `range(rows)`."""
-        self._rows, self._random = rows, random
+        self._rows = rows
+        self._random = random
         self._drawn: set[int] = set()
 
     def take(self, count: int) -> NDArray[np.int64]:

@@ -121,7 +121,8 @@ def kept_out(
         InputError: If a listed image is gone or has changed, or subjects are to be excluded and no
             set names them.
     """
-    images, digests = {slug: read_images(own, project.domain(slug))}, dict[str, frozenset[str]]()
+    images = {slug: read_images(own, project.domain(slug))}
+    digests = dict[str, frozenset[str]]()
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
             images[other] = read_images(project.store.current("evaluation_set", other))
@@ -182,15 +183,11 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         MissingArtifact: If the set, or what it was made from, is not there.
         CorruptArtifact: If the set cannot be read.
     """
-    artifact, own = (
-        project.store.current(stage, slug),
-        project.store.current("evaluation_set", slug),
-    )
+    artifact = project.store.current(stage, slug)
+    own = project.store.current("evaluation_set", slug)
     config = artifact.manifest["config"]
-    scope, near = (
-        "all" if "evaluation_sets" in config else "own",
-        float(config["near_duplicate_similarity"]),
-    )
+    scope = "all" if "evaluation_sets" in config else "own"
+    near = float(config["near_duplicate_similarity"])
     read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in CollectedPairs(artifact)]
     pairs = pd.DataFrame(read, columns=["row", "sha256"])
     # Where a download made images smaller, the recorded digest is that of the file as it was on the
@@ -200,7 +197,8 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     ).set_index("row")
     pairs["on_the_web"] = pairs["row"].map(recorded["image_sha256"])
     embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
-    clip, similarity = None, np.full(len(pairs), np.nan, np.float32)
+    clip = None
+    similarity = np.full(len(pairs), np.nan, np.float32)
     if near <= 1:
         from react_pipeline.clip import choose_device, loaded_base
 

@@ -31,7 +31,8 @@ def diverse_order(
         vectors: Gives the unit image vectors (N, D) of rows (N,).
         cap: Pairs wanted of a class.
     """
-    order, alive = np.arange(len(candidates)), (candidates["dropped"] == "").to_numpy()
+    order = np.arange(len(candidates))
+    alive = (candidates["dropped"] == "").to_numpy()
     for of_class in candidates.groupby("class_id").indices.values():
         pool = of_class[alive[of_class]][: _POOL * cap]
         if len(pool) > cap:
@@ -45,7 +46,8 @@ def _by_gain(cosines: NDArray[np.float32], size: int) -> NDArray[np.int64]:
     the others.
     """
     count = len(cosines)
-    weights, covered = 1 - np.arange(count) / count, np.zeros(count)
+    weights = 1 - np.arange(count) / count
+    covered = np.zeros(count)
     chosen: list[int] = []
     for _ in range(size):
         gains = weights @ np.maximum(cosines - covered[:, None], 0)

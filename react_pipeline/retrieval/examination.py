@@ -56,7 +56,9 @@ class Examination:
                 partial(vectors_of, embeddings, "image"), settings.duplicate_similarity
             )
         self.rounds = 0
-        self._source, self._embeddings, self._settings = source, embeddings, settings
+        self._source = source
+        self._embeddings = embeddings
+        self._settings = settings
         self._max_pixels = max_pixels
         self._fetches = source.identity != "image_sha256" or settings.max_text_fraction is not None
         self._seen: set[int] = set()

@@ -29,7 +29,8 @@ def domain_names(project: Project, slug: str) -> pd.DataFrame:
     Those of a retrieved set hold for the same captions and names; which name comes first does not
     matter.
     """
-    domain, embeddings = project.domain(slug), fresh(project, "corpus_embeddings")
+    domain = project.domain(slug)
+    embeddings = fresh(project, "corpus_embeddings")
     kept = (
         project.store.current("retrieved_set", slug)
         if project.store.has("retrieved_set", slug)
@@ -40,10 +41,8 @@ def domain_names(project: Project, slug: str) -> pd.DataFrame:
         and kept.parents["corpus_embeddings"] == embeddings.fingerprint
         and NAMES in kept.manifest["files"]
     ):
-        names, counts = (
-            _names_of(domain),
-            pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"],
-        )
+        names = _names_of(domain)
+        counts = pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"]
         pairs = list(zip(names["class_id"], names["name"], strict=True))
         if set(pairs) == set(counts.index):
             return names.assign(captions=counts[pairs].to_numpy())
@@ -59,7 +58,8 @@ def count_names(
         Columns class_id, class (its label), name, captions (how many say it); a row a name, the
         first name first.
     """
-    names, rows = _names_of(domain), int(embeddings.counts["rows"])
+    names = _names_of(domain)
+    rows = int(embeddings.counts["rows"])
     items = [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
     counts = spread(
         partial(_count_rows, embeddings, names["name"].tolist()),
@@ -103,7 +103,8 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
     texts = pa.array([" ".join(words) for words in split], pa.string())
     firsts = pa.array([words[0] for words in split if words], pa.string())
     words = words_of(captions)
-    rows, words = pc.list_parent_indices(words).to_numpy().astype(np.int64), words.flatten()
+    rows = pc.list_parent_indices(words).to_numpy().astype(np.int64)
+    words = words.flatten()
     starts = np.flatnonzero(pc.is_in(words, firsts))
     said = [np.empty((3, 0), np.int64)]
     for length in sorted({len(words) for words in split} - {0}):

@@ -26,8 +26,8 @@ CHUNK_ROWS = 8_192
 """Taken rows that a block is compared with at a time: 32 MiB of cosines."""
 
 LAG_ROWS = 512
-"""Rows that may be taken before a block is compared with them as a whole; until then each of its rows
-is compared alone.
+"""Rows that may be taken before a block is compared with them as a whole; until then each of its
+rows is compared alone.
 """
 
 
@@ -49,7 +49,8 @@ class NearDuplicates:
         self, read: Callable[[NDArray[np.int64]], NDArray[np.float32]], similarity: float
     ) -> None:
         """Compare the unit vectors (N, D) that `read` gives for row numbers (N,)."""
-        self._read, self._similarity = read, similarity
+        self._read = read
+        self._similarity = similarity
         self.begin()
 
     def begin(self) -> None:

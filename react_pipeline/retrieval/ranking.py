@@ -226,7 +226,8 @@ class _Choice:
 
     def ask(self, queue: _Queue) -> bool:
         """Whether a class gets the next row of its queue, which is taken or lost by that."""
-        row, position = int(queue.rows[queue.next]), int(queue.positions[queue.next])
+        row = int(queue.rows[queue.next])
+        position = int(queue.positions[queue.next])
         if reason := self._refusal(row, queue):
             self.lost[reason].append(row)
         else:

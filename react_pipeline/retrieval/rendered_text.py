@@ -81,9 +81,11 @@ def _glyphs(
     boxes = np.array(
         [[rows.start, columns.start, rows.stop, columns.stop] for rows, columns in parts]
     )
-    height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    height = boxes[:, 2] - boxes[:, 0]
+    width = boxes[:, 3] - boxes[:, 1]
     pixels = np.bincount(labels.ravel())[1:]
-    fill, tone = pixels / (height * width), np.bincount(labels.ravel(), grey.ravel())[1:] / pixels
+    fill = pixels / (height * width)
+    tone = np.bincount(labels.ravel(), grey.ravel())[1:] / pixels
     shaped = (
         (height >= _HEIGHTS[0]) & (height <= _HEIGHTS[1]) & (width <= _MAX_WIDTH_TO_HEIGHT * height)
     )
@@ -98,12 +100,15 @@ def _lines(glyphs: Boxes, tone: NDArray[np.float64]) -> Boxes:
     ends: list[int] = []
     for number in order:
         top, left, bottom, _ = glyphs[number]
-        height, level = bottom - top, (top + bottom) / 2
-        fitting, nearest = -1, np.inf
+        height = bottom - top
+        level = (top + bottom) / 2
+        fitting = -1
+        nearest = np.inf
         for line, last in enumerate(ends):
             last_top, _, last_bottom, last_right = glyphs[last]
             last_height = last_bottom - last_top
-            taller, gap = max(height, last_height), left - last_right
+            taller = max(height, last_height)
+            gap = left - last_right
             alike = taller <= _MAX_HEIGHT_RATIO * min(height, last_height)
             beside = abs(level - (last_top + last_bottom) / 2) <= _MAX_LEVEL_DIFFERENCE * taller
             alike &= abs(tone[number] - tone[last]) <= MAX_TONE_DIFFERENCE
@@ -113,7 +118,8 @@ def _lines(glyphs: Boxes, tone: NDArray[np.float64]) -> Boxes:
                 and -0.5 * taller <= gap <= _MAX_GAP * taller
                 and abs(gap) < nearest
             ):
-                fitting, nearest = line, abs(gap)
+                fitting = line
+                nearest = abs(gap)
         if fitting < 0:
             lines.append([])
             ends.append(0)

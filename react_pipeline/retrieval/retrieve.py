@@ -83,7 +83,8 @@ class _Retrieval:
 
     def write(self, directory: Path) -> dict[str, Any]:
         """Search, choose and collect pairs, and report; returns the counts."""
-        started, scratch = time.monotonic(), scratch_of(directory)
+        started = time.monotonic()
+        scratch = scratch_of(directory)
         clip = load_encoder(self.project, self.parents[encoder_in(self.parents)])
         evaluation = self._evaluation(clip)
         queries = self._queries(evaluation, clip)
@@ -114,7 +115,8 @@ class _Retrieval:
             **examination.counts(),
             "seconds": round(time.monotonic() - started, 2),
         }
-        title, sheets = self.domain.title or self.slug, sheets_of(pairs)
+        title = self.domain.title or self.slug
+        sheets = sheets_of(pairs)
         write_report(directory, title, classes, candidates, self.settings, counts, sheets)
         return counts
 
@@ -138,7 +140,8 @@ class _Retrieval:
         return self.parents["corpus_embeddings"]
 
     def _evaluation(self, clip: Clip) -> EvaluationImages:
-        labelled, scope = self.parents["evaluation_set"], self.settings.decontaminate
+        labelled = self.parents["evaluation_set"]
+        scope = self.settings.decontaminate
         evaluation = kept_out(self.project, self.slug, labelled, scope, clip)
         require_subjects(self.embeddings, evaluation)
         return evaluation
@@ -230,7 +233,8 @@ def _count_pairs(
 
 def most_pairs(project: Project, slug: str, rows: int) -> int:
     """How many pairs of a corpus of so many rows a domain retrieves at most."""
-    settings, domain = project.retrieval(slug), project.domain(slug)
+    settings = project.retrieval(slug)
+    domain = project.domain(slug)
     hits = len(prompt_templates(domain)) * settings.k_per_prompt * len(settings.modes)
     of_classes = (
         min(settings.max_per_class, hits * (1 + len(entry.synonyms))) for entry in domain.classes

@@ -37,8 +37,10 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
         InputError: Listing every file that is missing; or if seeds are to be used and a class that
             needs some has none.
     """
-    settings, domain = project.retrieval(slug), project.domain(slug)
-    rows, problems = [], []
+    settings = project.retrieval(slug)
+    domain = project.domain(slug)
+    rows = []
+    problems = []
     if settings.uses_seeds:
         for class_id, entry in enumerate(domain.classes):
             for seed in entry.seeds:

@@ -100,8 +100,8 @@ class EncoderConfig(Section):
         idle = [f"`{name}`" for name in _OF_WEIGHTS if getattr(self, name) is not None]
         if is_built and idle:
             raise ValueError(
-                f"`model: {self.model}` is made from installed packages, so {', '.join(idle)} would "
-                "do nothing; remove it, or name the architecture of your weights as `model`"
+                f"`model: {self.model}` is made from installed packages, so {', '.join(idle)} "
+                "would do nothing; remove it, or name the architecture of your weights as `model`"
             )
         return self
 

@@ -100,9 +100,9 @@ class DownloadConfig(Section):
 class CorpusConfig(Section):
     """A kind of corpus: its fields of `corpus:`, and all that the pipeline asks of it.
 
-    A kind is a subclass of this, or of `corpus.ShardedCorpus` if its images are in tar shards. It is
-    named by the default of its field `kind`, such as `kind: Literal["webdataset"] = "webdataset"`,
-    and found by `Extension.corpus_kinds`. Heavy imports are inside its methods.
+    A kind is a subclass of this, or of `corpus.ShardedCorpus` if its images are in tar shards. It
+    is named by the default of its field `kind`, such as `kind: Literal["webdataset"] =
+    "webdataset"`, and found by `Extension.corpus_kinds`. Heavy imports are inside its methods.
 
     Attributes:
         file_fields: Fields with names of local files, patterns, or URLs, as text.

@@ -82,7 +82,10 @@ def _tracking_uri(path: Path) -> str:
     named = os.environ.get(TRACKING_VARIABLE, "")
     if named.startswith("http") and has_secret(named):
         # MLflow repeats the address of a server in its messages.
-        problem = f"{TRACKING_VARIABLE} holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        problem = (
+            f"{TRACKING_VARIABLE} holds a password; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
         raise ConfigError([Problem(path, "tracking_uri", problem)])
     return named
 
@@ -168,7 +171,8 @@ def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem
     """Read every `*.yaml` of a directory: the valid domains by slug, and the problems of the
     others.
     """
-    domains, problems = {}, misnamed(directory)
+    domains = {}
+    problems = misnamed(directory)
     for path in sorted(directory.glob("*.yaml")):
         try:
             domains[path.stem] = load_domain(path)

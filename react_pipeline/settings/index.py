@@ -37,7 +37,10 @@ def key_problem(key: str) -> str:
         return f"{key!r}: a graph needs at least {FEWEST_LINKS} links a row; write HNSW16 to HNSW64"
     bits = re.search(r"PQ\d+x(\d+)", key)
     if bits and int(bits[1]) not in BITS:
-        return f"{key!r}: codes of {bits[1]} bits are not built; use {BITS[0]} to {BITS[-1]}, such as x8"
+        return (
+            f"{key!r}: codes of {bits[1]} bits are not built; use {BITS[0]} to {BITS[-1]}, such "
+            "as x8"
+        )
     return ""
 
 

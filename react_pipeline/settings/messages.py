@@ -69,7 +69,8 @@ def problems_of(model: type[BaseModel], raw: Any, errors: list[Any], file: Path)
         raw: What the file holds.
         errors: Of pydantic, for `raw` as `model`.
     """
-    faults, root = _distinct([_fault(model, raw, error) for error in errors]), read_nodes(file)
+    faults = _distinct([_fault(model, raw, error) for error in errors])
+    root = read_nodes(file)
     meant = {(fault.path[:-1], name) for fault in faults if (name := _meant(fault))}
     # A field that is only misspelt is not missing.
     faults = [
@@ -133,7 +134,8 @@ def _field_at(
     model: type[BaseModel], path: tuple[int | str, ...]
 ) -> tuple[type[BaseModel], FieldInfo | None]:
     """The section that a path leads into, and the last field on the way."""
-    section, info = model, None
+    section = model
+    info = None
     for part in path:
         if isinstance(part, str) and part in section.model_fields:
             info = section.model_fields[part]
@@ -146,7 +148,8 @@ def _fault(model: type[BaseModel], raw: Any, error: Any) -> _Fault:
     in the file.
     """
     path: list[int | str] = []
-    value, last = raw, len(error["loc"]) - 1
+    value = raw
+    last = len(error["loc"]) - 1
     for number, part in enumerate(error["loc"]):
         is_there = part in (
             value
@@ -184,7 +187,8 @@ def _distinct(faults: list[_Fault]) -> list[_Fault]:
 
 
 def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
-    value, kind = fault.value, fault.kind
+    value = fault.value
+    kind = fault.kind
     if kind in _OWN:
         return fault.message
     if kind == "extra_forbidden":
@@ -211,7 +215,10 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
     if kind == "literal_error":
         choices = _literals(fault.info.annotation) if fault.info else []
         near = did_you_mean(value, choices) if isinstance(value, str) else ""
-        return f"must be {fault.context['expected'].replace(chr(39), '')}{f'; {near}' if near else ''}{shown}"
+        return (
+            "must be "
+            f"{fault.context['expected'].replace(chr(39), '')}{f'; {near}' if near else ''}{shown}"
+        )
     if kind in _SENTENCES:
         return _SENTENCES[kind].format(**fault.context) + (shown if value != "" else "")
     return re.sub(r"^\w+ should", "must", fault.message) + shown
@@ -227,7 +234,10 @@ def _quote(value: bool | int | float | date, text: str) -> str:
         if isinstance(value, date)
         else "a number"
     )
-    return f"{written} is read as {read}, not as text: quote it: {json.dumps(written, ensure_ascii=False)}"
+    return (
+        f"{written} is read as {read}, not as text: quote it: "
+        f"{json.dumps(written, ensure_ascii=False)}"
+    )
 
 
 def _literals(annotation: Any) -> list[str]:
@@ -268,7 +278,8 @@ def _written(root: yaml.Node | None, path: tuple[int | str, ...]) -> tuple[str, 
     """What the file says at a path, "" if that is no single value, and in which line; 0 if it is
     not there.
     """
-    node, line = root, 0
+    node = root
+    line = 0
     for part in path:
         inside: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         if isinstance(node, yaml.MappingNode):

@@ -86,7 +86,10 @@ class RetrievalConfig(Section):
                 Idle("choose", "modes", "`choose: all` goes by captions; add t2t to `modes`")
             )
         if self.filter_by == "seeds" and self.fusion != "filter":
-            message = f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: filter`, or write"
+            message = (
+                f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
+                "filter`, or write"
+            )
             found.append(Idle("filter_by", "fusion", f"{message} `filter_by: prompts`"))
         return found
 

@@ -67,7 +67,9 @@ def check_shard_name(name: str) -> None:
 def _check_url(name: str) -> None:
     try:
         parts = urlsplit(name)
-        host, credentials, _ = parts.hostname, parts.username or parts.password, parts.port
+        host = parts.hostname
+        credentials = parts.username or parts.password
+        _ = parts.port
     except ValueError as error:
         raise ValueError(f"{name!r}: is not a complete URL ({error})") from error
     if credentials is not None or "@" in parts.netloc:

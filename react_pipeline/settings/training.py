@@ -124,15 +124,14 @@ class TrainingConfig(Section):
 
 SPEED_FIELDS = frozenset(
     {
-        *(
-            "accumulation",
-            "keep_prefix",
-            "activation_checkpointing",
-            "compile",
-            "workers",
-            "processes",
-        ),
-        *("checkpoint_every", "evaluate_every"),
+        "accumulation",
+        "keep_prefix",
+        "activation_checkpointing",
+        "compile",
+        "workers",
+        "processes",
+        "checkpoint_every",
+        "evaluate_every",
     }
 )
 """Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of

@@ -37,7 +37,10 @@ class _Loader(_SafeLoader):  # type: ignore[misc, valid-type]
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in first:
-                    message = f"`{key.value}` is repeated (first in line {first[key.value]}); keep one of them"
+                    message = (
+                        f"`{key.value}` is repeated (first in line {first[key.value]}); keep one "
+                        "of them"
+                    )
                     raise yaml.MarkedYAMLError(problem=message, problem_mark=key.start_mark)
                 first[key.value] = line_of(key)
         return dict(super().construct_mapping(node, deep))
@@ -157,7 +160,10 @@ def _what_is_wrong(error: yaml.MarkedYAMLError) -> str:
     line = f"line {mark.line + 1}: " if mark else ""
     message = " ".join(str(error.problem or error.context).split())[:500]
     if "cannot start any token" in message:
-        message += " (a tab, or a value that begins with @, ` or %: indent with blanks, and quote the value)"
+        message += (
+            " (a tab, or a value that begins with @, ` or %: indent with blanks, and quote the "
+            "value)"
+        )
     if error.context_mark and mark and error.context_mark.line < mark.line:
         message += f" ({error.context}, which begins in line {error.context_mark.line + 1})"
     return line + message

@@ -183,7 +183,8 @@ def verify_files(artifact: Artifact, names: Iterable[str]) -> None:
     """
     with _damage_named(artifact):
         for name in names:
-            path, recorded = artifact.file(name), artifact.manifest["files"][name]
+            path = artifact.file(name)
+            recorded = artifact.manifest["files"][name]
             if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
                 raise CorruptArtifact(
                     f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, "

@@ -51,9 +51,11 @@ def prune(
         if path.is_file()
     }
     leases = [attempt for attempt in attempts(store.staging) if not attempt.is_dead(locked=False)]
-    parents, kept = {}, set().union(*(lease.relies_on() for lease in leases))
+    parents = {}
+    kept = set().union(*(lease.relies_on() for lease in leases))
     for path in manifests:
-        directory, fingerprint = path.parent, path.parent.name
+        directory = path.parent
+        fingerprint = path.parent.name
         try:
             manifest = read_manifest(directory, path.relative_to(store.root).parts[0])
             made = path.stat().st_mtime

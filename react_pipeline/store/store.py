@@ -77,7 +77,8 @@ class Store:
                 ) from error
             if version != FORMAT:
                 raise InputError(
-                    f"{self.root}: a store of format {version}, this version reads format {FORMAT}; "
+                    f"{self.root}: a store of format {version}, this version reads format "
+                    f"{FORMAT}; "
                     "point `store` at an empty directory, or use the version that wrote it"
                 )
 

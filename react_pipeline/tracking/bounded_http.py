@@ -56,13 +56,16 @@ class Allowance:
 
     def __init__(self) -> None:
         """Full at first."""
-        self._lost, self._time = 0.0, time.monotonic()
+        self._lost = 0.0
+        self._time = time.monotonic()
 
     def seconds(self) -> float:
         """How long the next request may take; 0: not to be asked."""
-        request, now = _request_seconds(), time.monotonic()
+        request = _request_seconds()
+        now = time.monotonic()
         limit = FAILURE_SHARE * request
-        self._lost, self._time = max(0.0, self._lost - (now - self._time) * limit / 3600), now
+        self._lost = max(0.0, self._lost - (now - self._time) * limit / 3600)
+        self._time = now
         rest = min(request, limit - self._lost)
         return rest if rest >= MIN_SHARE * request else 0.0
 
@@ -132,7 +135,8 @@ def _send(
         whole=not stream,
         send_seconds=seconds + upload,
     )
-    started, failed = time.monotonic(), True
+    started = time.monotonic()
+    failed = True
     try:
         answer = exchange.answer(seconds)
         failed = answer.status_code >= 500 or answer.status_code == 429
@@ -153,7 +157,9 @@ class _Exchange(threading.Thread):
         self, send: Callable[[], requests.Response], *, whole: bool, send_seconds: float
     ) -> None:
         super().__init__(name="mlflow-request", daemon=True)
-        self._send, self._whole, self.send_seconds = send, whole, send_seconds
+        self._send = send
+        self._whole = whole
+        self.send_seconds = send_seconds
         self.sent = threading.Event()
         self._answer: requests.Response | None = None
         self._error: Exception | None = None
@@ -206,7 +212,8 @@ class _Exchange(threading.Thread):
 
 
 def _body(answer: requests.Response) -> bytes:
-    parts, size_bytes = [], 0
+    parts = []
+    size_bytes = 0
     for part in answer.iter_content(_READ_BYTES):
         parts.append(part)
         size_bytes += len(part)

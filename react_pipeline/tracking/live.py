@@ -2,8 +2,8 @@
 
 A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
 one. The log of the published checkpoint (`log`) finds the same run by its fingerprint, adds what
-could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's own monitor samples the
-machine; what it could not write is lost.
+could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's own monitor samples
+the machine; what it could not write is lost.
 """
 
 from __future__ import annotations
@@ -167,11 +167,13 @@ class LiveRun(TrainingObserver):
                 if ended and self._error is not None:
                     self._mark_failed(client, run_id, self._error)
             except Exception as error:  # whatever MLflow, its database or the network raise: the training continues
-                client, pause = None, RETRY_SECONDS
+                client = None
+                pause = RETRY_SECONDS
                 self._runs.forget()
                 if not self._warned:
                     self._warned = True
-                    uri, reason = without_secrets(self._runs.uri), reason_of(error)
+                    uri = without_secrets(self._runs.uri)
+                    reason = reason_of(error)
                     logger.warning(
                         "MLflow at %s is unavailable, the training continues without it: %s",
                         uri,

@@ -81,7 +81,8 @@ class Tracking:
     def __init__(self, runs: Runs) -> None:
         """Nothing is contacted before the first artifact is logged."""
         self.runs = runs
-        self.uri, self.experiment = runs.uri, runs.experiment
+        self.uri = runs.uri
+        self.experiment = runs.experiment
 
     @classmethod
     def of(cls, project: Project) -> Tracking:
@@ -111,7 +112,8 @@ class Tracking:
 
         `patient` asks the server even if it failed a moment ago.
         """
-        queue, delivery = self._queue(project), Delivery()
+        queue = self._queue(project)
+        delivery = Delivery()
         entry = None if artifact is None else _put(queue, artifact, dagster_run_id)
         if queue.entries() and not queue.rests(patient=patient):
             with project.store.locked(LOCK):
@@ -288,7 +290,9 @@ class Tracking:
         """
         from mlflow.entities import LoggedModelInput
 
-        datasets, models, model_id = datasets_of(artifact), [], None
+        datasets = datasets_of(artifact)
+        models = []
+        model_id = None
         if (model := model_of(artifact)) is not None:
             find = partial(find_model_id, client, self.runs.experiment_id, model[2])
             # Its own run may still wait in the queue behind this one.

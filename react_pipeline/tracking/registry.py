@@ -67,7 +67,8 @@ def apply_verdict(
     A verdict that another one has followed is written on its versions only: the aliases show the
     last. `log` is called with stage, key and fingerprint of a checkpoint that has no version yet.
     """
-    verdict, notes = Verdict.read(artifact), list[str]()
+    verdict = Verdict.read(artifact)
+    notes = list[str]()
     champion = _version(client, project, verdict.domain, verdict.champion, log, notes)
     if champion is not None:  # measured again, it may have a newer calibration
         place = _place(verdict.domain, verdict.champion)

@@ -73,7 +73,8 @@ class Runs:
     @classmethod
     def of(cls, project: Project) -> Runs:
         """The runs of a project, as its configuration says."""
-        config, files = project.config, project.store.root.with_name(FILES)
+        config = project.config
+        files = project.store.root.with_name(FILES)
         return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
 
     def url(self, run_id: str) -> str | None:
@@ -165,7 +166,8 @@ class Runs:
         """
         run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
         if run is None:
-            group, name = key.split("/")[0], f"{tags['asset']} {key}"
+            group = key.split("/")[0]
+            name = f"{tags['asset']} {key}"
             if key == ALL:
                 group = "all domains" if tags["asset"] == "overview" else "corpus"
                 name = tags["asset"]

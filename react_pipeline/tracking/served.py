@@ -24,7 +24,10 @@ try:
     from react_pipeline.corpus import BadImage, decode_image
     from react_pipeline.settings import MAX_PIXELS
 except ModuleNotFoundError as error:
-    MESSAGE = "this model needs react_pipeline in the environment that loads it; it is on no index: install its wheel"
+    MESSAGE = (
+        "this model needs react_pipeline in the environment that loads it; it is on no index: "
+        "install its wheel"
+    )
     raise ModuleNotFoundError(MESSAGE, name=error.name) from error
 
 COLUMN = "image"
@@ -65,7 +68,8 @@ class ServedClassifier(PythonModel):
             `classes` and `scores` (nearest first), and `error`.
         """
         options = params or {}
-        top_k, threshold = int(options.get("top_k", 5)), float(options.get("threshold", 0.0))
+        top_k = int(options.get("top_k", 5))
+        threshold = float(options.get("threshold", 0.0))
         values = list(model_input[COLUMN])
         calibrated = self._classifier.temperature is not None
         rows: list[tuple[Any, ...]] = []

@@ -105,10 +105,12 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         dagster: Where a browser finds Dagster, if that is known.
     """
     if isinstance(source, Inputs):
-        path, version = "", source.code_version
+        path = ""
+        version = source.code_version
         parents = {name: parent.fingerprint for name, parent in source.parents.items()}
     else:
-        path, version = str(source.path), str(source.manifest["code_version"])
+        path = str(source.path)
+        version = str(source.manifest["code_version"])
         parents = dict(source.parents)
     domain, method = _domain_and_method(source.key)
     tags = {

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."
 RESULTS_VIEW = "results"
 
-_NOTE = "Press **Model training** at the top left, then open **Runs**, and **Results** in the menu *Views*."
+_NOTE = (
+    "Press **Model training** at the top left, then open **Runs**, and **Results** in the menu "
+    "*Views*."
+)
 """Description of the experiment, on MLflow's first page, which is one of language models."""
 
 TRAINING_PAGES = "workflowType=machine_learning"

@@ -65,7 +65,8 @@ class HeadSamples:
     @classmethod
     def of(cls, zero_shot: Tensor, vectors: PairVectors, labels: Labels, positions: Tensor) -> Self:
         """The pairs at some positions, and all prompts."""
-        images, captions = vectors.images[positions], vectors.captions[positions]
+        images = vectors.images[positions]
+        captions = vectors.captions[positions]
         class_ids = labels.class_ids[positions]
         return cls(zero_shot, images, captions, class_ids, labels.prompts, labels.prompt_ids)
 
@@ -93,14 +94,17 @@ def train_head(
         TrainingError: If loss or head stop being finite.
     """
     began = time.monotonic()
-    domain, pairs, training = customization.domain, customization.pairs, customization.training
+    domain = customization.domain
+    pairs = customization.pairs
+    training = customization.training
     zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
     trained_on, held_out = _split(pairs, labels, domain, training)
     samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
     training = training.in_steps(len(trained_on), training.batch_size)
     steps = range(1 if method.is_closed_form else training.steps)
-    observer, title = customization.observer, f"training {method.name}"
+    observer = customization.observer
+    title = f"training {method.name}"
     observer.started(customization.inputs, 0)
     log = TrainingLog(
         directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, title

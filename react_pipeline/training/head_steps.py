@@ -57,11 +57,13 @@ class _Batches:
         texts = torch.cat([samples.captions, samples.prompts])
         text_ids = torch.cat([samples.class_ids, samples.prompt_ids])
         self._texts = ClassSamples(texts, text_ids, classes)
-        self._batch_size, self._seed = training.batch_size, training.seed
+        self._batch_size = training.batch_size
+        self._seed = training.seed
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and class ids (B,)."""
-        rng, of_images = generator(self._seed, 5, step), self._batch_size // 2
+        rng = generator(self._seed, 5, step)
+        of_images = self._batch_size // 2
         drawn = [
             self.images.draw(of_images, rng),
             self._texts.draw(self._batch_size - of_images, rng),

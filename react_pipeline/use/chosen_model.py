@@ -41,7 +41,8 @@ def load_chosen(
         MissingArtifact: If it was not trained yet.
         StaleArtifact: If a method's model was made from other inputs than today's.
     """
-    project, slug = Project.load(config), str(slug)
+    project = Project.load(config)
+    slug = str(slug)
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
     method = BASE
@@ -75,7 +76,10 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
             key = method_key(slug, champion.method)
             return project.store.open("customized_checkpoint", key, champion.checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
-        note = f"{slug}: {why}, so the base is used; name a customized model with --model, such as gated-image"
+        note = (
+            f"{slug}: {why}, so the base is used; name a customized model with --model, such as "
+            "gated-image"
+        )
         return fresh(project, "base_checkpoint"), note
     if model == BASE:
         return fresh(project, "base_checkpoint"), ""
@@ -160,5 +164,11 @@ def _fitted_on(result: EvalResult) -> str:
     images = f"{result.n:,} labelled images of {result.dataset}"
     if result.calibration_error is None or result.uncalibrated_error is None:
         return images
-    errors = f"{100 * result.calibration_error:.1f} points, {100 * result.uncalibrated_error:.1f} without it"
-    return f"{images}; calibration error {errors}, each half measured with the temperature of the other"
+    errors = (
+        f"{100 * result.calibration_error:.1f} points, {100 * result.uncalibrated_error:.1f} "
+        "without it"
+    )
+    return (
+        f"{images}; calibration error {errors}, each half measured with the temperature of the "
+        "other"
+    )

@@ -153,7 +153,8 @@ class Classifier:
         """
         if errors not in ("raise", "skip"):
             raise InputError(f"errors: {errors!r}; give 'raise' or 'skip'")
-        pictures, failed = _listed(images), dict[int, str]()
+        pictures = _listed(images)
+        failed = dict[int, str]()
         vectors = self._encoded(pictures, failed if errors == "skip" else None)
         predictions = iter(self._predictions(vectors, top_k, threshold))
         return [
@@ -230,8 +231,14 @@ class Classifier:
     def calibration(self) -> str:
         """What the confidence is worth, in one sentence."""
         if self.temperature is None:
-            return "Confidence is CLIP's softmax and not calibrated: no labelled images were measured with this model."
-        return f"Confidence is calibrated: temperature {self.temperature:.3g}, fitted on {self.calibrated_on}."
+            return (
+                "Confidence is CLIP's softmax and not calibrated: no labelled images were "
+                "measured with this model."
+            )
+        return (
+            f"Confidence is calibrated: temperature {self.temperature:.3g}, fitted on "
+            f"{self.calibrated_on}."
+        )
 
 
 def margins(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -123,7 +123,8 @@ def encode_pictures(
             if end == len(pictures) or end % PART_PICTURES == 0:
                 start = numbers[0] // PART_PICTURES * PART_PICTURES
                 _write(_part(folder, start), rows, ledger)
-                rows, ledger = [], []
+                rows = []
+                ledger = []
 
 
 def _missing_batches(folder: Path, total: int, batch_size: int) -> list[range]:

@@ -178,7 +178,8 @@ def write_model(
         else checkpoint
     )
     config = json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8"))
-    vision_cfg, text_cfg = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
+    vision_cfg = config["model_cfg"]["vision_cfg"]
+    text_cfg = config["model_cfg"]["text_cfg"]
     # The recipient of the folder reads it with plain open_clip, which hands these fields on.
     require_allowed(config["model_cfg"], source.path / CONFIG_FILE)
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE, link=link)

@@ -173,7 +173,8 @@ def _classify(
     from react_pipeline.embedding import LONG_RUN, Encoder
     from react_pipeline.use.encode_pictures import encode_pictures, read_parts
 
-    config, checkpoint = project.config, model_of(project, slug, side)
+    config = project.config
+    checkpoint = model_of(project, slug, side)
     clip, head = load_model(project, checkpoint, project.domain(slug))
     encode_pictures(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),

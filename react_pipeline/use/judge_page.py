@@ -111,7 +111,8 @@ def _record_answer(log: JudgementLog, body: Any) -> bool:
         StoreWriteError: If the disk refuses it.
     """
     fields = body if isinstance(body, dict) else {"choice": ""}
-    number, choice = fields.get("picture"), fields.get("choice")
+    number = fields.get("picture")
+    choice = fields.get("choice")
     if not isinstance(number, int) or choice not in (0, 1, NEITHER, UNSURE, None):
         raise InputError(
             "an answer has a `picture` and a `choice`: 0, 1, neither, unsure, or null to take one "
@@ -126,7 +127,8 @@ def _record_answer(log: JudgementLog, body: Any) -> bool:
 def state_of(log: JudgementLog) -> dict[str, Any]:
     """What the page shows now."""
     session = log.session
-    header, position = session.header, len(session.entries)
+    header = session.header
+    position = len(session.entries)
     clear = session.difference().clear
     names = header.measure["classes"]
     choices = []
@@ -143,11 +145,15 @@ def state_of(log: JudgementLog) -> dict[str, Any]:
 
 
 def _left(session: Session) -> str:
-    clicks, total = session.clicks_left, len(session.header.pictures)
+    clicks = session.clicks_left
+    total = len(session.header.pictures)
     if clicks is None:
         return f"a forecast follows after {FORECAST_STEP} answers"
     if len(session.entries) + clicks >= total:
-        return f"no clear answer is likely before all {total:,} are judged, if the difference stays as it is"
+        return (
+            f"no clear answer is likely before all {total:,} are judged, if the difference stays "
+            "as it is"
+        )
     return f"about {max(clicks, 1):,} more until a clear answer, if the difference stays as it is"
 
 

@@ -59,9 +59,11 @@ def model_card(
     slug, method = checkpoint.key.split("/")
     try:
         domain = project.domain(slug)
-        title, description = domain.title or slug, domain.description
+        title = domain.title or slug
+        description = domain.description
     except InputError:  # its file is gone, and its champion is not
-        title, description = slug, ""
+        title = slug
+        description = ""
     pairs = pairs_of_checkpoint(project, checkpoint)
     names = trained_for(project, checkpoint).class_names
     measured, figures = _figures(project, checkpoint, decision)
@@ -158,7 +160,8 @@ def _ingredients(
     base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
     corpus = project.store.open("corpus", ALL, pairs.parents["corpus"])
     method = checkpoint.key.split("/")[1]
-    config, counts = checkpoint.manifest["config"], checkpoint.counts
+    config = checkpoint.manifest["config"]
+    counts = checkpoint.counts
     size = f"{corpus.counts['shards']:,} shards"
     if (among := corpus.counts.get("pairs")) is not None:
         size += f", {among:,} pairs"

@@ -280,7 +280,9 @@ def _write_record(output: Path, record: dict[str, Any]) -> None:
 
 def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, dict[str, int]]:
     """Make the files of all parts; returns the number of rows, and what was skipped by reason."""
-    ledger, used, work = list(refused), 0, output / WORK
+    ledger = list(refused)
+    used = 0
+    work = output / WORK
     formats: dict[str, Any] = {f"{name}.parquet": pq.ParquetWriter}
     if name == PREDICTIONS:
         formats[f"{name}.csv"] = csv.CSVWriter

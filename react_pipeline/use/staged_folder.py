@@ -56,7 +56,8 @@ def staged(target: Path, overwrite: bool) -> Iterator[Path]:
     A killed process leaves `target` as it was, and a hidden folder next to it that may be removed.
     """
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    staging, earlier = scratch / "new", scratch / "earlier"
+    staging = scratch / "new"
+    earlier = scratch / "earlier"
     staging.mkdir()  # with the usual permissions, unlike the folder of mkdtemp
     try:
         yield staging

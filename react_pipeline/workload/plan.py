@@ -51,9 +51,9 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     total_bytes = sum(step.disk for step in steps if step.measured_disk is None)
     if total_bytes > machine.disk:
         problems.append(
-            f"disk: {total_bytes / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: set "
-            "`store` to a larger "
-            "disk, `corpus.download.image_size: 256`, or `index.memory_gib` for a smaller index"
+            f"disk: {total_bytes / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: "
+            "set `store` to a larger disk, `corpus.download.image_size: 256`, or "
+            "`index.memory_gib` for a smaller index"
         )
     for step in steps:
         if step.memory > machine.memory:

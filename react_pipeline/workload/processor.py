@@ -74,7 +74,8 @@ class Processor:
 
     def step(self, method: ModelMethod, training: TrainingConfig) -> StepCost:
         """Of a core, for a step of a method."""
-        key, (clip, scale) = (method.name, training.last_k_layers), self._run
+        key = (method.name, training.last_k_layers)
+        (clip, scale) = self._run
         if key not in self._steps:
             measured = StepCost.measured(clip, method, training, self._precision)
             seconds = {

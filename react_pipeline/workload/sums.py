@@ -125,7 +125,8 @@ class Sums:
         return _Domain(config, names * templates, templates, pairs, count_images(config))
 
     def _chosen_key(self) -> Key:
-        index, width = self.settings.index, self.retrieval.encoder.dimension
+        index = self.settings.index
+        width = self.retrieval.encoder.dimension
         try:
             return planned_key(index, self.corpus.pairs, width, self.machine.memory)
         except InputError as error:
@@ -163,7 +164,8 @@ class Sums:
         return replace(step, cpu_hours=cpu_hours, gpu_hours=gpu_hours)
 
     def _corpus(self) -> Step:
-        work, rows = self.corpus_work, self.corpus.pairs
+        work = self.corpus_work
+        rows = self.corpus.pairs
         alone = START_SECONDS + work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
         if work.downloads:
             alone += self._fetching(work.downloads)
@@ -186,7 +188,9 @@ class Sums:
         )
 
     def _embeddings(self) -> Step:
-        rows, encoding, work = self.corpus.pairs, self.retrieval.encoding, self.corpus_work
+        rows = self.corpus.pairs
+        encoding = self.retrieval.encoding
+        work = self.corpus_work
         images = rows if work.encodes_images else 0
         captions = rows if work.encodes_captions else 0
         disk = rows * (4.0 * self.retrieval.encoder.dimension + METADATA_BYTES)
@@ -199,7 +203,9 @@ class Sums:
         return self._timed(step, cost)
 
     def _index(self) -> Step:
-        key, width, rows = self.key, self.retrieval.encoder.dimension, self.corpus.pairs
+        key = self.key
+        width = self.retrieval.encoder.dimension
+        rows = self.corpus.pairs
         if self.settings.corpus.ready_indices is not None:
             return Step("faiss_index", "ready")
         size = key.bytes(rows, width)
@@ -218,7 +224,9 @@ class Sums:
         """Evaluation images are compared with, prompts are searched (but for a control), pairs are
         collected.
         """
-        encoding, cost, pairs = self.retrieval.encoding, Cost(alone=0), 0
+        encoding = self.retrieval.encoding
+        cost = Cost(alone=0)
+        pairs = 0
         for slug, domain in self.domains.items():
             towers = domain.images * encoding.image
             alone = START_SECONDS + domain.pairs * PAIR_SECONDS
@@ -248,9 +256,12 @@ class Sums:
         return len(settings.modes) * choice.seconds
 
     def _trainings(self) -> Step:
-        cost, images, disk = Cost(alone=0), 0, 0.0
+        cost = Cost(alone=0)
+        images = 0
+        disk = 0.0
         for slug, name in (key.split("/") for key in self.keys["customized_checkpoint"]):
-            method, planned = METHODS[name], self._planned(slug, name)
+            method = METHODS[name]
+            planned = self._planned(slug, name)
             images += method.images(planned.training, partial(int, planned.pairs))
             checkpoint = method.cost(planned)
             cost += Cost(checkpoint.towers, alone=START_SECONDS + checkpoint.alone)
@@ -272,7 +283,9 @@ class Sums:
         )
 
     def _results(self) -> Step:
-        encoding, cost, images = self.processor.encoding, Cost(alone=0), 0
+        encoding = self.processor.encoding
+        cost = Cost(alone=0)
+        images = 0
         for slug, method in (key.split("/") for key in self.keys["domain_results"]):
             domain = self.domains[slug]
             names = domain.names if METHODS[method].has_model else 0

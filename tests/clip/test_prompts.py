@@ -46,5 +46,8 @@ def test_braces_in_names_and_templates_stay_text():
 
 
 def test_prompts_of_simple_templates_load_no_torch():
-    code = "import sys, react_pipeline.clip.prompts; sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
+    code = (
+        "import sys, react_pipeline.clip.prompts; sys.exit('torch' in sys.modules or 'open_clip' "
+        "in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

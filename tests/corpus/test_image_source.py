@@ -146,7 +146,6 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
         assert path.read_bytes() == (artifact.path / "shards" / path.name).read_bytes()
 
 
-
 def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

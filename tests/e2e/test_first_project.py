@@ -102,7 +102,10 @@ def test_class_names_and_pictures_become_a_served_and_exported_champion(
 
     run("react-pipeline", "export", "shapes", "champion", "--to", str(tmp_path / "exported"))
     picture = pictures / "000.png"
-    load = "import sys; from react_pipeline import Classifier; from dataclasses import asdict; import json; "
+    load = (
+        "import sys; from react_pipeline import Classifier; from dataclasses import asdict; "
+        "import json; "
+    )
     ask = "print(json.dumps(asdict(Classifier.load(sys.argv[1]).predict([sys.argv[2]])[0])))"
     exported = json.loads(
         run("python", "-c", load + ask, str(tmp_path / "exported"), str(picture), folder=tmp_path)

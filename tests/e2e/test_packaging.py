@@ -90,7 +90,10 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
         == "None"
     )
     (tmp_path / "assets.py").write_text("mine = 1")
-    load = "import assets, react_pipeline.assets.definitions as ours; print(assets.mine, ours.__file__)"
+    load = (
+        "import assets, react_pipeline.assets.definitions as ours; print(assets.mine, "
+        "ours.__file__)"
+    )
     assert str(installed) in run("python", "-c", load)
     (tmp_path / "assets.py").unlink()
     assert "materialize" in run("react-pipeline", "--help")

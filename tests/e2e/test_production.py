@@ -518,7 +518,10 @@ def test_what_the_page_says_for_one_server_works_together(
         tracking.runs.connect()
         search = {"experiment_ids": [tracking.runs.experiment_id], "max_results": 10}
         assert page("8500", "/ajax-api/2.0/mlflow/runs/search", search) == {}
-        query = "{assetNodes{assetKey{path}} instance{daemonHealth{allDaemonStatuses{required healthy}}}}"
+        query = (
+            "{assetNodes{assetKey{path}} instance{daemonHealth{allDaemonStatuses{required "
+            "healthy}}}}"
+        )
         found: dict = {}
         for _ in range(120):
             found = page("8300", "/graphql", {"query": query})["data"]

@@ -59,7 +59,10 @@ def recalls(value: float, **others: float) -> dict[str, float]:
 def test_a_collapse_stops_with_step_pairs_and_both_recalls(
     before: float, after: float, pairs: int
 ) -> None:
-    text = f"collapsed by step 17: r5_text_to_image of {pairs} held-out pairs.*{before:.1%}.*{after:.1%}.*learning_rate"
+    text = (
+        f"collapsed by step 17: r5_text_to_image of {pairs} held-out "
+        f"pairs.*{before:.1%}.*{after:.1%}.*learning_rate"
+    )
     with pytest.raises(TrainingError, match=text):
         require_no_collapse(17, recalls(before), recalls(before, r5_text_to_image=after), pairs)
 

@@ -120,7 +120,8 @@ def drawing_cost() -> tuple[int, float, float]:
     Raises:
         InputError: If a package of the demo is missing.
     """
-    drawings, began = _shuffled(), time.process_time()
+    drawings = _shuffled()
+    began = time.process_time()
     sample = drawings[:SAMPLED]
     rendered = [_render(drawing) for drawing in sample]
     seconds = time.process_time() - began

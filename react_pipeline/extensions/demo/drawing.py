@@ -54,11 +54,11 @@ def render(drawing: Drawing, size: int) -> Image.Image:
     if pixels.std() < MAX_BLANK_DEVIATION:
         raise BlankError(drawing.key)
     if image.mode == "RGB":
-        red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-        highest, lowest = (
-            np.maximum(np.maximum(red, green), blue),
-            np.minimum(np.minimum(red, green), blue),
-        )
+        red = pixels[..., 0]
+        green = pixels[..., 1]
+        blue = pixels[..., 2]
+        highest = np.maximum(np.maximum(red, green), blue)
+        lowest = np.minimum(np.minimum(red, green), blue)
         if int((highest - lowest).max()) > MAX_GREY_DIFFERENCE:
             return image
         pixels = red

@@ -74,7 +74,8 @@ def react_demo_hybrid(pretrained: bool = False, **options: Any) -> VisionTransfo
     """Build the tower with random weights; timm calls this by its name."""
     if pretrained:
         raise ValueError(
-            f"{ARCHITECTURE} has no weights to download; react_pipeline.extensions.demo.base builds them"
+            f"{ARCHITECTURE} has no weights to download; react_pipeline.extensions.demo.base "
+            "builds them"
         )
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(name, None)

@@ -102,7 +102,8 @@ def installed_versions() -> dict[str, str]:
         InputError: Naming the packages that are missing.
     """
     packages = sorted(source.package for source in (*CORPUS_SOURCES, *OTHER_SOURCES))
-    versions, missing = {"recipe": str(RECIPE_VERSION)}, []
+    versions = {"recipe": str(RECIPE_VERSION)}
+    missing = []
     for package in packages:
         try:
             versions[package] = metadata.version(package)

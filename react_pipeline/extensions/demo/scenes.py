@@ -101,7 +101,8 @@ def _drawn(
 def _box(visible: NDArray[np.bool_]) -> dict[str, Any]:
     """The smallest box around an object, and its area, as COCO writes them."""
     rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
-    left, top = int(columns[0]), int(rows[0])
+    left = int(columns[0])
+    top = int(rows[0])
     bbox = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
     return {"iscrowd": 0, "bbox": bbox, "area": int(visible.sum())}
 

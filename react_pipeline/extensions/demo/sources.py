@@ -155,7 +155,8 @@ def _noto_emoji() -> Iterator[Drawing]:
             code_points = _code_points(text, "04x")
             for weight in (300, 700):
                 key = f"noto-emoji{weight}-{code_points}"
-                caption, subject = _emoji_caption(key, names), subject_of(code_points)
+                caption = _emoji_caption(key, names)
+                subject = subject_of(code_points)
                 yield Drawing(key, "noto-emoji", caption, path, ord(text[0]), weight, subject)
 
 
@@ -180,7 +181,8 @@ class IconFont:
         codes = json.loads((directory / self.names).read_text(encoding="utf-8"))
         seen: set[str | int] = set()
         for name, code in codes.items():
-            words, glyph = re.sub("[-_]", " ", re.sub(self.noise, "", name)).strip(), int(code, 16)
+            words = re.sub("[-_]", " ", re.sub(self.noise, "", name)).strip()
+            glyph = int(code, 16)
             # Single letters and numbers are signs, not drawings.
             if words in seen or glyph in seen or re.fullmatch(r"\w{1,2}|\d+", words):
                 continue

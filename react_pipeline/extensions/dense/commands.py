@@ -57,7 +57,9 @@ def check(
     from react_pipeline.labelled import Unavailable
 
     project = load_project(config)
-    dense, rows, wrong = project.config.section(DenseConfig), [], False
+    dense = project.config.section(DenseConfig)
+    rows = []
+    wrong = False
     if dense.root is None or not dense.sets(domain):
         raise InputError(
             f"{project.path}: dense.root, and dense.datasets or dense.own, are not set"

@@ -92,7 +92,8 @@ def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, st
         name: table[table["value"].notna() & (table["figure"] != "classes")]
         for name, table in tables.items()
     }
-    base, parts = tables.pop("base")[[*PLACE, "value"]].rename(columns={"value": "base"}), []
+    base = tables.pop("base")[[*PLACE, "value"]].rename(columns={"value": "base"})
+    parts = []
     left_out = {
         f"{name}, {place}": str(reason)
         for name, found in results.items()

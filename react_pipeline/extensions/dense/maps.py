@@ -106,7 +106,8 @@ class Segmenter:
         Raises:
             InputError: If the tower has no dense features.
         """
-        self.clip, self.config = clip, config
+        self.clip = clip
+        self.config = config
         self.tower = DenseTower(clip.model, config.attention, config.residual, config.mlp)
         self.vectors = ClassVectors.of(clip, images.class_names, templates)
         self.background = images.background
@@ -157,7 +158,8 @@ class Segmenter:
             )
             for axis in (0, 1)
         )
-        rows, columns = rows.to(grid.device), columns.to(grid.device)
+        rows = rows.to(grid.device)
+        columns = columns.to(grid.device)
         return torch.einsum("xmw,ymwc->cyx", columns, torch.einsum("ynh,nmhwc->ymwc", rows, grid))
 
     def _window(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -235,7 +237,8 @@ def smoothed(logits: Tensor, keys: Tensor, threshold: float) -> Tensor:
     Returns:
         Logarithms of shares (B, h, w, C).
     """
-    logs, flat = logits.log_softmax(dim=-1).flatten(1, 2), keys.flatten(1, 2)
+    logs = logits.log_softmax(dim=-1).flatten(1, 2)
+    flat = keys.flatten(1, 2)
     shares = logs.exp()
     weights = functional.normalize((flat @ flat.mT).clamp(min=0), p=1, dim=-1)
     unsure = shares.amax(dim=-1, keepdim=True) < threshold

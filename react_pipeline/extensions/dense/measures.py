@@ -130,7 +130,8 @@ def _evaluated(
         evaluated = COCOeval(loaded, results, "bbox")
         evaluated.params.imgIds = sorted(image["id"] for image in truth["images"])
         evaluated.params.catIds = sorted(category["id"] for category in truth["categories"])
-        evaluated.params.useCats, evaluated.params.maxDets = int(classes), list(limits)
+        evaluated.params.useCats = int(classes)
+        evaluated.params.maxDets = list(limits)
         evaluated.evaluate()
         evaluated.accumulate()
     return evaluated

@@ -80,7 +80,8 @@ def write_overlays(truth: Path, found: Mapping[str, Path], path: Path) -> bool:
     ]
     heights = [LINE + max(tile.height for tile in row) for row in tiles]
     grid = Image.new("RGB", ((len(found) + 1) * (TILE + GAP), LINE + sum(heights)), "white")
-    pen, top = ImageDraw.Draw(grid), LINE
+    pen = ImageDraw.Draw(grid)
+    top = LINE
     for column, title in enumerate(["truth", *found]):
         pen.text((column * (TILE + GAP) + 4, 3), title, fill="black")
     for name, row, height in zip(names, tiles, heights, strict=True):

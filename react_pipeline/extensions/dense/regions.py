@@ -39,7 +39,8 @@ class Detector:
         Raises:
             InputError: If regions are to be cut from dense features and the tower has none.
         """
-        self.clip, self.config = clip, config
+        self.clip = clip
+        self.config = config
         self.vectors = ClassVectors.of(clip, class_names, templates)
         of_map = config.regions == "roi"
         self.tower = (
@@ -87,12 +88,11 @@ class Detector:
         size = self.tower.size
         if self.tower.any_size:
             short, longest = RESNET_SIDES if self.tower.is_resnet else (size, None)
-            fitted, multiple = (
-                resized(image, self.config.short_side or short, longest),
-                self.tower.stride,
-            )
+            fitted = resized(image, self.config.short_side or short, longest)
+            multiple = self.tower.stride
         else:
-            fitted, multiple = resized(image, size, longest=size), size
+            fitted = resized(image, size, longest=size)
+            multiple = size
         scale = torch.tensor([fitted.width / image.width, fitted.height / image.height]).repeat(2)
         pixels = padded(normalized(self.clip, fitted), multiple)
         return self.tower.regions(pixels, (boxes.float() * scale).to(self.clip.device))
@@ -127,7 +127,8 @@ def squares(boxes: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
     half = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) * factor / 2).clamp(
         max=max(size) / 2
     )
-    lowest, highest = half.expand(-1, 2), limits - half
+    lowest = half.expand(-1, 2)
+    highest = limits - half
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     centres = torch.where(
         highest >= lowest, centres.clamp(lowest, highest.maximum(lowest)), limits / 2 + 0 * centres

@@ -71,7 +71,8 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
             set that is there and wrong, before anything is predicted.
     """
     require_encoder(method)
-    dense, key = project.config.section(DenseConfig), method_key(project.domain(slug).slug, method)
+    dense = project.config.section(DenseConfig)
+    key = method_key(project.domain(slug).slug, method)
     found, missing = read_dense_sets(dense, slug)
     digests = {images.entry.name: images.digest() for images in found}
     files = digests_of_files(dense, found)
@@ -98,12 +99,12 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
 
 class _Measuring:
     def __init__(self, project: Project, slug: str, checkpoint: Artifact, directory: Path) -> None:
-        self.project, self.domain, self.dense = (
-            project,
-            project.domain(slug),
-            project.config.section(DenseConfig),
-        )
-        self.slug, self.checkpoint, self.directory = slug, checkpoint, directory
+        self.project = project
+        self.domain = project.domain(slug)
+        self.dense = project.config.section(DenseConfig)
+        self.slug = slug
+        self.checkpoint = checkpoint
+        self.directory = directory
         self.max_pixels = project.config.corpus.max_pixels
         self.per_class: list[list[Any]] = []
 
@@ -122,7 +123,8 @@ class _Measuring:
                 figures = self._boxes(images, source) if boxes else self._maps(images, source)
                 reason = "" if figures else "nothing in this set counts"
             except Unavailable as error:
-                figures, reason = {}, error.reason
+                figures = {}
+                reason = error.reason
             rows += [
                 [*about, figure, value, len(images), None] for figure, value in figures.items()
             ]
@@ -199,7 +201,8 @@ class _Measuring:
             lambda: Segmenter(self.clip, images, self._templates(images), self.dense)
         )
         predictor: Callable[[Image.Image], Any] = segmenter
-        where, classes = f"{images.entry.name}--{source}", len(images.class_names)
+        where = f"{images.entry.name}--{source}"
+        classes = len(images.class_names)
         if source == "student":
             from react_pipeline.extensions.dense.student import Student
 
@@ -214,7 +217,8 @@ class _Measuring:
 
         def predict(position: int) -> list[list[int]]:
             image = images.image(position, self.max_pixels)
-            truth, ids = images.label_map(position, image.size), predictor(image)
+            truth = images.label_map(position, image.size)
+            ids = predictor(image)
             if not segmenter.scores_background and images.background is not None:
                 truth = np.where(truth == images.background, IGNORED, truth)
             if position < SHOWN:

@@ -262,7 +262,8 @@ def _classes(
 def _boxes(
     path: Path, given: Mapping[str, Any], images: Mapping[int, Any], ids: list[int]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    wanted, all_ids = set(ids), {category["id"] for category in given["categories"]}
+    wanted = set(ids)
+    all_ids = {category["id"] for category in given["categories"]}
     boxes: list[dict[str, Any]] = []
     skipped = Counter[str]()
     for number, box in enumerate(given["annotations"]):
@@ -272,14 +273,16 @@ def _boxes(
                 f"{path}: annotations[{number}].{field_name} {box[field_name]} is not listed in "
                 "the file"
             )
-        image, shape = images[box["image_id"]], box.get("segmentation")
+        image = images[box["image_id"]]
+        shape = box.get("segmentation")
         if isinstance(shape, dict) and list(shape["size"]) != [image["height"], image["width"]]:
             raise InputError(
                 f"{path}: annotations[{number}].segmentation.size {shape['size']} is not its "
                 "image's"
             )
         left, top, width, height = map(float, box["bbox"])
-        right, bottom = min(left + width, image["width"]), min(top + height, image["height"])
+        right = min(left + width, image["width"])
+        bottom = min(top + height, image["height"])
         inside = max(left, 0.0), max(top, 0.0)
         if not np.isfinite(left + top + width + height) or width <= 0 or height <= 0:
             skipped["no area"] += 1
@@ -297,7 +300,8 @@ def _boxes(
                 "category_id": box["category_id"],
                 "bbox": cut,
             }
-            area, crowd = float(box.get("area", cut[2] * cut[3])), int(box.get("iscrowd", 0))
+            area = float(box.get("area", cut[2] * cut[3]))
+            crowd = int(box.get("iscrowd", 0))
             boxes.append({**ours, "area": area, "iscrowd": crowd})
     return boxes, +skipped
 

@@ -27,8 +27,11 @@ with MLP.
 """
 
 SCENE_TEMPLATES = (
-    *("there is a {} in the scene.", "there is the {} in the scene."),
-    *("this is a {} in the scene.", "this is the {} in the scene.", "this is one {} in the scene."),
+    "there is a {} in the scene.",
+    "there is the {} in the scene.",
+    "this is a {} in the scene.",
+    "this is the {} in the scene.",
+    "this is one {} in the scene.",
 )
 """MaskCLIP's, in addition to CLIP's 80."""
 
@@ -88,12 +91,12 @@ def dense_sets() -> dict[str, DenseSet]:
     }
     maps: dict[str, Any] = {"templates": (*imagenet, *SCENE_TEMPLATES)}
     voc: dict[str, Any] = {
-        **{
-            "images": "JPEGImages",
-            "truth": "SegmentationClass",
-            "listed": "ImageSets/Segmentation/val.txt",
-        },
-        **{"homepage": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012", "expected": 1_449, **maps},
+        "images": "JPEGImages",
+        "truth": "SegmentationClass",
+        "listed": "ImageSets/Segmentation/val.txt",
+        "homepage": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        "expected": 1_449,
+        **maps,
     }
     groups = {"base": tuple(names["base"]), "novel": tuple(names["novel"])}
     rows = (

@@ -46,7 +46,8 @@ class Student:
         Raises:
             InputError: If torchvision has no such network, or the backbone's weights do not fit.
         """
-        self.segmenter, self.config = segmenter, config
+        self.segmenter = segmenter
+        self.config = config
         self.side = (config.short_side or segmenter.tower.size) // MULTIPLE * MULTIPLE
         name = config.student_model
         try:
@@ -113,7 +114,8 @@ class Student:
 
         for number in tqdm(range(len(locations)), "pseudo labels", disable=None):
             labelled(number)
-        network, optimizer = self.network.train(), self._optimizer()
+        network = self.network.train()
+        optimizer = self._optimizer()
         states = _States(scratch, network, optimizer, self.segmenter.clip.device)
         steps = self.config.student_steps
         for step in tqdm(range(states.resume(), steps), "student", disable=None):
@@ -159,7 +161,8 @@ class Student:
         of the step.
         """
         chance = np.random.default_rng((0, step))
-        pixels, truths = [], []
+        pixels = []
+        truths = []
         for number in chance.integers(count, size=self.config.student_batch):
             image, labels = labelled(int(number))
             left, top = (

@@ -103,7 +103,8 @@ class DenseTower:
         if self.is_resnet:
             grid = self._stages(images, 4).permute(0, 2, 3, 1)
             pool = self.visual.attnpool
-            features, keys = pool.c_proj(pool.v_proj(grid)), pool.k_proj(grid)
+            features = pool.c_proj(pool.v_proj(grid))
+            keys = pool.k_proj(grid)
             return functional.normalize(features.float(), dim=-1), functional.normalize(
                 keys.float(), dim=-1
             )
@@ -155,7 +156,8 @@ class DenseTower:
             2, 0, 3, 1, 4
         )
         if not native:
-            query, key = host.attn.q_norm(query), host.attn.k_norm(key)
+            query = host.attn.q_norm(query)
+            key = host.attn.k_norm(key)
         mixed = self._mixed(query, key, value).transpose(1, 2).flatten(2)
         attended = (
             host.ls_1(host.attn.out_proj(mixed)) if native else host.ls1(host.attn.proj(mixed))
@@ -214,7 +216,8 @@ class DenseTower:
         """Let the tower have position embeddings for images of this size: its own, resized
         bicubically.
         """
-        visual, size = self.visual, tuple(images.shape[-2:])
+        visual = self.visual
+        size = tuple(images.shape[-2:])
         if not self.tower.native:
             self._grid = tuple(visual.trunk.patch_embed.grid_size)
             if size != (self.size, self.size):

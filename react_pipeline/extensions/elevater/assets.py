@@ -95,7 +95,8 @@ def benchmark_mean_is_at_least_base(
     """Zero-shot, on the data sets that both were measured on: customization should not cost on
     average.
     """
-    pipeline, key = project.load(), key_of(context)
+    pipeline = project.load()
+    key = key_of(context)
     slug, method = key.split("/")
     base = fresh_or_none(pipeline, "benchmark_results", method_key(slug, "base"))
     mine = pipeline.store.current("benchmark_results", key)
@@ -171,7 +172,8 @@ def contradictions(rows: pd.DataFrame) -> int:
     """Rows with both a value and a reason or neither, with a value of no image or one that is not a
     fraction.
     """
-    has_value, has_reason = rows["value"].notna(), rows["unavailable"].notna()
+    has_value = rows["value"].notna()
+    has_reason = rows["unavailable"].notna()
     no_images = has_value & (rows["n"] == 0)
     no_fraction = has_value & ~rows["value"].between(0, 1)
     return int(((has_value == has_reason) | no_images | no_fraction).sum())

@@ -102,7 +102,10 @@ def report_json(reports: Sequence[DatasetReport]) -> str:
 
 
 def _check(root: Path, entry: Dataset) -> DatasetReport:
-    splits, problems, notes, wrong = [], [], dict[str, None](), False
+    splits = []
+    problems = []
+    notes = dict[str, None]()
+    wrong = False
     for split, expected in entry.sizes.items():
         report = SplitReport(split, None, expected)
         try:

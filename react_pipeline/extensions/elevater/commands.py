@@ -39,7 +39,10 @@ def list_datasets() -> None:
         ["data set", "title", "classes", "templates", "train", "val", "test", "metric"],
         [
             [
-                *(entry.name, entry.title, entry.num_classes, entry.num_templates),
+                entry.name,
+                entry.title,
+                entry.num_classes,
+                entry.num_templates,
                 *(
                     f"{entry.sizes[split]:,}" if split in entry.sizes else "–"
                     for split in ("train", "val", "test")

@@ -63,7 +63,8 @@ class TestImages(LabelledKind):
         self, evaluation: EvaluationSetConfig, domain: DomainConfig
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The test images of the data set, with the domain's label of each class."""
-        root, name = require_folder(evaluation), str(evaluation.dataset)
+        root = require_folder(evaluation)
+        name = str(evaluation.dataset)
         try:
             return list_images(root, name, domain), {"dataset": name}
         except Unavailable as error:

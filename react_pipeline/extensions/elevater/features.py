@@ -178,7 +178,9 @@ def digests_of_test_images(artifact: Artifact) -> set[str]:
 
 class _Writer:
     def __init__(self, project: Project, checkpoint: Artifact, directory: Path) -> None:
-        self.project, self.checkpoint, self.directory = project, checkpoint, directory
+        self.project = project
+        self.checkpoint = checkpoint
+        self.directory = directory
         self.taken_over = 0
         for left in directory.rglob("*.partial"):  # by a killed build
             left.unlink()
@@ -205,7 +207,8 @@ class _Writer:
     def _encode(self, images: LabelledImages, digest: str) -> str:
         from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
 
-        started, config = time.monotonic(), self.project.config
+        started = time.monotonic()
+        config = self.project.config
         folder = self.directory / images.dataset
         preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
         sha256, truncated = encode(

@@ -1,4 +1,5 @@
-"""The images of one split of a data set: where each one's bytes are, its labels, a digest of it all.
+"""The images of one split of a data set: where each one's bytes are, its labels, a digest of it
+all.
 
 Every reader returns the one type of this module. Does not belong here: reading bytes
 (`labelled.sources`), any layout.

@@ -176,7 +176,9 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
 
 
 def _read_iris(path: Path) -> _Index:
-    locations, labels, problems = [], [], []
+    locations = []
+    labels = []
+    problems = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         text = line.strip()
         if not text:
@@ -184,7 +186,8 @@ def _read_iris(path: Path) -> _Index:
         # Paths may hold spaces, so the last one parts path and labels.
         location, _, ids = text.rpartition(" ")
         if not location:
-            location, ids = text, ""
+            location = text
+            ids = ""
         try:
             labels.append([int(label) for label in ids.split(",") if label.strip()])
         except ValueError:

@@ -73,7 +73,8 @@ class DatasetMeasurer:
 
     def zero_shot(self) -> Outcome:
         """Classify by the class names alone."""
-        started, experiment = time.monotonic(), Experiment()
+        started = time.monotonic()
+        experiment = Experiment()
         logits = LOGIT_SCALE * F.normalize(torch.from_numpy(self.test.features), dim=-1) @ self.head
         probabilities = logits.softmax(
             dim=-1
@@ -135,14 +136,16 @@ class DatasetMeasurer:
             seed=experiment.seed,
             dataset=self.entry.name,
         )
-        head, metric = Head.from_text(self.head), self.entry.metric
+        head = Head.from_text(self.head)
+        metric = self.entry.metric
         if images:
             return fine_tune(self.clip, images[0], images[1], head, split, metric)
         examples = [self._examples(part) for part in (train, self.test)]
         return linear_probe(examples[0], examples[1], head, split, metric)
 
     def _examples(self, part: Features) -> FeatureExamples:
-        features, labels = torch.from_numpy(part.features), torch.from_numpy(part.labels)
+        features = torch.from_numpy(part.features)
+        labels = torch.from_numpy(part.labels)
         return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
 
 

@@ -71,7 +71,10 @@ def join_names(
         problems.insert(0, f"{len(found)} classes, {entry.name} has {entry.num_classes}")
     elif problems and list(found) == [str(number) for number in range(entry.num_classes)]:
         if in_elevaters_order and entry.order_is_elevaters:
-            note = f"{where}: labels have no names; they were taken in the order of ELEVATER's own list"
+            note = (
+                f"{where}: labels have no names; they were taken in the order of ELEVATER's own "
+                "list"
+            )
             return by_position, (note,)
         problems = ["labels have no names, and their order is uncertain: name the classes"]
     if problems:
@@ -87,7 +90,8 @@ def _joined(
     entry: Dataset, names: Sequence[str], known: dict[str, list[int]]
 ) -> tuple[list[int], list[str]]:
     """The class ids of names, and what is wrong with the others."""
-    ids, problems = [], []
+    ids = []
+    problems = []
     for name in names:
         candidates = known.get(normal(name))
         if candidates is None:

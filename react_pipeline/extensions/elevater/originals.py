@@ -96,7 +96,10 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         raise
     # torchvision raises RuntimeError for what it misses; what it then parses fails in any way.
     except Exception as error:
-        problem = f"{root / folder}: torchvision's {entry.torchvision} cannot read it ({error}); copy it again"
+        problem = (
+            f"{root / folder}: torchvision's {entry.torchvision} cannot read it ({error}); copy "
+            "it again"
+        )
         if (
             isinstance(error, RuntimeError)
             and "not found" in str(error)
@@ -171,7 +174,8 @@ def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise Unavailable(f"{paths[0]} and {paths[1].name} are missing")
-    pixels, labels = [], []
+    pixels = []
+    labels = []
     csv.field_size_limit(max(csv.field_size_limit(), 1 << 20))
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, skipinitialspace=True):

@@ -140,6 +140,7 @@ class _HeadGroup:
                 going.append(place)
         if len(going) < len(self.curves):
             self.curves = [self.curves[place] for place in going]
-            self.rates, self.decays = self.rates[going], self.decays[going]
+            self.rates = self.rates[going]
+            self.decays = self.decays[going]
             self.parameters = [values.detach()[going] for values in self.parameters]
             self.moments = [values[going] for values in self.moments]

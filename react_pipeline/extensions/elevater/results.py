@@ -178,7 +178,8 @@ class _Measuring:
         from react_pipeline.extensions.elevater.finetune import ImageExamples
         from react_pipeline.labelled import PreprocessedImages, preprocessing
 
-        config, about = self.project.config, features.about
+        config = self.project.config
+        about = features.about
         if about.digest not in self._found:
             found = read_dataset(
                 config.section(ElevaterConfig).root or Path(),

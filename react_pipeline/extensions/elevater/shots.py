@@ -95,7 +95,8 @@ def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int) -> In
                 negatives += 1
                 chosen.append(image)
             continue
-        rarest, commonest = drawn[classes].min(), drawn[classes].max()
+        rarest = drawn[classes].min()
+        commonest = drawn[classes].max()
         if rarest < shots and (rarest <= shots / 2 or commonest <= 1.5 * shots):
             drawn[classes] += 1
             chosen.append(image)

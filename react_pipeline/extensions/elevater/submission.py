@@ -167,7 +167,10 @@ def check_submission(path: Path, expected: Mapping[str, Dataset]) -> list[Proble
     wanted = [name for name in expected if name != IMAGENET.name]
     missing = [name for name in wanted if name not in names]
     if missing:
-        present = f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}"
+        present = (
+            f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: "
+            f"{', '.join(missing)}"
+        )
         problems.append(
             Problem(
                 path, "data", f"{present}. The leaderboard shows an average only for all of them"
@@ -236,7 +239,9 @@ def _wrong_predictions(predictions: Any, n_seeds: int, dataset: Dataset) -> Iter
         yield f"have the shape {predictions.shape}; {wanted} (seeds, test images, classes) is right"
     outside = ~((predictions >= 0) & (predictions <= 1))
     if outside.any():
-        yield f"{np.count_nonzero(outside)} values are outside 0 to 1, the first at {_first(outside)}"
+        yield (
+            f"{np.count_nonzero(outside)} values are outside 0 to 1, the first at {_first(outside)}"
+        )
     elif not dataset.multilabel and predictions.ndim == 3:
         wrong = np.abs(predictions.sum(axis=2) - 1) > ROW_SUM_TOLERANCE
         if wrong.any():

@@ -11,19 +11,17 @@ from react_pipeline.extensions.elevater.experiments import Experiment
 from react_pipeline.pages import escaped, markdown_table
 
 SUMMARY_COLUMNS = [
-    *(
-        "dataset",
-        "experiment",
-        "protocol",
-        "metric",
-        "value",
-        "spread",
-        "seeds",
-        "n",
-        "expected",
-        "images",
-        "status",
-    )
+    "dataset",
+    "experiment",
+    "protocol",
+    "metric",
+    "value",
+    "spread",
+    "seeds",
+    "n",
+    "expected",
+    "images",
+    "status",
 ]
 
 
@@ -50,9 +48,16 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
             status = several + str(failed["unavailable"].iloc[0])
         summary.append(
             (
-                *(name, Experiment(adaptation, int(shots)).name, protocol, first["metric"]),
+                name,
+                Experiment(adaptation, int(shots)).name,
+                protocol,
+                first["metric"],
                 *((np.nan, np.nan) if len(failed) else (values.mean(), values.std(ddof=0))),
-                *(len(group), first["n"], first["expected"], first["images"], status),
+                len(group),
+                first["n"],
+                first["expected"],
+                first["images"],
+                status,
             )
         )
     return pd.DataFrame(summary, columns=SUMMARY_COLUMNS)
@@ -119,7 +124,8 @@ def to_markdown(summary: pd.DataFrame) -> str:
 
 
 def _images(group: pd.DataFrame) -> str:
-    found, expected = int(group["n"].max()), int(group["expected"].iloc[0])
+    found = int(group["n"].max())
+    expected = int(group["expected"].iloc[0])
     return "–" if not found else f"{found:,}" if found == expected else f"{found:,} of {expected:,}"
 
 

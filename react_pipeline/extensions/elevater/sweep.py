@@ -160,7 +160,8 @@ def adapt(
         TrainingError: If every trial or the final training fails.
     """
     how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
-    searched, held_out = train.subset(split.search), train.subset(split.held_out)
+    searched = train.subset(split.search)
+    held_out = train.subset(split.held_out)
     found = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
     (final,) = train_trials(
         train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True

@@ -62,7 +62,10 @@ def read_webdataset(root: Path, entry: Dataset, split: str) -> LabelledImages | 
     shards = _shards(folder)
     names = read_lines(root / entry.name / "classnames.txt")
     order, notes = join_names(entry, names, root / entry.name / "classnames.txt", root)
-    locations, members, labels, problems = [], [], list[Any](), []
+    locations = []
+    members = []
+    labels = list[Any]()
+    problems = []
     seen: dict[str, str] = {}
     for number, path in enumerate(shards):
         for sample in _index(path).samples:

@@ -45,5 +45,6 @@ class LinearHead(HeadMethod):
         from react_pipeline.training.cost import head_step_seconds
 
         training = planned.training.in_steps(planned.pairs, planned.training.batch_size)
-        dimension, classes = planned.encoder.dimension, planned.classes
+        dimension = planned.encoder.dimension
+        classes = planned.classes
         return training.steps * head_step_seconds(dimension, classes, training)

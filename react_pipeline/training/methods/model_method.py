@@ -102,7 +102,8 @@ class ModelMethod(Method):
         """Steps as measured on this processor."""
         from react_pipeline.training.cost import CheckpointCost
 
-        training, encoding = planned.training, planned.encoding
+        training = planned.training
+        encoding = planned.encoding
         step = planned.step(self, training)
         texts = planned.pairs + (planned.names if training.class_prompt_fraction else 0)
         seconds = step.seconds(training, encoding, planned.pairs, texts)
