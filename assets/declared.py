@@ -15,7 +15,7 @@ import dagster as dg
 from react_pipeline.assets.partitions import mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import Context, ProjectParam
-from react_pipeline.stage import RETRIEVAL, STAGES, Stage, as_configured
+from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
 
 DOMAIN_FILE = "domain_file"
 """The asset of a domain's file, which a person writes."""
@@ -131,7 +131,7 @@ def deps_of(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
 
 
 def _named(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
-    parents = as_configured(stage.parents, two_encoders=RETRIEVAL in rows)
+    parents = as_configured(stage.parents, two_encoders=RETRIEVAL_CHECKPOINT in rows)
     named = [name for name in (*parents, *stage.gathers) if name in rows]
     # Everything that belongs to a domain follows from its file, if only through something that
     # follows from it.

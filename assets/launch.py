@@ -35,7 +35,7 @@ from react_pipeline.assets.runs import (
 from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, did_you_mean, load_domains
-from react_pipeline.stage import ALL, BASE, RETRIEVAL, STAGES, method_key
+from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES, method_key
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
@@ -141,7 +141,8 @@ def _require_encoders(project: Project, places: Sequence[Place]) -> None:
     nothing.
     """
     stale = any(
-        place[0] in (BASE, RETRIEVAL) and fresh_artifact(project, *place) is None
+        place[0] in (BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT)
+        and fresh_artifact(project, *place) is None
         for place in places
     )
     if stale and (problems := encoder_problems(project)):

@@ -23,7 +23,14 @@ from react_pipeline import (
 from react_pipeline.extension import Extension
 from react_pipeline.project import identity, outside
 from react_pipeline.settings import METHODS, CorpusConfig, Method
-from react_pipeline.stage import BASE, CHECKPOINT, EMBEDDINGS, RETRIEVAL, Stage, model_parents
+from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CORPUS_EMBEDDINGS,
+    CUSTOMIZED_CHECKPOINT,
+    RETRIEVAL_CHECKPOINT,
+    Stage,
+    model_parents,
+)
 
 
 class Core(Extension):
@@ -51,8 +58,8 @@ class Core(Extension):
 
 
 def _parents_of_training(method: str) -> tuple[str, ...]:
-    vectors = (EMBEDDINGS,) if METHODS[method].reads_vectors else ()
-    return (BASE, *vectors, METHODS[method].pairs)
+    vectors = (CORPUS_EMBEDDINGS,) if METHODS[method].reads_vectors else ()
+    return (BASE_CHECKPOINT, *vectors, METHODS[method].pairs)
 
 
 def _parents_of_results(method: str) -> tuple[str, ...]:
@@ -72,7 +79,7 @@ STAGES_OF_CORE = (
         priority=90,
     ),
     Stage(
-        BASE,
+        BASE_CHECKPOINT,
         "the CLIP to customize, and the baseline for every result",
         "all",
         step=lambda project: clip.publish_base(project),
@@ -82,7 +89,7 @@ STAGES_OF_CORE = (
         priority=90,
     ),
     Stage(
-        RETRIEVAL,
+        RETRIEVAL_CHECKPOINT,
         "the CLIP that retrieves; only with `retrieval_encoder`, else it is the base",
         "all",
         step=lambda project: clip.publish_retrieval(project),
@@ -92,11 +99,11 @@ STAGES_OF_CORE = (
         priority=90,
     ),
     Stage(
-        EMBEDDINGS,
+        CORPUS_EMBEDDINGS,
         "a vector of every image and caption of the corpus",
         "all",
         step=lambda project: embedding.embed_corpus(project),
-        parents=("corpus", RETRIEVAL),
+        parents=("corpus", RETRIEVAL_CHECKPOINT),
         identity=identity.corpus_embeddings,
         kinds=("torch", "numpy"),
         pool="gpu",
@@ -107,7 +114,7 @@ STAGES_OF_CORE = (
         "the search index over these vectors, with its measured recall",
         "all",
         step=lambda project: indexing.build_index(project),
-        parents=(EMBEDDINGS,),
+        parents=(CORPUS_EMBEDDINGS,),
         identity=identity.faiss_index,
         thresholds=identity.recalls,
         kinds=("faiss",),
@@ -129,7 +136,13 @@ STAGES_OF_CORE = (
         "the pairs that the class names found in the corpus",
         "domain",
         step=lambda project, slug: retrieval.retrieve_pairs(project, slug),
-        parents=("corpus", RETRIEVAL, EMBEDDINGS, "faiss_index", "evaluation_set"),
+        parents=(
+            "corpus",
+            RETRIEVAL_CHECKPOINT,
+            CORPUS_EMBEDDINGS,
+            "faiss_index",
+            "evaluation_set",
+        ),
         identity=identity.retrieved_set,
         thresholds=identity.starving,
         version="2",
@@ -143,7 +156,13 @@ STAGES_OF_CORE = (
         "as many random pairs, the control of the experiment",
         "domain",
         step=lambda project, slug: retrieval.draw_control(project, slug),
-        parents=("corpus", RETRIEVAL, EMBEDDINGS, "retrieved_set", "evaluation_set"),
+        parents=(
+            "corpus",
+            RETRIEVAL_CHECKPOINT,
+            CORPUS_EMBEDDINGS,
+            "retrieved_set",
+            "evaluation_set",
+        ),
         identity=identity.control_set,
         version="3",
         group="retrieval",
@@ -152,11 +171,11 @@ STAGES_OF_CORE = (
         priority=70,
     ),
     Stage(
-        CHECKPOINT,
+        CUSTOMIZED_CHECKPOINT,
         "one training: its losses, and the model",
         "trained",
         step=lambda project, slug, method: training.customize(project, slug, method),
-        parents=(BASE, EMBEDDINGS, "retrieved_set", "control_set"),
+        parents=(BASE_CHECKPOINT, CORPUS_EMBEDDINGS, "retrieved_set", "control_set"),
         parents_of_method=_parents_of_training,
         identity=identity.customized_checkpoint,
         version="3",
@@ -170,7 +189,7 @@ STAGES_OF_CORE = (
         "zero-shot accuracy on the labelled images, with what the training cost",
         "method",
         step=lambda project, slug, method: evaluation.evaluate(project, slug, method),
-        parents=(BASE, CHECKPOINT, "evaluation_set"),
+        parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, "evaluation_set"),
         parents_of_method=_parents_of_results,
         identity=identity.domain_results,
         version="3",

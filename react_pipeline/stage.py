@@ -20,10 +20,20 @@ from react_pipeline.store import Artifact, InputError
 ALL = "all"
 """The key of the artifacts that belong to no domain."""
 
-BASE = "base_checkpoint"
-RETRIEVAL = "retrieval_checkpoint"
-EMBEDDINGS = "corpus_embeddings"
-CHECKPOINT = "customized_checkpoint"
+CORPUS = "corpus"
+BASE_CHECKPOINT = "base_checkpoint"
+RETRIEVAL_CHECKPOINT = "retrieval_checkpoint"
+CORPUS_EMBEDDINGS = "corpus_embeddings"
+FAISS_INDEX = "faiss_index"
+EVALUATION_SET = "evaluation_set"
+RETRIEVED_SET = "retrieved_set"
+CONTROL_SET = "control_set"
+CUSTOMIZED_CHECKPOINT = "customized_checkpoint"
+DOMAIN_RESULTS = "domain_results"
+COMPARISON = "comparison"
+PROMOTION = "promotion"
+OVERVIEW = "overview"
+"""Names of the stages of the core."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +136,16 @@ def method_key(domain: str, method: str) -> str:
 
 def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
     """Names of parents; where there is one encoder, the base is `retrieval_checkpoint` too."""
-    return [name if two_encoders or name != RETRIEVAL else BASE for name in names]
+    return [
+        name if two_encoders or name != RETRIEVAL_CHECKPOINT else BASE_CHECKPOINT for name in names
+    ]
 
 
 def encoder_in(parents: Container[str]) -> str:
     """The parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint` or
     `base_checkpoint`.
     """
-    return RETRIEVAL if RETRIEVAL in parents else BASE
+    return RETRIEVAL_CHECKPOINT if RETRIEVAL_CHECKPOINT in parents else BASE_CHECKPOINT
 
 
 def model_parents(method: str) -> tuple[str, ...]:
@@ -141,8 +153,12 @@ def model_parents(method: str) -> tuple[str, ...]:
     features, any other checkpoint holds a whole model.
     """
     if method == "base":
-        return (BASE,)
-    return (CHECKPOINT,) if METHODS[method].has_model else (BASE, CHECKPOINT)
+        return (BASE_CHECKPOINT,)
+    return (
+        (CUSTOMIZED_CHECKPOINT,)
+        if METHODS[method].has_model
+        else (BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT)
+    )
 
 
 class _Table(Mapping[str, Stage]):

@@ -1,10 +1,7 @@
-from .all_domains import STAGE as STAGE
 from .all_domains import comparison_table as comparison_table
 from .all_domains import overview as overview
 from .all_domains import overview_is_current as overview_is_current
 from .comparison import MUST_AGREE as MUST_AGREE
-from .comparison import RESULTS as RESULTS
-from .comparison import TRAINED as TRAINED
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
 from .comparison import correct_of as correct_of

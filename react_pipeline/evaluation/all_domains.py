@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation.comparison import (
-    RESULTS,
     comparison_is_current,
     correct_of,
     results_in,
@@ -32,7 +31,7 @@ from react_pipeline.evaluation.tables import (
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
-from react_pipeline.stage import ALL, method_key
+from react_pipeline.stage import ALL, DOMAIN_RESULTS, OVERVIEW, method_key
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -41,7 +40,6 @@ from react_pipeline.store import (
     StaleArtifact,
 )
 
-STAGE = "overview"
 _FLOATS = dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")
 """Kinds of columns where counts are averaged too."""
 
@@ -60,7 +58,7 @@ def overview(project: Project) -> Artifact:
         InputError: If the domains were measured by different versions of the evaluator.
     """
     comparisons, skipped = current_comparisons(project)
-    inputs = resolve(project, STAGE, parents=comparisons, content={"skipped": skipped})
+    inputs = resolve(project, OVERVIEW, parents=comparisons, content={"skipped": skipped})
     if not comparisons:
         reasons = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
         raise MissingArtifact(
@@ -108,7 +106,7 @@ def overview_is_current(project: Project) -> Artifact:
     """The published overview, if it is the one that `overview` would build today:
     `lineage.gathered_is_current`.
     """
-    return gathered_is_current(project, STAGE, ALL, lambda: current_comparisons(project))
+    return gathered_is_current(project, OVERVIEW, ALL, lambda: current_comparisons(project))
 
 
 def current_comparisons(
@@ -170,12 +168,14 @@ def average(
         tables.append(pd.read_parquet(comparisons[slug].file("table.parquet")))
         # One comparison is of one evaluator.
         method, fingerprint = next(iter(results_in(comparisons[slug]).items()))
-        result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
+        result = EvalResult.read(
+            project.store.open(DOMAIN_RESULTS, method_key(slug, method), fingerprint)
+        )
         versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
         listed = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(
-            f"domains measured by different evaluators ({listed}); rematerialize `{RESULTS}`"
+            f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
         )
     table = pd.concat(tables or [typed([])], ignore_index=True).astype(_FLOATS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
@@ -192,7 +192,7 @@ def _intervals(
     def correct(slug: str, name: str) -> Correct:
         fingerprint = comparisons[slug].parents[name]
         return correct_of(
-            project.store.open(RESULTS, method_key(slug, name), fingerprint)
+            project.store.open(DOMAIN_RESULTS, method_key(slug, name), fingerprint)
         ).to_numpy()
 
     for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):

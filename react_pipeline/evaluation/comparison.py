@@ -27,11 +27,9 @@ from react_pipeline.evaluation.tables import (
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, InputError, MissingArtifact
 
-STAGE = "comparison"
-RESULTS = "domain_results"
-TRAINED = "customized_checkpoint"
 COSTS = ("pairs", "trainable_parameters", "seconds")
 """Counts of a training; the base has none."""
 
@@ -62,11 +60,11 @@ def compare(project: Project, slug: str) -> Artifact:
         MissingArtifact: If no method has a fresh result.
         InputError: If results come from different evaluators or evaluation sets.
     """
-    results, skipped = gather(project, STAGE, slug)
+    results, skipped = gather(project, COMPARISON, slug)
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(
-            f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}"
+            f"{slug}: no result to compare ({reasons}); materialize `{DOMAIN_RESULTS}` for {slug!r}"
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     require_comparable(list(read.values()))
@@ -74,7 +72,7 @@ def compare(project: Project, slug: str) -> Artifact:
     parents = dict(results)
     if judged is not None:
         parents[JUDGEMENTS] = judged.publish(project)
-    inputs = resolve(project, STAGE, slug, parents=parents, content={"skipped": skipped})
+    inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
         _write_comparison(project, slug, results, read, skipped, judged, directory)
@@ -95,9 +93,11 @@ def _write_comparison(
     from react_pipeline.evaluation.dashboard import domain_page
 
     checkpoints = {
-        method: project.store.open(TRAINED, result.key, result.parents[TRAINED])
+        method: project.store.open(
+            CUSTOMIZED_CHECKPOINT, result.key, result.parents[CUSTOMIZED_CHECKPOINT]
+        )
         for method, result in results.items()
-        if TRAINED in result.parents
+        if CUSTOMIZED_CHECKPOINT in result.parents
     }
     retrieved = _retrieved_sets(project, slug, checkpoints)
     pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
@@ -128,11 +128,11 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
     """
 
     def today() -> Shown:
-        results, skipped = gather(project, STAGE, slug)
+        results, skipped = gather(project, COMPARISON, slug)
         judged = judgements_of(project, slug)
         return ({**results, JUDGEMENTS: judged.inputs} if judged is not None else results), skipped
 
-    return gathered_is_current(project, STAGE, slug, today)
+    return gathered_is_current(project, COMPARISON, slug, today)
 
 
 def results_in(comparison: Artifact) -> dict[str, str]:
@@ -154,7 +154,7 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
             listed = ", ".join(f"{method}: {value}" for method, value in values.items())
             raise InputError(
                 f"results differ in {field} and cannot be compared ({listed}); rematerialize "
-                f"`{RESULTS}`"
+                f"`{DOMAIN_RESULTS}`"
             )
 
 
@@ -258,7 +258,7 @@ def correct_of(result: Artifact) -> pd.Series:
 def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Correct, Correct]:
     if not one.index.equals(other.index):
         raise InputError(
-            f"{slug}: two results are of different images; rematerialize `{RESULTS}` for {slug!r}"
+            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for {slug!r}"
         )
     return one.to_numpy(), other.to_numpy()
 

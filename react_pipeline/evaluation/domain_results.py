@@ -19,10 +19,9 @@ from react_pipeline.labelled import encode_images, preprocessing_for, read_image
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.stage import method_key
+from react_pipeline.stage import DOMAIN_RESULTS, method_key
 from react_pipeline.store import Artifact, CorruptArtifact
 
-STAGE = "domain_results"
 EVALUATOR_VERSION = "3"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are
 not compared.
@@ -99,7 +98,7 @@ class EvalResult(BaseModel):
         except ValidationError as error:
             raise CorruptArtifact(
                 f"{artifact.path / 'result.json'}: not a result of this version; rematerialize "
-                f"`{STAGE}`"
+                f"`{DOMAIN_RESULTS}`"
             ) from error
 
 
@@ -118,7 +117,7 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
         InputError: If an evaluation image is gone or has changed.
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
-    inputs = resolve(project, STAGE, method_key(slug, method))
+    inputs = resolve(project, DOMAIN_RESULTS, method_key(slug, method))
     checkpoint = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     return project.store.build(
         inputs,

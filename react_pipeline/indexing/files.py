@@ -17,9 +17,9 @@ import numpy as np
 from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.best import rank_exactly
 from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.stage import FAISS_INDEX
 from react_pipeline.store import CorruptArtifact, rename_synced
 
-STAGE = "faiss_index"
 HITS_AT_ONCE = 1_000_000
 """Hits that are ranked at a time: about 30 MB."""
 
@@ -41,7 +41,7 @@ def read_index(path: Path, *, mapped: bool) -> Any:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except (RuntimeError, MemoryError) as error:
         raise CorruptArtifact(
-            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{STAGE}`"
+            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{FAISS_INDEX}`"
         ) from error
 
 

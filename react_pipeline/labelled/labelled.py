@@ -31,6 +31,7 @@ from react_pipeline.settings import (
     PipelineConfig,
     labelled_kinds,
 )
+from react_pipeline.stage import EVALUATION_SET
 from react_pipeline.store import Artifact, InputError, canonical_json
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
     from react_pipeline.labelled.encoding import Preprocess
 
-STAGE = "evaluation_set"
 IMAGES = "images.parquet"
 _COLUMNS = ["path", "class", "class_id", "sha256", "subject"]
 
@@ -153,7 +153,7 @@ class PublishedImages:
         data = read_image(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
             raise InputError(
-                f"{path}: changed since the set was published; rematerialize `{STAGE}`"
+                f"{path}: changed since the set was published; rematerialize `{EVALUATION_SET}`"
             )
         return decode(path, data, self.max_pixels, lazy=lazy)
 
@@ -249,7 +249,9 @@ def _publish(
         )
         return {"images": len(images), **counts}
 
-    return project.store.build(resolve(project, STAGE, domain.slug, content=content), write)
+    return project.store.build(
+        resolve(project, EVALUATION_SET, domain.slug, content=content), write
+    )
 
 
 def _no_images() -> pd.DataFrame:

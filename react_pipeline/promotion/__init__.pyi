@@ -8,7 +8,7 @@ from .evidence import reevaluate as reevaluate
 from .evidence import results_of as results_of
 from .evidence import standing as standing
 from .judgement import Measured as Measured
-from .verdicts import BASE as BASE
+from .verdicts import BASE_METHOD as BASE_METHOD
 from .verdicts import Contender as Contender
 from .verdicts import HistoryEntry as HistoryEntry
 from .verdicts import RegistryEdit as RegistryEdit

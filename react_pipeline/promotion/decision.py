@@ -8,16 +8,15 @@ is up or not.
 from collections.abc import Mapping
 from typing import Any
 
-from react_pipeline.evaluation import RESULTS
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.evidence import CHECKPOINT, NEVER, STAGE, Evidence, gather, results_of
+from react_pipeline.promotion.evidence import NEVER, Evidence, gather, results_of
 from react_pipeline.promotion.judged import judge_without_labels
 from react_pipeline.promotion.judgement import Judgement, Measured, judge, paired_test
 from react_pipeline.promotion.verdict_chain import changed, publish, way_out
-from react_pipeline.promotion.verdicts import BASE, Contender, PairedTest, RegistryEdit
+from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
-from react_pipeline.stage import method_key
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
 
 
@@ -39,7 +38,7 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
     Raises:
         CorruptArtifact: If the last verdict cannot be read.
     """
-    with project.store.locked(f"{STAGE}--{slug}"):
+    with project.store.locked(f"{PROMOTION}--{slug}"):
         scene = gather(project, slug)
         if edit is not None and edit.agrees_with(scene.verdict.champion):
             edit = None
@@ -50,7 +49,7 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
         if (
             last is not None
             and last.manifest["content"]["results"] == seen
-            and fresh_or_none(project, STAGE, slug)
+            and fresh_or_none(project, PROMOTION, slug)
         ):
             return last
         return _apply_rule(scene, edit, seen)
@@ -63,7 +62,7 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         MissingArtifact: If there is none.
         StaleArtifact: If results came or went, or the configuration changed.
     """
-    artifact = fresh(project, STAGE, slug)
+    artifact = fresh(project, PROMOTION, slug)
     seen = gather(project, slug).seen
     recorded = dict(artifact.manifest["content"]["results"])
     recorded.pop("registry", None)
@@ -71,8 +70,8 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         name for name in {*seen, *recorded} if seen.get(name) != recorded.get(name)
     ):
         raise StaleArtifact(
-            f"`{STAGE}` of {slug!r} was decided on other results of {', '.join(changed)}: "
-            f"rematerialize `{STAGE}`"
+            f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(changed)}: "
+            f"rematerialize `{PROMOTION}`"
         )
     return artifact
 
@@ -91,9 +90,9 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
         )
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
-    with project.store.locked(f"{STAGE}--{slug}"):
+    with project.store.locked(f"{PROMOTION}--{slug}"):
         scene = gather(project, slug)
-        entry = Measured.of(fresh(project, RESULTS, method_key(slug, method)))
+        entry = Measured.of(fresh(project, DOMAIN_RESULTS, method_key(slug, method)))
         if entry is None:
             raise InputError(
                 f"{slug}/{method}: its result is unavailable, and only a measured model becomes "
@@ -135,16 +134,18 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
     Raises:
         InputError: If the base is champion, or the files of the model before are gone.
     """
-    with project.store.locked(f"{STAGE}--{slug}"):
+    with project.store.locked(f"{PROMOTION}--{slug}"):
         scene = gather(project, slug)
         verdict = scene.verdict
-        if verdict.champion.method == BASE:
+        if verdict.champion.method == BASE_METHOD:
             raise InputError(f"{slug}: the base is champion, so there is nothing to roll back")
         earlier = verdict.previous_champions
-        target = earlier[-1] if earlier and not to_base else Contender(method=BASE)
-        if target.method != BASE:
+        target = earlier[-1] if earlier and not to_base else Contender(method=BASE_METHOD)
+        if target.method != BASE_METHOD:
             try:
-                project.store.open(CHECKPOINT, method_key(slug, target.method), target.checkpoint)
+                project.store.open(
+                    CUSTOMIZED_CHECKPOINT, method_key(slug, target.method), target.checkpoint
+                )
             except ReactError as error:
                 raise InputError(
                     f"{slug}: {target.method} was champion before, and {error}; use --to-base"
@@ -200,7 +201,7 @@ def _judgement(scene: Evidence, turned_down: Mapping[str, str]) -> Judgement:
     """What the rule says of the candidates of today."""
     settings = scene.project.config.promotion
     champion = scene.verdict.champion
-    name = BASE if champion.method == BASE else f"the champion {champion.identity}"
+    name = BASE_METHOD if champion.method == BASE_METHOD else f"the champion {champion.identity}"
     if scene.judgements is not None:
         return judge_without_labels(scene.project, scene.judgements, champion, name, turned_down)
     excluded = {champion.checkpoint, *turned_down}
@@ -256,7 +257,8 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
             "rejected": rejected,
         }
         return publish(
-            scene, changed(scene, Contender(method=BASE), by="registry", reason=reason, **fields)
+            scene,
+            changed(scene, Contender(method=BASE_METHOD), by="registry", reason=reason, **fields),
         )
     if edit.method not in trained_methods():
         return None

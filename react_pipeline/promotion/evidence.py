@@ -10,7 +10,6 @@ from functools import cached_property
 
 from react_pipeline.evaluation import (
     JUDGEMENTS,
-    RESULTS,
     Judgements,
     judgements_of,
     write_evaluation,
@@ -18,19 +17,24 @@ from react_pipeline.evaluation import (
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
-from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
+from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.stage import ALL, STAGES, method_key
+from react_pipeline.stage import (
+    ALL,
+    CUSTOMIZED_CHECKPOINT,
+    DOMAIN_RESULTS,
+    PROMOTION,
+    STAGES,
+    method_key,
+)
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
 
-STAGE = "promotion"
 REEVALUATED = "reevaluated_results"
 """Stage of a champion's results on newer images, when its method has another checkpoint by now.
 Key: the domain.
 """
 
 NEVER = "never evaluated"
-CHECKPOINT = "customized_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Evidence:
         comparable.
         """
         result = self.results.get(contender.method)
-        if contender.method == BASE or (result is not None and result.contender.is_same(contender)):
+        if contender.method == BASE_METHOD or (
+            result is not None and result.contender.is_same(contender)
+        ):
             return result
         candidates = results_of(self.project, self.slug, contender.method, contender.checkpoint)
         measures = {entry.measure for entry in self.results.values()}
@@ -91,15 +97,15 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
         CorruptArtifact: If it cannot be read.
     """
     try:
-        artifact = project.store.current(STAGE, slug)
+        artifact = project.store.current(PROMOTION, slug)
     except MissingArtifact:
-        base = Contender(method=BASE)
+        base = Contender(method=BASE_METHOD)
         never = Verdict(
             domain=slug, decision="nothing", reason=NEVER, champion_before=base, champion=base
         )
         return never, None
     except CorruptArtifact as error:
-        pointer = project.store.directory(STAGE, slug)
+        pointer = project.store.directory(PROMOTION, slug)
         raise CorruptArtifact(
             f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove "
             f"{pointer} to begin again "
@@ -115,7 +121,7 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
         CorruptArtifact: If the last verdict cannot be read.
     """
     verdict, artifact = standing(project, slug)
-    if artifact is None or verdict.champion.method == BASE:
+    if artifact is None or verdict.champion.method == BASE_METHOD:
         return None
     last = verdict.as_history_entry(artifact)
     # Decisions that change nothing name the champion too.
@@ -138,7 +144,7 @@ def gather(project: Project, slug: str) -> Evidence:
     controls = (
         [method + CONTROL_SUFFIX for method in settings.candidates] if settings.over_control else []
     )
-    for method in (BASE, *settings.candidates, *controls):
+    for method in (BASE_METHOD, *settings.candidates, *controls):
         entry = _fresh_result(project, slug, method)
         if isinstance(entry, Measured):
             results[method] = entry
@@ -158,10 +164,10 @@ def _has_labels(project: Project, slug: str) -> bool:
 
 def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
     key = method_key(slug, method)
-    if not project.store.has(RESULTS, key):
+    if not project.store.has(DOMAIN_RESULTS, key):
         return NEVER
     try:
-        artifact = fresh(project, RESULTS, key)
+        artifact = fresh(project, DOMAIN_RESULTS, key)
         return Measured.of(artifact) or f"unavailable: {artifact.counts.get('unavailable')}"
     except (InputError, CorruptArtifact) as error:
         _refuse_unreadable(error)
@@ -172,7 +178,7 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
     """Every published, verified result of a checkpoint that has values, newest first."""
     store = project.store
     entries = []
-    for stage, key in ((RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
+    for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
         for path in sorted(store.directory(stage, key).glob("*/manifest.json")):
             try:
                 artifact = store.open(stage, key, path.parent.name)
@@ -195,17 +201,20 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     """
     verdict, _ = standing(project, slug)
     method = verdict.champion.method
-    if method == BASE:
+    if method == BASE_METHOD:
         raise InputError(
-            f"{slug}: the base is champion; materialize `{RESULTS}` for {slug!r} and base instead"
+            f"{slug}: the base is champion; materialize `{DOMAIN_RESULTS}` for {slug!r} and base instead"
         )
     key = method_key(slug, method)
-    checkpoint = project.store.open(CHECKPOINT, key, verdict.champion.checkpoint)
-    parents = {CHECKPOINT: checkpoint, "evaluation_set": fresh(project, "evaluation_set", slug)}
-    if "base_checkpoint" in STAGES[RESULTS].parents_of(key, project.config.two_encoders):
+    checkpoint = project.store.open(CUSTOMIZED_CHECKPOINT, key, verdict.champion.checkpoint)
+    parents = {
+        CUSTOMIZED_CHECKPOINT: checkpoint,
+        "evaluation_set": fresh(project, "evaluation_set", slug),
+    }
+    if "base_checkpoint" in STAGES[DOMAIN_RESULTS].parents_of(key, project.config.two_encoders):
         base = checkpoint.parents["base_checkpoint"]
         parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
-    row = STAGES[RESULTS]
+    row = STAGES[DOMAIN_RESULTS]
     inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
     return project.store.build(
         inputs,

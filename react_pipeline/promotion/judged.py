@@ -12,7 +12,7 @@ from dataclasses import replace
 from react_pipeline.evaluation import Judgements, Session, Side, present_model
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Judgement, Tested, choose
-from react_pipeline.promotion.verdicts import BASE, Contender, PairedTest
+from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import CorruptArtifact, InputError
 
@@ -38,8 +38,8 @@ def judge_without_labels(
     settings = project.config.promotion
     slug = judgements.inputs.key
     present = _present_models(project, slug)
-    if champion.method == BASE:
-        holder = present.get(BASE)
+    if champion.method == BASE_METHOD:
+        holder = present.get(BASE_METHOD)
     else:
         holder = Side(method=champion.method, checkpoint=champion.checkpoint)
     if holder is None:
@@ -80,7 +80,7 @@ def _present_models(project: Project, slug: str) -> dict[str, Side]:
     candidates = project.config.promotion.candidates
     controls = [name + CONTROL_SUFFIX for name in candidates]
     present: dict[str, Side] = {}
-    for method in (BASE, *candidates, *controls):
+    for method in (BASE_METHOD, *candidates, *controls):
         with suppress(InputError, CorruptArtifact):
             present[method] = present_model(project, slug, method)
     return present

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.evaluation import JUDGEMENTS, RESULTS
+from react_pipeline.evaluation import JUDGEMENTS
 from react_pipeline.lineage import resolve
-from react_pipeline.promotion.evidence import CHECKPOINT, REEVALUATED, STAGE, Evidence
+from react_pipeline.promotion.evidence import REEVALUATED, Evidence
 from react_pipeline.promotion.report import write_report
-from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
+from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import trained_methods
-from react_pipeline.stage import method_key
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import Artifact, ReactError
 
 
@@ -26,8 +26,8 @@ def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
     these are given.
     """
     before = scene.verdict
-    if champion.method == BASE and BASE in scene.results:
-        champion = scene.results[BASE].contender
+    if champion.method == BASE_METHOD and BASE_METHOD in scene.results:
+        champion = scene.results[BASE_METHOD].contender
     earlier = before.previous_champions
     if not champion.is_same(before.champion):
         earlier = (*earlier, before.champion)
@@ -89,7 +89,7 @@ def publish(
         parents["champion"] = champion.artifact
     previous = next(reversed(verdict.previous_champions), None)
     for name, kept in (("champion", verdict.champion), ("previous", previous)):
-        if name not in parents and kept is not None and kept.method != BASE:
+        if name not in parents and kept is not None and kept.method != BASE_METHOD:
             parents |= _files_of(scene, name, kept)
     content = {
         "before": scene.last.fingerprint if scene.last else "",
@@ -99,7 +99,7 @@ def publish(
         "champion": verdict.champion.checkpoint,
         "note": note,
     }
-    inputs = resolve(scene.project, STAGE, scene.slug, parents=parents, content=content)
+    inputs = resolve(scene.project, PROMOTION, scene.slug, parents=parents, content=content)
     counts = {
         "decision": verdict.decision,
         "by": verdict.by,
@@ -128,7 +128,7 @@ def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact
     key = method_key(scene.slug, kept.method)
     for stage, of, fingerprint in (
         (kept.stage, scene.slug if kept.stage in (REEVALUATED, JUDGEMENTS) else key, kept.result),
-        (CHECKPOINT, key, kept.checkpoint),
+        (CUSTOMIZED_CHECKPOINT, key, kept.checkpoint),
     ):
         try:
             return {name: store.open(stage, of, fingerprint)}
@@ -139,8 +139,8 @@ def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact
 
 def way_out(scene: Evidence) -> str:
     """What to do when the champion cannot be compared."""
-    if scene.verdict.champion.method == BASE:
-        return f"materialize `{RESULTS}` for {scene.slug!r} and base"
+    if scene.verdict.champion.method == BASE_METHOD:
+        return f"materialize `{DOMAIN_RESULTS}` for {scene.slug!r} and base"
     return (
         "measure the champion on today's images with `react-pipeline models reevaluate "
         f"{scene.slug}`, or take it back "

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from react_pipeline.store import Artifact, CorruptArtifact
 
 VERDICT_FILE = "verdict.json"
-BASE = "base"
+BASE_METHOD = "base"
 
 Decision = Literal["promoted", "kept", "challenger", "incomparable", "nothing", "rolled back"]
 By = Literal["rule", "person", "registry"]
@@ -41,13 +41,15 @@ class Contender(_Stored):
     def is_same(self, other: Self) -> bool:
         """Whether both are one model; the base is always the base of today."""
         return self.method == other.method and (
-            self.method == BASE or self.checkpoint == other.checkpoint
+            self.method == BASE_METHOD or self.checkpoint == other.checkpoint
         )
 
     @property
     def identity(self) -> str:
         """The method with the beginning of the checkpoint's fingerprint; for the base its name."""
-        return self.method if self.method == BASE else f"{self.method} ({self.checkpoint[:8]})"
+        return (
+            self.method if self.method == BASE_METHOD else f"{self.method} ({self.checkpoint[:8]})"
+        )
 
 
 class PairedTest(_Stored):
@@ -174,6 +176,6 @@ class RegistryEdit:
 
     def agrees_with(self, champion: Contender) -> bool:
         """Whether the alias is where it belongs: at the champion's version; for the base, nowhere."""
-        if champion.method == BASE:
+        if champion.method == BASE_METHOD:
             return self.version is None
         return self.checkpoint == champion.checkpoint

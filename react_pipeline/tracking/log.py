@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from react_pipeline.evaluation import RESULTS, TRAINED
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import (
     MODEL_STAGES,
@@ -124,7 +124,7 @@ class Tracking:
                 try:
                     client = self.runs.connect()
                     self._log_entries(client, project, delivery)
-                    if artifact is not None and artifact.stage == TRAINED:
+                    if artifact is not None and artifact.stage == CUSTOMIZED_CHECKPOINT:
                         self.runs.close_abandoned(client, project.store, artifact)
                 except Exception as error:  # whatever MLflow, its database or the network raise
                     self.runs.forget()
@@ -305,7 +305,7 @@ class Tracking:
             models = [LoggedModelInput(model_id)] if model_id and not is_logged else []
         if datasets or models:
             client.log_inputs(run_id, datasets, models)
-        if artifact.stage != RESULTS:
+        if artifact.stage != DOMAIN_RESULTS:
             return Measured()
         return Measured(
             model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ())
@@ -321,8 +321,8 @@ class Tracking:
             if (fingerprint := comparison.parents.get(method)) is None:
                 continue
             key = f"{comparison.key}/{method}"
-            if run_id := self._log_now(client, project, RESULTS, key, fingerprint):
-                result = project.store.open(RESULTS, key, fingerprint)
+            if run_id := self._log_now(client, project, DOMAIN_RESULTS, key, fingerprint):
+                result = project.store.open(DOMAIN_RESULTS, key, fingerprint)
                 log_rows(client, run_id, rows, self._log_inputs(client, project, result, run_id))
 
 

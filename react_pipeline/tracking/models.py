@@ -12,10 +12,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from react_pipeline.evaluation import TRAINED
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.stage import ALL, STAGES
+from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, STAGES
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.package import FOLDER, save_served, write_package
 from react_pipeline.tracking.versions import find_model, find_version, model_name
@@ -24,11 +23,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel
 
-BASE = "base_checkpoint"
 MODEL_TAG = "model_id"
 """Tag of a version with the id of its logged model, which a registry in a database does not return.
 """
-MODEL_STAGES = (TRAINED, BASE)
+MODEL_STAGES = (CUSTOMIZED_CHECKPOINT, BASE_CHECKPOINT)
 """Stages whose artifacts are models; an artifact with parents of both belongs to the first."""
 
 
@@ -46,7 +44,7 @@ def model_of(artifact: Artifact) -> tuple[str, str, str] | None:
     """
     for stage in MODEL_STAGES:
         if stage in artifact.parents:
-            return stage, ALL if stage == BASE else artifact.key, artifact.parents[stage]
+            return stage, ALL if stage == BASE_CHECKPOINT else artifact.key, artifact.parents[stage]
     return None
 
 
@@ -71,12 +69,12 @@ def log_model(
     from mlflow.entities import LoggedModelOutput
 
     tags = {"fingerprint": artifact.fingerprint, "path": str(artifact.path)}
-    if artifact.stage == TRAINED:
+    if artifact.stage == CUSTOMIZED_CHECKPOINT:
         tags["method"] = artifact.key.split("/")[1]
     model_id = find_model_id(client, experiment_id, artifact.fingerprint)
     if model_id is None:
         model_id = str(_create(client, experiment_id, project, artifact, run_id, tags).model_id)
-    if artifact.stage == TRAINED:
+    if artifact.stage == CUSTOMIZED_CHECKPOINT:
         _register(client, client.get_logged_model(model_id), artifact, run_id, tags)
     outputs = client.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
@@ -109,7 +107,9 @@ def _create(
     try:
         folder = directory / FOLDER
         folder.mkdir(parents=True)
-        packaged = artifact.stage == TRAINED and write_package(project, artifact, folder)
+        packaged = artifact.stage == CUSTOMIZED_CHECKPOINT and write_package(
+            project, artifact, folder
+        )
         tags = tags if packaged else {**tags, "mlflow.model.isExternal": "true"}
         kind = "react_classifier" if packaged else "open_clip"
         model = client.create_logged_model(

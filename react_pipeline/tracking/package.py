@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from PIL import Image
 
-from react_pipeline.evaluation import TRAINED
 from react_pipeline.project import Project
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT
 from react_pipeline.store import Artifact, ReactError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def refresh_calibration(
             pruned keeps its own.
         model_id: Its logged model; None: nothing is done.
     """
-    if model_id is None or checkpoint is None or checkpoint[0] != TRAINED:
+    if model_id is None or checkpoint is None or checkpoint[0] != CUSTOMIZED_CHECKPOINT:
         return
     with TemporaryDirectory() as folder:
         with suppress(ReactError):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
+from react_pipeline.promotion import BASE_METHOD, Contender, RegistryEdit, Verdict, standing
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, ReactError
 from react_pipeline.tracking.models import MODEL_TAG
@@ -83,7 +83,7 @@ def apply_verdict(
     last = standing(project, verdict.domain)[1]
     if model is None or last is None or last.fingerprint != artifact.fingerprint:
         return notes
-    if champion is not None or verdict.champion.method == BASE:
+    if champion is not None or verdict.champion.method == BASE_METHOD:
         _move_champion(client, model, verdict, _number(champion), notes)
     set_alias(client, model, CHALLENGER, _number(challenger))
     client.set_registered_model_tag(model.name, VERDICT_TAG, artifact.fingerprint)
@@ -99,7 +99,7 @@ def _write_reasons(
 ) -> None:
     """Write the verdict on the versions of the former champion and of the model that it is about."""
     moved = not verdict.champion_before.is_same(verdict.champion)
-    if moved and verdict.champion_before.method != BASE:
+    if moved and verdict.champion_before.method != BASE_METHOD:
         former = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
         if former is not None:
             describe(client, former, "former champion", verdict, None, decided)
@@ -150,7 +150,7 @@ def _version(
     """The version of a contender, registered now if the log of its checkpoint still waits; None for
     the base.
     """
-    if contender.method == BASE:
+    if contender.method == BASE_METHOD:
         return None
     if version := find_version(client, slug, contender.checkpoint):
         return version

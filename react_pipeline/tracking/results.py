@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import JUDGED, RESULTS, TRAINED
+from react_pipeline.evaluation import JUDGED
 from react_pipeline.project import Project
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, read_manifest
 from react_pipeline.tracking.values import Row, created_ms
 
@@ -47,16 +48,19 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
     that name.
     """
     counts: Mapping[str, object] = {}
-    if artifact.stage == TRAINED:
+    if artifact.stage == CUSTOMIZED_CHECKPOINT:
         counts = {"seconds": artifact.counts.get("seconds")}
-    elif artifact.stage == RESULTS and TRAINED not in artifact.parents:
+    elif artifact.stage == DOMAIN_RESULTS and CUSTOMIZED_CHECKPOINT not in artifact.parents:
         counts = dict.fromkeys(COSTS, 0)
-    elif artifact.stage == RESULTS:
-        path = project.store.directory(TRAINED, artifact.key) / artifact.parents[TRAINED]
+    elif artifact.stage == DOMAIN_RESULTS:
+        path = (
+            project.store.directory(CUSTOMIZED_CHECKPOINT, artifact.key)
+            / artifact.parents[CUSTOMIZED_CHECKPOINT]
+        )
         with suppress(CorruptArtifact):  # pruned: the result stays what it is
             # The manifest has its own digest; hashing gigabytes of weights for three numbers is not
             # needed.
-            counts = read_manifest(path, TRAINED)["counts"]
+            counts = read_manifest(path, CUSTOMIZED_CHECKPOINT)["counts"]
     for name, shown in COSTS.items():
         if isinstance(value := counts.get(name), int | float):
             yield Row(shown, float(value), 0, created_ms(artifact))

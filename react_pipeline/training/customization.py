@@ -16,14 +16,12 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import METHODS, DomainConfig, TrainingConfig
-from react_pipeline.stage import method_key
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import TrainingObserver
-
-STAGE = "customized_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def customize(
             observer is notified.
     """
     world = World.join(choose_device(project.config.device))
-    inputs = resolve(project, STAGE, method_key(slug, method))
+    inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     _refuse_starving(project, slug, inputs.parents[METHODS[method].pairs])
     if not world.is_writer:
         if scratch_of_writer := world.broadcast(None):

@@ -16,7 +16,7 @@ from react_pipeline.clip import Clip, choose_device, load_classifier
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE, NEVER, results_of, standing
+from react_pipeline.promotion import BASE_METHOD, NEVER, results_of, standing
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, DomainConfig
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, InputError, ReactError
@@ -45,7 +45,7 @@ def load_chosen(
     slug = str(slug)
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
-    method = BASE
+    method = BASE_METHOD
     if checkpoint.stage != "base_checkpoint":
         method = checkpoint.key.split("/")[1]
         require_same_classes(project, checkpoint, domain)
@@ -72,7 +72,7 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
     if model == CHAMPION:
         verdict, _ = standing(project, slug)
         champion = verdict.champion
-        if champion.method != BASE:
+        if champion.method != BASE_METHOD:
             key = method_key(slug, champion.method)
             return project.store.open("customized_checkpoint", key, champion.checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
@@ -81,7 +81,7 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
             "gated-image"
         )
         return fresh(project, "base_checkpoint"), note
-    if model == BASE:
+    if model == BASE_METHOD:
         return fresh(project, "base_checkpoint"), ""
     if model in METHODS:
         return fresh(project, "customized_checkpoint", method_key(slug, model)), ""

@@ -26,7 +26,7 @@ from react_pipeline.evaluation import (
     present_model,
 )
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE, standing
+from react_pipeline.promotion import BASE_METHOD, standing
 from react_pipeline.settings import METHODS, trained_methods
 from react_pipeline.store import InputError, canonical_json
 from react_pipeline.use.chosen_model import CHAMPION, load_model
@@ -150,11 +150,11 @@ def _default_candidate(project: Project) -> str:
 def _against(project: Project, slug: str, against: str) -> Side:
     if against == CHAMPION:
         champion = standing(project, slug)[0].champion
-        if champion.method != BASE:
+        if champion.method != BASE_METHOD:
             side = Side(method=champion.method, checkpoint=champion.checkpoint)
             model_of(project, slug, side)
             return side
-        against = BASE
+        against = BASE_METHOD
     if against not in METHODS:
         raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(METHODS)}")
     return present_model(project, slug, against)

@@ -18,7 +18,7 @@ from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, encoders
-from react_pipeline.stage import ALL, RETRIEVAL, method_key
+from react_pipeline.stage import ALL, RETRIEVAL_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 
@@ -171,8 +171,10 @@ def _ingredients(
         ("Base", f"{encoder} (`{base.fingerprint}`)"),
         ("Corpus", f"kind {kind}, {size} (`{corpus.fingerprint}`)"),
     ]
-    if RETRIEVAL in pairs.parents:
-        retrieval = project.store.open(RETRIEVAL, ALL, pairs.parents[RETRIEVAL])
+    if RETRIEVAL_CHECKPOINT in pairs.parents:
+        retrieval = project.store.open(
+            RETRIEVAL_CHECKPOINT, ALL, pairs.parents[RETRIEVAL_CHECKPOINT]
+        )
         fields = _fields(encoder_fields(retrieval.manifest["config"], retrieval.path))
         lines.append(("Encoder that retrieves", fields))
     amount = f"{pairs.counts['pairs']:,}"

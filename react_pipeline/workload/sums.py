@@ -30,7 +30,7 @@ from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import METHODS, DomainConfig, EncoderConfig, encoders, load_domains
-from react_pipeline.stage import RETRIEVAL, STAGES
+from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError
 from react_pipeline.training import PlannedTraining
 from react_pipeline.workload.machine import Machine
@@ -108,7 +108,7 @@ class Sums:
         self.settings = config = self.project.config
         self.processor = self.retrieval = Processor(self.project, config.encoder, "base_checkpoint")
         if config.two_encoders:
-            self.retrieval = Processor(self.project, config.retrieves_with, RETRIEVAL)
+            self.retrieval = Processor(self.project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
         self.corpus_work = config.corpus.work(self.corpus, self.retrieval.encoder.dimension)
         configs = load_domains(config.domains)[0]
         self.keys = {
@@ -140,8 +140,8 @@ class Sums:
             "base_checkpoint": partial(
                 self._checkpoint, "base_checkpoint", self.processor, self.settings.encoder
             ),
-            RETRIEVAL: partial(
-                self._checkpoint, RETRIEVAL, self.retrieval, self.settings.retrieves_with
+            RETRIEVAL_CHECKPOINT: partial(
+                self._checkpoint, RETRIEVAL_CHECKPOINT, self.retrieval, self.settings.retrieves_with
             ),
             "corpus_embeddings": self._embeddings,
             "faiss_index": self._index,

@@ -18,7 +18,7 @@ from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
-STAGE = "dense_comparison"
+DENSE_COMPARISON = "dense_comparison"
 COLUMNS = ["method", "set", "source", "figure", "base", "value", "delta", "n"]
 PLACE = ["set", "source", "figure"]
 
@@ -33,8 +33,8 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: As `results_to_compare`.
     """
-    results, skipped = results_to_compare(project, STAGE, slug)
-    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+    results, skipped = results_to_compare(project, DENSE_COMPARISON, slug)
+    inputs = resolve(project, DENSE_COMPARISON, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
         table, left_out = compare(results)

@@ -52,7 +52,7 @@ from react_pipeline.store import Artifact, InputError, remove_scratch, seal, sea
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
-STAGE = "dense_results"
+DENSE_RESULTS = "dense_results"
 COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
 """`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions.
 """
@@ -77,7 +77,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     digests = {images.entry.name: images.digest() for images in found}
     files = digests_of_files(dense, found)
     content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
-    inputs = resolve(project, STAGE, key, content=content)
+    inputs = resolve(project, DENSE_RESULTS, key, content=content)
 
     def write(directory: Path) -> dict[str, Any]:
         measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)

@@ -7,7 +7,7 @@ from typing import Any
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import BASE, CHECKPOINT, Stage, model_parents
+from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
 from react_pipeline.store import Artifact
 
 
@@ -48,7 +48,7 @@ STAGES = (
         "detection and segmentation by one checkpoint",
         "encoder",
         step=_results,
-        parents=(BASE, CHECKPOINT),
+        parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
         parents_of_method=model_parents,
         identity=_identity_of_results,
         outside=outside.unlisted,

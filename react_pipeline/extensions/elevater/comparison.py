@@ -22,7 +22,7 @@ from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
 
-STAGE = "benchmark_comparison"
+BENCHMARK_COMPARISON = "benchmark_comparison"
 MEAN = "mean"
 COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n", "status"]
 """`figure` is an experiment with its protocol (`zero-shot`, `linear-probe-5.clean`); values are
@@ -39,8 +39,10 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: As `results_to_compare`.
     """
-    results, skipped = results_to_compare(project, STAGE, slug)
-    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+    results, skipped = results_to_compare(project, BENCHMARK_COMPARISON, slug)
+    inputs = resolve(
+        project, BENCHMARK_COMPARISON, slug, parents=results, content={"skipped": skipped}
+    )
 
     def write(directory: Path) -> dict[str, Any]:
         summaries = {

@@ -49,7 +49,7 @@ from react_pipeline.store import (
 
 logger = logging.getLogger(__name__)
 
-STAGE = "benchmark_features"
+BENCHMARK_FEATURES = "benchmark_features"
 ARRAYS = (".npy", "_labels.npy", "_sha256.npy")
 """Ends of the names of a split's files."""
 
@@ -138,7 +138,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     # Reasons name paths, and the location of the data is not part of the artifact's identity.
     digests = {place: digest for place, (_, digest) in found.items()}
     content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
-    inputs = resolve(project, STAGE, method_key(slug, method), content=content)
+    inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path) -> dict[str, Any]:
         writer = _Writer(project, checkpoint_of(inputs.parents), directory)
@@ -249,13 +249,13 @@ class _Writer:
 
     def _published(self) -> Iterator[Artifact]:
         store = self.project.store
-        for path in sorted((store.root / STAGE).glob(f"*/*/*/{MANIFEST}")):
+        for path in sorted((store.root / BENCHMARK_FEATURES).glob(f"*/*/*/{MANIFEST}")):
             slug, method, fingerprint = path.parts[-4:-1]
             try:
-                manifest = read_manifest(path.parent, STAGE)
+                manifest = read_manifest(path.parent, BENCHMARK_FEATURES)
                 # An older version of the code may have encoded differently.
-                same_code = manifest["code_version"] == STAGES[STAGE].version
+                same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
                 if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
-                    yield store.open(STAGE, f"{slug}/{method}", fingerprint)
+                    yield store.open(BENCHMARK_FEATURES, f"{slug}/{method}", fingerprint)
             except (CorruptArtifact, MissingArtifact) as error:
                 logger.warning("not used: %s", error)

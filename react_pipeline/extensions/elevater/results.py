@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from react_pipeline.extensions.elevater.finetune import ImageExamples
     from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, Outcome
 
-STAGE = "benchmark_results"
+BENCHMARK_RESULTS = "benchmark_results"
 
 
 def publish_results(project: Project, slug: str, method: str) -> Artifact:
@@ -71,7 +71,7 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     Raises:
         StaleArtifact: If fine-tuning finds other images than the features were made of.
     """
-    inputs = resolve(project, STAGE, method_key(slug, method))
+    inputs = resolve(project, BENCHMARK_RESULTS, method_key(slug, method))
     features = inputs.parents["benchmark_features"]
 
     def write(directory: Path) -> dict[str, Any]:

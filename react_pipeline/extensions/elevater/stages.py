@@ -7,7 +7,7 @@ from typing import Any
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.project import Project, outside
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import BASE, CHECKPOINT, Stage, model_parents
+from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
 from react_pipeline.store import Artifact
 
 
@@ -61,7 +61,7 @@ STAGES = (
         "the images of ELEVATER's data sets as one checkpoint encodes them",
         "encoder",
         step=_features,
-        parents=(BASE, CHECKPOINT),
+        parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
         parents_of_method=model_parents,
         identity=_identity_of_features,
         outside=outside.unlisted,
@@ -77,7 +77,7 @@ STAGES = (
         "one checkpoint on ELEVATER's data sets",
         "encoder",
         step=_results,
-        parents=("benchmark_features", BASE, CHECKPOINT),
+        parents=("benchmark_features", BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
         parents_of_method=lambda method: ("benchmark_features", *model_parents(method)),
         identity=_identity_of_results,
         has_data=_has_data,
