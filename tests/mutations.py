@@ -152,6 +152,7 @@ GUARDS = (
     Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/yaml_files.py", '"\\0" in getattr(event, "value", "")', "False", FILES),
     Guard("react_pipeline/settings/messages.py", "faults[:MAX_PROBLEMS]", "faults", FILES),
+    Guard("react_pipeline/extension.py", "if taken := joined.keys() & new.keys():", "if taken := set():", "extensions/test_extensions.py::test_a_broken_extension_is_named_and_left_out"),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
     Guard("react_pipeline/corpus/kinds/images.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
     Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),

@@ -45,7 +45,7 @@ _COLUMNS = ["path", "class", "class_id", "sha256", "subject"]
 
 
 def publish_evaluation_set(project: Project, slug: str) -> Artifact:
-    """Publish a domain's labelled images: their paths, classes and digests (the demo's images too).
+    """Publish a domain's labelled images: their paths, classes and digests.
 
     A set that is not configured, or whose path is not there, is published as `unavailable` with the
     reason, so that results can say so. Anything else that is wrong is an error, because it would

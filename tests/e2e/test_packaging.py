@@ -46,7 +46,7 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
     with zipfile.ZipFile(wheel) as archive:
         for name in ("pipeline.yaml", "domains/objects.yaml"):
             assert (
-                archive.read(f"react_pipeline/project/files/{name}")
+                archive.read(f"react_pipeline/extensions/demo/files/{name}")
                 == (REPOSITORY / name).read_bytes()
             )
         settings = archive.read("react_pipeline/project/files/dagster.yaml")
@@ -56,12 +56,13 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
         "licenses/LICENSE",
         "licenses/NOTICE",
         "py.typed",
-        "settings/data/layouts.json",
+        "extensions/elevater/data/layouts.json",
     } <= names
     assert {
         "assets/definitions.py",
         "templates/style.css",
         "project/templates/pipeline.yaml",
+        "extensions/demo/__init__.pyi",
     } <= names
 
 

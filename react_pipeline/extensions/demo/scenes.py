@@ -72,13 +72,19 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
         scene.save(directory / "images" / file_name)
         Image.fromarray(labels).save(directory / "labels" / file_name)
         images.append({"id": number, "file_name": file_name, "width": SIDE, "height": SIDE})
+    _write_lists(directory, images, boxes, classes)
+    return len(boxes)
+
+
+def _write_lists(
+    directory: Path, images: list[dict[str, Any]], boxes: list[dict[str, Any]], classes: list[str]
+) -> None:
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    given = {"images": images, "annotations": boxes, "categories": categories}
-    (directory / "annotations.json").write_text(json.dumps(given), encoding="utf-8")
+    instances = {"images": images, "annotations": boxes, "categories": categories}
+    (directory / "annotations.json").write_text(json.dumps(instances), encoding="utf-8")
     (directory / "names.txt").write_text(
         "\n".join(["background", *classes]) + "\n", encoding="utf-8"
     )
-    return len(boxes)
 
 
 def _drawn(
