@@ -112,11 +112,8 @@ def train_head(
         return _accuracy(vectors.images[held_out], labels.class_ids[held_out], head)
 
     fraction, scores = choose(training.interpolation, lambda at: accuracy(at)["class_accuracy"])
-    head = join(zero_shot, trained, fraction)
-    save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
     about = _about(domain, samples, labels.source, fraction, scores)
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    _write(directory, join(zero_shot, trained, fraction), trained, about)
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
@@ -132,6 +129,12 @@ def train_head(
         "seconds": round(time.monotonic() - began, 3),
         **counts,
     }
+
+
+def _write(directory: Path, head: Tensor, trained: Tensor, about: Mapping[str, Any]) -> None:
+    save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
 
 
 def _split(
