@@ -65,8 +65,7 @@ class HeadSamples:
     @classmethod
     def of(cls, zero_shot: Tensor, vectors: PairVectors, labels: Labels, positions: Tensor) -> Self:
         """The pairs at some positions, and all prompts."""
-        images = vectors.images[positions]
-        captions = vectors.captions[positions]
+        images, captions = vectors.images[positions], vectors.captions[positions]
         class_ids = labels.class_ids[positions]
         return cls(zero_shot, images, captions, class_ids, labels.prompts, labels.prompt_ids)
 
@@ -94,17 +93,14 @@ def train_head(
         TrainingError: If loss or head stop being finite.
     """
     began = time.monotonic()
-    domain = customization.domain
-    pairs = customization.pairs
-    training = customization.training
+    domain, pairs, training = customization.domain, customization.pairs, customization.training
     zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
     trained_on, held_out = _split(pairs, labels, domain, training)
     samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
     training = training.in_steps(len(trained_on), training.batch_size)
     steps = range(1 if method.is_closed_form else training.steps)
-    observer = customization.observer
-    title = f"training {method.name}"
+    observer, title = customization.observer, f"training {method.name}"
     observer.started(customization.inputs, 0)
     log = TrainingLog(
         directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, title
@@ -116,10 +112,8 @@ def train_head(
         return _accuracy(vectors.images[held_out], labels.class_ids[held_out], head)
 
     fraction, scores = choose(training.interpolation, lambda at: accuracy(at)["class_accuracy"])
-    head = join(zero_shot, trained, fraction)
-    save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
     about = _about(domain, samples, labels.source, fraction, scores)
-    _write(directory / HEAD_ABOUT_FILE, about)
+    _write(directory, join(zero_shot, trained, fraction), trained, about)
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
@@ -137,9 +131,10 @@ def train_head(
     }
 
 
-def _write(path: Path, about: dict[str, Any]) -> None:
+def _write(directory: Path, head: Tensor, trained: Tensor, about: Mapping[str, Any]) -> None:
+    save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
 
 
 def _split(

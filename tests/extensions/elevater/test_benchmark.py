@@ -222,7 +222,7 @@ def test_without_a_folder_of_data_nothing_is_published(
 
 
 def test_a_linear_head_has_no_features_of_its_own(project_on: Callable[..., Project]) -> None:
-    with pytest.raises(InputError, match="linear head"):
+    with pytest.raises(InputError, match="base's own features"):
         publish_features(project_on(), "shapes", "linear-head-control")
 
 
