@@ -87,7 +87,7 @@ def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
     null.
     """
     captions = row_metadata(embeddings, np.arange(*rows), ["caption"])["caption"]
-    return pa.array(captions, pa.string(), from_pandas=True)
+    return pa.array(captions.to_numpy(dtype=object), pa.string(), from_pandas=True)
 
 
 def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:

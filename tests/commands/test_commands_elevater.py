@@ -155,7 +155,7 @@ def test_wrong_use_of_retrieval_takes_one_line(tiny_project: Project, run, tmp_p
     for arguments, words in (
         ([], "1 of 1 images are missing"),
         (["shapes"], "give `base`, or a domain and a method"),
-        (["shapes", "linear-head"], "linear head"),
+        (["shapes", "linear-head"], "own features"),
     ):
         code, _, reported = run("retrieval", str(file), str(tmp_path), *arguments)
         assert code == 2 and words in reported, reported

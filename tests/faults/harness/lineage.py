@@ -90,7 +90,7 @@ def forget() -> None:
     from react_pipeline.store import artifacts, file_system
 
     artifacts._verified.clear()
-    file_system._known.clear()
+    file_system._has_locks.clear()
     loaded_base.cache_clear()
 
 
