@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.declared import DOMAIN_FILE, check
+from react_pipeline.assets.declared import check
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions
 from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import CheckContext, ProjectParam
@@ -19,7 +19,7 @@ from react_pipeline.assets.runs import DOMAIN_TAG, REASON_TAG, reap_abandoned
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project, outside
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
-from react_pipeline.stage import Stage
+from react_pipeline.stage import DOMAIN_FILE, Stage
 from react_pipeline.store import ReactError, digest_of
 from react_pipeline.upkeep import survey
 

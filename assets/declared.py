@@ -15,10 +15,7 @@ import dagster as dg
 from react_pipeline.assets.partitions import mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import Context, ProjectParam
-from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
-
-DOMAIN_FILE = "domain_file"
-"""The asset of a domain's file, which a person writes."""
+from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
 
 Described = TypeVar("Described", bound=Callable[..., Any])
 

@@ -13,13 +13,13 @@ from react_pipeline.assets import automation, checks, promotion, stages  # noqa:
 from react_pipeline.assets.declared import assets_of, checks_of
 from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
-from react_pipeline.extension import brought
+from react_pipeline.extension import brought, extensions
 
 # Importing these declares their assets and checks.
 from react_pipeline.settings import METHODS, AutomationConfig
 from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
-from react_pipeline.upkeep import left_out_groups
+from react_pipeline.upkeep import left_out_stages
 
 
 def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
@@ -31,14 +31,17 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
             launch.
         resource_overrides: Replace `project`, in tests or from the command line.
     """
-    for _ in brought(lambda extension: extension.declare_assets()):
-        pass
+    whole = {name for name, _ in brought(lambda extension: extension.declare_assets())}
+    # Without its blocking checks a stage is not shown.
+    unchecked = {
+        row.name for name, ext in extensions().items() if name not in whole for row in ext.stages()
+    }
     resources = {"project": ProjectResource(), **resource_overrides}
     try:
         config = resources["project"].load().config
         configured = config.methods
         settings = config.automation
-        left_out = left_out_groups(config)
+        left_out = left_out_stages(config)
         two_encoders = config.two_encoders
     except ReactError:  # nothing is automatic then, and no asset or partition disappears
         configured = METHODS
@@ -49,7 +52,7 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     rows = [
         row
         for row in STAGES.values()
-        if row.group not in left_out and row.keys(["any"], wanted, two_encoders)
+        if row.name not in {*left_out, *unchecked} and row.keys(["any"], wanted, two_encoders)
     ]
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, wanted)],

@@ -8,12 +8,13 @@ says of it (parents, partitions, kinds, pools: see `declared`), what it reports 
 
 import dagster as dg
 
-from react_pipeline.assets.declared import DOMAIN_FILE, asset_text, stage_asset
+from react_pipeline.assets.declared import asset_text, stage_asset
 from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.processes import train
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.project import Project
+from react_pipeline.stage import DOMAIN_FILE
 from react_pipeline.store import Artifact
 
 
@@ -68,7 +69,7 @@ def faiss_index() -> None:
 
 domain_file = dg.AssetSpec(
     DOMAIN_FILE,
-    group_name="retrieval",
+    group_name="domain",
     partitions_def=domain_partitions,
     kinds={"yaml"},
     owners=["team:react"],

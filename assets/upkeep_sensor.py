@@ -8,6 +8,7 @@ the number of the try.
 """
 
 import hashlib
+import inspect
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from react_pipeline.assets.runs import (
     newest_run,
     tags_of_key,
 )
+from react_pipeline.extension import extensions
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig
 from react_pipeline.stage import STAGES
@@ -235,9 +237,10 @@ def code_digest() -> str:
     """Digest of the sources that a run would load now: a run that failed may succeed with other
     code.
     """
-    files = (
+    files = {
         path
         for package in (react_pipeline, assets)
         for path in Path(package.__path__[0]).rglob("*.py")
-    )
+    }
+    files |= {Path(inspect.getfile(type(extension))) for extension in extensions().values()}
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]

@@ -16,6 +16,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from react_pipeline.store import InputError, ReactError
+
 if TYPE_CHECKING:
     import typer
 
@@ -81,45 +83,76 @@ class Extension:
 
 @cache
 def extensions() -> Mapping[str, Extension]:
-    """Every extension that can be loaded, by name: the core first, then by name."""
-    points = {point.name: point for point in entry_points(group=GROUP) if point.name != CORE.name}
+    """Every extension whose tables can be read, by name: the core first, then by name."""
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name == CORE.name or points.setdefault(point.name, point).value != point.value:
+            _leave_out(f"{point.name} ({point.value})", ValueError("its name is taken"))
     loaded = {CORE.name: CORE.load()()}
-    for name in sorted(points):
+    for name in sorted(points.keys() - loaded.keys()):
         try:
-            extension = points[name].load()()
-            if not isinstance(extension, Extension):
-                raise TypeError(f"{points[name].value} is no react_pipeline.extension.Extension")
+            loaded[name] = _opened(points[name])
         except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
             _leave_out(name, error)
-        else:
-            loaded[name] = extension
     return loaded
+
+
+def _opened(point: EntryPoint) -> Extension:
+    """An extension that has answered for all its tables, so that it is added whole or not at all."""
+    extension = point.load()()
+    if not isinstance(extension, Extension):
+        raise TypeError(f"{point.value} is no react_pipeline.extension.Extension")
+    for table in ("stages", "methods", "corpus_kinds", "encoders", "labelled_kinds"):
+        tuple(getattr(extension, table)())
+    for model in extension.sections().values():
+        model()
+    return extension
 
 
 _broken: dict[str, str] = {}
 
 
 def broken_extensions() -> Mapping[str, str]:
-    """Extensions that were left out so far, and why."""
+    """Extensions of which something was left out so far, and why."""
     return _broken
 
 
 def brought(ask: Callable[[Extension], Brought]) -> Iterator[tuple[str, Brought]]:
-    """What each extension answers, by name; one that raises is named, and left out from then on.
+    """What each extension answers, by name; one that raises is named, and left out of the answers.
 
     An error of the core is raised: without it there is no pipeline.
     """
     for name, extension in extensions().items():
-        if name in _broken:
-            continue
         try:
             answer = ask(extension)
         except Exception as error:
-            if name == CORE.name or _is_ours(error):
+            if name == CORE.name:
                 raise
             _leave_out(name, error)
         else:
             yield name, answer
+
+
+def required(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Brought]:
+    """What all extensions answer, joined, where an answer that is missing would falsify results.
+
+    Raises:
+        InputError: Naming the extension that raises, or answers for what another did.
+    """
+    joined: dict[str, Brought] = {}
+    for name, extension in extensions().items():
+        try:
+            new = ask(extension)
+        except ReactError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"extension {name}: {type(error).__name__}: {error}; correct it, or uninstall it"
+            ) from error
+        if taken := joined.keys() & new.keys():
+            raise InputError(f"extension {name}: {min(taken)!r} is of another extension")
+        joined.update(new)
+    return joined
 
 
 def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Brought]:
@@ -135,13 +168,6 @@ def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[s
     for _ in brought(add):
         pass
     return joined
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether it is about the user's input or data rather than a fault of the extension."""
-    from react_pipeline.store import ReactError
-
-    return isinstance(error, ReactError)
 
 
 def _leave_out(name: str, error: Exception) -> None:

@@ -81,6 +81,8 @@ def _fresh(project: Project, stage: str, key: str, found: Judged) -> Artifact:
 
 def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     row = STAGES[stage]
+    if "/" in key:
+        method_key(*key.split("/"))  # of a method whose extension is gone nothing is fresh
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
     if artifact.manifest["code_version"] != row.version:

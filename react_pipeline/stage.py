@@ -7,6 +7,7 @@ an artifact is fresh (`lineage`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,12 @@ COMPARISON = "comparison"
 PROMOTION = "promotion"
 OVERVIEW = "overview"
 """Names of the stages of the core."""
+
+
+DOMAIN_FILE = "domain_file"
+"""The asset of a domain's file, which a person writes."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Stage:
     has_data: Callable[[PipelineConfig], bool] | None = None
     data_field: str = ""
     version: str = "1"
-    group: str = "corpus"
+    group: str = "extensions"
     kinds: tuple[str, ...] = ()
     pool: str | None = None
     priority: int = 0
@@ -129,7 +136,8 @@ def method_key(domain: str, method: str) -> str:
     unknown.
     """
     if method not in METHODS:
-        meant = did_you_mean(method, METHODS, f"choose from {', '.join(METHODS)}")
+        others = f"choose from {', '.join(METHODS)}, or install the extension that brings it"
+        meant = did_you_mean(method, METHODS, others)
         raise InputError(f"unknown method {method!r}; {meant}")
     return f"{domain}/{method}"
 
@@ -185,11 +193,23 @@ def _rows() -> dict[str, Stage]:
         unknown = {parent for row in new.values() for parent in (*row.parents, *row.gathers)}
         if unknown := unknown - rows.keys() - new.keys():
             raise ValueError(f"no stage is called {', '.join(sorted(unknown))}")
+        for row in new.values():
+            _require_sound(row, rows.keys() | new.keys())
         rows.update(new)
 
     for _ in brought(added):
         pass
     return rows
+
+
+def _require_sound(row: Stage, names: Collection[str]) -> None:
+    """Refuse a row that Dagster would refuse, with all others, or whose parents are no stages."""
+    if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
+        raise ValueError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
+    parents_of = row.parents_of_method
+    for method in filter(row.is_for, METHODS) if parents_of else ():
+        if unknown := set(parents_of(method) if parents_of else ()) - set(names):
+            raise ValueError(f"{row.name}: no stage is called {', '.join(sorted(unknown))}")
 
 
 STAGES: Mapping[str, Stage] = _Table()

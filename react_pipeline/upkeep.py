@@ -9,6 +9,7 @@ A look depends on nothing but the files, so that it comes to the same result how
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,7 +26,6 @@ from react_pipeline.store import (
     CorruptArtifact,
     InputError,
     MissingArtifact,
-    ReactError,
     StaleArtifact,
     Store,
     digest_of,
@@ -33,6 +33,8 @@ from react_pipeline.store import (
 
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""
+
+logger = logging.getLogger(__name__)
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -135,19 +137,29 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
     return artifact
 
 
-def left_out_groups(config: PipelineConfig) -> set[str]:
-    """The groups of stages that work on data of their own which are not there."""
-    return {row.group for row in STAGES.values() if row.has_data and not row.has_data(config)}
+def left_out_stages(config: PipelineConfig) -> set[str]:
+    """The stages that work on data of their own which are not there."""
+    return {name for name, row in STAGES.items() if row.has_data and not _has_data(row, config)}
+
+
+def _has_data(row: Stage, config: PipelineConfig) -> bool:
+    try:
+        return row.has_data is None or row.has_data(config)
+    except Exception:  # noqa: BLE001 - of an extension, which stops nothing else
+        logger.warning(
+            "%s is left out: whether it has data cannot be said", row.name, exc_info=True
+        )
+        return False
 
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
-    left_out = left_out_groups(config)
+    left_out = left_out_stages(config)
     if not config.automation.benchmark:
-        left_out = {row.group for row in STAGES.values() if row.has_data}
+        left_out = {row.name for row in STAGES.values() if row.has_data}
     for row in STAGES.values():
-        if row.group in left_out or (row.gathers and not slugs):
+        if row.name in left_out or (row.gathers and not slugs):
             continue
         for key in row.keys(slugs, config.methods, config.two_encoders):
             yield row.name, key
@@ -186,7 +198,7 @@ class _Look:
                 if STAGES[stage].gathers
                 else self._made(STAGES[stage], key)
             )
-        except (ReactError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - of an extension's row it may be any
             # Such as conflicting fields of training, or a damaged table: no other domain waits for
             # it.
             self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"

@@ -152,7 +152,7 @@ GUARDS = (
     Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/yaml_files.py", '"\\0" in getattr(event, "value", "")', "False", FILES),
     Guard("react_pipeline/settings/messages.py", "faults[:MAX_PROBLEMS]", "faults", FILES),
-    Guard("react_pipeline/extension.py", "if taken := joined.keys() & new.keys():", "if taken := set():", "extensions/test_extensions.py::test_a_broken_extension_is_named_and_left_out"),
+    Guard("react_pipeline/extension.py", "        if taken := joined.keys() & new.keys():\n            raise ValueError", "        if taken := set():\n            raise ValueError", "extensions/test_extensions.py::test_a_broken_extension_is_named_and_left_out"),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
     Guard("react_pipeline/corpus/kinds/images.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
     Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
@@ -194,7 +194,7 @@ GUARDS = (
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
-    Guard("react_pipeline/retrieval/decontamination.py", "digests |= sets", "pass", "faults/test_evaluation_images_in_retrieved_set.py"),
+    Guard("react_pipeline/extension.py", "        joined.update(new)\n    return joined\n\n\ndef brought_by_name", "    return joined\n\n\ndef brought_by_name", "faults/test_evaluation_images_in_retrieved_set.py"),
     # Blocking checks
     Guard("assets/upkeep_sensor.py", "if task.stage not in self.loaded:", "if False:", "assets/test_automation.py"),
     Guard("react_pipeline/stage.py", "return not children or any(", "return True or any(", "assets/test_definitions.py"),

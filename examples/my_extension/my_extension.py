@@ -75,5 +75,5 @@ class MyExtension(Extension):
 
     def stages(self):
         about = "how many different captions the pairs of a domain have"
-        parents = ("retrieved_set",)
-        return (Stage("caption_count", about, "domain", step=count_captions, parents=parents),)
+        made = {"step": count_captions, "parents": ("retrieved_set",), "group": "retrieval"}
+        return (Stage("caption_count", about, "domain", **made),)

@@ -115,7 +115,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: in
         console.print(table)
         return
     unbounded = console.options.update(max_width=1_000_000)
-    console.width = console.measure(table, options=unbounded).maximum
+    # Rich narrows a column by one where another one is empty, unless there is room to spare.
+    console.width = console.measure(table, options=unbounded).maximum + 2 * len(columns)
     with console.capture() as captured:
         console.print(table)
     print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")

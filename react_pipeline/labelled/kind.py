@@ -48,7 +48,7 @@ class LabelledKind:
 
     def outside(self, evaluation: EvaluationSetConfig) -> Files:
         """The files to look at for a change."""
-        return Files((str(evaluation.path),))
+        return Files() if evaluation.path is None else Files((str(evaluation.path),))
 
     def root(self, path: Path) -> Path:
         """The folder that the images' names are relative to."""

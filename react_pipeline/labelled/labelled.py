@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage
-from react_pipeline.labelled.kind import decode, read_image
+from react_pipeline.labelled.kind import LabelledKind, decode, read_image
 from react_pipeline.labelled.labels import lines_of, read_manifest
 from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.lineage import resolve
@@ -116,7 +116,7 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
     described = artifact.manifest["config"]["evaluation"]
-    kind = None if described is None else labelled_kinds()[described["kind"]]
+    kind = None if described is None else _kind_named(described["kind"], artifact)
     if domain is not None and domain.evaluation is not None and domain.evaluation.path is not None:
         root = _root(domain.evaluation)
     images.insert(0, "name", images["path"])
@@ -223,9 +223,17 @@ _NOT_CONFIGURED = (
 )
 
 
+def _kind_named(name: str, artifact: Artifact) -> LabelledKind:
+    if name not in labelled_kinds():
+        raise InputError(
+            f"{artifact.path}: labelled images of the kind {name!r}, whose extension is not here; "
+            "install it, or materialize `evaluation_set` with another kind"
+        )
+    return labelled_kinds()[name]
+
+
 def _root(evaluation: EvaluationSetConfig) -> Path:
-    assert evaluation.path is not None  # noqa: S101 - asked for sets on disk
-    return labelled_kinds()[evaluation.kind].root(evaluation.path)
+    return labelled_kinds()[evaluation.kind].root(evaluation.path or Path())
 
 
 def _publish_unavailable(project: Project, domain: DomainConfig, reason: str) -> Artifact:

@@ -7,7 +7,7 @@ of their own. Does not belong here: content outside the store, which a step dige
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.extension import brought
+from react_pipeline.extension import required
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.settings import METHODS, SPEED_FIELDS, EncoderConfig
@@ -134,9 +134,7 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     others = {
         key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()
     }
-    tests: dict[str, Any] = {}
-    for _, sets in brought(lambda extension: extension.kept_out(project, slug)):
-        tests |= sets
+    tests = required(lambda extension: extension.kept_out(project, slug))
     return {"evaluation_sets": others, **tests, **subjects}
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import has_field, row_metadata
-from react_pipeline.extension import brought
+from react_pipeline.extension import required
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, other_evaluation_sets
@@ -166,10 +166,7 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
 
 def test_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
     """SHA-256 of the images that extensions measure on, by extension and set."""
-    digests: dict[str, frozenset[str]] = {}
-    for _, sets in brought(lambda extension: extension.test_digests(project, slug)):
-        digests |= sets
-    return digests
+    return required(lambda extension: extension.test_digests(project, slug))
 
 
 def leaked_images(project: Project, stage: str, slug: str) -> Leaks:

@@ -272,7 +272,7 @@ class PipelineConfig(Section):
     def section(self, model: type[ExtensionSection]) -> ExtensionSection:
         """The section of an extension, by its model; its defaults if pipeline.yaml has none."""
         sections = (value for value in self._sections.values() if isinstance(value, model))
-        return next(sections, model())
+        return next(sections, None) or model()
 
     def with_sections(self, sections: Mapping[str, Section]) -> Self:
         """The same with the sections of extensions."""

@@ -114,6 +114,8 @@ def _methods() -> dict[str, Method]:
 
 
 def _add(method: Method, methods: dict[str, Method]) -> None:
+    if not isinstance(method, Method):
+        raise TypeError(f"{method!r} is no instance of Method")
     if not _NAME.fullmatch(method.name) or method.name.endswith(CONTROL_SUFFIX):
         raise ValueError(f"{method.name!r} cannot name a method")
     if method.name in methods:

@@ -42,6 +42,10 @@ PAIR_SECONDS = 5e-4
 """Of a pair, or a labelled image, that is read, decoded for a contact sheet, and written."""
 ROW_SECONDS = 2e-5
 """Of a row of a table that is read and checked."""
+INDEX_PASSES = 5
+"""Over the bytes of an index: vectors are read for their digest and to be added; the index is
+written, read for its digest, and searched.
+"""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,9 @@ class Sums:
             return Step("faiss_index", "ready")
         size = key.bytes(rows, width)
         sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
-        cost = Cost(shared=index_seconds(rows, key, width, self.settings.index.recall_queries))
+        building = index_seconds(rows, key, width, self.settings.index.recall_queries)
+        moving = INDEX_PASSES * 2 * size / BYTES_PER_SECOND
+        cost = Cost(shared=building, alone=START_SECONDS + moving)
         return self._timed(Step("faiss_index", key.text, 2 * size, size + sample), cost)
 
     def _evaluation_sets(self) -> Step:

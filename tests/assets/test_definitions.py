@@ -69,6 +69,7 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
     assert len(node.description or "") > 80
     assert node.owners and node.kinds
     assert node.group_name in {
+        "domain",
         "corpus",
         "retrieval",
         "customization",

@@ -110,6 +110,14 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
     ]
 
 
+def test_an_empty_column_narrows_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["top-1 %", "champion", "base", "over base", "over control", ""]
+    print_table(columns, [["activities", "gated-image", "5.9", "+18.8", "+14.1", ""]], right=5)
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        *("activities", "gated-image", "5.9", "+18.8", "+14.1")
+    ]
+
+
 def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
     command = (
         "import sys; from pathlib import Path; from react_pipeline.store.store import Store\n"

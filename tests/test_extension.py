@@ -1,0 +1,77 @@
+"""What an extension answers, and what is done with one that raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from react_pipeline import extension, stage
+from react_pipeline.extension import Extension, brought, required
+from react_pipeline.lineage import fresh
+from react_pipeline.project.project import Project
+from react_pipeline.stage import STAGES, Stage
+from react_pipeline.store.errors import InputError
+
+BELOW = {"test": frozenset({"a"})}
+
+
+class Raising(Extension):
+    def test_digests(self, project: Any, slug: str) -> Any:
+        raise KeyError("absent")
+
+
+class Keeping(Extension):
+    def test_digests(self, project: Any, slug: str) -> Any:
+        return BELOW
+
+
+def ask(one: Extension) -> Any:
+    return one.test_digests(None, "shapes")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def install(**extensions: Extension) -> None:
+        monkeypatch.setattr(extension, "extensions", lambda: {"core": Extension(), **extensions})
+        monkeypatch.setattr(extension, "_broken", {})
+
+    return install
+
+
+def test_one_that_raises_is_named_and_the_others_are_heard(installed: Callable[..., None]) -> None:
+    installed(raising=Raising(), keeping=Keeping())
+    assert dict(brought(ask)) == {"core": {}, "keeping": BELOW}
+    assert "KeyError" in extension.broken_extensions()["raising"]
+
+
+def test_what_protects_test_images_is_never_left_out(installed: Callable[..., None]) -> None:
+    installed(keeping=Keeping(), raising=Raising())
+    with pytest.raises(InputError, match="extension raising"):
+        required(ask)
+
+
+def test_no_answer_replaces_another(installed: Callable[..., None]) -> None:
+    installed(keeping=Keeping(), other=Keeping())
+    with pytest.raises(InputError, match="extension other"):
+        required(ask)
+
+
+@pytest.mark.parametrize(
+    ("fields", "token"),
+    [
+        ({"name": "my-count"}, "cannot name a stage"),
+        ({"name": "domain_file"}, "cannot name a stage"),
+        ({"parents_of_method": lambda _method: ("absent",)}, "no stage is called absent"),
+    ],
+)
+def test_a_row_that_would_break_the_others_is_refused(fields: dict[str, Any], token: str) -> None:
+    made = {"name": "toy", "about": "a toy", "scope": "domain", "step": lambda _: None}
+    with pytest.raises(ValueError, match=token):
+        stage._require_sound(Stage(**{**made, **fields}), STAGES)
+
+
+def test_nothing_is_fresh_of_a_method_that_is_gone(tiny_project: Project) -> None:
+    with pytest.raises(InputError, match="install the extension"):
+        fresh(tiny_project, "customized_checkpoint", "shapes/gone")
