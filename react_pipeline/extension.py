@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from react_pipeline.store import InputError, ReactError
@@ -85,7 +85,9 @@ class Extension:
 def extensions() -> Mapping[str, Extension]:
     """Every extension whose tables can be read, by name: the core first, then by name."""
     points: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
+    # Of every distribution: `entry_points()` would ask an older one of the same name on the path.
+    declared = (point for one in distributions() for point in one.entry_points.select(group=GROUP))
+    for point in declared:
         if point.name == CORE.name or points.setdefault(point.name, point).value != point.value:
             _leave_out(f"{point.name} ({point.value})", ValueError("its name is taken"))
     loaded = {CORE.name: CORE.load()()}

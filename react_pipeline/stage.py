@@ -190,9 +190,6 @@ def _rows() -> dict[str, Stage]:
         new = {row.name: row for row in extension.stages()}
         if taken := rows.keys() & new.keys():
             raise ValueError(f"there is a stage {', '.join(sorted(taken))} already")
-        unknown = {parent for row in new.values() for parent in (*row.parents, *row.gathers)}
-        if unknown := unknown - rows.keys() - new.keys():
-            raise ValueError(f"no stage is called {', '.join(sorted(unknown))}")
         for row in new.values():
             _require_sound(row, rows.keys() | new.keys())
         rows.update(new)
@@ -206,10 +203,12 @@ def _require_sound(row: Stage, names: Collection[str]) -> None:
     """Refuse a row that Dagster would refuse, with all others, or whose parents are no stages."""
     if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
         raise ValueError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
-    parents_of = row.parents_of_method
-    for method in filter(row.is_for, METHODS) if parents_of else ():
-        if unknown := set(parents_of(method) if parents_of else ()) - set(names):
-            raise ValueError(f"{row.name}: no stage is called {', '.join(sorted(unknown))}")
+    parents = {*row.parents, *row.gathers}
+    if row.parents_of_method is not None:
+        for method in filter(row.is_for, METHODS):
+            parents.update(row.parents_of_method(method))
+    if unknown := parents - set(names):
+        raise ValueError(f"{row.name}: no stage is called {', '.join(sorted(unknown))}")
 
 
 STAGES: Mapping[str, Stage] = _Table()

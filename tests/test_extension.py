@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,3 +77,14 @@ def test_a_row_that_would_break_the_others_is_refused(fields: dict[str, Any], to
 def test_nothing_is_fresh_of_a_method_that_is_gone(tiny_project: Project) -> None:
     with pytest.raises(InputError, match="install the extension"):
         fresh(tiny_project, "customized_checkpoint", "shapes/gone")
+
+
+def test_an_older_distribution_of_the_same_name_hides_no_extension(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value = "react_pipeline.extensions.dense.extension:Dense"
+    point = EntryPoint("dense", value, extension.GROUP)
+    older = SimpleNamespace(entry_points=EntryPoints())
+    newer = SimpleNamespace(entry_points=EntryPoints([point]))
+    monkeypatch.setattr(extension, "distributions", lambda: [older, newer])
+    assert set(extension.extensions.__wrapped__()) == {"core", "dense"}

@@ -125,3 +125,9 @@ def test_importing_the_front_doors_loads_no_torch(module: str) -> None:
         [sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_and_its_extensions_load_no_table_library() -> None:
+    code = "import sys, react_pipeline.commands.cli; sys.exit('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True)
+    assert done.returncode == 0, done.stderr

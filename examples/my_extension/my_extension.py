@@ -1,7 +1,5 @@
-"""A kind of corpus, a method and a stage from a package of their own.
-
-`pip install --no-deps ./examples/my_extension` next to react_pipeline is all: Dagster, the command
-line, MLflow and `status` know the three.
+"""A kind of corpus, a method and a stage: installed with pip, Dagster, MLflow and all commands know
+them.
 """
 
 from pathlib import Path
@@ -32,9 +30,8 @@ class NamedPhotos(ShardedCorpus):
 
     def publish(self, project: Project) -> Artifact:
         files = self.sources()
-        content = [[path.name, sha256_of(path)] for path in files]
         pairs = ((path.stem, path.read_bytes(), path.stem.encode(), {}) for path in files)
-        return publish_pairs(project, content, pairs)
+        return publish_pairs(project, [[path.name, sha256_of(path)] for path in files], pairs)
 
 
 class ClassMeans(HeadMethod):
@@ -52,11 +49,11 @@ class ClassMeans(HeadMethod):
 
 def count_captions(project: Project, slug: str) -> Artifact:
     """The step: one function that publishes one artifact."""
-    import pandas as pd
-
     inputs = resolve(project, "caption_count", slug)
 
     def write(folder: Path) -> dict[str, int]:
+        import pandas as pd  # not at the top: every command loads this module
+
         pairs = pd.read_parquet(inputs.parents["retrieved_set"].file("pairs.parquet"))
         (folder / "captions.txt").write_text("\n".join(sorted(pairs["caption"].unique())))
         return {"captions": int(pairs["caption"].nunique())}
@@ -74,6 +71,10 @@ class MyExtension(Extension):
         return (ClassMeans(),)
 
     def stages(self):
-        about = "how many different captions the pairs of a domain have"
-        made = {"step": count_captions, "parents": ("retrieved_set",), "group": "retrieval"}
-        return (Stage("caption_count", about, "domain", **made),)
+        yield Stage(
+            "caption_count",
+            "how many different captions the pairs of a domain have",
+            "domain",
+            step=count_captions,
+            parents=("retrieved_set",),
+        )

@@ -210,7 +210,7 @@ def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -
     assert str(tiny_project.path) in line and "customization of full: `views` needs" in line
     for path in tiny_project.config.domains.glob(
         "*.yaml"
-    ):  # what each domain says wins, and mends it
+    ):  # each domain's own setting wins, and fixes it
         path.write_text(
             yaml.safe_dump(
                 {**yaml.safe_load(path.read_text()), "customization": {"augmentation": "mild"}}

@@ -1,4 +1,4 @@
-"""Examination: pairs are chosen again until all of them could be had, for a bounded number of
+"""Examination: pairs are chosen again until all are available, for a bounded number of
 rounds.
 """
 

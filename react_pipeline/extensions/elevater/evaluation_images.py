@@ -1,4 +1,4 @@
-"""A data set's test images as a domain's labelled images, read in place from archives too.
+"""The test images of a data set for a domain, read in place from archives too.
 
 Belongs here: joining the data set's classes with the domain's, and reading an image again by its
 location.
@@ -7,88 +7,17 @@ location.
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from PIL import Image
 
-from react_pipeline.corpus import decode_what_is_there
 from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.extensions.elevater.images import LabelledImages
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled import (
-    LabelledKind,
-    Unavailable,
-    described,
-    lines_of,
-    normal,
-    require_folder,
-)
-from react_pipeline.project import Files
-from react_pipeline.settings import DomainConfig, EvaluationSetConfig
+from react_pipeline.labelled import Unavailable, lines_of, normal
+from react_pipeline.settings import DomainConfig
 from react_pipeline.store import InputError
 
 SPLIT = "test"
-
-
-class TestImages(LabelledKind):
-    """The test images of one data set, read in place from archives too."""
-
-    name = "elevater"
-    fields = ("path", "dataset")
-    are_files = False
-
-    def problem(self, evaluation: EvaluationSetConfig) -> str:
-        """A data set that is unknown, or whose images have several classes."""
-        try:
-            entry = dataset(str(evaluation.dataset))
-        except InputError as error:
-            return str(error)
-        if entry.multilabel:
-            return (
-                f"{entry.name!r}: its images have several classes, so top-1 means nothing; "
-                "`benchmark_results` measures it"
-            )
-        return ""
-
-    def squash(self, evaluation: EvaluationSetConfig) -> bool:
-        """As the benchmark does for one data set."""
-        return dataset(str(evaluation.dataset)).squash
-
-    def outside(self, evaluation: EvaluationSetConfig) -> Files:
-        """Nothing: the folder holds all data sets, which are too many files to look at."""
-        return Files(complete=False)
-
-    def images(
-        self, evaluation: EvaluationSetConfig, domain: DomainConfig
-    ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The test images of the data set, with the domain's label of each class."""
-        root = require_folder(evaluation)
-        name = str(evaluation.dataset)
-        try:
-            return list_images(root, name, domain), {"dataset": name}
-        except Unavailable as error:
-            raise Unavailable(f"{described(evaluation)}: {error.reason}") from error
-
-    def read(self, root: Path, name: str) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            InputError: If the data set or the image is gone, or another image has its place now.
-        """
-        data_set, number, location = name.split("/", 2)
-        try:
-            images = _test_images(root, data_set)
-        except Unavailable as error:
-            raise InputError(f"{root}/{name}: {error.reason}") from error
-        position = int(number)
-        if position >= len(images) or images.locations[position] != location:
-            raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
-        return images.read(position)
-
-    def decode(self, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-        """As in the benchmark, what is there of a truncated file."""
-        return decode_what_is_there(data, max_pixels)[0]
 
 
 def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
@@ -131,6 +60,23 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
     images = read_dataset(root, name, SPLIT)
     paths = [f"{name}/{number}/{location}" for number, location in enumerate(images.locations)]
     return pd.DataFrame({"path": paths, "class": [joined[int(label)] for label in images.labels]})
+
+
+def read_image(root: Path, name: str) -> bytes:
+    """The bytes of an image that `list_images` named.
+
+    Raises:
+        InputError: If the data set or the image is gone, or another image has its place now.
+    """
+    data_set, number, location = name.split("/", 2)
+    try:
+        images = _test_images(root, data_set)
+    except Unavailable as error:
+        raise InputError(f"{root}/{name}: {error.reason}") from error
+    position = int(number)
+    if position >= len(images) or images.locations[position] != location:
+        raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
+    return images.read(position)
 
 
 @lru_cache(maxsize=4)

@@ -35,7 +35,7 @@ class Elevater(Extension):
 
     def labelled_kinds(self) -> Iterable[LabelledKind]:
         """The test images of a data set as a domain's labelled images."""
-        from react_pipeline.extensions.elevater.evaluation_images import TestImages
+        from react_pipeline.extensions.elevater.labelled_kind import TestImages
 
         return (TestImages(),)
 

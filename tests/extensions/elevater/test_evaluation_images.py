@@ -18,7 +18,7 @@ from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
-from react_pipeline.extensions.elevater.evaluation_images import TestImages
+from react_pipeline.extensions.elevater.labelled_kind import TestImages
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.encoding import preprocessing
 from react_pipeline.labelled.kind import read_image
