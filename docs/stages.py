@@ -14,7 +14,7 @@ from pathlib import Path
 from react_pipeline.stage import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support_rooms import arrows, floors
+from support.rooms import arrows, floors
 
 PAGE = Path(__file__).with_name("architecture.md")
 SCOPES = {

@@ -21,7 +21,7 @@ distribution and the wheel that was built from it installed           session  f
 environment with that wheel and the dependencies of this one =================== ========
 ===========================================================================================
 
-Session fixtures are shared: copy before you change them. `support_drawings` makes images, pairs and
+Session fixtures are shared: copy before you change them. `support.drawings` makes images, pairs and
 shards.
 """
 
@@ -42,7 +42,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 from sqlalchemy import Engine, event
-from support_drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
+from support.drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
 
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking

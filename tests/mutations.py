@@ -2,7 +2,7 @@
 
 A row removes one guard: in `file`, `source` (which occurs once) becomes `replacement`, and then `test` must fail. The
 runner does so in a copy of the project, one row after another, and reports which survive. A new guard is one row here;
-`tests/test_mutations.py` checks quickly that every row still fits the source.
+`tests/house/test_mutations.py` checks quickly that every row still fits the source.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
-STOP = "test_stop.py"
+STOP = "house/test_stop.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",
     "corpus/test_vector_files.py",
@@ -91,8 +91,8 @@ GUARDS = (
     Guard("react_pipeline/indexing/best.py", "if len(unsettled):", "if False:", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
-    Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),
-    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "test_upkeep.py"),
+    Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "house/test_lineage.py"),
+    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "house/test_upkeep.py"),
     Guard("react_pipeline/tracking/bounded_http.py", "            self.join(max(0.0, min(seconds, end - time.monotonic())))\n", "            self.join()\n", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", "size_bytes > MAX_ANSWER_BYTES", "False", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
@@ -157,8 +157,8 @@ GUARDS = (
     Guard("react_pipeline/corpus/kinds/images.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
     Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
-    Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "test_preflight.py"),
-    Guard("react_pipeline/preflight.py", "if images is not None and not images.exists():", "if False:", "test_preflight.py"),
+    Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "house/test_preflight.py"),
+    Guard("react_pipeline/preflight.py", "if images is not None and not images.exists():", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if key.value in first:", "if False:", "settings/test_messages.py"),
     Guard("react_pipeline/settings/yaml_files.py", 'elif getattr(event, "tag", None) is not None:', "elif False:", FILES),
     Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
@@ -180,7 +180,7 @@ GUARDS = (
     Guard("assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "assets/test_webserver.py"),
     Guard("assets/webserver.py", '!= "application/json"', "== 0", "assets/test_webserver.py"),
     Guard("assets/resources.py", ", config_schema={})", ")", "assets/test_definitions.py"),
-    Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "test_pages.py"),
+    Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "house/test_pages.py"),
     Guard("react_pipeline/browse/bounded_server.py", "    timeout = SILENT_SECONDS\n", "    timeout = None\n", BOUNDED),
     Guard("react_pipeline/browse/bounded_server.py", "while len(self._reading_since) >= CLIENTS:", "while False:", BOUNDED),
     Guard("react_pipeline/browse/bounded_server.py", "if time.monotonic() - since > PATIENCE_SECONDS:", "if False:", BOUNDED),
@@ -199,8 +199,8 @@ GUARDS = (
     Guard("assets/upkeep_sensor.py", "if task.stage not in self.loaded:", "if False:", "assets/test_automation.py"),
     Guard("react_pipeline/stage.py", "return not children or any(", "return True or any(", "assets/test_definitions.py"),
     Guard("react_pipeline/stage.py", 'self.scope != "encoder" or METHODS[method].has_model', "True", "assets/test_definitions.py"),
-    Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "test_new_method.py"),
-    Guard("react_pipeline/clip/attention.py", "type(block) is ResidualAttentionBlock and names <= _WEIGHTS", "type(block) is ResidualAttentionBlock", "test_new_method.py::test_a_trained_tower_runs_new_modules"),
+    Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "training/test_new_method.py"),
+    Guard("react_pipeline/clip/attention.py", "type(block) is ResidualAttentionBlock and names <= _WEIGHTS", "type(block) is ResidualAttentionBlock", "training/test_new_method.py::test_a_trained_tower_runs_new_modules"),
     Guard("react_pipeline/clip/trainable.py", "if not any(trains(name) for name, _ in model.named_parameters()):", "if False:", "clip/test_gated.py"),
     Guard("assets/checks.py", "passed=not any(bad.values()),", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=indexed == rows,", "passed=True,", CHECKS),

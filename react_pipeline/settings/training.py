@@ -31,7 +31,7 @@ class Section(BaseModel):
     """Base of every part of the configuration: frozen, unknown fields and non-finite numbers
     refused.
 
-    docs/configuration.md describes every field of every part; tests/test_docs.py compares the
+    docs/configuration.md describes every field of every part; tests/house/test_docs.py compares the
     names.
     """
 

@@ -17,7 +17,7 @@ import dagster as dg
 import pytest
 from conftest import PIPELINE
 from mlflow import MlflowClient
-from support_automation import (
+from support.automation import (
     Asked,
     Upkeep,
     hurry,
@@ -26,8 +26,8 @@ from support_automation import (
     training_under_way,
     wait_for,
 )
-from support_launch import dagster_home
-from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
+from support.launch import dagster_home
+from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.assets.automation import domain_files
 from react_pipeline.assets.partitions import DOMAINS, partition_of

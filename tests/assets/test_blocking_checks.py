@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-from support_upkeep import edit_domain
+from support.upkeep import edit_domain
 
 from react_pipeline.assets import checks
 from react_pipeline.assets.declared import blocking_checks

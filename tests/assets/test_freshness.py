@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pytest
-from support_upkeep import build, build_all, change_pipeline, edit_domain
+from support.upkeep import build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.assets.automation import CHECKS, freshness
 from react_pipeline.assets.declared import checks_of

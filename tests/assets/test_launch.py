@@ -18,7 +18,7 @@ import yaml
 from conftest import write_project
 from mlflow import MlflowClient
 from PIL import Image
-from support_launch import dagster_home, metadata_of
+from support.launch import dagster_home, metadata_of
 
 from react_pipeline.assets import pictures, runs
 from react_pipeline.assets.definitions import build_defs

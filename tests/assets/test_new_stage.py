@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from support_launch import dagster_home
+from support.launch import dagster_home
 
 from react_pipeline import stage
 from react_pipeline.assets.definitions import build_defs

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
-from support_launch import dagster_home
+from support.launch import dagster_home
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
-from support_promotion import outcomes, result
-from support_upkeep import change_pipeline
+from support.promotion import outcomes, result
+from support.upkeep import change_pipeline
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.promotion import doubt_of

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from support_automation import Upkeep, running_daemon, wait_for
-from support_launch import dagster_home
-from support_upkeep import METHODS, build, build_all, edit_domain
+from support.automation import Upkeep, running_daemon, wait_for
+from support.launch import dagster_home
+from support.upkeep import METHODS, build, build_all, edit_domain
 
 from react_pipeline.assets import declared, upkeep_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP
-from support_methods import attach, set_trainable
+from support.methods import attach, set_trainable
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

@@ -27,8 +27,8 @@ import psutil
 import pytest
 from conftest import write_project
 from PIL import Image
-from support_drawings import draw, encode, pair, write_shard
-from support_ready import CAPTIONS, encoded, write_ready
+from support.drawings import draw, encode, pair, write_shard
+from support.ready import CAPTIONS, encoded, write_ready
 
 from react_pipeline.browse.bounded_server import CLIENTS
 from react_pipeline.browse.serve import HOST, create_app, serve_corpus

@@ -12,9 +12,9 @@ import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from support_drawings import COLOURS, SHAPES
-from support_methods import model_method
-from support_pairs import DrawnPairs
+from support.drawings import COLOURS, SHAPES
+from support.methods import model_method
+from support.pairs import DrawnPairs
 from torch import Tensor, nn
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers, vision_blocks

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from support_methods import attach, set_trainable
+from support.methods import attach, set_trainable
 from torch import Tensor, nn
 
 from react_pipeline.clip.gated import (

@@ -18,7 +18,7 @@ from open_clip.model import CustomTextCLIP
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from support_text_tower import WORDS
+from support.text_tower import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 

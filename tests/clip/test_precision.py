@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support_vectors import read_vectors
+from support.vectors import read_vectors
 
 from react_pipeline.clip import precision
 from react_pipeline.clip.base import publish_base

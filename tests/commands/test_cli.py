@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support_commands import assert_loads_no_torch
-from support_launch import dagster_home
+from support.commands import assert_loads_no_torch
+from support.launch import dagster_home
 
 from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project

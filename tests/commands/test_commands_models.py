@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
-from support_promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
+from support.promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import write_project
-from support_results import publish_results
+from support.results import publish_results
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app

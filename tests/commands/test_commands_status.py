@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support_commands import assert_loads_no_torch, status
-from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
+from support.commands import assert_loads_no_torch, status
+from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.project.project import Project
 

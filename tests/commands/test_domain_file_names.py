@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from conftest import write_project
-from support_promotion import outcomes, result
+from support.promotion import outcomes, result
 
 from react_pipeline.assets.automation import domain_files
 from react_pipeline.assets.resources import ProjectResource

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support_drawings import pair, write_shard
-from support_shard_server import ShardServer, serve_folder
+from support.drawings import pair, write_shard
+from support.shard_server import ShardServer, serve_folder
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import remote_store

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import support_web
+import support.web
 from PIL import Image
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_web import Web, served
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.web import Web, served
 
 from react_pipeline.corpus import downloads
 from react_pipeline.corpus.download_journal import reason_of
@@ -35,30 +35,30 @@ IMAGES = {
 BROKEN: dict[str, tuple[Any, str, int]] = {
     # path: (answer, reason, attempts with one retry)
     "/gone.jpg": (None, "http_404", 1),
-    "/page.jpg": (support_web.page, "not_an_image", 2),
-    "/cut.jpg": (support_web.cut(IMAGES["/0.png"]), "truncated", 2),
+    "/page.jpg": (support.web.page, "not_an_image", 2),
+    "/cut.jpg": (support.web.cut(IMAGES["/0.png"]), "truncated", 2),
     "/half.png": (IMAGES["/0.png"][:200], "truncated", 2),
-    "/hanging.jpg": (support_web.hanging, "timeout", 2),
+    "/hanging.jpg": (support.web.hanging, "timeout", 2),
     "/bomb.png": (encode(Image.new("1", (200, 200))), "too_many_pixels", 1),
     "/no.jpg": (
-        lambda handler, _: support_web.send(handler, IMAGES["/0.png"], X_Robots_Tag="noai"),
+        lambda handler, _: support.web.send(handler, IMAGES["/0.png"], X_Robots_Tag="noai"),
         "disallowed_by_header",
         1,
     ),
-    "/away.jpg": (support_web.redirected("file:///etc/hostname"), "refused_url", 1),
+    "/away.jpg": (support.web.redirected("file:///etc/hostname"), "refused_url", 1),
     "/empty.jpg": (b"", "empty", 2),
 }
 
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    support_web.keep_img2dataset_loaded(monkeypatch)
+    support.web.keep_img2dataset_loaded(monkeypatch)
     monkeypatch.setattr(downloads, "_PAUSE_SECONDS", 0.01)
     answers = IMAGES | {
         path: answer for path, (answer, _, _) in BROKEN.items() if answer is not None
     }
     with served(
-        {**answers, "/later.png": support_web.failing_first(1, IMAGES["/1.png"])}
+        {**answers, "/later.png": support.web.failing_first(1, IMAGES["/1.png"])}
     ) as server:
         yield server
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support_drawings import COLOURS, SHAPES, draw, encode, write_shard
+from support.drawings import COLOURS, SHAPES, draw, encode, write_shard
 
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.clip.base import publish_base

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import support_web
-from support_drawings import COLOURS, SHAPES, draw, encode, pair, write_shard
-from support_web import served
+import support.web
+from support.drawings import COLOURS, SHAPES, draw, encode, pair, write_shard
+from support.web import served
 
 from react_pipeline.corpus import image_source
 from react_pipeline.corpus.collected import CollectedPairs, collect_pairs
@@ -102,8 +102,8 @@ def publish(
 def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support_web.keep_img2dataset_loaded(monkeypatch)
-    answers = {f"/{n}": image for n, image in enumerate(IMAGES)} | {"/3": support_web.page}
+    support.web.keep_img2dataset_loaded(monkeypatch)
+    answers = {f"/{n}": image for n, image in enumerate(IMAGES)} | {"/3": support.web.page}
     with served(answers) as web:
         rows = pd.DataFrame(
             {
@@ -149,7 +149,7 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
 def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support_web.keep_img2dataset_loaded(monkeypatch)
+    support.web.keep_img2dataset_loaded(monkeypatch)
     with served({}) as web:
         rows = pd.DataFrame(
             {"row": [5, 2], "url": [f"{web.url}/0", "pipe:id"], "caption": ["x", "y"]}
@@ -162,7 +162,7 @@ def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_led
 def test_rows_of_one_url_share_the_image_and_long_captions_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support_web.keep_img2dataset_loaded(monkeypatch)
+    support.web.keep_img2dataset_loaded(monkeypatch)
     with served({"/0": IMAGES[0]}) as web:
         rows = pd.DataFrame(
             {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support_drawings import draw, encode
+from support.drawings import draw, encode
 
 from react_pipeline.corpus.images import BadImage, contact_sheet, decode_image, decode_what_is_there
 

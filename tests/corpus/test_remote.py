@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_drawings import pair, write_shard
-from support_shard_server import ShardServer, serve_folder
+from support.drawings import pair, write_shard
+from support.shard_server import ShardServer, serve_folder
 
 from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.kinds.webdataset import Webdataset

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_shard_server import serve_folder
-from support_vectors import read_vectors
-from support_web import served
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.shard_server import serve_folder
+from support.vectors import read_vectors
+from support.web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import remote_store

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_web import Web, keep_img2dataset_loaded, page, served
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.web import Web, keep_img2dataset_loaded, page, served
 
 from react_pipeline.corpus import shards, url_corpus
 from react_pipeline.corpus.corpus import publish_corpus

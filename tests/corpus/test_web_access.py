@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import support_web
-from support_web import Web, served
+import support.web
+from support.web import Web, served
 
 from react_pipeline.corpus import web_access
 from react_pipeline.corpus.web_access import guarded_opener, is_public, plain_url
@@ -29,15 +29,15 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("no_proxy", "*")
     answers: dict[str, Any] = {
         "/a": b"picture",
-        "/cut": support_web.cut(b"x" * 100),
-        "/drip": support_web.dripping,
+        "/cut": support.web.cut(b"x" * 100),
+        "/drip": support.web.dripping,
         "/huge": huge,
-        "/announced": lambda handler, _: support_web.send(
+        "/announced": lambda handler, _: support.web.send(
             handler, b"x", Content_Length=str(10**12)
         ),
-        "/to-file": support_web.redirected("file:///etc/hostname"),
-        "/to-ftp": support_web.redirected("ftp://127.0.0.1/x"),
-        "/loop": support_web.redirected("/loop"),
+        "/to-file": support.web.redirected("file:///etc/hostname"),
+        "/to-ftp": support.web.redirected("ftp://127.0.0.1/x"),
+        "/loop": support.web.redirected("/loop"),
     }
     with served(answers) as server:
         yield server

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_project
-from support_services import answer, free_port, program, running
+from support.services import answer, free_port, program, running
 
 from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.project.project import Project

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_ready import encoded, paired, write_datacomp
-from support_web import Web, keep_img2dataset_loaded, served
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.ready import encoded, paired, write_datacomp
+from support.web import Web, keep_img2dataset_loaded, served
 from typer.testing import CliRunner
 
 from react_pipeline.clip.base import publish_base

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from support_drawings import COLOURS, SHAPES, draw
-from support_services import answer, free_port, program, running
+from support.drawings import COLOURS, SHAPES, draw
+from support.services import answer, free_port, program, running
 
 from react_pipeline.evaluation.judgement_log import Session
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import write_project
-from support_services import program, user_interfaces
+from support.services import program, user_interfaces
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 

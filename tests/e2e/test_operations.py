@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import write_project
-from support_drawings import COLOURS, SHAPES, pair, write_shard
-from support_services import user_interfaces
+from support.drawings import COLOURS, SHAPES, pair, write_shard
+from support.services import user_interfaces
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError

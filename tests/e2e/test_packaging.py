@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support_customized import customized
-from support_drawings import draw, encode
+from support.customized import customized
+from support.drawings import draw, encode
 
 from react_pipeline.project.project import Project
 from react_pipeline.use.exported_folder import export

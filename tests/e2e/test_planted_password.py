@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support_services import answer, free_port, postgres, running
+from support.services import answer, free_port, postgres, running
 
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE

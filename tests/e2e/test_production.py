@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support_services import answer, free_port, postgres, program, running
+from support.services import answer, free_port, postgres, program, running
 
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking

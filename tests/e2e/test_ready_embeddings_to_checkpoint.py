@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import support_web
-from support_drawings import COLOURS, SHAPES, pair, write_shard
-from support_web import Answer, Web, served
+import support.web
+from support.drawings import COLOURS, SHAPES, pair, write_shard
+from support.web import Answer, Web, served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.model import load
@@ -48,7 +48,7 @@ if __name__ == "__main__":
 
 def broken(number: int, image: bytes) -> Answer | None:
     """What row `number` is served as, if its image is one of the broken tenth; None is a 404."""
-    return (None, support_web.page, support_web.cut(image), support_web.hanging)[number // 10 % 4]
+    return (None, support.web.page, support.web.cut(image), support.web.hanging)[number // 10 % 4]
 
 
 @pytest.fixture

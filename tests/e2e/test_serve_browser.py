@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_drawings import COLOURS, SHAPES, draw, pair, write_shard
-from support_services import program
+from support.drawings import COLOURS, SHAPES, draw, pair, write_shard
+from support.services import program
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from support_services import free_port
+from support.services import free_port
 
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project

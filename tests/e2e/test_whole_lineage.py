@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support_drawings import EVALUATION_IMAGES_PER_CLASS, SHAPES
+from support.drawings import EVALUATION_IMAGES_PER_CLASS, SHAPES
 
 from react_pipeline.project.project import Project
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_drawings import COLOURS, SHAPES, pair, write_shard
-from support_vectors import read_vectors
+from support.drawings import COLOURS, SHAPES, pair, write_shard
+from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

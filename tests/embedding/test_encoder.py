@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support_drawings import draw
+from support.drawings import draw
 from torch import Tensor
 
 from react_pipeline.clip.model import Clip, load

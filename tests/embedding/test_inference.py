@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from support_drawings import pair, write_shard
+from support.drawings import pair, write_shard
 from torch import Tensor
 
 from react_pipeline.corpus.shards import Member

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from support_vectors import read_vectors
+from support.vectors import read_vectors
 
 from react_pipeline.embedding.parts import holding, starts_of
 from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from support_ready import CAPTIONS, encoded, write_ready
-from support_vectors import read_vectors
+from support.ready import CAPTIONS, encoded, write_ready
+from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

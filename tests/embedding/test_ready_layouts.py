@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from support_ready import (
+from support.ready import (
     CAPTIONS,
     encoded,
     paired,
@@ -24,7 +24,7 @@ from support_ready import (
     write_subset,
     write_vector_column,
 )
-from support_vectors import read_vectors
+from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from support_vectors import read_vectors
+from support.vectors import read_vectors
 
 from react_pipeline.embedding.vectors import read_metadata, row_metadata, vectors_of
 from react_pipeline.project.project import Project

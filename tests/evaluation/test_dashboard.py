@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import write_project
-from support_results import publish_results
+from support.results import publish_results
 
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare

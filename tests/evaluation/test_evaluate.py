@@ -10,7 +10,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from support_drawings import SHAPES
+from support.drawings import SHAPES
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from support_judging import SLUG, header_of, judge, unavailable, without_labels
-from support_promotion import checkpoint
+from support.judging import SLUG, header_of, judge, unavailable, without_labels
+from support.promotion import checkpoint
 
 import react_pipeline.evaluation.comparison as comparison
 from react_pipeline.evaluation.comparison import JUDGED_STATUS, compare, comparison_is_current

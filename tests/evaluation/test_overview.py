@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_project
-from support_results import publish_results
+from support.results import publish_results
 
 from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing

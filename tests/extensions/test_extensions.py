@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support_drawings import draw, encode
-from support_rooms import LIBRARY
+from support.drawings import draw, encode
+from support.rooms import LIBRARY
 
 from react_pipeline.project.project import Project
 

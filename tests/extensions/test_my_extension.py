@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_rooms import LIBRARY
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.rooms import LIBRARY
 
 from react_pipeline.project.project import Project
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from PIL import Image
-from support_drawings import draw, encode, pair, write_shard
+from support.drawings import draw, encode, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import pairs

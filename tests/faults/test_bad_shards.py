@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support_drawings import draw, encode, pair, write_shard
+from support.drawings import draw, encode, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support_text_tower import write_text_tower_checkpoint
+from support.text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
 from react_pipeline.clip.base import publish_base

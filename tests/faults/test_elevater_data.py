@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support_elevater import edit_json, edit_registry, folder_of, png, write_elevater
+from support.elevater import edit_json, edit_registry, folder_of, png, write_elevater
 
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.extensions.elevater.check import check_root

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from support_drawings import encode, evaluation_image
+from support.drawings import encode, evaluation_image
 
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images

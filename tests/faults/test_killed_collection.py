@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_processes import killed
-from support_ready import CAPTIONS, encoded, write_ready
-from support_web import keep_img2dataset_loaded, served
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.processes import killed
+from support.ready import CAPTIONS, encoded, write_ready
+from support.web import keep_img2dataset_loaded, served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import downloads

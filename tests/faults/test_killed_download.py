@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-from support_drawings import draw, encode
-from support_web import keep_img2dataset_loaded, send, served
+from support.drawings import draw, encode
+from support.web import keep_img2dataset_loaded, send, served
 
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.corpus.downloads import download_images

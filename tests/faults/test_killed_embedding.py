@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support_drawings import pair, write_shard
-from support_processes import started
-from support_vectors import read_vectors
+from support.drawings import pair, write_shard
+from support.processes import started
+from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_drawings import draw
-from support_judging import SLUG, without_labels
+from support.drawings import draw
+from support.judging import SLUG, without_labels
 
 from react_pipeline.evaluation.judgement_log import Session
 from react_pipeline.project.project import Project

@@ -18,10 +18,10 @@ import dagster as dg
 import pytest
 from conftest import PIPELINE
 from mlflow import MlflowClient
-from support_automation import hurry, process_of, running_daemon, training_under_way, wait_for
-from support_launch import dagster_home
-from support_services import answer, free_port, running
-from support_tracking import runs_of
+from support.automation import hurry, process_of, running_daemon, training_under_way, wait_for
+from support.launch import dagster_home
+from support.services import answer, free_port, running
+from support.tracking import runs_of
 
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project

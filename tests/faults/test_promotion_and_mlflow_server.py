@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from support_promotion import outcomes, result
+from support.promotion import outcomes, result
 
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, roll_back

@@ -18,8 +18,8 @@ import pytest
 import requests
 import yaml
 from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
-from support_sick_servers import SICK, late_reader, overloaded, sick_server, taking, well
-from support_tracking import artifact_of
+from support.sick_servers import SICK, late_reader, overloaded, sick_server, taking, well
+from support.tracking import artifact_of
 
 from react_pipeline.commands.doctor import diagnose
 from react_pipeline.project.project import Project

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_processes import killed, train_until_killed
+from support.processes import killed, train_until_killed
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError, TrainingError

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from support_drawings import COLOURS, SHAPES
-from support_methods import model_method
-from support_pairs import DrawnPairs
+from support.drawings import COLOURS, SHAPES
+from support.methods import model_method
+from support.pairs import DrawnPairs
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.project.project import Project

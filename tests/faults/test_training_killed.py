@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import write_project
-from support_processes import killed, started, train_until_killed
+from support.processes import killed, started, train_until_killed
 from torch import Tensor
 
 from react_pipeline.project.project import Project

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support_vectors import read_vectors
+from support.vectors import read_vectors
 
 from react_pipeline.clip import load
 from react_pipeline.corpus.collected import CollectedPairs

@@ -16,9 +16,9 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from support_device import DEVICES, require
-from support_processes import killed, train_until_killed
-from support_vectors import read_vectors
+from support.device import DEVICES, require
+from support.processes import killed, train_until_killed
+from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.embed import embed_corpus

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support_drawings import draw, encode, pair, write_shard
-from support_web import served
+from support.drawings import draw, encode, pair, write_shard
+from support.web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from support_drawings import COLOURS, SHAPES, encode, evaluation_image
+from support.drawings import COLOURS, SHAPES, encode, evaluation_image
 
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.project.project import Project

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support_drawings import pair, write_shard
+from support.drawings import pair, write_shard
 
 from react_pipeline.project.local_files import find_files
 from react_pipeline.store.errors import CorpusError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support_ready import write_datacomp
+from support.ready import write_datacomp
 
 from react_pipeline.commands import servers
 from react_pipeline.commands.cli import main

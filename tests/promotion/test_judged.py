@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 import yaml
-from support_judging import SLUG, judge, unavailable, without_labels
-from support_promotion import outcomes, result, stand_in
+from support.judging import SLUG, judge, unavailable, without_labels
+from support.promotion import outcomes, result, stand_in
 
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back

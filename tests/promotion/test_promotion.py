@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import write_project
 from PIL import Image
-from support_promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
+from support.promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
 
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from support_drawings import COLOURS, SHAPES
+from support.drawings import COLOURS, SHAPES
 
 from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support_retrieval import DOMAIN, NOTHING, hits_of
+from support.retrieval import DOMAIN, NOTHING, hits_of
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.retrieval.candidates import Queries

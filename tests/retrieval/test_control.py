@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from support_drawings import pair, write_shard
+from support.drawings import pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.collected import CollectedPairs

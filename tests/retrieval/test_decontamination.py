@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support_retrieval import NOTHING
+from support.retrieval import NOTHING
 
 from react_pipeline.retrieval.decontamination import EvaluationImages
 

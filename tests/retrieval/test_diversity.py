@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from support_upkeep import change_pipeline
+from support.upkeep import change_pipeline
 
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
-from support_upkeep import change_pipeline
-from support_vectors import read_vectors
+from support.upkeep import change_pipeline
+from support.vectors import read_vectors
 
 from react_pipeline.clip.model import load
 from react_pipeline.clip.prompts import class_prompts

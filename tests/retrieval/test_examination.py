@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import ImageDraw, ImageFont
-from support_drawings import draw, encode
-from support_retrieval import NOTHING, hits_of
+from support.drawings import draw, encode
+from support.retrieval import NOTHING, hits_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import examination as examination_module
@@ -174,7 +174,7 @@ def test_printed_words_are_looked_for_only_where_that_is_asked(indexed_project: 
 def test_no_two_chosen_pairs_are_near_duplicates_and_each_dropped_one_has_a_better_neighbour(
     indexed_project: Project, similarity: float
 ) -> None:
-    from support_vectors import read_vectors
+    from support.vectors import read_vectors
 
     web = Web(dict.fromkeys(range(60), IMAGE))
     web.identity = "image_sha256"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from support_retrieval import hits_of
+from support.retrieval import hits_of
 
 from react_pipeline.retrieval.fusion import apply_filter, best_hits
 from react_pipeline.settings.retrieval import RetrievalConfig

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support_retrieval import NOTHING
+from support.retrieval import NOTHING
 
 from react_pipeline.retrieval import near_duplicates
 from react_pipeline.retrieval.near_duplicates import NearDuplicates

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support_retrieval import DOMAIN, NOTHING, hits_of
+from support.retrieval import DOMAIN, NOTHING, hits_of
 
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
-from support_drawings import COLOURS, SHAPES, draw
+from support.drawings import COLOURS, SHAPES, draw
 
 from react_pipeline.retrieval.rendered_text import text_fraction
 

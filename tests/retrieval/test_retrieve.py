@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from support_retrieval import configure
-from support_vectors import read_vectors
+from support.retrieval import configure
+from support.vectors import read_vectors
 
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from support_drawings import evaluation_image, pair, write_shard
+from support.drawings import evaluation_image, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus

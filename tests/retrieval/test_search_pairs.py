@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support_drawings import draw, encode
+from support.drawings import draw, encode
 
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project

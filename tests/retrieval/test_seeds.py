@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support_drawings import draw, encode, evaluation_image
-from support_retrieval import configure
-from support_vectors import read_vectors
+from support.drawings import draw, encode, evaluation_image
+from support.retrieval import configure
+from support.vectors import read_vectors
 
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh, resolve

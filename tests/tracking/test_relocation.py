@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from conftest import write_project
 from mlflow import MlflowClient
-from support_tracking import artifact_of
+from support.tracking import artifact_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError

@@ -21,8 +21,8 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from support_drawings import draw
-from support_services import answer, free_port, running
+from support.drawings import draw
+from support.services import answer, free_port, running
 
 from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate

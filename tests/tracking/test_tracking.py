@@ -10,8 +10,8 @@ import pytest
 from conftest import write_project
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from support_results import publish_results
-from support_tracking import STEPS, artifact_of, runs_of
+from support.results import publish_results
+from support.tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from support_tracking import runs_of
+from support.tracking import runs_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from support_promotion import copy_measured, measured_folder, outcomes, result
+from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, roll_back

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support_drawings import draw
-from support_pairs import DrawnPairs
+from support.drawings import draw
+from support.pairs import DrawnPairs
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose, PILToTensor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support_methods import model_method
+from support.methods import model_method
 
 from react_pipeline.clip.model import load
 from react_pipeline.embedding.cost import EncodingCost

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import write_project
 from safetensors.torch import load_file
-from support_device import DEVICES, require
+from support.device import DEVICES, require
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from support_pairs import DrawnPairs
+from support.pairs import DrawnPairs
 
 from react_pipeline.clip.model import load
 from react_pipeline.settings.config import DomainConfig

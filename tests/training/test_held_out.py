@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as functional
-from support_pairs import DrawnPairs
+from support.pairs import DrawnPairs
 from torch import Tensor
 
 from react_pipeline.training import held_out

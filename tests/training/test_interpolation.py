@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_methods import model_method, set_trainable
+from support.methods import model_method, set_trainable
 from torch import Tensor
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers

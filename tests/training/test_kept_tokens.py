@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support_drawings import COLOURS, SHAPES
-from support_methods import attach, set_trainable
-from support_pairs import DrawnPairs
+from support.drawings import COLOURS, SHAPES
+from support.methods import attach, set_trainable
+from support.pairs import DrawnPairs
 from torch import Tensor
 
 from react_pipeline.clip.model import load

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support_drawings import COLOURS
-from support_pairs import DrawnPairs
+from support.drawings import COLOURS
+from support.pairs import DrawnPairs
 from torch import Tensor
 
 from react_pipeline.clip.classifier import zero_shot_head

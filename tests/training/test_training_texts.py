@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_pairs import DrawnPairs
+from support.pairs import DrawnPairs
 from torch import Tensor
 
 from react_pipeline.clip.model import Clip, load

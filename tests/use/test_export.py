@@ -17,9 +17,9 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from support_customized import COUNTS, customized
-from support_processes import killed, started
-from support_text_tower import write_text_tower_checkpoint
+from support.customized import COUNTS, customized
+from support.processes import killed, started
+from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor
 
 from react_pipeline.clip.base import publish_base

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from support_customized import customized
-from support_drawings import SHAPES, draw
-from support_judging import SLUG, header_of, without_labels
-from support_processes import killed
+from support.customized import customized
+from support.drawings import SHAPES, draw
+from support.judging import SLUG, header_of, without_labels
+from support.processes import killed
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.evaluation.judgement_log import JudgementLog, Session, Side, open_log

@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support_customized import customized
-from support_drawings import draw, encode
+from support.customized import customized
+from support.drawings import draw, encode
 
 from react_pipeline.commands.command_line import missing_extra
 from react_pipeline.project.project import Project

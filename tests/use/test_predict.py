@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support_drawings import COLOURS, SHAPES, draw, encode
-from support_processes import killed
-from support_shard_server import serve_folder
-from support_web import served
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.processes import killed
+from support.shard_server import serve_folder
+from support.web import served
 
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_methods import set_trainable
+from support.methods import set_trainable
 
 from examples.react_by_hand import react
 from react_pipeline import training

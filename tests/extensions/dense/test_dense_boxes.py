@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support_dense import OWN, write_sets
+from support.dense import OWN, write_sets
 from torch import Tensor
 from torchvision.models import get_model
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support_dense import CLASSES, OWN, write_sets
+from support.dense import CLASSES, OWN, write_sets
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.extensions.dense.maps import ClassVectors, Segmenter, padded, resized, smoothed

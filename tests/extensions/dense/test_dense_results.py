@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support_dense import OWN, write_sets
+from support.dense import OWN, write_sets
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.extensions.dense import results as dense_results

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support_dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
+from support.dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
 
 from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, dense_sets

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support_elevater import edit_json, folder_of, png, write_elevater, write_zip
+from support.elevater import edit_json, folder_of, png, write_elevater, write_zip
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support_elevater import folder_of, write_elevater
+from support.elevater import folder_of, write_elevater
 
 from react_pipeline.extensions.elevater.check import check_root, report_json, report_lines
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset

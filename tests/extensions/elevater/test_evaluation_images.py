@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from support_elevater import folder_of, write_elevater
+from support.elevater import folder_of, write_elevater
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support_elevater import random_head
+from support.elevater import random_head
 from torch import Tensor, nn
 
 from react_pipeline.clip.model import Clip, load

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support_elevater import png
+from support.elevater import png
 
 from react_pipeline.extensions.elevater.datasets import IMAGENET, dataset, read_data
 from react_pipeline.extensions.elevater.evaluation_images import list_images

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support_elevater import edit_registry, folder_of, png, write_elevater
+from support.elevater import edit_registry, folder_of, png, write_elevater
 
 from react_pipeline.extensions.elevater.images import LabelledImages
 from react_pipeline.extensions.elevater.readers import read_dataset

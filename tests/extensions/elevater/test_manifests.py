@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support_elevater import edit_registry, folder_of, png, write_elevater
+from support.elevater import edit_registry, folder_of, png, write_elevater
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.readers import read_dataset

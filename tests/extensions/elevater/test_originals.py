@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
-from support_elevater import Trap, png
+from support.elevater import Trap, png
 
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.extensions.elevater.datasets import dataset

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from support_elevater import random_head
+from support.elevater import random_head
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support_drawings import write_shard
-from support_elevater import Trap, png
+from support.drawings import write_shard
+from support.elevater import Trap, png
 
 from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.extensions.elevater.readers import read_dataset

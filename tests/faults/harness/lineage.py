@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from conftest import DOMAINS, write_project
 from open_clip.model import CLIP
-from support_drawings import write_corpus, write_evaluation_folder
+from support.drawings import write_corpus, write_evaluation_folder
 
 from react_pipeline.clip import save
 from react_pipeline.clip.model import from_parts

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from support_commands import assert_loads_no_torch
-from support_elevater import folder_of, write_elevater
+from support.commands import assert_loads_no_torch
+from support.elevater import folder_of, write_elevater
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.commands.cli import main

@@ -13,7 +13,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "imagenet-b32"
+RECIPE = Path(__file__).parents[2] / "recipes" / "imagenet-b32"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support_launch import dagster_home
+from support.launch import dagster_home
 
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main

@@ -14,7 +14,7 @@ import pytest
 
 from react_pipeline.installation import install_command
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html", ""}
 LEFT_OUT = {".git", ".react", "build", "dist", "images", "node_modules", "site", "store"}
 BY_NAME = re.compile(

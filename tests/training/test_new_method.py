@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from support_commands import status
-from support_new_methods import installed, module_of_page
+from support.commands import status
+from support.new_methods import installed, module_of_page
 from torch.nn.functional import normalize
 
 from react_pipeline import Classifier

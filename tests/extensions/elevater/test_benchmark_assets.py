@@ -12,8 +12,8 @@ import pytest
 from conftest import write_project
 from mlflow import MlflowClient
 from PIL import Image
-from support_elevater import write_elevater
-from support_launch import dagster_home, metadata_of
+from support.elevater import write_elevater
+from support.launch import dagster_home, metadata_of
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, materialize, open_instance, plan

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from open_clip import get_model_config
-from support_text_tower import write_text_tower_checkpoint
-from support_upkeep import change_pipeline
+from support.text_tower import write_text_tower_checkpoint
+from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
 from react_pipeline.clip.architecture import read_config

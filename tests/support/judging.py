@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from support_promotion import checkpoint, result, stand_in
 
 from react_pipeline.evaluation.judgement_log import (
     Disagreement,
@@ -21,6 +20,7 @@ from react_pipeline.evaluation.judgement_log import (
 )
 from react_pipeline.evaluation.judgements import JUDGEMENTS, measure_of, present_model
 from react_pipeline.project.project import Project
+from support.promotion import checkpoint, result, stand_in
 
 SLUG = "shapes"
 ANSWERS = {"won": 0, "lost": 1, "neither": "neither", "unsure": "unsure"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
+from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.project import manifests
 from react_pipeline.project.project import Project

@@ -13,7 +13,7 @@ from react_pipeline import extension
 from react_pipeline.extension import Extension
 from react_pipeline.settings import methods
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 def module_of_page() -> dict[str, Any]:

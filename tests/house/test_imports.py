@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support_rooms import (
+from support.rooms import (
     ASSETS,
     EXTENSIONS,
     LIBRARY,

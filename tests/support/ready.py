@@ -13,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from support_drawings import COLOURS, SHAPES
+
+from support.drawings import COLOURS, SHAPES
 
 CAPTIONS = [f"a drawing of a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 

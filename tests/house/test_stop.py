@@ -30,7 +30,7 @@ from react_pipeline.store.errors import InputError
 SIGNALS = pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
 )
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 60
 
 PRELUDE = """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from support_commands import status
-from support_launch import dagster_home
-from support_upkeep import METHODS, build_all
+from support.commands import status
+from support.launch import dagster_home
+from support.upkeep import METHODS, build_all
 
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.runs import INPUTS_TAG

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support_dense import OWN, write_sets
+from support.dense import OWN, write_sets
 
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.dense.settings import dense_sets

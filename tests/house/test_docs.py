@@ -28,7 +28,7 @@ from react_pipeline.settings import training as training_config
 from react_pipeline.settings.corpus import CorpusConfig, corpus_kinds
 from react_pipeline.settings.files import load_domain, load_pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [
     path
     for folder in (ROOT, *(ROOT / name for name in ("docs", "benchmarks", "recipes/imagenet-b32")))

@@ -11,10 +11,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from support_drawings import draw
 
 from react_pipeline.clip.model import Clip
 from react_pipeline.training.head_samples import PairVectors
+from support.drawings import draw
 
 
 class DrawnPairs:

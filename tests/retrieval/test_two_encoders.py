@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import write_checkpoint, write_project
 from safetensors.torch import load_file
-from support_launch import dagster_home
-from support_upkeep import change_pipeline
+from support.launch import dagster_home
+from support.upkeep import change_pipeline
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import materialize, plan

@@ -116,7 +116,7 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
     """`dagster-daemon run` with the code location of this repository, until the context ends; gives
     its log.
 
-    `home` is a `DAGSTER_HOME` with its dagster.yaml (`support_launch.dagster_home`). A run that is
+    `home` is a `DAGSTER_HOME` with its dagster.yaml (`support.launch.dagster_home`). A run that is
     still going on is ended too.
     """
     environment = {

@@ -1,0 +1,32 @@
+"""The tests mirror the rooms: a test is found where the code is that it tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.rooms import LIBRARY
+
+TESTS = Path(__file__).parents[1]
+NO_ROOMS = {
+    "benchmarks",
+    "e2e",
+    "examples",
+    "faults",
+    "golden",
+    "gpu",
+    "house",  # Modules beside the rooms, and the guards of the whole.
+    "support",
+}
+
+
+def test_every_folder_of_tests_is_a_room_or_named() -> None:
+    for path in TESTS.rglob("test_*.py"):
+        folder = path.parent.relative_to(TESTS)
+        assert folder.parts, f"{path.name} lies in no room"
+        assert folder.parts[0] in NO_ROOMS or (LIBRARY / folder / "__init__.py").is_file(), path
+
+
+def test_support_code_is_one_package() -> None:
+    beside = {path.name for path in TESTS.glob("*.py")}
+    assert beside == {"conftest.py", "mutations.py", "support_rooms.py"}
+    assert not list(TESTS.rglob("*/support_*.py"))

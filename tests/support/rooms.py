@@ -1,0 +1,166 @@
+"""The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them
+with their floors.
+
+A room is a package of `react_pipeline` or a module beside them. A room is on the floor above all
+that it imports. Imports for type checkers alone do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+LIBRARY = Path(__file__).parents[2] / "react_pipeline"
+ASSETS = LIBRARY / "assets"
+"""In a clone a link to the folder `assets`; in the distributions a package like any other."""
+EXTENSIONS = LIBRARY / "extensions"
+PACKAGE = "react_pipeline"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a file takes from the library.
+
+    Attributes:
+        path: The file.
+        module: Where it takes the name from.
+        name: The name.
+        room: The room of the module.
+        for_types: Whether only type checkers see it.
+        is_defined_there: Whether the module, or the one that a door names, defines it.
+    """
+
+    path: Path
+    module: str
+    name: str
+    room: str
+    for_types: bool
+    is_defined_there: bool
+
+    def __str__(self) -> str:
+        """As a message names it."""
+        return f"{self.path.parent.name}/{self.path.name} takes {self.name} from {self.module}"
+
+
+def modules_of_library() -> list[Path]:
+    """All modules but the doors."""
+    paths = (path for path in LIBRARY.rglob("*.py") if not path.is_relative_to(ASSETS))
+    return [path for path in paths if path.name not in ("__init__.py", "__main__.py")]
+
+
+def room_of(path: Path) -> str:
+    """The room of a file; each extension is one."""
+    parts = path.relative_to(LIBRARY).parts
+    if parts[0] == EXTENSIONS.name:
+        return f"{parts[0]}.{parts[1]}"
+    return parts[0].removesuffix(".py")
+
+
+def room_of_module(module: str) -> str:
+    """The room of a module of the library, by its name."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if parts[0] == EXTENSIONS.name else parts[0]
+
+
+@functools.cache
+def door_of(room: str) -> dict[str, str]:
+    """What a room lets others use: name -> the module that the door takes it from."""
+    stub, names = LIBRARY / room.replace(".", "/") / "__init__.pyi", {}
+    for node in ast.parse(stub.read_text()).body if stub.is_file() else ():
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names |= {
+                alias.name: f"{PACKAGE}.{room}.{node.module or alias.name}" for alias in node.names
+            }
+    return names
+
+
+@functools.cache
+def definitions_of(module: str) -> frozenset[str]:
+    """Names that a module defines at its top level; a package defines the modules in it."""
+    place = LIBRARY.parent / module.replace(".", "/")
+    if place.is_dir():
+        return frozenset(path.stem for path in place.iterdir())
+    found: set[str] = set()
+    for node in ast.parse(place.with_suffix(".py").read_text()).body:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            stored = (
+                name
+                for name in ast.walk(node)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            )
+            named = (
+                inner
+                for inner in ast.walk(node)
+                if isinstance(inner, ast.ClassDef | ast.FunctionDef)
+            )
+            found |= {name.id for name in stored} | {inner.name for inner in named}
+    return frozenset(found)
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """What a file takes from the library, name by name."""
+    tree = ast.parse(path.read_text())
+    guarded = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    ]
+    for_types = {id(child) for node in guarded for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            # A room as a whole: `from react_pipeline import clip`.
+            for alias in node.names:
+                if (LIBRARY / alias.name).is_dir():
+                    module = f"{PACKAGE}.{alias.name}"
+                    yield Import(path, module, alias.name, alias.name, id(node) in for_types, True)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+            module = str(node.module)
+            room = room_of_module(module)
+            for alias in node.names:
+                origin = (
+                    door_of(room).get(alias.name, module)
+                    if module == f"{PACKAGE}.{room}"
+                    else module
+                )
+                defined = alias.name in definitions_of(origin) or origin == f"{module}.{alias.name}"
+                yield Import(path, module, alias.name, room, id(node) in for_types, defined)
+
+
+def arrows() -> dict[str, set[str]]:
+    """The rooms that each room of the core imports."""
+    found: dict[str, set[str]] = {}
+    for path in [*modules_of_library(), *ASSETS.glob("*.py")]:
+        if not path.is_relative_to(EXTENSIONS):
+            used = {one.room for one in imports_of(path) if not one.for_types}
+            found.setdefault(room_of(path), set()).update(used - {room_of(path)})
+    return found
+
+
+def floors(used: dict[str, set[str]]) -> dict[str, int]:
+    """The floor of each room, from 1; graphlib's CycleError names a circle."""
+    floor: dict[str, int] = {}
+    for room in TopologicalSorter(used).static_order():
+        floor[room] = 1 + max((floor[other] for other in used.get(room, ())), default=0)
+    return floor
+
+
+def print_rooms() -> None:
+    """Print the rooms with their floors, a line a floor."""
+    measured = arrows()
+    by_room = floors(measured)
+    lines = sum(
+        len(path.read_text().splitlines()) for path in [*modules_of_library(), *ASSETS.glob("*.py")]
+    )
+    arrow_count = sum(map(len, measured.values()))
+    print(
+        f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} "
+        "lines"
+    )
+    for number in sorted(set(by_room.values())):
+        print(
+            f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}"
+        )
