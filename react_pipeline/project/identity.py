@@ -10,6 +10,7 @@ from typing import Any
 from react_pipeline.extension import required
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
+from react_pipeline.project.review import review_identity, takedown_identity
 from react_pipeline.settings import METHODS, SPEED_FIELDS, EncoderConfig
 from react_pipeline.store import CURRENT
 
@@ -103,6 +104,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
         **fields,
         "seeds": seeds,
         **_kept_out(project, slug),
+        **review_identity(project, slug),
         **project.config.corpus.identity_of_images(),
     }
 
@@ -125,6 +127,7 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     """
     settings = project.retrieval(slug)
     subjects = {"same_subject": settings.same_subject} if settings.same_subject != "keep" else {}
+    subjects |= takedown_identity(project)
     if settings.decontaminate == "own":
         return subjects
     directories = {

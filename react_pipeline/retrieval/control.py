@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
+from react_pipeline.project import Project, taken_down
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
+from react_pipeline.retrieval.ranking import NO_REVIEW
+from react_pipeline.retrieval.review import Review
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
@@ -57,7 +59,13 @@ def draw_control(project: Project, slug: str) -> Artifact:
             project, slug, parents["evaluation_set"], settings.decontaminate, clip
         )
         source = open_source(project, parents["corpus"], scratch_of(directory) / "fetched")
-        draw = Draw(evaluation, parents["corpus_embeddings"], source, random_of(seed, slug))
+        draw = Draw(
+            evaluation,
+            parents["corpus_embeddings"],
+            source,
+            random_of(seed, slug),
+            Review(taken_down(project)),
+        )
         drawn = draw.take(size)
         if drawn.empty:
             raise RetrievalError(
@@ -111,16 +119,20 @@ class Draw:
         embeddings: Artifact,
         source: ImageSource,
         random: np.random.Generator,
+        review: Review = NO_REVIEW,
     ) -> None:
         """Draw from the rows of `corpus_embeddings`; `random` decides their order."""
         reasons = ["evaluation_image_hash", "evaluation_image_near", "exact_duplicate"]
         if evaluation.subjects:
             reasons.append("evaluation_subject")
+        if review.removed:
+            reasons.append("rejected")
         if source.identity != "image_sha256":
             reasons.append("not_collected")
         self.dropped = dict.fromkeys(reasons, 0)
         self._evaluation = evaluation
         self._random = random
+        self._review = review
         self._embeddings = embeddings
         self._source = source
         self._seen: set[str] = set()
@@ -194,6 +206,8 @@ class Draw:
         pairs = self._without(
             pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"])
         )
+        if self._review.removed:
+            pairs = self._without(pairs, "rejected", self._review.removes(pairs))
         return self._new(pairs, "image_sha256") if fetches else pairs
 
     def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:

@@ -22,8 +22,9 @@ from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_ima
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
-from react_pipeline.retrieval.ranking import mark_drops
+from react_pipeline.retrieval.ranking import NO_REVIEW, mark_drops
 from react_pipeline.retrieval.rendered_text import text_fraction
+from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
 
@@ -44,7 +45,12 @@ class Examination:
     """
 
     def __init__(
-        self, source: ImageSource, embeddings: Artifact, settings: RetrievalConfig, max_pixels: int
+        self,
+        source: ImageSource,
+        embeddings: Artifact,
+        settings: RetrievalConfig,
+        max_pixels: int,
+        review: Review = NO_REVIEW,
     ) -> None:
         """Start with nothing known; `max_pixels` is the corpus' cap for decoding."""
         self.sha256: dict[int, str] = {}
@@ -60,6 +66,7 @@ class Examination:
         self._embeddings = embeddings
         self._settings = settings
         self._max_pixels = max_pixels
+        self._review = review
         self._fetches = source.identity != "image_sha256" or settings.max_text_fraction is not None
         self._seen: set[int] = set()
 
@@ -76,7 +83,14 @@ class Examination:
             if self.rounds > REFILL_ROUNDS:
                 # What could not be fetched by now is given up: choose among what was.
                 failed |= set(candidates["row"]) - self.sha256.keys()
-            mark_drops(candidates, evaluation, self._settings, failed=failed, near=self.near)
+            mark_drops(
+                candidates,
+                evaluation,
+                self._settings,
+                failed=failed,
+                near=self.near,
+                review=self._review,
+            )
             new = self._to_fetch(candidates) if self._fetches else []
             if not new:
                 return

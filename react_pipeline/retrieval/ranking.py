@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import BLOCK_ROWS, NearDuplicates
+from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 
 DROP_REASONS: Mapping[str, str] = {
@@ -27,6 +28,7 @@ DROP_REASONS: Mapping[str, str] = {
     "evaluation_image_hash": "is an evaluation image, byte for byte",
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "evaluation_subject": "shows the same subject as an evaluation image (`same_subject: exclude`)",
+    "rejected": "a person rejected it (`DOMAIN.review.jsonl`), or it is in `takedown.txt`",
     "rendered_text": "more of it is printed text than `max_text_fraction`",
     "not_collected": "its image was not available, or was not tried any more after the last round",
     "exact_duplicate": "the same bytes (or URL) as a pair taken before",
@@ -58,6 +60,8 @@ _LOOKED_AT = (
     "text_fraction",
 )
 
+NO_REVIEW = Review()
+
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""
 
@@ -69,6 +73,7 @@ def mark_drops(
     *,
     failed: Set[int] = frozenset(),
     near: NearDuplicates | None = None,
+    review: Review = NO_REVIEW,
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
 
@@ -86,6 +91,7 @@ def mark_drops(
         failed: Rows whose image is not available.
         near: Finds near duplicates among the rows taken so far. None: near duplicates are not
             looked for.
+        review: What people rejected.
     """
     alive = ~candidates["dropped"].isin(("below_similarity", "below_filter")).to_numpy()
     looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
@@ -94,7 +100,7 @@ def mark_drops(
     number, _ = pd.factorize(table["row"])
     again = table["row"].duplicated().to_numpy()
     best = table[~again]
-    outcomes = _reasons_of_rows(best, evaluation, settings, failed)
+    outcomes = _reasons_of_rows(best, evaluation, settings, failed, review)
     usable = table[outcomes[number] == 0]
     first = usable[~usable["row"].duplicated()]
     as_good = again & (table["similarity"].to_numpy() == best["similarity"].to_numpy()[number])
@@ -140,7 +146,11 @@ def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Serie
 
 
 def _reasons_of_rows(
-    best: pd.DataFrame, evaluation: EvaluationImages, settings: RetrievalConfig, failed: Set[int]
+    best: pd.DataFrame,
+    evaluation: EvaluationImages,
+    settings: RetrievalConfig,
+    failed: Set[int],
+    review: Review,
 ) -> NDArray[np.int8]:
     """The reason to drop each row regardless of the other choices, as a position in `_OUTCOMES`; 0:
     none.
@@ -153,6 +163,7 @@ def _reasons_of_rows(
     drop("evaluation_image_hash", evaluation.holds(best["image_sha256"]))
     drop("evaluation_image_near", best["evaluation_similarity"] >= evaluation.near)
     drop("evaluation_subject", evaluation.shows_same_subject(best))
+    drop("rejected", review.removes(best))
     if settings.max_text_fraction is not None and "text_fraction" in best:
         drop("rendered_text", best["text_fraction"] > settings.max_text_fraction)
     if failed:

@@ -35,6 +35,7 @@ from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
+from react_pipeline.retrieval.review import Review
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DomainConfig, RetrievalConfig
@@ -92,7 +93,11 @@ class _Retrieval:
         source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
         candidates = self._described(search.table, source, evaluation)
         examination = Examination(
-            source, self.embeddings, self.settings, self.project.config.corpus.max_pixels
+            source,
+            self.embeddings,
+            self.settings,
+            self.project.config.corpus.max_pixels,
+            self.review,
         )
         examination.choose(candidates, evaluation)
         classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
@@ -133,6 +138,11 @@ class _Retrieval:
             return settings
         rows = int(self.embeddings.counts["rows"])
         return settings.model_copy(update={"max_per_class": rows})
+
+    @cached_property
+    def review(self) -> Review:
+        """What people decided on single images."""
+        return Review.of(self.project, self.slug)
 
     @property
     def embeddings(self) -> Artifact:
@@ -183,7 +193,10 @@ class _Retrieval:
             self.embeddings, rows.to_numpy(), self.project.config.distributor
         )
         described = candidates.join(metadata, on="row")
-        return described if "image_sha256" in described else described.assign(image_sha256="")
+        if "image_sha256" not in described:
+            described = described.assign(image_sha256="")
+        self.review.require_corpus(described, self.embeddings, source.identity)
+        return self.review.place(described)
 
     def _chosen(
         self, candidates: pd.DataFrame, queries: Queries, source: ImageSource

@@ -1,0 +1,78 @@
+"""The commands `react-pipeline review` and `react-pipeline takedown`."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands import Config, Domain, console, load_project, print_table
+from react_pipeline.stop import raise_if_stopped, stop_in_own_way
+
+
+def review(
+    domain: Domain,
+    person: Annotated[
+        str | None, typer.Option("--by", help="Who decides. Default: the user's name.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
+    ] = 1236,
+    config: Config = None,
+) -> None:
+    """Look through the retrieved pairs of a domain in a browser, the least sure first, and reject,
+    move or pin them; Ctrl-C stops it.
+
+    Every decision is on the disk before the next pair is shown, in DOMAIN.review.jsonl next to the
+    domain's file.
+    """
+    from react_pipeline.browse import serve_app
+    from react_pipeline.extensions.review.log import open_log
+    from react_pipeline.extensions.review.page import create_page
+    from react_pipeline.extensions.review.pairs import ReviewedSet
+
+    project = load_project(config)
+    project.domain(domain)
+
+    def start(url: str) -> None:
+        stop_in_own_way()
+        console.print(
+            f"{url}\nKeys: k (keep), x (reject), m (move), p (pin), z (take back), c (next class). "
+            "Ctrl-C stops."
+        )
+
+    with open_log(project, domain, person or getpass.getuser()) as log:
+        pairs = ReviewedSet(project, domain)
+        try:
+            serve_app(lambda: create_page(pairs, log), port, start)
+        except KeyboardInterrupt:
+            raise_if_stopped()  # before it started
+            console.print("stopping ...")
+        verdicts = [decision.verdict for decision in log.decisions.values()]
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("reject", "move", "pin"))
+    console.print(
+        f"{len(verdicts)} decisions ({counts}); next: react-pipeline materialize --select "
+        f"'key:retrieved_set*' --domain {domain}"
+    )
+
+
+def takedown(
+    image: Annotated[str, typer.Argument(help="SHA-256 or URL of an image.")],
+    config: Config = None,
+) -> None:
+    """Keep an image out of all future sets, and list the sets and models that were made with it."""
+    from react_pipeline.extensions.review.takedown import take_down, uses_of
+
+    project = load_project(config)
+    take_down(project, image)
+    uses = uses_of(project, image.strip())
+    if uses.empty:
+        console.print("no published set has this image")
+        return
+    print_table(list(uses.columns), uses.to_numpy().tolist())
+    console.print(
+        "The sets are drawn again without it, and their models trained again, by the schedule or "
+        "`react-pipeline materialize`. Older artifacts stay until `react-pipeline prune` removes "
+        "them; registered models stay until you delete them."
+    )

@@ -1,0 +1,21 @@
+"""What reviewing adds: the commands `review` and `takedown`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from react_pipeline.extension import Extension
+
+if TYPE_CHECKING:
+    import typer
+
+
+class Review(Extension):
+    """Looking through retrieved pairs."""
+
+    def add_commands(self, app: typer.Typer) -> None:
+        """`react-pipeline review` and `react-pipeline takedown`."""
+        from react_pipeline.extensions.review.commands import review, takedown
+
+        app.command()(review)
+        app.command()(takedown)

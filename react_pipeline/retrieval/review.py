@@ -1,0 +1,107 @@
+"""Review: what the decisions of people do to the candidates of a domain.
+
+A rejected image is dropped for every class, and the next best candidate takes its place. A moved
+image counts for one class alone. A pinned one is chosen first, whatever its similarity. No decision
+brings an evaluation image back. Does not belong here: the file of decisions (`project.review`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.embedding import read_metadata
+from react_pipeline.project import Project, current_decisions, review_file, taken_down
+from react_pipeline.store import Artifact, InputError
+
+
+@dataclass(frozen=True)
+class Review:
+    """Decisions by image: keys are SHA-256 and URLs.
+
+    Attributes:
+        removed: Images that no class may have.
+        classes: The class id of images that a person gave one.
+        pinned: Those of them that are chosen first.
+        decided: Images on which a person decided, other than to keep them.
+        source: The file of the decisions, for messages.
+    """
+
+    removed: frozenset[str] = frozenset()
+    classes: Mapping[str, int] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+    decided: frozenset[str] = frozenset()
+    source: str = ""
+
+    @classmethod
+    def of(cls, project: Project, slug: str) -> Review:
+        """The review of a domain, with what is taken down in all of them."""
+        names = project.domain(slug).class_names
+        removed: set[str] = set()
+        classes: dict[str, int] = {}
+        pinned: set[str] = set()
+        for decision in current_decisions(project, slug).values():
+            keys = [key for key in (decision.image, decision.url) if key]
+            if decision.verdict == "reject":
+                removed.update(keys)
+            elif decision.verdict in ("move", "pin"):
+                classes.update(dict.fromkeys(keys, names.index(decision.target)))
+            if decision.verdict == "pin":
+                pinned.update(keys)
+        return cls(
+            taken_down(project) | removed,
+            classes,
+            frozenset(pinned),
+            frozenset(removed | classes.keys()),
+            str(review_file(project, slug)),
+        )
+
+    def removes(self, rows: pd.DataFrame) -> pd.Series:
+        """Which rows (N,) show an image that no class may have."""
+        removed = pd.Series(False, rows.index)
+        for column in _key_columns(rows):
+            removed |= rows[column].isin(self.removed)
+        return removed
+
+    def place(self, candidates: pd.DataFrame) -> pd.DataFrame:
+        """Candidates with reviewed images in the classes that a person gave them, pinned ones
+        first.
+        """
+        if not self.classes:
+            return candidates
+        keys = pd.Series("", candidates.index)
+        for column in _key_columns(candidates):
+            keys = keys.where(~candidates[column].isin(self.classes.keys()), candidates[column])
+        has_class = keys != ""
+        candidates.loc[has_class, "class_id"] = keys[has_class].map(self.classes)
+        pinned = keys.isin(self.pinned)
+        candidates.loc[pinned, "dropped"] = ""
+        # One candidate of an image is enough now: its best.
+        again = has_class & candidates["row"].duplicated()
+        order = np.argsort(~pinned[~again].to_numpy(), kind="stable")
+        return candidates[~again].iloc[order].reset_index(drop=True)
+
+    def require_corpus(self, candidates: pd.DataFrame, embeddings: Artifact, identity: str) -> None:
+        """Refuse decisions of which none is on an image of this corpus.
+
+        Args:
+            identity: The column that identifies images before they are fetched.
+
+        Raises:
+            InputError: Naming the file.
+        """
+        if not self.decided or candidates[identity].isin(self.decided).any():
+            return
+        # The whole corpus is only read if no candidate tells.
+        if not read_metadata(embeddings, [identity])[identity].isin(self.decided).any():
+            raise InputError(
+                f"{self.source}: none of its images is in this corpus; it was made for another one: "
+                "remove or rename it"
+            )
+
+
+def _key_columns(rows: pd.DataFrame) -> list[str]:
+    return [name for name in ("image_sha256", "url") if name in rows]
