@@ -95,7 +95,7 @@ class Review:
         """
         if not self.decided or candidates[identity].isin(self.decided).any():
             return
-        # The whole corpus is only read if no candidate tells.
+        # The whole corpus is only read if no candidate answers the question.
         if not read_metadata(embeddings, [identity])[identity].isin(self.decided).any():
             raise InputError(
                 f"{self.source}: none of its images is in this corpus; it was made for another one: "
