@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support_retrieval import configure
+from support.retrieval import configure
 
 from react_pipeline.extensions.review.log import ReviewLog, open_log
 from react_pipeline.extensions.review.page import create_page
