@@ -52,7 +52,7 @@ CHECKS, CROSS, SHARDS = (
     "faults/test_bad_shards.py",
 )
 EARLIER = "embedding/test_earlier_embeddings.py"
-EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
+EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 STOP = "house/test_stop.py"
@@ -85,8 +85,8 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
     Guard("react_pipeline/store/durable.py", "sha256_of((folder or marker.parent) / name) == digest", "True", "store/test_sealed.py"),
     Guard("react_pipeline/training/resume.py", "if record is None:", "if False:", "training/test_resume.py"),
-    Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= len(digests)", "", f"{EARLIER}::test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one"),
-    Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published"),
+    Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= len(digests)", "", f"{EARLIER}::test_a_group_at_end_of_corpus_is_not_taken_for_a_longer_one"),
+    Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_is_encoded_again"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
     Guard("react_pipeline/indexing/best.py", "if len(unsettled):", "if False:", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
@@ -97,7 +97,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/bounded_http.py", "size_bytes > MAX_ANSWER_BYTES", "False", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
-    Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
+    Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
     # A stop is never lost
     Guard("react_pipeline/stop.py", "(dropped or now >= again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "        self.end(os._exit)\n", "        return\n", STOP),
@@ -114,11 +114,11 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "with suppress(FileNotFoundError):  # another", "if True:  # another", PRUNING),
     Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
     Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
-    Guard("react_pipeline/use/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "use/test_export.py::test_the_earlier_export_is_back_if_the_new_one_cannot_be_renamed"),
-    Guard("react_pipeline/use/sort_into.py", "if directory.is_symlink():", "if False:", "use/test_predict.py::test_pictures_are_linked_by_class_and_nothing_that_is_there_is_touched"),
+    Guard("react_pipeline/use/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "use/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
+    Guard("react_pipeline/use/sort_into.py", "if directory.is_symlink():", "if False:", "use/test_predict.py::test_pictures_are_linked_by_class_and_no_file_is_touched"),
     Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/use/encode_pictures.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
-    Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten"),
+    Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
@@ -190,7 +190,7 @@ GUARDS = (
     # No number from a bad training or an unequal measurement
     Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
     Guard("react_pipeline/training/trainer.py", "if not all(torch.isfinite(parameter).all() for parameter in state.trained.values()):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
-    Guard("react_pipeline/training/trainer.py", ", closing(batches):", ":", "faults/test_training.py::test_a_training_that_a_guard_stopped_leaves_no_decoding_process"),
+    Guard("react_pipeline/training/trainer.py", ", closing(batches):", ":", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),

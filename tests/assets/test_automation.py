@@ -64,7 +64,7 @@ def kept_up(make_project: Make) -> Project:
     return make_project(methods=list(METHODS))
 
 
-def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project: Project) -> None:
+def test_valid_files_become_partitions_despite_broken_ones(tiny_project: Project) -> None:
     folder = tiny_project.config.domains
     (folder / "broken.yaml").write_text("classes: [cat, cat]\ncolour: red\n")
     (folder / "Shapes.yaml").write_text("classes: [cat]\n")
@@ -133,7 +133,7 @@ def test_broken_pipeline_file_is_reported_and_changes_nothing(tiny_project: Proj
         assert not register(tiny_project, instance).asset_events
 
 
-def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Project) -> None:
+def test_the_same_work_is_asked_for_once_even_without_result(kept_up: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
         first = {("corpus", None), ("base_checkpoint", None), ("evaluation_set", "shapes")}
@@ -202,7 +202,7 @@ def test_files_that_look_different_are_asked_for_once(
         assert upkeep.tick() == set()
 
 
-def test_assets_that_dagster_has_not_loaded_are_asked_for_after_a_reload(
+def test_assets_unknown_to_dagster_are_asked_for_after_reload(
     make_project: Make, tmp_path: Path
 ) -> None:
     scenes = tmp_path / "scenes"
@@ -242,7 +242,7 @@ def test_chain_is_asked_for_link_by_link_up_to_the_comparison(kept_up: Project) 
     ]
 
 
-def test_failed_training_keeps_no_comparison_of_the_others_waiting(kept_up: Project) -> None:
+def test_failed_training_keeps_no_comparison_of_others_waiting(kept_up: Project) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
@@ -305,7 +305,7 @@ def test_run_that_dagster_starts_again_is_waited_for(kept_up: Project) -> None:
         )
 
 
-def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: Project) -> None:
+def test_broken_domains_and_pipelines_do_not_fail_the_sensor(kept_up: Project) -> None:
     (kept_up.config.domains / "broken.yaml").write_text("classes: [cat, cat]\n")
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "broken", "shapes")
@@ -333,7 +333,7 @@ def test_request_says_what_it_is_for_and_what_goes_first(kept_up: Project) -> No
     assert int(first["dagster/priority"]) > int(tags["dagster/priority"])
 
 
-def test_small_training_goes_before_a_large_one_and_the_benchmark_last() -> None:
+def test_small_trainings_go_first_and_the_benchmark_last() -> None:
     tasks = [
         Task("customized_checkpoint", "a/full", "", images=10**3),
         Task("customized_checkpoint", "a/full", "", images=10**8),
@@ -362,7 +362,7 @@ def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled:
     }
 
 
-def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(
+def test_the_schedule_looks_outside_and_needs_a_cron_line(
     make_project: Make,
 ) -> None:
     project = make_project(automation={"schedule": "30 2 * * *", "timezone": "Europe/Berlin"})

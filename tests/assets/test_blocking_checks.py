@@ -200,7 +200,7 @@ def test_a_blocking_check_fails_for_what_it_is_there_for(
 
 
 @pytest.mark.parametrize("name", sorted(LEAKAGE))
-def test_a_set_of_pairs_that_holds_an_evaluation_image_fails_its_check(
+def test_pairs_that_hold_an_evaluation_image_fail_their_check(
     retrieved_project: Project, tmp_path: Path, name: str
 ) -> None:
     check, stage = getattr(checks, name), STAGE_OF[name]

@@ -49,7 +49,7 @@ def before(names: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
-def test_lineage_shows_every_parent_once_and_none_that_another_implies(stage: Stage) -> None:
+def test_lineage_shows_each_parent_once_and_no_implied_one(stage: Stage) -> None:
     shown = {key.to_user_string() for key in graph.get(dg.AssetKey(stage.name)).parent_keys}
     assert shown == set(deps_of(stage, STAGES))
     assert {*stage.parents, *stage.gathers} <= before(shown)
@@ -92,7 +92,7 @@ def test_work_on_the_device_shares_one_pool() -> None:
     assert pools == on_device | {"benchmark_features", "benchmark_results", "dense_results"}
 
 
-def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:
+def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
     for stage in ("domain_results", "dense_results"):
         assert upstream(str(partition_of("shapes/base")), stage) == set()
         for method in filter(STAGES[stage].is_for, TRAINED):
@@ -181,7 +181,7 @@ def test_resources_can_be_overridden() -> None:
         assert resources.project.config_path == "elsewhere.yaml"
 
 
-def test_a_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42
+def test_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42
     defs = build_defs()
     job = defs.resolve_implicit_global_asset_job_def()
     dg.validate_run_config(job, {})
@@ -195,7 +195,7 @@ def test_a_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # 
 @pytest.mark.parametrize(
     "name", ["..", "a/b", "x,y", "Animals", "two words", "größe", "", "a" * 64]
 )  # FAULTS 23
-def test_partition_that_is_no_slug_is_refused_before_anything_is_read(name: str) -> None:
+def test_a_partition_without_a_slug_is_refused_unread(name: str) -> None:
     with pytest.raises(dg.Failure, match="is not a domain") as failure:
         require_slug(name)
     assert failure.value.allow_retries is False

@@ -53,7 +53,7 @@ def rows(path: Path) -> int:
     return int(count)
 
 
-def test_only_databases_of_the_home_are_written_without_waiting_and_only_for_a_while(
+def test_only_databases_of_the_home_are_written_unsynced(
     tmp_path: Path,
 ) -> None:
     home, other = (

@@ -76,9 +76,7 @@ def test_what_is_fresh_passes_and_is_reported_once(home: Home) -> None:
     assert home.shown(PAIRS).description == "0 of 1 out of date"
 
 
-def test_changed_domain_warns_with_its_reason_until_it_is_built_again(
-    trained: Project, home: Home
-) -> None:
+def test_a_changed_domain_warns_until_it_is_built_again(trained: Project, home: Home) -> None:
     home.tick()
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     reported = home.tick()
@@ -109,9 +107,7 @@ def test_checkpoint_that_the_policy_holds_back_says_so(trained: Project, home: H
     assert "held back" not in home.tick()[CHECKPOINTS].description
 
 
-def test_check_of_a_run_is_corrected_and_one_that_never_came_is_made_up_for(
-    trained: Project, home: Home
-) -> None:
+def test_a_missing_check_of_a_run_is_made_up_for(trained: Project, home: Home) -> None:
     home.tick()
 
     @dg.asset(name=CHECKPOINTS)

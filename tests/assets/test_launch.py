@@ -73,7 +73,7 @@ def launched(
             yield Launched(project, first, second, lines, instance)
 
 
-def test_a_fresh_relative_home_is_used_with_the_settings_of_the_package(
+def test_a_fresh_relative_home_is_used_with_settings_of_package(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -85,7 +85,7 @@ def test_a_fresh_relative_home_is_used_with_the_settings_of_the_package(
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
 
 
-def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Launched) -> None:
+def test_whole_lineage_is_built_and_second_launch_starts_no_run(launched: Launched) -> None:
     assert not launched.first.failed and not launched.first.skipped
     assert (launched.first.built, launched.first.reused) == (15, 0)
     assert (launched.second.built, launched.second.reused) == (0, 15)
@@ -104,7 +104,7 @@ def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -
         assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
-def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(
+def test_a_fresh_dagster_home_gets_every_event_and_check(
     launched: Launched, tmp_path: Path
 ) -> None:
     with dagster_home(tmp_path / "home"):
@@ -169,7 +169,7 @@ def test_pictures_come_first_and_are_read_from_the_event_log(
     assert picture_at("/assets/corpus") is None
 
 
-def test_every_step_has_a_line_when_it_begins_and_one_when_it_ends(launched: Launched) -> None:
+def test_every_step_logs_a_line_at_its_begin_and_end(launched: Launched) -> None:
     ends = [line.partition(":")[0] for line in launched.lines if ": built, " in line]
     edges = [
         line.partition(" ...")[0].partition(":")[0]
@@ -180,7 +180,7 @@ def test_every_step_has_a_line_when_it_begins_and_one_when_it_ends(launched: Lau
     assert "customized_checkpoint shapes/gated-image ..." in launched.lines
 
 
-def test_every_run_is_in_the_dagster_instance_with_passed_blocking_checks(
+def test_every_run_is_in_dagster_with_passed_blocking_checks(
     launched: Launched,
 ) -> None:
     runs = [launched.instance.get_run_by_id(run_id) for run_id in launched.first.run_ids]

@@ -77,7 +77,7 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
     assert processes_of(project, "shapes", "linear-head-control") == 1
 
 
-def test_a_machine_by_itself_finds_its_own_port_and_several_get_the_address_to_meet() -> None:
+def test_one_machine_finds_a_port_and_several_get_an_address() -> None:
     alone = torchrun_command(2, [], ["--domain", "shapes"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert alone[1:] == [
@@ -91,7 +91,7 @@ def test_a_machine_by_itself_finds_its_own_port_and_several_get_the_address_to_m
     assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
 
 
-def test_cores_are_shared_among_the_processes_unless_the_user_said_how(
+def test_cores_are_shared_among_processes_unless_user_said_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -101,7 +101,7 @@ def test_cores_are_shared_among_the_processes_unless_the_user_said_how(
     assert "OMP_NUM_THREADS" not in environment(1, tmp_path)
 
 
-def test_error_of_the_library_is_reported_before_those_of_processes_that_lost_touch(
+def test_our_own_error_is_reported_before_lost_processes(
     tmp_path: Path,
 ) -> None:
     assert failure(tmp_path) is None
@@ -125,7 +125,7 @@ def test_error_of_the_library_is_reported_before_those_of_processes_that_lost_to
         (KeyError("x"), TrainingError, False),
     ],
 )
-def test_errors_of_other_processes_are_tried_again_as_ones_own_are(
+def test_errors_of_other_processes_are_retried_as_ones_own(
     tmp_path: Path, error: Exception, kind: type[Exception], retried: bool
 ) -> None:
     write_failure(tmp_path, 0, error)
@@ -148,7 +148,7 @@ def test_progress_is_reported_now_and_then() -> None:
     ]
 
 
-def test_training_in_the_assets_own_process_is_streamed_and_finished(
+def test_training_in_the_assets_process_is_streamed(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare()
@@ -170,7 +170,7 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error(
+def test_a_failure_of_two_processes_is_the_librarys_error(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(processes=2)
@@ -265,7 +265,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
 
 
 @pytest.mark.slow
-def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
+def test_a_process_killed_by_the_system_fails_with_a_remedy(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(steps=1_000_000)

@@ -38,9 +38,7 @@ def project(tiny_project: Project) -> Project:
     return tiny_project
 
 
-def test_verdict_is_shown_checked_and_applied_and_a_choice_in_the_registry_taken_over(
-    project: Project, tracking: Tracking
-) -> None:
+def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracking) -> None:
     uri = tracking.uri
     done = materialize(project, uri)
     (event,) = done.get_asset_materialization_events()
@@ -65,7 +63,7 @@ def test_mlflow_down_costs_no_verdict(project: Project) -> None:
     assert standing(project, "shapes")[0].champion.method == GATED
 
 
-def test_champion_is_in_doubt_when_results_are_newer_or_the_base_is_ahead(project: Project) -> None:
+def test_a_champion_is_in_doubt_when_results_are_newer(project: Project) -> None:
     assert "not been materialized" in doubt_of(project, "shapes")
     decide(project, "shapes")
     assert doubt_of(project, "shapes") == ""

@@ -55,7 +55,7 @@ def begin(upkeep: Upkeep, error: Exception) -> None:
     upkeep.run("corpus", None, error)
 
 
-def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
+def test_a_passing_fault_is_retried_when_its_time_has_come(
     upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(upkeep, StoreWriteError("disk full"))
@@ -79,7 +79,7 @@ def test_tries_are_bounded_and_the_last_line_says_what_to_do(
     assert "tried 6 times. Fix the cause, then materialize it by hand" in upkeep.log
 
 
-def test_fault_that_stays_is_not_tried_again_and_is_reported_with_its_reason(
+def test_a_lasting_fault_is_not_retried_and_is_reported(
     upkeep: Upkeep,
 ) -> None:
     begin(upkeep, InputError("no shard in data/*.tar"))
@@ -122,7 +122,7 @@ def test_what_a_person_made_by_hand_is_taken_and_continues(
     assert "corpus all" not in upkeep.log
 
 
-def test_run_that_a_person_cancelled_is_respected_and_one_that_was_deleted_never_was(
+def test_a_cancelled_run_is_respected_and_a_deleted_forgotten(
     upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
@@ -170,7 +170,7 @@ def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
     assert not done.success and not done.get_asset_check_evaluations()
 
 
-def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_for(
+def test_an_unanswered_check_is_asked_for_again_and_awaited(
     kept_up: Project, upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
@@ -213,7 +213,7 @@ def test_check_is_waited_for_while_its_run_is_active(
     assert upkeep.reported.endswith("not up to date yet: runs are queued or in progress")
 
 
-def test_check_that_answers_while_it_is_looked_at_is_not_evaluated_again(
+def test_a_check_that_answers_meanwhile_is_not_repeated(
     kept_up: Project, upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
@@ -232,7 +232,7 @@ def test_check_that_answers_while_it_is_looked_at_is_not_evaluated_again(
     assert "was not evaluated" not in upkeep.log
 
 
-def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable(
+def test_passing_faults_of_a_check_are_retried(
     hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -266,7 +266,7 @@ def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable
 
 
 @pytest.mark.slow
-def test_daemon_evaluates_a_check_that_never_answered_and_trains(
+def test_daemon_evaluates_check_that_never_answered_and_trains(
     make_project: Make, _indexed_store: Path, tmp_path: Path, hasty: None
 ) -> None:
     project = make_project(

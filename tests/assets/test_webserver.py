@@ -50,7 +50,7 @@ def ask(
         ("GET", "/asset-groups?expanded=x", LOOPBACK),
     ],
 )
-def test_what_the_user_interface_asks_passes_and_cannot_be_framed(
+def test_what_user_interface_asks_passes_and_cannot_be_framed(
     method: str, path: str, headers: dict[str, str]
 ) -> None:
     status, answered = ask(method, path, headers)

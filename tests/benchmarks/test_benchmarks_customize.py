@@ -56,9 +56,7 @@ def ours(model: Any, batches: steps.Batches, parts: frozenset[str]) -> steps.Tak
 
 
 @pytest.mark.parametrize("count", range(1, steps.PARTS.index(steps.FUSED) + 2))
-def test_the_published_step_and_ours_with_any_parts_on_give_the_same_loss_and_gradients(
-    model: Any, count: int
-) -> None:
+def test_all_parts_of_a_step_give_the_published_gradients(model: Any, count: int) -> None:
     batches = steps.Batches.random(model, 1, BATCH, "cpu")
     loss, gradients = one_step(model, steps.published_step(model, batches))
     our_loss, our_gradients = one_step(model, ours(model, batches, frozenset(steps.PARTS[:count])))
@@ -85,7 +83,7 @@ def test_the_ablations_last_tower_is_the_one_that_trains(model: Any, name: str) 
 
 
 @pytest.mark.parametrize("count", [0, *range(2, len(steps.PARTS) + 1)])
-def test_the_formula_counts_the_matrix_products_that_a_step_takes(model: Any, count: int) -> None:
+def test_formula_counts_matrix_products_that_a_step_takes(model: Any, count: int) -> None:
     parts = frozenset(steps.PARTS[:count])
     batches = steps.Batches.random(model, 1, BATCH, "cpu")
     take = ours(model, batches, parts) if count else steps.published_step(model, batches)
@@ -116,7 +114,7 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_measures_and_writes_its_tables_between_the_markers(
+def test_command_measures_and_writes_its_tables_between_markers(
     model: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The small model in place of ViT-B/32, and no processes whose memory is measured: each takes
@@ -143,7 +141,7 @@ def test_the_command_measures_and_writes_its_tables_between_the_markers(
     assert "seconds (best)" in printed and all(f"+ {part} " in printed for part in steps.PARTS)
 
 
-def test_ratios_are_of_the_published_steps_best_and_median_seconds() -> None:
+def test_ratios_are_of_published_steps_best_and_median_seconds() -> None:
     rows = benchmark.speed_rows({benchmark.PUBLISHED: [2.0, 3.0, 7.0], "other": [1.0, 2.0, 9.0]}, 8)
     assert rows["other"] == {
         "seconds (best)": 1.0,
@@ -165,5 +163,5 @@ def test_ratios_are_of_the_published_steps_best_and_median_seconds() -> None:
         ("a", "a"),
     ],
 )
-def test_figures_show_three_digits_and_a_dash_for_what_is_missing(value: Any, text: str) -> None:
+def test_figures_show_three_digits_and_dash_for_what_is_missing(value: Any, text: str) -> None:
     assert benchmark.figure(value) == text

@@ -15,7 +15,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project.project import Project
 
 
-def test_an_interval_holds_the_gain_and_is_none_for_a_method_against_itself() -> None:
+def test_an_interval_holds_the_gain_and_none_against_itself() -> None:
     random = np.random.default_rng(0)
     better = [random.random((3, 200)) < 0.5, random.random((3, 100)) < 0.4]
     base = [random.random((1, 200)) < 0.1, random.random((1, 100)) < 0.1]
@@ -37,7 +37,7 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert lower < low and high < higher
 
 
-def test_shuffled_captions_are_those_of_other_classes_on_the_same_images(
+def test_shuffled_captions_are_those_of_other_classes(
     retrieved_project: Project,
 ) -> None:
     project = retrieved_project
@@ -94,7 +94,7 @@ def test_the_split_shows_classes_that_captions_name_apart() -> None:
     ]
 
 
-def test_a_seed_has_a_control_of_its_own_and_the_same_retrieved_pairs(
+def test_seed_has_control_of_its_own_and_same_retrieved_pairs(
     retrieved_project: Project,
 ) -> None:
     one = demo_proof.seeded(retrieved_project, 1)
@@ -102,7 +102,7 @@ def test_a_seed_has_a_control_of_its_own_and_the_same_retrieved_pairs(
     assert fresh_or_none(one, "control_set", "shapes") is None
 
 
-def test_photographs_are_named_by_the_package_and_drawings_are_left_out(tmp_path: Path) -> None:
+def test_photographs_are_named_and_drawings_are_left_out(tmp_path: Path) -> None:
     for name in ("animals/apes/gorilla", "animals/cartoon/duck", "symbols/plus"):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ def test_the_parts_are_the_network_and_the_blocks_behind_it() -> None:
     assert list(filter(blocks.trains, names)) == names[1:2]
 
 
-def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(
+def test_each_variant_trains_its_part_in_its_own_store(
     project: Project,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

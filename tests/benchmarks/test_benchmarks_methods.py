@@ -31,7 +31,7 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
-def test_cheap_methods_of_all_seeds_come_first_and_the_base_once() -> None:
+def test_cheap_methods_of_all_seeds_come_first_and_base_once() -> None:
     order = benchmark.in_order(2, DOMAINS, benchmark.METHODS)
     cheap = [work for work in order if work[2] in benchmark.CHEAP]
     assert order[: len(cheap)] == cheap
@@ -115,7 +115,7 @@ def test_gains_are_taken_seed_by_seed() -> None:
     assert pd.isna(summary.loc["gated-image-control", "over_control"])
 
 
-def test_the_table_is_written_between_the_markers_and_nothing_else_changes(page: Path) -> None:
+def test_only_what_is_between_the_markers_changes(page: Path) -> None:
     benchmark.report(some_rows(), {(2, "shapes", "full"): "the loss is nan"}, DOMAINS, page)
     text = page.read_text()
     assert text.startswith("# Before\n")
@@ -167,7 +167,7 @@ def test_the_command_trains_evaluates_and_reports(
     assert "not made yet" not in capsys.readouterr().out
 
 
-def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the_same(
+def test_a_written_result_is_kept_while_its_recipe_is_the_same(
     project: Project, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = page.parent / "results.csv"

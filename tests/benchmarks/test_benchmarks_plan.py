@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.plan import comparison
 
 
-def test_steps_that_are_too_far_off_are_marked_and_short_ones_are_not_judged() -> None:
+def test_distant_steps_are_marked_and_short_ones_not_judged() -> None:
     announced = {"corpus": 10.0, "faiss_index": 40.0, "control_set": 20.0}
     table = comparison(
         announced, {"corpus": 5.0, "faiss_index": 4.0, "control_set": 5.0, "overview": 9.0}

@@ -20,9 +20,7 @@ from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.project.project import Project
 
 
-def test_the_halves_share_no_image_hold_all_of_them_and_have_enough_of_each_class_for_fifty_shots() -> (
-    None
-):
+def test_the_halves_share_no_image_and_hold_fifty_shots() -> None:
     train, test = benchmark.halves().values()
     assert sorted([*train, *test]) == list(range(1797))
     labels = load_digits().target
@@ -53,7 +51,7 @@ def test_features_are_those_of_the_models_own_preprocessing(tiny_checkpoint: Pat
         assert label == load_digits().target[number]
 
 
-def test_a_probe_beats_chance_and_the_rows_distinguish_names_features_and_pixels(
+def test_a_probe_beats_chance_and_its_rows_are_distinct(
     tiny_checkpoint: Path,
 ) -> None:
     rows = benchmark.measure_digits(load(tiny_checkpoint), shots=(5,), seeds=2, per_class=8)

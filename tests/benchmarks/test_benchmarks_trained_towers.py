@@ -7,7 +7,7 @@ import torch
 from benchmarks.trained_towers import caption_tokens, image_ways, seconds_of, table_of, text_ways
 
 
-def test_both_ways_of_each_part_give_the_same_and_the_table_names_them() -> None:
+def test_both_ways_of_each_part_give_same_and_table_names_them() -> None:
     tokens = caption_tokens(6, 0.4)
     assert len(torch.unique(tokens, dim=0)) == 4
     parts = []

@@ -93,7 +93,7 @@ class Looked(Exception):  # noqa: N818 - ends the server
     pass
 
 
-def test_the_server_is_not_found_at_another_address_of_this_machine() -> None:
+def test_server_is_not_found_at_another_address_of_this_machine() -> None:
     def look(url: str) -> None:
         port = int(url.rstrip("/").rpartition(":")[2])
         with (
@@ -107,7 +107,7 @@ def test_the_server_is_not_found_at_another_address_of_this_machine() -> None:
         serve_app(small_app, 0, look)
 
 
-def test_half_sent_requests_make_way_for_whole_ones_and_stay_bounded(
+def test_half_sent_requests_make_way_for_whole_ones(
     monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]
 ) -> None:
     monkeypatch.setattr(
@@ -132,7 +132,7 @@ def test_a_client_that_falls_silent_is_dropped(
             assert connection.recv(1) == b""
 
 
-def test_a_body_is_read_whole_and_one_that_is_too_large_or_of_no_known_size_is_refused(
+def test_a_body_too_large_or_of_unknown_size_is_refused(
     address: tuple[str, int],
 ) -> None:
     assert ask(address, "POST", body=b"x" * MAX_BYTES) == 200

@@ -128,7 +128,7 @@ def test_every_control_of_the_page_is_used_by_its_script(client: Any) -> None:
     ] == []
 
 
-def test_a_query_is_first_compared_with_its_own_kind_as_by_search(client: Any) -> None:
+def test_query_is_first_compared_with_its_own_kind_as_by_search(client: Any) -> None:
     page, script = (client.get(path).get_data(as_text=True) for path in ("/", "/corpus.js"))
     assert re.findall(r"name='side' value='(\w+)' checked", page) == [
         next(iter(TEXT_MODES.values()))
@@ -305,7 +305,7 @@ def at_urls(make_project: Callable[..., Project], tmp_path: Path, tiny_checkpoin
     return project
 
 
-def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_with(
+def test_pictures_at_urls_are_shown_and_searched_by_vector(
     at_urls: Project,
 ) -> None:
     client = create_app(at_urls).test_client()

@@ -103,7 +103,7 @@ def train_gated_blocks(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def test_closed_gates_change_no_bit_of_either_feature_and_open_ones_do(model: nn.Module) -> None:
+def test_closed_gates_change_no_bit_and_open_ones_do(model: nn.Module) -> None:
     batch, tokens = (
         images(model),
         torch.randint(1, 60, (3, 8), generator=torch.Generator().manual_seed(2)),
@@ -120,7 +120,7 @@ def test_closed_gates_change_no_bit_of_either_feature_and_open_ones_do(model: nn
             nn.init.zeros_(getattr(block, gate))
 
 
-def test_a_gated_block_takes_over_the_towers_own_width_norm_activation_and_heads(
+def test_a_gated_block_copies_width_norm_activation_and_heads(
     model: nn.Module,
 ) -> None:
     add_gated_blocks(model, 2)
@@ -143,7 +143,7 @@ def test_a_gated_block_takes_over_the_towers_own_width_norm_activation_and_heads
         )
 
 
-def test_every_trained_tensor_gets_a_gradient_through_open_gates(model: nn.Module) -> None:
+def test_every_trained_tensor_gets_gradient_through_open_gates(model: nn.Module) -> None:
     add_gated_blocks(model, 2)
     open_gates(model)
     train_gated_blocks(model)
@@ -164,7 +164,7 @@ def test_every_trained_tensor_gets_a_gradient_through_open_gates(model: nn.Modul
     )
 
 
-def test_the_tower_of_the_training_gives_the_models_features_and_gradients(
+def test_tower_of_training_gives_models_features_and_gradients(
     model: nn.Module,
 ) -> None:
     add_gated_blocks(model, 2)
@@ -188,7 +188,7 @@ def test_the_tower_of_the_training_gives_the_models_features_and_gradients(
 
 
 @torch.no_grad()
-def test_gated_blocks_that_do_not_train_still_count_in_the_tower_of_the_training(
+def test_frozen_gated_blocks_still_count_in_the_training_tower(
     model: nn.Module,
 ) -> None:
     # A released REACT checkpoint as the base: its blocks are frozen, wholly or but for the last.
@@ -235,7 +235,7 @@ def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_pat
     assert trainer.trainable_parameters > 0
 
 
-def test_a_resnet_keeps_its_batch_statistics_and_trains_their_scale_and_shift(
+def test_a_resnet_keeps_batch_statistics_and_trains_the_scale(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)

@@ -65,7 +65,7 @@ def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_folder_that_is_not_what_is_configured_is_refused_with_field_and_both_values(
+def test_a_folder_unlike_the_configuration_is_refused(
     named: Path, given: dict[str, Any], reported: list[str]
 ) -> None:
     with pytest.raises(InputError) as error:
@@ -82,15 +82,13 @@ def test_a_folder_that_is_not_what_is_configured_is_refused_with_field_and_both_
         {"model": "tiny-quickgelu", "quick_gelu": False},
     ],
 )
-def test_a_folder_loads_with_nothing_said_of_it_or_with_what_it_says_itself(
-    named: Path, given: dict[str, Any]
-) -> None:
+def test_a_folder_loads_by_what_it_says_itself(named: Path, given: dict[str, Any]) -> None:
     clip = from_open_clip(EncoderConfig(pretrained=str(named), **given))
     assert (clip.dimension, tuple(clip.preprocess_cfg["mean"])) == (32, HALF)
 
 
 @pytest.mark.parametrize("name", ["tiny", "react_tiny"])
-def test_a_folder_with_gated_blocks_has_the_name_of_its_base_and_reacts_own(
+def test_a_gated_folder_has_the_names_of_its_base_and_react(
     named: Path, tmp_path: Path, name: str
 ) -> None:
     clip = load(named)
@@ -101,9 +99,7 @@ def test_a_folder_with_gated_blocks_has_the_name_of_its_base_and_reacts_own(
     ) == [1]
 
 
-def test_a_folder_of_an_activation_that_the_name_leaves_open_loads_by_that_name(
-    named: Path, tmp_path: Path
-) -> None:
+def test_a_folder_loads_by_a_name_that_leaves_activation_open(named: Path, tmp_path: Path) -> None:
     clip = load(named)
     clip.model_cfg["quick_gelu"] = True
     save(clip, tmp_path)
@@ -112,7 +108,7 @@ def test_a_folder_of_an_activation_that_the_name_leaves_open_loads_by_that_name(
     ]
 
 
-def test_a_base_that_is_not_what_the_pipeline_says_is_never_published(
+def test_base_that_is_not_what_pipeline_says_is_never_published(
     make_project: Callable[..., Project],
 ) -> None:
     project = make_project(encoder={"model": "ViT-B-16", "mean": [0.1, 0.2, 0.3]})
@@ -146,7 +142,7 @@ def test_values_that_mean_the_same_are_no_difference() -> None:
     ]
 
 
-def test_every_architecture_of_open_clip_agrees_with_itself_only() -> None:
+def test_every_open_clip_architecture_agrees_with_itself_only() -> None:
     known = open_clip.get_model_config("ViT-B-32")
     alike = [
         name
@@ -156,7 +152,7 @@ def test_every_architecture_of_open_clip_agrees_with_itself_only() -> None:
     assert alike == ["ViT-B-32", "ViT-B-32-quickgelu"]
 
 
-def test_a_card_takes_the_architecture_from_the_folder_and_a_name_only_where_it_fits(
+def test_a_card_names_an_architecture_only_where_it_fits(
     named: Path,
 ) -> None:
     said = {
@@ -175,7 +171,7 @@ def test_a_card_takes_the_architecture_from_the_folder_and_a_name_only_where_it_
     assert encoder_fields({**said, "model": "demo"}, named)["model"] == "demo"
 
 
-def test_towers_of_timm_and_of_transformers_are_described_by_what_they_are(tmp_path: Path) -> None:
+def test_timm_and_transformers_towers_are_described_as_such(tmp_path: Path) -> None:
     vision, text = {"timm_model_name": "convnext_atto", "image_size": 64}, {"hf_model_name": "text"}
     resnet = {"layers": [1, 2, 3, 4], "width": 8, "patch_size": None}
     for vision_cfg, words in (

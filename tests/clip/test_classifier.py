@@ -64,7 +64,7 @@ def edit_domain(project: Project, **fields: Any) -> None:
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
 
 
-def test_a_checkpoint_that_holds_a_model_gives_its_own_zero_shot_head(project: Project) -> None:
+def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> None:
     base = base_of(project)
     _, own = load_classifier(base, None, project.domain("shapes"), "cpu")
     assert torch.equal(own, zero_shot_head(load(base.path), SHAPES, TEMPLATES))
@@ -111,7 +111,7 @@ def test_evaluation_measures_the_linear_head(project: Project) -> None:
     assert EvalResult.read(result).top1 == np.mean(predicted == images["class_id"])
 
 
-def test_a_head_that_is_the_zero_shot_head_predicts_what_the_base_does(project: Project) -> None:
+def test_a_head_that_is_zero_shot_head_predicts_what_base_does(project: Project) -> None:
     def write(directory: Path) -> None:
         write_head(directory)
         head = zero_shot_head(load(base_of(project).path), SHAPES, TEMPLATES).contiguous()
@@ -188,9 +188,7 @@ def test_a_head_of_another_dimension_is_corrupt(project: Project) -> None:
 
 
 @pytest.mark.parametrize("method", ["linear-head", "linear-head-control"])
-def test_classes_and_templates_are_part_of_a_linear_heads_identity(
-    project: Project, method: str
-) -> None:
+def test_class_names_and_templates_identify_a_linear_head(project: Project, method: str) -> None:
     config = STAGES["customized_checkpoint"].identity
     heads, models = config(project, f"shapes/{method}"), config(project, "shapes/locked-text")
     edit_domain(project, templates=["one {}"])

@@ -85,7 +85,7 @@ def test_closed_gates_leave_features_bit_identical(model: nn.Module) -> None:
         assert not torch.allclose(model.encode_image(batch), before)
 
 
-def test_only_the_last_layers_get_a_block_with_the_published_names(model: nn.Module) -> None:
+def test_only_last_layers_get_a_block_with_published_names(model: nn.Module) -> None:
     own = set(model.state_dict())
     add_gated_blocks(model, 2)
     added = sorted(set(model.state_dict()) - own)

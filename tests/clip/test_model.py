@@ -24,9 +24,7 @@ def clip(tiny_checkpoint: Path) -> Clip:
     return load(tiny_checkpoint)
 
 
-def test_a_saved_model_loads_with_gates_activation_and_normalisation(
-    clip: Clip, tmp_path: Path
-) -> None:
+def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: Path) -> None:
     add_gated_blocks(clip.model, 1)
     for block in gated_layers(clip.model).values():
         torch.nn.init.constant_(block.alpha_attn, 0.5)
@@ -72,7 +70,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", ["pickled object", "text", "truncated safetensors", "empty"])
-def test_hostile_and_broken_checkpoints_are_refused_without_running(
+def test_hostile_and_broken_checkpoints_are_refused_unrun(
     tmp_path: Path, kind: str
 ) -> None:  # FAULTS 24, 5
     path = tmp_path / ("weights.safetensors" if "safetensors" in kind else "weights.pt")
@@ -113,7 +111,7 @@ def test_unknown_names_are_reported_with_what_there_is(encoder: dict[str, str], 
         ("tiny", {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, []),
     ],
 )
-def test_what_a_checkpoint_file_leaves_open_and_unsaid_is_warned_of_one_by_one(
+def test_every_open_point_of_a_checkpoint_file_is_warned_of(
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -145,7 +143,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "react_cfg", [7, {"enabled": True}, {"enabled": True, "last_k_layers": "all"}]
 )
-def test_a_folder_with_a_broken_description_of_gated_blocks_is_refused(
+def test_a_broken_description_of_gated_blocks_is_refused(
     tiny_checkpoint: Path, tmp_path: Path, react_cfg: Any
 ) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
@@ -188,7 +186,7 @@ def without_blocks(vision: dict[str, Any]) -> Clip:
     ],
     ids=["ResNet", "ConvNeXt"],
 )
-def test_a_tower_without_transformer_blocks_has_its_missing_keys_named(  # FAULTS 25
+def test_missing_keys_of_a_tower_without_blocks_are_named(  # FAULTS 25
     tmp_path: Path, vision: dict[str, Any], key: str, tower: str
 ) -> None:
     save(without_blocks(vision), tmp_path)
@@ -199,7 +197,7 @@ def test_a_tower_without_transformer_blocks_has_its_missing_keys_named(  # FAULT
     assert all(words in str(error.value) for words in (str(path), tower, f"1 missing ({key})"))
 
 
-def test_a_tower_without_transformer_blocks_is_saved_and_loaded_too(tmp_path: Path) -> None:
+def test_a_tower_without_blocks_is_saved_and_loaded(tmp_path: Path) -> None:
     clip = without_blocks(RESNET)
     save(clip, tmp_path)
     images = torch.randn(2, 3, 32, 32)

@@ -175,7 +175,7 @@ def test_a_model_of_the_hub_is_a_base_by_either_name(
     assert clip.preprocess_cfg.get("resize_mode") == ("squash" if tokens[0] == 5 else None)
 
 
-def test_a_model_that_cannot_be_fetched_and_one_that_runs_code_are_refused(
+def test_a_model_unfetchable_or_with_code_is_refused(
     make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -198,7 +198,7 @@ def test_a_model_that_cannot_be_fetched_and_one_that_runs_code_are_refused(
     "encoder",
     [{"model": "hf-hub:organization/model", "pretrained": None}, {"pretrained": "openai"}],
 )
-def test_a_hub_that_cannot_be_reached_is_named_at_once_and_its_cache_is_used(
+def test_an_unreachable_hub_is_named_and_its_cache_is_used(
     encoder: dict[str, Any],
     make_project: Make,
     tmp_path: Path,
@@ -230,7 +230,7 @@ def test_a_hub_that_cannot_be_reached_is_named_at_once_and_its_cache_is_used(
         ("http://[::1", "malformed"),
     ],
 )
-def test_a_proxy_of_all_schemes_is_asked_and_a_malformed_one_is_said(
+def test_a_proxy_of_all_schemes_is_used_and_a_malformed_named(
     proxy: str, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY"):
@@ -248,7 +248,7 @@ def test_a_whole_model_takes_no_weights_beside_it() -> None:
     assert EncoderConfig(pretrained="local-dir:folder").pretrained == "folder"
 
 
-def test_a_file_is_resized_as_all_weights_of_its_architecture_unless_it_is_said(
+def test_a_file_is_resized_as_its_architecture_unless_stated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     siglip = open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")

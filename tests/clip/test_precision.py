@@ -54,7 +54,7 @@ def test_the_probe_measures_a_ratio() -> None:
     assert speedup("fp32", "cpu") > 0
 
 
-def test_a_slow_explicit_precision_is_obeyed_with_one_warning_that_gives_the_ratio(
+def test_a_slow_explicit_precision_warns_once_with_the_ratio(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precision, "speedup", lambda name, device: 0.01)
@@ -66,7 +66,7 @@ def test_a_slow_explicit_precision_is_obeyed_with_one_warning_that_gives_the_rat
     assert "embedding.precision" in caplog.messages[0] and "100.0" in caplog.messages[0]
 
 
-def test_an_explicit_precision_that_is_fast_or_full_warns_of_nothing(
+def test_an_explicit_fast_or_full_precision_warns_of_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precision, "speedup", lambda name, device: 3.0 if name == "bf16" else 0.5)
@@ -78,7 +78,7 @@ def test_an_explicit_precision_that_is_fast_or_full_warns_of_nothing(
     assert not caplog.messages
 
 
-def test_what_auto_came_to_is_in_the_manifest_and_not_in_the_fingerprint(
+def test_what_auto_chose_is_in_the_manifest_alone(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(embedding={"precision": "auto"})

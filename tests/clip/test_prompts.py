@@ -29,7 +29,7 @@ def test_imagenet_templates_are_open_clips_eighty_in_its_order():
     ]
 
 
-def test_every_template_meets_every_name_and_every_synonym_as_text_of_its_own():
+def test_every_template_meets_every_name_and_synonym():
     prompts = class_prompts(domain(templates=("a {}", "the {}")))
     assert prompts.to_dict("split")["data"] == [
         ["cat", 0, "a cat"],

@@ -138,7 +138,7 @@ RELEASED = [
 @pytest.mark.parametrize(
     ("file", "name", "quick_gelu", "half"), RELEASED, ids=[row[0] for row in RELEASED]
 )
-def test_every_released_checkpoint_loads_strictly_with_what_configuration_says(
+def test_every_released_checkpoint_loads_strictly(
     tmp_path: Path, file: str, name: str, quick_gelu: bool, half: bool
 ) -> None:
     architecture, gated = name.removeprefix("react_"), name.startswith("react_")
@@ -214,7 +214,7 @@ def test_reacts_names_of_architectures_are_accepted(
 @pytest.mark.parametrize(
     ("wrapped", "prefix"), [(False, ""), (False, "module."), (True, ""), (True, "module.")]
 )
-def test_a_state_dict_may_be_bare_or_wrapped_with_or_without_prefixes(
+def test_a_state_dict_may_be_bare_wrapped_or_prefixed(
     tmp_path: Path, wrapped: bool, prefix: str
 ) -> None:
     weights = without_memory(released_shapes("ViT-B-32", gated=True), prefix)
@@ -276,7 +276,7 @@ def test_keys_that_do_not_fit_are_each_named_with_the_file(  # FAULTS 25
         assert words in str(error.value)
 
 
-def test_a_checkpoint_of_another_architecture_is_reported_and_not_loaded_in_part(
+def test_a_checkpoint_of_another_architecture_is_not_loaded(
     tmp_path: Path,
 ) -> None:  # FAULTS 25
     weights = without_memory(released_shapes("ViT-B-16", gated=True))

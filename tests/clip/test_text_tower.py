@@ -95,7 +95,7 @@ def test_a_full_text_is_seen_to_its_end(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_where_padding_counts_every_column_stays_and_the_result_is_the_models_own(
+def test_where_padding_counts_every_column_stays(
     name: str,
 ) -> None:
     model = build(WHOLE[name])
@@ -149,7 +149,7 @@ def test_matrices_held_in_bf16_give_what_autocast_gives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *WHOLE])
-def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str) -> None:
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
     model = build({**CAUSAL, **WHOLE}[name])
     tokens = texts_of(*[LENGTH] * 16)
 

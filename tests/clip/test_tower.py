@@ -182,7 +182,7 @@ def seen_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_only_a_pooling_that_takes_the_class_token_spares_the_others(
+def test_only_a_pooling_that_takes_class_token_spares_others(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = gated(build(name), 2)
@@ -206,7 +206,7 @@ def test_the_frozen_part_builds_no_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ViT", "ViT, attentional pooling", "timm ViT, map"])
-def test_where_nothing_in_the_blocks_trains_the_tower_gives_its_own_features(name: str) -> None:
+def test_a_tower_without_trained_blocks_gives_its_own_features(name: str) -> None:
     model = build(name)
     model.requires_grad_(False)
     tower = ImageTower(model)
@@ -285,7 +285,7 @@ class Depthwise(nn.Module):
         )
 
 
-def test_a_depthwise_convolution_that_trains_stays_in_fp32_on_a_cpu() -> None:
+def test_depthwise_convolution_that_trains_stays_in_fp32_on_cpu() -> None:
     model = Depthwise()
     batch = torch.randn(5, 3, 8, 8)
     given: dict[int, torch.dtype] = {}

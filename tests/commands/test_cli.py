@@ -75,9 +75,7 @@ def test_folder_with_no_pipeline_file_is_reported(run) -> None:
     assert "give --config" in reported
 
 
-def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(
-    run, tmp_path: Path
-) -> None:
+def test_the_demo_makes_an_empty_folder_its_project(run, tmp_path: Path) -> None:
     kept = tmp_path / "domains" / "objects.yaml"
     kept.parent.mkdir()
     kept.write_text("classes: []\n")  # wrong, so that nothing is built
@@ -93,7 +91,7 @@ def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(
     assert load_pipeline(tmp_path / "pipeline.yaml").corpus.kind == "demo"
 
 
-def test_a_demo_in_a_folder_that_cannot_be_written_takes_one_line(run, tmp_path: Path) -> None:
+def test_demo_in_folder_that_cannot_be_written_takes_one_line(run, tmp_path: Path) -> None:
     (tmp_path / "domains").write_text("")
     code, _, reported = run("demo")
     assert code == 2 and "a folder of your own" in reported
@@ -159,7 +157,7 @@ def test_domain_of_a_stranger_is_added_evaluated_and_shown(
     assert out.splitlines()[0].split()[-1] == "status"
 
 
-def test_domain_that_differs_from_the_one_there_is_not_overwritten(
+def test_domain_that_differs_from_one_there_is_not_overwritten(
     tiny_project: Project, run, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -287,7 +285,7 @@ def test_domain_file_of_another_suffix_is_added_under_its_slug(
     assert tiny_project.domain("birds").class_names == ["robin", "wren"]
 
 
-def test_domain_file_whose_images_are_at_home_is_added_with_their_place(
+def test_a_domain_file_from_home_is_added_with_its_images(
     tiny_project: Project, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -333,7 +331,7 @@ def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, mo
     assert out.count("a drawing of a") == 3 and "pictures" not in out
 
 
-def test_captions_and_keys_of_strangers_cannot_control_the_terminal(
+def test_captions_and_keys_of_strangers_cannot_control_terminal(
     indexed_project: Project, run, monkeypatch
 ) -> None:
     import pandas as pd

@@ -66,9 +66,7 @@ def client_of(project: Project) -> MlflowClient:
     return MlflowClient(uri, uri)
 
 
-def test_champion_and_challenger_are_listed_with_figures_date_and_reason(
-    project: Project, run
-) -> None:
+def test_champion_and_challenger_are_listed_with_figures(project: Project, run) -> None:
     Tracking.of(project).apply(project)
     code, out, _ = run("list", "shapes")
     assert code == 0
@@ -86,7 +84,7 @@ def test_champion_and_challenger_are_listed_with_figures_date_and_reason(
     assert reported == ""
 
 
-def test_what_mlflow_says_is_printed_without_the_password_of_its_address(
+def test_messages_of_mlflow_are_printed_without_the_password(
     project: Project, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -150,7 +148,7 @@ def test_a_roll_back_is_one_command(project: Project, run) -> None:
     assert version.tags["method"] == GATED
 
 
-def test_who_was_rolled_back_is_listed_with_why_it_lost_the_title(project: Project, run) -> None:
+def test_who_was_rolled_back_is_listed_with_why_it_lost_title(project: Project, run) -> None:
     run("promote", "shapes", "locked-text", "--reason", "it is smaller")
     run("rollback", "shapes", "--reason", "no better in the shop")
     _, out, _ = run("list", "shapes")

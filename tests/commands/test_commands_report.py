@@ -48,7 +48,7 @@ def run(project: Project, *arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_the_folder_holds_the_published_files_of_all_domains_and_the_overview(
+def test_the_folder_holds_all_published_files_and_the_overview(
     project: Project, tmp_path: Path
 ) -> None:
     code, reported = run(project, "-o", str(tmp_path / "out"))
@@ -96,7 +96,7 @@ def test_files_of_others_in_the_folder_are_left_alone(project: Project, tmp_path
     assert (tmp_path / "out" / "shapes" / "notes.md").read_text() == "mine"
 
 
-def test_nothing_to_report_or_no_folder_to_write_is_one_clear_error(
+def test_nothing_to_report_or_to_write_to_is_one_clear_error(
     project: Project, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -147,7 +147,7 @@ def test_the_start_page_says_where_the_user_interfaces_answer(
         assert "http" not in capsys.readouterr().out
 
 
-def test_the_start_page_of_a_project_without_results_says_what_to_do(
+def test_start_page_of_project_without_results_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_start_page(write_project(tmp_path, Path("/none"), Path("/none")))

@@ -21,7 +21,7 @@ def project(make_project: Callable[..., Project]) -> Project:
     return project
 
 
-def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(
+def test_stale_and_waiting_stages_are_shown_with_the_command(
     project: Project,
 ) -> None:
     edit_domain(project, "shapes", templates=["another {}"])
@@ -49,7 +49,7 @@ def test_what_the_policy_holds_back_is_reported_with_its_reason(project: Project
     assert f"next: {FIX} (trains gated-image too, which the policy holds back)" in lines
 
 
-def test_a_file_that_is_not_valid_is_reported_and_hides_no_other(project: Project) -> None:
+def test_file_that_is_not_valid_is_reported_and_hides_no_other(project: Project) -> None:
     (project.config.domains / "broken.yaml").write_text("classes: []\n")
     lines = status(project)
     (broken,) = [line for line in lines if line.startswith("broken not readable")]

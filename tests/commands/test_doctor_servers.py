@@ -82,7 +82,7 @@ def test_dagster_and_its_daemon_are_asked(
     assert found.state == state and words in found.detail
 
 
-def test_a_port_at_which_something_else_than_http_answers_is_a_note(
+def test_port_at_which_something_else_than_http_answers_is_note(
     finding: Callable[..., Finding],
 ) -> None:
     class Handler(socketserver.BaseRequestHandler):
@@ -110,7 +110,7 @@ def test_a_server_that_is_named_and_silent_is_a_note(finding: Callable[..., Find
     )
 
 
-def test_what_ui_runs_over_this_home_is_asked_wherever_it_answers(
+def test_a_ui_over_this_home_is_asked_wherever_it_answers(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -148,7 +148,7 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
 @pytest.mark.parametrize(
     ("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"]
 )
-def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, ends: bool) -> None:
+def test_a_closed_terminal_interrupts_unless_outlived(before: str, ends: bool) -> None:
     code = (
         "import os, signal\n"
         "from react_pipeline.commands.servers import end_with_the_terminal\n"

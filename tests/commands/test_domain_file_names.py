@@ -53,7 +53,7 @@ def test_the_overview_of_a_report_is_no_domain() -> None:
 
 
 @pytest.mark.parametrize("ending", ["yml", "YAML"])
-def test_a_file_with_another_ending_is_reported_by_everything_that_reads_domains(
+def test_a_domain_file_with_another_ending_is_always_reported(
     project: Project, run, ending: str
 ) -> None:
     path = project.config.domains / f"birds.{ending}"
@@ -82,9 +82,7 @@ def test_a_file_whose_name_is_no_slug_is_reported_with_the_rule(project: Project
     assert "Bad Name not readable" in out and "rename the file" in out
 
 
-def test_the_champion_of_a_domain_whose_file_is_gone_is_listed_by_its_name(
-    project: Project, run
-) -> None:
+def test_a_champion_without_a_domain_file_is_listed_by_name(project: Project, run) -> None:
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", "gated-image", outcomes(140))
     decide(project, "shapes")

@@ -39,7 +39,7 @@ def call(project: Project, capsys: pytest.CaptureFixture[str], *arguments: str) 
     return capsys.readouterr().out
 
 
-def test_a_more_frequent_synonym_is_shown_and_put_first_where_that_is_asked_for(
+def test_a_more_frequent_synonym_is_put_first_on_request(
     indexed_project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = indexed_project.config.domains / "shapes.yaml"

@@ -57,9 +57,7 @@ def due(project: Project) -> str:
     return task.inputs
 
 
-def test_what_failed_with_todays_inputs_is_reported_as_failed_and_stops_nothing_else(
-    project: Project, home: Path
-) -> None:
+def test_a_failure_with_these_inputs_stops_nothing_else(project: Project, home: Path) -> None:
     fail(home, **{INPUTS_TAG + PLACE[0]: due(project)})
     lines = status(project)
     (failed,) = [
@@ -82,9 +80,7 @@ def test_what_failed_by_hand_is_reported_beside_the_reason(project: Project, hom
     assert "failed: the loss is not finite" in reported
 
 
-def test_what_failed_with_other_inputs_is_out_of_date_and_no_more(
-    project: Project, home: Path
-) -> None:
+def test_a_failure_with_other_inputs_is_only_out_of_date(project: Project, home: Path) -> None:
     fail(home, **{INPUTS_TAG + PLACE[0]: "another"})
     (line,) = [
         line
@@ -94,9 +90,7 @@ def test_what_failed_with_other_inputs_is_out_of_date_and_no_more(
     assert "the loss is not finite" not in line
 
 
-def test_runs_that_cannot_be_read_are_said_so_and_hide_nothing_else(
-    project: Project, home: Path
-) -> None:
+def test_unreadable_runs_are_reported_and_hide_nothing_else(project: Project, home: Path) -> None:
     (home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
     lines = status(project)
     assert [line for line in lines if line.startswith("shapes out of date customized_checkpoint")]

@@ -40,7 +40,7 @@ def test_what_is_not_printable_is_replaced(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_table_shows_a_strangers_text_and_does_nothing_it_says(
+def test_table_shows_strangers_text_and_does_nothing_it_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_table(["caption", "key"], [[HOSTILE, "two\nlines"]])
@@ -151,7 +151,7 @@ with bars_in_terminal():
 """
 
 
-def test_bars_and_lines_reach_a_terminal_while_its_descriptors_are_redirected(
+def test_bars_and_lines_reach_a_redirected_terminal(
     tmp_path: Path,
 ) -> None:
     ours, theirs = os.openpty()

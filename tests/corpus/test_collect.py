@@ -110,7 +110,7 @@ def test_captions_and_class_names_of_any_letters_survive(
     assert set(read.values()) == {("café ../../x \N{DOG}", "a/b"), ("", "\N{CAT}")}
 
 
-def test_an_image_that_is_not_the_embedded_one_is_refused_with_shard_and_key(
+def test_an_image_unlike_the_embedded_one_is_refused(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     victim = rows.iloc[4]
@@ -134,7 +134,7 @@ def test_a_shard_that_is_gone_or_cut_is_named(
         publish(tmp_path / "store", rows, shards)
 
 
-def test_texts_are_kept_once_and_the_set_is_sent_to_processes_by_its_path(
+def test_texts_are_kept_once_and_reach_processes_by_path(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     alike = rows.assign(caption=["one", "two", *["three"] * (len(rows) - 2)])
@@ -146,7 +146,7 @@ def test_texts_are_kept_once_and_the_set_is_sent_to_processes_by_its_path(
     assert list(pickle.loads(sent)) == list(pairs)  # noqa: S301 - our own bytes
 
 
-def test_a_table_that_does_not_fit_its_shards_is_corrupt_and_names_file_and_asset(
+def test_a_table_unlike_its_shards_is_corrupt_and_named(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     artifact = publish(tmp_path / "store", rows, shards)

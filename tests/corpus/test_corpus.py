@@ -77,7 +77,7 @@ def test_a_changed_shard_makes_another_corpus(
     assert after.counts["pairs"] == 65
 
 
-def test_a_shard_that_changed_or_went_since_is_refused_before_embedding(
+def test_a_shard_changed_or_gone_is_refused_before_embedding(
     make_project: MakeProject, drawings: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(drawings / "shards", tmp_path / "shards")
@@ -106,7 +106,7 @@ def server(
         yield state
 
 
-def test_a_range_of_urls_is_a_corpus_and_is_not_downloaded_to_take_stock(
+def test_a_range_of_urls_is_counted_without_downloading(
     make_project: MakeProject, server: ShardServer, drawings: Path
 ) -> None:
     for name in ("00001.tar", "00002.tar"):
@@ -125,7 +125,7 @@ def test_a_range_of_urls_is_a_corpus_and_is_not_downloaded_to_take_stock(
     assert server.sent_bytes < artifact.counts["bytes"] / 10
 
 
-def test_local_and_remote_shards_make_one_corpus_in_the_order_given(
+def test_local_and_remote_shards_make_one_corpus_in_order_given(
     make_project: MakeProject, server: ShardServer, drawings: Path
 ) -> None:
     local = drawings / "shards" / "00002.tar"
@@ -203,7 +203,7 @@ def test_what_is_missing_on_a_server_is_named(
         publish_corpus(make_project(corpus={"shards": [f"{server.url}/a.tar"]}))
 
 
-def test_demo_pairs_are_counted_by_source_and_remote_pairs_are_unknown(
+def test_demo_pairs_are_counted_by_source(
     indexed_project: Project,
 ) -> None:
     corpus = indexed_project.store.current("corpus", "all")

@@ -80,9 +80,7 @@ def download(table: pd.DataFrame, directory: Path, **settings: Any) -> Downloade
     return download_images(table, directory, DownloadConfig(**given), MAX_PIXELS)
 
 
-def test_good_images_come_as_they_are_and_each_failure_has_its_reason_and_attempts(
-    web: Web, tmp_path: Path
-) -> None:
+def test_good_images_come_and_failures_have_reason_and_attempts(web: Web, tmp_path: Path) -> None:
     table = table_of(web, *IMAGES, *BROKEN, "/later.png")
     odd = pd.DataFrame({"row": [7, 8], "url": ["file:///etc/hostname", None]})
     done = download(pd.concat([table, odd], ignore_index=True), tmp_path / "images")
@@ -110,9 +108,7 @@ def test_good_images_come_as_they_are_and_each_failure_has_its_reason_and_attemp
     pd.testing.assert_frame_equal(again.failed, done.failed)
 
 
-def test_a_grown_table_fetches_only_what_is_new_and_equal_urls_once(
-    web: Web, tmp_path: Path
-) -> None:
+def test_a_grown_table_fetches_only_new_urls_once(web: Web, tmp_path: Path) -> None:
     download(table_of(web, "/0.png", "/1.png"), tmp_path)
     done = download(table_of(web, "/2.png", "/0.png", "/2.png"), tmp_path)
     assert [done.read(row) for row in (100, 101, 102)] == [
@@ -130,9 +126,7 @@ def test_a_grown_table_fetches_only_what_is_new_and_equal_urls_once(
     assert "/3.png" not in web.asked
 
 
-def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(
-    web: Web, tmp_path: Path
-) -> None:
+def test_a_file_with_another_hash_is_refused_and_not_refetched(web: Web, tmp_path: Path) -> None:
     first, second = list(IMAGES.values())[:2]
     hashes = [
         *(
@@ -151,9 +145,7 @@ def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(
     assert set(web.asked.values()) == {1}
 
 
-def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(
-    web: Web, tmp_path: Path
-) -> None:
+def test_only_what_a_kill_left_half_written_is_fetched_again(web: Web, tmp_path: Path) -> None:
     table = table_of(web, *IMAGES)
     download(table, tmp_path)
     # A process that was killed leaves its last line half written; a power failure can lose the end
@@ -173,9 +165,7 @@ def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(
         [done.read(row) for row in done.images["row"]]
 
 
-def test_larger_images_are_made_smaller_and_smaller_ones_are_left_alone(
-    web: Web, tmp_path: Path
-) -> None:
+def test_larger_images_are_made_smaller_and_no_others(web: Web, tmp_path: Path) -> None:
     large, wide = (encode(Image.new("RGB", size, "red")) for size in ((90, 60), (90, 40)))
     web.answers |= {"/large.png": large, "/wide.png": wide}
     done = download(table_of(web, "/large.png", "/wide.png", "/0.png"), tmp_path, image_size=40)

@@ -99,7 +99,7 @@ def publish(
     return Store(store).build(Inputs("retrieved_set", "pets", {}, {}, "1"), write), collected[0]
 
 
-def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
+def test_pairs_from_urls_are_fetched_once_with_every_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support.web.keep_img2dataset_loaded(monkeypatch)
@@ -146,7 +146,7 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
         assert path.read_bytes() == (artifact.path / "shards" / path.name).read_bytes()
 
 
-def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_ledger(
+def test_where_nothing_is_available_the_reasons_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support.web.keep_img2dataset_loaded(monkeypatch)
@@ -159,7 +159,7 @@ def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_led
     assert source.failed == {5: "http_404", 2: "refused_url"}
 
 
-def test_rows_of_one_url_share_the_image_and_long_captions_are_cut(
+def test_rows_of_one_url_share_image_and_long_captions_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support.web.keep_img2dataset_loaded(monkeypatch)

@@ -24,7 +24,7 @@ def grey16(value: int) -> Image.Image:
     return Image.fromarray(np.full((4, 6), value, dtype=np.uint16))
 
 
-def test_files_that_end_too_early_are_decoded_by_many_threads_and_refused_afterwards() -> None:
+def test_short_files_decoded_by_many_threads_are_refused() -> None:
     data = saved(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")[:-2_000]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: decode_what_is_there(data, MAX_PIXELS), range(40)))

@@ -103,7 +103,7 @@ def test_another_shard_of_the_same_size_has_another_identity(
     assert before.digest != after.digest
 
 
-def test_two_shards_that_a_web_server_describes_alike_are_distinguished(folder: Path) -> None:
+def test_two_shards_described_alike_are_distinguished(folder: Path) -> None:
     shutil.copy(folder / "small.tar", folder / "other.tar")
     with serve_folder(folder) as server:
         one, other = (
@@ -136,7 +136,7 @@ def test_what_no_retry_can_fix_is_refused_at_once(
     assert server.requests["/small.tar"] == 1
 
 
-def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_distinguished(
+def test_a_missing_shard_and_a_gone_server_are_distinguished(
     server: ShardServer,
 ) -> None:
     with pytest.raises(CorpusError, match=r"none\.tar"):

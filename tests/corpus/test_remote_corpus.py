@@ -27,7 +27,7 @@ MakeProject = Callable[..., Project]
 
 
 @pytest.mark.parametrize(("ranges", "workers"), [(True, 0), (True, 1), (False, 0)])
-def test_remote_shards_give_the_embeddings_and_images_of_local_ones(
+def test_remote_shards_give_embeddings_and_images_of_local_ones(
     make_project: MakeProject,
     indexed_project: Project,
     drawings: Path,
@@ -58,7 +58,7 @@ def test_remote_shards_give_the_embeddings_and_images_of_local_ones(
         assert [pair.row for pair, _image in got] == [1, 40, 95]
 
 
-def test_a_server_that_dies_in_the_middle_is_named_and_finished_shards_are_not_read_again(
+def test_a_dying_server_is_named_and_finished_shards_are_kept(
     make_project: MakeProject, drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)

@@ -75,7 +75,7 @@ def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
     return found
 
 
-def test_images_become_shards_and_what_was_not_available_is_on_the_ledger(
+def test_images_become_shards_and_missing_ones_are_recorded(
     make_project: MakeProject, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 5)
@@ -174,7 +174,7 @@ def test_images_resized_by_another_rule_are_not_taken_over(
     )  # as ever: such stores stay fresh
 
 
-def test_too_many_failures_stop_the_corpus_and_a_later_run_keeps_what_was_had(
+def test_too_many_failures_stop_the_corpus_and_keep_the_rest(
     make_project: MakeProject, web: Web, tmp_path: Path
 ) -> None:
     missing = [(f"{web.url}/late{number}", f"late {number}") for number in range(8)]
@@ -191,7 +191,7 @@ def test_too_many_failures_stop_the_corpus_and_a_later_run_keeps_what_was_had(
     assert set(web.asked) == {url.removeprefix(web.url) for url, _ in missing}
 
 
-def test_private_addresses_are_not_fetched_and_nothing_had_is_refused_whatever_is_allowed(
+def test_private_addresses_are_refused_whatever_is_allowed(
     make_project: MakeProject, web: Web, tmp_path: Path
 ) -> None:
     table = write_table(tmp_path, rows_of(web, range(2)))

@@ -35,7 +35,7 @@ def table(path: Path, **columns: object) -> Path:
     return path
 
 
-def test_unusable_rows_are_counted_by_reason_and_of_equal_urls_the_first_is_kept(
+def test_unusable_rows_are_counted_and_first_equal_urls_kept(
     tmp_path: Path,
 ) -> None:
     first = table(tmp_path / "a.parquet", url=URLS, caption=CAPTIONS, width=list(range(7)))
@@ -77,7 +77,7 @@ def test_text_that_is_no_utf_8_is_skipped(tmp_path: Path) -> None:
     assert skipped == {"not_utf8": 1}
 
 
-def test_other_names_of_columns_are_taken_and_missing_ones_named_with_what_there_is(
+def test_other_column_names_are_taken_and_missing_ones_named(
     tmp_path: Path,
 ) -> None:
     path = table(tmp_path / "a.parquet", URL=["http://a/1"], TEXT=["one"])

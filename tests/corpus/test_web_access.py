@@ -56,9 +56,7 @@ def test_an_allowed_address_is_read(web: Web) -> None:
     "host",
     ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0.0.0.0", "[::1]"],  # noqa: S104
 )
-def test_however_loopback_is_written_it_is_refused_and_never_connected_to(
-    web: Web, host: str
-) -> None:
+def test_loopback_in_any_spelling_is_never_connected_to(web: Web, host: str) -> None:
     with pytest.raises(urllib.error.URLError, match="private_address|not known|rror"):
         fetch(web.url.replace("127.0.0.1", host) + "/a", allow_private=False)
     assert not web.asked

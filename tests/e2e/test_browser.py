@@ -94,7 +94,7 @@ def test_dagster_opens_with_the_lineage(served: Served) -> None:
         page.locator(":text-is('faiss_index'):visible").first.wait_for()
 
 
-def test_pictures_of_a_retrieved_set_are_shown_without_a_click_and_open_in_full(
+def test_retrieved_pictures_are_shown_at_once_and_open_in_full(
     served: Served,
 ) -> None:
     from docs.screenshots import open_page, show_picture

@@ -37,7 +37,7 @@ TRAINING = {
 }
 
 
-def test_class_names_and_pictures_become_a_served_and_exported_champion(
+def test_class_names_and_pictures_become_a_served_champion(
     installed: Path, tiny_checkpoint: Path, drawings: Path, tmp_path: Path
 ) -> None:
     program("chromium", "chromium")

@@ -172,7 +172,7 @@ def test_a_page_of_another_origin_launches_and_writes_nothing(
         {"Origin": "http://evil.example"},
     ],
 )
-def test_both_servers_refuse_a_foreign_host_and_a_foreign_origin(
+def test_both_servers_refuse_foreign_host_and_foreign_origin(
     served: Served, headers: dict[str, str]
 ) -> None:
     assert post(f"{served.dagster}/graphql", {"query": RUNS}, headers)[0] == 403

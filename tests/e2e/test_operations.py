@@ -86,7 +86,7 @@ def eventually(served: Running, what: str, attempt: Callable[[], Any]) -> Any:
         time.sleep(2)
 
 
-def test_dropped_domain_file_becomes_a_model_and_a_grown_corpus_trains_it_again(
+def test_a_dropped_domain_file_becomes_a_model(
     running_project: Running,
 ) -> None:
     from mlflow import MlflowClient

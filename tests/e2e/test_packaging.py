@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: Path) -> None:
+def test_distributions_hold_licence_docs_and_the_demo_project(built: Path) -> None:
     (source,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
     with tarfile.open(source) as archive:
         assert not any(member.issym() for member in archive.getmembers())
@@ -117,7 +117,7 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     assert installed_files() == before
 
 
-def test_a_gated_export_predicts_in_a_fresh_environment_with_the_light_installation(
+def test_a_gated_export_predicts_in_a_light_installation(
     built: Path, retrieved_project: Project, tmp_path: Path
 ) -> None:
     """Downloads what the wheel without extras brings; prints its size and seconds, which

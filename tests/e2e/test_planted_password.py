@@ -20,7 +20,7 @@ SECRET = "planted-5ecret"  # noqa: S105 - of a test
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_a_planted_password_is_in_no_file_database_page_log_or_argument(
+def test_a_planted_password_is_nowhere_to_read(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     training = {

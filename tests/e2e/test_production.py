@@ -166,7 +166,7 @@ def test_dagster_takes_the_configuration_of_each_launcher(launcher: str, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_every_option_that_compose_gives_is_known_to_its_program() -> None:
+def test_every_option_of_compose_is_one_of_its_program() -> None:
     helps: dict[str, str] = {}
     checked = 0
     for service in read("compose.yaml")["services"].values():
@@ -211,7 +211,7 @@ def test_files_that_compose_mounts_or_builds_from_are_there() -> None:
     )
 
 
-def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> None:
+def test_networks_and_volumes_of_the_launcher_match_compose() -> None:
     compose = read("compose.yaml")
     config = read("docker-launcher.yaml")["run_launcher"]["config"]
     assert config["network"] == f"{compose['name']}_default"
@@ -231,7 +231,7 @@ def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> 
         ("nginx-one-server.conf", (8300, 8500), ("127.0.0.1:3000", "127.0.0.1:5000")),
     ],
 )
-def test_proxy_lets_in_neither_who_has_no_password_nor_a_page_of_another_site(
+def test_the_proxy_lets_in_no_stranger_and_no_foreign_page(
     file: str, ports: tuple[int, int], backends: tuple[str, str], tmp_path: Path
 ) -> None:
     seen: list[dict[str, str]] = []

@@ -112,7 +112,7 @@ def embeddings(web: Web, tmp_path: Path, tiny_checkpoint: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ready_embeddings_become_a_customized_checkpoint_though_some_images_are_gone(
+def test_ready_embeddings_train_though_some_images_are_gone(
     web: Web, embeddings: Path, make_project: Callable[..., Project]
 ) -> None:
     before = {path: path.read_bytes() for path in embeddings.rglob("*") if path.is_file()}

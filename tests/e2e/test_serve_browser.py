@@ -107,7 +107,7 @@ def test_the_page_opens_with_a_look_at_the_corpus(browsed: Browsed) -> None:
     assert browsed.wrong == []
 
 
-def test_a_typed_query_shows_what_search_prints_and_nothing_of_a_caption_runs(
+def test_a_typed_query_shows_hits_and_runs_nothing_of_captions(
     browsed: Browsed, project: Project, tmp_path: Path
 ) -> None:
     page = browsed.page

@@ -60,7 +60,7 @@ def prepared(project: Project) -> Project:
     return project
 
 
-def test_a_killed_driver_is_picked_up_and_the_end_is_the_local_one(
+def test_a_killed_driver_is_picked_up_and_end_is_local_one(
     make_project: Callable[..., Project], shards: str
 ) -> None:
     pytest.importorskip("pyspark", reason="PySpark is not installed: pip install '.[spark]'")

@@ -139,7 +139,7 @@ def test_a_grown_corpus_embeds_what_is_new_and_links_the_rest(
     assert store.open("corpus_embeddings", "all", old.fingerprint).counts == old.counts
 
 
-def test_inserted_moved_and_removed_shards_keep_their_vectors_under_new_numbers(
+def test_moved_shards_keep_their_vectors_under_new_numbers(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     embedded(make_project, [shards["a"], shards["e"], shards["b"], shards["bad"]])
@@ -150,7 +150,7 @@ def test_inserted_moved_and_removed_shards_keep_their_vectors_under_new_numbers(
     require_same(artifact, embedded(make_project, changed, "scratch"))
 
 
-def test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one(
+def test_a_group_at_end_of_corpus_is_not_taken_for_a_longer_one(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     together = {"shards_per_group": 3}
@@ -160,7 +160,7 @@ def test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one(
     assert (last.counts["rows"], last.counts["reused_rows"]) == (12, 8)
 
 
-def test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published(
+def test_a_group_that_cannot_be_linked_is_encoded_again(
     make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = embedded(make_project, [shards["a"]])
@@ -178,7 +178,7 @@ def test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_pub
     assert not vector_files(grown, "image")[0].samefile(vector_files(old, "image")[0])
 
 
-def test_a_group_is_encoded_again_where_other_samples_are_duplicates(
+def test_a_group_is_encoded_again_where_duplicates_differ(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     embedded(make_project, [shards["a"], shards["c"]])
@@ -230,7 +230,7 @@ def test_embeddings_that_cannot_be_trusted_give_nothing(
     assert embedded(make_project, [shards["a"], shards["f"]]).counts["reused_rows"] == 0
 
 
-def test_other_configuration_takes_nothing_over_and_older_embeddings_of_the_same_are_found(
+def test_older_embeddings_of_the_same_configuration_are_reused(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     embedded(make_project, [shards["a"]])
@@ -242,7 +242,7 @@ def test_other_configuration_takes_nothing_over_and_older_embeddings_of_the_same
     assert (still_cut.counts["reused_rows"], still_cut.counts["captions_cut"]) == (PAIRS, 8)
 
 
-def test_a_stricter_limit_on_bad_samples_holds_for_what_is_taken_over(
+def test_a_stricter_limit_on_bad_samples_holds_for_reuse(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     embedded(make_project, [shards["bad"]])
@@ -250,7 +250,7 @@ def test_a_stricter_limit_on_bad_samples_holds_for_what_is_taken_over(
         embedded(make_project, [shards["bad"], shards["a"]], corpus={"max_bad_fraction": 0.1})
 
 
-def test_a_limit_on_keys_of_earlier_shards_holds_for_what_is_taken_over(
+def test_a_key_limit_on_earlier_shards_holds_for_reused_ones(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     both = [shards["e"], shards["copy of e"]]

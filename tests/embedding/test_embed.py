@@ -93,7 +93,7 @@ def test_the_seconds_recorded_count_the_wait_for_every_batch(
     assert embedded(make_project()).counts["seconds"] >= 0.96
 
 
-def test_metadata_is_indexed_by_row_and_keeps_the_samples_fields(indexed_project: Project) -> None:
+def test_metadata_is_indexed_by_row_and_keeps_samples_fields(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")
     table = read_metadata(artifact, ["image_path", "number"])
     assert list(table.columns) == ["image_path", "number"]
@@ -162,7 +162,7 @@ def test_uppercase_extensions_and_scattered_members_make_pairs(
     assert artifact.counts["skipped"] == 0
 
 
-def test_a_corpus_of_which_no_pair_can_be_used_is_refused_with_the_reasons(
+def test_a_corpus_without_a_usable_pair_is_refused(
     make_project: MakeProject, tmp_path: Path
 ) -> None:
     bad = {f"key{n}": {"jpg": b"<html>", "txt": b"a page"} for n in range(3)}

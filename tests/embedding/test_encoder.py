@@ -50,7 +50,7 @@ def test_vectors_are_the_models_own_in_the_order_given(
     assert torch.equal(texts[0], texts[3])
 
 
-def test_pixels_are_those_of_the_models_preprocessing_bit_by_bit(clip: Clip) -> None:
+def test_pixels_are_those_of_models_preprocessing_bit_by_bit(clip: Clip) -> None:
     encoder = Encoder(clip, "fp32")
     image = draw("cross", "blue", 1)
     pixels = encoder.to_tensor(image)
@@ -92,7 +92,7 @@ def test_parts_hold_every_row_once_and_no_more_than_allowed(
         assert (one.stop - one.start + 1) * lengths[other.start] > tokens_at_once
 
 
-def test_convolutions_are_laid_out_by_channels_and_give_the_same(clip: Clip) -> None:
+def test_convolutions_are_laid_out_by_channels_and_give_same(clip: Clip) -> None:
     from open_clip.model import CLIP
 
     torch.manual_seed(0)

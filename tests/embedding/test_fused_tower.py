@@ -32,7 +32,7 @@ def clip(tiny_checkpoint: Path) -> Clip:
 
 
 @pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 0.1)])
-def test_a_converted_tower_gives_the_same_for_other_batches_and_leaves_the_model_alone(
+def test_a_converted_tower_agrees_for_other_batch_sizes(
     clip: Clip, precision: str, close: float
 ) -> None:
     images = torch.randn(IMAGES_AT_ONCE + 3, 3, 32, 32)
@@ -74,7 +74,7 @@ class NotFinite(nn.Module):
 
 @pytest.mark.parametrize("texts", [True, False])
 @pytest.mark.parametrize("tower", [OtherForSingles(), NotToBeTraced(), NotFinite()])
-def test_a_tower_that_would_give_other_features_is_not_converted(
+def test_tower_that_would_give_other_features_is_not_converted(
     tower: nn.Module, texts: bool
 ) -> None:
     rows = torch.rand(2, 8)
@@ -127,7 +127,7 @@ def test_open_clips_own_transformers_are_not_converted(
     assert not converted
 
 
-def test_texts_of_a_transformers_tower_are_the_same_whatever_their_length(
+def test_texts_of_a_transformers_tower_ignore_their_padding(
     monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
 ) -> None:
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ def test_each_group_gets_its_own_batches_in_order(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_ends_early_is_one_clear_error_from_a_worker_too(
+def test_a_short_shard_is_one_clear_error_from_a_worker_too(
     groups: tuple[list[Path], list[Group]], workers: int
 ) -> None:
     paths, (_, group, *_) = groups

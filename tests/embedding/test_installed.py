@@ -12,7 +12,7 @@ NO_DEPS = Path(__file__).parents[2] / "no-deps.txt"
 
 
 @pytest.mark.parametrize("missing", ["clip_retrieval", "all_clip"])
-def test_without_clip_retrieval_the_command_that_installs_it_is_named(
+def test_without_clip_retrieval_its_command_is_named(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_clip_retrieval()

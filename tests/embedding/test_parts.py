@@ -117,9 +117,7 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_rows_in_any_order_and_repeated_equal_those_of_the_whole(
-    tmp_path: Path, seed: int
-) -> None:
+def test_any_rows_in_any_order_equal_those_of_the_whole(tmp_path: Path, seed: int) -> None:
     chance = np.random.default_rng(seed)
     lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
     artifact = write_corpus(tmp_path, lengths)
@@ -163,7 +161,7 @@ def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[st
     assert opened == [f"text_emb_{numbers[1]}.npy"]
 
 
-def test_embeddings_that_were_built_again_at_the_same_place_are_others(tmp_path: Path) -> None:
+def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:
     first = write_corpus(tmp_path, [3, 3])
     assert len(vector_files(first, "image")) == 2
     first.path.rename(tmp_path / "quarantine")

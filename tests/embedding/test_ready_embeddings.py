@@ -87,9 +87,7 @@ def test_a_folder_that_moves_stays_the_same_corpus(make: Make, folder: Path) -> 
     assert vector_files(first, "image")[0].parent.parent.name == "elsewhere"
 
 
-def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_not(
-    make: Make, folder: Path
-) -> None:
+def test_a_changed_file_is_refused_and_a_touched_one_is_not(make: Make, folder: Path) -> None:
     artifact = adopted(make(folder))
     path = folder / "img_emb/img_emb_01.npy"
     os.utime(path, (1, 1))

@@ -59,11 +59,11 @@ def adopted(project: Project) -> Artifact:
     return embed_corpus(project)
 
 
-def test_the_table_has_a_row_for_every_layout_of_the_configuration() -> None:
+def test_table_has_a_row_for_every_layout_of_configuration() -> None:
     assert set(LAYOUTS) == set(get_args(LayoutName))
 
 
-def test_datacomp_is_used_in_place_and_its_similarities_prove_it(
+def test_datacomp_is_used_in_place_and_similarities_prove_it(
     make: Make, tmp_path: Path, text: NDArray[Any]
 ) -> None:
     table = write_datacomp(tmp_path / "ready", text, [None, *CAPTIONS[1:]], URLS)
@@ -83,7 +83,7 @@ def test_datacomp_is_used_in_place_and_its_similarities_prove_it(
 
 
 @pytest.mark.parametrize("how", ["subset", "deflated", "not unit"])
-def test_what_cannot_be_used_in_place_is_converted_once_and_that_is_on_record(
+def test_what_cannot_be_used_in_place_is_converted_once(
     make: Make, tmp_path: Path, text: NDArray[Any], how: str
 ) -> None:
     rows = np.arange(len(text))

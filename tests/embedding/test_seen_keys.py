@@ -31,7 +31,7 @@ def test_a_key_is_a_duplicate_in_every_shard_but_its_first(tmp_path: Path, shard
     seen.close()
 
 
-def test_several_shards_at_once_are_looked_at_in_their_order_and_change_nothing(
+def test_several_shards_at_once_change_no_result(
     tmp_path: Path,
 ) -> None:
     seen = SeenKeys(tmp_path / "keys.sqlite")
@@ -62,7 +62,7 @@ def test_a_new_register_is_empty_whatever_a_killed_run_left(tmp_path: Path, left
     assert not path.exists()
 
 
-def test_closing_while_another_thread_asks_refuses_it_and_harms_nothing(tmp_path: Path) -> None:
+def test_closing_while_another_thread_asks_harms_nothing(tmp_path: Path) -> None:
     seen = SeenKeys(tmp_path / "keys.sqlite")
     seen.add({0: [f"{number:06d}" for number in range(2_000)]})
     started, ended = threading.Event(), []

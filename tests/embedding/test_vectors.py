@@ -12,7 +12,7 @@ from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector
 from react_pipeline.project.project import Project
 
 
-def test_chosen_rows_equal_those_of_the_whole_in_any_order_and_repeated(
+def test_chosen_rows_in_any_order_equal_those_of_the_whole(
     indexed_project: Project,
 ) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")

@@ -38,7 +38,7 @@ def drawn(n: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     return logits, (logits / temperature + chance.gumbel(size=logits.shape)).argmax(axis=1)
 
 
-def test_the_error_is_the_difference_of_confidence_and_accuracy_over_bins() -> None:
+def test_the_error_is_confidence_less_accuracy_over_bins() -> None:
     logits, labels = drawn(400, 2.0)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
@@ -52,7 +52,7 @@ def test_the_error_is_the_difference_of_confidence_and_accuracy_over_bins() -> N
     assert error_of_confidence(certain, np.array([0, 1]), 1.0) == pytest.approx(0.5)
 
 
-def test_each_half_is_measured_with_the_temperature_of_the_other() -> None:
+def test_each_half_is_measured_with_temperature_of_other() -> None:
     # One class, so every second image is of one half: those are all right, the others all wrong,
     # and equally certain.
     logits = np.tile(np.array([[4.0, 0.0], [0.0, 4.0]], np.float32), (50, 1))

@@ -70,7 +70,7 @@ def edit(project: Project, slug: str, change: Callable[[dict[str, object]], obje
     path.write_text(yaml.safe_dump(domain))
 
 
-def test_a_comparison_shows_each_method_with_its_cost_and_its_difference_to_the_base(
+def test_a_comparison_shows_cost_and_difference_to_the_base(
     project: Project,
 ) -> None:
     artifact = compare(project, "shapes")
@@ -104,7 +104,7 @@ def test_every_form_of_the_table_holds_the_same_numbers(project: Project) -> Non
         assert figure.format == "PNG"
 
 
-def test_comparing_again_builds_nothing_and_a_new_result_builds_a_new_table(
+def test_only_a_new_result_builds_a_new_comparison(
     project: Project,
 ) -> None:
     first = compare(project, "shapes")
@@ -145,7 +145,7 @@ def test_a_domain_without_any_result_says_what_to_materialize(indexed_project: P
         compare(indexed_project, "shapes")
 
 
-def test_the_mean_covers_domains_with_base_method_and_control_and_says_how_many(
+def test_the_mean_covers_complete_domains_and_says_how_many(
     project: Project,
 ) -> None:
     evaluate_methods(project, "colours", "base", GATED)

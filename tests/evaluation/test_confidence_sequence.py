@@ -33,7 +33,7 @@ def test_no_bet_on_the_truth_gains_on_average(population: tuple[int, ...]) -> No
 
 
 @pytest.mark.parametrize("population", POPULATIONS, ids=str)
-def test_all_bounds_of_a_sequence_hold_at_once_as_often_as_stated(
+def test_all_bounds_of_sequence_hold_at_once_as_often_as_stated(
     population: tuple[int, ...],
 ) -> None:
     total, size, held, looked = sum(population), len(population), 0, 0
@@ -60,7 +60,7 @@ def test_bounds_only_tighten_and_are_those_of_the_mirror_image() -> None:
     assert sum_bounds(-order[:50], -order[:50], 80, 0.95) == (-high[10], -low[10])
 
 
-def test_eight_of_eight_are_enough_and_a_p_value_agrees_with_the_bound() -> None:
+def test_eight_of_eight_are_enough_by_p_value_and_bound() -> None:
     for drawn in range(1, 14):
         values = np.ones(drawn, dtype=np.int64)
         low, _ = sum_bounds(values, values, 10_000, 0.95)

@@ -129,9 +129,7 @@ def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
 
 
 @pytest.mark.parametrize("classes", [5, 6])
-def test_top_5_of_so_few_classes_that_it_is_always_right_is_left_out(
-    project: Project, classes: int
-) -> None:
+def test_top_5_of_five_classes_or_fewer_is_left_out(project: Project, classes: int) -> None:
     path = project.config.domains / "shapes.yaml"
     names = [f"shape {number}" for number in range(classes)]
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": names}))
@@ -140,7 +138,7 @@ def test_top_5_of_so_few_classes_that_it_is_always_right_is_left_out(
     assert ("top5" in dict(page.cells)) == ("Top-5 %" in page.text) == (classes > 5)
 
 
-def test_the_table_of_domains_has_no_column_that_pushes_it_over_the_page(
+def test_no_column_pushes_the_table_of_domains_over_the_page(
     compared: Artifact, project: Project
 ) -> None:
     raw = overview(project).file("dashboard.html").read_text()
@@ -155,7 +153,7 @@ def test_methods_that_move_no_class_are_reported_and_not_drawn(project: Project)
     assert "All 3 classes" in page.text
 
 
-def test_a_method_that_moves_no_class_is_no_choice_of_the_figure(compared: Artifact) -> None:
+def test_a_method_that_moves_no_class_is_no_choice_of_figure(compared: Artifact) -> None:
     page = page_of(compared)
     assert "No class moved with gated-image-control." in page.text
     assert "classes" in [found.get("id") for _, found in page.tags]
@@ -182,7 +180,7 @@ def test_a_page_of_results_that_are_unavailable_says_so(project: Project) -> Non
     assert "no customized model is measured" in text
 
 
-def test_the_heading_is_the_title_escaped_and_another_title_makes_no_other_comparison(
+def test_the_heading_is_the_escaped_title_and_no_identity(
     compared: Artifact, project: Project
 ) -> None:
     assert "<h1>shapes</h1>" in compared.file("dashboard.html").read_text()

@@ -60,7 +60,7 @@ def test_the_head_with_open_clips_eighty_templates_is_its_own(tiny_checkpoint: P
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_metrics_count_ranks_and_average_over_classes_that_have_images() -> None:
+def test_metrics_count_ranks_and_average_over_shown_classes() -> None:
     ranked = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
     values = score(ranked, np.array([0, 0, 0, 1]), list("abcdef"))
     assert (values["n"], values["top1"], values["top5"]) == (4, 0.5, 0.75)
@@ -76,7 +76,7 @@ def test_metrics_count_ranks_and_average_over_classes_that_have_images() -> None
     assert [entry.correct_top5 for entry in values["per_class"]] == [2, 1, 0, 0, 0, 0]
 
 
-def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
+def test_a_result_agrees_with_its_tables_and_a_hand_sum(
     tiny_project: Project, result: Artifact
 ) -> None:
     value = EvalResult.read(result)
@@ -103,7 +103,7 @@ def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
     assert per_class["correct"].sum() == round(value.top1 * value.n)
 
 
-def test_a_result_is_in_full_precision_whatever_the_corpus_is_embedded_in(
+def test_a_result_is_full_precision_whatever_embedding_used(
     make_project: Callable[..., Project],
 ) -> None:
     project = make_project(embedding={"precision": "bf16"})
@@ -126,7 +126,7 @@ def test_a_result_is_in_full_precision_whatever_the_corpus_is_embedded_in(
     assert evaluate(make_project(embedding={"precision": "fp32"}), "shapes", "base").reused
 
 
-def test_a_result_has_a_temperature_and_its_error_on_images_that_it_was_not_fitted_on(
+def test_a_result_has_a_temperature_and_error_on_unseen_images(
     result: Artifact,
 ) -> None:
     value = EvalResult.read(result)
@@ -192,5 +192,5 @@ def test_features_that_are_not_finite_give_no_number(
     assert project.store.keys("domain_results") == []
 
 
-def test_the_evaluators_version_is_that_of_its_stage_so_that_old_results_become_stale() -> None:
+def test_the_stage_version_is_the_evaluator_version() -> None:
     assert STAGES["domain_results"].version == EVALUATOR_VERSION

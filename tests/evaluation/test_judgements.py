@@ -51,7 +51,7 @@ def log(project: Project, tmp_path: Path) -> Path:
     return path
 
 
-def test_estimate_over_all_orders_is_the_difference_over_all_pictures(
+def test_an_estimate_over_all_orders_is_the_full_difference(
     project: Project, tmp_path: Path
 ) -> None:
     truth = (0, 0, 0, 1, "neither")  # of 5 disagreements among 50 pictures: +2 of 50
@@ -66,7 +66,7 @@ def test_estimate_over_all_orders_is_the_difference_over_all_pictures(
     assert np.mean(estimates) == pytest.approx(2 / 50)
 
 
-def test_everything_judged_is_exact_and_unsure_keeps_both_possibilities(log: Path) -> None:
+def test_a_full_judgement_is_exact_and_unsure_counts_both_ways(log: Path) -> None:
     with open_log(log, "a tester") as opened:
         for picture, answer in enumerate((0, 0, "neither", 1, "unsure")):
             opened.answer(picture, answer)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_everything_judged_is_exact_and_unsure_keeps_both_possibilities(log: Pat
     assert counts["judges"] == "a tester" and counts["first"] < counts["last"] < "3"
 
 
-def test_only_the_next_picture_is_answered_and_only_the_last_taken_back(log: Path) -> None:
+def test_only_next_picture_is_answered_and_only_last_taken_back(log: Path) -> None:
     with open_log(log, "a tester") as opened:
         tries = [
             (1, 0),
@@ -183,7 +183,7 @@ def test_the_artifact_follows_the_logs_and_holds_them(project: Project) -> None:
 
 
 @pytest.mark.parametrize("change", ["class", "template", "model"])
-def test_judgements_of_other_names_or_lost_models_count_for_nothing(
+def test_judgements_of_other_names_or_lost_models_do_not_count(
     project: Project, change: str
 ) -> None:
     judge(project, GATED, "base", ["won"] * 9)
@@ -199,7 +199,7 @@ def test_judgements_of_other_names_or_lost_models_count_for_nothing(
     assert judgements_of(project, SLUG) is None
 
 
-def test_comparison_shows_what_was_judged_and_is_stale_after_the_next_answer(
+def test_a_comparison_is_stale_after_the_next_judgement(
     project: Project,
 ) -> None:
     unavailable(project, "base", GATED, CONTROL)
@@ -277,9 +277,7 @@ def test_the_forecast_of_clicks_is_when_the_same_answers_go_on(
         assert log.session.difference().clear
 
 
-def test_without_a_difference_no_verdict_is_forecast_before_all_are_judged(
-    project: Project, tmp_path: Path
-) -> None:
+def test_without_a_difference_no_verdict_is_forecast(project: Project, tmp_path: Path) -> None:
     create_log(
         path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=60, images=400)
     )

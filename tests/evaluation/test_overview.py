@@ -41,7 +41,7 @@ def compared(project: Project, slug: str, *shares: float) -> Artifact:
     return compare(project, slug)
 
 
-def test_means_are_those_of_the_results_and_say_how_many_of_how_many(project: Project) -> None:
+def test_means_say_how_many_of_how_many_results(project: Project) -> None:
     compared(project, "shapes", 0.25, 0.5, 0.25)
     compared(project, "colours", 0.5, 0.6)
     artifact = overview(project)
@@ -78,7 +78,7 @@ def test_intervals_of_means_resample_the_images_of_each_domain(project: Project)
     assert np.isnan(means.loc["base", "delta_low"]) and np.isnan(means.loc[CONTROL, "gain_low"])
 
 
-def test_the_interval_of_a_mean_is_that_of_resampling_each_set_by_itself() -> None:
+def test_the_interval_of_a_mean_resamples_each_set_by_itself() -> None:
     random = np.random.default_rng(0)
     pairs = [(random.random(n) < 0.6, random.random(n) < 0.4) for n in (60, 200)]
     differences = [one.astype(int) - other.astype(int) for one, other in pairs]
@@ -98,7 +98,7 @@ def test_the_interval_of_a_share_stays_within_it() -> None:
     np.testing.assert_allclose(share_interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
 
 
-def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale(
+def test_a_missing_comparison_is_named_and_stales_the_overview(
     project: Project,
 ) -> None:
     compared(project, "shapes", 0.25, 0.5)
@@ -134,7 +134,7 @@ def test_a_result_that_was_removed_makes_its_comparison_stale(project: Project) 
         comparing.comparison_is_current(project, "shapes")
 
 
-def test_a_spoilt_comparison_is_named_and_the_other_domains_are_shown(project: Project) -> None:
+def test_spoilt_comparison_is_named_and_other_domains_are_shown(project: Project) -> None:
     compared(project, "colours", 0.25, 0.5)
     spoilt = compared(project, "shapes", 0.25, 0.5).file("table.csv")
     spoilt.write_text("spoilt")
@@ -152,7 +152,7 @@ def test_a_domain_file_that_was_removed_leaves_the_overview(project: Project) ->
     assert overview(project).counts["domains_known"] == 1
 
 
-def test_the_table_per_class_has_each_method_and_class_with_its_difference(
+def test_the_table_per_class_has_each_method_with_difference(
     project: Project,
 ) -> None:
     publish_results(project, "shapes", answers(0.25, 0.5, 0.25))

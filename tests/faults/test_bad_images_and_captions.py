@@ -75,7 +75,7 @@ def test_bad_image_has_a_reason(data: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
-def test_no_cut_or_flip_of_an_image_raises_anything_but_a_bad_image() -> None:
+def test_no_cut_or_flip_of_image_raises_anything_but_bad_image() -> None:
     for whole in (PNG, JPEG, encode(draw("cross", "blue", 3), "webp")):
         variants = [whole[:cut] for cut in range(0, len(whole), 41)]
         variants += [
@@ -131,7 +131,7 @@ def test_an_image_file_of_too_many_bytes_is_skipped_unread(
     assert caught.value.reason == "too_many_bytes"
 
 
-def test_shard_with_too_many_bad_samples_fails_and_nothing_is_published(
+def test_a_shard_with_too_many_bad_samples_fails_unpublished(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     samples = {f"good{number}": pair("circle", "red", number) for number in range(7)}

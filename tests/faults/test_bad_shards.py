@@ -46,9 +46,7 @@ def test_a_damaged_header_is_refused(drawings: Path, tmp_path: Path) -> None:
         index_shard(tmp_path / "flipped.tar")
 
 
-def test_tars_joined_by_cat_are_refused_because_readers_see_only_the_first(
-    drawings: Path, tmp_path: Path
-) -> None:
+def test_tars_joined_by_cat_are_refused(drawings: Path, tmp_path: Path) -> None:
     parts = [(drawings / "shards" / name).read_bytes() for name in ("00000.tar", "00001.tar")]
     (tmp_path / "joined.tar").write_bytes(b"".join(parts))
     with pytest.raises(CorpusError, match="end-of-archive mark"):
@@ -97,7 +95,7 @@ def test_a_cut_shard_stops_the_corpus(
     assert not (tmp_path / "store" / "corpus").exists()
 
 
-def test_hostile_member_names_are_refused_and_nothing_is_written_outside(
+def test_hostile_member_names_are_refused_and_write_nothing(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     outside = tmp_path / "deep" / "er"
@@ -202,7 +200,7 @@ def side_by_side(tmp_path: Path) -> Path:
     return tmp_path / "sets"
 
 
-def test_a_data_set_that_numbers_its_samples_as_one_before_it_does_not_vanish(
+def test_a_data_set_with_the_sample_numbers_of_another_is_kept(
     make_project: Callable[..., Project], side_by_side: Path
 ) -> None:
     shards = [str(side_by_side / "*" / "*.tar")]
@@ -231,7 +229,7 @@ def test_within_a_folder_a_key_still_means_one_sample(
     assert (artifact.counts["rows"], artifact.counts["reasons"]) == (16, {"duplicate_key": 4})
 
 
-def test_which_shards_share_a_folder_belongs_to_a_corpus_by_folder_and_where_does_not(
+def test_a_corpus_is_identified_by_folders_and_not_by_place(
     make_project: Callable[..., Project], side_by_side: Path, tmp_path: Path
 ) -> None:
     def corpus(*patterns: str, **fields: str) -> str:

@@ -185,7 +185,7 @@ def test_no_hits_wanted_is_refused(indexed_project: Project, k: int) -> None:
 
 # FAULTS 17
 @pytest.mark.parametrize("shape", [(2, 16), (2, 33), (32,), (1, 1, 32)])
-def test_queries_of_another_dimension_are_refused_with_both_named(
+def test_queries_of_another_dimension_are_refused(
     indexed_project: Project, shape: tuple[int, ...]
 ) -> None:
     index = Index(indexed_project.store.current("faiss_index", "all"))
@@ -202,7 +202,7 @@ def test_an_index_of_another_encoder_is_refused_with_both_named(indexed_project:
 
 
 # FAULTS 18
-def test_a_corpus_too_small_for_the_key_is_searched_exactly_and_says_so(
+def test_a_corpus_too_small_for_the_key_is_searched_exactly(
     make_project: MakeProject, indexed_project: Project
 ) -> None:
     counts = build_index(make_project(index={"key": "IVF1024,Flat"})).counts

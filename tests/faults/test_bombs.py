@@ -38,7 +38,7 @@ from react_pipeline.store.errors import CorpusError, CorruptArtifact
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
-def test_an_extended_header_of_digits_is_refused_before_it_is_parsed(
+def test_an_extended_header_of_digits_is_refused_unparsed(
     tmp_path: Path, kind: bytes
 ) -> None:  # 47
     header = tarfile.TarInfo("x")
@@ -62,7 +62,7 @@ def test_an_ordinary_extended_header_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decoded(
+def test_repeated_parquet_cells_are_measured_before_decoding(
     tmp_path: Path,
 ) -> None:  # 48
     cell, path = "x" * 30_000, tmp_path / "a.parquet"
@@ -88,9 +88,7 @@ def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decod
 
 
 @pytest.mark.parametrize("name", ["image", "jpg"])
-def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(
-    tmp_path: Path, name: str
-) -> None:  # 48
+def test_a_repeated_parquet_image_is_read_a_row_at_a_time(tmp_path: Path, name: str) -> None:  # 48
     image, rows = b"x" * (1 << 20), 300
     column: pa.Array = pa.array([image] * rows)
     if name == "image":
@@ -106,7 +104,7 @@ def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(
     assert len(list(found)) == rows - 1 and not skipped
 
 
-def test_vectors_that_a_compressed_member_holds_a_thousandfold_are_not_unpacked(
+def test_a_compressed_bomb_of_vectors_is_not_unpacked(
     tmp_path: Path,
 ) -> None:  # 56
     np.savez_compressed(tmp_path / "a.npz", vectors=np.zeros((100_000, 64), np.float32))
@@ -151,7 +149,7 @@ def test_whatever_a_header_of_an_array_says_the_error_is_typed(
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-def test_sixteen_bits_a_channel_take_no_more_memory_than_their_share(mode: str) -> None:  # 54
+def test_sixteen_bits_a_channel_take_their_share_of_memory(mode: str) -> None:  # 54
     buffer, side = io.BytesIO(), 1_000
     Image.fromarray(np.full((side, side), 51_000, np.uint16)).convert(mode).save(
         buffer, "PNG" if mode == "I;16" else "TIFF"

@@ -180,7 +180,7 @@ EVILS: dict[Callable[[Path], None], tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("evil", EVILS, ids=lambda evil: evil.__name__)
-def test_a_folder_that_names_code_or_other_places_is_refused_by_file_and_field(  # FAULTS 41
+def test_a_folder_that_names_code_or_other_places_is_refused(  # FAULTS 41
     folder: Path, marker: Path, evil: Callable[[Path], None]
 ) -> None:
     evil(folder)
@@ -205,7 +205,7 @@ def test_an_evil_folder_in_pipeline_yaml_publishes_no_base(
     assert not marker.exists()
 
 
-def test_an_evil_checkpoint_in_the_store_is_neither_opened_nor_exported(
+def test_an_evil_checkpoint_is_neither_opened_nor_exported(
     tiny_project: Project, folder: Path, marker: Path, tmp_path: Path
 ) -> None:
     trusted_tokenizer(folder)

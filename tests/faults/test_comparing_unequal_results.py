@@ -26,7 +26,7 @@ def result(method: str, **fields: str) -> EvalResult:
 
 
 @pytest.mark.parametrize("field", ["evaluator_version", "evaluation_set_fingerprint", "dataset"])
-def test_results_measured_differently_are_refused_naming_methods_and_what_differs(
+def test_results_measured_differently_are_refused_with_names(
     field: str,
 ) -> None:
     require_comparable([result("base"), result("full")])
@@ -43,7 +43,7 @@ def test_results_of_other_images_are_not_paired() -> None:
             _on_the_same_images("pets", one, different)
 
 
-def test_domains_measured_by_different_evaluators_are_not_averaged(
+def test_results_of_different_evaluators_are_not_averaged(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for slug, version in (("shapes", "1"), ("colours", "2")):

@@ -71,7 +71,7 @@ def test_a_label_that_is_no_number_is_refused_with_its_line(root: Path) -> None:
     assert "line 4: 'cat'" in refusal(root)
 
 
-def test_another_number_of_classes_is_refused_with_the_names_left_over(root: Path) -> None:
+def test_another_number_of_classes_is_refused_with_the_names(root: Path) -> None:
     labels = folder_of(root, "cifar-10") / "labels.txt"
     labels.write_text(labels.read_text().replace("truck\n", ""))
     text = refusal(root)
@@ -80,7 +80,7 @@ def test_another_number_of_classes_is_refused_with_the_names_left_over(root: Pat
     assert "left over: 'truck'" in text
 
 
-def test_a_class_name_that_is_not_the_benchmarks_is_refused_and_the_way_out_is_named(
+def test_a_class_name_unknown_to_the_benchmark_is_refused(
     root: Path,
 ) -> None:
     labels = folder_of(root, "cifar-10") / "labels.txt"
@@ -102,7 +102,7 @@ def test_labels_without_names_need_the_right_number_of_them(root: Path) -> None:
     assert "11 classes, cifar-10 has 10" in refusal(root)
 
 
-def test_several_annotations_of_an_image_of_one_class_are_refused(root: Path) -> None:
+def test_several_annotations_of_image_of_one_class_are_refused(root: Path) -> None:
     path = folder_of(root, "kitti-distance") / "test_meta.json"
     edit_json(
         path, lambda coco: coco["annotations"].append({"id": 99, "image_id": 1, "category_id": 13})
@@ -118,7 +118,7 @@ def test_an_image_without_annotation_is_refused(root: Path) -> None:
     assert "0 labels" in refusal(root, "kitti-distance")
 
 
-def test_annotations_of_unknown_images_and_categories_are_refused(root: Path) -> None:
+def test_annotations_of_unknown_images_or_classes_are_refused(root: Path) -> None:
     path = folder_of(root, "kitti-distance") / "test_meta.json"
     edit_json(
         path, lambda coco: coco["annotations"].append({"id": 99, "image_id": 5, "category_id": 13})
@@ -160,7 +160,7 @@ def test_a_registry_that_is_broken_is_refused(root: Path, text: str) -> None:
     assert "vision_datasets.json" in refusal(root)
 
 
-def test_a_broken_entry_of_the_registry_is_named_and_wrong_for_its_own_data_set_alone(
+def test_a_broken_registry_entry_fails_its_data_set_alone(
     root: Path,
 ) -> None:
     edit_registry(root, "cifar-10", test={"index_path": "test.txt", "num_images": "many"})
@@ -265,7 +265,7 @@ def test_the_check_meets_files_that_are_no_images(root: Path, data: bytes, reaso
     assert any(word in problem for word in reason.split("|"))
 
 
-def test_the_check_refuses_a_decompression_bomb_before_decoding_it(root: Path) -> None:
+def test_check_refuses_a_decompression_bomb_before_decoding_it(root: Path) -> None:
     bomb = bytearray(png(0, "x"))
     # Width and height of a PNG's header; its checksum follows.
     bomb[16:24] = struct.pack(">II", 60_000, 60_000)
@@ -291,7 +291,7 @@ def test_a_member_that_claims_gigabytes_is_not_read(root: Path) -> None:
         images.read(0)
 
 
-def test_images_of_every_colour_mode_come_out_of_an_archive_as_rgb(root: Path) -> None:
+def test_images_of_every_colour_mode_come_out_of_archive_as_rgb(root: Path) -> None:
     modes = ["L", "RGBA", "P", "CMYK", "I;16"]
 
     def other(name: str, given: bytes) -> bytes:

@@ -30,7 +30,7 @@ def edit(project: Project, **fields: object) -> None:
         ({"name": "gone", "kind": "manifest", "path": "no/such.csv"}, "no/such.csv"),
     ],
 )
-def test_a_missing_evaluation_set_is_unavailable_with_its_reason_and_has_no_numbers(
+def test_a_missing_evaluation_set_is_unavailable_with_reason(
     tiny_project: Project, evaluation: object, reason: str
 ) -> None:
     edit(tiny_project, evaluation=evaluation)
@@ -45,7 +45,7 @@ def test_a_missing_evaluation_set_is_unavailable_with_its_reason_and_has_no_numb
     assert artifact.counts == {"unavailable": result.unavailable}
 
 
-def test_another_order_of_classes_makes_the_set_stale_and_then_the_same_accuracy(
+def test_another_class_order_stales_the_set_and_keeps_accuracy(
     tiny_project: Project,
 ) -> None:
     publish_base(tiny_project)

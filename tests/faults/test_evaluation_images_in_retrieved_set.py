@@ -47,7 +47,7 @@ def hashes(artifact: Artifact) -> set[str]:
     return set(pd.read_parquet(artifact.file("pairs.parquet"))["image_sha256"])
 
 
-def test_an_evaluation_image_in_the_corpus_is_removed_by_its_bytes_from_both_sets(
+def test_an_evaluation_image_is_removed_from_both_sets(
     indexed_project: Project,
 ) -> None:
     configure(indexed_project)
@@ -75,7 +75,7 @@ def reencoded(tmp_path: Path) -> Path:
     return tmp_path / "again"
 
 
-def test_the_same_picture_in_other_bytes_is_removed_by_its_embedding(
+def test_a_reencoded_picture_is_removed_by_its_embedding(
     indexed_project: Project, reencoded: Path
 ) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)
@@ -102,7 +102,7 @@ def test_the_check_sees_an_image_that_was_let_in(indexed_project: Project, reenc
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(1, 0, 1)
 
 
-def test_the_check_compares_images_again_and_believes_no_similarity_that_retrieval_wrote(
+def test_the_check_compares_images_itself(
     indexed_project: Project, reencoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)
@@ -117,7 +117,7 @@ def test_the_check_compares_images_again_and_believes_no_similarity_that_retriev
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 1, 1)
 
 
-def test_images_of_other_domains_are_kept_out_where_all_are_to_be(
+def test_images_of_other_domains_are_excluded_on_request(
     indexed_project: Project, tmp_path: Path
 ) -> None:
     theirs = encode(evaluation_image("circle", 0))

@@ -58,7 +58,7 @@ def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
     return project.store.build(INPUTS, write)
 
 
-def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(
+def test_a_failed_training_has_a_run_with_reason_and_losses(
     tracking: Tracking,
 ) -> None:  # 27
     with LiveRun(tracking.runs) as live:
@@ -76,7 +76,7 @@ def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(
     assert not MlflowClient(tracking.uri).search_registered_models()
 
 
-def test_retry_of_a_failed_training_runs_again_and_finishes_without_a_row_twice(  # 27
+def test_a_retried_training_finishes_without_a_double_row(  # 27
     tracking: Tracking, tiny_project: Project
 ) -> None:
     with pytest.raises(OSError, match="gone"), LiveRun(tracking.runs) as live:
@@ -119,7 +119,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_killed_training_is_left_running_and_its_retry_resumes_in_it(
+def test_a_killed_training_stays_open_and_its_retry_resumes(
     tracking: Tracking,
 ) -> None:  # 30
     done = subprocess.run([sys.executable, "-c", KILLED, tracking.uri], timeout=120)
@@ -159,7 +159,7 @@ def test_training_that_diverges_is_failed_in_mlflow(
     assert diverging.store.keys("customized_checkpoint") == []
 
 
-def test_a_killed_training_of_another_configuration_is_closed_and_one_that_runs_is_not(  # 30
+def test_a_killed_training_is_closed_and_a_running_one_is_not(  # 30
     tracking: Tracking, tiny_project: Project
 ) -> None:
     killed, running = (

@@ -131,7 +131,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_any_bytes_are_read_or_refused_with_a_typed_error_in_time(name: str) -> None:
+def test_any_bytes_are_read_or_refused_with_typed_error_in_time(name: str) -> None:
     file, whole, read = READERS[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

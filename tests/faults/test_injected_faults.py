@@ -70,9 +70,7 @@ def survived(campaign: Campaign) -> bool:
     return not campaign.problems
 
 
-def test_a_sample_of_faults_and_power_losses_leaves_nothing_torn_and_the_next_run_ends_well() -> (
-    None
-):
+def test_sampled_faults_and_power_losses_leave_nothing_torn() -> None:
     with harness(TRAINED) as found:
         campaign = found.inject(SAMPLE, to_end_every=20)
         assert survived(campaign)
@@ -88,7 +86,7 @@ def test_a_sample_of_faults_and_power_losses_leaves_nothing_torn_and_the_next_ru
 
 
 @pytest.mark.slow
-def test_thousands_of_faults_leave_nothing_torn_and_the_next_run_ends_well() -> None:
+def test_thousands_of_faults_leave_nothing_torn() -> None:
     with harness(15) as found:
         # No multiple of how many faults a call has: each is met.
         campaign = found.inject(list(found.points())[::11], to_end_every=10)
@@ -97,6 +95,6 @@ def test_thousands_of_faults_leave_nothing_torn_and_the_next_run_ends_well() -> 
 
 
 @pytest.mark.slow
-def test_hundreds_of_power_losses_leave_nothing_torn_and_the_next_run_ends_well() -> None:
+def test_hundreds_of_power_losses_leave_nothing_torn() -> None:
     with harness(15) as found:
         assert survived(found.lose_power(240))

@@ -15,7 +15,7 @@ ROWS = 96
 K = 150
 
 
-def test_a_k_larger_than_the_index_gives_every_row_once_and_says_how_many_hits_are_missing(
+def test_a_k_beyond_the_index_gives_every_row_once_and_says_so(
     indexed_project: Project,
 ) -> None:
     path = indexed_project.config.domains / "shapes.yaml"

@@ -100,7 +100,7 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     assert sum(name.startswith("metadata/") for name in regrouped.manifest["files"]) == 2
 
 
-def test_a_flipped_bit_in_a_finished_group_of_a_killed_build_is_embedded_again(
+def test_a_flipped_bit_in_a_finished_group_is_embedded_again(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:  # FAULTS 58
     project = make_project(corpus={"shards": [write_shards(tmp_path / "shards")]})
@@ -122,7 +122,7 @@ def test_a_flipped_bit_in_a_finished_group_of_a_killed_build_is_embedded_again(
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_killed_while_a_grown_corpus_is_embedded_takes_the_rest_over_all_the_same(
+def test_killed_while_embedding_a_grown_corpus_keeps_the_rest(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     write_shards(tmp_path / "shards")
@@ -168,7 +168,7 @@ def same(one: Artifact, other: Artifact) -> bool:
     )
 
 
-def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_resumes(
+def test_a_killed_decoding_process_is_one_error_and_resumes(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(embedding={"workers": 1, "batch_size": 8})

@@ -39,9 +39,7 @@ def server(name: str, script: str, directory: Path, log: str = "") -> Server:
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
-def test_children_of_a_server_end_with_it_even_if_it_was_killed_before(
-    tmp_path: Path, killed: bool
-) -> None:
+def test_children_end_with_a_server_even_if_it_was_killed(tmp_path: Path, killed: bool) -> None:
     command = ["sh", "-c", "sleep 60 & echo started; wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None and process.stdout.readline() == b"started\n"
@@ -53,7 +51,7 @@ def test_children_of_a_server_end_with_it_even_if_it_was_killed_before(
     assert process.returncode
 
 
-def test_a_server_can_be_ended_even_if_ui_was_started_where_that_is_ignored(tmp_path: Path) -> None:
+def test_a_server_can_be_ended_where_ui_ignored_signals(tmp_path: Path) -> None:
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -67,7 +65,7 @@ def test_a_server_can_be_ended_even_if_ui_was_started_where_that_is_ignored(tmp_
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
-def test_a_server_that_ignores_every_signal_but_one_is_ended_with_its_children(  # FAULTS 36
+def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
     tmp_path: Path, killed: bool
 ) -> None:
     process = subprocess.Popen(
@@ -98,7 +96,7 @@ with guarded() as guard:
     assert ui.returncode == -signal.SIGKILL
 
 
-def test_an_mlflow_page_that_ends_is_reported_once_and_dagster_continues(
+def test_an_mlflow_page_that_ends_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers_module, "WATCH_SECONDS", 0.01)
@@ -115,7 +113,7 @@ def test_an_mlflow_page_that_ends_is_reported_once_and_dagster_continues(
 @pytest.mark.parametrize(
     ("status", "guarded"), [(403, True), (200, False), (404, False), (500, False)]
 )
-def test_a_server_that_answers_a_foreign_host_is_not_left_running(
+def test_server_that_answers_foreign_host_is_not_left_running(
     tmp_path: Path, status: int, guarded: bool
 ) -> None:
     hosts = []

@@ -33,7 +33,7 @@ STEPS, STATE_STEPS = 5_000, 50
 
 
 @pytest.mark.slow
-def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(  # 28, 29, 30
+def test_mlflow_stopped_in_a_killed_training_shows_steps_once(  # 28, 29, 30
     make_project: Callable[..., Project],
     _indexed_store: Path,
     mlflow_database: Path,

@@ -60,7 +60,7 @@ def server(directory: Path, port: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
+def test_verdicts_reach_a_server_that_was_down(
     tiny_project: Project, mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "_unreachable_until", {})

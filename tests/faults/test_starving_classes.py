@@ -20,7 +20,7 @@ def configure(project: Project, **retrieval: object) -> None:
     publish_evaluation_set(project, "shapes")
 
 
-def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(
+def test_an_empty_retrieved_set_is_refused_with_its_classes(
     indexed_project: Project,
 ) -> None:
     configure(indexed_project, min_similarity={"t2t": 1.1, "t2i": 1.1})
@@ -32,7 +32,7 @@ def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(
     assert indexed_project.store.keys("retrieved_set") == []
 
 
-def test_starving_classes_are_named_in_the_counts_and_nothing_is_trained_on_too_many(
+def test_starving_classes_are_named_and_too_many_stop_training(
     indexed_project: Project,
 ) -> None:
     configure(

@@ -37,9 +37,7 @@ KILLED_AT = {
 
 
 @pytest.mark.parametrize("when", KILLED_AT)
-def test_killed_at_any_step_nothing_unfinished_is_read_and_the_rerun_succeeds(
-    tmp_path: Path, when: str
-) -> None:  # 1
+def test_killed_at_any_step_nothing_unfinished_is_read(tmp_path: Path, when: str) -> None:  # 1
     script = f"""
 import os, signal
 from pathlib import Path
@@ -69,7 +67,7 @@ store.Store(Path({str(tmp_path)!r})).build(inputs, write)
     assert store.prune(keep_seconds=0) == []
 
 
-def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifact(
+def test_scratch_outlives_a_failed_publication_unpublished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 1
     store = Store(tmp_path)
@@ -97,7 +95,7 @@ def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifa
     assert not list((tmp_path / ".staging").iterdir())
 
 
-def test_what_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(
+def test_remains_of_a_kill_go_with_the_next_build_or_pruning(
     tmp_path: Path,
 ) -> None:  # 1
     store = Store(tmp_path)
@@ -126,7 +124,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_small_file_whose_writing_is_interrupted_keeps_its_old_text(
+def test_an_interrupted_small_write_keeps_the_old_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 1
     path = tmp_path / "current"
@@ -177,7 +175,7 @@ def test_two_builders_at_once_make_one_artifact(tmp_path: Path) -> None:  # 3
     assert sorted([reused.get(timeout=5), reused.get(timeout=5)]) == [False, True]
 
 
-def test_without_locks_the_loser_of_the_rename_verifies_and_uses_the_winner(
+def test_without_locks_loser_of_rename_verifies_and_uses_winner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 3
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
@@ -223,7 +221,7 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
     assert store.current("thing", "all").file("b.bin").read_bytes() == b"b" * 1000
 
 
-def test_lock_is_free_although_a_forked_process_still_has_its_file(tmp_path: Path) -> None:
+def test_a_lock_is_free_although_a_fork_still_has_its_file(tmp_path: Path) -> None:
     store, (reader, writer) = Store(tmp_path), os.pipe()
     with store.try_lock("one") as held:
         assert held

@@ -36,7 +36,7 @@ def forgotten_failures() -> None:
     queue._unreachable_until.clear()
 
 
-def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
+def test_a_server_that_is_down_costs_no_result(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = artifact_of(tiny_project, "retrieved_set", "shapes")
@@ -97,7 +97,7 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     )
 
 
-def test_entry_that_cannot_be_logged_holds_up_no_other_and_silences_nothing(  # 29
+def test_an_entry_that_cannot_be_logged_holds_up_no_other(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     pending = tiny_project.store.root / PENDING
@@ -110,7 +110,7 @@ def test_entry_that_cannot_be_logged_holds_up_no_other_and_silences_nothing(  # 
     assert [path.name for path in pending.iterdir()] == ["broken.json"]
 
 
-def test_two_failures_in_a_row_leave_the_server_alone_and_the_others_come_first_afterwards(  # 29
+def test_two_failures_in_a_row_put_a_server_last(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     pending = tiny_project.store.root / PENDING
@@ -132,7 +132,7 @@ def test_entry_of_a_pruned_artifact_is_dropped(tracking: Tracking, tiny_project:
     assert not list(pending.iterdir())
 
 
-def test_run_left_open_by_a_killed_process_is_found_and_finished(
+def test_run_left_open_by_killed_process_is_found_and_finished(
     tracking: Tracking, tiny_project: Project
 ) -> None:  # 30
     artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
@@ -164,7 +164,7 @@ def test_logging_killed_before_its_end_writes_no_metric_twice(
     assert len(client.search_model_versions("name = 'react-shapes'")) == 1
 
 
-def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_and_doubles_nothing(
+def test_mlflow_down_during_results_loses_and_doubles_nothing(
     tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 29
     project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
@@ -199,7 +199,7 @@ def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_a
     assert "dashboard.html" in {file.path for file in client.list_artifacts(compared.info.run_id)}
 
 
-def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_loses_nothing(
+def test_a_database_of_another_mlflow_is_refused_with_remedy(
     tracking: Tracking, tiny_project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # 33
     database = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
@@ -216,7 +216,7 @@ def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_l
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(
+def test_two_processes_with_a_fresh_database_log_one_run(
     tiny_project: Project, tmp_path: Path
 ) -> None:
     artifact = artifact_of(tiny_project, "corpus", "all")

@@ -41,7 +41,7 @@ def losses(project: Project) -> list[float]:
     return [record["loss"] for record in records]
 
 
-def test_killed_twice_it_repeats_the_losses_of_an_uninterrupted_run(project: Project) -> None:  # 28
+def test_killed_twice_it_repeats_losses_of_an_uninterrupted_run(project: Project) -> None:  # 28
     expected = losses(project)
     shutil.rmtree(project.config.store / "customized_checkpoint")
     for step in (3, 7):
@@ -96,7 +96,7 @@ class At(TrainingObserver):
             self.action()
 
 
-def test_a_shard_gone_in_mid_epoch_is_named_and_put_back_the_training_goes_on(
+def test_a_shard_gone_in_mid_epoch_is_named_and_can_be_restored(
     make_project: Make, _retrieved_store: Path
 ) -> None:
     fields = {"last_k_layers": 2, "steps": 60, "batch_size": 8, "checkpoint_every": 2, "workers": 1}
@@ -111,7 +111,7 @@ def test_a_shard_gone_in_mid_epoch_is_named_and_put_back_the_training_goes_on(
     assert 6 <= customize(project, "shapes", "gated-image").counts["first_step"] < 60
 
 
-def test_a_disk_that_takes_no_state_stops_the_training_and_loses_nothing(project: Project) -> None:
+def test_a_disk_that_takes_no_state_stops_training_cleanly(project: Project) -> None:
     expected = losses(project)
     shutil.rmtree(project.config.store / "customized_checkpoint")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -133,7 +133,7 @@ def test_a_disk_that_takes_no_state_stops_the_training_and_loses_nothing(project
     )
 
 
-def test_a_training_that_a_guard_stopped_leaves_no_decoding_process(
+def test_training_that_guard_stopped_leaves_no_decoding_process(
     make_project: Make, _retrieved_store: Path
 ) -> None:
     fields = {

@@ -62,7 +62,7 @@ def states(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-image"])
-def test_an_absurd_learning_rate_stops_before_anything_is_published(
+def test_an_absurd_learning_rate_stops_before_publication(
     make_project: Make, _retrieved_store: Path, method: str
 ) -> None:
     # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale
@@ -86,7 +86,7 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     assert all(torch.isfinite(weights).all() for weights in trained.values())
 
 
-def test_after_a_better_learning_rate_is_set_it_trains_from_the_start(
+def test_after_better_learning_rate_is_set_it_trains_from_start(
     make_project: Make, _retrieved_store: Path
 ) -> None:
     absurd = {"learning_rate": 10.0, "warmup_steps": 10, "steps": 12, "checkpoint_every": 1}
@@ -131,7 +131,7 @@ def drawn() -> DrawnPairs:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
+def test_a_model_that_forgets_is_stopped_by_held_out_pairs(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -185,7 +185,7 @@ def test_only_the_newest_states_are_kept(
     assert [record["step"] for record in records] == list(range(9))
 
 
-def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_before(
+def test_a_state_that_cannot_be_written_keeps_the_one_before(
     tiny_project: Project,
     tiny_checkpoint: Path,
     drawn: DrawnPairs,
@@ -212,7 +212,7 @@ def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_be
     assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.pt"]
 
 
-def test_an_fp16_training_that_skips_every_step_publishes_nothing(
+def test_fp16_training_that_skips_every_step_publishes_nothing(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:
     def broken(method: str, steps: int) -> None:

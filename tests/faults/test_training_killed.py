@@ -115,7 +115,7 @@ def with_fields(
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_killed_twice_in_mid_epoch_every_record_is_that_of_an_uninterrupted_run(
+def test_killed_twice_in_mid_epoch_every_record_is_the_same(
     _killed: Killed, copied: Callable[[Project], Project]
 ) -> None:
     project = copied(_killed.hard)
@@ -172,7 +172,7 @@ def test_kept_tokens_outlive_the_kill(
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str
 )
-def test_what_changes_the_checkpoint_never_resumes_from_another_ones_state(
+def test_another_checkpoint_never_resumes_from_this_state(
     _killed: Killed,
     copied: Callable[[Project], Project],
     tiny_checkpoint: Path,
@@ -199,7 +199,7 @@ def test_what_changes_only_the_speed_resumes(
     assert [record["step"] for record in records(artifact)] == list(range(STEPS))
 
 
-def test_a_run_that_a_guard_stops_after_a_kill_keeps_the_state_it_came_from(
+def test_a_run_that_a_guard_stops_after_a_kill_keeps_its_state(
     _killed: Killed, copied: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from react_pipeline.training import step as training_step
@@ -227,7 +227,7 @@ def train(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["random", "runs"])
-def test_killed_at_any_moment_it_ends_with_the_weights_of_an_uninterrupted_run(
+def test_killed_anywhere_it_ends_with_uninterrupted_weights(
     make_project: Callable[..., Project], _retrieved_store: Path, order: str
 ) -> None:
     fields = {

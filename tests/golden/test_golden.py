@@ -69,7 +69,7 @@ def test_every_artifact_is_whole_and_can_be_read(golden: Path) -> None:
         assert result.n == 16 and 0 <= result.top1 <= 1
 
 
-def test_checkpoints_and_an_export_give_the_features_that_they_gave(golden: Path) -> None:
+def test_checkpoints_and_an_export_give_features_that_they_gave(golden: Path) -> None:
     recorded = json.loads((golden / "features.json").read_text())
     for name, values in features(golden).items():
         np.testing.assert_allclose(values, recorded[name], atol=1e-4, err_msg=name)

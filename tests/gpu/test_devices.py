@@ -78,7 +78,7 @@ def test_losses_in_full_precision_are_those_of_the_cpu(
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 0.02), ("fp16", 0.1)]
 )
-def test_attaching_changes_no_feature_and_each_precision_follows_the_full_one(
+def test_attaching_changes_no_feature_in_any_precision(
     device: str, trained: Trained, precision: str, tolerance: float
 ) -> None:
     artifact = trained(device, precision=precision)
@@ -88,7 +88,7 @@ def test_attaching_changes_no_feature_and_each_precision_follows_the_full_one(
     assert losses(artifact) == pytest.approx(losses(trained(device)), rel=tolerance)
 
 
-def test_a_killed_training_ends_with_the_losses_of_an_uninterrupted_one(
+def test_killed_training_ends_with_losses_of_uninterrupted_one(
     device: str, trained: Trained
 ) -> None:
     whole, resumed = losses(trained(device)), trained(device, kill_at=7)
@@ -121,7 +121,7 @@ def test_embeddings_are_those_of_the_cpu(
 
 
 @pytest.mark.parametrize("key", ["IVF16,Flat", "OPQ8_32,IVF16_HNSW8,PQ8x4"])
-def test_an_index_whose_cells_were_found_there_is_read_and_finds_as_much(
+def test_an_index_with_ready_cells_is_read_and_finds_as_much(
     device: str, make_project: Callable[..., Project], tmp_path: Path, key: str
 ) -> None:
     if device == "cuda" and not faiss.get_num_gpus():

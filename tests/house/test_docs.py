@@ -71,7 +71,7 @@ def idioms(source: str) -> list[str]:
     return [found for text in prose for found in IDIOM_IN_CODE.findall(code.sub("", text))]
 
 
-def test_the_configuration_page_has_every_field_with_its_default() -> None:
+def test_configuration_page_has_every_field_with_its_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     domain = config.DomainConfig.model_validate(yaml.safe_load(blocks.pop()))
@@ -95,7 +95,7 @@ def test_the_configuration_page_has_every_field_with_its_default() -> None:
     assert_complete(on_page, but={"customization"})
 
 
-def test_the_configuration_page_has_the_fields_of_each_kind_of_corpus() -> None:
+def test_configuration_page_has_fields_of_each_kind_of_corpus() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     blocks = re.findall(r"^```yaml\n(corpus:.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     kinds, shared = corpus_kinds(), set(CorpusConfig.model_fields) - {"kind"}

@@ -79,7 +79,7 @@ def test_nothing_is_fresh_of_a_method_that_is_gone(tiny_project: Project) -> Non
         fresh(tiny_project, "customized_checkpoint", "shapes/gone")
 
 
-def test_an_older_distribution_of_the_same_name_hides_no_extension(
+def test_an_older_distribution_of_same_name_hides_no_extension(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     value = "react_pipeline.extensions.dense.extension:Dense"

@@ -104,7 +104,7 @@ def test_a_name_comes_from_the_module_that_defines_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_library_never_imports_dagster_and_only_tracking_imports_mlflow(path: Path) -> None:
+def test_library_imports_no_dagster_and_only_tracking_mlflow(path: Path) -> None:
     for_dagster = path.is_relative_to(EXTENSIONS) and path.name == "assets.py"
     assert for_dagster or not {name for name in roots(path) if name.startswith("dagster")}
     assert room_of(path) == "tracking" or "mlflow" not in roots(path)
@@ -127,7 +127,7 @@ def test_importing_the_front_doors_loads_no_torch(module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_line_and_its_extensions_load_no_table_library() -> None:
+def test_command_line_and_its_extensions_load_no_table_library() -> None:
     code = "import sys, react_pipeline.commands.cli; sys.exit('pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import StaleArtifact
 
 
-def test_what_an_older_version_of_the_code_built_is_stale_and_nothing_is_built_on_it(
+def test_an_artifact_of_older_code_is_stale_and_not_built_on(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fresh(indexed_project, "corpus_embeddings").stage == "corpus_embeddings"

@@ -54,7 +54,7 @@ def test_escaped_text_is_read_as_it_is(text: str) -> None:
     assert rendered.cells == ["Of " + " ".join(text.split())] and rendered.tags == {"p"}
 
 
-def test_numbers_are_written_for_people_and_what_is_missing_is_empty() -> None:
+def test_numbers_are_formatted_and_missing_ones_are_empty() -> None:
     table = markdown_table(["a", "b", "c", "d"], [(12_345, 0.123456, None, float("nan"))])
     assert table.splitlines()[2] == "| 12,345 | 0.1235 |  |  |"
 

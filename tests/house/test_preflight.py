@@ -77,7 +77,7 @@ def test_a_domain_that_cannot_work_is_named_with_its_field(
     assert f"shapes.yaml: {token}" in str(problem)
 
 
-def test_validate_doctor_and_materialize_refuse_them_before_anything_is_built(
+def test_all_commands_refuse_them_before_anything_is_built(
     tiny_project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(tiny_project.config.domains / "shapes.yaml", classes=["circle"])
@@ -108,7 +108,7 @@ def test_where_every_domain_has_a_problem_nothing_is_built(tiny_project: Project
 
 
 @pytest.mark.parametrize("domains", [(), ("shapes",)])
-def test_problems_of_domains_only_warn_where_nothing_of_a_domain_is_selected(
+def test_domain_problems_only_warn_where_no_domain_is_selected(
     domains: tuple[str, ...], tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in tiny_project.config.domains.glob("*.yaml"):
@@ -120,7 +120,7 @@ def test_problems_of_domains_only_warn_where_nothing_of_a_domain_is_selected(
         materialize("evaluation_set", domains, (), tiny_project.path)
 
 
-def test_a_selection_that_is_misspelt_is_answered_with_the_asset_that_may_be_meant(
+def test_a_misspelt_selection_is_answered_with_a_near_asset(
     tiny_project: Project,
 ) -> None:
     for selection, token in (

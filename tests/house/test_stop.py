@@ -190,7 +190,7 @@ with stop.watched():
     assert run(forking, number).returncode == 0
 
 
-def test_a_fork_has_neither_the_hooks_nor_the_pipe_of_its_parent() -> None:
+def test_a_fork_has_neither_hooks_nor_pipe_of_its_parent() -> None:
     forking = """
 def state(): return sys.unraisablehook, threading.excepthook, sorted(os.listdir("/proc/self/fd"))
 before = state()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 from support.rooms import LIBRARY
 
 TESTS = Path(__file__).parents[1]
+LONGEST_NAME = 59
 NO_ROOMS = {
     "benchmarks",
     "e2e",
@@ -30,3 +32,13 @@ def test_support_code_is_one_package() -> None:
     beside = {path.name for path in TESTS.glob("*.py")}
     assert beside == {"conftest.py", "mutations.py", "support_rooms.py"}
     assert not list(TESTS.rglob("*/support_*.py"))
+
+
+def test_a_name_of_a_test_is_short() -> None:
+    names = [
+        node.name
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert not [name for name in names if len(name) > LONGEST_NAME]

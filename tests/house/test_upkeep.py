@@ -43,7 +43,7 @@ def trained(project: Project) -> Project:
     return project
 
 
-def test_only_what_can_be_built_now_is_asked_for_in_the_order_of_the_data(project: Project) -> None:
+def test_only_what_can_be_built_now_is_asked_for_in_order(project: Project) -> None:
     rounds = build_all(project, ["shapes", "colours"])
     both = ("shapes", "colours")
     assert rounds[0] == [
@@ -69,7 +69,7 @@ def test_only_what_can_be_built_now_is_asked_for_in_the_order_of_the_data(projec
     ]
 
 
-def test_comparison_waits_for_every_method_but_not_for_one_that_failed(project: Project) -> None:
+def test_a_comparison_waits_for_all_but_failed_methods(project: Project) -> None:
     build_all(project, ["shapes"], until="retrieved_set")
     training = ("customized_checkpoint", "shapes/gated-image")
     assert asked(project) == [training]
@@ -116,7 +116,7 @@ def test_policy_decides_whether_other_pairs_are_trained_on(
     assert [task.place for task in found.tasks] == ([training] if expected is State.DUE else [])
 
 
-def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_reported(
+def test_nothing_after_a_held_checkpoint_is_asked_for(
     trained: Project,
 ) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
@@ -137,7 +137,7 @@ def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_reported
 
 
 @pytest.mark.parametrize("policy", ["never", "changed"])
-def test_missing_checkpoint_is_trained_unless_the_policy_is_never(
+def test_missing_checkpoint_is_trained_unless_policy_is_never(
     project: Project, policy: str
 ) -> None:
     build_all(project, ["shapes"], until="retrieved_set")
@@ -147,7 +147,7 @@ def test_missing_checkpoint_is_trained_unless_the_policy_is_never(
     )
 
 
-def test_a_method_that_was_never_trained_keeps_no_comparison_of_the_others_waiting(
+def test_an_untrained_method_delays_no_comparison(
     trained: Project,
 ) -> None:
     methods = [*METHODS, "gated-image-control"]
@@ -162,9 +162,7 @@ def test_a_method_that_was_never_trained_keeps_no_comparison_of_the_others_waiti
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
-def test_damaged_file_of_one_domain_is_built_again_and_harms_no_other(
-    project: Project, damage: str
-) -> None:
+def test_a_damaged_file_of_one_domain_is_built_again(project: Project, damage: str) -> None:
     build_all(project, ["shapes", "colours"], until="retrieved_set")
     damaged = project.store.current("retrieved_set", "shapes").file("pairs.parquet")
     whole = damaged.read_bytes()
@@ -184,7 +182,7 @@ def test_damaged_file_of_one_domain_is_built_again_and_harms_no_other(
         assert survey(project, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
 
 
-def test_table_that_cannot_be_read_is_reported_and_harms_no_other_domain(trained: Project) -> None:
+def test_an_unreadable_table_is_reported_and_harms_no_other(trained: Project) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     build(trained, "retrieved_set", "shapes", images=("a", "b", "c"))
     table = trained.store.current("retrieved_set", "shapes").file("pairs.parquet")
@@ -256,7 +254,7 @@ def test_domain_whose_file_is_removed_is_kept_and_not_asked_for(trained: Project
     assert trained.store.keys("customized_checkpoint") == ["shapes/gated-image"]
 
 
-def test_grown_corpus_is_taken_stock_of_before_anything_is_retrieved_from_it(
+def test_a_grown_corpus_is_counted_before_any_retrieval(
     make_project: Make, drawings: Path, tmp_path: Path
 ) -> None:
     shards = Path(shutil.copytree(drawings / "shards", tmp_path / "own"))
@@ -272,7 +270,7 @@ def test_grown_corpus_is_taken_stock_of_before_anything_is_retrieved_from_it(
     assert asked(project) == [("corpus_embeddings", ALL)]
 
 
-def test_labelled_images_that_change_are_seen_without_reading_them(
+def test_changed_labelled_images_are_seen_without_reading(
     make_project: Make, drawings: Path, tmp_path: Path
 ) -> None:
     images = Path(shutil.copytree(drawings / "evaluation" / "shapes", tmp_path / "labelled"))
@@ -289,7 +287,7 @@ def test_labelled_images_that_change_are_seen_without_reading_them(
     assert survey(project, ["shapes"]).states[place] is State.FRESH
 
 
-def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(
+def test_control_and_benchmark_are_kept_up_only_if_requested(
     make_project: Make, tmp_path: Path
 ) -> None:
     stages = {stage for stage, _ in places(make_project(methods=["base"]), ["shapes"])}
@@ -326,7 +324,7 @@ def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -
     ) not in only_base
 
 
-def test_distance_of_two_sets_is_the_share_of_images_that_only_one_has(trained: Project) -> None:
+def test_the_distance_of_sets_is_the_share_of_unshared_images(trained: Project) -> None:
     before = trained.store.current("retrieved_set", "shapes").fingerprint
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     today = build(trained, "retrieved_set", "shapes", images=("b", "c"))

@@ -24,7 +24,7 @@ def strings(path: Path) -> list[str]:
     return [node.value for node in texts if isinstance(node.value, str)]
 
 
-def test_no_message_and_no_file_of_the_package_names_what_a_wheel_has_not() -> None:
+def test_no_text_of_the_package_names_what_a_wheel_lacks() -> None:
     modules = [*ROOT.rglob("*.py"), *(ROOT / "assets").glob("*.py")]
     assert len(modules) > 150
     named = [

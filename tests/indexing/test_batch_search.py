@@ -118,7 +118,7 @@ def test_other_indices_have_no_whole_cells(key: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["exact", "index"])
-def test_all_prompts_are_searched_in_parts_and_a_stopped_search_goes_on(
+def test_all_prompts_are_searched_in_parts_and_resume(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str
 ) -> None:
     monkeypatch.setattr(scan, "PART_ROWS", FILE_ROWS)

@@ -222,7 +222,7 @@ def clustered(rows: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(
     "key", ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16_HNSW8,PQ8x4", "HNSW8", "Flat"]
 )
-def test_an_index_filled_on_spark_is_the_local_one_byte_for_byte(
+def test_an_index_filled_on_spark_is_local_one_byte_for_byte(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from react_pipeline.indexing import filling
@@ -295,7 +295,7 @@ def test_a_vector_that_cannot_be_ranked_is_named_by_its_task(tmp_path: Path) -> 
         build_indices(config, embeddings, tmp_path / "index", device="cpu", distributor=SETTINGS)
 
 
-def test_a_search_on_spark_finds_row_for_row_what_one_here_finds(
+def test_search_on_spark_finds_row_for_row_what_one_here_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = [clustered(900), clustered(700, 1), clustered(900)]
@@ -351,7 +351,7 @@ def test_names_are_counted_on_spark_as_here(
     assert here["captions"].any()
 
 
-def test_a_task_of_a_search_names_the_vector_that_cannot_be_ranked(tmp_path: Path) -> None:
+def test_a_task_of_a_search_names_vector_that_cannot_be_ranked(tmp_path: Path) -> None:
     bad = clustered(1_000)
     bad[77] = 0
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])

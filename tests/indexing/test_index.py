@@ -87,7 +87,7 @@ def test_counts_have_key_recall_and_encoder(indexed_project: Project) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_kind_of_key_is_built_tuned_to_the_target_and_measured(
+def test_every_kind_of_key_is_built_tuned_and_measured(
     make_indexed: Callable[..., tuple[Project, Artifact]], key: str
 ) -> None:
     project, artifact = make_indexed(key=key)
@@ -153,7 +153,7 @@ def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project:
     assert "more than exact_below" in counts["reason"]
 
 
-def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: MakeProject) -> None:
+def test_what_only_check_reads_is_no_part_of_fingerprint(make_project: MakeProject) -> None:
     from react_pipeline.stage import STAGES
 
     def named(**index: object) -> dict[str, object]:
@@ -164,7 +164,7 @@ def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: M
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_a_build_killed_between_the_sides_keeps_the_finished_one_if_it_is_as_it_was(
+def test_a_build_killed_between_sides_keeps_an_intact_side(
     make_project: MakeProject,
     pairs: list[tuple[np.ndarray, np.ndarray]],
     monkeypatch: pytest.MonkeyPatch,
@@ -197,7 +197,7 @@ def test_a_build_killed_between_the_sides_keeps_the_finished_one_if_it_is_as_it_
     assert min(artifact.counts["recall_at_10"].values()) > 0.8
 
 
-def test_a_file_cut_after_it_was_opened_is_refused_before_it_is_mapped(
+def test_a_file_cut_after_opening_is_refused_before_mapping(
     make_indexed: Callable[..., tuple[Project, Artifact]],
 ) -> None:
     _, artifact = make_indexed(key="IVF32,Flat")

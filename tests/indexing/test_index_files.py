@@ -34,7 +34,7 @@ def test_what_faiss_cannot_read_names_the_asset(tmp_path: Path, how: str, mapped
         read_index(path, mapped=mapped)
 
 
-def test_an_index_file_of_another_length_than_the_manifest_says_is_not_mapped(
+def test_an_index_of_another_length_is_not_mapped(
     indexed_project: Project,
 ) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")

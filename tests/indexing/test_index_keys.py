@@ -21,7 +21,7 @@ from react_pipeline.store.errors import InputError
 GIB = 2**30
 
 
-def test_auto_goes_from_exact_to_a_graph_to_cells_to_codes_as_rows_grow() -> None:
+def test_auto_goes_from_exact_to_graph_cells_and_codes() -> None:
     def key(rows: int, gib: float = 16) -> str:
         return choose_key(IndexConfig(), rows, 512, int(gib * GIB))[0]
 
@@ -114,7 +114,7 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
         "IVF1_HNSW0,Flat",
     ],
 )
-def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: str) -> None:
+def test_a_foreign_key_is_refused_in_the_configuration(text: str) -> None:
     with pytest.raises(ValidationError, match="`auto`"):
         IndexConfig(key=text)
     with pytest.raises(InputError, match=r"index\.key"):
@@ -130,9 +130,7 @@ def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: s
         ("OPQ8,IVF64,PQ8x3", "codes of 3 bits are not built; use 4 to 12"),
     ],
 )
-def test_too_few_links_and_codes_of_too_few_or_too_many_bits_are_refused(
-    text: str, words: str
-) -> None:
+def test_too_few_links_and_codes_of_wrong_bits_are_refused(text: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         IndexConfig(key=text)
     with pytest.raises(InputError, match=rf"index\.key: .*{words}"):
@@ -178,7 +176,7 @@ def test_a_corpus_too_small_for_its_key_is_searched_exactly(
     assert choose_key(IndexConfig(key=text), rows + 1, 512) == (text, "configured")
 
 
-def test_a_configured_key_that_memory_cannot_hold_is_refused_with_both_sizes() -> None:
+def test_a_key_that_memory_cannot_hold_is_refused_with_sizes() -> None:
     with pytest.raises(InputError, match=r"needs 1,\d{3}\.\d\d GiB, more than the 8.00 GiB"):
         choose_key(IndexConfig(key="HNSW32", memory_gib=8), 600_000_000, 512)
 

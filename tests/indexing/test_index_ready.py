@@ -97,7 +97,7 @@ def test_ready_indices_are_taken_over_and_tuned(
     ],
     ids=["rows", "width", "metric", "order", "coarse"],
 )
-def test_indices_that_do_not_belong_to_the_embeddings_are_refused(
+def test_indices_that_do_not_belong_to_embeddings_are_refused(
     project: Project, how: dict[str, object], words: str
 ) -> None:
     write(project, **how)
@@ -131,7 +131,7 @@ def test_a_ready_index_that_changes_or_goes_later_is_refused(project: Project) -
         project.store.current("faiss_index", "all")
 
 
-def test_taking_the_ready_indices_out_of_the_configuration_makes_the_artifact_stale(
+def test_removing_ready_indices_makes_the_artifact_stale(
     project: Project, make_project: Callable[..., Project]
 ) -> None:
     write(project)

@@ -75,7 +75,7 @@ class InMemory:
         pass
 
 
-def test_the_own_caption_of_a_query_counts_neither_as_found_nor_as_wanted() -> None:
+def test_a_querys_own_caption_counts_for_nothing() -> None:
     vectors = np.eye(4, 8, dtype=np.float32)
     neighbours = Neighbours(InMemory(vectors, "text"), Queries(vectors[:2], np.arange(2)))
     assert neighbours._similarities.max() == 0.0
@@ -96,7 +96,7 @@ def test_hits_as_similar_as_the_exact_ones_are_equally_right(embeddings: Artifac
     assert neighbours.recall(Last(), 10, 1) == 1.0
 
 
-def test_queries_are_the_captions_of_their_rows_and_the_same_each_time(
+def test_queries_are_captions_of_their_rows_and_same_each_time(
     embeddings: Artifact,
 ) -> None:
     queries = draw_queries(embeddings, 100)
@@ -123,7 +123,7 @@ def test_chunks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> 
         stored.refuse_bad(rows, bad)
 
 
-def test_tuning_stops_at_the_least_effort_that_reaches_the_target() -> None:
+def test_tuning_stops_at_least_effort_that_reaches_target() -> None:
     tried: list[tuple[int, int]] = []
 
     def measure(value: int, rerank: int) -> float:

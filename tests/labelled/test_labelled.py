@@ -44,7 +44,7 @@ def manifest(folder: Path) -> Path:
     return path
 
 
-def test_a_folder_gives_one_row_an_image_with_the_domains_class_ids(tiny_project: Project) -> None:
+def test_a_folder_gives_one_row_an_image_with_domains_class_ids(tiny_project: Project) -> None:
     artifact = publish_evaluation_set(tiny_project, "shapes")
     images = read_images(artifact)
     assert list(images.columns) == ["name", "path", "class", "class_id", "sha256"]
@@ -56,9 +56,7 @@ def test_a_folder_gives_one_row_an_image_with_the_domains_class_ids(tiny_project
     assert artifact.counts["classes_without_images"] == []
 
 
-def test_folders_match_classes_whatever_their_case_spaces_and_hyphens(
-    tiny_project: Project, folder: Path
-) -> None:
+def test_folders_match_classes_in_any_case_and_spacing(tiny_project: Project, folder: Path) -> None:
     path = tiny_project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     domain["classes"] = ["Red Circle", "square", "triangle", "x-cross"]
@@ -143,7 +141,7 @@ def test_an_unusable_manifest_is_one_error_that_names_the_file(
         )
 
 
-def test_images_that_cannot_be_decoded_are_listed_and_nothing_is_published(
+def test_undecodable_images_are_listed_and_not_published(
     tiny_project: Project, folder: Path
 ) -> None:
     (folder / "circle" / "0.png").write_bytes(b"<html>")

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 ADDRESSES = {"dagster": "http://127.0.0.1:3100", "mlflow": "http://127.0.0.1:5100"}
 
 
-def test_a_relative_home_is_made_absolute_and_gets_the_settings_of_the_package(
+def test_a_relative_home_becomes_absolute_with_our_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -50,7 +50,7 @@ def test_a_home_that_cannot_be_made_takes_one_line(
         prepare_home(Path("elsewhere"))
 
 
-def test_a_second_ui_over_a_home_is_refused_with_where_the_first_answers_and_how_to_end_it(
+def test_a_second_ui_over_a_home_is_refused_with_the_first(
     tmp_path: Path,
 ) -> None:
     with locked_for_ui(tmp_path) as lock:
@@ -69,7 +69,7 @@ def test_a_second_ui_over_a_home_is_refused_with_where_the_first_answers_and_how
         pass
 
 
-def test_a_home_stays_locked_until_the_dagster_of_a_killed_ui_has_ended(tmp_path: Path) -> None:
+def test_home_stays_locked_until_dagster_of_killed_ui_has_ended(tmp_path: Path) -> None:
     with locked_for_ui(tmp_path) as lock:
         orphan = subprocess.Popen(["sleep", "60"], pass_fds=(lock.fileno(),))
     try:

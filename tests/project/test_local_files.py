@@ -44,7 +44,7 @@ def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) ->
         find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)
 
 
-def test_a_folder_that_is_not_there_is_said_to_be_missing_with_the_nearest_name(
+def test_a_missing_folder_is_named_with_the_nearest_name(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "data").mkdir()

@@ -97,7 +97,7 @@ def test_files_are_compared_with_those_of_the_last_run(
         up_to_date(project, "corpus", ALL)
 
 
-def test_of_two_runs_at_once_the_last_to_publish_need_not_have_looked_last(
+def test_of_two_runs_at_once_the_later_publisher_may_be_older(
     make_project: Make, tmp_path: Path, drawings: Path
 ) -> None:
     first, other = sorted((drawings / "shards").glob("*.tar"))[:2]
@@ -136,7 +136,7 @@ def test_another_list_of_remote_shards_looks_different(make_project: Make) -> No
     assert len({seen(f"https://example.org/{{0..{last}}}.tar") for last in (3, 4)}) == 2
 
 
-def test_the_folder_of_all_data_sets_is_not_listed_for_each_domain(
+def test_folder_of_all_data_sets_is_not_listed_for_each_domain(
     make_project: Make, tmp_path: Path
 ) -> None:
     project = make_project()
@@ -165,7 +165,7 @@ def test_a_step_that_fails_leaves_the_change_to_be_seen(
         up_to_date(project, "corpus", ALL)
 
 
-def test_an_outside_file_replaced_with_equal_size_and_time_is_noticed(
+def test_a_swapped_outside_file_of_equal_size_is_noticed(
     tmp_path: Path, make_project: Make
 ) -> None:  # 51
     shard, other = tmp_path / "a.tar", tmp_path / "other"

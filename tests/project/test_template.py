@@ -99,7 +99,7 @@ def test_a_new_project_of_datacomp_reads_its_files(
     assert (corpus.counts["pairs"], project.config.corpus.layout) == (6, f"datacomp-{side}")
 
 
-def test_files_that_are_there_are_kept_and_a_project_is_not_made_twice(
+def test_files_there_are_kept_and_no_project_is_made_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / ".gitignore").write_text("mine")
@@ -112,7 +112,7 @@ def test_files_that_are_there_are_kept_and_a_project_is_not_made_twice(
     assert "MODEL/PRETRAINED" in capsys.readouterr().err
 
 
-def test_two_projects_have_their_own_home_store_tracking_and_ports(
+def test_two_projects_have_their_own_home_store_and_ports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = set()

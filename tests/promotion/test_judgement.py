@@ -50,7 +50,7 @@ def random_methods(seed: int, accuracies: list[float], images: int = 300) -> lis
     ]
 
 
-def test_the_interval_is_that_of_resampling_images_and_the_test_that_of_a_coin() -> None:
+def test_the_interval_is_a_bootstrap_and_the_test_a_coin() -> None:
     first, second = random_methods(1, [0.6, 0.5])
     test = paired_test(measured("full", first), measured("base", second), 0.9)
     difference = first.astype(int) - second.astype(int)
@@ -70,7 +70,7 @@ def test_equal_results_have_no_gain_and_no_interval() -> None:
     assert not test.exceeds(0.0)
 
 
-def test_methods_of_equal_accuracy_are_hardly_ever_promoted_however_many_are_tried() -> None:
+def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
     promoted = 0
     for seed in range(150):
         base, *others = random_methods(seed, [0.5] * 6)

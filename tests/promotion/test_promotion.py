@@ -68,7 +68,7 @@ def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict
     return verdict
 
 
-def test_a_clear_gain_over_the_base_makes_a_champion_with_figures_and_a_reason(
+def test_a_clear_gain_over_the_base_makes_a_champion(
     project: Project,
 ) -> None:
     mine = result(project, "shapes", GATED, outcomes(140))
@@ -124,7 +124,7 @@ def test_the_gain_must_exceed_the_configured_least(make: Callable[..., Project])
     assert stricter.counts["decision"] == "challenger"
 
 
-def test_a_gain_that_the_control_shares_does_not_count_unless_configured(
+def test_a_gain_shared_by_the_control_counts_only_on_request(
     make: Callable[..., Project],
 ) -> None:
     project = make()
@@ -152,7 +152,7 @@ def test_a_control_that_is_out_of_date_holds_the_promotion_up(project: Project) 
     assert "its control cannot be compared" in verdict.reason and "rematerialize" in verdict.reason
 
 
-def test_candidates_share_the_confidence_and_the_best_that_passes_wins(project: Project) -> None:
+def test_candidates_share_confidence_and_best_that_passes_wins(project: Project) -> None:
     result(project, "shapes", GATED, outcomes(140))
     result(project, "shapes", LOCKED, outcomes(145))
     result(project, "shapes", "locked-text-control", outcomes(144))
@@ -194,7 +194,7 @@ def test_without_any_trained_result_there_is_nothing_to_decide(project: Project)
     assert promotion_is_current(project, "shapes")
 
 
-def test_stale_unavailable_and_damaged_results_are_not_candidates(
+def test_stale_missing_and_damaged_results_are_no_candidates(
     project: Project,
 ) -> None:  # FAULTS 27, 31
     result(project, "shapes", GATED, outcomes(180))
@@ -234,7 +234,7 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     assert verdict_of(decide(project, "shapes")).champion.method == GATED
 
 
-def test_a_better_model_replaces_a_champion_whose_method_was_trained_again(
+def test_a_retrained_method_replaces_its_own_champion(
     project: Project,
 ) -> None:
     old = promoted(project).champion
@@ -264,7 +264,7 @@ def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
     assert verdict.decision == "challenger" and verdict.test is not None
 
 
-def test_two_models_of_one_method_are_distinguished_in_every_sentence(project: Project) -> None:
+def test_two_models_of_one_method_are_always_distinguished(project: Project) -> None:
     old = promoted(project).champion
     result(project, "shapes", GATED, outcomes(142), seed=1)
     verdict = verdict_of(decide(project, "shapes"))
@@ -284,7 +284,7 @@ def test_two_models_of_one_method_are_distinguished_in_every_sentence(project: P
     assert f"rolled back from {new} to {before}" in verdict_of(roll_back(project, "shapes")).reason
 
 
-def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what_to_do(
+def test_other_evaluation_images_make_a_champion_incomparable(
     project: Project,
 ) -> None:  # 32
     old = promoted(project).champion
@@ -306,7 +306,7 @@ def test_another_version_of_the_evaluator_is_incomparable(project: Project) -> N
     assert verdict.decision == "incomparable" and "evaluator_version" in verdict.reason
 
 
-def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Project) -> None:
+def test_champion_measured_again_on_new_images_is_comparable(project: Project) -> None:
     old = promoted(project).champion
     evaluation_set(project, "shapes", version=2)
     result(project, "shapes", "base", outcomes(100))
@@ -324,7 +324,7 @@ def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Pr
     assert artifact.parents["previous"] in {old.result, again.fingerprint}
 
 
-def test_a_verdict_is_stale_once_a_result_comes_that_it_had_not_seen(project: Project) -> None:
+def test_a_verdict_is_stale_once_a_newer_result_comes(project: Project) -> None:
     with pytest.raises(MissingArtifact, match="promotion"):
         promotion_is_current(project, "shapes")
     promoted(project)
@@ -336,7 +336,7 @@ def test_a_verdict_is_stale_once_a_result_comes_that_it_had_not_seen(project: Pr
     assert promotion_is_current(project, "shapes").counts["decision"] == "kept"
 
 
-def test_pruning_keeps_champion_challenger_and_the_champion_before(project: Project) -> None:
+def test_pruning_keeps_champion_challenger_and_champion_before(project: Project) -> None:
     first = promoted(project).champion
     result(project, "shapes", GATED, outcomes(175), seed=1)
     second = verdict_of(decide(project, "shapes")).champion
@@ -355,7 +355,7 @@ def test_pruning_keeps_champion_challenger_and_the_champion_before(project: Proj
     project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
 
 
-def test_rolling_back_goes_to_the_champion_before_and_the_rule_does_not_undo_it(
+def test_rolling_back_is_not_undone_by_the_rule(
     project: Project,
 ) -> None:
     first = promoted(project).champion
@@ -384,7 +384,7 @@ def test_rolling_back_to_the_base_skips_the_champion_before(project: Project) ->
     assert (verdict.champion.method, verdict.previous_champions) == ("base", ())
 
 
-def test_promoting_rolling_back_and_promoting_again_are_three_decisions(project: Project) -> None:
+def test_promoting_and_rolling_back_are_separate_decisions(project: Project) -> None:
     result(project, "shapes", GATED, outcomes(101))
     made = [
         promote(project, "shapes", GATED, "try"),
@@ -398,7 +398,7 @@ def test_promoting_rolling_back_and_promoting_again_are_three_decisions(project:
     assert len(verdict.history) == 2
 
 
-def test_a_person_promotes_against_the_rule_and_it_is_recorded_as_such(project: Project) -> None:
+def test_a_promotion_against_the_rule_is_recorded_as_such(project: Project) -> None:
     result(project, "shapes", GATED, outcomes(95))
     assert verdict_of(decide(project, "shapes")).champion.method == "base"
     verdict = verdict_of(promote(project, "shapes", GATED, "better on the photographs we care for"))
@@ -411,7 +411,7 @@ def test_a_person_promotes_against_the_rule_and_it_is_recorded_as_such(project: 
     assert decide(project, "shapes").counts["champion"] == GATED
 
 
-def test_a_person_cannot_promote_what_is_unmeasured_stale_a_control_or_incomparable(
+def test_a_person_cannot_promote_an_unfit_candidate(
     project: Project,
 ) -> None:
     with pytest.raises(InputError, match="gated-image-control"):
@@ -441,7 +441,7 @@ def test_two_decisions_at_once_are_one(project: Project) -> None:
     assert verdict_of(made[0]).decision == "promoted"
 
 
-def test_a_choice_made_in_the_registry_is_taken_over_and_holds_until_news(project: Project) -> None:
+def test_a_choice_in_the_registry_holds_until_new_results(project: Project) -> None:
     result(project, "shapes", GATED, outcomes(101))
     result(project, "shapes", LOCKED, outcomes(140))
     assert verdict_of(decide(project, "shapes")).champion.method == LOCKED
@@ -453,7 +453,7 @@ def test_a_choice_made_in_the_registry_is_taken_over_and_holds_until_news(projec
     assert decide(project, "shapes", edit).fingerprint == decide(project, "shapes").fingerprint
 
 
-def test_an_alias_removed_in_the_registry_is_a_roll_back_to_the_base(project: Project) -> None:
+def test_an_alias_removed_in_registry_is_a_roll_back_to_base(project: Project) -> None:
     promoted(project)
     verdict = verdict_of(decide(project, "shapes", RegistryEdit(None)))
     assert (verdict.decision, verdict.by, verdict.champion.method) == (
@@ -466,7 +466,7 @@ def test_an_alias_removed_in_the_registry_is_a_roll_back_to_the_base(project: Pr
     assert verdict_of(decide(project, "shapes")).champion.method == "base"
 
 
-def test_a_stranger_made_champion_in_the_registry_stops_everything_and_is_said(
+def test_a_stranger_as_champion_in_the_registry_stops_all(
     project: Project,
 ) -> None:
     result(project, "shapes", GATED, outcomes(140))

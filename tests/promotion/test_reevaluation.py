@@ -29,7 +29,7 @@ def measure(project: Project) -> None:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_champion_is_measured_again_with_its_own_checkpoint_and_then_compared(
+def test_a_champion_is_measured_with_its_own_checkpoint(
     indexed_project: Project, tmp_path: Path
 ) -> None:
     project = indexed_project

@@ -24,7 +24,7 @@ def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_killed_build_searches_nothing_again_and_uses_no_file_that_it_left(
+def test_a_killed_build_repeats_no_search_and_reuses_no_file(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_evaluation_set(indexed_project, "shapes")
@@ -44,7 +44,7 @@ def test_a_killed_build_searches_nothing_again_and_uses_no_file_that_it_left(
     assert artifact.manifest["files"] == undisturbed.manifest["files"]
 
 
-def test_further_classes_are_on_further_sheets_that_the_report_lists(
+def test_further_classes_are_on_sheets_that_the_report_lists(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]

@@ -58,9 +58,7 @@ def report(hits: pd.DataFrame, candidates: pd.DataFrame, config: RetrievalConfig
     return class_report(DOMAIN, queries, counted, candidates, config)
 
 
-def test_the_report_has_every_class_and_the_shortfall_of_the_search(
-    hits, candidates, config
-) -> None:  # type: ignore[no-untyped-def]
+def test_report_has_every_class_and_shortfall_of_search(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
     table = report(hits, candidates, config)
     assert table["class"].tolist() == ["cat", "dog", "eel"]
     assert table["prompts"].tolist() == [1, 2, 1] and table["seeds"].tolist() == [0, 2, 0]
@@ -71,7 +69,7 @@ def test_the_report_has_every_class_and_the_shortfall_of_the_search(
     assert table["candidates"].sum() == len(candidates)
 
 
-def test_a_table_of_reasons_is_left_out_where_nothing_was_dropped(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
+def test_table_of_reasons_is_left_out_where_nothing_was_dropped(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
     counts = {"pairs": 1, "classes": 1, "several_classes": 0, "starving": [], "evaluation_sets": {}}
     classes = report(hits, candidates, config)
     assert "Why candidates were not kept" in report_page("t", classes, config, counts)

@@ -59,7 +59,7 @@ def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> Non
     assert control.counts["shortfall"] == 0
 
 
-def test_in_a_corpus_too_large_to_list_rows_are_drawn_first_and_looked_at_then(
+def test_rows_of_a_large_corpus_are_drawn_first_and_then_read(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
@@ -77,7 +77,7 @@ def test_in_a_corpus_too_large_to_list_rows_are_drawn_first_and_looked_at_then(
 
 
 @pytest.mark.parametrize("listed_rows", [1_000, 10])
-def test_an_image_that_the_corpus_holds_three_times_is_drawn_once(
+def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     make_project: Callable[..., Project],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,7 +9,7 @@ from support.retrieval import NOTHING
 from react_pipeline.retrieval.decontamination import EvaluationImages
 
 
-def test_similarity_to_the_nearest_evaluation_image_is_exact_in_any_blocks(
+def test_the_nearest_evaluation_image_is_exact_in_any_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     random = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def test_each_kind_of_image_comes_before_a_second_one_of_a_kind() -> None:
     assert {kinds[row] for row in ordered["row"][:3]} == {0, 1, 2}
 
 
-def test_classes_keep_their_places_and_what_was_dropped_or_is_beyond_the_pool_stays() -> None:
+def test_classes_keep_their_places_and_rows_beyond_the_pool() -> None:
     kinds = [0, 1] * 10
     table = pd.DataFrame({"class_id": [0, 1] * 10, "row": range(20), "dropped": ""})
     table.loc[2, "dropped"] = "below_similarity"

@@ -87,7 +87,7 @@ def test_the_next_best_replace_what_was_not_available(indexed_project: Project) 
     assert examination.counts() == {"fetch_rounds": 2, "not_collected": {"http_404": 2}}
 
 
-def test_each_round_asks_for_twice_the_multiple_of_what_a_class_lacks_and_for_no_other_class(
+def test_each_round_asks_twice_of_what_a_class_lacks(
     indexed_project: Project,
 ) -> None:
     hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
@@ -117,7 +117,7 @@ def test_the_same_url_is_not_asked_for_twice_to_fill_a_class(indexed_project: Pr
     } | (dict.fromkeys((6, 7), "exact_duplicate"))
 
 
-def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_round(
+def test_rows_without_a_usable_url_cost_no_round(
     indexed_project: Project,
 ) -> None:
     web, table = Web(dict.fromkeys(range(6), IMAGE)), candidates(6)
@@ -128,7 +128,7 @@ def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_roun
     assert examination.counts() == {"fetch_rounds": 1, "not_collected": {"refused_url": 3}}
 
 
-def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(
+def test_rounds_are_bounded_and_keep_what_they_have(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examination_module, "REFILL_ROUNDS", 1)
@@ -139,7 +139,7 @@ def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(
     assert set(dropped.values()) == {"", "not_collected"}
 
 
-def test_equal_bytes_and_evaluation_images_are_found_once_images_are_there(
+def test_equal_bytes_are_recognized_once_images_are_there(
     indexed_project: Project,
 ) -> None:
     web = Web(dict.fromkeys(range(6), IMAGE), {0: "twin", 1: "twin", 2: "measured"})
@@ -171,7 +171,7 @@ def test_printed_words_are_looked_for_only_where_that_is_asked(indexed_project: 
 
 
 @pytest.mark.parametrize("similarity", [0.3, 0.5])
-def test_no_two_chosen_pairs_are_near_duplicates_and_each_dropped_one_has_a_better_neighbour(
+def test_no_two_chosen_pairs_are_near_duplicates(
     indexed_project: Project, similarity: float
 ) -> None:
     from support.vectors import read_vectors

@@ -9,7 +9,7 @@ from react_pipeline.retrieval.fusion import apply_filter, best_hits
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 
-def test_the_best_hit_of_a_class_and_row_keeps_its_prompt_mode_and_rank() -> None:
+def test_the_best_hit_of_a_row_keeps_prompt_mode_and_rank() -> None:
     hits = hits_of(
         ("t2i", "dog", 10, 0.9, 0), ("t2t", "dog", 10, 0.5, 3), ("t2t", "hound", 10, 0.6, 1)
     )
@@ -24,7 +24,7 @@ def test_the_best_hit_of_a_class_and_row_keeps_its_prompt_mode_and_rank() -> Non
     assert (best["mode"], best["similarity"]) == ("t2i", 0.9)
 
 
-def test_the_floor_is_the_modes_own_and_a_hit_above_it_goes_first() -> None:
+def test_floor_is_modes_own_and_a_hit_above_it_goes_first() -> None:
     config = RetrievalConfig(min_similarity={"t2t": 0.55})
     hits = hits_of(
         ("t2t", "cat", 10, 0.5, 0), ("t2i", "cat", 10, 0.2, 0), ("t2t", "cat", 20, 0.5, 1)
@@ -34,9 +34,7 @@ def test_the_floor_is_the_modes_own_and_a_hit_above_it_goes_first() -> None:
     assert best["dropped"].to_dict() == {10: "", 20: "below_similarity"}
 
 
-def test_the_filter_orders_by_likeness_whichever_mode_found_a_pair_and_drops_what_is_unlike() -> (
-    None
-):
+def test_the_filter_orders_by_likeness_and_drops_the_unlike() -> None:
     config = RetrievalConfig(fusion="filter", min_similarity={"t2t": 0.5, "filter": 0.2})
     hits = hits_of(
         *[

@@ -19,7 +19,7 @@ def counts(names: dict[str, int], *captions: str | None) -> None:
     assert count_in(pa.array(captions, pa.string()), list(names)).tolist() == list(names.values())
 
 
-def test_a_name_counts_as_whole_words_once_a_caption_in_any_case() -> None:
+def test_name_counts_as_whole_words_once_caption_in_any_case() -> None:
     counts(
         {"crane": 3, "Émeu": 1}, "a CRANE", "Crane, crane!", "(crane)", "cranes", "crâne", "an émeu"
     )
@@ -58,7 +58,7 @@ def test_without_captions_every_count_is_zero(captions: tuple[str | None, ...]) 
     counts({"&": 0}, *captions)
 
 
-def test_a_domain_is_counted_over_batches_and_tasks_of_the_corpus(
+def test_a_domain_is_counted_over_batches_and_tasks_of_corpus(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")

@@ -90,7 +90,7 @@ def taken_of(table: pd.DataFrame) -> list[int]:
     st.sampled_from([(1, 1, 2), (3, 5, 7), (1_024, 8_192, 512)]),
 )
 @settings(max_examples=80, deadline=None)
-def test_what_is_taken_is_what_a_plain_comparison_of_all_pairs_takes_also_when_rows_fail_and_come_back(
+def test_chosen_pairs_equal_a_comparison_of_all_pairs(
     seed: int, balance: Any, similarity: float, sizes: tuple[int, int, int]
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def test_what_is_taken_is_what_a_plain_comparison_of_all_pairs_takes_also_when_r
 
 
 @pytest.mark.parametrize("balance", ["best", "even"])
-def test_a_class_of_look_alikes_is_read_a_few_times_and_compared_with_the_few_that_are_taken(
+def test_a_class_of_look_alikes_is_read_only_a_few_times(
     balance: Any,
 ) -> None:
     rows = 4_000
@@ -139,9 +139,7 @@ def test_what_is_left_when_a_class_has_enough_is_not_looked_at() -> None:
     assert (table["dropped"] == "cap").sum() == 1_900
 
 
-def test_the_first_of_two_look_alikes_stays_and_what_is_like_a_refused_row_alone_stays_too() -> (
-    None
-):
+def test_the_first_of_two_look_alikes_stays() -> None:
     angles = np.deg2rad([0, 20, 40, 60])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     table = candidates_of([0, 1, 0, 1], [2, 1, 0, 3])

@@ -31,7 +31,7 @@ def candidates_of(
     return candidates
 
 
-def test_a_row_wanted_by_several_classes_goes_where_it_is_most_similar() -> None:
+def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0), ("t2t", "eel", 10, 0.6, 0)
     )
@@ -59,7 +59,7 @@ def test_equal_images_are_kept_once_within_and_across_classes() -> None:
     assert candidates["dropped"].to_dict() == {13: "", 12: "exact_duplicate", 11: "exact_duplicate"}
 
 
-def test_evaluation_images_are_dropped_by_hash_and_by_similarity() -> None:
+def test_evaluation_images_are_dropped_by_hash_and_vector() -> None:
     evaluation = EvaluationImages(frozenset({"image 3"}), np.eye(2, dtype=np.float32), 0.9)
     hits = hits_of(
         ("t2t", "cat", 30, 0.5, 1), ("t2t", "cat", 77, 0.6, 0), ("t2t", "cat", 50, 0.1, 2)
@@ -98,9 +98,7 @@ def test_the_cap_keeps_the_most_similar_of_each_class() -> None:
     st.sampled_from(["best", "even"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_candidate_is_kept_or_dropped_once_whatever_the_order_of_the_hits(
-    hits, random, balance
-) -> None:  # type: ignore[no-untyped-def]
+def test_every_candidate_is_kept_or_dropped_exactly_once(hits, random, balance) -> None:  # type: ignore[no-untyped-def]
     config = RetrievalConfig(
         max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15}, balance=balance
     )
@@ -123,7 +121,7 @@ def dropped(candidates: pd.DataFrame, name: str | None = None) -> dict[int, str]
     return chosen.set_index("row")["dropped"].to_dict()
 
 
-def test_a_pair_that_fits_several_classes_names_them_all_its_own_first_then_by_fit() -> None:
+def test_a_pair_of_several_classes_names_its_own_first() -> None:
     hits = hits_of(
         *[
             ("t2t", "eel", 10, 0.7, 0),
@@ -160,7 +158,7 @@ def near(degrees: dict[int, float]) -> NearDuplicates:
     return NearDuplicates(read, 0.9)
 
 
-def test_near_duplicates_are_kept_once_across_classes_and_the_best_stays() -> None:
+def test_near_duplicates_are_kept_once_across_classes() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1)
     )
@@ -169,7 +167,7 @@ def test_near_duplicates_are_kept_once_across_classes_and_the_best_stays() -> No
     assert dropped(candidates) == {10: "", 20: "near_duplicate", 30: ""}
 
 
-def test_what_a_near_duplicate_or_a_failed_fetch_leaves_is_filled_from_the_next_best() -> None:
+def test_a_gap_of_a_duplicate_or_failure_is_filled_by_the_next() -> None:
     hits = hits_of(
         *[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)]
     )
@@ -184,9 +182,7 @@ def test_what_a_near_duplicate_or_a_failed_fetch_leaves_is_filled_from_the_next_
     }
 
 
-def test_the_cap_of_the_best_class_loses_a_pair_but_an_even_balance_gives_it_to_the_class_with_fewest() -> (
-    None
-):
+def test_a_cap_loses_a_pair_and_an_even_balance_moves_it() -> None:
     hits = hits_of(
         *[
             ("t2t", "cat", 10, 0.9, 0),
@@ -217,9 +213,7 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
 
 @pytest.mark.parametrize("balance", ["best", "even"])
 @pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_an_image_that_a_full_class_leaves_is_there_for_another_one(
-    balance: Any, identity: str
-) -> None:
+def test_image_that_full_class_leaves_is_there_for_another_one(balance: Any, identity: str) -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0)
     )
@@ -233,7 +227,7 @@ def test_an_image_that_a_full_class_leaves_is_there_for_another_one(
 
 
 @pytest.mark.parametrize("balance", ["best", "even"])
-def test_an_image_that_is_taken_is_dropped_wherever_it_comes_again_by_its_bytes_or_its_url(
+def test_a_taken_image_is_dropped_again_by_bytes_or_url(
     balance: Any,
 ) -> None:
     hits = hits_of(
@@ -259,7 +253,7 @@ def test_rendered_text_is_dropped_only_where_it_is_looked_for() -> None:
     assert dropped(candidates) == {10: "", 20: ""}
 
 
-def test_images_whose_bytes_are_not_known_yet_are_distinguished_by_url() -> None:
+def test_images_of_unknown_bytes_are_distinguished_by_url() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2)
     )

@@ -13,7 +13,7 @@ from react_pipeline.retrieval.rendered_text import text_fraction
     ("ground", "ink"), [("white", "black"), ("black", "white"), ("navy", "yellow")]
 )
 @pytest.mark.parametrize("size", [20, 36])
-def test_a_printed_line_covers_about_its_own_part_of_the_picture(
+def test_a_printed_line_covers_about_its_own_part_of_picture(
     ground: str, ink: str, size: int
 ) -> None:
     image = Image.new("RGB", (384, 384), ground)

@@ -102,7 +102,7 @@ def test_a_domain_without_an_evaluation_set_retrieves_too(project: Project) -> N
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 0)
 
 
-def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it(
+def test_new_fields_at_their_defaults_keep_the_fingerprint(
     project: Project,
 ) -> None:
     from react_pipeline.lineage import resolve
@@ -126,7 +126,7 @@ def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it
         assert resolve(project, "retrieved_set", "shapes").fingerprint != before
 
 
-def test_the_filter_keeps_what_the_text_finds_in_the_order_of_the_images(project: Project) -> None:
+def test_filter_keeps_what_text_finds_in_order_of_images(project: Project) -> None:
     configure(project, modes=["t2t"], fusion="filter", k_per_prompt=40, max_per_class=5)
     pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
     configure(project, modes=["t2t"], k_per_prompt=40, max_per_class=500)

@@ -80,7 +80,7 @@ def built(
     return project
 
 
-def test_pairs_of_the_subject_of_an_evaluation_image_are_in_neither_set(
+def test_pairs_of_an_evaluation_subject_are_in_neither_set(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = built(make_project, tmp_path)

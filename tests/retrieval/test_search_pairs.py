@@ -26,7 +26,7 @@ def test_an_image_of_the_corpus_finds_itself(indexed_project: Project, tmp_path:
         assert sheet.height > 300
 
 
-def test_an_image_is_compared_with_captions_where_that_is_asked_for(
+def test_an_image_is_compared_with_captions_on_request(
     indexed_project: Project, tmp_path: Path
 ) -> None:
     path = tmp_path / "red.png"

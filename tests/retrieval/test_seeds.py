@@ -53,7 +53,7 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     assert classes["seeds"].tolist() == [1, 0, 0, 0] and not classes["shortfall"].any()
 
 
-def test_seeds_join_the_text_modes_and_a_filter_by_seeds_orders_by_them(project: Project) -> None:
+def test_seeds_join_the_text_modes_and_order_a_filter(project: Project) -> None:
     names = ("circle", "square", "triangle", "cross")
     for name in names:
         write_seed(project, f"{name}.png", encode(draw(name, "blue", 6000)))
@@ -111,7 +111,7 @@ def test_modes_that_need_seeds_say_so(
         retrieve_pairs(project, "shapes")
 
 
-def test_seeds_count_for_the_fingerprint_of_retrieval_where_they_are_used_and_for_nothing_else(
+def test_seeds_count_for_the_fingerprint_only_where_used(
     project: Project,
 ) -> None:
     plain = {

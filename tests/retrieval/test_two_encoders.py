@@ -60,7 +60,7 @@ def published(
     return project
 
 
-def test_one_encoder_finds_the_pairs_and_the_other_is_customized(
+def test_one_encoder_finds_pairs_and_other_is_customized(
     published: Project, tiny_checkpoint: Path, retrieving: Path
 ) -> None:
     store, finder = published.store, load(retrieving)
@@ -88,7 +88,7 @@ def test_one_encoder_finds_the_pairs_and_the_other_is_customized(
     assert measured == store.current("base_checkpoint", ALL).fingerprint
 
 
-def test_search_page_and_check_of_leaks_use_the_encoder_that_retrieves(
+def test_search_page_and_leak_check_use_the_retrieving_encoder(
     published: Project, retrieving: Path
 ) -> None:
     hit = search_pairs(published, "a red circle", k=1).iloc[0]
@@ -153,7 +153,7 @@ def test_without_it_no_artifact_has_another_parent_or_field(retrieved_project: P
         assert "encoder" not in json.dumps(artifact.manifest["config"])
 
 
-def test_the_base_gives_a_head_the_vectors_that_the_corpus_would(
+def test_base_gives_a_head_vectors_that_corpus_would(
     retrieved_project: Project,
 ) -> None:
     store = retrieved_project.store

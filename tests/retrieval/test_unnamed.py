@@ -76,7 +76,7 @@ def test_a_name_that_captions_say_within_a_longer_one_is_said(
     ]
 
 
-def test_a_corpus_without_captions_names_nothing_and_warns_of_nothing(
+def test_a_corpus_without_captions_names_and_warns_of_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert unnamed_of(monkeypatch, [None, "", "?"], [("hammer", 0)]) is None
@@ -99,7 +99,7 @@ def test_a_message_names_ten_classes_at_most() -> None:
     )
 
 
-def test_a_misspelt_class_is_seen_in_the_set_its_check_and_by_validate(
+def test_a_misspelt_class_is_seen_in_set_check_and_validate(
     indexed_project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = indexed_project.config.domains / "shapes.yaml"

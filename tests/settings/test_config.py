@@ -154,7 +154,7 @@ def test_a_folder_of_images_that_holds_the_store_is_refused(tmp_path: Path, fold
     assert [problem.field for problem in caught.value.problems] == ["corpus.images"]
 
 
-def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absolute(
+def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
     tmp_path: Path,
 ) -> None:
     shards = ["s3://bucket/data/*.tar", "https://host/{000..099}.tar", "data/{0..3}.tar"]
@@ -214,7 +214,7 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
         ),
     ],
 )
-def test_each_kind_of_corpus_says_what_it_needs_and_what_it_does_not_take(
+def test_each_kind_of_corpus_names_required_and_unused_fields(
     tmp_path: Path, corpus: dict[str, object], reported: str
 ) -> None:
     raw = {"corpus": corpus, "encoder": {"model": "demo"}}
@@ -264,7 +264,7 @@ def test_training_joins_method_defaults_pipeline_and_domain(tmp_path: Path) -> N
     assert customization.resolve("gated-image").learning_rate == TrainingConfig().learning_rate
 
 
-def test_the_last_of_steps_and_epochs_wins_and_both_together_are_refused(tmp_path: Path) -> None:
+def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None:
     of_pipeline = CustomizationConfig.model_validate(
         {"defaults": {"epochs": 2}, "methods": {"full": {"steps": 7}}}
     )

@@ -55,7 +55,7 @@ def project(
 
 
 @pytest.mark.parametrize(("retrieval", "reported"), IDLE)
-def test_a_setting_that_does_nothing_is_refused_with_file_field_and_way_out(
+def test_a_setting_without_effect_is_refused_with_way_out(
     tmp_path: Path, retrieval: dict[str, Any], reported: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -96,7 +96,7 @@ def test_so_is_one_in_a_domain_file(
         ),
     ],
 )
-def test_two_files_that_contradict_each_other_are_both_named_and_the_rest_of_the_pipeline_is_not_held_up(
+def test_contradicting_files_are_named_and_hold_up_no_other(
     tmp_path: Path, of_pipeline: dict[str, Any], of_domain: dict[str, Any], reported: str
 ) -> None:
     joined = project(tmp_path, of_pipeline, of_domain)

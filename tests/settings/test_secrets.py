@@ -34,7 +34,7 @@ DATABASE = f"postgresql://react:{SECRET}@db.example:5432/mlflow"
         f"https://host/path?X-Amz-Signature={SECRET}",
     ],
 )
-def test_what_is_secret_in_an_address_is_found_and_left_out_of_text(address: str) -> None:
+def test_a_secret_in_an_address_is_left_out_of_text(address: str) -> None:
     assert has_secret(address)
     assert SECRET not in without_secrets(f"cannot reach '{address}' now")
     assert "now" in without_secrets(f"cannot reach '{address}' now")
@@ -55,7 +55,7 @@ def test_plain_addresses_stay_as_they_are(address: str) -> None:
 
 @pytest.mark.parametrize("field", ["tracking_uri", "dagster_url", "mlflow_url"])
 @pytest.mark.parametrize("scheme", ["http", "ftp"])
-def test_a_file_with_a_password_is_refused_and_the_password_not_repeated(
+def test_a_file_with_a_password_is_refused_without_echo(
     make_project: Callable[..., Project], field: str, scheme: str
 ) -> None:
     with pytest.raises(ConfigError, match=field) as refused:
@@ -63,7 +63,7 @@ def test_a_file_with_a_password_is_refused_and_the_password_not_repeated(
     assert SECRET not in str(refused.value)
 
 
-def test_the_environment_names_a_database_with_its_password_and_no_server(
+def test_the_environment_names_a_database_and_no_server(
     tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRACKING_VARIABLE, DATABASE)
@@ -74,7 +74,7 @@ def test_the_environment_names_a_database_with_its_password_and_no_server(
     assert SECRET not in str(refused.value)
 
 
-def test_neither_doctor_nor_logs_nor_arguments_nor_links_hold_it(
+def test_neither_doctor_logs_arguments_nor_links_hold_it(
     tiny_project: Project,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -51,7 +51,7 @@ def test_building_again_reuses_and_does_not_write(store: Store) -> None:
     assert store.build(inputs(), refuse).reused
 
 
-def test_fingerprint_follows_config_content_parents_and_code_version(store: Store) -> None:
+def test_a_fingerprint_follows_config_parents_and_version(store: Store) -> None:
     parent = store.build(inputs(7, "parent"), write_one)
     other = store.build(inputs(8, "parent"), write_one)
     variants = [
@@ -67,7 +67,7 @@ def test_fingerprint_follows_config_content_parents_and_code_version(store: Stor
     assert inputs(1, parent=parent).fingerprint == inputs(1, parent=parent).fingerprint
 
 
-def test_an_older_artifact_becomes_current_again_when_its_inputs_return(store: Store) -> None:
+def test_an_older_artifact_is_current_when_its_inputs_return(store: Store) -> None:
     first = store.build(inputs(1), write_one)
     store.build(inputs(2), write_one)
     assert store.current("thing", "all").fingerprint != first.fingerprint
@@ -116,7 +116,7 @@ def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return hashed
 
 
-def test_what_was_verified_is_not_hashed_again_by_another_process(
+def test_verified_files_are_not_hashed_again_elsewhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.build(inputs(key="a/b"), write_one)
@@ -125,7 +125,7 @@ def test_what_was_verified_is_not_hashed_again_by_another_process(
     assert hashed == []
 
 
-def test_a_file_written_to_since_is_hashed_and_refused_even_with_its_old_time_and_size(
+def test_a_rewritten_file_is_refused_despite_old_time_and_size(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = store.build(inputs(), write_one).file("sub/data.txt")
@@ -168,7 +168,7 @@ def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
     assert hashed == ["data.txt"]
 
 
-def test_verifying_the_store_reads_everything_and_names_what_a_disk_changed(
+def test_verifying_the_store_names_what_a_disk_changed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = (store.build(inputs(stage=stage), write_one) for stage in ("good", "bad"))

@@ -50,7 +50,7 @@ def write(staging: Path) -> dict[str, int]:
     return {}
 
 
-def test_every_file_of_an_artifact_is_on_the_disk_before_its_name_and_the_name_before_the_pointer(
+def test_files_reach_the_disk_before_their_names_and_pointer(
     tmp_path: Path, calls: list[tuple[str, str]]
 ) -> None:
     artifact = Store(tmp_path).build(INPUTS, write)
@@ -109,7 +109,7 @@ def test_a_manifest_of_another_format_or_artifact_is_refused(
         store.current("thing", "all")
 
 
-def test_a_file_gets_the_mode_of_its_folder_but_for_one_that_was_published_before(
+def test_a_new_file_gets_its_folder_mode_unless_replaced(
     tmp_path: Path,
 ) -> None:
     folder, published = tmp_path / "folder", tmp_path / "published"

@@ -208,7 +208,7 @@ def host_of_actor() -> str:
 
 
 @pytest.mark.parametrize("schedules", [100, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_no_interleaving_shows_a_torn_artifact_or_prunes_what_is_in_use(
+def test_no_interleaving_tears_or_prunes_an_artifact_in_use(
     schedules: int, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()

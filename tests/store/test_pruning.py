@@ -29,7 +29,7 @@ def write(staging: Path) -> dict[str, int]:
     return {}
 
 
-def test_what_a_live_build_reads_stays_although_it_is_no_longer_current(store: Store) -> None:  # 45
+def test_what_a_live_build_reads_stays_although_superseded(store: Store) -> None:  # 45
     old = publish(store, 1)
 
     def write_while_pruned(staging: Path) -> dict[str, int]:
@@ -62,7 +62,7 @@ def test_what_was_current_a_moment_ago_stays(store: Store) -> None:  # 45
     assert store.prune() == [old.path]
 
 
-def test_what_was_current_a_moment_ago_stays_whatever_the_clock_of_this_host_says(
+def test_what_was_just_current_stays_whatever_the_clock_says(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 45, 53
     old = publish(store, 1)
@@ -82,7 +82,7 @@ def test_a_damaged_pointer_dooms_nothing(store: Store, text: str) -> None:  # 45
     assert store.prune(keep_seconds=0) == []
 
 
-def test_a_damaged_manifest_among_good_ones_is_reported_and_kept(
+def test_damaged_manifest_among_good_ones_is_reported_and_kept(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:  # 46
     good, bad = publish(store, 1), publish(store, 2)
@@ -125,7 +125,7 @@ def test_quarantine_is_bounded_and_emptied_by_pruning(store: Store) -> None:
     assert not list((store.root / ".quarantine").iterdir())
 
 
-def test_a_disk_that_cannot_read_is_reported_as_a_damaged_artifact_and_built_again(
+def test_an_unreadable_artifact_is_damaged_and_built_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 50
     good, bad = publish(store, 1, "good"), publish(store, 1, "bad")

@@ -157,7 +157,7 @@ def test_nothing_is_rewritten_if_not_everything_is(
     assert not [text for text in texts(moved) if OLD in text]
 
 
-def test_a_copy_over_a_shared_database_is_refused_with_the_remedy(
+def test_a_copy_over_a_shared_database_is_refused_with_remedy(
     mlflow_database: Path, tmp_path: Path
 ) -> None:
     shutil.copy(mlflow_database, tmp_path)

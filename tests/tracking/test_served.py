@@ -54,7 +54,7 @@ def png(folder: Path, number: int = 0) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_champion_classifies_paths_bytes_and_base64_as_the_exported_folder_does(
+def test_the_served_champion_classifies_as_the_export_does(
     checkpoint: Artifact, retrieved_project: Project, tmp_path: Path
 ) -> None:
     path = png(tmp_path)
@@ -94,7 +94,7 @@ def test_champion_classifies_paths_bytes_and_base64_as_the_exported_folder_does(
 @pytest.mark.slow
 @pytest.mark.operations
 @pytest.mark.parametrize("logged", ["result", "verdict"])
-def test_a_model_that_is_measured_after_it_was_logged_answers_as_calibrated_as_predict_does(
+def test_a_model_measured_after_logging_answers_calibrated(
     checkpoint: Artifact,
     retrieved_project: Project,
     tracking: Tracking,
@@ -143,7 +143,7 @@ def head(retrieved_project: Project, tracking: Tracking) -> Artifact:
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "head"])
-def test_a_model_holds_no_pickle_no_second_copy_and_only_what_answering_needs(
+def test_a_model_holds_no_pickle_and_no_second_copy(
     name: str, retrieved_project: Project, tracking: Tracking, request: pytest.FixtureRequest
 ) -> None:
     checkpoint = request.getfixturevalue(name)
@@ -231,7 +231,7 @@ def ask(url: str, body: Any) -> tuple[int, Any]:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_a_served_champion_answers_over_http_and_survives_what_is_no_image(
+def test_a_served_champion_survives_what_is_no_image(
     checkpoint: Artifact, tracking: Tracking, tmp_path: Path
 ) -> None:
     path = png(tmp_path)

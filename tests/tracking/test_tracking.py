@@ -23,7 +23,7 @@ from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
 
 
-def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(
+def test_artifact_becomes_finished_run_below_run_of_its_domain(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
@@ -52,7 +52,7 @@ def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(
     assert expected.items() <= run.data.tags.items()
 
 
-def test_config_counts_and_losses_are_params_and_metrics_with_steps(
+def test_config_and_counts_are_params_and_losses_metrics(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     checkpoint = artifact_of(tiny_project, "customized_checkpoint", "shapes/full")
@@ -71,7 +71,7 @@ def test_config_counts_and_losses_are_params_and_metrics_with_steps(
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri(
+def test_files_lie_beside_the_store_where_no_server_is_the_uri(
     make_project: Callable[..., Project],
     mlflow_database: Path,
     tmp_path: Path,
@@ -106,7 +106,7 @@ def test_logging_again_finds_the_run_and_adds_nothing(
     assert tracking.count_pending(tiny_project) == 0
 
 
-def test_checkpoints_are_registered_without_pickle_and_without_an_alias(
+def test_checkpoints_are_registered_without_pickle_or_alias(
     tracking: Tracking, tiny_project: Project, tmp_path: Path
 ) -> None:
     for method in ("gated-image", "full"):
@@ -149,7 +149,7 @@ def log(
     return MlflowClient(tracking.uri).get_run(run_id)
 
 
-def test_results_of_all_methods_can_be_compared_by_the_same_metrics(
+def test_results_of_all_methods_can_be_compared_by_same_metrics(
     tracking: Tracking, compared: Project
 ) -> None:
     keys = {"top1", "top5", "mean_per_class", "n", "n_classes", "seconds"}
@@ -256,7 +256,7 @@ def test_the_experiment_has_views_of_results_and_trainings(
     assert names - {"gain_over_control", "judged_delta"} <= {*run.data.metrics, *run.data.params}
 
 
-def test_pages_of_mlflow_begin_with_the_accuracy_and_with_the_table_of_trainings(
+def test_mlflow_pages_begin_with_accuracy_and_trainings(
     tracking: Tracking, compared: Project
 ) -> None:
     run = log(tracking, compared, "domain_results", "shapes/base")
@@ -265,7 +265,7 @@ def test_pages_of_mlflow_begin_with_the_accuracy_and_with_the_table_of_trainings
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_comparisons_and_the_overview_are_runs_with_their_page_and_tables(
+def test_comparisons_and_overview_are_runs_with_page_and_table(
     tracking: Tracking, compared: Project
 ) -> None:
     client = MlflowClient(tracking.uri)
@@ -281,7 +281,7 @@ def test_comparisons_and_the_overview_are_runs_with_their_page_and_tables(
         assert run.data.metrics["top1.gated-image"] == 1.0
 
 
-def test_a_run_says_what_it_is_and_leads_to_dagster_where_its_address_is_known(
+def test_a_run_links_to_dagster_where_its_address_is_set(
     tracking: Tracking, compared: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported = log(tracking, compared, "domain_results", "shapes/base", "0123456789ab").data.tags
@@ -354,7 +354,7 @@ def test_addresses_are_given_only_where_a_browser_can_go(
     )
 
 
-def test_links_lead_where_a_browser_finds_mlflow_and_not_where_runs_write(
+def test_links_lead_to_the_mlflow_that_a_browser_reaches(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(tracking_uri="http://mlflow:5000", mlflow_url="https://your.host:8500/")
@@ -376,7 +376,7 @@ def test_names_hold_only_letters_that_mlflow_allows() -> None:
     assert dict(flatten({"recall@10": {"a b/c": 1}})) == {"recall_10.a_b_c": 1}
 
 
-def test_values_that_are_not_finite_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:
+def test_infinite_values_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:
     counts = {"a": float("inf"), "b": True, "c": 2}
     created = "1970-01-01T00:00:01+00:00"
     manifest = {"counts": counts, "files": {}, "config": {"classes": ["x" * 9_000]}}

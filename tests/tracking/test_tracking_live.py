@@ -78,7 +78,7 @@ def wait_for_steps(tracking: Tracking, steps: int) -> None:
     raise AssertionError(f"MLflow never showed {steps} steps")
 
 
-def test_steps_are_seen_while_the_training_runs_below_the_run_of_the_domain(
+def test_steps_are_seen_while_training_runs_below_run_of_domain(
     tracking: Tracking,
 ) -> None:
     with live_run(tracking) as live:
@@ -96,7 +96,7 @@ def test_steps_are_seen_while_the_training_runs_below_the_run_of_the_domain(
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
-def test_log_of_the_checkpoint_finishes_the_same_run_and_doubles_no_row(
+def test_log_of_checkpoint_finishes_same_run_and_doubles_no_row(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     records = [record(step) for step in range(6)]
@@ -114,7 +114,7 @@ def test_log_of_the_checkpoint_finishes_the_same_run_and_doubles_no_row(
     ]
 
 
-def test_a_training_that_ends_before_mlflow_answers_has_a_duration(
+def test_training_that_ends_before_mlflow_answers_has_duration(
     tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published, connect = threading.Event(), Runs.connect
@@ -134,14 +134,14 @@ def test_a_training_that_ends_before_mlflow_answers_has_a_duration(
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
-def test_rows_have_the_time_of_their_step_without_a_live_run_too(
+def test_rows_have_time_of_their_step_without_a_live_run_too(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0), record(1)]))
     assert [time_ms for _, _, time_ms in loss_curve(tracking)] == [1_000_000, 1_000_001]
 
 
-def test_interrupted_training_is_killed_and_resumes_in_the_same_run(tracking: Tracking) -> None:
+def test_interrupted_training_is_killed_and_resumes_in_same_run(tracking: Tracking) -> None:
     with pytest.raises(KeyboardInterrupt), live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))
@@ -167,7 +167,7 @@ def test_finished_run_of_the_same_inputs_is_left_alone(
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
 
 
-def test_server_that_is_down_is_reported_once_and_fails_no_training(
+def test_a_server_that_is_down_fails_no_training(
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     with LiveRun(Runs("http://127.0.0.1:9", "tiny"), flush_seconds=0.05) as live:
@@ -199,7 +199,7 @@ def wait_for_samples(tracking: Tracking, more_than: int = 0) -> list[int]:
     raise AssertionError("MLflow never showed a sample of the machine")
 
 
-def test_the_machine_is_sampled_under_the_names_of_the_page_of_system_metrics(
+def test_the_machine_is_sampled_under_mlflows_system_names(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
@@ -269,7 +269,7 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def test_steps_are_streamed_to_a_server_and_its_page_has_an_address(server: str) -> None:
+def test_steps_are_streamed_to_server_and_its_page_has_address(server: str) -> None:
     tracking = Tracking(Runs(server, "tiny"))
     with live_run(tracking) as live:
         live.started(INPUTS, 0)

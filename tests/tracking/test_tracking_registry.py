@@ -81,7 +81,7 @@ def test_a_champion_has_its_alias_and_says_why(
     assert version.tags["fingerprint"] == version.checkpoint
 
 
-def test_a_challenger_has_its_alias_and_who_was_replaced_is_recorded(
+def test_challenger_alias_and_replaced_champion_are_recorded(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
@@ -117,7 +117,7 @@ def test_telling_twice_changes_nothing(
     assert len(after) == 1
 
 
-def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAULTS 29
+def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = Tracking(Runs(DOWN, "tiny"))
@@ -139,7 +139,7 @@ def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAUL
     assert registry.apply(project).runs == {}
 
 
-def test_verdict_that_is_applied_late_does_not_put_an_old_champion_back(
+def test_a_late_verdict_does_not_restore_an_old_champion(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     early = decide(project, "shapes")
@@ -149,7 +149,7 @@ def test_verdict_that_is_applied_late_does_not_put_an_old_champion_back(
     assert aliases(client)["champion"] == LOCKED
 
 
-def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
+def test_after_a_roll_back_both_versions_name_the_champion(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     first, second = {}, {}
@@ -175,7 +175,7 @@ def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
         assert second.tags["decided"] == first.tags["decided"]
 
 
-def test_an_old_verdict_that_is_applied_again_takes_no_title_from_who_has_it_by_now(
+def test_an_old_verdict_takes_no_title_from_a_later_champion(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, promote(project, "shapes", GATED, "it is first"))
@@ -202,7 +202,7 @@ def test_a_version_whose_log_still_waits_is_registered_first(
     assert Tracking(Runs(registry.uri, "tiny")).count_pending(project) == 0
 
 
-def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
+def test_alias_moved_by_hand_is_respected_and_then_taken_over(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
@@ -265,7 +265,7 @@ def test_a_version_deleted_by_hand_is_said_and_never_made_again(
     assert (reported.waits, registry.versions("shapes")) == (0, [])
 
 
-def test_a_domain_where_the_base_is_champion_and_nothing_was_trained_has_no_model(
+def test_a_domain_with_the_base_as_champion_has_no_model(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     result(project, "colours", "base", outcomes(100))

@@ -38,7 +38,7 @@ def test_augmentation_can_be_sent_to_a_spawned_process(kind: str, tiny_checkpoin
     assert torch.equal(sent(image, 7), augment(image, 7))
 
 
-def test_pixels_and_their_normalisation_are_the_models_own_preprocessing(
+def test_pixels_are_those_of_the_models_own_preprocessing(
     tiny_checkpoint: Path,
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -53,7 +53,7 @@ def test_a_preprocessing_that_ends_otherwise_is_refused() -> None:
         Pixels(Compose([PILToTensor(), PILToTensor()]))
 
 
-def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(
+def test_erased_images_are_those_of_timm(
     tiny_checkpoint: Path,
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -110,7 +110,7 @@ def test_a_part_is_that_of_timm_up_to_rounding(tiny_checkpoint: Path, interpolat
 
 
 @pytest.mark.parametrize("size", [(1024, 768), (1021, 515)])
-def test_a_large_jpeg_is_decoded_at_a_fraction_where_its_part_stays_twice_the_model_size(
+def test_a_large_jpeg_is_decoded_small_where_enough_remains(
     tiny_checkpoint: Path, size: tuple[int, int]
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -157,7 +157,7 @@ def test_what_is_no_upright_rgb_jpeg_is_decoded_at_once(tiny_checkpoint: Path) -
         assert np.array_equal(np.asarray(image), np.asarray(decode_image(data, 1 << 20)))
 
 
-def test_workers_that_shared_memory_has_no_room_for_are_refused_with_what_they_need(
+def test_workers_beyond_shared_memory_are_refused_with_sizes(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = Pixels(load(tiny_checkpoint).preprocess)

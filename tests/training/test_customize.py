@@ -83,7 +83,7 @@ def test_a_control_trains_on_as_many_random_pairs(project: Project) -> None:
     assert set(control.parents) == {"base_checkpoint", "control_set"}
 
 
-def test_a_linear_head_takes_its_vectors_from_the_corpus_and_decodes_no_image(
+def test_a_linear_head_reads_vectors_and_decodes_no_image(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(CollectedPairs, "decoded")
@@ -92,7 +92,7 @@ def test_a_linear_head_takes_its_vectors_from_the_corpus_and_decodes_no_image(
     assert head.counts["steps"] == 4
 
 
-def test_steps_that_only_read_the_base_share_it_and_a_training_releases_it(
+def test_reading_steps_share_the_base_and_training_releases_it(
     project: Project,
 ) -> None:
     loaded_base.cache_clear()
@@ -213,7 +213,7 @@ def test_an_unknown_method_is_reported(project: Project) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mild", "timm"])
-def test_views_are_fixed_by_their_number_and_view_zero_is_the_image(
+def test_views_are_fixed_by_their_number_and_view_zero_is_image(
     project: Project, tiny_checkpoint: Path, kind: str
 ) -> None:
     pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
@@ -313,7 +313,7 @@ def test_half_precision_follows_the_full_one(
     assert losses(half, "gated-image") == pytest.approx(reference, rel=tolerance)
 
 
-def test_epochs_make_steps_of_the_pairs_and_a_killed_training_of_them_resumes(
+def test_epochs_become_steps_and_a_killed_training_resumes(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {
@@ -449,7 +449,7 @@ def test_a_head_that_ends_worse_than_it_began_is_not_published(
     assert project.store.keys("customized_checkpoint") == []
 
 
-def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_held_out(
+def test_choosing_on_held_out_pairs_needs_held_out_pairs(
     make_project: Make, _retrieved_store: Path
 ) -> None:
     defaults = {"steps": 4, "batch_size": 8, "interpolation": "held-out", "held_out_fraction": 0.0}
@@ -504,7 +504,7 @@ def test_memory_that_runs_out_is_reported_with_what_to_do(
         customize(project, "shapes", method)
 
 
-def test_a_training_whose_publication_fails_does_not_start_again(
+def test_training_whose_publication_fails_does_not_start_again(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {
@@ -528,7 +528,7 @@ def test_a_training_whose_publication_fails_does_not_start_again(
     assert not list((project.config.store / ".staging").glob("*"))
 
 
-def test_a_training_whose_batches_are_others_starts_again_and_its_states_are_kept(
+def test_a_training_with_other_batches_starts_again(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {
@@ -569,7 +569,7 @@ def test_a_training_whose_batches_are_others_starts_again_and_its_states_are_kep
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_locked_image_tower_gives_the_same_features_kept_or_not(
+def test_a_locked_image_tower_gives_same_features_kept_or_not(
     make_project: Make, _retrieved_store: Path, precision: str
 ) -> None:
     defaults = {
@@ -588,7 +588,7 @@ def test_a_locked_image_tower_gives_the_same_features_kept_or_not(
     ) == pytest.approx(kept, rel=1e-6)
 
 
-def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again(
+def test_a_training_that_skipped_all_is_not_published_later(
     make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {
@@ -606,7 +606,7 @@ def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again
     assert project.store.keys("customized_checkpoint") == []
 
 
-def test_a_field_that_a_method_does_not_use_leaves_its_checkpoint_fresh(
+def test_a_field_unused_by_a_method_leaves_checkpoints_fresh(
     make_project: Make, _retrieved_store: Path
 ) -> None:
     defaults = {

@@ -186,7 +186,7 @@ def test_two_processes_take_the_steps_of_one(together: Together, name: str, meth
     assert apart.norm() < 0.02 * moved.norm()
 
 
-def test_all_processes_return_the_one_artifact_and_one_of_them_wrote_it(together: Together) -> None:
+def test_one_process_writes_the_artifact_that_all_return(together: Together) -> None:
     writer, other = together.ranks
     for name in ("gated", "full", "again", "local"):
         assert writer[name]["path"] == other[name]["path"]
@@ -217,7 +217,7 @@ def test_a_second_call_finds_the_artifact_in_every_process(together: Together) -
     assert not together.ranks[0]["gated"]["reused"]
 
 
-def test_negatives_of_the_own_process_make_another_and_smaller_task(together: Together) -> None:
+def test_negatives_of_own_process_make_another_and_smaller_task(together: Together) -> None:
     local, shared = (losses(together.ranks[0][name]["path"]) for name in ("local", "gated"))
     assert len(local) == 6
     assert all(torch.isfinite(torch.tensor(local)))

@@ -276,7 +276,7 @@ def test_the_host_keeps_its_ratio_and_the_gated_block_has_four(variant: Variant)
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-text"])
-def test_the_loss_and_the_gradient_of_every_trained_tensor_equal_plain_algebra(
+def test_the_loss_and_every_gradient_equal_plain_algebra(
     variant: Variant, method: str, features_of: Features
 ) -> None:
     model = model_of(variant, gates=0.6)
@@ -327,9 +327,7 @@ def test_three_optimizer_steps_equal_plain_algebra(
 
 
 @pytest.mark.parametrize(("start", "bound"), [(math.log(100) - 1e-3, math.log(100)), (1e-3, 0.0)])
-def test_the_logit_scale_is_clamped_on_both_sides_after_the_step(
-    start: float, bound: float
-) -> None:
+def test_logit_scale_is_clamped_on_both_sides_after_step(start: float, bound: float) -> None:
     variant = VARIANTS["GELU"]
     model = model_of(variant, gates=0.6)
     model.requires_grad_(False)

@@ -20,7 +20,7 @@ DOMAIN = DomainConfig(
 )
 
 
-def test_every_class_is_drawn_equally_often_however_many_samples_it_has() -> None:
+def test_every_class_is_drawn_equally_often() -> None:
     class_ids = torch.tensor([0] * 900 + [2] * 3 + [3] * 97)
     vectors = torch.arange(1000.0)[:, None]
     samples = ClassSamples(vectors, class_ids, 5)
@@ -53,7 +53,7 @@ def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint:
     assert labels.source == "retrieval"
 
 
-def test_prompts_of_all_names_and_templates_are_samples_of_their_class(
+def test_prompts_of_all_names_and_templates_are_samples(
     tiny_checkpoint: Path,
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -63,7 +63,7 @@ def test_prompts_of_all_names_and_templates_are_samples_of_their_class(
     torch.testing.assert_close(labels.prompts[2], clip.encode_texts(["a disc shape"])[0])
 
 
-def test_random_pairs_get_the_class_whose_prompt_is_nearest_to_the_caption(
+def test_random_pairs_get_the_class_nearest_to_their_caption(
     tiny_checkpoint: Path,
 ) -> None:
     clip = load(tiny_checkpoint)

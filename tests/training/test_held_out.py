@@ -24,7 +24,7 @@ def pairs(**counts: int) -> DrawnPairs:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5])
-def test_the_wanted_fraction_is_held_out_and_every_pair_is_on_one_side(fraction: float) -> None:
+def test_the_held_out_fraction_leaves_every_pair_on_one_side(fraction: float) -> None:
     given = pairs(circle=20, square=20, cross=20)
     trained, apart = split(given, fraction, seed=0)
     assert len(apart) == int(fraction * 60)
@@ -42,7 +42,7 @@ def test_no_class_loses_its_last_pair() -> None:
         assert set(left) == {"circle", "square", "cross", "triangle"}
 
 
-def test_classes_of_one_pair_are_never_held_out_even_if_too_few_are_left() -> None:
+def test_classes_of_one_pair_are_never_held_out() -> None:
     given = DrawnPairs([("circle", "red")] * 6, classes=list("abcdef"))
     trained, apart = split(given, 0.5, seed=0)
     assert (len(trained), len(apart)) == (6, 0)
@@ -116,7 +116,7 @@ def test_a_model_that_maps_everything_alike_finds_nothing(value: float) -> None:
     assert recall["r10_image_to_text"] <= 10 / 60 + 1e-6
 
 
-def test_two_texts_that_differ_in_nothing_but_their_id_are_both_found() -> None:
+def test_two_texts_that_differ_only_in_their_id_are_matched() -> None:
     images = torch.eye(30)
     texts = images.clone()
     texts[1] = texts[0]

@@ -73,7 +73,7 @@ def weights_of(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def test_the_ends_of_the_line_are_the_base_and_the_trained_model_bit_for_bit(
+def test_ends_of_line_are_base_and_trained_model_bit_for_bit(
     base: Any, trained: Any, method: str
 ) -> None:
     end, weights = features(trained), weights_of(trained)
@@ -113,7 +113,7 @@ def test_every_move_starts_from_the_trained_weights(base: Any, trained: Any, met
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-text", "locked-image", "full"])
-def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(
+def test_gated_blocks_of_base_itself_are_weights_like_any_other(
     tiny_checkpoint: Path, method: str
 ) -> None:
     model = load(tiny_checkpoint).model

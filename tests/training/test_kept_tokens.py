@@ -120,7 +120,7 @@ def test_features_of_a_locked_tower_are_kept_as_well(kept: Kept) -> None:
     torch.testing.assert_close(tokens[3, 0], kept.expected(3, 0)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_finished_file_is_found_again_whatever_the_disk_has_left(
+def test_a_finished_file_is_found_again_whatever_disk_has_left(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = kept.keep()
@@ -193,7 +193,7 @@ def test_what_does_not_fit_the_disk_is_not_kept(
     assert list(kept.directory.iterdir()) == []
 
 
-def test_half_a_file_takes_no_disk_where_a_whole_one_does_not_fit(
+def test_half_file_takes_no_disk_where_whole_one_does_not_fit(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.keep()

@@ -66,7 +66,7 @@ def test_it_is_the_accuracy_of_the_result_and_changes_no_weight(
     assert found[3] == EvalResult.read(evaluate(project, "shapes", method)).top1
 
 
-def test_a_set_that_is_unavailable_is_reported_and_the_training_goes_on(
+def test_an_unavailable_set_is_reported_and_training_goes_on(
     make_project: Make,
     _retrieved_store: Path,
     caplog: pytest.LogCaptureFixture,

@@ -222,7 +222,7 @@ def test_a_base_whose_features_are_not_finite_trains_nothing(
     assert not (tmp_path / "head.safetensors").exists()
 
 
-def test_the_column_halfway_between_equal_columns_is_that_column() -> None:
+def test_column_halfway_between_equal_columns_is_that_column() -> None:
     start, trained = torch.eye(4)[:, :3].contiguous(), torch.eye(4)[:, [0, 2, 2]].contiguous()
     halfway = join(start, trained, 0.5)
     assert torch.equal(halfway[:, [0, 2]], start[:, [0, 2]])
@@ -244,7 +244,7 @@ class Recorder(TrainingObserver):
 
 
 @pytest.mark.parametrize("stage", ["retrieved_set", "control_set"])
-def test_a_head_is_trained_on_published_pairs_and_records_each_step(
+def test_a_head_trains_on_published_pairs_and_logs_each_step(
     indexed_project: Project, clip: Clip, tmp_path: Path, stage: str
 ) -> None:
     publish_evaluation_set(indexed_project, "colours")

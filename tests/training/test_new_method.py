@@ -116,7 +116,7 @@ def test_a_closed_form_head_is_fitted_and_joined(project: Project) -> None:
     assert set(checkpoint.manifest["config"]) & {"steps", "learning_rate", "batch_size"} == set()
 
 
-def test_only_fields_that_a_method_uses_and_its_own_facts_rebuild_it(
+def test_only_used_fields_and_identity_rebuild_a_method(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def config(method: str, **fields: Any) -> Any:
@@ -246,7 +246,7 @@ def test_a_method_of_weights_of_the_base_names_them(
     }
 
 
-def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_other_problem(
+def test_an_unknown_method_is_reported_once_and_hides_nothing(
     tmp_path: Path,
 ) -> None:
     raw = {

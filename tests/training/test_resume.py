@@ -58,7 +58,7 @@ def test_a_state_resumes_as_if_it_had_never_been_written(
         assert torch.equal(ours, theirs)
 
 
-def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used(
+def test_skipped_pairs_are_remembered_and_other_batches_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = fresh(torch.contiguous_format)
@@ -79,7 +79,7 @@ def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used
 
 @pytest.mark.parametrize("kind", ["pt", "json"])
 @pytest.mark.parametrize("place", [-1, -40, 0.5])
-def test_a_state_with_a_flipped_bit_is_refused_and_the_one_before_is_used(
+def test_a_flipped_bit_falls_back_to_the_state_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, place: float
 ) -> None:  # FAULTS 58
     model = fresh(torch.contiguous_format)
@@ -107,7 +107,7 @@ def test_a_state_of_other_parameters_is_not_used(tmp_path: Path) -> None:
     assert torch.equal(wider.weight, weights)
 
 
-def test_a_state_beyond_the_log_is_not_gone_on_from_and_makes_way(
+def test_a_state_beyond_log_is_not_gone_on_from_and_makes_way(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = fresh(torch.contiguous_format)

@@ -27,7 +27,7 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
-def test_epochs_and_a_share_of_warm_up_are_steps_of_whole_batches() -> None:
+def test_epochs_and_share_of_warm_up_are_steps_of_whole_batches() -> None:
     training = TrainingConfig(epochs=32, warmup_steps=0.075, batch_size=4_096).in_steps(
         8_530_639, 4_096
     )
@@ -53,7 +53,7 @@ def test_every_epoch_takes_each_pair_once_in_a_new_order() -> None:
     assert len(batch_at(0, 3, 256, 0)) == 3
 
 
-def test_runs_of_neighbours_stay_within_a_window_and_every_pair_comes_once(
+def test_runs_of_neighbours_stay_in_a_window_and_cover_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(schedule, "RUN", 5)
@@ -86,7 +86,7 @@ def test_vectors_norms_biases_and_the_logit_scale_do_not_decay() -> None:
     assert len(plain["params"]) == 4  # type: ignore[arg-type]
 
 
-def test_only_a_sigmoid_training_may_keep_a_scale_above_clips_limit() -> None:
+def test_only_sigmoid_training_may_keep_scale_above_clips_limit() -> None:
     assert max_log_scale("infonce", 4.75) == MAX_LOG_SCALE
     assert max_log_scale("sigmoid", 4.75) == 4.75
     assert max_log_scale("sigmoid", 2.3) == MAX_LOG_SCALE

@@ -36,9 +36,7 @@ def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:
     }
 
 
-def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_trained_text_tower_gets_its_own_gradients(tiny_checkpoint: Path, tmp_path: Path) -> None:
     clip = load(tiny_checkpoint)
     clip.model.requires_grad_(True)
     table = TrainingTexts(
@@ -54,7 +52,7 @@ def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(
         torch.testing.assert_close(gradient, wanted[name], atol=1e-4, rtol=1e-4)
 
 
-def test_a_text_tower_recomputes_its_activations_if_the_training_says_so(
+def test_a_text_tower_recomputes_activations_when_told(
     tiny_checkpoint: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
     own, asked = texts_module.encode_text, []
@@ -72,7 +70,7 @@ def test_a_text_tower_recomputes_its_activations_if_the_training_says_so(
     assert asked == [({"activation_checkpointing": again}, again) for again in (False, True)]
 
 
-def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(
+def test_equal_texts_are_encoded_once_without_padding(
     tiny_checkpoint: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -95,7 +93,7 @@ def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(
     assert seen[0].shape[1] < whole.shape[1]
 
 
-def test_vectors_are_kept_in_one_file_that_is_used_again_as_a_whole(
+def test_vectors_are_kept_in_one_file_and_reused_as_a_whole(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(texts_module, "AT_ONCE", 2)
@@ -127,7 +125,7 @@ def test_vectors_are_kept_in_one_file_that_is_used_again_as_a_whole(
     assert sum(map(len, encoded)) == 5
 
 
-def test_texts_that_do_not_fit_the_disk_are_refused_with_the_bytes(
+def test_texts_that_do_not_fit_disk_are_refused_with_bytes(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=10))

@@ -41,7 +41,7 @@ def project(indexed_project: Project, drawings: Path, tmp_path: Path) -> Project
     return indexed_project
 
 
-def test_both_have_as_many_pairs_and_every_pair_of_one_names_the_other(project: Project) -> None:
+def test_both_sets_are_equally_large_and_name_each_other(project: Project) -> None:
     artifact = project.store.current("retrieved_set", "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     assert pairs["row"].is_unique

@@ -104,7 +104,7 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("method", ["locked-text", "full-control"])
-def test_plain_open_clip_loads_a_model_without_gates_by_the_readmes_lines(
+def test_plain_open_clip_loads_a_model_by_the_readme_lines(
     project: Project, tmp_path: Path, method: str, way: str
 ) -> None:
     checkpoint = customized(project, method)
@@ -116,7 +116,7 @@ def test_plain_open_clip_loads_a_model_without_gates_by_the_readmes_lines(
     assert same(features(load(folder)), features(load(checkpoint.path)))
 
 
-def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(
+def test_a_gated_model_loads_here_and_not_in_plain_open_clip(
     project: Project, tmp_path: Path
 ) -> None:
     checkpoint = customized(project, "gated-image")
@@ -146,7 +146,7 @@ def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_text_tower_of_transformers_travels_with_its_tokenizer(
+def test_text_tower_of_transformers_travels_with_its_tokenizer(
     make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     text_tower_of_transformers = write_text_tower_checkpoint(tmp_path)
@@ -179,7 +179,7 @@ def open_plainly(config: Path, weights: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
+def test_the_demo_architecture_is_refused_by_plain_open_clip(
     tiny_project: Project, tmp_path: Path
 ) -> None:
     import react_pipeline.extensions.demo.network  # noqa: F401 - registers the architecture with timm
@@ -221,9 +221,7 @@ def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
     assert "Unknown model (react_demo_hybrid)" in (tmp_path / "error.txt").read_text()
 
 
-def test_a_linear_head_brings_the_bases_model_and_classifies_by_the_readmes_lines(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_linear_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
     checkpoint = customized(project, "linear-head")
     folder = export(project, "shapes", "linear-head", tmp_path / "exported")
     base = load(project.store.current("base_checkpoint", "all").path)
@@ -288,7 +286,7 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_damaged_export_and_one_in_the_place_of_a_model_are_refused(
+def test_damaged_export_and_one_in_place_of_model_are_refused(
     project: Project, tmp_path: Path
 ) -> None:
     customized(project, "gated-image")
@@ -305,7 +303,7 @@ def test_a_damaged_export_and_one_in_the_place_of_a_model_are_refused(
         Classifier.load(folder)
 
 
-def test_a_class_renamed_since_the_training_is_one_clear_error_and_the_export_keeps_the_old_name(
+def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
     project: Project, tmp_path: Path
 ) -> None:
     evaluate(project, "shapes", "base")
@@ -325,7 +323,7 @@ def test_a_class_renamed_since_the_training_is_one_clear_error_and_the_export_ke
     )
 
 
-def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_along(
+def test_the_record_lists_every_file_and_no_other_comes_along(
     project: Project, tmp_path: Path
 ) -> None:
     checkpoint = customized(project, "gated-image")
@@ -344,9 +342,7 @@ def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_alo
     assert record["files"]["open_clip_model.safetensors"] == weights
 
 
-def test_a_folder_in_use_is_left_alone_and_only_an_export_is_overwritten(
-    project: Project, tmp_path: Path
-) -> None:
+def test_only_an_export_is_overwritten_and_none_in_use(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image")
     customized(project, "locked-text")
     (tmp_path / "file").write_text("mine")
@@ -375,7 +371,7 @@ def export_until_killed(path: Path, target: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["model_card", "fsync_tree"])
-def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 1
+def test_killed_in_middle_it_leaves_no_folder_or_earlier_one(  # FAULTS 1
     project: Project, tmp_path: Path, where: str
 ) -> None:
     customized(project, "gated-image")
@@ -389,7 +385,7 @@ def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 
         load(export(project, "shapes", "locked-text", target, overwrite=True))
 
 
-def test_the_earlier_export_is_back_if_the_new_one_cannot_be_renamed(tmp_path: Path) -> None:
+def test_earlier_export_is_back_if_new_one_cannot_be_renamed(tmp_path: Path) -> None:
     target = tmp_path / "exported"
     target.mkdir()
     (target / "export.json").write_text('{"files": []}')
@@ -399,7 +395,7 @@ def test_the_earlier_export_is_back_if_the_new_one_cannot_be_renamed(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "file"])
-def test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed(  # FAULTS 49
+def test_neither_links_nor_foreign_files_are_touched(  # FAULTS 49
     project: Project, tmp_path: Path, kind: str
 ) -> None:
     customized(project, "gated-image")
@@ -420,7 +416,7 @@ def test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed(  # FA
     assert sorted(path.name for path in tmp_path.glob("*exported*")) == [name]
 
 
-def test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten(
+def test_an_export_with_a_foreign_file_is_not_overwritten(
     project: Project, tmp_path: Path
 ) -> None:  # FAULTS 49
     customized(project, "gated-image")
@@ -434,9 +430,7 @@ def test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten(
     export(project, "shapes", "gated-image", folder, overwrite=True)
 
 
-def test_a_place_that_cannot_be_written_is_reported_and_leaves_nothing(
-    project: Project, tmp_path: Path
-) -> None:
+def test_an_unwritable_place_is_reported_and_left_empty(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image")
     (tmp_path / "file").touch()
     with pytest.raises(StoreWriteError, match="nothing was exported"):
@@ -463,7 +457,7 @@ def test_only_a_fresh_and_whole_checkpoint_is_exported(
     assert list(tmp_path.glob("*out*")) == []
 
 
-def test_the_card_lists_figures_ingredients_and_what_is_not_known(
+def test_card_lists_figures_ingredients_and_what_is_not_known(
     project: Project, tmp_path: Path
 ) -> None:
     customized(project, "gated-image")
@@ -511,7 +505,7 @@ def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
     return project, first, customized(project, "gated-image")
 
 
-def test_the_champion_is_exported_though_its_method_has_a_newer_model(
+def test_champion_is_exported_though_its_method_has_newer_model(
     make_project: Make, project: Project, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="the base is champion"):
@@ -550,7 +544,7 @@ def licences(project: Project) -> str:
     return render("use", "licences.md", **ingredients(project))
 
 
-def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to_fill_in(
+def test_the_demo_licences_are_listed_by_package(
     make_project: Make,
 ) -> None:
     demo = licences(
@@ -565,9 +559,7 @@ def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to
     assert licences(make_project()).count("Fill in") == 2
 
 
-def test_a_control_says_that_it_is_one_and_has_its_pairs_at_random(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_control_is_named_and_its_pairs_are_random(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image-control")
     card = (
         export(project, "shapes", "gated-image-control", tmp_path / "out") / "README.md"

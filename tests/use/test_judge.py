@@ -88,7 +88,7 @@ def answer(tab: Any, picture: Any, choice: Any, **headers: str) -> Any:
     )
 
 
-def test_a_log_has_the_disagreements_of_all_readable_pictures_in_random_order(
+def test_a_log_has_all_readable_disagreements_in_random_order(
     log: JudgementLog,
 ) -> None:
     header = log.session.header

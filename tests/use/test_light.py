@@ -62,7 +62,7 @@ def light(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_an_exported_gated_model_predicts_with_the_light_installation(
+def test_exported_gated_model_predicts_with_light_installation(
     retrieved_project: Project, tmp_path: Path
 ) -> None:
     customized(retrieved_project, "gated-image")
@@ -111,6 +111,6 @@ def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: st
     assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))
 
 
-def test_a_missing_module_of_the_package_itself_is_no_missing_extra() -> None:
+def test_a_missing_module_of_package_itself_is_no_missing_extra() -> None:
     with pytest.raises(ModuleNotFoundError):
         missing_extra(ModuleNotFoundError("x", name="react_pipeline.nothing"))

@@ -67,7 +67,7 @@ def ledger(output: Path) -> list[tuple[str, str]]:
         return [(Path(row["path"]).name, row["reason"]) for row in csv.DictReader(file)]
 
 
-def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_page(
+def test_predictions_equal_the_checkpoint_in_every_format(
     retrieved_project: Project, classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -120,7 +120,7 @@ def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_
     }
 
 
-def test_a_measured_model_brings_its_temperature_and_a_threshold_gives_unknown(
+def test_a_measured_model_has_temperature_and_unknown_answers(
     retrieved_project: Project, photos: Path, tmp_path: Path
 ) -> None:
     result = EvalResult.read(evaluate(retrieved_project, "shapes", "base"))
@@ -202,7 +202,7 @@ def test_a_source_without_pictures_is_one_clear_error(
         find_pictures(source if "://" in source else str(tmp_path / source))
 
 
-def test_pictures_that_cannot_be_used_are_counted_and_the_others_are_not_changed(
+def test_unusable_pictures_are_counted_and_others_unchanged(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     predict_pictures(classifier, str(photos), tmp_path / "clean", NOW)
@@ -278,7 +278,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert (done.used, done.skipped) == (16, {"not_an_image": 1})
 
 
-def test_a_finished_run_is_not_repeated_and_a_folder_of_something_else_is_left_alone(
+def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
     retrieved_project: Project,
     classifier: Classifier,
     photos: Path,
@@ -335,7 +335,7 @@ def test_urls_go_through_the_guarded_downloader(
         sort_into(tmp_path / "sorted", tmp_path / "out" / "predictions.parquet", done.pictures)
 
 
-def test_tables_of_urls_are_fetched_and_hostile_addresses_are_not(
+def test_tables_at_urls_are_fetched_and_hostile_ones_are_not(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     from react_pipeline.settings.corpus import DownloadConfig
@@ -407,7 +407,7 @@ def test_bytes_that_are_no_picture_are_named_by_their_place(
     assert only.error
 
 
-def test_opened_images_and_arrays_that_are_no_picture_are_named_or_skipped(
+def test_open_images_and_arrays_that_are_no_picture_are_named(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     path = photos / "a" / "circle-green.png"
@@ -448,7 +448,7 @@ def test_vectors_are_the_unit_vectors_of_the_model(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_pictures_are_linked_by_class_and_nothing_that_is_there_is_touched(
+def test_pictures_are_linked_by_class_and_no_file_is_touched(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)

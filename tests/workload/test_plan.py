@@ -110,7 +110,7 @@ def test_what_is_computed_once_is_not_paid_at_each_step() -> None:
     )
 
 
-def test_a_head_on_vectors_that_are_there_costs_less_than_a_tower(tiny_project: Project) -> None:
+def test_head_on_vectors_that_are_there_costs_less_than_tower(tiny_project: Project) -> None:
     def hours(method: str) -> float:
         project = change_pipeline(
             tiny_project, methods=["base", method], customization={"defaults": {"steps": 1_000}}
@@ -179,7 +179,7 @@ def test_the_demo_is_counted_before_it_is_made(make_project: Callable[..., Proje
     assert plan.rows == sum(1 for _ in corpus_drawings())
 
 
-def test_bytes_are_those_of_the_artifacts_within_two_and_a_half_times(
+def test_bytes_are_those_of_artifacts_within_two_and_half_times(
     make_project: Callable[..., Project], drawings: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "pairs"
@@ -197,7 +197,7 @@ def test_bytes_are_those_of_the_artifacts_within_two_and_a_half_times(
     assert all(0.4 <= ratio <= 2.5 for ratio in ratios.values()), ratios
 
 
-def test_after_a_run_measured_hours_and_bytes_stand_beside_the_plan(
+def test_after_a_run_measured_hours_and_bytes_stand_beside_plan(
     indexed_project: Project,
 ) -> None:
     found = plan_of(indexed_project, MACHINE)

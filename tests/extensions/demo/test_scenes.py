@@ -17,7 +17,7 @@ from react_pipeline.stage import STAGES
 ROOT = Path(__file__).parents[3]
 
 
-def test_boxes_are_tight_around_what_is_visible_and_classes_are_the_domains(tmp_path: Path) -> None:
+def test_boxes_are_tight_and_classes_are_the_domains(tmp_path: Path) -> None:
     objects = build_scenes("demo/activities", tmp_path / "activities", seed=1, scenes=6)
     boxes, masks = (
         read_dense_set(tmp_path, entry)
@@ -68,7 +68,7 @@ def test_the_demo_measures_scenes_only_once_they_are_made(project: Path) -> None
     assert left_out_stages(config) == (benchmark if there else benchmark | dense)
 
 
-def test_a_domain_of_more_classes_than_a_byte_holds_has_scenes_of_the_first(tmp_path: Path) -> None:
+def test_scenes_of_more_than_256_classes_show_the_first(tmp_path: Path) -> None:
     build_scenes("demo/objects", tmp_path, seed=0, scenes=2)
     names = (tmp_path / "names.txt").read_text().splitlines()
     assert len(names) == IGNORED and "identification card" not in names

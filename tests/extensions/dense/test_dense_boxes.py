@@ -121,7 +121,7 @@ def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_
             box_source("rpn", boxes, set_up.model_copy(update={"rpn_model": name}), "cpu")
 
 
-def test_squares_hold_their_boxes_and_stay_in_the_image_if_they_can() -> None:
+def test_squares_hold_their_boxes_and_stay_in_image_if_they_can() -> None:
     places = [
         [10.0, 20.0, 30.0, 24.0],
         [0.0, 0.0, 4.0, 8.0],
@@ -150,7 +150,7 @@ def detector(
 PLACES = torch.tensor([[0.0, 0.0, 20.0, 20.0], [1.0, 1.0, 21.0, 21.0], [40.0, 40.0, 60.0, 60.0]])
 
 
-def test_overlapping_boxes_of_a_class_are_suppressed_and_those_of_others_are_not(
+def test_overlapping_boxes_of_one_class_are_suppressed(
     clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close = torch.tensor([[1.0, 0.99, 0.0], [0.98, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -179,9 +179,7 @@ def test_objectness_is_fused_by_the_root_of_the_product(
 
 
 @pytest.mark.parametrize("regions", ["crop", "roi"])
-def test_regions_of_an_image_are_encoded_and_none_are_no_detections(
-    clip: Clip, regions: str
-) -> None:
+def test_regions_of_an_image_are_encoded_and_may_be_none(clip: Clip, regions: str) -> None:
     made = Detector(clip, ["a", "b"], ["{}"], DenseConfig.model_validate({"regions": regions}))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     vectors = made.region_vectors(image, PLACES)

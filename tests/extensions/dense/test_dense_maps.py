@@ -52,7 +52,7 @@ def test_a_class_is_as_near_as_the_nearest_of_its_names(clip: Clip) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 32])
-def test_every_pixel_gets_a_class_and_never_a_background_that_is_not_scored(
+def test_every_pixel_gets_a_class_that_is_scored(
     clip: Clip, masks: DenseImages, window: int
 ) -> None:
     ids = segmenter(clip, masks, window=window, stride=16)(masks.image(0, 10_000))
@@ -83,7 +83,7 @@ def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: D
         torch.testing.assert_close(made._logits(pixels, size), wanted, atol=1e-3, rtol=1e-4)
 
 
-def test_key_smoothing_gives_unsure_patches_the_shares_of_those_with_like_keys() -> None:
+def test_key_smoothing_shares_between_patches_of_like_keys() -> None:
     logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [0.0, 5.0], [0.0, 5.0]]).view(1, 2, 2, 2)
     keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]).view(1, 2, 2, 2)
     shares = logits.softmax(-1).view(4, 2)
@@ -94,9 +94,7 @@ def test_key_smoothing_gives_unsure_patches_the_shares_of_those_with_like_keys()
     torch.testing.assert_close(found.sum(-1), torch.ones(4))
 
 
-def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(
-    clip: Clip, masks: DenseImages
-) -> None:
+def test_prompt_denoising_leaves_out_unlikely_classes(clip: Clip, masks: DenseImages) -> None:
     image = masks.image(0, 10_000)
     made = segmenter(clip, masks)
     assert len(np.unique(made(image))) > 1
@@ -108,9 +106,7 @@ def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(
         made(image)
 
 
-def test_classes_that_are_nowhere_likely_are_left_out_before_keys_are_smoothed(
-    clip: Clip, masks: DenseImages
-) -> None:
+def test_unlikely_classes_are_left_out_before_smoothing(clip: Clip, masks: DenseImages) -> None:
     made = segmenter(clip, masks, prompt_denoising=0.6, key_smoothing=1.0)
     # Over two windows of two patches: only classes 0 and 1 are likely somewhere. Of class 2 every
     # patch has a third.
@@ -140,7 +136,7 @@ def test_classes_that_are_nowhere_likely_are_left_out_before_keys_are_smoothed(
     assert (alone.softmax(dim=-1)[..., 2] == 0).all()
 
 
-def test_images_keep_their_ratio_and_are_padded_to_whole_patches() -> None:
+def test_images_keep_their_ratio_and_fill_whole_patches() -> None:
     assert resized(Image.new("RGB", (640, 427)), 512).size == (767, 512)
     assert resized(Image.new("RGB", (3000, 1000)), 800, 1_333).size == (1333, 444)
     pixels = torch.ones(1, 3, 444, 1333)
@@ -176,7 +172,7 @@ def trained(clip: Clip, masks: DenseImages, root: Path, **fields: Any) -> Studen
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_a_student_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+def test_a_killed_student_ends_with_uninterrupted_weights(
     clip: Clip, masks: DenseImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: bool
 ) -> None:
     whole = trained(clip, masks, tmp_path / "whole")

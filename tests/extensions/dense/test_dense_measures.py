@@ -70,7 +70,7 @@ def by_hand(truth: dict[str, Any], found: list[dict[str, Any]]) -> Any:
     return evaluation
 
 
-def test_average_precision_is_that_of_pycocotools_with_crowds_and_a_class_without_boxes() -> None:
+def test_average_precision_is_that_of_pycocotools() -> None:
     truth, found = scenes()
     figures, classes = box_figures(
         truth, found, {"base": ["a", "d"], "novel": ["b", "c"], "none": ["d"]}
@@ -88,7 +88,7 @@ def test_average_precision_is_that_of_pycocotools_with_crowds_and_a_class_withou
     assert "ap50_none" not in figures
 
 
-def test_right_detections_are_1_none_are_0_and_nothing_true_is_no_figure() -> None:
+def test_all_right_detections_are_1_and_none_are_0() -> None:
     truth, _ = scenes()
     right = [{**box, "score": 0.5} for box in truth["annotations"]]
     assert box_figures(truth, right, {})[0] == {"ap": 1.0, "ap50": 1.0}
@@ -122,7 +122,7 @@ def test_iou_equals_torchmetrics_where_all_classes_occur() -> None:
     assert map_figures(matrix)["miou"] == pytest.approx(float(theirs.compute().mean()))
 
 
-def test_iou_by_hand_with_ignored_pixels_and_classes_that_do_not_occur() -> None:
+def test_iou_by_hand_with_ignored_pixels_and_absent_classes() -> None:
     truth = np.array([[0, 0, 1, 1], [255, 255, 1, 0]])
     found = np.array([[0, 1, 1, 1], [3, 0, 0, 0]])
     matrix = confusion(truth, found, 4)

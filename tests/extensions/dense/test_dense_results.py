@@ -72,7 +72,7 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_predictions_are_damaged(
+def test_a_killed_measurement_predicts_only_remaining_images(
     project: Project, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     wanted = publish_dense(project, "shapes", "base")
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
         publish_dense(changed(project, root=None), "shapes", "base")
 
 
-def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(
+def test_all_wrong_sets_are_one_error_before_any_prediction(
     project: Project,
 ) -> None:
     root = project.config.section(DenseConfig).root / "shapes"  # type: ignore[operator]
@@ -121,7 +121,7 @@ def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(
     assert "annotations.json" in str(caught.value) and "twice" in str(caught.value)
 
 
-def test_regions_of_a_tower_without_dense_features_are_unavailable(
+def test_regions_need_a_tower_with_dense_features(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -150,7 +150,7 @@ def test_images_of_the_sets_are_kept_out_of_training(project: Project) -> None:
     )
 
 
-def test_the_fingerprint_sees_settings_and_data_and_not_where_they_are(
+def test_a_fingerprint_sees_settings_and_data_and_no_paths(
     project: Project, tmp_path: Path
 ) -> None:
     first = publish_dense(project, "shapes", "base").fingerprint
@@ -185,7 +185,7 @@ def compared(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return fresh
 
 
-def test_a_method_stands_beside_the_base_in_figures_and_pictures(compared: Project) -> None:
+def test_a_method_stands_beside_base_in_figures_and_pictures(compared: Project) -> None:
     made = compare_dense(compared, "shapes")
     table = pd.read_parquet(made.file("table.parquet"))
     assert set(table["method"]) == {"gated-image"} and (table["delta"] == 0).all()
@@ -210,7 +210,7 @@ def test_methods_on_other_images_than_the_base_are_not_compared(compared: Projec
     assert "other images" in made.counts["skipped"]["gated-image, masks"]
 
 
-def test_without_a_base_and_without_a_method_there_is_nothing_to_compare(project: Project) -> None:
+def test_without_base_or_method_there_is_nothing_to_compare(project: Project) -> None:
     with pytest.raises(MissingArtifact, match="the base"):
         compare_dense(project, "shapes")
     publish_dense(project, "shapes", "base")
@@ -218,7 +218,7 @@ def test_without_a_base_and_without_a_method_there_is_nothing_to_compare(project
         compare_dense(project, "shapes")
 
 
-def test_checks_see_boxes_beside_their_image_and_scores_that_are_none(project: Project) -> None:
+def test_checks_see_boxes_outside_images_and_invalid_scores(project: Project) -> None:
     made = publish_dense(project, "shapes", "base")
     path = made.path / "detections/boxes--truth.json"
     found = json.loads(path.read_text())

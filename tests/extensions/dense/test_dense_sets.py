@@ -61,7 +61,7 @@ def test_a_label_map_gives_class_ids_and_ignores_its_border(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["boxes", "masks"])
 @pytest.mark.parametrize("with_folder", [True, False])
-def test_zips_are_read_in_place_and_have_the_digest_of_their_folders(
+def test_zips_are_read_in_place_with_their_folders_digest(
     root: Path, name: str, with_folder: bool
 ) -> None:
     before = read_dense_set(root, own(name))
@@ -184,9 +184,7 @@ def test_wrong_label_maps_are_one_error(root: Path, name: str, content: Any, tok
 
 
 @pytest.mark.parametrize("copy", ["labels/again/2.png", "images/2.jpg"])
-def test_two_files_of_one_name_are_refused_rather_than_joined_with_either(
-    root: Path, copy: str
-) -> None:
+def test_two_files_of_one_name_are_refused_rather_than_joined(root: Path, copy: str) -> None:
     path = root / "shapes" / copy
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(
@@ -260,7 +258,7 @@ def test_voc_is_read_with_and_without_its_background(
         read_dense_set(tmp_path, entry)
 
 
-def test_the_split_of_open_vocabulary_detection_drops_what_is_in_neither_group(
+def test_the_open_vocabulary_split_drops_ungrouped_classes(
     tmp_path: Path,
 ) -> None:
     entry = dense_sets()["coco-ovd-65"]

@@ -177,7 +177,7 @@ def test_residual_and_mlp_are_as_published_unless_given(
     )
 
 
-def test_positions_are_resized_for_other_sizes_and_left_as_they_were() -> None:
+def test_positions_are_resized_for_other_sizes_only() -> None:
     model = model_of("vit")
     own = model.visual.positional_embedding
     before = own.clone()
@@ -214,7 +214,7 @@ def test_a_resnets_map_is_its_attention_pool_without_attention() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "vit-avg", "timm"])
-def test_a_region_over_the_whole_map_is_the_mean_token_and_over_a_patch_that_token(
+def test_a_region_of_the_map_is_the_mean_of_its_tokens(
     name: str,
 ) -> None:
     tower = DenseTower(model_of(name))
@@ -228,7 +228,7 @@ def test_a_region_over_the_whole_map_is_the_mean_token_and_over_a_patch_that_tok
     torch.testing.assert_close(found[1], features[1, 2], atol=1e-5, rtol=1e-4)
 
 
-def test_a_region_over_the_whole_image_is_the_vector_that_a_resnet_gives_it() -> None:
+def test_region_over_whole_image_is_vector_that_resnet_gives_it() -> None:
     model = model_of("resnet")
     found = DenseTower(model).regions(images(count=1), torch.tensor([[0.0, 0.0, 64.0, 64.0]]))
     torch.testing.assert_close(

@@ -100,7 +100,7 @@ def test_head_and_figure_are_those_of_open_clips_own_classifier(
     assert (row["metric"], row["n"], row["protocol"]) == (entry.metric, len(images), "zero-shot")
 
 
-def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(
+def test_an_oblong_image_is_squashed_for_kitti_alone(
     tiny_checkpoint: Path,
 ) -> None:
     clip = load(tiny_checkpoint)
@@ -116,7 +116,7 @@ def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(
 
 
 @pytest.mark.parametrize(("name", "squash"), [("kitti-distance", True), ("patch-camelyon", False)])
-def test_features_are_those_of_the_image_as_the_benchmark_prepares_it(
+def test_features_are_those_of_image_as_benchmark_prepares_it(
     make_project: Callable[..., Project],
     tiny_checkpoint: Path,
     tmp_path: Path,
@@ -144,7 +144,7 @@ def test_features_are_those_of_the_image_as_the_benchmark_prepares_it(
         np.testing.assert_allclose(found.features[found.labels == label][0], expected, atol=1e-4)
 
 
-def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_it(
+def test_all_twenty_give_twenty_rows_and_a_valid_submission(
     project_on: Callable[..., Project], data: Path
 ) -> None:
     artifact = results(project_on())
@@ -168,7 +168,7 @@ def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_i
     assert json.loads(artifact.file("results.json").read_text())[0]["dataset"] == "caltech-101"
 
 
-def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
+def test_predictions_reproduce_the_figure_in_disk_order(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     root = write_elevater(
@@ -190,7 +190,7 @@ def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
     assert whole - backbone == round(32 * 57.55)  # the mean head of the 20, 1,151 classes in all
 
 
-def test_three_that_are_missing_leave_seventeen_of_twenty_and_are_never_zero(
+def test_seventeen_of_twenty_are_said_and_missing_is_not_zero(
     make_project: Callable[..., Project], data: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(data, tmp_path / "data")
@@ -250,7 +250,7 @@ def flip_a_bit(path: Path) -> None:
 @pytest.mark.parametrize(
     "damaged", [[], ["mnist/test.npy"], ["mnist/test.json"]], ids=["whole", "vectors", "about"]
 )
-def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
+def test_a_killed_encoding_resumes_after_finished_data_sets(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: list[str]
 ) -> None:
     project = project_on(datasets=["mnist", "fer-2013"])
@@ -276,7 +276,7 @@ def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
 
 
 @pytest.mark.parametrize("damaged", ["", "progress/mnist.json", "predictions/zero_shot/mnist.json"])
-def test_a_killed_measurement_resumes_after_the_data_sets_that_are_as_they_were(
+def test_a_killed_measurement_resumes_after_intact_data_sets(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
     project, measured, measure = (
@@ -306,7 +306,7 @@ def test_a_killed_measurement_resumes_after_the_data_sets_that_are_as_they_were(
     )
 
 
-def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(
+def test_a_checkpoint_encodes_an_image_once_for_all_askers(
     project_on: Callable[..., Project],
 ) -> None:
     first = publish_features(project_on(datasets=["mnist"]), "shapes", "base")
@@ -319,7 +319,7 @@ def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(
     assert publish_features(project_on(datasets=["mnist"]), "shapes", "base").reused
 
 
-def test_features_of_an_older_version_of_the_code_are_not_taken_over(
+def test_features_of_older_version_of_code_are_not_taken_over(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = project_on(datasets=["mnist"])
@@ -330,7 +330,7 @@ def test_features_of_an_older_version_of_the_code_are_not_taken_over(
     assert publish_features(project, "colours", "base").counts["splits_taken_over"] == 0
 
 
-def test_adapted_figures_are_compared_only_where_the_training_images_are_the_same(
+def test_adapted_figures_compare_only_on_equal_training_images(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     summaries = []
@@ -352,7 +352,7 @@ def test_adapted_figures_are_compared_only_where_the_training_images_are_the_sam
     )
 
 
-def test_predictions_in_the_order_of_another_layout_are_no_submission(
+def test_predictions_in_another_order_are_no_submission(
     make_project: Callable[..., Project], data: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(data, tmp_path / "data")
@@ -406,7 +406,7 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(
     assert np.shape(prediction["predictions"]) == (1, 14, 7)
 
 
-def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
+def test_image_tower_is_fine_tuned_on_images_of_features(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = import_module("react_pipeline.extensions.elevater.sweep")
@@ -417,7 +417,7 @@ def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
     assert len(tuned) == 2 and tuned["value"].notna().all()
 
 
-def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
+def test_fine_tuning_refuses_images_changed_since_encoding(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     root = write_elevater(
@@ -464,7 +464,7 @@ def test_results_are_stale_when_shots_are_asked_for_later(
 
 
 @pytest.mark.parametrize(("cut", "reported"), [(0.8, None), (0.02, "no usable image")])
-def test_a_truncated_image_counts_with_what_is_there_and_an_unusable_one_is_named(
+def test_a_truncated_image_counts_and_an_unusable_is_named(
     make_project: Callable[..., Project], tmp_path: Path, cut: float, reported: str | None
 ) -> None:
     names = dataset("patch-camelyon").class_names
@@ -508,7 +508,7 @@ def summary(**values: float | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
-def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so(
+def test_unequal_sets_are_compared_on_what_both_have(
     tmp_path: Path,
 ) -> None:  # FAULTS 32
     base = summary(mnist=0.2, dtd=0.4, cifar_10=0.9, gtsrb=None)
@@ -528,7 +528,7 @@ def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so
         assert figure.width > 300
 
 
-def test_figures_of_other_images_or_of_imagenet_stay_out_of_the_mean() -> None:
+def test_figures_of_imagenet_or_other_images_are_not_averaged() -> None:
     base, method = (
         summary(mnist=0.2, dtd=0.4, imagenet_1k=0.1),
         summary(mnist=0.3, dtd=0.5, imagenet_1k=0.9),
@@ -571,7 +571,7 @@ def test_the_root_is_found_from_the_file_that_names_it(tiny_project: Project) ->
     )
 
 
-def test_only_data_sets_with_fewer_images_are_counted_below_the_table() -> None:
+def test_only_data_sets_with_fewer_images_are_in_the_footnote() -> None:
     whole = summary(mnist=0.2, dtd=0.4)
     assert "Fewer" not in table_of(whole)
     fewer = whole.assign(n=[10, 9])

@@ -62,7 +62,7 @@ def launched(
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_benchmark_is_built_for_every_method_and_a_second_launch_reuses_all(
+def test_a_second_launch_reuses_the_benchmark_of_every_method(
     launched: Launched,
 ) -> None:
     assert not launched.first.failed and not launched.first.skipped
@@ -95,7 +95,7 @@ def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> No
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_compare(
+def test_leaks_are_unmeasured_where_nothing_can_be_compared(
     launched: Launched, tmp_path: Path
 ) -> None:
     project = launched.project
@@ -122,7 +122,7 @@ def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> No
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_comparison_counts_what_both_have_and_a_linear_head_has_none(launched: Launched) -> None:
+def test_a_comparison_counts_parts_and_a_head_has_none(launched: Launched) -> None:
     artifact = launched.project.store.current("benchmark_comparison", "shapes")
     assert artifact.counts["methods"] == ["gated-image"] and not artifact.counts["skipped"]
     assert artifact.counts["datasets_compared"] == {"gated-image.zero-shot": 2}

@@ -25,7 +25,7 @@ def test_a_copy_with_all_official_numbers_is_complete(tmp_path: Path) -> None:
     ]
 
 
-def test_fewer_images_or_a_missing_split_are_partial_with_both_numbers(tmp_path: Path) -> None:
+def test_fewer_images_or_a_missing_split_are_partial(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["dtd"])
     (folder_of(tmp_path, "dtd") / "val.txt").unlink()
     (report,) = check_root(tmp_path, ["dtd"])
@@ -48,7 +48,7 @@ def test_every_data_set_is_reported_in_the_order_of_the_table(tmp_path: Path) ->
     assert set(states.values()) == {"partial"}
 
 
-def test_lines_hold_a_markdown_table_and_say_where_to_get_what_is_missing(tmp_path: Path) -> None:
+def test_lines_hold_a_markdown_table_and_where_to_get_data(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["dtd", "mnist"])
     lines = report_lines(check_root(tmp_path, ["mnist", "dtd", "cifar-10"]))
     assert lines[0] == "| data set | state | train | val | test |"
@@ -81,7 +81,7 @@ def test_labels_without_names_are_noted(tmp_path: Path) -> None:
     assert any(line.startswith("  note: ") for line in report_lines([report]))
 
 
-def test_a_root_that_is_not_there_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
+def test_root_that_is_not_there_and_unknown_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         check_root(tmp_path / "nowhere")
     with pytest.raises(InputError, match="did you mean mnist"):
@@ -89,7 +89,7 @@ def test_a_root_that_is_not_there_and_an_unknown_name_are_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize(("share", "state"), [(0.8, "partial"), (0.02, "wrong")])
-def test_an_image_that_ends_too_early_is_noted_and_only_an_unusable_one_is_wrong(
+def test_a_short_image_is_noted_and_only_an_unusable_is_wrong(
     tmp_path: Path, share: float, state: str
 ) -> None:
     for label, name in enumerate(dataset("patch-camelyon").class_names):

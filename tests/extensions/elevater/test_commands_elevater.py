@@ -49,7 +49,7 @@ def test_list_shows_the_twenty_and_imagenet(run) -> None:
     assert "voc-2007-classification" in out and "imagenet-1k" in out
 
 
-def test_check_reports_what_is_there_and_fails_only_for_what_is_wrong(
+def test_a_check_reports_all_and_fails_only_for_what_is_wrong(
     run, data: Path, tmp_path: Path
 ) -> None:
     code, out, _ = run("check", str(data))
@@ -77,9 +77,7 @@ def test_domains_are_written_into_the_project_and_are_valid(
     assert code == 2 and "nosuch: no such folder" in reported and not Path("another").exists()
 
 
-def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards(
-    run, tmp_path: Path
-) -> None:
+def test_a_submission_for_own_data_is_not_the_leaderboards(run, tmp_path: Path) -> None:
     data = write_elevater(tmp_path / "all")
     for name in DATASETS:
         shape = (1, len(read_dataset(data, name, "test")), dataset(name).num_classes)

@@ -50,7 +50,7 @@ def write(project: Project, domain: dict[str, object]) -> None:
     (project.config.domains / f"{domain['slug']}.yaml").write_text(yaml.safe_dump(domain))
 
 
-def test_images_in_a_zip_are_listed_with_the_domains_classes_and_read_in_place(
+def test_images_in_a_zip_are_listed_and_read_in_place(
     project: Project, data: Path, tiny_checkpoint: Path
 ) -> None:
     artifact = publish_evaluation_set(project, NAME)
@@ -74,9 +74,7 @@ def test_identity_is_content_not_place(project: Project, data: Path, tmp_path: P
     assert images["path"].str.startswith(str(tmp_path / "moved")).all()
 
 
-def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refused(
-    project: Project, data: Path
-) -> None:
+def test_a_domain_with_more_classes_keeps_ids_and_fewer_fail(project: Project, data: Path) -> None:
     domain = domain_of(dataset(NAME), data)
     write(project, {**domain, "classes": ["zebra", *domain["classes"]]})
     images = read_images(publish_evaluation_set(project, NAME))
@@ -86,9 +84,7 @@ def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refuse
         publish_evaluation_set(project, NAME)
 
 
-def test_data_that_are_not_there_are_unavailable_with_the_reason(
-    project: Project, data: Path
-) -> None:
+def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, data: Path) -> None:
     (folder_of(data, NAME) / "test.zip").unlink()
     assert "test.zip" in publish_evaluation_set(project, NAME).counts["unavailable"]
     write(project, domain_of(dataset(NAME), data / "nosuch"))
@@ -113,7 +109,7 @@ def test_wrong_evaluation_is_reported_with_its_reason(
         project.domain(NAME)
 
 
-def test_every_data_set_is_a_valid_domain_and_the_union_has_each_name_once(tmp_path: Path) -> None:
+def test_every_data_set_is_a_domain_and_the_union_unique(tmp_path: Path) -> None:
     paths = write_domains(tmp_path / "data", tmp_path / "domains")
     domains = {path.stem: load_domain(path) for path in paths}
     assert len(domains) == 21
@@ -129,7 +125,7 @@ def test_every_data_set_is_a_valid_domain_and_the_union_has_each_name_once(tmp_p
     assert len(union) == len(set(union)) and set(union) == every
 
 
-def test_writing_domains_again_changes_nothing_and_never_overwrites(tmp_path: Path) -> None:
+def test_writing_domains_again_changes_nothing(tmp_path: Path) -> None:
     paths = write_domains(tmp_path, tmp_path / "domains")
     assert write_domains(tmp_path, tmp_path / "domains") == paths
     paths[0].write_text("classes: [mine]\n")
@@ -149,7 +145,7 @@ def write_images(root: Path, name: str, suffix: str) -> list[Path]:
     return paths
 
 
-def test_images_of_kitti_are_squashed_to_be_measured_and_prepared_as_the_corpus_to_be_kept_out(
+def test_images_of_kitti_are_squashed_only_to_be_measured(
     tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     name, clip = "kitti-distance", load(tiny_checkpoint)

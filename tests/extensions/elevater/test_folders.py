@@ -68,7 +68,7 @@ def test_imagenets_validation_folder_of_wordnet_ids_is_its_test(tmp_path: Path) 
     assert (few.labels.tolist(), few.read(4)) == (images.labels[:5].tolist(), images.read(4))
 
 
-def test_imagenets_classes_of_one_name_are_those_of_the_domain_in_their_order(
+def test_imagenet_classes_of_one_name_keep_the_domain_order(
     tmp_path: Path,
 ) -> None:
     import timm.data

@@ -89,7 +89,7 @@ def test_vectors_that_are_not_finite_are_refused() -> None:
         recall(np.full((2, 3), np.nan), np.ones((2, 3)), np.array([0, 1]))
 
 
-def test_karpathys_json_gives_the_first_five_captions_of_a_split(tmp_path: Path) -> None:
+def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> None:
     images = [
         entry("a.jpg", [f"a {number}" for number in range(7)], filepath="val2014"),
         entry("b.jpg", ["b", " "], filepath="val2014"),
@@ -179,7 +179,7 @@ def test_a_table_without_the_column_names_those_it_has(tmp_path: Path) -> None:
         read_caption_csv(tmp_path / "absent.csv")
 
 
-def test_a_tab_may_be_written_as_a_shell_hands_it_on_and_another_delimiter_is_reported(
+def test_a_tab_may_be_escaped_and_other_delimiters_are_named(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "captions.tsv"

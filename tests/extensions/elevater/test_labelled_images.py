@@ -102,7 +102,7 @@ def test_whether_a_split_has_its_official_size_is_known(copy: Path) -> None:
     assert any("9960 images are listed again" in note for note in whole.notes)
 
 
-def test_the_digest_changes_with_the_order_of_the_classes_on_disk_though_every_label_means_the_same(
+def test_the_digest_changes_with_the_class_order_on_disk(
     copy: Path,
 ) -> None:
     before = read_dataset(copy, "cifar-10", "test")

@@ -27,9 +27,7 @@ def class_in_name(location: str) -> int:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_data_set_is_read_in_its_published_format_with_labels_joined_by_name(
-    copy: Path, name: str
-) -> None:
+def test_every_data_set_is_read_in_its_published_format(copy: Path, name: str) -> None:
     for split in dataset(name).sizes:
         images = read_dataset(copy, name, split)
         assert len(images) == 2 * len(dataset(name).class_names)
@@ -113,7 +111,7 @@ def test_plain_files_beside_the_index_are_read_too(tmp_path: Path) -> None:
     assert images.read(3) == png(3, "3")
 
 
-def test_without_a_registry_the_published_folder_names_are_known(tmp_path: Path) -> None:
+def test_without_a_registry_published_folder_names_are_known(tmp_path: Path) -> None:
     write_elevater(tmp_path / "whole", only=["gtsrb"], registry=False)
     assert len(read_dataset(tmp_path / "whole", "gtsrb", "test")) == 43
     # The folder `classification` may be the root itself.
@@ -130,7 +128,7 @@ def test_the_newest_version_of_the_registry_counts(tmp_path: Path) -> None:
     assert len(read_dataset(tmp_path, "mnist", "test")) == 10
 
 
-def test_labels_without_names_are_taken_in_elevaters_order_and_that_is_said(
+def test_labels_without_names_follow_elevaters_order_and_say_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_elevater(tmp_path, only=["stanford-cars"])
@@ -149,7 +147,7 @@ def test_labels_without_names_are_taken_in_elevaters_order_and_that_is_said(
         (lambda folder: (folder / "val.zip").unlink(), "val.zip"),
     ],
 )
-def test_what_is_missing_is_unavailable_and_where_to_get_it_is_said(
+def test_missing_data_are_unavailable_with_where_to_get_them(
     tmp_path: Path, change: object, missing: str
 ) -> None:
     write_elevater(tmp_path, only=["mnist"])
@@ -170,7 +168,7 @@ def test_data_sets_left_out_are_unavailable(tmp_path: Path) -> None:
         read_dataset(tmp_path, "cifar-10", "test")
 
 
-def test_a_field_of_the_registry_that_contradicts_the_benchmark_is_refused(tmp_path: Path) -> None:
+def test_a_registry_field_against_the_benchmark_is_refused(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["mnist"])
     edit_registry(tmp_path, "mnist", type="classification_multilabel")
     with pytest.raises(InputError, match="mnist.type"):

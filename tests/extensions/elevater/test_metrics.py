@@ -49,9 +49,7 @@ def interpolated_map(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("steps", [0, 4])
-def test_accuracy_and_mean_per_class_equal_scikit_learn_with_and_without_ties(
-    seed: int, steps: int
-) -> None:
+def test_accuracy_and_mean_per_class_equal_scikit_learn(seed: int, steps: int) -> None:
     labels, scores = scored(seed, steps=steps)
     predicted = scores.argmax(axis=1)
     assert measure("accuracy", labels, scores) == pytest.approx(accuracy_score(labels, predicted))
@@ -79,7 +77,7 @@ def test_eleven_point_map_of_a_worked_example() -> None:
     assert measure("11point_mAP", labels, scores) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
 
 
-def test_a_recall_of_three_tenths_reaches_the_point_of_three_tenths() -> None:
+def test_a_recall_of_three_tenths_reaches_point_of_three_tenths() -> None:
     # Ten positives, three of them first: counted upwards the point would be 0.30000000000000004 and
     # be missed.
     labels = np.array([[1]] * 3 + [[0]] * 90 + [[1]] * 7)
@@ -101,7 +99,7 @@ def test_equal_scores_predict_the_class_with_the_lower_number() -> None:
     assert measure("roc_auc", np.array([0, 1]), np.ones((2, 2))) == 0.5
 
 
-def test_an_absent_class_is_left_out_of_the_mean_but_can_be_predicted() -> None:
+def test_absent_class_is_left_out_of_mean_but_can_be_predicted() -> None:
     labels = np.array([0, 0, 1, 1])
     scores = np.array([[0.9, 0.1, 0.0], [0.1, 0.0, 0.9], [0.0, 0.9, 0.1], [0.0, 0.9, 0.1]])
     with warnings.catch_warnings():

@@ -106,7 +106,7 @@ def test_a_user_can_vouch_for_the_order_of_an_elevater_copy(tmp_path: Path) -> N
         join_names(entry, found[:3], tmp_path, tmp_path, in_elevaters_order=True)
 
 
-def test_numerals_are_refused_where_the_order_is_in_doubt_or_the_files_are_not_elevaters(
+def test_numerals_are_refused_where_their_order_is_in_doubt(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(InputError, match="order is uncertain"):

@@ -68,7 +68,7 @@ def by_torch(
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["multiclass", "multilabel"])
-def test_trials_trained_at_once_equal_trials_trained_one_by_one_with_pytorch(
+def test_trials_trained_at_once_equal_trials_one_by_one(
     several: bool,
 ) -> None:
     # 65 examples leave a batch of one, which is skipped.
@@ -97,7 +97,7 @@ def test_a_bound_on_the_trials_at_once_changes_nothing(monkeypatch: pytest.Monke
     assert [curve.scores for curve in all_at_once] == [curve.scores for curve in by_twos]
 
 
-def test_a_failing_trial_is_named_stops_and_leaves_the_others_alone() -> None:
+def test_a_failing_trial_is_named_stops_and_leaves_others_alone() -> None:
     train, test, head = clusters(0), clusters(1), random_head(5, 12)
     wild = Trial(0.1, 1e6)
     with_wild = train_heads(
@@ -125,7 +125,7 @@ def test_a_text_head_starts_with_the_class_vectors() -> None:
     assert torch.equal(head.weight, zero_shot.T) and not head.bias.any()
 
 
-def test_the_best_probabilities_are_those_of_the_first_best_epoch() -> None:
+def test_best_probabilities_are_those_of_first_best_epoch() -> None:
     train, test, head = clusters(0), clusters(1), random_head(5, 12)
     curve = train_heads(
         train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=8, keep_probabilities=True

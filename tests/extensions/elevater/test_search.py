@@ -83,9 +83,7 @@ def test_the_grid_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("steps", [1_000_000, 8])
-def test_rounds_over_all_learning_rates_find_what_one_search_after_another_finds(
-    seed: int, steps: int
-) -> None:
+def test_rounds_over_all_rates_equal_searches_one_by_one(seed: int, steps: int) -> None:
     score = bumpy(seed, steps)
     found = sweep(rounds_of(score, []))
     assert (found.best.learning_rate, grid_point(found.best), found.score) == one_after_another(
@@ -93,7 +91,7 @@ def test_rounds_over_all_learning_rates_find_what_one_search_after_another_finds
     )
 
 
-def test_five_rounds_try_both_neighbours_of_each_best_and_no_point_twice() -> None:
+def test_five_rounds_try_neighbours_of_each_best_once() -> None:
     seen: list[list[tuple[float, int]]] = []
     found = sweep(rounds_of(lambda rate, point: 1 - abs(point - 37) / 100 + rate / 10, seen))
     assert [len(trials) for trials in seen] == [42, 12, 12, 12, 12]
@@ -116,7 +114,7 @@ def test_the_edge_of_the_grid_has_one_neighbour() -> None:
     assert [sorted({point for _, point in trials}) for trials in seen[1:]] == [[8], [4], [2], [1]]
 
 
-def test_equal_scores_go_to_the_lower_learning_rate_and_the_earlier_trial() -> None:
+def test_equal_scores_go_to_the_lower_rate_and_earlier_trial() -> None:
     found = sweep(rounds_of(lambda rate, point: 0.5, []))
     assert (found.best.learning_rate, grid_point(found.best)) == (LEARNING_RATES[0], 0)
 
@@ -160,7 +158,7 @@ class Numbers:
 SPLIT = Split(search=np.array([2, 3]), held_out=np.array([0, 1]), final=np.array([0, 1, 2, 3]))
 
 
-def test_the_search_never_sees_the_test_images_and_the_final_training_has_both_parts() -> None:
+def test_the_search_sees_no_test_image_and_training_has_both() -> None:
     seen = []
 
     def train_trials(train, evaluation, trials, *, epochs, keep_probabilities):

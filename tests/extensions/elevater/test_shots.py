@@ -82,7 +82,7 @@ def test_samples_are_those_of_the_toolkit_and_never_change() -> None:
     ]
 
 
-def test_multilabel_samples_stay_balanced_and_have_as_many_images_without_class_as_shots() -> None:
+def test_multilabel_samples_stay_balanced_with_empty_images() -> None:
     labels = multilabel()
     labels[::10] = 0
     drawn = labels[sample_shots(labels, 20, seed=0, n_classes=6)]
@@ -109,7 +109,7 @@ def test_the_fifth_is_rounded_up() -> None:
     assert [len(hold_out(np.zeros(n, dtype=int))[1]) for n in (1, 5, 6, 35, 36)] == [1, 1, 2, 7, 8]
 
 
-def test_the_multilabel_cover_takes_the_lowest_class_that_lacks_images_first() -> None:
+def test_the_multilabel_cover_takes_the_lowest_class_first() -> None:
     labels = np.array([[0, 1], [1, 1], [1, 0], [1, 0], [0, 1], [0, 1], [1, 0], [1, 0]])
     # Class 0 (5 images) wants 1: image 1, which serves class 1 (4 images, wants 1) too.
     assert hold_out(labels)[1].tolist() == [1]
@@ -142,7 +142,7 @@ def test_the_final_training_uses_the_held_out_part_too() -> None:
     assert np.bincount(labels[few.search]).tolist() == [4] * 4
 
 
-def test_patch_camelyon_searches_on_a_sample_and_trains_on_everything() -> None:
+def test_patch_camelyon_searches_a_sample_and_trains_on_all() -> None:
     labels = np.arange(24_000) % 2
     split = split_training(labels, n_classes=2, dataset="patch-camelyon")
     assert np.bincount(labels[split.search]).tolist() == [8_000] * 2

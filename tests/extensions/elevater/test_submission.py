@@ -88,7 +88,7 @@ def test_a_file_holds_the_nine_keys_and_six_decimals(tmp_path: Path) -> None:
     assert values == [round(float(value), 6) for value in given.predictions.ravel()]
 
 
-def test_seeds_are_joined_in_order_and_trainable_parameters_averaged(tmp_path: Path) -> None:
+def test_seeds_are_joined_in_order_and_parameters_averaged(tmp_path: Path) -> None:
     write_prediction(prediction(seeds=(1,), num_trainable_params=13), tmp_path)
     write_prediction(prediction(seeds=(0,), num_trainable_params=10), tmp_path)
     (merged,) = document(write_submission(tmp_path))["data"]
@@ -217,7 +217,7 @@ def test_each_fault_is_reported_with_its_field(
     assert all(problem.file == path for problem in problems)
 
 
-def test_multilabel_rows_need_not_sum_to_one_and_small_rounding_is_no_fault(tmp_path: Path) -> None:
+def test_multilabel_rows_need_not_sum_to_one(tmp_path: Path) -> None:
     def change(data: Any) -> None:
         data[1]["predictions"][0][0] = [0.9, 0.8]
         data[0]["predictions"][0][0] = [0.5, 0.5, 0.0009]

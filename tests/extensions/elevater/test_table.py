@@ -60,7 +60,7 @@ def test_classes_of_the_twenty_add_up_to_1151() -> None:
     assert sum(len(entry.class_names) for entry in DATASETS.values()) == 1151
 
 
-def test_imagenet_has_1000_names_of_which_two_occur_twice_and_80_templates() -> None:
+def test_imagenet_has_1000_names_two_of_them_twice() -> None:
     names = IMAGENET.class_names
     assert (len(names), len(IMAGENET.templates), len(set(names))) == (1000, 80, 998)
     assert names.count("missile") == names.count("sunglasses") == 2
@@ -79,7 +79,7 @@ def test_names_of_a_data_set_can_be_distinguished(entry: table.Dataset) -> None:
 
 
 @pytest.mark.parametrize("name", read_data("other_names.json"))
-def test_names_of_the_original_data_sets_mean_classes_of_the_table(name: str) -> None:
+def test_names_of_original_data_sets_mean_classes_of_table(name: str) -> None:
     assert set(read_data("other_names.json")[name].values()) <= set(dataset(name).class_names)
 
 
@@ -95,7 +95,7 @@ def test_orders_that_differ_from_other_packages_are_elevaters() -> None:
     assert dataset("oxford-flower-102").class_names[92] == "air plant"
 
 
-def test_templates_that_clip_benchmark_has_otherwise_are_elevaters() -> None:
+def test_templates_unlike_clip_benchmark_are_elevaters() -> None:
     assert dataset("patch-camelyon").templates == ("this is a photo of {}",)
     assert dataset("kitti-distance").templates == ("{}",)
     assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."

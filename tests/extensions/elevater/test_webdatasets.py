@@ -100,7 +100,7 @@ def test_a_shard_that_is_cut_is_refused(tmp_path: Path) -> None:
         ({"cls": b"1"}, "no image"),
     ],
 )
-def test_a_sample_without_image_or_valid_label_is_refused_by_name(
+def test_sample_without_image_or_valid_label_is_refused_by_name(
     tmp_path: Path, sample: dict[str, bytes], message: str
 ) -> None:
     write_shard(write_webdataset(tmp_path) / "1.tar", {"bad": sample})
