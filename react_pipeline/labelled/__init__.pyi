@@ -15,6 +15,7 @@ from .labelled import read_images as read_images
 from .labels import images_by_folder as images_by_folder
 from .labels import lines_of as lines_of
 from .labels import normal as normal
+from .labels import read_manifest as read_manifest
 from .listing import read_json as read_json
 from .listing import read_lines as read_lines
 from .listing import read_text as read_text

@@ -1,3 +1,4 @@
+from .classifier import UNKNOWN as UNKNOWN
 from .classifier import Classifier as Classifier
 from .classifier import Origin as Origin
 from .classifier import is_exported as is_exported
@@ -6,8 +7,10 @@ from .exported_folder import write_calibration as write_calibration
 from .exported_folder import write_package as write_package
 from .judge import prepare_log as prepare_log
 from .judge_page import create_page as create_page
+from .pictures import find_pictures as find_pictures
 from .predict import Done as Done
 from .predict import Options as Options
 from .predict import embed_pictures as embed_pictures
 from .predict import predict_pictures as predict_pictures
+from .sort_into import folder_names as folder_names
 from .sort_into import sort_into as sort_into

@@ -1,0 +1,168 @@
+"""Labels: predictions that other tools read, and labels that come back as an evaluation set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from support.drawings import COLOURS, SHAPES, draw, encode
+from typer.testing import CliRunner
+
+from react_pipeline.commands.cli import app
+from react_pipeline.extensions.labels.export import export_predictions
+from react_pipeline.extensions.labels.readers import READERS, read_labels
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.project import Project
+from react_pipeline.store import InputError
+from react_pipeline.use import Classifier, Options, predict_pictures
+
+FORMS = sorted(READERS)
+
+
+@pytest.fixture
+def predictions(retrieved_project: Project, tmp_path: Path) -> Path:
+    """A finished run; two pictures of one name in two folders."""
+    photos = tmp_path / "photos"
+    for number, (shape, colour) in enumerate(
+        (shape, colour) for shape in SHAPES[:2] for colour in COLOURS[:2]
+    ):
+        path = photos / str(number) / ("same.png" if number < 2 else f"{shape}.png")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode(draw(shape, colour, 7)))
+    classifier = Classifier.load(
+        "shapes", "base", config=retrieved_project.path, device="cpu", precision="fp32"
+    )
+    predict_pictures(classifier, str(photos), tmp_path / "out", Options(workers=0))
+    return tmp_path / "out"
+
+
+def predicted(predictions: Path) -> list[str]:
+    labels: list[str] = pq.read_table(predictions / "predictions.parquet")["predicted"].to_pylist()
+    return labels
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_exported_comes_back(predictions: Path, tmp_path: Path, form: str) -> None:
+    done = export_predictions(predictions, form, tmp_path / "to")
+    assert (done.written, done.left_out) == (4, 0)
+    source = tmp_path / "to"
+    if form == "label-studio":
+        tasks = json.loads((source / "tasks.json").read_text())
+        # A person accepts every prediction, as the tool's export writes it.
+        for task in tasks:
+            task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
+        source /= "export.json"
+        source.write_text(json.dumps(tasks))
+    labels, contradicted = read_labels(form, source)
+    assert sorted(labels.values()) == sorted(predicted(predictions))
+    assert contradicted == []
+
+
+def test_coco_opens_a_coco_export(predictions: Path, tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    export_predictions(predictions, "coco", tmp_path / "to")
+    read = coco.COCO(tmp_path / "to" / "annotations.json")
+    assert len(read.getImgIds()) == 4
+    names = {entry["id"]: entry["name"] for entry in read.loadCats(read.getCatIds())}
+    boxes = read.loadAnns(read.getAnnIds())
+    assert [names[box["category_id"]] for box in boxes] == predicted(predictions)
+
+
+@pytest.mark.parametrize(("form", "inside"), [("imagefolder", "."), ("yolo", "train")])
+def test_torchvision_opens_folders_of_classes(
+    predictions: Path, tmp_path: Path, form: str, inside: str
+) -> None:
+    from torchvision.datasets import ImageFolder
+
+    export_predictions(predictions, form, tmp_path / "to")
+    read = ImageFolder(str(tmp_path / "to" / inside))
+    assert sorted(read.classes[target] for _, target in read.samples) == sorted(
+        predicted(predictions)
+    )
+
+
+def test_label_studio_accepts_its_tasks(predictions: Path, tmp_path: Path) -> None:
+    interface = pytest.importorskip("label_studio_sdk.label_interface")
+    export_predictions(predictions, "label-studio", tmp_path / "to")
+    labels = interface.LabelInterface((tmp_path / "to" / "interface.xml").read_text())
+    for task in json.loads((tmp_path / "to" / "tasks.json").read_text()):
+        assert labels.validate_task(task, validate_regions_only=False)
+
+
+def test_fiftyone_opens_its_export(predictions: Path, tmp_path: Path) -> None:
+    fiftyone = pytest.importorskip("fiftyone")
+    export_predictions(predictions, "fiftyone", tmp_path / "to")
+    read = fiftyone.Dataset.from_dir(
+        str(tmp_path / "to"), dataset_type=fiftyone.types.FiftyOneImageClassificationDataset
+    )
+    assert sorted(read.values("ground_truth.label")) == sorted(predicted(predictions))
+
+
+def test_imported_labels_become_an_evaluation_set(
+    retrieved_project: Project, predictions: Path, tmp_path: Path
+) -> None:
+    export_predictions(predictions, "imagefolder", tmp_path / "corrected")
+    table = tmp_path / "labels.csv"
+    command = ["labels", "import", "shapes", str(tmp_path / "corrected"), "--format", "imagefolder"]
+    command += ["--to", str(table), "--config", str(retrieved_project.path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    path = retrieved_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["evaluation"] = {"name": "corrected", "kind": "manifest", "path": str(table)}
+    path.write_text(yaml.safe_dump(domain))
+    artifact = publish_evaluation_set(Project.load(retrieved_project.path), "shapes")
+    assert artifact.counts["images"] == 4
+
+
+def test_unknown_classes_are_named_and_nothing_is_written(
+    retrieved_project: Project, predictions: Path, tmp_path: Path
+) -> None:
+    export_predictions(predictions, "imagefolder", tmp_path / "corrected")
+    folder = next(path for path in (tmp_path / "corrected").iterdir())
+    folder.rename(folder.with_name("unicorn"))
+    table = tmp_path / "labels.csv"
+    command = ["labels", "import", "shapes", str(tmp_path / "corrected"), "--format", "imagefolder"]
+    command += ["--to", str(table), "--config", str(retrieved_project.path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code != 0
+    assert "unicorn" in str(result.exception)
+    assert not list(tmp_path.glob("*labels.csv*"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"annotations": 3}', "[" * 10_000])
+def test_a_wrong_file_of_labels_is_one_error(tmp_path: Path, form: str, content: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"labels\.json"):
+        read_labels(form, path)
+
+
+def test_labels_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.png").write_bytes(b"")
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1},
+            {"image_id": 1, "category_id": 2},
+            {"image_id": 2, "category_id": 2},
+        ],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(coco))
+    labels, contradicted = read_labels("coco", tmp_path / "x.json")
+    assert labels == {tmp_path / "b.png": "dog"}
+    assert contradicted == [tmp_path / "a.png"]
+
+
+def test_a_picture_that_is_gone_is_named(predictions: Path, tmp_path: Path) -> None:
+    gone = sorted((tmp_path / "photos").rglob("*.png"))[0]
+    gone.unlink()
+    with pytest.raises(InputError, match="no picture file"):
+        export_predictions(predictions, "coco", tmp_path / "to")
+    assert not (tmp_path / "to").exists()
