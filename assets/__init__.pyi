@@ -2,9 +2,14 @@ from .checks import unmeasured as unmeasured
 from .checks import warning_below as warning_below
 from .declared import asset_text as asset_text
 from .declared import check as check
+from .declared import declare_sensor as declare_sensor
 from .declared import stage_asset as stage_asset
 from .partitions import key_of as key_of
 from .reporting import publish as publish
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectParam as ProjectParam
+from .runs import ending_of as ending_of
+from .runs import is_under_way as is_under_way
+from .upkeep_sensor import TRY_TAG as TRY_TAG
+from .upkeep_sensor import WAIT_HOURS as WAIT_HOURS

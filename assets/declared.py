@@ -34,6 +34,7 @@ class Check:
 
 
 _checks: list[Check] = []
+_sensors: dict[str, dg.SensorDefinition] = {}
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
@@ -63,6 +64,17 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
         return body
 
     return declared
+
+
+def declare_sensor(sensor: dg.SensorDefinition) -> dg.SensorDefinition:
+    """Add a sensor of an extension to the definitions."""
+    _sensors[sensor.name] = sensor
+    return sensor
+
+
+def declared_sensors() -> list[dg.SensorDefinition]:
+    """The sensors of extensions."""
+    return list(_sensors.values())
 
 
 def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from react_pipeline.assets import automation, checks, promotion, stages  # noqa: F401
-from react_pipeline.assets.declared import assets_of, checks_of
+from react_pipeline.assets.declared import assets_of, checks_of, declared_sensors
 from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
 from react_pipeline.extension import brought, extensions
@@ -62,6 +62,7 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
             automation.domain_files,
             automation.freshness,
             upkeep(settings, {row.name for row in rows}),
+            *declared_sensors(),
         ],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,

@@ -63,7 +63,9 @@ class Extension:
         return ()
 
     def declare_assets(self) -> None:
-        """Import the modules that declare texts and checks of assets (`assets.declared`)."""
+        """Import the modules that declare texts and checks of assets, and sensors
+        (`assets.declared`).
+        """
 
     def add_commands(self, app: typer.Typer) -> None:
         """Add commands to the command line."""

@@ -1,0 +1,1 @@
+"""Alerts: messages to people about failures, decisions and a full disk."""

@@ -1,0 +1,130 @@
+"""The sensor `alerts`: looks at runs, ticks, decisions and the disk, and sends what is new.
+
+Belongs here: what of Dagster is reported. Does not belong here: sending (`messages`). A message that
+could not be sent is kept in the cursor and sent again; no step waits for it or fails by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from react_pipeline.assets import (
+    TRY_TAG,
+    WAIT_HOURS,
+    ProjectParam,
+    declare_sensor,
+    ending_of,
+    is_under_way,
+)
+from react_pipeline.extensions.alerts.messages import (
+    Message,
+    decision_texts,
+    decisions,
+    disk_text,
+    problems,
+    send_all,
+)
+from react_pipeline.extensions.alerts.settings import AlertsConfig
+from react_pipeline.project import Project
+from react_pipeline.store import ReactError
+
+INTERVAL_SECONDS = 60
+MAX_RUNS = 100
+"""Failed runs that one tick reports."""
+
+
+@declare_sensor
+@dg.sensor(
+    name="alerts",
+    minimum_interval_seconds=INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends what people must know to the addresses of `alerts.to`: runs that failed for "
+    "good or were blocked by a check, ticks that fail, decisions on champions, a disk that is "
+    "nearly full. Starts no run.",
+)
+def alerts(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
+    """Report what is new since the last tick; the first one only remembers how things are."""
+    try:
+        pipeline = project.load()
+        names = pipeline.config.section(AlertsConfig).to
+        if not names:
+            return dg.SensorResult(skip_reason="alerts.to names no address")
+        before = json.loads(context.cursor) if context.cursor else None
+        state = _state(context.instance, pipeline)
+        texts = list(_news(context.instance, pipeline, before, state)) if before else []
+    except ReactError as error:
+        return dg.SensorResult(skip_reason=str(error))
+    faults = problems(names)
+    title = f"{pipeline.config.project}: "
+    messages = [Message(**record) for record in (before or {}).get("unsent", [])]
+    messages += [Message(name, title + topic, text) for topic, text in texts for name in names]
+    unsent = messages if faults else send_all(messages)
+    state["unsent"] = [message.record() for message in unsent]
+    lines = [*faults, *(f"{topic}: {text}" for topic, text in texts)]
+    lines += [f"{len(unsent)} messages are sent again in the next tick"] if unsent else []
+    return dg.SensorResult(
+        skip_reason="\n".join(lines)[:2_000] or "nothing new", cursor=json.dumps(state)
+    )
+
+
+def _state(instance: dg.DagsterInstance, project: Project) -> dict[str, Any]:
+    """How things are now, as far as the next tick compares with it."""
+    newest = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]),
+        limit=MAX_RUNS,
+        order_by="update_timestamp",
+    )
+    return {
+        "runs": [record.dagster_run.run_id for record in newest],
+        "ticks": _failing_ticks(instance),
+        "decisions": decisions(project),
+        "disk": disk_text(project),
+    }
+
+
+def _news(
+    instance: dg.DagsterInstance, project: Project, before: dict[str, Any], now: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Topic and text of everything that the last tick did not know."""
+    for run_id in now["runs"]:
+        run = instance.get_run_by_id(run_id) if run_id not in before["runs"] else None
+        if run is not None and (text := _ended_for_good(instance, run)):
+            yield "a run failed", text
+    for name, error in now["ticks"].items():
+        if name not in before["ticks"]:
+            yield f"the sensor {name} fails", error
+    for text in decision_texts(project, before["decisions"], now["decisions"]):
+        yield "champion", text
+    if now["disk"] and not before["disk"]:
+        yield "the disk is nearly full", now["disk"]
+
+
+def _ended_for_good(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """How a run failed; "" if it is started again, by Dagster or by `upkeep`."""
+    if is_under_way(instance, run):
+        return ""
+    failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    step = next((entry.step_key or "" for entry in failures), "")
+    ending = ending_of(instance, run, step)
+    tries = int(run.tags.get(TRY_TAG, "0"))
+    again = ending.is_interrupted or (ending.is_transient and tries <= len(WAIT_HOURS))
+    if tries and again:
+        return ""
+    partition = run.tags.get("dagster/partition", "")
+    place = f"{step} {partition}".strip()
+    return f"{place}: {ending.text}" if place else ending.text
+
+
+def _failing_ticks(instance: dg.DagsterInstance) -> dict[str, str]:
+    """The error of each sensor and schedule whose last tick failed, by name."""
+    failing = {}
+    for state in instance.all_instigator_state():
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        if ticks and ticks[0].status.value == "FAILURE":
+            error = ticks[0].error
+            failing[state.instigator_name] = " ".join((error.message if error else "").split())
+    return failing

@@ -1,0 +1,45 @@
+"""What alerts add: the section `alerts`, a sensor, a command, lines of `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from react_pipeline.extension import Extension
+
+if TYPE_CHECKING:
+    import typer
+
+    from react_pipeline.project import Project
+    from react_pipeline.settings import Section
+
+
+class Alerts(Extension):
+    """Messages to people."""
+
+    def sections(self) -> Mapping[str, type[Section]]:
+        """`alerts`."""
+        from react_pipeline.extensions.alerts.settings import AlertsConfig
+
+        return {"alerts": AlertsConfig}
+
+    def declare_assets(self) -> None:
+        """The sensor `alerts`."""
+        import react_pipeline.extensions.alerts.assets  # noqa: F401
+
+    def add_commands(self, app: typer.Typer) -> None:
+        """`react-pipeline test-alerts`."""
+        from react_pipeline.extensions.alerts.commands import test_alerts
+
+        app.command()(test_alerts)
+
+    def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
+        """Whether each address is set."""
+        from react_pipeline.extensions.alerts.messages import problems
+        from react_pipeline.extensions.alerts.settings import AlertsConfig
+
+        names = project.config.section(AlertsConfig).to
+        for problem in problems(names):
+            yield "alerts", "missing", problem, "set it where the Dagster daemon runs"
+        if names and not problems(names):
+            yield "alerts", "ok", ", ".join(names), ""

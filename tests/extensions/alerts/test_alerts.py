@@ -1,0 +1,221 @@
+"""Alerts: people hear of what is new, once, and not of what is retried."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from support.automation import Upkeep, repository
+from support.promotion import measured_folder
+from typer.testing import CliRunner
+
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.commands.cli import app
+from react_pipeline.project import Project
+from react_pipeline.promotion import decide
+from react_pipeline.store import ConfigError, InputError, StoreWriteError
+
+pytest.importorskip("apprise")
+
+Make = Callable[..., Project]
+
+
+class Receiver:
+    """A webhook on loopback; `status` is what it answers, None lets the sender wait."""
+
+    def __init__(self) -> None:
+        self.status: int | None = 200
+        self.texts: list[str] = []
+        self.released = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if receiver.status is None:
+                    receiver.released.wait(60)
+                    return
+                if receiver.status == 200:
+                    receiver.texts.append(f"{body['title']} | {body['message']}")
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"json://127.0.0.1:{self.server.server_port}/?rto=1&cto=1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    receiver = Receiver()
+    monkeypatch.setenv("TEAM_ALERTS", receiver.address)
+    monkeypatch.setenv("no_proxy", "*")
+    yield receiver
+    receiver.released.set()
+    receiver.server.shutdown()
+
+
+class Ticks:
+    """Ticks of the sensor `alerts`, one after another."""
+
+    def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
+        self.project = project
+        self.instance = instance
+        self.cursor: str | None = None
+        self.repository = repository(project)
+
+    def tick(self) -> str:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            repository_def=self.repository,
+            sensor_name="alerts",
+            resources={"project": ProjectResource(config_path=str(self.project.path))},
+        )
+        result = self.repository.get_sensor_def("alerts").evaluate_tick(context)
+        self.cursor = result.cursor
+        return str(result.skip_message)
+
+
+@pytest.fixture
+def project(make_project: Make) -> Project:
+    return make_project(alerts={"to": ["TEAM_ALERTS"]}, methods=["base", "gated-image"])
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield instance
+
+
+def test_a_run_that_failed_for_good_is_reported_once(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    upkeep = Upkeep(project, instance, "shapes")
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    upkeep.tick()
+    upkeep.run("corpus", None, InputError("tars/x.tar: damaged"))
+    ticks.tick()
+    ticks.tick()
+    assert len(receiver.texts) == 1
+    assert "tars/x.tar: damaged" in receiver.texts[0]
+    assert "corpus" in receiver.texts[0]
+
+
+def test_a_fault_that_is_retried_is_not_reported(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    upkeep = Upkeep(project, instance, "shapes")
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    upkeep.tick()
+    upkeep.run("corpus", None, StoreWriteError("the disk is full"))
+    ticks.tick()
+    assert receiver.texts == []
+
+
+def test_what_was_before_the_first_tick_is_not_reported(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    upkeep = Upkeep(project, instance, "shapes")
+    upkeep.tick()
+    upkeep.run("corpus", None, InputError("tars/x.tar: damaged"))
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    ticks.tick()
+    assert receiver.texts == []
+
+
+def test_a_new_champion_is_reported(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    instance: dg.DagsterInstance,
+    receiver: Receiver,
+) -> None:
+    project = measured_folder(tmp_path, tiny_checkpoint, drawings)
+    settings = yaml.safe_load(project.path.read_text())
+    settings["alerts"] = {"to": ["TEAM_ALERTS"]}
+    project.path.write_text(yaml.safe_dump(settings))
+    ticks = Ticks(Project.load(project.path), instance)
+    ticks.tick()
+    decide(project, "shapes")
+    ticks.tick()
+    ticks.tick()
+    assert len(receiver.texts) == 1
+    assert "shapes: gated-image is champion" in receiver.texts[0]
+
+
+def test_a_disk_that_fills_up_is_reported_once(
+    project: Project,
+    instance: dg.DagsterInstance,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    project.config.store.mkdir(parents=True, exist_ok=True)
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    ticks.tick()
+    ticks.tick()
+    assert len(receiver.texts) == 1
+    assert "prune" in receiver.texts[0]
+
+
+@pytest.mark.parametrize("status", [500, None])
+def test_a_message_that_is_not_accepted_is_sent_again(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver, status: int | None
+) -> None:
+    upkeep = Upkeep(project, instance, "shapes")
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    upkeep.tick()
+    upkeep.run("corpus", None, InputError("tars/x.tar: damaged"))
+    receiver.status = status
+    assert "sent again" in ticks.tick()
+    receiver.status = 200
+    receiver.released.set()
+    ticks.tick()
+    ticks.tick()
+    assert len(receiver.texts) == 1
+
+
+def test_the_command_sends_a_test_message(project: Project, receiver: Receiver) -> None:
+    command = ["test-alerts", "--config", str(project.path)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert len(receiver.texts) == 1
+    receiver.status = 500
+    assert CliRunner().invoke(app, command).exit_code == 1
+
+
+def test_an_address_that_is_missing_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEAM_ALERTS", raising=False)
+    result = CliRunner().invoke(app, ["test-alerts", "--config", str(project.path)])
+    assert "TEAM_ALERTS" in str(result.exception)
+
+
+def test_an_address_in_the_file_is_refused(make_project: Make) -> None:
+    project = make_project()
+    settings = yaml.safe_load(project.path.read_text())
+    settings["alerts"] = {"to": ["https://hooks.example/T000/secret"]}
+    project.path.write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match="alerts"):
+        Project.load(project.path)
