@@ -43,6 +43,9 @@ class Core(Extension):
     def methods(self) -> Iterable[Method]:
         """REACT's own method, and what it is compared with."""
         yield training.GatedImage()
+        yield training.GatedBoth()
+        yield training.LoraImage()
+        yield training.LoraBoth()
         yield training.LockedText()
         yield training.LockedImage()
         yield training.Full()

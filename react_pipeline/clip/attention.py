@@ -6,6 +6,7 @@ then copy their weights once per token. In the memory order of (B, T, W) the sam
 fraction of the time, above all in bf16. Shapes: B images, T tokens, W width, H heads.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ _WEIGHTS = frozenset(
     }
 )
 """Parameters that `host_block` knows."""
+
+_PARAMETRIZATION = re.compile(r"parametrizations\.(\w+)\..*")
+"""The name that PyTorch gives to the parts of a weight that is parametrized."""
 
 
 def self_attention(
@@ -101,10 +105,13 @@ def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) ->
 def is_plain(block: nn.Module) -> bool:
     """Whether `host_block` computes all that a block does, but for a gated block before it.
 
-    A module that a method adds inside has weights of its own, which that formula would ignore.
+    A module that a method adds inside has weights of its own, which that formula would ignore; a
+    weight that it parametrizes is read as it is used.
     """
     names = {
-        name for name, _ in block.named_parameters() if not name.startswith("gated_attn_block.")
+        _PARAMETRIZATION.sub(r"\1", name)
+        for name, _ in block.named_parameters()
+        if not name.startswith("gated_attn_block.")
     }
     return type(block) is ResidualAttentionBlock and names <= _WEIGHTS
 

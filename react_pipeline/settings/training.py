@@ -55,6 +55,7 @@ class TrainingConfig(Section):
     """One training, after the defaults of the method and the domain's overrides are joined."""
 
     last_k_layers: int = Field(default=6, gt=0)
+    rank: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     adam_eps: float = Field(default=1e-6, gt=0)

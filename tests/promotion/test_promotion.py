@@ -22,6 +22,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.promotion.verdicts import RegistryEdit, Verdict
+from react_pipeline.settings.methods import trained_methods
 from react_pipeline.store import artifacts
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
@@ -164,8 +165,8 @@ def test_candidates_share_confidence_and_best_that_passes_wins(project: Project)
     assert verdict.test is not None and verdict.test.confidence == pytest.approx(1 - 0.05 / 3)
     table = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method")
     assert table["status"].to_dict() == {
+        **dict.fromkeys(trained_methods(), "left out"),
         **{LOCKED: "challenger", GATED: "promoted", "full": "challenger"},
-        **{"locked-image": "left out", "linear-head": "left out"},
     }
     assert pd.read_csv(artifact.file("candidates.csv"))["method"].tolist() == list(table.index)
     assert escaped(verdict.reason) in artifact.file("table.md").read_text()

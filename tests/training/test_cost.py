@@ -20,6 +20,9 @@ TRAINING = TrainingConfig(last_k_layers=1)
     ("method", "splits", "trains_images", "trains_texts"),
     [
         ("gated-image", True, True, False),
+        ("gated-both", True, True, True),
+        ("lora-image", True, True, False),
+        ("lora-both", True, True, True),
         ("locked-text", False, True, False),
         ("locked-image", True, False, True),
         ("full", False, True, True),

@@ -47,7 +47,8 @@ def losses(project: Project, method: str) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "method", ["gated-image", "gated-image-control", "locked-text", "locked-image", "full"]
+    "method",
+    ["gated-image", "gated-image-control", "gated-both", "locked-text", "locked-image", "full"],
 )
 def test_each_method_trains_its_own_part_and_nothing_else(project: Project, method: str) -> None:
     artifact = customize(project, "shapes", method)
@@ -57,8 +58,10 @@ def test_each_method_trains_its_own_part_and_nothing_else(project: Project, meth
     trained = load_file(artifact.file("open_clip_model.safetensors"))
     changed = {name for name in base if not torch.equal(base[name], trained[name])}
     added = trained.keys() - base.keys()
-    if method.startswith("gated-image"):
-        assert changed <= {"logit_scale"}
+    if method.startswith("gated"):
+        text = {name for name in base if not name.startswith("visual.")}
+        assert changed <= (text if method == "gated-both" else {"logit_scale"})
+        assert any(name.startswith("transformer.") for name in changed) == (method == "gated-both")
         assert len(added) == 28
         gates = [name for name in added if "alpha" in name]
         assert all(trained[name] != 0 for name in gates)

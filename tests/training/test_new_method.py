@@ -41,8 +41,8 @@ from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
 
 PAGE = module_of_page()
-LowRank, ClassMeans, Mine = PAGE["LowRank"], PAGE["ClassMeans"], PAGE["Mine"]
-NAMES = ["base", "low-rank", "low-rank-control", "class-means", "class-means-control"]
+Adapter, ClassMeans, Mine = PAGE["Adapter"], PAGE["ClassMeans"], PAGE["Mine"]
+NAMES = ["base", "adapter", "adapter-control", "class-means", "class-means-control"]
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -57,7 +57,7 @@ def project(
     _installed: None, make_project: Callable[..., Project], retrieved_project: Project
 ) -> Project:
     fields = {"interpolation": "held-out", "held_out_fraction": 0.25}
-    return make_project(methods=NAMES, customization={"methods": {"low-rank": fields}})
+    return make_project(methods=NAMES, customization={"methods": {"adapter": fields}})
 
 
 def trained(project: Project, method: str) -> Artifact:
@@ -66,10 +66,8 @@ def trained(project: Project, method: str) -> Artifact:
 
 def opened(clip: Clip) -> Any:
     """A model whose new matrices change something."""
-    LowRank().attach_to(clip, TrainingConfig(last_k_layers=1))
-    torch.nn.init.constant_(
-        clip.model.visual.transformer.resblocks[-1].mlp.c_fc.low_rank[1].weight, 0.3
-    )
+    Adapter().attach_to(clip, TrainingConfig(last_k_layers=1))
+    torch.nn.init.eye_(clip.model.visual.transformer.resblocks[-1].mlp.c_proj.adapter[2].weight)
     return clip.model
 
 
@@ -81,25 +79,25 @@ def test_both_are_trained_evaluated_and_compared(project: Project) -> None:
     assert sorted(counts["top1"]) == sorted(NAMES)
     assert all(counts["top1"][name] == results[name].counts["top1"] for name in NAMES)
     assert "base_checkpoint" in results["class-means"].parents
-    assert "base_checkpoint" not in results["low-rank"].parents
+    assert "base_checkpoint" not in results["adapter"].parents
     for name, stage in (("class-means", "retrieved_set"), ("class-means-control", "control_set")):
         assert stage in fresh(project, "customized_checkpoint", f"shapes/{name}").parents
 
 
 def test_new_weights_are_saved_loaded_and_interpolated(project: Project) -> None:
     base = project.store.current("base_checkpoint", "all")
-    checkpoint = trained(project, "low-rank")
+    checkpoint = trained(project, "adapter")
     assert checkpoint.counts["step0_max_difference"] == 0
     assert set(checkpoint.counts["interpolation_scores"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
-    assert checkpoint.counts["trainable_parameters"] == 1 + 2 * 8 * (32 + 128)
+    assert checkpoint.counts["trainable_parameters"] == 1 + 2 * 8 * (32 + 32)
     before = load_file(base.path / "open_clip_model.safetensors")
     after = load_file(checkpoint.path / "open_clip_model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed <= {"logit_scale"}
     assert {name for name in after if name not in before} == {
-        f"visual.transformer.resblocks.{block}.mlp.c_fc.low_rank.{part}.weight"
+        f"visual.transformer.resblocks.{block}.mlp.c_proj.adapter.{part}.weight"
         for block in (0, 1)
-        for part in (0, 1)
+        for part in (0, 2)
     }
     clip, _ = load_classifier(checkpoint, None, project.domain("shapes"), "cpu")
     assert all(torch.equal(weight, after[name]) for name, weight in clip.model.state_dict().items())
@@ -128,17 +126,17 @@ def test_only_used_fields_and_identity_rebuild_a_method(
         return row.identity(Project(project.path, changed), f"shapes/{method}")
 
     assert config("class-means") == config("class-means", steps=9, last_k_layers=1)
-    assert config("low-rank") != config("low-rank", last_k_layers=1)
+    assert config("adapter") != config("adapter", last_k_layers=1)
     assert config("locked-text") == config("locked-text", last_k_layers=1)
-    assert config("low-rank")["rank"] == 8
-    before = config("low-rank")
-    monkeypatch.setattr(LowRank, "identity", {"rank": 4})
-    assert config("low-rank") != before
+    assert config("adapter")["width"] == 8
+    before = config("adapter")
+    monkeypatch.setattr(Adapter, "identity", {"width": 4})
+    assert config("adapter") != before
 
 
 def test_status_plan_and_partitions_have_them(project: Project, processor: None) -> None:
     lines = status(project)
-    assert any("customized_checkpoint of low-rank " in line for line in lines)
+    assert any("customized_checkpoint of adapter " in line for line in lines)
     assert any("class-means-control" in line for line in lines)
     defs = build_defs(NAMES).resolve_asset_graph()
 
@@ -151,7 +149,7 @@ def test_status_plan_and_partitions_have_them(project: Project, processor: None)
 
     assert methods_of("customized_checkpoint") == set(NAMES) - {"base"}
     encoders = [row for row in STAGES.values() if row.scope == "encoder"]
-    assert encoders and all(row.is_for("low-rank") for row in encoders)
+    assert encoders and all(row.is_for("adapter") for row in encoders)
     assert not any(row.is_for("class-means") for row in encoders)
 
     def planned(method: str) -> Any:
@@ -163,17 +161,17 @@ def test_status_plan_and_partitions_have_them(project: Project, processor: None)
         return steps["customized_checkpoint"]
 
     assert planned("class-means").disk == 2 * 8 * 32 * 4  # two domains
-    assert planned("class-means").cpu_hours < planned("low-rank").cpu_hours
+    assert planned("class-means").cpu_hours < planned("adapter").cpu_hours
 
 
 def test_exported_it_is_used_where_its_extension_is(project: Project, tmp_path: Path) -> None:
-    checkpoint = trained(project, "low-rank")
-    folder = export(project, "shapes", "low-rank", tmp_path / "exported", onnx=True)
+    checkpoint = trained(project, "adapter")
+    folder = export(project, "shapes", "adapter", tmp_path / "exported", onnx=True)
     card = (folder / "README.md").read_text()
-    assert "modules of the method low-rank" in card and "two thin matrices" in card
+    assert "modules of the method adapter" in card and "a thin layer" in card
     ours = load(folder).encode_images(IMAGES)
     assert torch.equal(ours, load(checkpoint.path).encode_images(IMAGES))
-    assert Classifier.load(folder).origin.method == "low-rank"
+    assert Classifier.load(folder).origin.method == "adapter"
     with pytest.raises((RuntimeError, TypeError)):
         open_clip.create_model(f"local-dir:{folder}")
 
@@ -190,7 +188,7 @@ def test_a_checkpoint_without_its_extension_is_refused_by_name(
         assert torch.equal(
             load(tmp_path / "saved").encode_images(IMAGES), clip.encode_images(IMAGES)
         )
-    with pytest.raises(InputError, match="low-rank"):
+    with pytest.raises(InputError, match="adapter"):
         load(tmp_path / "saved")
 
 
@@ -198,7 +196,7 @@ def test_a_trained_tower_runs_new_modules(tiny_checkpoint: Path) -> None:
     base = load(tiny_checkpoint)
     before = base.encode_images(IMAGES)
     model = opened(base)
-    LowRank().set_trainable(model)
+    Adapter().set_trainable(model)
     tower = ImageTower(model)
     assert tower.splits and tower.start == 1
     after = normalize(tower(IMAGES).detach(), dim=-1)
@@ -209,13 +207,11 @@ def test_a_trained_tower_runs_new_modules(tiny_checkpoint: Path) -> None:
 def test_the_line_of_new_weights_ends_at_the_base(tiny_checkpoint: Path) -> None:
     clip = load(tiny_checkpoint)
     before = clip.encode_images(IMAGES)
-    LowRank().attach_to(clip, TrainingConfig(last_k_layers=1))
+    Adapter().attach_to(clip, TrainingConfig(last_k_layers=1))
     start = {name: weight.detach().clone() for name, weight in clip.model.named_parameters()}
-    torch.nn.init.constant_(
-        clip.model.visual.transformer.resblocks[-1].mlp.c_fc.low_rank[1].weight, 0.3
-    )
+    torch.nn.init.eye_(clip.model.visual.transformer.resblocks[-1].mlp.c_proj.adapter[2].weight)
     after = clip.encode_images(IMAGES)
-    move_to = LowRank().line(clip.model, start, load(tiny_checkpoint).model.state_dict())
+    move_to = Adapter().line(clip.model, start, load(tiny_checkpoint).model.state_dict())
     for fraction, expected in ((0.0, before), (1.0, after)):
         move_to(fraction)
         assert torch.equal(clip.encode_images(IMAGES), expected)
@@ -252,13 +248,13 @@ def test_an_unknown_method_is_reported_once_and_hides_nothing(
     raw = {
         "corpus": {"kind": "demo"},
         "encoder": {"model": "demo"},
-        "customization": {"methods": {"low-rank": {"steps": 5}, "full": {"steps": 0}}},
+        "customization": {"methods": {"adapter": {"steps": 5}, "full": {"steps": 0}}},
     }
     path = tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
-    (reported,) = [line for line in str(error.value).splitlines() if "low-rank" in line]
-    assert reported.startswith(f"{path}: customization.methods.low-rank")
+    (reported,) = [line for line in str(error.value).splitlines() if "adapter" in line]
+    assert reported.startswith(f"{path}: customization.methods.adapter")
     assert all(name in reported for name in trained_methods())
     assert "customization.methods.full.steps" in str(error.value)

@@ -26,7 +26,7 @@ class GatedImage(ModelMethod):
         "was, but for the logit scale"
     )
     defaults = {"learning_rate": 5e-4}
-    unused_fields: frozenset[str] = frozenset()
+    unused_fields = frozenset({"rank"})
     step0_tolerance = 0.0
 
     def attach(self, model: nn.Module, training: TrainingConfig) -> None:

@@ -23,7 +23,7 @@ class ModelMethod(Method):
     Override `trains`, and for new weights `attach` and `reattach` too.
     """
 
-    unused_fields = frozenset({"last_k_layers"})
+    unused_fields = frozenset({"last_k_layers", "rank"})
     spreads = True
     step0_tolerance = 1e-4  # a weight that trains takes another kernel, which rounds otherwise
 
@@ -75,6 +75,11 @@ class ModelMethod(Method):
 
         return line(model, start)
 
+    def merge(self, model: nn.Module) -> None:
+        """Make new modules part of the base's weights, before the model is saved; by default they
+        stay.
+        """
+
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train on the images of the pairs; process 0 writes the model and its log."""
         from react_pipeline.clip import WEIGHTS_FILE, load, loaded_base, save
@@ -95,6 +100,7 @@ class ModelMethod(Method):
         counts = trainer.run(c.observer, c.inputs)
         if c.staging is not None:
             shutil.copyfile(c.scratch / METRICS_FILE, c.staging / METRICS_FILE)
+            self.merge(trainer.clip.model)
             save(trainer.clip, c.staging)
         return counts
 

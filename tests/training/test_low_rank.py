@@ -1,0 +1,191 @@
+"""Low-rank blocks start as the base, train, and end as weights of plain open_clip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from open_clip.model import CLIP
+from safetensors.torch import load_file
+from support.methods import attach, model_method, set_trainable
+from support.text_tower import write_text_tower_checkpoint
+from torch import Tensor, nn
+
+from react_pipeline.clip.attention import is_plain
+from react_pipeline.clip.low_rank import LowRank
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.clip.text_tower import encode_text
+from react_pipeline.clip.tower import ImageTower
+from react_pipeline.project.project import Project
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.errors import InputError
+from react_pipeline.training.customization import customize
+from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.use.exported_folder import export
+
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+TEXTS = ["a red circle", "a drawing of a square"]
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+
+
+@pytest.fixture(params=["open_clip", "transformers"])
+def checkpoint(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    native = request.param == "open_clip"
+    return tiny_checkpoint if native else write_text_tower_checkpoint(tmp_path)
+
+
+def features(clip: Clip) -> tuple[Tensor, Tensor]:
+    """As a training computes them."""
+    model = clip.model
+    return ImageTower(model)(IMAGES).detach(), encode_text(model, clip.tokenizer(TEXTS)).detach()
+
+
+def opened(model: nn.Module) -> nn.Module:
+    """A model whose low-rank blocks change something, as after a training."""
+    chance = torch.Generator().manual_seed(1)
+    for block in blocks(model):
+        nn.init.normal_(block.up, std=0.3, generator=chance)
+    return model
+
+
+def blocks(model: nn.Module) -> list[LowRank]:
+    return [module for module in model.modules() if isinstance(module, LowRank)]
+
+
+def test_zero_blocks_are_the_base_and_merging_changes_nothing(checkpoint: Path) -> None:
+    base, clip = load(checkpoint), load(checkpoint)
+    names = list(base.model.state_dict())
+    for model in (base.model, clip.model):
+        model.requires_grad_(False)
+    attach(clip.model, "lora-both", 1)
+    assert len(blocks(clip.model)) == 2 + (1 if type(base.model) is CLIP else 3)
+    clip.model.requires_grad_(False)
+    assert all(map(torch.equal, features(clip), features(base)))
+    opened(clip.model)
+    assert all(map(is_plain, clip.model.visual.transformer.resblocks))  # the fast way stays open
+    unmerged = features(clip)
+    assert not any(map(torch.allclose, unmerged, features(base)))
+    assert torch.allclose(unmerged[0], clip.model.encode_image(IMAGES), atol=1e-4)
+    model_method("lora-both").merge(clip.model)
+    assert sorted(clip.model.state_dict()) == sorted(names) and not blocks(clip.model)
+    for ours, theirs in zip(features(clip), unmerged, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_block_is_the_formula_for_each_projection(tiny_checkpoint: Path) -> None:
+    model = load(tiny_checkpoint).model
+    attention = model.visual.transformer.resblocks[1].attn
+    before = attention.in_proj_weight.detach().clone()
+    model_method("lora-image").attach(model, TrainingConfig(rank=3))
+    opened(model)
+    (block,) = blocks(attention)
+    for number in range(3):
+        rows = slice(32 * number, 32 * (number + 1))
+        expected = before[rows] + block.up[number] @ block.down[number] / 3
+        torch.testing.assert_close(attention.in_proj_weight[rows], expected)
+    assert set_trainable(model, "lora-image") == 1 + 2 * 3 * 3 * (32 + 32)
+
+
+def test_the_line_to_the_base_is_one_of_weights(tiny_checkpoint: Path) -> None:
+    base = load(tiny_checkpoint).model
+    model = load(tiny_checkpoint).model
+    method = model_method("lora-image")
+    attach(model, "lora-image", 1)
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    opened(model)
+    for block in blocks(model):
+        nn.init.normal_(block.down)
+    ends = [one.visual.transformer.resblocks[0].attn.in_proj_weight for one in (base, model)]
+    ends = [end.detach().clone() for end in ends]
+    method.line(model, start, base.state_dict().keys())(0.25)
+    method.merge(model)
+    moved = model.visual.transformer.resblocks[0].attn.in_proj_weight
+    torch.testing.assert_close(moved, torch.lerp(*ends, 0.25))
+
+
+def test_towers_without_attention_are_refused() -> None:
+    cfg = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    with pytest.raises(InputError, match="attention"):
+        attach(CLIP(16, cfg, TEXT), "lora-image", 1)
+    vit = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    model = CLIP(16, vit, TEXT)
+    model.transformer = nn.Identity()
+    with pytest.raises(InputError, match="text tower"):
+        attach(model, "lora-both", 1)
+
+
+class Stopped(TrainingObserver):
+    """As a training is interrupted, after its first state."""
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        if record["step"] == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_ends_as_any_other(retrieved_project: Project) -> None:
+    def result() -> tuple[int, list[float], dict[str, Tensor]]:
+        artifact = customize(retrieved_project, "shapes", "lora-both")
+        records = artifact.file("metrics.jsonl").read_text().splitlines()
+        weights = load_file(artifact.file("open_clip_model.safetensors"))
+        shutil.rmtree(artifact.path)
+        losses = [json.loads(line)["loss"] for line in records]
+        return artifact.counts["first_step"], losses, weights
+
+    _, losses, weights = result()
+    with pytest.raises(KeyboardInterrupt):
+        customize(retrieved_project, "shapes", "lora-both", Stopped())
+    first_step, again, same = result()
+    assert (first_step, again) == (2, losses)
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+OTHER_PROGRAM = """
+import sys, open_clip, torch
+folder, images, found = sys.argv[1:]
+try:
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+except Exception:  # open_clip 2.32
+    (name,) = [path.stem for path in __import__("pathlib").Path(folder).glob("react-*.json")]
+    open_clip.add_model_config(folder)
+    model = open_clip.create_model(name, pretrained=f"{folder}/open_clip_model.safetensors").eval()
+tokens = open_clip.get_tokenizer("ViT-B-32")(["a red circle", "a drawing of a square"])
+with torch.no_grad():
+    image = model.encode_image(torch.load(images), normalize=True)
+    text = model.encode_text(tokens, normalize=True)
+torch.save(100 * image @ text.T, found)
+assert "react_pipeline" not in sys.modules
+"""
+
+
+def test_plain_open_clip_gives_the_logits_of_the_export(
+    make_project: Callable[..., Project], _retrieved_store: Path, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"defaults": {"learning_rate": 1e-2, "steps": 2, "batch_size": 8}}
+    project = make_project(customization=fields)
+    shutil.copytree(_retrieved_store, project.config.store)
+    checkpoint = customize(project, "shapes", "lora-both")
+    base = load_file(
+        project.store.current("base_checkpoint", "all").file("open_clip_model.safetensors")
+    )
+    trained = load_file(checkpoint.file("open_clip_model.safetensors"))
+    assert {name for name in base if not torch.equal(base[name], trained[name])} == {
+        "logit_scale",
+        "transformer.resblocks.0.attn.in_proj_weight",
+        *(f"visual.transformer.resblocks.{layer}.attn.in_proj_weight" for layer in (0, 1)),
+    }
+    folder = export(project, "shapes", "lora-both", tmp_path / "exported")
+    torch.save(IMAGES, tmp_path / "images.pt")
+    program = [sys.executable, "-c", OTHER_PROGRAM]
+    subprocess.run(
+        [*program, folder, tmp_path / "images.pt", tmp_path / "logits.pt"], check=True, cwd=tmp_path
+    )
+    clip = load(checkpoint.path)
+    logits = 100 * clip.encode_images(IMAGES) @ clip.encode_texts(TEXTS).T
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits, atol=1e-5, rtol=1e-5)
