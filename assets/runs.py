@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.project import SETTINGS_FILE, Project, locate_home
 from react_pipeline.stage import ALL
 from react_pipeline.store import lock, locked
-from react_pipeline.upkeep import Place
+from react_pipeline.upkeep import Place, Task
 
 DOMAIN_TAG, METHOD_TAG, REASON_TAG = "domain", "method", "reason"
 """What people filter runs by, and why automation asked for one."""
@@ -51,24 +51,79 @@ retried.
 MAX_REASON_CHARS = 200
 _OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
 _STATUS = dg.DagsterRunStatus
-_UNFINISHED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
+_STARTED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
+_UNFINISHED = [*_STARTED, _STATUS.QUEUED, _STATUS.NOT_STARTED, _STATUS.MANAGED, _STATUS.SUSPENDED]
 
 
-def newest_run(instance: dg.DagsterInstance, place: Place) -> dg.DagsterRun | None:
-    """The last run that was to build an artifact, no matter who started it."""
-    asset = dg.AssetKey(place[0])
-    partition = name_of(place[1])
-    planned = instance.event_log_storage.get_latest_planned_materialization_info(asset, partition)
-    return instance.get_run_by_id(planned.run_id) if planned else None
-
-
-def is_under_way(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> bool:
+def is_under_way(run: dg.DagsterRun) -> bool:
     """Whether a run may still succeed: it is active, or its process was killed and Dagster starts
     it again.
     """
-    if run is None or run.status == _STATUS.FAILURE:
-        return run is not None and run.tags.get(WILL_RETRY_TAG) == "true"
-    return not run.is_finished and is_alive(instance, run)
+    return not run.is_finished or (
+        run.status == _STATUS.FAILURE and run.tags.get(WILL_RETRY_TAG) == "true"
+    )
+
+
+class LastRuns:
+    """The last run of each artifact, as the runs were when this was made.
+
+    Whoever looks at files afterwards takes a run that has ended meanwhile for one in progress, not
+    for one that built nothing.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        """Read which runs are queued or in progress: thousands, so by their ids."""
+        self._instance = instance
+        self._unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))
+        self._attempts: dict[str, Mapping[str, tuple[str, int]]] = {}
+
+    def is_under_way(self, run: dg.DagsterRun | None) -> bool:
+        """Whether a run may succeed, or may have since."""
+        return run is not None and (is_under_way(run) or run.run_id in self._unfinished)
+
+    def is_awaited(self, place: Place) -> bool:
+        """Whether the last run that was to build an artifact is queued or in progress."""
+        return self.attempt(place) in self._unfinished
+
+    def attempt(self, place: Place) -> str | None:
+        """The run that was to build a partition and has not, no matter who started it; of what has
+        no partitions the last. One query a stage.
+        """
+        stage, key = place
+        if key == ALL:
+            return self.planned(place)
+        if stage not in self._attempts:
+            storage = self._instance.event_log_storage
+            attempts = (
+                storage.get_latest_asset_partition_materialization_attempts_without_materializations
+            )
+            self._attempts[stage] = attempts(dg.AssetKey(stage))
+        return self._attempts[stage].get(str(name_of(key)), (None,))[0]
+
+    def planned(self, place: Place) -> str | None:
+        """The last run that was to build an artifact."""
+        plan = self._instance.event_log_storage.get_latest_planned_materialization_info(
+            dg.AssetKey(place[0]), name_of(place[1])
+        )
+        return plan.run_id if plan else None
+
+    def of(
+        self, stage: str, tasks: Sequence[Task]
+    ) -> list[tuple[dg.DagsterRun | None, dg.RunRecord | None]]:
+        """The `attempt` of each task of a stage, and the last run with its inputs."""
+        tag = INPUTS_TAG + stage
+        inputs = dg.RunsFilter(tags={tag: [task.inputs for task in tasks]})
+        records: dict[str, dg.RunRecord] = {}
+        for record in self._instance.get_run_records(inputs):  # the newest first
+            records.setdefault(record.dagster_run.tags[tag], record)
+        ids = [self.attempt(task.place) for task in tasks]
+        some = list(filter(None, ids))
+        attempts = self._instance.get_runs(dg.RunsFilter(run_ids=some)) if some else []
+        runs = {run.run_id: run for run in attempts}
+        return [
+            (runs.get(run_id or ""), records.get(task.inputs))
+            for run_id, task in zip(ids, tasks, strict=True)
+        ]
 
 
 class Ending(NamedTuple):
@@ -94,6 +149,21 @@ def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> En
             f"{name} "
             + ("was cancelled" if run.is_failure_or_canceled else "built nothing that is fresh")
         )
+    if (run.run_id, step) not in _endings:
+        if len(_endings) >= MAX_ENDINGS:
+            _endings.clear()
+        _endings[run.run_id, step] = _ending_of_failure(instance, run, step, name)
+    return _endings[run.run_id, step]
+
+
+_endings: dict[tuple[str, str], Ending] = {}
+"""Of failed runs and their steps: each log is read once in a process."""
+MAX_ENDINGS = 10_000
+
+
+def _ending_of_failure(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, step: str, name: str
+) -> Ending:
     entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     events = [entry.get_dagster_event() for entry in entries]
     failed = next(
@@ -153,7 +223,7 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
         while not ended.wait(HEARTBEAT_SECONDS):
             with suppress(Exception):  # a database that is briefly unavailable ends no launch
                 for run in instance.get_runs(
-                    dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_UNFINISHED)
+                    dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_STARTED)
                 ):
                     instance.add_run_tags(run.run_id, tags_of(name))
 
@@ -195,7 +265,7 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     """
     dead = [
         run
-        for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+        for run in instance.get_runs(dg.RunsFilter(statuses=_STARTED))
         if not is_alive(instance, run)
     ]
     for run in dead:

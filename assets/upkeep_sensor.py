@@ -9,11 +9,14 @@ the number of the try.
 
 import hashlib
 import inspect
+import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -27,9 +30,8 @@ from react_pipeline.assets.runs import (
     INPUTS_TAG,
     METHOD_TAG,
     REASON_TAG,
+    LastRuns,
     ending_of,
-    is_under_way,
-    newest_run,
     tags_of_key,
 )
 from react_pipeline.extension import extensions
@@ -42,6 +44,13 @@ from react_pipeline.upkeep import Place, State, Survey, Task, survey
 CODE_TAG, TRY_TAG = f"{HIDDEN}code", f"{HIDDEN}try"
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
+
+MAX_REQUESTS = 100
+"""Runs that a tick asks for: the daemon takes about 0.1 s to queue one. Later ticks ask for the
+rest.
+"""
+JUDGE_SECONDS = 20.0
+"""How long a tick reads runs; Dagster ends it after 60 s."""
 
 WAIT_HOURS = (1, 2, 4, 8, 16)
 """Wait before each further try after a transient fault: together longer than an outage of a day."""
@@ -66,12 +75,15 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
     )
     def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
-            tick = Tick(context.instance, Manifests.of(project.load()), loaded)
+            looked = Manifests.of(project.load())
+            deadline = time.monotonic() + JUDGE_SECONDS
+            tick = Tick(context.instance, looked, loaded, MAX_REQUESTS, deadline)
             tick.look(sorted(context.instance.get_dynamic_partitions(DOMAINS)))
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error))
+        requested = dict(islice(tick.asked.items(), MAX_REQUESTS))
         lines = [f"{stage} {key}: {why}" for (stage, key), why in tick.failed.items()]
-        for task, (_, why) in tick.asked.items():
+        for task, (_, why) in requested.items():
             again = f" again, since its {why}" if why else ""
             lines.append(f"{task.stage} {task.key}: asked for{again}: {task.reason}")
         lines += [f"{slug}: left out: {reason}" for slug, reason in tick.found.unreadable.items()]
@@ -80,7 +92,7 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
             context.log.info(line)
         behind = sum(state in (State.DUE, State.WAITING) for state in tick.found.states.values())
         lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
-        requests = [request_of(task, tick.code, tries) for task, (tries, _) in tick.asked.items()]
+        requests = [request_of(task, tick.code, tries) for task, (tries, _) in requested.items()]
         skipped = (
             None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
         )
@@ -94,66 +106,85 @@ class Tick:
     """One look at what is due, and at its runs; it writes nothing.
 
     Attributes:
+        limit, deadline: When so many are asked for, or the monotonic clock is there, the rest is
+            left to the next tick.
         failed: What is not asked for, and why.
-        asked: What is asked for: the number of the try, and how it has failed before.
+        asked: What is asked for, by priority: the number of the try, and how it has failed before.
     """
 
     instance: dg.DagsterInstance
     project: Project
     loaded: Collection[str] = field(default_factory=lambda: STAGES)
+    limit: float = math.inf
+    deadline: float = math.inf
     code: str = field(default_factory=lambda: code_digest())
     judged: set[Place] = field(default_factory=set)
     failed: dict[Place, str] = field(default_factory=dict)
     asked: dict[Task, tuple[int, str]] = field(default_factory=dict)
+    checks: dict[Place, Any] = field(default_factory=dict)
     found: Survey = field(default_factory=Survey)
+    runs: LastRuns = field(init=False)
 
     def look(self, slugs: Sequence[str]) -> None:
         """Judge what is due, then again without what failed, since others need not wait for it."""
+        self.runs = LastRuns(self.instance)
         before = -1
         while before != len(self.failed):
             before = len(self.failed)
             self.found = survey(self.project, slugs, self.failed)
-            for task in self.found.tasks:
-                self._ask_once(task)
+            self._judge(sorted(self.found.tasks, key=priority_of, reverse=True))
 
-    def _ask_once(self, task: Task) -> None:
-        if task.place in self.judged:
-            return
-        self.judged.add(task.place)
-        if task.stage not in self.loaded:
-            self.failed[task.place] = (
-                "not asked for: reload the code location, which was loaded without this asset"
-            )
-            return
-        tries, why = self._outlook(task)
-        if not tries and why:
-            self.failed[task.place] = f"was asked for with these inputs: its {why}"
-        elif tries and self._is_clear(task):
-            self.asked[task] = tries, why
+    def _judge(self, tasks: Iterable[Task]) -> None:
+        """Ask for tasks, or find out why not, until enough are asked for or the time is over."""
+        idle = [
+            task
+            for task in tasks
+            if task.place not in self.judged and not self.runs.is_awaited(task.place)
+        ]
+        for start in range(0, len(idle), MAX_REQUESTS):
+            is_late = start and time.monotonic() > self.deadline
+            if is_late or len(self.asked) >= self.limit:
+                return
+            some = idle[start : start + MAX_REQUESTS]
+            self.judged.update(task.place for task in some)
+            self._ask_once(some)
 
-    def _outlook(self, task: Task) -> tuple[int, str]:
+    def _ask_once(self, tasks: Sequence[Task]) -> None:
+        tries: dict[Task, tuple[int, str]] = {}
+        for stage in dict.fromkeys(task.stage for task in tasks):
+            of_stage = [task for task in tasks if task.stage == stage]
+            if stage not in self.loaded:
+                why = "not asked for: reload the code location, which was loaded without this asset"
+                self.failed.update((task.place, why) for task in of_stage)
+                continue
+            for task, runs in zip(of_stage, self.runs.of(stage, of_stage), strict=True):
+                number, why = self._outlook(task, *runs)
+                if number:
+                    tries[task] = number, why
+                elif why:
+                    self.failed[task.place] = f"was asked for with these inputs: its {why}"
+        self.asked.update((task, tries[task]) for task in self._clear(tries))
+
+    def _outlook(
+        self, task: Task, attempt: dg.DagsterRun | None, record: dg.RunRecord | None
+    ) -> tuple[int, str]:
         """Which try is asked for now and why; 0: none, and why, or "" while a run is active.
 
         It follows from the last run of the artifact, and the last with today's inputs.
         """
-        newest = newest_run(self.instance, task.place)
-        records = self.instance.get_run_records(
-            dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs}), limit=1
-        )
-        run = records[0].dagster_run if records else None
-        if is_under_way(self.instance, newest) or is_under_way(self.instance, run):
+        run = record.dagster_run if record else None
+        if self.runs.is_under_way(attempt) or self.runs.is_under_way(run):
             return 0, ""
-        if (
-            run is None
-            and newest
-            and newest.is_failure_or_canceled
-            and INPUTS_TAG + task.stage not in newest.tags
+        if run is None or record is None:
+            if not attempt or attempt.is_success or INPUTS_TAG + task.stage in attempt.tags:
+                return 1, ""  # never asked for
+            # As a person started it.
+            return 1, ending_of(self.instance, attempt, task.stage).text
+        if (not attempt or attempt.is_success) and self.runs.planned(task.place) not in (
+            None,
+            run.run_id,
         ):
-            return 1, ending_of(
-                self.instance, newest, task.stage
-            ).text  # as one that a person started
-        if run is None or (newest and newest.run_id != run.run_id and newest.is_success):
-            return 1, ""  # never asked for, or another version was built since
+            return 1, ""  # another version was built since
         tries = int(run.tags.get(TRY_TAG, "1"))
         why, is_interrupted, is_transient = ending_of(self.instance, run, task.stage)
         if run.status == dg.DagsterRunStatus.CANCELED:
@@ -169,51 +200,70 @@ class Tick:
             )
         if tries > len(WAIT_HOURS):
             return 0, f"{why}; tried {tries} times. Fix the cause, then materialize it by hand"
-        due = (records[0].end_time or records[0].update_timestamp.timestamp()) + 3600 * WAIT_HOURS[
-            tries - 1
-        ]
-        if time.time() >= due:
+        ended = record.end_time or record.update_timestamp.timestamp()
+        wait = 3600 * WAIT_HOURS[tries - 1]
+        # Both ways: the clock of the host that ran it may be years ahead.
+        if abs(time.time() - ended) >= wait:
             return tries + 1, why
-        when = f"{datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
+        when = f"{datetime.fromtimestamp(ended + wait, UTC):%Y-%m-%d %H:%M} UTC"
         return 0, f"{why}; retried after {when}, try {tries + 1} of {len(WAIT_HOURS) + 1}"
 
-    def _is_clear(self, task: Task) -> bool:
-        """Whether the blocking checks of all that a task is made from passed.
+    def _clear(self, tasks: Collection[Task]) -> list[Task]:
+        """The tasks of which the blocking checks of all that they are made from passed.
 
         What has one that was planned and never evaluated is asked for again: it is reused, and its
         checks evaluated.
         """
-        for place in (
-            STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items()
-        ):
-            keys = blocking_checks(place[0])
-            partition = name_of(place[1])
-            if keys and is_under_way(self.instance, newest_run(self.instance, place)):
-                return False  # it may evaluate them now
-            partitions = [partition] if partition else None
-            for check in self.instance.event_log_storage.get_asset_check_partition_info(
-                keys, None, partitions
-            ):
+        clear, repeated = [], {}
+        parents = {
+            task: STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items()
+            for task in tasks
+        }
+        self._read_checks({place for places in parents.values() for place in places})
+        for task, places in parents.items():
+            place = next((place for place in places if self.checks[place]), None)
+            if place is None:
+                clear.append(task)
+                continue
+            check = self.checks[place]
+            what = f"{check.check_key.name} of {place[0]}"
+            if check.latest_execution_status.value == "FAILED":
+                self.failed[task.place] = f"not asked for: {what} has failed"
+                continue
+            run = self.instance.get_run_by_id(check.latest_planned_run_id)
+            if not self.runs.is_under_way(run):
+                why = f": {ending_of(self.instance, run, place[0]).text}" if run else ""
+                fingerprint = self.project.store.current(*place).fingerprint
+                repeated[task] = Task(*place, f"{what} was not evaluated{why}", fingerprint)
+        if repeated:
+            self._judge(dict.fromkeys(repeated.values()))
+        for task, parent in repeated.items():
+            if parent.place in self.failed:
+                self.failed[task.place] = f"not asked for: {parent.reason}"
+        return clear
+
+    def _read_checks(self, places: Collection[Place]) -> None:
+        """Of each place a blocking check that has failed or was not evaluated yet, or None."""
+        new = {place for place in places if place not in self.checks}
+        self.checks.update(dict.fromkeys(new))
+        for stage in {stage for stage, _ in new}:
+            keys = blocking_checks(stage)
+            partitions = {name_of(key): key for name, key in new if name == stage}
+            names = None if None in partitions else [str(name) for name in partitions]
+            read = self.instance.event_log_storage.get_asset_check_partition_info
+            for check in read(keys, None, names) if keys else ():
                 status = check.latest_execution_status.value
-                what = f"{check.check_key.name} of {place[0]}"
-                if status == "FAILED" and check.is_current:
-                    self.failed[task.place] = f"not asked for: {what} has failed"
-                    return False
-                if status == "PLANNED":
-                    if not is_under_way(
-                        self.instance, self.instance.get_run_by_id(check.latest_planned_run_id)
-                    ):
-                        fingerprint = self.project.store.current(*place).fingerprint
-                        self._ask_once(Task(*place, f"{what} was not evaluated", fingerprint))
-                        if place in self.failed:
-                            self.failed[task.place] = f"not asked for: {what} was not evaluated"
-                    return False
-        return True
+                if status == "PLANNED" or (status == "FAILED" and check.is_current):
+                    self.checks[stage, partitions[check.partition_key]] = check
+
+
+def priority_of(task: Task) -> int:
+    """What many wait for comes first, and small trainings before large ones."""
+    return STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
 
 
 def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
-    priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
     key_tags = tags_of_key(task.key)
     partition = partition_of(task.key)
@@ -224,7 +274,7 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
         INPUTS_TAG + task.stage: task.inputs,
         CODE_TAG: code,
         TRY_TAG: str(tries),
-        "dagster/priority": str(priority),
+        "dagster/priority": str(priority_of(task)),
         **(definition.get_tags_for_partition_key(partition) if partition and definition else {}),
     }
     tags = {name: tag for name, tag in tags.items() if tag}

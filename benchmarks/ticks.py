@@ -1,11 +1,13 @@
-"""One tick of the sensor `upkeep`: its time for 10, 100, 1,000 domains when nothing is due, and
-after one change.
+"""One tick of the sensor `upkeep`: its time for 10, 100, 1,000 domains when nothing is due, after
+one change, and when all checkpoints are due.
 
 Artifacts are published by the real store from the real lineage; what is in them is made up. Every
 domain has a folder of labelled images. The first tick of a process reads everything, later ones
-what has changed.
+what has changed. What is asked for is queued as the daemon does, and no run is started.
 
-    python -m benchmarks.ticks --domains 10 100 1000
+    python -m benchmarks.ticks --domains 10 100 1000 [--storage postgresql://USER@HOST:PORT/NAME]
+
+`--storage` is an empty database for Dagster's runs and events; without it they are in SQLite.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import logging
 import multiprocessing
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,7 +27,7 @@ import dagster as dg
 import yaml
 
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.partitions import DOMAINS
+from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh, resolve, run
@@ -44,18 +47,19 @@ def main() -> None:
     """Print a table with a row for each number of domains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--domains", type=int, nargs="+", default=[10, 100, 1_000])
+    parser.add_argument("--storage", help="URL of a PostgreSQL database")
+    parser.add_argument("--following", type=int, default=3, help="ticks after all was due")
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    print(
-        "| domains | artifacts | first tick | next tick | one domain edited "
-        "|\n|---|---|---|---|---|"
-    )
+    heads = ["domains", "artifacts", "first tick", "next tick", "one domain edited"]
+    heads += ["all due", "asked for", "following ticks", "asked for"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for count in given.domains:
         with tempfile.TemporaryDirectory() as directory:
-            print(_row(Path(directory), count), flush=True)
+            print(_row(Path(directory), count, given.storage, given.following), flush=True)
 
 
-def _row(directory: Path, count: int) -> str:
+def _row(directory: Path, count: int, storage: str | None, following: int) -> str:
     project = _project(directory, count)
     slugs = [f"domain-{number}" for number in range(count)]
     builder = multiprocessing.Process(
@@ -63,29 +67,72 @@ def _row(directory: Path, count: int) -> str:
     )  # so that nothing is parsed here yet
     builder.start()
     builder.join()
-    with dg.DagsterInstance.local_temp() as instance:
+    home = directory / "home"
+    home.mkdir()
+    section = {"storage": {"postgres": {"postgres_url": storage}}} if storage else {}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(section))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions(DOMAINS, slugs)
-        resource = ProjectResource(config_path=str(project.path))
-        repository = build_defs(project=resource).get_repository_def()
-        sensor, cursor, seconds, asked = repository.get_sensor_def("upkeep"), None, [], []
-        for tick in range(3):
-            if tick == 2:
-                path = project.config.domains / "domain-0.yaml"
-                path.write_text(path.read_text() + "templates: [a sketch of a {}]\n")
-            context = dg.build_sensor_context(
-                instance=instance,
-                cursor=cursor,
-                repository_def=repository,
-                resources={"project": resource},
+        ticks = Ticks(project, instance)
+        assert not ticks.tick() and not ticks.tick()
+        path = project.config.domains / "domain-0.yaml"
+        path.write_text(path.read_text() + "templates: [a sketch of a {}]\n")
+        assert ticks.tick()
+        project.path.write_text(
+            project.path.read_text() + "customization: {defaults: {steps: 7}}\n"
+        )
+        requests = []
+        for _ in range(1 + following):
+            requests.append(ticks.tick())
+            ticks.queue(requests[-1])
+    places = [(*request.asset_selection, request.partition_key) for request in sum(requests, [])]
+    assert len(places) == len(set(places)), "asked for twice"
+    idle, later = ticks.seconds[:4], ticks.seconds[4:]
+    times = " | ".join(f"{value:.2f} s" for value in idle)
+    mean = sum(later) / len(later)
+    rest = f"{len(requests[0])} | {mean:.2f} s | {len(places) - len(requests[0])}"
+    artifacts = len(list(project.store.root.rglob("current")))
+    return f"| {count:,} | {artifacts:,} | {times} | {rest} |"
+
+
+class Ticks:
+    """Ticks of the sensor as the daemon evaluates it; `seconds` of each."""
+
+    def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
+        """Load the definitions."""
+        self.instance, self.seconds = instance, list[float]()
+        self._resource = ProjectResource(config_path=str(project.path))
+        self._repository = build_defs(project=self._resource).get_repository_def()
+
+    def tick(self) -> list[dg.RunRequest]:
+        """What one tick asks for."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            repository_def=self._repository,
+            resources={"project": self._resource},
+        )
+        began = time.perf_counter()
+        data = self._repository.get_sensor_def("upkeep").evaluate_tick(context)
+        self.seconds.append(time.perf_counter() - began)
+        return list(data.run_requests or ())
+
+    def queue(self, requests: list[dg.RunRequest]) -> None:
+        """Create the runs, which no process executes."""
+        for request in requests:
+            (asset,) = request.asset_selection
+            job = dg.Definitions(assets=[_asset(asset)]).resolve_implicit_global_asset_job_def()
+            started = dg.DagsterRunStatus.STARTED
+            self.instance.create_run_for_job(
+                job, status=started, tags=request.tags, asset_selection=frozenset([asset])
             )
-            began = time.perf_counter()
-            data = sensor.evaluate_tick(context)
-            seconds.append(time.perf_counter() - began)
-            cursor = data.cursor
-            asked.append(len(data.run_requests or ()))
-    assert asked[:2] == [0, 0] and asked[2] > 0, (asked, data.skip_message)
-    times = " | ".join(f"{value:.2f} s" for value in seconds)
-    return f"| {count:,} | {len(list(project.store.root.rglob('current'))):,} | {times} |"
+
+
+@cache
+def _asset(key: dg.AssetKey) -> dg.AssetsDefinition:
+    @dg.asset(key=key, partitions_def=partitions_of(STAGES[key.path[-1]], METHODS))
+    def made() -> None: ...
+
+    return made
 
 
 def _project(directory: Path, count: int) -> Project:

@@ -55,7 +55,7 @@ EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
-STOP = "house/test_stop.py"
+STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",
     "corpus/test_vector_files.py",
@@ -196,7 +196,13 @@ GUARDS = (
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
     Guard("react_pipeline/extension.py", "        joined.update(new)\n    return joined\n\n\ndef brought_by_name", "    return joined\n\n\ndef brought_by_name", "faults/test_evaluation_images_in_retrieved_set.py"),
     # Blocking checks
-    Guard("assets/upkeep_sensor.py", "if task.stage not in self.loaded:", "if False:", "assets/test_automation.py"),
+    Guard("assets/upkeep_sensor.py", "if stage not in self.loaded:", "if False:", "assets/test_automation.py"),
+    # A tick gets somewhere, and asks once
+    Guard("assets/upkeep_sensor.py", "islice(tick.asked.items(), MAX_REQUESTS)", "tick.asked", UPKEEP + "::test_a_tick_leaves_the_rest_to_the_next"),
+    Guard("assets/upkeep_sensor.py", "is_late = start and", "is_late =", UPKEEP + "::test_a_late_tick_asks_for_something"),
+    Guard("assets/upkeep_sensor.py", "if abs(time.time() - ended) >= wait:", "if time.time() - ended >= wait:", UPKEEP + "::test_a_failure_with_a_clock_years_ahead_is_retried"),
+    Guard("assets/runs.py", "is_under_way(run) or run.run_id in self._unfinished", "is_under_way(run)", UPKEEP + "::test_runs_are_read_before_files"),
+    Guard("react_pipeline/upkeep.py", "10 * len(new) >= len(names)", "False", "house/test_upkeep.py::test_overview_waits_while_little_of_it_is_new"),
     Guard("react_pipeline/stage.py", "return not children or any(", "return True or any(", "assets/test_definitions.py"),
     Guard("react_pipeline/stage.py", 'self.scope != "encoder" or METHODS[method].has_model', "True", "assets/test_definitions.py"),
     Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "training/test_new_method.py"),

@@ -5,11 +5,15 @@ it does not.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from support.automation import Upkeep, running_daemon, wait_for
 from support.launch import dagster_home
 from support.upkeep import METHODS, build, build_all, edit_domain
@@ -17,7 +21,7 @@ from support.upkeep import METHODS, build, build_all, edit_domain
 from react_pipeline.assets import declared, upkeep_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
 from react_pipeline.assets.reporting import readable_failures
-from react_pipeline.assets.runs import INPUTS_TAG
+from react_pipeline.assets.runs import INPUTS_TAG, LastRuns
 from react_pipeline.assets.upkeep_sensor import WAIT_HOURS, code_digest
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -48,8 +52,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(declared, "RETRIES", dg.RetryPolicy(max_retries=1))
 
 
-def begin(upkeep: Upkeep, error: Exception) -> None:
-    """Ask for what is due: the run of `corpus` ends with this error, the others go on."""
+def begin(upkeep: Upkeep, error: Exception | None) -> None:
+    """Ask for what is due: the run of `corpus` ends, with this error if any, the others go on."""
     upkeep.tick()
     upkeep.plan(dg.DagsterRunStatus.STARTED)
     upkeep.run("corpus", None, error)
@@ -151,6 +155,95 @@ def test_work_in_progress_is_not_called_up_to_date(kept_up: Project, upkeep: Upk
     assert upkeep.tick() == {("overview", None), ("promotion", "shapes")}
 
 
+def test_a_tick_leaves_the_rest_to_the_next(
+    kept_up: Project, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_sensor, "MAX_REQUESTS", 2)
+    others = [f"shapes-{number}" for number in range(4)]
+    for slug in others:
+        shutil.copy(kept_up.config.domains / "shapes.yaml", kept_up.config.domains / f"{slug}.yaml")
+    upkeep.instance.add_dynamic_partitions(DOMAINS, others)
+    first = {("corpus", None), ("base_checkpoint", None)}
+    assert upkeep.tick() == first
+    del upkeep.tags["corpus", None]  # as if it could not be queued
+    upkeep.plan(dg.DagsterRunStatus.STARTED)
+    asked: list[tuple[str, str | None]] = []
+    while some := upkeep.tick():
+        asked += some
+        upkeep.plan(dg.DagsterRunStatus.STARTED)
+        assert len(some) <= 2
+    assert ("corpus", None) in asked[:2]
+    assert len(asked) == len(set(asked)) == 2 + len(others)
+
+
+def test_a_late_tick_asks_for_something(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep_sensor, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(upkeep_sensor, "JUDGE_SECONDS", -1.0)
+    assert len(upkeep.tick()) == 1
+
+
+def test_queries_are_as_many_for_many_domains(kept_up: Project, upkeep: Upkeep) -> None:
+    def queries() -> int:
+        lines: list[str] = []
+        listener = "before_cursor_execute"
+
+        def count(_connection: object, _cursor: object, line: str, *_: object) -> None:
+            lines.append(line)
+
+        event.listen(Engine, listener, count)
+        try:
+            assert GATED in upkeep.tick()
+        finally:
+            event.remove(Engine, listener, count)
+        return len(lines)
+
+    build_all(kept_up, ["shapes"], until="retrieved_set")
+    one = queries()
+    others = [f"shapes-{number}" for number in range(9)]
+    for slug in others:
+        shutil.copy(kept_up.config.domains / "shapes.yaml", kept_up.config.domains / f"{slug}.yaml")
+    upkeep.instance.add_dynamic_partitions(DOMAINS, others)
+    build_all(kept_up, others, until="retrieved_set")
+    assert queries() == one and len(upkeep.requests) == 10
+
+
+def test_runs_are_read_before_files(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+    upkeep.tick()
+    upkeep.run("evaluation_set", "shapes")
+    runs = [run.run_id for run in upkeep.instance.get_runs()]
+    line = "evaluation_set shapes: was asked for with"
+    assert ("evaluation_set", "shapes") not in upkeep.tick() and line in upkeep.log
+    monkeypatch.setattr(upkeep.instance, "get_run_ids", lambda *_: runs)
+    assert ("evaluation_set", "shapes") not in upkeep.tick()
+    assert line not in upkeep.log, "a run that has ended since may have built it"
+
+
+def test_a_partition_whose_run_goes_on_is_awaited(upkeep: Upkeep) -> None:
+    begin(upkeep, None)
+    place = ("evaluation_set", "shapes")
+    assert not LastRuns(upkeep.instance).is_awaited(place)
+
+    @dg.asset(name=place[0], partitions_def=domain_partitions)
+    def made() -> None: ...
+
+    job = dg.Definitions(assets=[made]).resolve_implicit_global_asset_job_def()
+    tags = {"dagster/partition": place[1]}
+    upkeep.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    assert LastRuns(upkeep.instance).is_awaited(place)
+    assert not LastRuns(upkeep.instance).is_awaited((place[0], "colours"))
+
+
+def test_a_failure_with_a_clock_years_ahead_is_retried(
+    upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(upkeep, StoreWriteError("disk full"))
+    assert upkeep.tick() == set()
+    years_ago = time.time() - 10 * 365 * 24 * 3600
+    clocks = SimpleNamespace(time=lambda: years_ago, monotonic=time.monotonic)
+    monkeypatch.setattr(upkeep_sensor, "time", clocks)
+    assert upkeep.tick() == {("corpus", None)}
+
+
 def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
     """The check `classes_have_pairs` of a domain is planned, and raises instead of being evaluated."""
 
@@ -177,9 +270,10 @@ def test_an_unanswered_check_is_asked_for_again_and_awaited(
     lapse(upkeep.instance)
     assert upkeep.tick() == {("retrieved_set", "shapes")}
     assert (
-        "retrieved_set shapes: asked for again" in upkeep.log and "stale file handle" in upkeep.log
+        "retrieved_set shapes: asked for: classes_have_pairs of retrieved_set was not evaluated: run "
+        in upkeep.log
     )
-    assert "classes_have_pairs of retrieved_set was not evaluated" in upkeep.log
+    assert "stale file handle" in upkeep.log
     (request,) = upkeep.requests
     job = upkeep.repository.get_job(request.job_name).get_subset(
         asset_selection=set(request.asset_selection)
@@ -208,7 +302,8 @@ def test_check_is_waited_for_while_its_run_is_active(
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
-    monkeypatch.setattr(upkeep_sensor, "is_under_way", lambda *_: True)
+    runs = [run.run_id for run in upkeep.instance.get_runs()]
+    monkeypatch.setattr(upkeep.instance, "get_run_ids", lambda *_: runs)
     assert upkeep.tick() == set() and not upkeep.requests
     assert upkeep.reported.endswith("not up to date yet: runs are queued or in progress")
 
@@ -218,16 +313,16 @@ def test_a_check_that_answers_meanwhile_is_not_repeated(
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
-    whole = upkeep.instance.get_run_by_id
+    runs = [run.run_id for run in upkeep.instance.get_runs()]
 
-    def answered(run_id: str) -> dg.DagsterRun | None:
+    def answered(_filters: dg.RunsFilter) -> list[str]:
         answer = dg.AssetCheckEvaluation(
             CLASSES.asset_key, CLASSES.name, passed=True, blocking=True, partition="shapes"
         )
         upkeep.instance.report_runless_asset_event(answer)
-        return whole(run_id)  # ended by now
+        return runs  # it has ended when the checks are read
 
-    monkeypatch.setattr(upkeep.instance, "get_run_by_id", answered)
+    monkeypatch.setattr(upkeep.instance, "get_run_ids", answered)
     assert GATED in upkeep.tick() and ("retrieved_set", "shapes") not in upkeep.tags
     assert "was not evaluated" not in upkeep.log
 

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
+from react_pipeline import upkeep
+from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import manifests
 from react_pipeline.project.project import Project
 from react_pipeline.settings import files
@@ -75,6 +77,18 @@ def test_a_comparison_waits_for_all_but_failed_methods(project: Project) -> None
     assert asked(project) == [training]
     assert survey(project, ["shapes"]).states["comparison", "shapes"] is State.WAITING
     assert asked(project, failed=[training]) == [("comparison", "shapes")]
+
+
+def test_overview_waits_while_little_of_it_is_new(project: Project) -> None:
+    build_all(project, ["shapes"])
+    slugs = ["shapes", "colours"]
+    assert ("overview", ALL) in asked(project, slugs), "although `colours` is due"
+    comparison = fresh(project, "comparison", "shapes")
+    inputs = resolve(project, "overview", parents={"shapes": comparison}, content={"skipped": {}})
+    project.store.build(inputs, lambda _: {})
+    assert survey(project, slugs).states["overview", ALL] is State.WAITING
+    build_all(project, slugs)
+    assert ("overview", ALL) in asked(project, slugs)
 
 
 def test_equal_inputs_are_equal_work_and_a_change_is_another(project: Project) -> None:
@@ -324,7 +338,9 @@ def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -
     ) not in only_base
 
 
-def test_the_distance_of_sets_is_the_share_of_unshared_images(trained: Project) -> None:
+def test_the_distance_of_sets_is_the_share_of_unshared_images(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = trained.store.current("retrieved_set", "shapes").fingerprint
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     today = build(trained, "retrieved_set", "shapes", images=("b", "c"))
@@ -333,6 +349,8 @@ def test_the_distance_of_sets_is_the_share_of_unshared_images(trained: Project) 
     )
     assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
     assert pairs_distance(trained.store, "retrieved_set", "shapes", "0" * 16, today) == 1
+    monkeypatch.setattr(upkeep.pd, "read_parquet", None)
+    assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
 
 
 @pytest.mark.parametrize(

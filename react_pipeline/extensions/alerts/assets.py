@@ -105,7 +105,7 @@ def _news(
 
 def _ended_for_good(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     """How a run failed; "" if it is started again, by Dagster or by `upkeep`."""
-    if is_under_way(instance, run):
+    if is_under_way(run):
         return ""
     failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     step = next((entry.step_key or "" for entry in failures), "")
