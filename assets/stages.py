@@ -116,9 +116,9 @@ def customized_checkpoint(context: Context, project: ProjectParam) -> dg.Materia
 
     Each new block starts with a closed gate, so that training begins exactly at the base model (a
     check asserts it). `gated-image` is the headline; `locked-text`, `locked-image` and `full` train
-    the weights themselves, `lora-image` sums of low rank; `linear-head` trains one vector per class
-    on what the frozen base sees; `<method>-control` trains the same way on the control set. While
-    it runs, its losses are in MLflow; with `processes` above 1 it runs under torchrun.
+    the weights themselves, `lora-image` sums of low rank; `gda`, `ncm` and `linear-head` fit a
+    classifier to what the frozen base sees; `<method>-control` trains the same way on the control
+    set. While it runs, its losses are in MLflow; with `processes` above 1 it runs under torchrun.
 
     There is a partition for every domain and each of the `methods` of pipeline.yaml.
     """

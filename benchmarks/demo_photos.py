@@ -129,7 +129,7 @@ def measure(
         scale_gates(gated_layers(clip.model).values(), weight)
     drawn = read_images(images, domain)
     vectors = encode_images(project.config, clip, drawn, precision=EVALUATION_PRECISION)
-    right = (vectors @ head.numpy()).argmax(axis=1) == drawn["class_id"].to_numpy()
+    right = (vectors @ head.vectors.numpy()).argmax(axis=1) == drawn["class_id"].to_numpy()
     return [100 * float(right.mean()), top1_of_photographs(clip, listed)]
 
 

@@ -50,6 +50,8 @@ class Core(Extension):
         yield training.LockedImage()
         yield training.Full()
         yield training.LinearHead()
+        yield training.Gda()
+        yield training.Ncm()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tars, images, tables of URLs, and ready embeddings."""

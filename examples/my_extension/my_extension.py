@@ -41,10 +41,12 @@ class ClassMeans(HeadMethod):
     about = "the mean vector of the pairs of each class"
 
     def fit(self, samples, training, log):
+        from react_pipeline.clip import ClassHead  # not at the top: it loads torch
+
         means = samples.zero_shot.clone()  # (D, C); a class without pairs keeps its text
         for class_id in samples.class_ids.unique().tolist():
             means[:, class_id] = samples.images[samples.class_ids == class_id].mean(dim=0)
-        return means / means.norm(dim=0), {"classes": means.shape[1]}
+        return ClassHead(means / means.norm(dim=0)), {"classes": means.shape[1]}
 
 
 def count_captions(project: Project, slug: str) -> Artifact:

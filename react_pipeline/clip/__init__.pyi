@@ -6,6 +6,7 @@ from .base import publish_retrieval as publish_retrieval
 from .built_encoder import Architecture as Architecture
 from .built_encoder import BuiltEncoder as BuiltEncoder
 from .built_encoder import encoder_of_tower as encoder_of_tower
+from .class_head import ClassHead as ClassHead
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE

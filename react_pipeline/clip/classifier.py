@@ -1,7 +1,7 @@
-"""Classifiers: a checkpoint and a domain made into an image encoder and one vector per class.
+"""Classifiers: a checkpoint and a domain made into an image encoder and a head.
 
-Belongs here: the zero-shot head, and the form of a trained head on disk. Does not belong here:
-training one. Shapes: N texts, C classes, D embedding dimension.
+Belongs here: the zero-shot head, and which head a checkpoint has. Does not belong here: training
+one, its form on disk (`class_head`). Shapes: N texts, C classes, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from react_pipeline.store import Artifact, CorruptArtifact, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from react_pipeline.clip.class_head import ClassHead
     from react_pipeline.clip.model import Clip
 
 LOGIT_SCALE = 100.0
@@ -25,8 +26,8 @@ probabilities.
 """
 
 HEAD_FILE = "head.safetensors"
-"""Tensors `head` (D, C), the class vectors to use, and `trained` (D, C), these before they met the
-zero-shot head.
+"""Tensors `head` (D, C), the class vectors to use, and `bias` (C,), if they have one; `trained` and
+`trained_bias` are these before they met the zero-shot head.
 """
 
 HEAD_ABOUT_FILE = "head.json"
@@ -35,9 +36,9 @@ HEAD_ABOUT_FILE = "head.json"
 
 def load_classifier(
     checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
-) -> tuple[Clip, Tensor]:
-    """Load a checkpoint of any method as a classifier: an image is of the class whose vector is
-    nearest to its own.
+) -> tuple[Clip, ClassHead]:
+    """Load a checkpoint of any method as a classifier: an image is of the class with the highest
+    score.
 
     A checkpoint that holds a model gives its own zero-shot head. Else it holds a head alone, which
     belongs to the images as the base encodes them.
@@ -46,20 +47,21 @@ def load_classifier(
         base: The `base_checkpoint`; only a head needs it.
 
     Returns:
-        The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the
-            domain's classes.
+        The model, and the head, in the order of the domain's classes.
 
     Raises:
         InputError: If a head was trained for other classes, or on another base.
         CorruptArtifact: If a head cannot be read.
     """
+    from react_pipeline.clip.class_head import ClassHead
     from react_pipeline.clip.model import load, loaded_base
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(
             checkpoint.path, device
         )
-        return clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
+        vectors = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
+        return clip, ClassHead(vectors)
     assert base is not None  # noqa: S101 - a parent of every head
     trained_on = checkpoint.parents["base_checkpoint"]
     if trained_on != base.fingerprint:
@@ -83,16 +85,19 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
     return (vectors / vectors.norm(dim=1, keepdim=True)).T
 
 
-def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Tensor:
+def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> ClassHead:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from react_pipeline.clip.class_head import ClassHead
 
     try:
         record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
         classes = list(record["classes"])
-        head = load_file(checkpoint.file(HEAD_FILE))["head"].float()
-        if head.shape != (dimension, len(classes)):
-            raise ValueError(f"its shape {tuple(head.shape)} is not ({dimension}, {len(classes)})")
+        head = ClassHead.read(checkpoint.file(HEAD_FILE))
+        shape = (dimension, len(classes))
+        if head.vectors.shape != shape or head.bias.shape not in ((), shape[1:]):
+            shapes = f"{tuple(head.vectors.shape)} and {tuple(head.bias.shape)}"
+            raise ValueError(f"its shapes {shapes} are not {shape} and {shape[1:]}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CorruptArtifact(
             f"{checkpoint.path / HEAD_FILE}: {error}; {_rematerialize(checkpoint)}"

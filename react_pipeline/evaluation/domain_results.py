@@ -105,8 +105,8 @@ class EvalResult(BaseModel):
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
     """Publish the zero-shot result of a method on the domain's evaluation set.
 
-    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved
-    pairs alone. In fp32 on any device, so that results of two machines, and those of the benchmark,
+    Zero-shot, because no labelled image is learned from: heads too are fitted to retrieved pairs
+    alone. In fp32 on any device, so that results of two machines, and those of the benchmark,
     may be compared.
 
     Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available,
@@ -194,14 +194,16 @@ def _logits(
     images: pd.DataFrame,
 ) -> tuple[str, NDArray[np.float32]]:
     """The device, and the logits (N, C) of the images."""
-    from react_pipeline.clip import EVALUATION_PRECISION, choose_device  # they load torch
+    import torch
+
+    from react_pipeline.clip import EVALUATION_PRECISION, choose_device
 
     device = choose_device(project.config.device)
     clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
     vectors = encode_images(
         project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION
     )
-    logits = LOGIT_SCALE * vectors @ head.numpy()
+    logits = (LOGIT_SCALE * head.scores(torch.from_numpy(vectors))).numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` "

@@ -9,6 +9,7 @@ from .losses import contrastive_loss as contrastive_loss
 from .methods.full import Full as Full
 from .methods.gated_both import GatedBoth as GatedBoth
 from .methods.gated_image import GatedImage as GatedImage
+from .methods.gda import Gda as Gda
 from .methods.head_method import HeadMethod as HeadMethod
 from .methods.head_method import all_but as all_but
 from .methods.linear_head import LinearHead as LinearHead
@@ -17,4 +18,5 @@ from .methods.locked_text import LockedText as LockedText
 from .methods.lora_both import LoraBoth as LoraBoth
 from .methods.lora_image import LoraImage as LoraImage
 from .methods.model_method import ModelMethod as ModelMethod
+from .methods.ncm import Ncm as Ncm
 from .observer import TrainingObserver as TrainingObserver

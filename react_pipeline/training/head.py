@@ -1,8 +1,8 @@
-"""Heads: one vector per class, fitted to what the frozen base makes of the pairs, joined with the
-zero-shot head, and saved.
+"""Heads: a classifier fitted to what the frozen base makes of the pairs, joined with the zero-shot
+head, and saved.
 
-Does not belong here: how a head is fitted (`training.methods`), the samples (`head_samples`), the
-form of a head on disk and its use (`clip.classifier`). Shapes: N images, C classes, D embedding
+Does not belong here: how a head is fitted and joined (`training.methods`), the samples
+(`head_samples`), the form of a head on disk and its use (`clip`). Shapes: N images, C classes, D embedding
 dimension, P prompts.
 """
 
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as functional
-from safetensors.torch import save_file
 from torch import Tensor
 
 from react_pipeline.clip import (
     HEAD_ABOUT_FILE,
     HEAD_FILE,
     LOGIT_SCALE,
+    ClassHead,
     Clip,
     prompt_templates,
     zero_shot_head,
@@ -107,20 +107,28 @@ def train_head(
     )
     trained, counts = _fit(method, samples, training, log)
 
-    def accuracy(fraction: float) -> dict[str, float]:
-        head = join(zero_shot, trained, fraction)
-        return _accuracy(vectors.images[held_out], labels.class_ids[held_out], head)
+    def joined(fraction: float) -> ClassHead:
+        return method.join(ClassHead(zero_shot), trained, fraction)
 
-    fraction, scores = choose(training.interpolation, lambda at: accuracy(at)["class_accuracy"])
+    def accuracy(fraction: float) -> dict[str, float]:
+        scores = joined(fraction).scores(vectors.images[held_out])
+        return _accuracy(scores, labels.class_ids[held_out])
+
+    fraction, scores = choose(
+        training.interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid
+    )
     about = _about(domain, samples, labels.source, fraction, scores)
-    _write(directory, join(zero_shot, trained, fraction), trained, about)
+    joined(fraction).write(directory / HEAD_FILE, trained)
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
         "unlabelled_pairs": int((labels.class_ids < 0).sum()),
         "classes_without_pairs": [of["class"] for of in about["samples"] if not of["pairs"]],
-        "trainable_parameters": trained.numel(),
-        "parameters": sum(map(torch.numel, clip.model.parameters())) + trained.numel(),
+        "trainable_parameters": numbers,
+        "parameters": sum(map(torch.numel, clip.model.parameters())) + numbers,
         "held_out_before": accuracy(0.0),
         "held_out_after": accuracy(fraction),
         "interpolation": fraction,
@@ -129,12 +137,6 @@ def train_head(
         "seconds": round(time.monotonic() - began, 3),
         **counts,
     }
-
-
-def _write(directory: Path, head: Tensor, trained: Tensor, about: Mapping[str, Any]) -> None:
-    save_file({"head": head, "trained": trained}, directory / HEAD_FILE)
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
 
 
 def _split(
@@ -156,18 +158,18 @@ def _split(
 
 def _fit(
     method: HeadMethod, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
-) -> tuple[Tensor, dict[str, Any]]:
-    """The fitted head (D, C), and counts of its steps with the method's own."""
+) -> tuple[ClassHead, dict[str, Any]]:
+    """The fitted head, and counts of its steps with the method's own."""
     began = time.monotonic()
     with log:
         trained, counts = method.fit(samples, training, log)
         if method.is_closed_form:
-            logits = LOGIT_SCALE * samples.images @ trained
+            logits = LOGIT_SCALE * trained.scores(samples.images)
             loss = functional.cross_entropy(logits, samples.class_ids).item()
             log.add(0, {"loss": loss}, waited=0.0, seconds=time.monotonic() - began)
         losses = log.losses()
     require_learned(losses)
-    if not torch.isfinite(trained).all():
+    if not all(torch.isfinite(one).all() for one in trained):
         raise TrainingError(
             "the trained head is not finite; lower learning_rate. Nothing was published"
         )
@@ -175,30 +177,19 @@ def _fit(
     return trained, {**steps, "step0_max_difference": 0.0, **counts}
 
 
-def join(zero_shot: Tensor, trained: Tensor, fraction: float) -> Tensor:
-    """Unit columns (D, C) on the way from the zero-shot head (0) to the trained one (1).
-
-    Both ends are exact, and so is a column in which the two heads are the same.
-    """
-    if fraction in (0, 1):
-        return (trained if fraction else zero_shot).clone()
-    joined = functional.normalize(torch.lerp(zero_shot, trained, fraction), dim=0)
-    return torch.where((zero_shot == trained).all(dim=0), zero_shot, joined)
-
-
-def class_accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> float:
+def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
     """Mean, over the classes that have images, of the fraction of their images that is right.
 
-    Of unit vectors (N, D), one at least, their true classes (N,), and class vectors (D, C).
+    Of scores (N, C) of one image at least, and the true classes (N,).
     """
-    right = ((images @ head).argmax(dim=1) == class_ids).double()
-    counts = torch.bincount(class_ids, minlength=head.shape[1])
-    hits = torch.bincount(class_ids, weights=right, minlength=head.shape[1])
+    right = (scores.argmax(dim=1) == class_ids).double()
+    counts = torch.bincount(class_ids)
+    hits = torch.bincount(class_ids, weights=right)
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
-def _accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> dict[str, float]:
-    return {"class_accuracy": class_accuracy(images, class_ids, head)} if len(images) else {}
+def _accuracy(scores: Tensor, class_ids: Tensor) -> dict[str, float]:
+    return {"class_accuracy": class_accuracy(scores, class_ids)} if len(scores) else {}
 
 
 def _about(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from react_pipeline.clip import LOGIT_SCALE
+from react_pipeline.clip import LOGIT_SCALE, ClassHead
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import TrainingError
 from react_pipeline.training.guards import explained_out_of_memory
@@ -25,8 +25,8 @@ from react_pipeline.training.schedule import generator, learning_rate
 
 def take_steps(
     samples: HeadSamples, training: TrainingConfig, log: TrainingLog
-) -> tuple[Tensor, dict[str, Any]]:
-    """Train a head (D, C) from the zero-shot head; also returns how far it was from it at first.
+) -> tuple[ClassHead, dict[str, Any]]:
+    """Train a head from the zero-shot head; also returns how far it was from it at first.
 
     A batch is half images, half texts, every class equally likely; logits are 100 x cosine. Classes
     without a pair keep the zero-shot column; their prompts are samples that the other columns learn
@@ -44,7 +44,7 @@ def take_steps(
         with explained_out_of_memory(f"with batch_size {training.batch_size}", advice):
             values = head.step(step, *batches.draw(step))
         log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
-    return head.vectors(), {"step0_max_difference": difference}
+    return ClassHead(head.vectors()), {"step0_max_difference": difference}
 
 
 class _Batches:

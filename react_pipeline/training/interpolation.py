@@ -2,7 +2,7 @@
 them.
 
 Does not belong here: what the points are judged by (`held_out`), the line between two classifiers
-(`head`), the line of gates (`methods.gated_image`).
+(`methods.head_method`), the line of gates (`methods.gated_image`).
 
 Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and
 after a training often keeps what both know, and costs nothing at inference. New modules change no
@@ -10,7 +10,7 @@ feature where the training begins, so their weights there are the base too.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +85,9 @@ def interpolate(
 
 
 def choose(
-    setting: float | str, score: Callable[[float], float]
+    setting: float | str, score: Callable[[float], float], grid: Sequence[float] = GRID
 ) -> tuple[float, dict[float, float]]:
-    """The fraction that is set, or for `held-out` the best one of `GRID`, and the score of each
+    """The fraction that is set, or for `held-out` the best one of `grid`, and the score of each
     that was tried.
 
     Of equally good ones the larger wins, which is nearer to the training.
@@ -101,7 +101,7 @@ def choose(
     """
     if setting != "held-out":
         return float(setting), {}
-    scores = {fraction: score(fraction) for fraction in GRID}
+    scores = {fraction: score(fraction) for fraction in grid}
     finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
     if not finite:
         raise TrainingError(

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
-from react_pipeline.clip import Clip, choose_device, load_classifier
+from react_pipeline.clip import ClassHead, Clip, choose_device, load_classifier
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -59,8 +57,8 @@ def load_chosen(
 
 def load_model(
     project: Project, checkpoint: Artifact, domain: DomainConfig, device: str | None = None
-) -> tuple[Clip, Tensor]:
-    """A checkpoint's model and its unit class vectors (D, C) for the classes of a domain."""
+) -> tuple[Clip, ClassHead]:
+    """A checkpoint's model and its head for the classes of a domain."""
     base = None
     if checkpoint.stage != "base_checkpoint":  # a champion may be of another base than today's
         base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])

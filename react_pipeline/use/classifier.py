@@ -1,6 +1,6 @@
 """A customized model as a classifier of pictures: `Classifier.load("exported").predict(["a.jpg"])`.
 
-Belongs here: the model with its class vectors, loading it from an exported folder, scores and their
+Belongs here: the model with its head, loading it from an exported folder, scores and their
 calibration. Does not belong here: which model of a project is meant (`chosen_model`), thousands of
 pictures (`predict`). Shapes: B pictures, C classes, D embedding dimension. Needs only the light
 installation.
@@ -20,7 +20,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, choose_device, load
+from react_pipeline.clip import (
+    HEAD_ABOUT_FILE,
+    HEAD_FILE,
+    LOGIT_SCALE,
+    ClassHead,
+    Clip,
+    choose_device,
+    load,
+)
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import MAX_PIXELS
@@ -44,7 +52,7 @@ class Prediction:
             None.
         margin: Score of the first class minus that of the second; 0 where there is one class.
         classes: The k nearest classes, nearest first.
-        scores: Their cosine similarities.
+        scores: Their logits / 100: cosine similarities, for a head without bias.
         error: Why the picture was skipped; the label is empty then, and all else too.
     """
 
@@ -71,11 +79,11 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model, and one unit vector per class.
+    """A model, and a head.
 
     Attributes:
         clip: Encodes the pictures.
-        head: Unit class vectors (D, C), float32, on the CPU.
+        head: Class vectors (D, C), and a bias.
         classes: C names.
         origin: Which model it is.
         temperature: Of the softmax, fitted on labelled images; None: CLIP's own softmax, which is
@@ -86,7 +94,7 @@ class Classifier:
     """
 
     clip: Clip
-    head: torch.Tensor
+    head: ClassHead
     classes: tuple[str, ...]
     origin: Origin
     temperature: float | None = None
@@ -214,11 +222,10 @@ class Classifier:
         """The nearest classes of unit vectors (B, D).
 
         Returns:
-            Class ids (B, k) and their cosine similarities (B, k), nearest first, and the confidence
-            (B,) in the first;
-            k is min(top_k, C).
+            Class ids (B, k) and their scores (B, k), highest first, and the confidence (B,) in the
+            first; k is min(top_k, C).
         """
-        similarities = vectors @ self.head.numpy()
+        similarities = self.head.scores(torch.from_numpy(vectors)).numpy()
         ids = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
         scores = np.take_along_axis(similarities, ids, axis=1)
         logits = (similarities - scores[:, :1]).astype(np.float64) * (
@@ -259,8 +266,6 @@ def load_exported(
     Raises:
         CorruptArtifact: If a file is not the one that was exported.
     """
-    from safetensors.torch import load_file
-
     folder = folder.expanduser()
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
@@ -272,7 +277,7 @@ def load_exported(
         )
         calibration = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
         fitted = calibration["temperature"], calibration["calibrated_on"]
-        head = load_file(folder / HEAD_FILE)["head"].float()
+        head = ClassHead.read(folder / HEAD_FILE)
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
         classes = tuple(map(str, head_record["classes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -10,7 +10,7 @@ The folder::
     react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain
                                   open_clip can load it
     text/, tokenizer files        config and tokenizer of a text tower of transformers
-    head.safetensors, head.json   one vector per class; their names
+    head.safetensors, head.json   one vector per class, and a bias if there is one; their names
     calibration.json              the temperature of the softmax, and on which labelled images it
                                   was fitted
     model.onnx                    image tower and class vectors for onnxruntime; only if asked for
@@ -30,6 +30,7 @@ from react_pipeline.clip import (
     HEAD_ABOUT_FILE,
     HEAD_FILE,
     LOGIT_SCALE,
+    ClassHead,
     encoder_of_tower,
     load,
     prompt_templates,
@@ -217,17 +218,13 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
     """Add the class vectors to a folder that holds the model: of a head the trained ones,
     else zero-shot.
     """
-    from safetensors.torch import save_file
-
     domain = trained_for(project, checkpoint)
     if HEAD_FILE in checkpoint.manifest["files"]:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
         head_record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
     else:
-        head = zero_shot_head(
-            load(staging), domain.prompt_names, prompt_templates(domain)
-        ).contiguous()
-        save_file({"head": head}, staging / HEAD_FILE)
+        head = zero_shot_head(load(staging), domain.prompt_names, prompt_templates(domain))
+        ClassHead(head).write(staging / HEAD_FILE)
         head_record = {
             "classes": domain.class_names,
             "templates": prompt_templates(domain),

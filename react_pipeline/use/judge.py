@@ -169,6 +169,7 @@ def _classify(
     What was computed is kept in `folder`, so that a run that was killed resumes.
     """
     import pyarrow as pa
+    import torch
 
     from react_pipeline.embedding import LONG_RUN, Encoder
     from react_pipeline.use.encode_pictures import encode_pictures, read_parts
@@ -180,7 +181,9 @@ def _classify(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,
         folder,
-        lambda vectors: {"class": pa.array((vectors @ head.numpy()).argmax(axis=1), pa.int64())},
+        lambda vectors: {
+            "class": pa.array(head.scores(torch.from_numpy(vectors)).argmax(dim=1).numpy())
+        },
         batch_size=config.embedding.batch_size,
         workers=config.embedding.workers,
         max_pixels=config.corpus.max_pixels,

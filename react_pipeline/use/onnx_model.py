@@ -12,39 +12,38 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from react_pipeline.clip import HEAD_FILE, load
+from react_pipeline.clip import HEAD_FILE, ClassHead, load
 from react_pipeline.embedding import write_graph
 from react_pipeline.store import ReactError
 
 ONNX_FILE = "model.onnx"
 OUTPUTS = ("vectors", "similarities")
 MAX_DIFFERENCE = 1e-4
-"""Between the outputs of both, which are at most 1."""
+"""Between the outputs of both, of their largest value or of 1."""
 
 CHECKED = 8
 """Pictures on which both are compared, in a batch of another size than the traced one."""
 
 
 class _Model(nn.Module):
-    def __init__(self, visual: nn.Module, head: Tensor) -> None:
+    def __init__(self, visual: nn.Module, head: ClassHead) -> None:
         super().__init__()
         self.visual = visual
-        self.head = nn.Buffer(head)
+        self.vectors, self.bias = map(nn.Buffer, head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         vectors = functional.normalize(self.visual(images), dim=-1)
-        return vectors, vectors @ self.head
+        return vectors, ClassHead(self.vectors, self.bias).scores(vectors)
 
 
 def write_onnx(folder: Path) -> float:
     """Add `model.onnx` to a folder that holds a model and its class vectors.
 
     Its input `batch` (B, 3, H, W), float32, is what the model's preprocessing gives; its outputs
-    are `vectors` (B, D), unit vectors, and `similarities` (B, C), cosines in the order of the
-    classes.
+    are `vectors` (B, D), unit vectors, and `similarities` (B, C), the scores of the classes in
+    their order.
 
     Returns:
         The largest difference from torch's outputs on the same pictures.
@@ -55,7 +54,7 @@ def write_onnx(folder: Path) -> float:
     import onnxruntime  # type: ignore[import-untyped]
 
     clip = load(folder)
-    model = _Model(clip.model.visual, load_file(folder / HEAD_FILE)["head"].float()).eval()
+    model = _Model(clip.model.visual, ClassHead.read(folder / HEAD_FILE)).eval()
     images = torch.stack([clip.preprocess(picture) for picture in _pictures(CHECKED)])
     try:
         write_graph(model, images[:2], str(folder / ONNX_FILE), OUTPUTS, free=(0,))
@@ -70,7 +69,8 @@ def write_onnx(folder: Path) -> float:
     with torch.inference_mode():
         expected = [output.numpy() for output in model(images)]
     difference = max(
-        float(np.abs(ours - exact).max()) for ours, exact in zip(outputs, expected, strict=True)
+        float(np.abs(ours - exact).max() / max(1.0, np.abs(exact).max()))
+        for ours, exact in zip(outputs, expected, strict=True)
     )
     if not difference <= MAX_DIFFERENCE:
         raise ReactError(

@@ -38,12 +38,18 @@ def base_of(project: Project) -> Artifact:
 
 
 def write_head(
-    directory: Path, *, classes: list[str] = SHAPES, dimension: int = 32, seed: int = 0
+    directory: Path,
+    *,
+    classes: list[str] = SHAPES,
+    dimension: int = 32,
+    seed: int = 0,
+    **tensors: Any,
 ) -> None:
     head = torch.nn.functional.normalize(
         torch.randn(dimension, len(classes), generator=torch.Generator().manual_seed(seed)), dim=0
     )
-    save_file({"head": head, "trained": head.clone()}, directory / "head.safetensors")
+    tensors = {"head": head, "trained": head.clone(), **tensors}
+    save_file(tensors, directory / "head.safetensors")
     (directory / "head.json").write_text(json.dumps({"classes": classes, "embed_dim": dimension}))
 
 
@@ -67,7 +73,7 @@ def edit_domain(project: Project, **fields: Any) -> None:
 def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> None:
     base = base_of(project)
     _, own = load_classifier(base, None, project.domain("shapes"), "cpu")
-    assert torch.equal(own, zero_shot_head(load(base.path), SHAPES, TEMPLATES))
+    assert torch.equal(own.vectors, zero_shot_head(load(base.path), SHAPES, TEMPLATES))
 
     def write(directory: Path) -> None:
         clip = load(base.path)
@@ -78,8 +84,8 @@ def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> No
     inputs = resolve(project, "customized_checkpoint", "shapes/full")
     trained = project.store.build(inputs, lambda directory: write(directory) or {})
     _, head = load_classifier(trained, base, project.domain("shapes"), "cpu")
-    assert torch.equal(head, zero_shot_head(load(trained.path), SHAPES, TEMPLATES))
-    assert not torch.allclose(head, own)
+    assert torch.equal(head.vectors, zero_shot_head(load(trained.path), SHAPES, TEMPLATES))
+    assert not torch.allclose(head.vectors, own.vectors)
 
 
 def test_a_linear_head_is_used_on_the_features_of_the_base(project: Project) -> None:
@@ -87,9 +93,10 @@ def test_a_linear_head_is_used_on_the_features_of_the_base(project: Project) -> 
     checkpoint = publish_head(project)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     clip, head = load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
-    assert head.shape == (32, 4)
-    torch.testing.assert_close(head.norm(dim=0), torch.ones(4))
-    assert not torch.allclose(head, zero_shot_head(load(base.path), SHAPES, TEMPLATES), atol=0.1)
+    assert head.vectors.shape == (32, 4) and torch.equal(head.bias, torch.zeros(()))
+    torch.testing.assert_close(head.vectors.norm(dim=0), torch.ones(4))
+    own = zero_shot_head(load(base.path), SHAPES, TEMPLATES)
+    assert not torch.allclose(head.vectors, own, atol=0.1)
     assert torch.equal(clip.encode_images(pixels), load(base.path).encode_images(pixels))
 
 
@@ -105,7 +112,7 @@ def test_evaluation_measures_the_linear_head(project: Project) -> None:
         "cpu",
     )
     vectors = encode_images(project.config, clip, images)
-    predicted = (vectors @ head.numpy()).argmax(axis=1)
+    predicted = (vectors @ head.vectors.numpy()).argmax(axis=1)
     rows = pd.read_parquet(result.file("predictions.parquet"))
     assert rows["predicted"].str[0].tolist() == predicted.tolist()
     assert EvalResult.read(result).top1 == np.mean(predicted == images["class_id"])
@@ -124,6 +131,13 @@ def test_a_head_that_is_zero_shot_head_predicts_what_base_does(project: Project)
     )
     assert ours["predicted"].map(list).tolist() == base["predicted"].map(list).tolist()
     np.testing.assert_allclose(ours["probability"], base["probability"], rtol=1e-4)
+
+
+def test_evaluation_adds_the_bias_of_a_head(project: Project) -> None:
+    bias = torch.tensor([0.0, 0.0, 9.0, 0.0])
+    publish_head(project, lambda directory: write_head(directory, bias=bias))
+    predictions = evaluate(project, "shapes", "linear-head").file("predictions.parquet")
+    assert set(pd.read_parquet(predictions)["predicted"].str[0]) == {2}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +198,12 @@ def test_a_head_that_cannot_be_read_is_corrupt(project: Project, name: str, cont
 def test_a_head_of_another_dimension_is_corrupt(project: Project) -> None:
     checkpoint = publish_head(project, lambda directory: write_head(directory, dimension=16))
     with pytest.raises(CorruptArtifact, match=r"\(16, 4\).*rematerialize `customized_checkpoint`"):
+        load_classifier(checkpoint, base_of(project), project.domain("shapes"), "cpu")
+
+
+def test_a_head_whose_bias_has_another_length_is_corrupt(project: Project) -> None:
+    checkpoint = publish_head(project, lambda directory: write_head(directory, bias=torch.ones(3)))
+    with pytest.raises(CorruptArtifact, match=r"\(3,\).*rematerialize `customized_checkpoint`"):
         load_classifier(checkpoint, base_of(project), project.domain("shapes"), "cpu")
 
 

@@ -14,6 +14,7 @@ from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.model import load, save
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
+from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.artifacts import Artifact
 
 COUNTS = {"trainable_parameters": 1_234, "parameters": 56_789, "pairs": 7, "seconds": 1.0}
@@ -26,9 +27,10 @@ def customized(project: Project, method: str) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
         clip = load(inputs.parents["base_checkpoint"].path)
         torch.manual_seed(0)
-        if method.startswith("linear-head"):
-            head = nn.functional.normalize(torch.randn(clip.dimension, 4), dim=0)
-            save_file({"head": head, "trained": head.clone()}, directory / "head.safetensors")
+        if not METHODS[method].has_model:
+            vectors = nn.functional.normalize(torch.randn(clip.dimension, 4), dim=0)
+            biases = {"bias": 9 * torch.eye(4)[1]} if method.startswith("gda") else {}
+            save_file({"head": vectors, **biases}, directory / "head.safetensors")
             about = {"classes": project.domain("shapes").class_names, "embed_dim": clip.dimension}
             (directory / "head.json").write_text(json.dumps(about))
             return COUNTS

@@ -17,6 +17,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from support.customized import COUNTS, customized
 from support.processes import killed, started
 from support.text_tower import write_text_tower_checkpoint
@@ -221,25 +222,28 @@ def test_the_demo_architecture_is_refused_by_plain_open_clip(
     assert "Unknown model (react_demo_hybrid)" in (tmp_path / "error.txt").read_text()
 
 
-def test_a_linear_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
-    checkpoint = customized(project, "linear-head")
-    folder = export(project, "shapes", "linear-head", tmp_path / "exported")
+def test_a_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
+    checkpoint = customized(project, "gda")
+    folder = export(project, "shapes", "gda", tmp_path / "exported")
     base = load(project.store.current("base_checkpoint", "all").path)
     assert same(features(load(folder)), features(base))
     assert sha256_of(folder / "head.safetensors") == sha256_of(checkpoint.path / "head.safetensors")
     about = json.loads((folder / "head.json").read_text())
     assert about.items() >= json.loads((checkpoint.path / "head.json").read_text()).items()
     readme = (folder / "README.md").read_text()
-    assert "(clip.encode_images(images) @ head)" in readme
     blocks = [
         b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "head.safetensors" in b
     ]
     names = {"clip": load(folder), "images": torch.randn(3, 3, 32, 32)}
     exec(blocks[0].replace("path/of/this/folder", str(folder)), names)  # noqa: S102
-    assert names["class_ids"].shape == (3,)
+    tensors = load_file(folder / "head.safetensors")
+    vectors = load(folder).encode_images(names["images"])
+    scores = vectors @ tensors["head"] + tensors["bias"]
+    torch.testing.assert_close(names["scores"], scores)
+    assert not torch.equal(names["class_ids"], (vectors @ tensors["head"]).argmax(dim=1))
 
 
-@pytest.mark.parametrize("method", ["gated-image", "linear-head"])
+@pytest.mark.parametrize("method", ["gated-image", "gda"])
 def test_onnxruntime_gives_torchs_classes_from_one_file(
     project: Project, tmp_path: Path, method: str
 ) -> None:

@@ -81,7 +81,7 @@ def test_predictions_equal_the_checkpoint_in_every_format(
     clip, head = load_classifier(base, None, retrieved_project.domain("shapes"), "cpu")
     for row in found:
         pixels = clip.preprocess(decode_image(Path(row["path"]).read_bytes(), 10_000))[None]
-        cosines = (clip.encode_images(pixels) @ head)[0].numpy()
+        cosines = (clip.encode_images(pixels) @ head.vectors)[0].numpy()
         order = np.argsort(-cosines, kind="stable")
         assert [row[f"class_{place}"] for place in (1, 2, 3, 4)] == [
             SHAPES[number] for number in order

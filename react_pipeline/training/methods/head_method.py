@@ -1,4 +1,7 @@
-"""The base of methods that fit class vectors to what the frozen base makes of images and texts."""
+"""The base of methods that fit a classifier to what the frozen base makes of images and texts.
+
+Shapes: N pairs, C classes, D embedding dimension.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from react_pipeline.settings import Method, TrainingConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from react_pipeline.clip import ClassHead
     from react_pipeline.training.cost import CheckpointCost, PlannedTraining
     from react_pipeline.training.customization import Customization
     from react_pipeline.training.head import HeadSamples
@@ -25,9 +27,13 @@ def all_but(*fields: str) -> frozenset[str]:
 
 
 class HeadMethod(Method):
-    """A method whose checkpoint holds a head: one vector per class. Override `fit`.
+    """A method whose checkpoint holds a head: class vectors, and a bias if it has one. Override
+    `fit`.
 
     A head with fields of its own for its steps names them in `unused_fields = all_but(...)`.
+
+    Attributes:
+        grid: What `interpolation: held-out` tries.
     """
 
     unused_fields = all_but()
@@ -35,6 +41,7 @@ class HeadMethod(Method):
     reads_vectors = True
     by_class = True
     step0_tolerance = 1e-4  # a vector of length 1 is made so again
+    grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
     def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
         """Every pair once, if the head takes no steps."""
@@ -47,8 +54,8 @@ class HeadMethod(Method):
 
     def fit(
         self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Fit unit class vectors.
+    ) -> tuple[ClassHead, dict[str, Any]]:
+        """Fit a head.
 
         Args:
             samples: What to learn from, and the zero-shot head.
@@ -56,9 +63,23 @@ class HeadMethod(Method):
             log: Takes a record of each step; of a closed form it gets one record afterwards.
 
         Returns:
-            The class vectors (D, C), and counts for the manifest.
+            The head, and counts for the manifest.
         """
         raise NotImplementedError
+
+    def join(self, zero_shot: ClassHead, trained: ClassHead, fraction: float) -> ClassHead:
+        """The head on the way from the zero-shot head (0) to the trained one (1): unit vectors.
+
+        Both ends are exact, and so is a column in which the two heads are the same.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        if fraction in (0, 1):
+            return trained if fraction else zero_shot
+        joined = normalize(torch.lerp(zero_shot.vectors, trained.vectors, fraction), dim=0)
+        same = (zero_shot.vectors == trained.vectors).all(dim=0)
+        return trained._replace(vectors=torch.where(same, zero_shot.vectors, joined))
 
     def fit_seconds(self, planned: PlannedTraining) -> float:
         """Seconds of `fit` on one core."""

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from react_pipeline.training.methods.head_method import HeadMethod, all_but
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from react_pipeline.clip import ClassHead
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.training.cost import PlannedTraining
     from react_pipeline.training.head import HeadSamples
@@ -34,7 +33,7 @@ class LinearHead(HeadMethod):
 
     def fit(
         self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[ClassHead, dict[str, Any]]:
         """Take steps of cross-entropy from the zero-shot head."""
         from react_pipeline.training.head_steps import take_steps
 

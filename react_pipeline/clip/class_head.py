@@ -1,0 +1,60 @@
+"""ClassHead: the linear classifier on image vectors, and its form on disk.
+
+Does not belong here: which head a checkpoint has (`classifier`), fitting one (`training`). Shapes: N
+images, C classes, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class ClassHead(NamedTuple):
+    """Class vectors, and a bias per class.
+
+    Attributes:
+        vectors: Of the classes (D, C), float32, on the CPU.
+        bias: Of the classes (C,), or 0 for a head without one.
+    """
+
+    vectors: Tensor
+    bias: Tensor = torch.zeros(())
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read the head to use from a file that `write` wrote."""
+        tensors = load_file(file)
+        return cls(tensors["head"].float(), tensors.get("bias", torch.zeros(())).float())
+
+    def write(self, file: Path, trained: ClassHead | None = None) -> None:
+        """Write it, and with it the head as it was trained, before it met the zero-shot head."""
+        tensors = {"head": self.vectors, "bias": self.bias}
+        if trained is not None:
+            tensors |= {"trained": trained.vectors, "trained_bias": trained.bias}
+        present = {name: one for name, one in tensors.items() if one.dim()}
+        # The two heads may share memory, which safetensors refuses.
+        save_file(
+            {
+                name: one.clone(memory_format=torch.contiguous_format)
+                for name, one in present.items()
+            },
+            file,
+        )
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Logits / 100 (N, C) of unit vectors (N, D): cosines where the class vectors are unit
+        vectors without bias.
+        """
+        return images @ self.vectors + self.bias
+
+    def lerp(self, other: ClassHead, fraction: float) -> ClassHead:
+        """The head whose scores are (1 - fraction) of its own and fraction of the other's."""
+        return ClassHead(
+            torch.lerp(self.vectors, other.vectors, fraction),
+            (1 - fraction) * self.bias + fraction * other.bias,
+        )

@@ -1,0 +1,48 @@
+"""`ncm`, nearest class mean: the mean image of a class's pairs is its vector.
+
+Source: Mensink et al. 2013. The baseline of whatever trains a head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from react_pipeline.training.methods.head_method import HeadMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from react_pipeline.clip import ClassHead
+    from react_pipeline.settings import TrainingConfig
+    from react_pipeline.training.head import HeadSamples
+    from react_pipeline.training.log import TrainingLog
+
+
+class Ncm(HeadMethod):
+    """Nothing is trained: seconds on a processor."""
+
+    name = "ncm"
+    about = "nothing: the mean image of a class's pairs is its vector, joined with its text"
+    colour = "#8a8f98"
+    defaults = {"held_out_fraction": 0.1, "interpolation": "held-out"}
+
+    def fit(
+        self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
+    ) -> tuple[ClassHead, dict[str, Any]]:
+        """Take the means; a class without pairs keeps its text."""
+        import torch
+        from torch.nn.functional import normalize
+
+        from react_pipeline.clip import ClassHead
+
+        means, has_pairs = class_means(samples)
+        return ClassHead(torch.where(has_pairs, normalize(means, dim=0), samples.zero_shot)), {}
+
+
+def class_means(samples: HeadSamples) -> tuple[Tensor, Tensor]:
+    """The mean image vector of each class (D, C), 0 for one without pairs; which have pairs (C,)."""
+    import torch
+
+    counts = torch.bincount(samples.class_ids, minlength=samples.zero_shot.shape[1])
+    sums = torch.zeros_like(samples.zero_shot.T).index_add_(0, samples.class_ids, samples.images)
+    return (sums / counts.clamp(min=1)[:, None]).T, counts > 0

@@ -1,0 +1,140 @@
+"""Heads without training: `ncm` and `gda`, each formula once more in plain tensor algebra."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from react_pipeline import Classifier
+from react_pipeline.clip.class_head import ClassHead
+from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.project.project import Project
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.customization import customize
+from react_pipeline.training.head import HeadSamples
+from react_pipeline.training.methods.gda import Gda
+from react_pipeline.training.methods.head_method import HeadMethod
+from react_pipeline.training.methods.ncm import Ncm
+
+D, C, EACH = 8, 4, 30
+"""Dimensions, classes, of which the last has no pairs, and pairs of each other one."""
+
+
+def samples(seed: int = 0, pairs: int = EACH) -> HeadSamples:
+    """Unit vectors around a mean of each class, along one of which they scatter most."""
+    rng = torch.Generator().manual_seed(seed)
+    means = torch.randn(D, C, generator=rng)
+    class_ids = torch.arange(C - 1).repeat(pairs)
+    noise = torch.randn(len(class_ids), D, generator=rng) * torch.linspace(0.1, 1.5, D)
+    images = normalize(means.T[class_ids] + noise, dim=1)
+    zero_shot = normalize(torch.randn(D, C, generator=rng), dim=0)
+    return HeadSamples(zero_shot, images, images, class_ids, zero_shot.T, torch.arange(C))
+
+
+def fitted(method: HeadMethod, of: HeadSamples) -> ClassHead:
+    log: Any = None
+    return method.fit(of, TrainingConfig(), log)[0]
+
+
+def assert_same_differences(ours: Tensor, theirs: Tensor) -> None:
+    """Between classes: what all of them get alike decides nothing."""
+    ours, theirs = (one - one.mean(dim=1, keepdim=True) for one in (ours, theirs))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def means_of(of: HeadSamples) -> Tensor:
+    return torch.stack([of.images[of.class_ids == c].mean(dim=0) for c in range(C - 1)], dim=1)
+
+
+def test_ncm_is_the_unit_mean_joined_with_the_text() -> None:
+    of = samples()
+    head = fitted(Ncm(), of)
+    torch.testing.assert_close(head.vectors[:, :3], normalize(means_of(of), dim=0))
+    joined = Ncm().join(ClassHead(of.zero_shot), head, 0.25)
+    sums = 0.25 * normalize(means_of(of), dim=0) + 0.75 * of.zero_shot[:, :3]
+    torch.testing.assert_close(joined.vectors[:, :3], sums / sums.norm(dim=0))
+
+
+def test_gda_adds_the_papers_logits_to_the_zero_shot_ones() -> None:
+    of = samples()
+    residuals = of.images - means_of(of).T[of.class_ids]
+    covariance = residuals.T.cov()
+    count = len(residuals)
+    precision = D * torch.linalg.pinv((count - 1) * covariance + covariance.trace() * torch.eye(D))
+    weights = precision @ means_of(of)
+    bias = torch.stack([-0.5 * mu @ precision @ mu for mu in means_of(of).T])
+    images = samples(1).images
+    a = 0.7
+    logits = 100 * images @ of.zero_shot[:, :3] + a * (images @ weights + bias)
+    head = Gda().join(ClassHead(of.zero_shot), fitted(Gda(), of), a / 100)
+    assert_same_differences(100 * head.scores(images)[:, :3], logits)
+
+
+def test_gda_equals_scikit_learns_lda_of_its_shrinkage() -> None:
+    of = samples()
+    images = samples(1).images
+    count = len(of.images)
+    shrinkage = D / (count - 1 + D)
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    lda.fit(of.images.double().numpy(), of.class_ids.numpy())
+    theirs = torch.from_numpy(lda.decision_function(images.double().numpy())).float()
+    head = fitted(Gda(), of)
+    ours = (images @ (head.vectors - of.zero_shot) + head.bias)[:, :3]
+    # The paper's precision is that of LDA times a constant, which its weight `a` absorbs.
+    assert_same_differences(ours * count / (D * (1 - shrinkage)), theirs)
+
+
+@pytest.mark.parametrize("method", [Ncm(), Gda()])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_a_class_without_pairs_keeps_its_text(method: HeadMethod, fraction: float) -> None:
+    of = samples()
+    head = method.join(ClassHead(of.zero_shot), fitted(method, of), fraction)
+    assert torch.equal(head.vectors[:, 3], of.zero_shot[:, 3])
+    assert not head.bias.dim() or head.bias[3] == 0
+    if not fraction:
+        assert torch.equal(head.scores(of.images), of.images @ of.zero_shot)
+
+
+def test_one_pair_a_class_has_no_scatter_and_leaves_the_texts() -> None:
+    of = samples(pairs=1)
+    head = fitted(Gda(), of)
+    assert torch.equal(head.vectors, of.zero_shot) and not head.bias.any()
+
+
+@pytest.mark.parametrize("method", ["gda", "ncm", "gda-control"])
+def test_a_closed_form_head_is_chosen_measured_and_used(
+    retrieved_project: Project, method: str
+) -> None:
+    checkpoint = customize(retrieved_project, "shapes", method)
+    counts = checkpoint.counts
+    kind = Gda if method.startswith("gda") else Ncm
+    assert set(map(float, counts["interpolation_scores"])) == set(kind.grid)
+    assert counts["held_out_pairs"] > 0 and counts["steps"] == 1
+    about = json.loads(checkpoint.file("head.json").read_text())
+    assert about["labels"] == ("nearest prompt" if method.endswith("control") else "retrieval")
+    tensors = load_file(checkpoint.file("head.safetensors"))
+    assert ("bias" in tensors) == method.startswith("gda")
+    biases = int(tensors.get("bias", torch.zeros(0)).count_nonzero())
+    assert counts["trainable_parameters"] == tensors["head"].numel() + biases
+    result = evaluate(retrieved_project, "shapes", method)
+    classifier = Classifier.load("shapes", method, config=retrieved_project.path)
+    assert torch.equal(classifier.head.vectors, tensors["head"])
+    assert result.counts["n"] > 0
+
+
+def test_a_head_keeps_its_bias_on_disk(tmp_path: Path) -> None:
+    head = ClassHead(torch.randn(D, C), torch.randn(C))
+    head.write(tmp_path / "head.safetensors", head)
+    again = ClassHead.read(tmp_path / "head.safetensors")
+    assert torch.equal(again.vectors, head.vectors) and torch.equal(again.bias, head.bias)
+    ClassHead(head.vectors).write(tmp_path / "head.safetensors")
+    assert set(load_file(tmp_path / "head.safetensors")) == {"head"}
+    assert torch.equal(ClassHead.read(tmp_path / "head.safetensors").bias, torch.zeros(()))
