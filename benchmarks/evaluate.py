@@ -31,9 +31,9 @@ from react_pipeline.extensions.elevater.head import (
     Head,
     record,
 )
-from react_pipeline.extensions.elevater.probe import FeatureExamples, train_heads
 from react_pipeline.extensions.elevater.shots import split_training
 from react_pipeline.extensions.elevater.sweep import SWEEP_EPOCHS, Curve, SweepResult, Trial, sweep
+from react_pipeline.extensions.elevater.trainer import FeatureExamples, Trainer
 
 
 def clusters(n: int, width: int, n_classes: int) -> FeatureExamples:
@@ -72,8 +72,9 @@ def train_alone(
         norm.eval()
         with torch.no_grad():
             logits = linear(norm(held_out.features))
-            if not record(curve, logits, held_out.labels, "accuracy", keep_probabilities=False):
-                break
+            record(curve, logits, held_out.labels, "accuracy", keep_probabilities=False)
+        if curve.failure:
+            break
     return curve
 
 
@@ -96,7 +97,7 @@ def timed_search(
 
     def run_round(trials: Sequence[Trial]) -> list[Curve]:
         if at_once:
-            return train_heads(train, held_out, head, trials, "accuracy", epochs=SWEEP_EPOCHS)
+            return Trainer(head, "accuracy")(train, held_out, trials, epochs=SWEEP_EPOCHS)
         return [train_alone(train, held_out, head, trial) for trial in trials]
 
     started = time.perf_counter()

@@ -40,13 +40,13 @@ from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.extensions.elevater.datasets import Dataset, dataset
 from react_pipeline.extensions.elevater.experiments import Experiment, Measurement, experiments
 from react_pipeline.extensions.elevater.features import Features, SplitFeatures
-from react_pipeline.extensions.elevater.finetune import ImageExamples
 from react_pipeline.extensions.elevater.head import Head
 from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, Outcome
-from react_pipeline.extensions.elevater.probe import FeatureExamples, linear_probe
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.extensions.elevater.shots import split_training
 from react_pipeline.extensions.elevater.summary import summarize
+from react_pipeline.extensions.elevater.sweep import adapt
+from react_pipeline.extensions.elevater.trainer import FeatureExamples, ImageExamples, Trainer
 from react_pipeline.labelled import PreprocessedImages, encode
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import markdown_table
@@ -128,11 +128,11 @@ def measure_digits(
     parts = {split: encode_digits(clip, chosen, split) for split, chosen in numbers.items()}
     config = ElevaterConfig.model_validate({"shots": shots, "seeds": seeds})
     entry = dataset("mnist")
-    measurer = DatasetMeasurer(clip, entry, parts["test"], config)
+    measurer = DatasetMeasurer(clip, entry, parts["test"])
     words = _WordDigits(
         **{field.name: getattr(entry, field.name) for field in fields(entry)} | {"name": IN_WORDS}
     )
-    in_words = DatasetMeasurer(clip, words, parts["test"], config).zero_shot()
+    in_words = DatasetMeasurer(clip, words, parts["test"]).zero_shot()
     found = list(in_words.measurements)
     for experiment in experiments(config):
         zero_shot = experiment == Experiment()
@@ -161,7 +161,8 @@ def probe_pixels(
     split = split_training(
         train.labels.numpy(), n_classes=10, shots=experiment.shots, seed=experiment.seed
     )
-    adapted = linear_probe(train, test, Head.from_text(torch.zeros(64, 10)), split, "accuracy")
+    probe = Trainer(Head.from_text(torch.zeros(64, 10)), "accuracy")
+    adapted = adapt(probe, train, test, split)
     values = {"clean": adapted.clean, "elevater": adapted.elevater}
     about = {"dataset": PIXELS, "learning_rate": adapted.search.best.learning_rate}
     about["weight_decay"] = adapted.search.best.weight_decay

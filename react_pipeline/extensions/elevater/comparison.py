@@ -24,7 +24,8 @@ from react_pipeline.store import Artifact
 
 BENCHMARK_COMPARISON = "benchmark_comparison"
 MEAN = "mean"
-COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n", "status"]
+VALUES = ["base", "value", "delta"]
+COLUMNS = ["method", "figure", "dataset", "metric", *VALUES, "n", "status"]
 """`figure` is an experiment with its protocol (`zero-shot`, `linear-probe-5.clean`); values are
 fractions.
 """
@@ -46,7 +47,8 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
 
     def write(directory: Path) -> dict[str, Any]:
         summaries = {
-            name: pd.read_parquet(found.file("summary.parquet")) for name, found in results.items()
+            name: pd.read_parquet(result.file("summary.parquet"))
+            for name, result in results.items()
         }
         table = compare_summaries(summaries.pop("base"), summaries)
         table.to_parquet(directory / "table.parquet", index=False)
@@ -72,24 +74,52 @@ def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -
 
     Returns:
         `COLUMNS`: for each method and figure a row for every data set that either side has, with
-        `status` `ok` or why
-        it is left out, then a row `mean` over those that are `ok`, whose status says how many of
-        the 20 they are.
+        `status` `ok` or why it is left out, then a row `mean` over those that are `ok`, whose
+        status says how many of the 20 they are.
     """
     rows: list[dict[str, Any]] = []
-    theirs = _by_place(base)
     for method, summary in methods.items():
-        ours = _by_place(summary)
-        for figure in dict.fromkeys(figure for figure, _ in (*ours, *theirs)):
-            names = dict.fromkeys(name for place, name in (*theirs, *ours) if place == figure)
-            mine = [
-                _row(method, figure, name, theirs.get((figure, name)), ours.get((figure, name)))
-                for name in names
-            ]
-            rows += [*mine, _mean(method, figure, mine)]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(
-        dict.fromkeys(("base", "value", "delta"), "float64")
+        joined = _joined(base, summary).assign(method=method)
+        for figure, group in joined.groupby("figure", sort=False):
+            counted = group[(group["status"] == "ok") & group["dataset"].isin(list(DATASETS))]
+            means = {name: np.mean(counted[name].tolist()) for name in VALUES if len(counted)}
+            status = f"{len(counted)} of {len(DATASETS)} data sets"
+            mean = {"method": method, "figure": figure, "dataset": MEAN, "metric": ""}
+            rows += [*group.to_dict("records"), {**mean, **means, "status": status}]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(VALUES, "float64"))
+
+
+def _joined(base: pd.DataFrame, mine: pd.DataFrame) -> pd.DataFrame:
+    """Both sides of each figure and data set; values only where the `status` is `ok`."""
+    place = ["figure", "dataset"]
+    sides = [
+        summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
+        for summary in (mine, base)
+    ]
+    places = pd.concat([side[place] for side in sides]).drop_duplicates()
+    joined = places.merge(sides[1], "left", place).merge(
+        sides[0], "left", place, suffixes=("_base", "")
     )
+    statuses = {
+        "the base": joined["status_base"],
+        "the method": joined["status"],
+    }
+    reasons = pd.Series("ok", joined.index)
+    reasons[joined["images_base"] != joined["images"]] = (
+        "measured on other images than the base; rematerialize both"
+    )
+    for side, status in reversed(statuses.items()):
+        reasons[status != "ok"] = f"not measured of {side}: " + status
+        reasons[status.isna()] = f"{side} was not asked for it"
+    values = {
+        "base": joined["value_base"],
+        "value": joined["value"],
+        "delta": joined["value"] - joined["value_base"],
+        "n": joined["n"],
+    }
+    measured = {name: column.where(reasons == "ok") for name, column in values.items()}
+    metric = joined["metric"].fillna(joined["metric_base"])
+    return joined[place].assign(metric=metric, status=reasons, **measured)
 
 
 def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
@@ -121,26 +151,15 @@ def draw(table: pd.DataFrame, path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     measured = table[(table["status"] == "ok") & ~table["figure"].str.endswith(".elevater")]
-    panels = [
-        (key, group.sort_values("delta"))
-        for key, group in measured.groupby(["method", "figure"], sort=False)
-    ]
-    columns = min(max(len(panels), 1), 3)
-    rows = -(-max(len(panels), 1) // columns)
-    figure = Figure(figsize=(5.5 * columns, 5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    if not panels:
-        grid[0].text(
-            0.5, 0.5, "nothing to compare", ha="center", va="center", transform=grid[0].transAxes
-        )
-    for axes, ((method, name), group) in zip(grid, panels, strict=False):
+    panels = list(measured.groupby(["method", "figure"], sort=False))
+    figure = Figure(figsize=(6, max(4.5 * len(panels), 1)), layout="constrained")
+    for number, ((method, name), group) in enumerate(panels, start=1):
+        axes = figure.add_subplot(len(panels), 1, number)
+        group = group.sort_values("delta")
         points = 100 * group["delta"]
         shade = "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
-        bars = axes.barh(
-            group["dataset"], points, color=[shade if delta >= 0 else "#cb6d51" for delta in points]
-        )
+        colours = [shade if delta >= 0 else "#cb6d51" for delta in points]
+        bars = axes.barh(group["dataset"], points, color=colours)
         axes.bar_label(bars, fmt="%+.1f", padding=3, fontsize=7)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.tick_params(axis="y", labelsize=7)
@@ -148,51 +167,8 @@ def draw(table: pd.DataFrame, path: Path, title: str) -> None:
         counted = int(group["dataset"].isin(list(DATASETS)).sum())
         axes.set_title(f"{method}, {name}: {counted} of {len(DATASETS)} data sets", fontsize=9)
         axes.set_xlabel("points above the base")
-    figure.suptitle(title)
+    figure.suptitle(title if panels else f"{title}: nothing to compare")
     figure.savefig(path, dpi=100)
-
-
-def _by_place(summary: pd.DataFrame) -> dict[tuple[str, str], Any]:
-    return {
-        (figure_name(row.experiment, row.protocol), row.dataset): row
-        for row in summary.itertuples()
-    }
-
-
-def _row(method: str, figure: str, name: str, base: Any, mine: Any) -> dict[str, Any]:
-    about = {
-        "method": method,
-        "figure": figure,
-        "dataset": name,
-        "metric": (base if mine is None else mine).metric,
-    }
-    for side, row in (("the base", base), ("the method", mine)):
-        if row is None:
-            return {**about, "status": f"{side} was not asked for it"}
-        if row.status != "ok":
-            return {**about, "status": f"not measured of {side}: {row.status}"}
-    if base.images != mine.images:
-        return {**about, "status": "measured on other images than the base; rematerialize both"}
-    values = {"base": base.value, "value": mine.value, "delta": mine.value - base.value}
-    return {**about, **values, "n": mine.n, "status": "ok"}
-
-
-def _mean(method: str, figure: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    counted = [row for row in rows if row["status"] == "ok" and row["dataset"] in DATASETS]
-    means = {
-        name: float(np.mean([row[name] for row in counted]))
-        for name in ("base", "value", "delta")
-        if counted
-    }
-    status = f"{len(counted)} of {len(DATASETS)} data sets"
-    return {
-        "method": method,
-        "figure": figure,
-        "dataset": MEAN,
-        "metric": "",
-        **means,
-        "status": status,
-    }
 
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A linear head as ELEVATER builds it: where it starts, its loss, its batches, how it is scored.
 
-Does not belong here: training it alone (`probe`) and with the tower (`finetune`). Shapes: N
-examples, B of them in a batch, D width of the features, C classes, T trials.
+Does not belong here: training it (`trainer`). Shapes: N examples, B of them in a batch, D width of
+the features, C classes, T trials.
 """
 
 from collections.abc import Iterator
@@ -41,8 +41,8 @@ class Head:
 
 
 def batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of one epoch's batches, shuffled; none of a single example. The order is that of
-    PyTorch's loader.
+    """Indices of one epoch's batches, shuffled; none of a single example, which has no batch
+    statistics. The order is that of PyTorch's loader.
     """
     loader: DataLoader[Tensor] = DataLoader(
         range(n),  # type: ignore[arg-type]  # a range is a dataset of indices
@@ -60,8 +60,8 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """
     size, trials, n_classes = logits.shape
     if labels.ndim == 2:
-        wanted = labels.to(logits.dtype)[:, None].expand_as(logits)
-        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(0, 2))
+        targets = labels.to(logits.dtype)[:, None].expand_as(logits)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((0, 2))
     flat = F.cross_entropy(
         logits.reshape(size * trials, n_classes), labels.repeat_interleave(trials), reduction="none"
     )
@@ -70,11 +70,11 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def record(
     curve: Curve, logits: Tensor, labels: Tensor, metric: str, *, keep_probabilities: bool
-) -> bool:
-    """Add an epoch's logits (N, C) to the curve of its trial; whether the trial continues."""
+) -> None:
+    """Add an epoch's logits (N, C) to the curve of its trial, or their failure."""
     if not torch.isfinite(logits).all():
         curve.failure = NOT_FINITE
-        return False
+        return
     # The benchmark takes softmax for multilabel data too.
     probabilities = logits.softmax(dim=-1).float().cpu().numpy()
     score = measure(metric, labels.cpu().numpy(), probabilities)
@@ -83,4 +83,3 @@ def record(
         if not curve.scores or score > max(curve.scores):
             curve.best_probabilities = probabilities
     curve.scores.append(score)
-    return True

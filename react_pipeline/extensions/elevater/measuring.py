@@ -1,11 +1,11 @@
 """Measuring one data set of the benchmark: zero-shot, and after training on its shots.
 
-Does not belong here: training (`probe`, `finetune`), metrics, what is published (`results`).
+Does not belong here: training (`trainer`), metrics, what is published (`results`).
 Shapes: N images, C classes, D width.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,15 +17,13 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
 from react_pipeline.extensions.elevater.datasets import Dataset
-from react_pipeline.extensions.elevater.experiments import Experiment, Measurement
+from react_pipeline.extensions.elevater.experiments import Experiment, Measurement, Protocol
 from react_pipeline.extensions.elevater.features import Features
-from react_pipeline.extensions.elevater.finetune import ImageExamples, fine_tune
 from react_pipeline.extensions.elevater.head import Head
 from react_pipeline.extensions.elevater.metrics import measure
-from react_pipeline.extensions.elevater.probe import FeatureExamples, linear_probe
-from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.extensions.elevater.shots import split_training
-from react_pipeline.extensions.elevater.sweep import Adaptation
+from react_pipeline.extensions.elevater.sweep import adapt
+from react_pipeline.extensions.elevater.trainer import FeatureExamples, ImageExamples, Trainer
 from react_pipeline.store import InputError, TrainingError
 
 
@@ -48,13 +46,7 @@ def unavailable(
     entry: Dataset, experiment: Experiment, reason: str, test: Features | None = None
 ) -> Outcome:
     """An experiment that could not be made."""
-    about = _about(entry, experiment, test)
-    return Outcome(
-        tuple(
-            Measurement(**about, protocol=protocol, unavailable=reason)
-            for protocol in experiment.protocols
-        )
-    )
+    return Outcome(_rows(entry, experiment, test, {}, unavailable=reason))
 
 
 @dataclass
@@ -64,7 +56,6 @@ class DatasetMeasurer:
     clip: Clip
     entry: Dataset
     test: Features
-    config: ElevaterConfig
 
     @cached_property
     def head(self) -> torch.Tensor:
@@ -76,16 +67,15 @@ class DatasetMeasurer:
         started = time.monotonic()
         experiment = Experiment()
         logits = LOGIT_SCALE * F.normalize(torch.from_numpy(self.test.features), dim=-1) @ self.head
-        probabilities = logits.softmax(
-            dim=-1
-        ).numpy()  # for multilabel sets too, as in the benchmark
+        # For multilabel sets too, as in the benchmark.
+        probabilities = logits.softmax(dim=-1).numpy()
         try:
             value = measure(self.entry.metric, self.test.labels, probabilities)
         except InputError as error:
             return unavailable(self.entry, experiment, str(error), self.test)
-        about = _about(self.entry, experiment, self.test)
-        row = Measurement(**about, protocol="zero-shot", value=value, seconds=_since(started))
-        return Outcome((row,), probabilities)
+        values: Mapping[Protocol, float] = {"zero-shot": value}
+        rows = _rows(self.entry, experiment, self.test, values, seconds=_since(started))
+        return Outcome(rows, probabilities)
 
     def adapted(
         self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]
@@ -97,51 +87,36 @@ class DatasetMeasurer:
             images: For `fine-tune`: features to the images that they were made of.
         """
         started = time.monotonic()
+        head = Head.from_text(self.head)
+        tunes = experiment.adaptation == "fine-tune"
+        trainer = Trainer(head, self.entry.metric, self.clip if tunes else None)
         # Outside of the try: data that changed stop everything, they are no figure that is
         # unavailable.
-        tuned_on = (
-            [images(part) for part in (train, self.test)]
-            if experiment.adaptation == "fine-tune"
-            else []
-        )
+        parts = [(images if tunes else self._examples)(part) for part in (train, self.test)]
         try:
-            found = self._adapt(experiment, train, tuned_on)
+            split = split_training(
+                train.labels,
+                n_classes=self.entry.num_classes,
+                shots=experiment.shots,
+                seed=experiment.seed,
+                dataset=self.entry.name,
+            )
+            adaptation = adapt(trainer, *parts, split)
         except (InputError, TrainingError) as error:
             return unavailable(self.entry, experiment, str(error), self.test)
-        about = _about(self.entry, experiment, self.test) | {
-            "images": f"{self.test.about.digest}+{train.about.digest}",
-            "seconds": _since(started),
-            "learning_rate": found.search.best.learning_rate,
-            "weight_decay": found.search.best.weight_decay,
-            "failed_trials": sum(found.search.failures.values()),
-        }
-        rows = tuple(
-            Measurement(
-                **about,
-                protocol=protocol,
-                value=found.clean if protocol == "clean" else found.elevater,
-            )
-            for protocol in experiment.protocols
+        search = adaptation.search
+        rows = _rows(
+            self.entry,
+            experiment,
+            self.test,
+            {"clean": adaptation.clean, "elevater": adaptation.elevater},
+            images=f"{self.test.about.digest}+{train.about.digest}",
+            seconds=_since(started),
+            learning_rate=search.best.learning_rate,
+            weight_decay=search.best.weight_decay,
+            failed_trials=sum(search.failures.values()),
         )
-        return Outcome(rows, found.final.best_probabilities, found.final.n_trainable)
-
-    def _adapt(
-        self, experiment: Experiment, train: Features, images: Sequence[ImageExamples]
-    ) -> Adaptation:
-        n_classes = self.entry.num_classes
-        split = split_training(
-            train.labels,
-            n_classes=n_classes,
-            shots=experiment.shots,
-            seed=experiment.seed,
-            dataset=self.entry.name,
-        )
-        head = Head.from_text(self.head)
-        metric = self.entry.metric
-        if images:
-            return fine_tune(self.clip, images[0], images[1], head, split, metric)
-        examples = [self._examples(part) for part in (train, self.test)]
-        return linear_probe(examples[0], examples[1], head, split, metric)
+        return Outcome(rows, adaptation.final.best_probabilities, adaptation.final.n_trainable)
 
     def _examples(self, part: Features) -> FeatureExamples:
         features = torch.from_numpy(part.features)
@@ -149,19 +124,28 @@ class DatasetMeasurer:
         return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
 
 
-def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
-    known = (
-        {}
-        if test is None
-        else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
-    )
-    return {
+def _rows(
+    entry: Dataset,
+    experiment: Experiment,
+    test: Features | None,
+    values: Mapping[Protocol, float],
+    **fields: Any,
+) -> tuple[Measurement, ...]:
+    """A figure for each protocol; `fields` are further ones of `Measurement`."""
+    fields = {
         "dataset": entry.name,
         **vars(experiment),
         "metric": entry.metric,
         "expected": entry.sizes["test"],
-        **known,
+        **fields,
     }
+    if test is not None:
+        about = test.about
+        fields = {"n": about.n, "layout": about.layout, "images": about.digest, **fields}
+    return tuple(
+        Measurement(**fields, protocol=protocol, value=values.get(protocol))
+        for protocol in experiment.protocols
+    )
 
 
 def _since(started: float) -> float:

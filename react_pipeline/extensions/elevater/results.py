@@ -55,8 +55,8 @@ from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scr
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
-    from react_pipeline.extensions.elevater.finetune import ImageExamples
     from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, Outcome
+    from react_pipeline.extensions.elevater.trainer import ImageExamples
 
 BENCHMARK_RESULTS = "benchmark_results"
 
@@ -175,7 +175,7 @@ class _Measuring:
         """The images that features were made of; looked for only when a tower is trained."""
         import torch
 
-        from react_pipeline.extensions.elevater.finetune import ImageExamples
+        from react_pipeline.extensions.elevater.trainer import ImageExamples
         from react_pipeline.labelled import PreprocessedImages, preprocessing
 
         config = self.project.config

@@ -11,13 +11,14 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, Dataset
 from react_pipeline.store import Problem, rename_synced
@@ -29,8 +30,6 @@ MAX_MEMBER_BYTES = 4 << 30
 FEW_SHOT_SEEDS = (0, 1, 2)
 ROW_SUM_TOLERANCE = 1e-3
 """Relative; the probabilities of a multiclass image sum to 1."""
-
-COUNTS = ("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,23 @@ class Prediction:
     predictions: NDArray[np.floating[Any]]
 
 
-KEYS = tuple(field.name for field in fields(Prediction))
+Count = Annotated[float, Field(ge=0)]
+
+
+class _Entry(BaseModel):
+    """The fields of a `Prediction` in a submission."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    model_name: str
+    dataset_name: str
+    num_trainable_params: Count
+    num_params: Count
+    num_visual_params: Count
+    num_backbone_params: Count
+    n_shot: Annotated[int, Field(ge=-1)]
+    rnd_seeds: list[int]
+    predictions: Any
 
 
 def expected_datasets(sizes: Mapping[str, int]) -> dict[str, Dataset]:
@@ -129,114 +144,92 @@ def check_submission(path: Path, expected: Mapping[str, Dataset]) -> list[Proble
         expected: As `expected_datasets`. ImageNet may be missing: it is not one of the 20.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.namelist() != [MEMBER]:
-                return [
-                    Problem(path, "", f"must hold exactly {MEMBER}; holds {archive.namelist()}")
-                ]
-            if (size_bytes := archive.getinfo(MEMBER).file_size) > MAX_MEMBER_BYTES:
-                return [
-                    Problem(
-                        path,
-                        "",
-                        f"{MEMBER} holds {size_bytes:,} bytes, allowed are {MAX_MEMBER_BYTES:,}",
-                    )
-                ]
-            # The hook turns each dataset's numbers into an array before the next is read.
-            document = json.loads(archive.read(MEMBER), object_hook=_as_array)
+        entries = _entries(path)
     # RuntimeError: an encrypted member, an unknown compression, JSON that is nested too deeply.
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         return [Problem(path, "", f"cannot be read as a zip of JSON ({error}); write it again")]
-    if (
-        not isinstance(document, dict)
-        or set(document) != {"data"}
-        or not isinstance(document["data"], list)
-    ):
-        return [Problem(path, "", 'the JSON must be {"data": [one object a dataset]}')]
-    entries = document["data"]
     problems = [
-        problem
+        Problem(path, field, message)
         for number, entry in enumerate(entries)
-        for problem in _entry(path, number, entry, expected)
+        for field, message in _problems_of_entry(number, entry, expected)
     ]
     objects = [entry for entry in entries if isinstance(entry, dict)]
     names = Counter(str(entry.get("dataset_name")) for entry in objects)
     for name, times in names.items():
         if times > 1:
             problems.append(Problem(path, f"data.{name}", f"occurs {times} times; once is right"))
-    wanted = [name for name in expected if name != IMAGENET.name]
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        present = (
-            f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: "
-            f"{', '.join(missing)}"
+    twenty = [name for name in expected if name != IMAGENET.name]
+    if missing := [name for name in twenty if name not in names]:
+        message = (
+            f"{len(twenty) - len(missing)} of {len(twenty)} datasets are present; missing: "
+            f"{', '.join(missing)}. The leaderboard shows an average only for all of them"
         )
-        problems.append(
-            Problem(
-                path, "data", f"{present}. The leaderboard shows an average only for all of them"
-            )
-        )
+        problems.append(Problem(path, "data", message))
     shots = sorted({str(entry.get("n_shot")) for entry in objects})
     if len(shots) > 1:
-        problems.append(
-            Problem(path, "data.*.n_shot", f"differs between datasets: {', '.join(shots)}")
-        )
+        message = f"differs between datasets: {', '.join(shots)}"
+        problems.append(Problem(path, "data.*.n_shot", message))
     return problems
 
 
-def _entry(
-    path: Path, number: int, entry: Any, expected: Mapping[str, Dataset]
-) -> Iterator[Problem]:
+def _entries(path: Path) -> list[Any]:
+    with zipfile.ZipFile(path) as archive:
+        if archive.namelist() != [MEMBER]:
+            raise ValueError(f"must hold exactly {MEMBER}; holds {archive.namelist()}")
+        if (size_bytes := archive.getinfo(MEMBER).file_size) > MAX_MEMBER_BYTES:
+            raise ValueError(
+                f"{MEMBER} holds {size_bytes:,} bytes, allowed are {MAX_MEMBER_BYTES:,}"
+            )
+        # The hook turns each dataset's numbers into an array before the next is read.
+        document = json.loads(archive.read(MEMBER), object_hook=_as_array)
+    match document:
+        case {"data": list(entries), **others} if not others:
+            return entries
+    raise ValueError('the JSON must be {"data": [one object a dataset]}')
+
+
+def _problems_of_entry(
+    number: int, entry: Any, expected: Mapping[str, Dataset]
+) -> Iterator[tuple[str, str]]:
     if not isinstance(entry, dict):
-        yield Problem(path, f"data[{number}]", "is not an object")
+        yield f"data[{number}]", "is not an object"
         return
     name = str(entry.get("dataset_name", f"[{number}]"))
-
-    def problem(key: str, message: str) -> Problem:
-        return Problem(path, f"data.{name}.{key}", message)
-
-    for key in KEYS:
-        if key not in entry:
-            yield problem(key, "is missing")
-    for key in entry:
-        if key not in KEYS:
-            yield problem(key, "is not a key of a prediction file")
-    if not isinstance(entry.get("model_name", ""), str):
-        yield problem("model_name", "is not a string")
-    for key in COUNTS:
-        count = entry.get(key, 0)
-        if type(count) not in (int, float) or not count >= 0:
-            yield problem(key, f"{count!r} is not a number of parameters")
-    n_shot = entry.get("n_shot", 0)
-    if type(n_shot) is not int or n_shot < -1:
-        yield problem(
-            "n_shot", f"{n_shot!r} is not a number of images a class (0 zero-shot, -1 all)"
-        )
-        n_shot = 0
-    seeds = entry.get("rnd_seeds", [])
+    messages: dict[str, str] = {}
+    try:
+        _Entry.model_validate(entry)
+    except ValidationError as error:
+        for fault in error.errors():
+            value = "" if fault["type"] == "missing" else f"{str(fault['input'])[:100]!r}: "
+            messages[str(fault["loc"][0])] = f"{value}{fault['msg']}"
+    n_shot = 0 if "n_shot" in messages else entry["n_shot"]
     n_seeds = len(FEW_SHOT_SEEDS) if n_shot > 0 else 1
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
-        yield problem("rnd_seeds", f"{seeds!r} is not a list of integers")
-    elif "rnd_seeds" in entry and len(seeds) != n_seeds:
-        yield problem(
-            "rnd_seeds", f"{seeds} are {len(seeds)} seeds; n_shot {n_shot} needs {n_seeds}"
-        )
-    elif len(set(seeds)) < len(seeds):
-        yield problem("rnd_seeds", f"{seeds} names a seed twice")
+    if "rnd_seeds" not in messages:
+        seeds = entry["rnd_seeds"]
+        if len(seeds) != n_seeds:
+            messages["rnd_seeds"] = (
+                f"{seeds} are {len(seeds)} seeds; n_shot {n_shot} needs {n_seeds}"
+            )
+        elif len(set(seeds)) < n_seeds:
+            messages["rnd_seeds"] = f"{seeds} names a seed twice"
     if name not in expected:
-        yield problem("dataset_name", "is not a dataset of the leaderboard")
-    elif "predictions" in entry:
-        for message in _wrong_predictions(entry["predictions"], n_seeds, expected[name]):
-            yield problem("predictions", message)
+        messages["dataset_name"] = "is not a dataset of the leaderboard"
+    elif "predictions" not in messages:
+        messages["predictions"] = "; ".join(
+            _wrong_predictions(entry["predictions"], n_seeds, expected[name])
+        )
+    for key, message in messages.items():
+        if message:
+            yield f"data.{name}.{key}", message
 
 
 def _wrong_predictions(predictions: Any, n_seeds: int, dataset: Dataset) -> Iterator[str]:
-    wanted = (n_seeds, dataset.sizes["test"], dataset.num_classes)
+    shape = (n_seeds, dataset.sizes["test"], dataset.num_classes)
     if not isinstance(predictions, np.ndarray):
-        yield f"are not an array of numbers of shape {wanted}"
+        yield f"are not an array of numbers of shape {shape}"
         return
-    if predictions.shape != wanted:
-        yield f"have the shape {predictions.shape}; {wanted} (seeds, test images, classes) is right"
+    if predictions.shape != shape:
+        yield f"have the shape {predictions.shape}; {shape} (seeds, test images, classes) is right"
     outside = ~((predictions >= 0) & (predictions <= 1))
     if outside.any():
         yield (

@@ -4,7 +4,7 @@
 Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them,
 two decades apart, and then looks 8, 4, 2 and 1 points to both sides of its best. Learning rates do
 not depend on each other: a round holds the trials of all of them, for a trainer that can train many
-at once. Does not belong here: how a trial trains (`probe`, `finetune`). Shapes: N images, C
+at once. Does not belong here: how a trial trains (`trainer`). Shapes: N images, C
 classes.
 """
 

@@ -11,15 +11,10 @@ from torch import Tensor, nn
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.extensions.elevater import head as head_module
-from react_pipeline.extensions.elevater.finetune import (
-    ImageExamples,
-    fine_tune,
-    train_tower,
-)
 from react_pipeline.extensions.elevater.head import NOT_FINITE
-from react_pipeline.extensions.elevater.probe import FeatureExamples, train_heads
 from react_pipeline.extensions.elevater.shots import split_training
-from react_pipeline.extensions.elevater.sweep import Trial, sweep
+from react_pipeline.extensions.elevater.sweep import Trial, adapt, sweep
+from react_pipeline.extensions.elevater.trainer import FeatureExamples, ImageExamples, Trainer
 
 N_CLASSES = 3
 sweep_module = import_module(
@@ -76,7 +71,7 @@ def test_fine_tuning_learns_and_leaves_the_given_model_alone(
     before = snapshot(clip)
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
     split = split_training(train.labels.numpy(), n_classes=N_CLASSES)
-    result = fine_tune(clip, train, test, random_head(N_CLASSES, 32), split, "accuracy")
+    result = adapt(Trainer(random_head(N_CLASSES, 32), "accuracy", clip), train, test, split)
     assert result.clean > 0.6
     assert result.elevater >= result.clean
     assert result.search.best == Trial(0.003, 1e-4)
@@ -94,13 +89,10 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
     images, labels = pixels
     head = random_head(N_CLASSES, 32)
     still = Trial(0.0, 0.0)
-    tower = train_tower(
-        clip,
+    (tower,) = Trainer(head, "accuracy", clip)(
         examples(pixels, 0, 21),
         examples(pixels, 21, 30),
-        head,
-        still,
-        "accuracy",
+        [still],
         epochs=2,
         keep_probabilities=True,
     )
@@ -109,9 +101,7 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
     train, test = (
         FeatureExamples(features[part], labels[part]) for part in (slice(0, 21), slice(21, 30))
     )
-    probe = train_heads(train, test, head, [still], "accuracy", epochs=2, keep_probabilities=True)[
-        0
-    ]
+    (probe,) = Trainer(head, "accuracy")(train, test, [still], epochs=2, keep_probabilities=True)
     assert tower.scores == pytest.approx(probe.scores)
     np.testing.assert_allclose(tower.last_probabilities, probe.last_probabilities, atol=1e-5)
 
@@ -122,13 +112,10 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
     images, labels = pixels
     head, trial = random_head(N_CLASSES, 32), Trial(0.01, 0.1)
     # A batch of all images: one step an epoch.
-    curve = train_tower(
-        clip,
+    (curve,) = Trainer(head, "accuracy", clip)(
         examples(pixels, 0, 30),
         examples(pixels, 0, 30),
-        head,
-        trial,
-        "accuracy",
+        [trial],
         epochs=2,
         keep_probabilities=True,
     )
@@ -155,10 +142,9 @@ def test_each_trial_starts_afresh_and_repeats_itself(
 ) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
     head = random_head(N_CLASSES, 32)
+    trainer = Trainer(head, "accuracy", clip)
     first, second = (
-        train_tower(
-            clip, train, test, head, Trial(0.01, 0.0), "accuracy", epochs=2, keep_probabilities=True
-        )
+        trainer(train, test, [Trial(0.01, 0.0)], epochs=2, keep_probabilities=True)[0]
         for _ in range(2)
     )
     assert np.array_equal(first.last_probabilities, second.last_probabilities)
@@ -167,9 +153,8 @@ def test_each_trial_starts_afresh_and_repeats_itself(
 @pytest.mark.usefixtures("small_batches")
 def test_a_diverging_trial_fails_by_name(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
-    curve = train_tower(
-        clip, train, test, random_head(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9
-    )
+    trainer = Trainer(random_head(N_CLASSES, 32), "accuracy", clip)
+    (curve,) = trainer(train, test, [Trial(0.1, 1e6)], epochs=9)
     assert curve.failure == NOT_FINITE
     assert curve.best == 0
 
@@ -187,14 +172,8 @@ def test_a_search_over_the_tower_uses_only_the_training_images(
 
     everything = ImageExamples(reader, labels)
     train, held_out = everything.subset(np.arange(6, 12)), everything.subset(np.arange(3, 6))
-    result = sweep(
-        lambda trials: [
-            train_tower(
-                clip, train, held_out, random_head(N_CLASSES, 32), trial, "accuracy", epochs=1
-            )
-            for trial in trials
-        ]
-    )
+    trainer = Trainer(random_head(N_CLASSES, 32), "accuracy", clip)
+    result = sweep(lambda trials: trainer(train, held_out, trials, epochs=1))
     assert len(result.curves) == 6
     assert set(read) == set(range(3, 12))
 
@@ -207,5 +186,5 @@ def test_subsets_of_subsets_keep_images_and_labels_together(pixels: tuple[Tensor
         .subset(np.array([3, 1]))
     )
     assert part.labels.tolist() == labels[[13, 11]].tolist()
-    batch = next(iter(part.loader([[0, 1]])))
+    batch = next(iter(part.inputs([torch.tensor([0, 1])])))
     assert torch.equal(batch, images[[13, 11]])

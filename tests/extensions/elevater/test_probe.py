@@ -8,11 +8,11 @@ from support.elevater import random_head
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from react_pipeline.extensions.elevater import probe
+from react_pipeline.extensions.elevater import trainer
 from react_pipeline.extensions.elevater.head import NOT_FINITE, SEED, Head
-from react_pipeline.extensions.elevater.probe import FeatureExamples, linear_probe, train_heads
 from react_pipeline.extensions.elevater.shots import split_training
-from react_pipeline.extensions.elevater.sweep import LEARNING_RATES, Trial
+from react_pipeline.extensions.elevater.sweep import LEARNING_RATES, Trial, adapt
+from react_pipeline.extensions.elevater.trainer import FeatureExamples, Trainer
 
 TRIALS = [Trial(rate, decay) for rate in (1e-4, 1e-2, 1e-1) for decay in (1e-6, 1e-2, 1.0)]
 
@@ -77,11 +77,9 @@ def test_trials_trained_at_once_equal_trials_one_by_one(
         train, test = multilabel(train), multilabel(test)
     head = random_head(5, 12, seed=3)
     metric = "11point_mAP" if several else "accuracy"
-    at_once = train_heads(train, test, head, TRIALS, metric, epochs=4, keep_probabilities=True)
+    at_once = Trainer(head, metric)(train, test, TRIALS, epochs=4, keep_probabilities=True)
     for trial, curve in zip(TRIALS, at_once, strict=True):
-        alone = train_heads(train, test, head, [trial], metric, epochs=4, keep_probabilities=True)[
-            0
-        ]
+        alone = Trainer(head, metric)(train, test, [trial], epochs=4, keep_probabilities=True)[0]
         assert curve.trial == trial
         assert curve.scores == pytest.approx(alone.scores, abs=1e-5)
         np.testing.assert_allclose(curve.last_probabilities, alone.last_probabilities, atol=1e-5)
@@ -91,26 +89,24 @@ def test_trials_trained_at_once_equal_trials_one_by_one(
 
 def test_a_bound_on_the_trials_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test, head = clusters(0), clusters(1), random_head(5, 12)
-    all_at_once = train_heads(train, test, head, TRIALS, "accuracy", epochs=3)
-    monkeypatch.setattr(probe, "TRIALS_AT_ONCE", 2)
-    by_twos = train_heads(train, test, head, TRIALS, "accuracy", epochs=3)
+    all_at_once = Trainer(head, "accuracy")(train, test, TRIALS, epochs=3)
+    monkeypatch.setattr(trainer, "HEADS_AT_ONCE", 2)
+    by_twos = Trainer(head, "accuracy")(train, test, TRIALS, epochs=3)
     assert [curve.scores for curve in all_at_once] == [curve.scores for curve in by_twos]
 
 
 def test_a_failing_trial_is_named_stops_and_leaves_others_alone() -> None:
     train, test, head = clusters(0), clusters(1), random_head(5, 12)
     wild = Trial(0.1, 1e6)
-    with_wild = train_heads(
+    with_wild = Trainer(head, "accuracy")(
         train,
         test,
-        head,
         [TRIALS[0], wild, TRIALS[4]],
-        "accuracy",
         epochs=6,
         keep_probabilities=True,
     )
-    without = train_heads(
-        train, test, head, [TRIALS[0], TRIALS[4]], "accuracy", epochs=6, keep_probabilities=True
+    without = Trainer(head, "accuracy")(
+        train, test, [TRIALS[0], TRIALS[4]], epochs=6, keep_probabilities=True
     )
     assert [curve.failure for curve in with_wild] == ["", NOT_FINITE, ""]
     assert len(with_wild[1].scores) < 6
@@ -127,12 +123,12 @@ def test_a_text_head_starts_with_the_class_vectors() -> None:
 
 def test_best_probabilities_are_those_of_first_best_epoch() -> None:
     train, test, head = clusters(0), clusters(1), random_head(5, 12)
-    curve = train_heads(
-        train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=8, keep_probabilities=True
+    curve = Trainer(head, "accuracy")(
+        train, test, [Trial(0.1, 0.0)], epochs=8, keep_probabilities=True
     )[0]
     best = int(np.argmax(curve.scores))
-    again = train_heads(
-        train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=best + 1, keep_probabilities=True
+    again = Trainer(head, "accuracy")(
+        train, test, [Trial(0.1, 0.0)], epochs=best + 1, keep_probabilities=True
     )[0]
     np.testing.assert_array_equal(curve.best_probabilities, again.last_probabilities)
 
@@ -140,8 +136,8 @@ def test_best_probabilities_are_those_of_first_best_epoch() -> None:
 def test_a_training_repeats_itself() -> None:
     train, test, head = clusters(0), clusters(1), random_head(5, 12)
     first, second = (
-        train_heads(
-            train, test, head, [Trial(0.1, 0.0)], "accuracy", epochs=2, keep_probabilities=True
+        Trainer(head, "accuracy")(
+            train, test, [Trial(0.1, 0.0)], epochs=2, keep_probabilities=True
         )[0]
         for _ in range(2)
     )
@@ -157,7 +153,7 @@ def test_a_probe_learns_handwritten_digits_without_text() -> None:
         for part in (trained, tested)
     )
     split = split_training(labels[trained], n_classes=10)
-    result = linear_probe(train, test, random_head(10, 64), split, "accuracy")
+    result = adapt(Trainer(random_head(10, 64), "accuracy"), train, test, split)
     assert result.clean > 0.9
     assert result.elevater >= result.clean
     assert len(result.search.curves) > 6 * 7

@@ -150,14 +150,14 @@ def rewritten(path: Path, change: Callable[[Any], Any]) -> Path:
             "1 of 2 datasets are present; missing: voc-2007-classification",
         ),
         (lambda data: data.append(data[0]), "data.dtd", "occurs 2 times"),
-        (lambda data: data[0].pop("num_params"), "data.dtd.num_params", "is missing"),
-        (lambda data: data[0].update(extra=1), "data.dtd.extra", "not a key"),
+        (lambda data: data[0].pop("num_params"), "data.dtd.num_params", "required"),
+        (lambda data: data[0].update(extra=1), "data.dtd.extra", "not permitted"),
         (
             lambda data: data[0].update(num_params="many"),
             "data.dtd.num_params",
-            "'many' is not a number",
+            "'many'.*number",
         ),
-        (lambda data: data[0].update(model_name=3), "data.dtd.model_name", "not a string"),
+        (lambda data: data[0].update(model_name=3), "data.dtd.model_name", "valid string"),
         (lambda data: data[0].update(n_shot=2.5), "data.dtd.n_shot", "2.5"),
         (
             lambda data: data[0].update(n_shot=20),
@@ -174,7 +174,7 @@ def rewritten(path: Path, change: Callable[[Any], Any]) -> Path:
             "data.dtd.rnd_seeds",
             "names a seed twice",
         ),
-        (lambda data: data[0].update(rnd_seeds="0"), "data.dtd.rnd_seeds", "not a list"),
+        (lambda data: data[0].update(rnd_seeds="0"), "data.dtd.rnd_seeds", "valid list"),
         (lambda data: data[0]["predictions"].pop(), "data.dtd.predictions", r"shape \(2, 4, 3\)"),
         (
             lambda data: data[0]["predictions"][0].pop(),
