@@ -1,5 +1,6 @@
 from .checks import unmeasured as unmeasured
 from .checks import warning_below as warning_below
+from .declared import artifact_check as artifact_check
 from .declared import asset_text as asset_text
 from .declared import check as check
 from .declared import declare_sensor as declare_sensor

@@ -14,26 +14,24 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from react_pipeline.assets.declared import check
-from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import CheckContext, ProjectParam
+from react_pipeline.assets.declared import artifact_check
 from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, unnamed_message
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.stage import ALL, method_key
+from react_pipeline.store import Artifact
 
 CHUNK_ROWS = 65_536
 """Rows that are read at once: a file of ready embeddings may be larger than memory."""
 
 
-@check("corpus_embeddings", blocking=True)
-def vectors_are_finite_and_unit_norm(project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("corpus_embeddings", blocking=True)
+def vectors_are_finite_and_unit_norm(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an
     error.
     """
-    artifact = project.load().store.current("corpus_embeddings", ALL)
     bad = {
         FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS
     }
@@ -42,13 +40,11 @@ def vectors_are_finite_and_unit_norm(project: ProjectParam) -> dg.AssetCheckResu
     )
 
 
-@check("faiss_index", blocking=True)
-def index_holds_every_row(project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("faiss_index", blocking=True)
+def index_holds_every_row(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """The row numbers of the index are those of the metadata, so neither may have more."""
-    store = project.load().store
-    indexed, rows = (
-        store.current(stage, ALL).counts["rows"] for stage in ("faiss_index", "corpus_embeddings")
-    )
+    indexed = artifact.counts["rows"]
+    rows = project.store.current("corpus_embeddings", ALL).counts["rows"]
     return dg.AssetCheckResult(
         passed=indexed == rows,
         metadata={"indexed": indexed, "rows": rows},
@@ -56,41 +52,34 @@ def index_holds_every_row(project: ProjectParam) -> dg.AssetCheckResult:
     )
 
 
-@check("faiss_index", blocking=True)
-def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("faiss_index", blocking=True)
+def recall_is_sufficient(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
-    pipeline = project.load()
-    counts = pipeline.store.current("faiss_index", ALL).counts
-    config = pipeline.config.index
-    measured = {10: counts["recall_at_10"], 100: counts["recall_at_100"]}
-    wanted = {10: config.min_recall, 100: config.min_recall_100}
-    found = {
-        f"{side}_at_{depth}": value
-        for depth, recall in measured.items()
-        for side, value in recall.items()
-    }
-    enough = all(
-        value >= wanted[depth] for depth, recall in measured.items() for value in recall.values()
-    )
-    recalls = ", ".join(
-        f"recall@{depth} {recall}, at least {wanted[depth]}" for depth, recall in measured.items()
-    )
+    counts = artifact.counts
+    config = project.config.index
+    recalls = {}
+    lines = []
+    enough = True
+    for depth, least in ((10, config.min_recall), (100, config.min_recall_100)):
+        recall = counts[f"recall_at_{depth}"]
+        lines.append(f"recall@{depth} {recall}, at least {least}")
+        for side, value in recall.items():
+            recalls[f"{side}_at_{depth}"] = value
+            enough = enough and value >= least
     return dg.AssetCheckResult(
         passed=enough,
-        metadata={**found, "key": counts["key"], "reason": counts["reason"]},
-        description=f"{recalls}; a higher `index.target_recall` or another `index.key` finds more",
+        metadata={**recalls, "key": counts["key"], "reason": counts["reason"]},
+        description=f"{', '.join(lines)}; a higher `index.target_recall` or another `index.key` "
+        "finds more",
     )
 
 
-@check("retrieved_set", blocking=True)
-def classes_have_pairs(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("retrieved_set", blocking=True)
+def classes_have_pairs(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
-    pipeline = project.load()
-    slug = key_of(context)
-    counts = pipeline.store.current("retrieved_set", slug).counts
-    settings = pipeline.retrieval(slug)
-    starving = counts["starving"]
-    fraction = counts["starving_fraction"]
+    settings = project.retrieval(artifact.key)
+    starving = artifact.counts["starving"]
+    fraction = artifact.counts["starving_fraction"]
     return dg.AssetCheckResult(
         passed=fraction <= settings.max_starving_fraction,
         metadata={"starving": len(starving), "starving_fraction": fraction},
@@ -100,34 +89,33 @@ def classes_have_pairs(context: CheckContext, project: ProjectParam) -> dg.Asset
     )
 
 
-@check("retrieved_set")
-def classes_are_named(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("retrieved_set")
+def classes_are_named(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """A class that no caption names, such as a misspelt one, is trained on images of something
     else.
     """
-    return naming(project.load().store.current("retrieved_set", key_of(context)).counts)
+    return naming(artifact.counts)
 
 
-@check("retrieved_set", blocking=True)
+@artifact_check("retrieved_set", blocking=True)
 def retrieved_set_holds_no_evaluation_image(
-    context: CheckContext, project: ProjectParam
+    project: Project, artifact: Artifact
 ) -> dg.AssetCheckResult:
     """Training on the images one measures with would make every number worthless."""
-    return leakage(project.load(), "retrieved_set", key_of(context))
+    return leakage(project, artifact)
 
 
-@check("control_set", blocking=True)
+@artifact_check("control_set", blocking=True)
 def control_set_holds_no_evaluation_image(
-    context: CheckContext, project: ProjectParam
+    project: Project, artifact: Artifact
 ) -> dg.AssetCheckResult:
     """The control is held to the same rule as the retrieved set."""
-    return leakage(project.load(), "control_set", key_of(context))
+    return leakage(project, artifact)
 
 
-@check("customized_checkpoint", blocking=True)
-def loss_is_finite(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("customized_checkpoint", blocking=True)
+def loss_is_finite(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
-    artifact = project.load().store.current("customized_checkpoint", key_of(context))
     losses = [
         json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()
     ]
@@ -139,17 +127,13 @@ def loss_is_finite(context: CheckContext, project: ProjectParam) -> dg.AssetChec
     )
 
 
-@check("customized_checkpoint", blocking=True)
-def training_starts_at_the_base(
-    context: CheckContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+@artifact_check("customized_checkpoint", blocking=True)
+def training_starts_at_the_base(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
 
     A head must start as the zero-shot head of the base.
     """
-    key = key_of(context)
-    artifact = project.load().store.current("customized_checkpoint", key)
-    method = METHODS[key.partition("/")[2]]
+    method = METHODS[artifact.key.partition("/")[2]]
     difference = artifact.counts["step0_max_difference"]
     allowed = method.step0_tolerance
     what = "features" if method.has_model else "class vectors"
@@ -161,27 +145,24 @@ def training_starts_at_the_base(
     )
 
 
-@check("domain_results")
-def accuracy_is_at_least_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("domain_results")
+def accuracy_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
-    pipeline = project.load()
-    key = key_of(context)
-    base = fresh_or_none(pipeline, "domain_results", method_key(key.split("/")[0], "base"))
-    top1 = pipeline.store.current("domain_results", key).counts.get("top1")
+    slug = artifact.key.split("/")[0]
+    base = fresh_or_none(project, "domain_results", method_key(slug, "base"))
+    top1 = artifact.counts.get("top1")
     reference = None if base is None else base.counts.get("top1")
     if top1 is None or reference is None:
         return unmeasured("there is no accuracy of both this method and the base")
     return warning_below(top1 - reference, "top-1 less the base's", tolerance=1e-9)
 
 
-@check("comparison")
-def gain_is_not_shared_by_the_control(
-    context: CheckContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+@artifact_check("comparison")
+def gain_is_not_shared_by_the_control(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """A gain that random pairs give too does not come from retrieval; this is the smallest lead of
     any method.
     """
-    top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]
+    top1 = artifact.counts["top1"]
     leads = {
         name: top1[name] - top1[name + CONTROL_SUFFIX]
         for name in trained_methods()
@@ -189,7 +170,7 @@ def gain_is_not_shared_by_the_control(
     }
     if not leads:
         return unmeasured("no method was evaluated together with its control")
-    method = min(leads, key=lambda name: leads[name])
+    method = min(leads, key=leads.__getitem__)
     return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
 
 
@@ -216,16 +197,16 @@ def count_bad_vectors(path: Path) -> int:
     return bad
 
 
-def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
+def leakage(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Whether pairs show an evaluation image, byte for byte or as a near duplicate, or a subject
     that is excluded.
 
     Independent of what retrieval recorded: the collected images are hashed and their vectors are
     compared again.
     """
-    leaks = leaked_images(pipeline, stage, slug)
+    leaks = leaked_images(project, artifact.stage, artifact.key)
     leaked = leaks.same + leaks.near + leaks.subject
-    pairs = pipeline.store.current(stage, slug).counts["pairs"]
+    pairs = artifact.counts["pairs"]
     return dg.AssetCheckResult(
         passed=leaked == 0,
         metadata={

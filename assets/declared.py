@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from react_pipeline.assets.partitions import mapping_of, partitions_of
+from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
-from react_pipeline.assets.resources import Context, ProjectParam
+from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
+from react_pipeline.project import Project
 from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
+from react_pipeline.store import Artifact
 
+ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
 Described = TypeVar("Described", bound=Callable[..., Any])
 
 _bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
@@ -75,6 +78,25 @@ def declare_sensor(sensor: dg.SensorDefinition) -> dg.SensorDefinition:
 def declared_sensors() -> list[dg.SensorDefinition]:
     """The sensors of extensions."""
     return list(_sensors.values())
+
+
+def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:
+    """Declare a check of each artifact of a stage, called with the project and the artifact.
+
+    `options` are as of `check`.
+    """
+
+    def declared(body: ArtifactCheck) -> ArtifactCheck:
+        def checked(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+            pipeline = project.load()
+            return body(pipeline, pipeline.store.current(stage, key_of(context)))
+
+        checked.__name__ = body.__name__
+        checked.__doc__ = body.__doc__
+        check(stage, **options)(checked)
+        return body
+
+    return declared
 
 
 def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:

@@ -7,15 +7,15 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry
 
 import dagster as dg
 
-from react_pipeline.assets.declared import check, stage_asset
+from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.reporting import publish, readable_failures
-from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
+from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
 from react_pipeline.stage import method_key
-from react_pipeline.store import CorruptArtifact, MissingArtifact, StaleArtifact
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.tracking import Tracking
 
 
@@ -35,12 +35,12 @@ def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
         return publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
 
 
-@check("promotion")
-def champion_is_in_no_doubt(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+@artifact_check("promotion")
+def champion_is_in_no_doubt(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base
     is ahead of it.
     """
-    doubt = doubt_of(project.load(), key_of(context))
+    doubt = doubt_of(project, artifact.key)
     return dg.AssetCheckResult(
         passed=not doubt,
         severity=dg.AssetCheckSeverity.WARN,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,8 +14,6 @@ from support.upkeep import edit_domain
 
 from react_pipeline.assets import checks
 from react_pipeline.assets.declared import blocking_checks
-from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.extensions.dense import assets as dense_assets
@@ -173,11 +170,7 @@ STAGE_OF = {key.name: stage for stage in STAGES for key in blocking_checks(stage
 
 
 def outcome(check: Any, project: Project, key: str) -> bool:
-    resource = ProjectResource(config_path=str(project.path))
-    if key == "all":
-        return bool(check(project=resource).passed)
-    context = dg.build_op_context(partition_key=partition_of(key))
-    return bool(check(context, project=resource).passed)
+    return bool(check(project, project.store.current(STAGE_OF[check.__name__], key)).passed)
 
 
 def test_every_blocking_check_is_shown_failing_here() -> None:

@@ -19,7 +19,6 @@ from react_pipeline.assets.checks import (
 )
 from react_pipeline.assets.metadata import MAX_IMAGE_BYTES, data_uri, describe
 from react_pipeline.assets.reporting import readable_failures
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.pages import markdown_table
 from react_pipeline.project.project import Project
@@ -52,8 +51,8 @@ def test_recall_of_either_depth_that_is_too_low_fails_the_check(
         "recall_at_100": {"image": 1.0, "text": at_100},
     }
     counts = {**recall, "key": "HNSW32", "reason": "configured"}
-    tiny_project.store.build(Inputs("faiss_index", "all", {}, {}, "1"), lambda _: counts)
-    result = recall_is_sufficient(project=ProjectResource(config_path=str(tiny_project.path)))
+    inputs = Inputs("faiss_index", "all", {}, {}, "1")
+    result = recall_is_sufficient(tiny_project, tiny_project.store.build(inputs, lambda _: counts))
     assert result.passed is enough
     assert result.metadata["image_at_10"].value == at_10
 
@@ -76,7 +75,7 @@ def test_evaluation_image_among_the_pairs_fails_the_check(
     # Comes to be measured on after the pairs were chosen; the corpus holds the first of the two.
     shutil.copy(drawings / "evaluation" / "shapes" / name, tmp_path / "measured" / "circle")
     publish_evaluation_set(indexed_project, "shapes")
-    result = leakage(indexed_project, "retrieved_set", "shapes")
+    result = leakage(indexed_project, indexed_project.store.current("retrieved_set", "shapes"))
     assert result.passed is (leaked == 0)
     assert result.metadata["leaked"].value == result.metadata["leaked_by_hash"].value == leaked
     assert result.metadata["evaluation_images"].value == 2

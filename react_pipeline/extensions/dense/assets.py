@@ -9,7 +9,8 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from react_pipeline.assets import CheckContext, ProjectParam, asset_text, check, key_of
+from react_pipeline.assets import artifact_check, asset_text
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
 
@@ -31,27 +32,24 @@ def dense_comparison() -> None:
     """
 
 
-@check("dense_results", blocking=True)
+@artifact_check("dense_results", blocking=True)
 def detections_are_finite_and_in_their_images(
-    context: CheckContext, project: ProjectParam
+    project: Project, artifact: Artifact
 ) -> dg.AssetCheckResult:
     """A score that is not finite comes from such features; a box outside its image from another
     set's images.
     """
-    wrong = wrong_detections(project.load().store.current("dense_results", key_of(context)))
+    wrong = wrong_detections(artifact)
     return dg.AssetCheckResult(
         passed=wrong == 0, metadata={"wrong": wrong}, description=f"{wrong} wrong detections"
     )
 
 
-@check("dense_results", blocking=True)
-def what_was_not_measured_has_no_value(
-    context: CheckContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+@artifact_check("dense_results", blocking=True)
+def what_was_not_measured_has_no_value(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Every class of a figure belongs to its set by name, and data that are not there never count
     as 0.
     """
-    artifact = project.load().store.current("dense_results", key_of(context))
     wrong = dense_contradictions(artifact)
     return dg.AssetCheckResult(
         passed=wrong == 0,

@@ -4,13 +4,13 @@ Belongs here: the fields and their rules, and what is true of a set wherever its
 belong here: reading files (`sets`), measuring.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from react_pipeline.installation import open_clip_metadata
 from react_pipeline.settings import Name, Section
@@ -73,52 +73,16 @@ class DenseSet:
     homepage: str = ""
 
 
-def dense_sets() -> dict[str, DenseSet]:
-    """The table, by name. Names and groups are public facts of the data sets; prompts are CLIP's 80
-    and a few more.
-    """
+@cache
+def dense_sets() -> Mapping[str, DenseSet]:
+    """The table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
+    rows = Path(__file__).with_name("sets.json").read_bytes()
     imagenet = [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
-    names = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
-    coco = tuple(name for name in names["coco"] if name)
-    zero_shot = tuple(name for name in coco if name in {*names["base"], *names["novel"]})
-    stuff = tuple(map(_readable, names["stuff"]))
-    ids = [number for number, name in enumerate(names["coco"]) if name] + list(range(91, 182))
-    boxes: dict[str, Any] = {
-        "images": "val2017",
-        "truth": "annotations/instances_val2017.json",
-        "templates": ("{}.", *imagenet),
-        "homepage": "https://cocodataset.org",
+    templates = {"detection": ("{}.", *imagenet), "segmentation": (*imagenet, *SCENE_TEMPLATES)}
+    return {
+        row.name: replace(row, templates=templates[row.task])
+        for row in TypeAdapter(list[DenseSet]).validate_json(rows)
     }
-    maps: dict[str, Any] = {"templates": (*imagenet, *SCENE_TEMPLATES)}
-    voc: dict[str, Any] = {
-        "images": "JPEGImages",
-        "truth": "SegmentationClass",
-        "listed": "ImageSets/Segmentation/val.txt",
-        "homepage": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
-        "expected": 1_449,
-        **maps,
-    }
-    groups = {"base": tuple(names["base"]), "novel": tuple(names["novel"])}
-    rows = (
-        DenseSet("coco-ovd-65", "detection", class_names=zero_shot, groups=groups, annotated_only=True, **boxes,
-                 expected=4_836),
-        DenseSet("coco-80", "detection", class_names=coco, **boxes, expected=5_000),
-        DenseSet("coco-stuff-171", "segmentation", "val2017", "stuffthingmaps/val2017", (*coco, *stuff),
-                 values=tuple(ids), **maps, expected=5_000, homepage="https://github.com/nightrome/cocostuff"),
-        DenseSet("context-59", "segmentation", "JPEGImages", "SegmentationClassContext", tuple(names["context"]),
-                 values=tuple(range(1, 60)), listed="ImageSets/SegmentationContext/val.txt", **maps, expected=5_105,
-                 homepage="https://cs.stanford.edu/~roozbeh/pascal-context"),
-        DenseSet("voc-20", "segmentation", class_names=tuple(names["voc"]), values=tuple(range(1, 21)), **voc),
-        DenseSet("voc-21", "segmentation", class_names=(";".join(["background", *names["background"]]), *names["voc"]),
-                 values=tuple(range(21)), **voc),
-    )  # fmt: skip
-    return {row.name: row for row in rows}
-
-
-def _readable(name: str) -> str:
-    """`wall-brick` as a prompt says it: brick wall; `wall-other` is any wall."""
-    head, _, tail = name.partition("-")
-    return head if tail in ("", "other", "stuff") else f"{tail} {head}"
 
 
 class OwnDenseSet(Section):

@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.assets import (
-    CheckContext,
-    ProjectParam,
+    artifact_check,
     asset_text,
-    check,
-    key_of,
     unmeasured,
     warning_below,
 )
@@ -56,14 +53,13 @@ def benchmark_comparison() -> None:
 CHUNK_ROWS = 65_536
 
 
-@check("benchmark_features", blocking=True)
+@artifact_check("benchmark_features", blocking=True)
 def features_are_finite_and_have_a_direction(
-    context: CheckContext, project: ProjectParam
+    project: Project, artifact: Artifact
 ) -> dg.AssetCheckResult:
     """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which
     0 cannot be.
     """
-    artifact = project.load().store.current("benchmark_features", key_of(context))
     bad = {name: count for name, count in bad_features(artifact) if count}
     return dg.AssetCheckResult(
         passed=not bad,
@@ -72,12 +68,9 @@ def features_are_finite_and_have_a_direction(
     )
 
 
-@check("benchmark_results", blocking=True)
-def what_is_unavailable_has_no_value(
-    context: CheckContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+@artifact_check("benchmark_results", blocking=True)
+def what_is_unavailable_has_no_value(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Missing data must never count as a score of zero, nor a figure exist without images."""
-    artifact = project.load().store.current("benchmark_results", key_of(context))
     wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
     counts = artifact.counts
     return dg.AssetCheckResult(
@@ -88,22 +81,17 @@ def what_is_unavailable_has_no_value(
     )
 
 
-@check("benchmark_results")
-def benchmark_mean_is_at_least_base(
-    context: CheckContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+@artifact_check("benchmark_results")
+def benchmark_mean_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Zero-shot, on the data sets that both were measured on: customization should not cost on
     average.
     """
-    pipeline = project.load()
-    key = key_of(context)
-    slug, method = key.split("/")
-    base = fresh_or_none(pipeline, "benchmark_results", method_key(slug, "base"))
-    mine = pipeline.store.current("benchmark_results", key)
+    slug, method = artifact.key.split("/")
+    base = fresh_or_none(project, "benchmark_results", method_key(slug, "base"))
     if base is None:
         return unmeasured("the base has no fresh result")
-    summaries = [pd.read_parquet(artifact.file("summary.parquet")) for artifact in (base, mine)]
-    table = compare_summaries(summaries[0], {method: summaries[1]})
+    mine, theirs = (pd.read_parquet(result.file("summary.parquet")) for result in (artifact, base))
+    table = compare_summaries(theirs, {method: mine})
     mean = table[(table["dataset"] == MEAN) & (table["figure"] == "zero-shot")].iloc[0]
     delta = float(mean["delta"])
     if np.isnan(delta):
@@ -113,14 +101,12 @@ def benchmark_mean_is_at_least_base(
     )
 
 
-@check("benchmark_results")
-def training_pairs_hold_no_test_image(
-    context: CheckContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+@artifact_check("benchmark_results")
+def training_pairs_hold_no_test_image(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """A test image among the training pairs makes its data set's figure worthless; near duplicates
     are not seen.
     """
-    return look_for_test_images(project.load(), *key_of(context).split("/"))
+    return look_for_test_images(project, *artifact.key.split("/"))
 
 
 def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCheckResult:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from react_pipeline.evaluation import results_to_compare
 from react_pipeline.extensions.elevater.datasets import DATASETS
-from react_pipeline.extensions.elevater.summary import figure_name
+from react_pipeline.extensions.elevater.summary import with_figures
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.project import Project
@@ -92,18 +92,11 @@ def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -
 def _joined(base: pd.DataFrame, mine: pd.DataFrame) -> pd.DataFrame:
     """Both sides of each figure and data set; values only where the `status` is `ok`."""
     place = ["figure", "dataset"]
-    sides = [
-        summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
-        for summary in (mine, base)
-    ]
-    places = pd.concat([side[place] for side in sides]).drop_duplicates()
-    joined = places.merge(sides[1], "left", place).merge(
-        sides[0], "left", place, suffixes=("_base", "")
-    )
-    statuses = {
-        "the base": joined["status_base"],
-        "the method": joined["status"],
-    }
+    mine = with_figures(mine)
+    theirs = with_figures(base)
+    places = pd.concat([mine[place], theirs[place]]).drop_duplicates()
+    joined = places.merge(theirs, "left", place).merge(mine, "left", place, suffixes=("_base", ""))
+    statuses = {"the base": joined["status_base"], "the method": joined["status"]}
     reasons = pd.Series("ok", joined.index)
     reasons[joined["images_base"] != joined["images"]] = (
         "measured on other images than the base; rematerialize both"

@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,6 @@ from react_pipeline.evaluation import PROGRESS, checkpoint_of, load_model
 from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
 from react_pipeline.extensions.elevater.experiments import Experiment, experiments
 from react_pipeline.extensions.elevater.features import Features
-from react_pipeline.extensions.elevater.images import LabelledImages
 from react_pipeline.extensions.elevater.index_files import LAYOUT
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
@@ -42,10 +39,10 @@ from react_pipeline.extensions.elevater.submission import (
 )
 from react_pipeline.extensions.elevater.summary import (
     fewer_images,
-    figure_name,
     mean_over_datasets,
     summarize,
     to_markdown,
+    with_figures,
 )
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
@@ -54,6 +51,8 @@ from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from react_pipeline.clip import Clip
     from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, Outcome
     from react_pipeline.extensions.elevater.trainer import ImageExamples
@@ -105,22 +104,20 @@ def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[
     """
     folder = artifact.path / "predictions" / experiment
     if not folder.is_dir():
-        known = sorted(found.name for found in (artifact.path / "predictions").glob("*"))
+        names = sorted(path.name for path in (artifact.path / "predictions").glob("*"))
         raise InputError(
             f"{artifact.path}: no predictions of {experiment!r}; there are "
-            f"{', '.join(known) or 'none'}"
+            f"{', '.join(names) or 'none'}"
         )
     write_submission(folder, path)
     rows = pd.read_parquet(artifact.file("results.parquet")).drop_duplicates("dataset")
-    others = rows[~rows["layout"].isin(["", LAYOUT])]
-    return [
-        *(str(problem) for problem in check_submission(path, expected_datasets({}))),
-        *(
+    problems = [str(problem) for problem in check_submission(path, expected_datasets({}))]
+    for row in rows[~rows["layout"].isin(["", LAYOUT])].itertuples():
+        problems.append(
             f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not "
             "the benchmark's"
-            for row in others.itertuples()
-        ),
-    ]
+        )
+    return problems
 
 
 @dataclass
@@ -132,7 +129,7 @@ class _Measuring:
     features: Artifact
     checkpoint: Artifact
     directory: Path
-    _found: dict[str, LabelledImages] = field(default_factory=dict)
+    _examples: dict[str, ImageExamples] = field(default_factory=dict)
 
     @cached_property
     def clip(self) -> Clip:
@@ -142,15 +139,13 @@ class _Measuring:
         from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, unavailable
 
         planned = experiments(self.project.config.section(ElevaterConfig))
-        self._found.clear()
+        self._examples.clear()
         try:
             test = Features.read(self.features, entry.name, "test")
         except Unavailable as error:
             outcomes = [unavailable(entry, experiment, error.reason) for experiment in planned]
             return [row.model_dump() for outcome in outcomes for row in outcome.measurements]
-        measurer = DatasetMeasurer(
-            self.clip, entry, test, self.project.config.section(ElevaterConfig)
-        )
+        measurer = DatasetMeasurer(self.clip, entry, test)
         rows = []
         for experiment in planned:
             outcome = (
@@ -178,45 +173,35 @@ class _Measuring:
         from react_pipeline.extensions.elevater.trainer import ImageExamples
         from react_pipeline.labelled import PreprocessedImages, preprocessing
 
-        config = self.project.config
         about = features.about
-        if about.digest not in self._found:
-            found = read_dataset(
-                config.section(ElevaterConfig).root or Path(),
-                about.dataset,
-                about.split,
-                warn=False,
-            )
-            if found.digest() != about.digest:
+        if about.digest not in self._examples:
+            config = self.project.config
+            root = config.section(ElevaterConfig).root or Path()
+            images = read_dataset(root, about.dataset, about.split, warn=False)
+            if images.digest() != about.digest:
                 raise StaleArtifact(
                     f"{about.dataset}, split {about.split}: its images changed since they were "
                     f"encoded; rematerialize `{self.features.stage}` for {self.features.key!r}"
                 )
-            self._found[about.digest] = found
-        found = self._found[about.digest]
-        preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
-        read = PreprocessedImages(
-            found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels
-        )
-        return ImageExamples(
-            read, torch.from_numpy(features.labels), workers=config.embedding.workers
-        )
+            preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
+            read = PreprocessedImages(
+                images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels
+            )
+            labels = torch.from_numpy(features.labels)
+            workers = config.embedding.workers
+            self._examples[about.digest] = ImageExamples(read, labels, workers=workers)
+        return self._examples[about.digest]
 
     def _predict(self, test: Features, experiment: Experiment, outcome: Outcome) -> None:
         if outcome.probabilities is None:
             return
         # The files on disk may have the classes in another order than the table.
         probabilities = outcome.probabilities[:, list(test.about.order)]
-        visual, backbone = (
-            sum(parameter.numel() for parameter in module.parameters())
-            for module in (self.clip.model.visual, self.clip.model)
-        )
+        visual = _count_parameters(self.clip.model.visual)
+        backbone = _count_parameters(self.clip.model)
         # The mean head of the 20 data sets, without its bias.
-        head = round(
-            self.clip.dimension
-            * sum(entry.num_classes for entry in DATASETS.values())
-            / len(DATASETS)
-        )
+        classes = sum(entry.num_classes for entry in DATASETS.values())
+        head = round(self.clip.dimension * classes / len(DATASETS))
         prediction = Prediction(
             model_name=f"CLIP-{self.model_name}" if experiment.shots == 0 else self.model_name,
             dataset_name=test.about.dataset,
@@ -231,6 +216,10 @@ class _Measuring:
         write_prediction(prediction, self.directory / "predictions" / experiment.folder)
 
 
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) -> dict[str, Any]:
     rows = rows.astype({"value": "float64", "learning_rate": "float64", "weight_decay": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
@@ -241,12 +230,13 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) 
     summary.to_parquet(directory / "summary.parquet", index=False)
     (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
     means = mean_over_datasets(summary)
-    values: dict[str, dict[str, float]] = {}
-    for row in summary[summary["status"] == "ok"].itertuples():
-        values.setdefault(figure_name(row.experiment, row.protocol), {})[row.dataset] = float(
-            row.value
-        )
+    measured = with_figures(summary[summary["status"] == "ok"])
+    values = {
+        figure: group.set_index("dataset")["value"].to_dict()
+        for figure, group in measured.groupby("figure", sort=False)
+    }
     zero_shot = summary[summary["experiment"] == "zero-shot"]
+    trainings = rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])
     # Rows in the order of another layout would line up with other images on the leaderboard.
     in_order = set(rows["layout"]) <= {"", LAYOUT}
     missing = zero_shot[zero_shot["status"] != "ok"].set_index("dataset")["status"].to_dict()
@@ -259,12 +249,7 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) 
         "not_measured": missing,
         "datasets_with_fewer_images": fewer_images(summary),
         "submissions": list(_submissions(directory, planned)) if in_order else [],
-        "seconds": round(
-            float(
-                rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()
-            ),
-            2,
-        ),
+        "seconds": round(float(trainings["seconds"].sum()), 2),
     }
 
 
@@ -272,12 +257,12 @@ def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str
     """Write the zip of each experiment that the leaderboard would show an average of, and name its
     folder.
     """
-    for name, experiments_of_it in groupby(planned, key=attrgetter("folder")):
-        mine = list(experiments_of_it)
+    for name in dict.fromkeys(experiment.folder for experiment in planned):
+        mine = [experiment for experiment in planned if experiment.folder == name]
         folder = directory / "predictions" / name
         predicted = Counter(map(dataset_of, folder.glob("*.json")))
-        wanted_seeds = FEW_SHOT_SEEDS if mine[0].shots > 0 else (0,)
-        right_seeds = tuple(experiment.seed for experiment in mine) == wanted_seeds
+        seeds = FEW_SHOT_SEEDS if mine[0].shots > 0 else (0,)
+        right_seeds = tuple(experiment.seed for experiment in mine) == seeds
         if right_seeds and all(predicted[dataset_name] == len(mine) for dataset_name in DATASETS):
             write_submission(folder)
             yield name

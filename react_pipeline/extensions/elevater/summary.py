@@ -38,28 +38,17 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """
     summary = []
     keys = ["dataset", "adaptation", "shots", "protocol"]
-    for (name, adaptation, shots, protocol), group in rows.groupby(keys, sort=False):
+    for (_, adaptation, shots, _), group in rows.groupby(keys, sort=False):
         failed = group[group["value"].isna()]
         values = group["value"].astype("float64")
-        first = group.iloc[0]
-        status = "ok"
+        row = group.iloc[0].to_dict()
+        row |= {"experiment": Experiment(adaptation, int(shots)).name, "seeds": len(group)}
+        row |= {"value": values.mean(), "spread": values.std(ddof=0), "status": "ok"}
         if len(failed):
             several = f"{len(failed)} of {len(group)} seeds: " if len(group) > 1 else ""
-            status = several + str(failed["unavailable"].iloc[0])
-        summary.append(
-            (
-                name,
-                Experiment(adaptation, int(shots)).name,
-                protocol,
-                first["metric"],
-                *((np.nan, np.nan) if len(failed) else (values.mean(), values.std(ddof=0))),
-                len(group),
-                first["n"],
-                first["expected"],
-                first["images"],
-                status,
-            )
-        )
+            reason = several + str(failed["unavailable"].iloc[0])
+            row |= {"value": np.nan, "spread": np.nan, "status": reason}
+        summary.append(row)
     return pd.DataFrame(summary, columns=SUMMARY_COLUMNS)
 
 
@@ -70,8 +59,8 @@ def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
     ImageNet is never averaged with them. An experiment measured on none has no entry.
     """
     measured = summary[(summary["status"] == "ok") & summary["dataset"].isin(list(DATASETS))]
-    groups = measured.groupby(["experiment", "protocol"], sort=False)["value"]
-    return {figure_name(*key): (float(group.mean()), len(group)) for key, group in groups}
+    groups = with_figures(measured).groupby("figure", sort=False)["value"]
+    return {figure: (float(group.mean()), len(group)) for figure, group in groups}
 
 
 def fewer_images(summary: pd.DataFrame) -> int:
@@ -86,13 +75,16 @@ def figure_name(experiment: str, protocol: str) -> str:
     return experiment if protocol == experiment else f"{experiment}.{protocol}"
 
 
+def with_figures(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary with a column `figure`, the `figure_name` of each row."""
+    return summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
+
+
 def to_markdown(summary: pd.DataFrame) -> str:
     """The table for people: percent with one decimal, means with their number of data sets;
     problems below.
     """
-    labelled = summary.assign(
-        figure=list(map(figure_name, summary["experiment"], summary["protocol"]))
-    )
+    labelled = with_figures(summary)
     figures = list(dict.fromkeys(labelled["figure"]))
     means = mean_over_datasets(summary)
     rows = []
