@@ -104,14 +104,16 @@ def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.Assets
     own gets one.
     """
     rows = {stage.name: stage for stage in stages}
-    return [
-        dg.asset(
+    assets = []
+    for stage in rows.values():
+        deps = [
+            dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods))
+            for name in deps_of(stage, rows)
+        ]
+        declare = dg.asset(
             name=stage.name,
             description=_texts.get(stage.name) or stage.about,
-            deps=[
-                dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods))
-                for name in deps_of(stage, rows)
-            ],
+            deps=deps,
             partitions_def=partitions_of(stage, methods),
             group_name=stage.group,
             kinds=set(stage.kinds),
@@ -119,27 +121,27 @@ def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.Assets
             code_version=stage.version,
             pool=stage.pool,
             retry_policy=RETRIES,
-        )(body)
-        for stage in rows.values()
-        for body in [_bodies.get(stage.name, _publish)]
-    ]
+        )
+        assets.append(declare(_bodies.get(stage.name, _publish)))
+    return assets
 
 
 def checks_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
     """The checks of these stages, in the order of declaration."""
-    wanted = list(stages)
-    return [
-        dg.asset_check(
+    names = {stage.name for stage in stages}
+    checks = []
+    for declared in _checks:
+        if declared.stage not in names:
+            continue
+        partitions = partitions_of(STAGES[declared.stage], methods)
+        declare = dg.asset_check(
             asset=dg.AssetKey(declared.stage),
             retry_policy=RETRIES,
-            partitions_def=partitions_of(STAGES[declared.stage], methods)
-            if declared.partitioned
-            else None,
+            partitions_def=partitions if declared.partitioned else None,
             **declared.options,
-        )(readable_failures()(declared.body))
-        for declared in _checks
-        if declared.stage in {stage.name for stage in wanted}
-    ]
+        )
+        checks.append(declare(readable_failures()(declared.body)))
+    return checks
 
 
 def blocking_checks(stage: str) -> list[dg.AssetCheckKey]:

@@ -48,15 +48,15 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
         settings = AutomationConfig(schedule=None)
         left_out = set()
         two_encoders = True
-    wanted = [method for method in METHODS if method in {*configured, *methods}]
+    partitioned = [method for method in METHODS if method in {*configured, *methods}]
     rows = [
         row
         for row in STAGES.values()
-        if row.name not in {*left_out, *unchecked} and row.keys(["any"], wanted, two_encoders)
+        if row.name not in {*left_out, *unchecked} and row.keys(["any"], partitioned, two_encoders)
     ]
     return dg.Definitions(
-        assets=[stages.domain_file, *assets_of(rows, wanted)],
-        asset_checks=checks_of(rows, wanted),
+        assets=[stages.domain_file, *assets_of(rows, partitioned)],
+        asset_checks=checks_of(rows, partitioned),
         schedules=automation.recustomize(settings, rows),
         sensors=[
             automation.domain_files,

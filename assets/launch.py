@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -168,13 +169,10 @@ def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[P
     slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
     faults = {slug: domain_problems(project, slug) for slug in slugs}
     usable = [slug for slug in slugs if not faults[slug]]
-    problems = [problem for found in faults.values() for problem in found]
+    problems = list(chain.from_iterable(faults.values()))
     if not domains:
-        problems += [
-            problem
-            for problem in load_domains(project.config.domains)[1]
-            if problem not in problems
-        ]
+        broken = load_domains(project.config.domains)[1]
+        problems = list(dict.fromkeys([*problems, *broken]))
     if problems and (domains or not usable):
         return sorted({problem.file.stem for problem in problems}), problems, True
     return usable, problems, False
@@ -223,8 +221,8 @@ def plan(
         key=turn,
     )
     if not places:
-        wanted = f"{len(slugs)} domains and the methods {', '.join(methods)}"
-        raise InputError(f"--select {selection!r}: there is nothing of it for {wanted}")
+        scope = f"{len(slugs)} domains and the methods {', '.join(methods)}"
+        raise InputError(f"--select {selection!r}: there is nothing of it for {scope}")
     return places
 
 
@@ -256,10 +254,10 @@ def is_shown(
         return False
     if stage == "promotion" and Tracking.of(project).hand_edit(project, key) is not None:
         return False
-    wanted = dg.AssetRecordsFilter(
+    materializations = dg.AssetRecordsFilter(
         dg.AssetKey(stage), asset_partitions=None if key == ALL else [str(name_of(key))]
     )
-    records = instance.fetch_materializations(wanted, limit=1).records
+    records = instance.fetch_materializations(materializations, limit=1).records
     made = records[0].asset_materialization if records else None
     run = instance.get_run_by_id(records[0].run_id) if records else None
     tags = {
@@ -297,9 +295,9 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
         return named(parent)
     for gathered in row.gathers:
         results = [
-            found
-            for found in places
-            if found[0] == gathered and key in (ALL, found[1].split("/")[0])
+            (stage, other)
+            for stage, other in places
+            if stage == gathered and key in (ALL, other.split("/")[0])
         ]
         if results and failed.issuperset(results):
             return f"every {named((gathered, key))}"

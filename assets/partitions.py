@@ -29,9 +29,9 @@ def partitions_of(stage: Stage, methods: Iterable[str]) -> dg.PartitionsDefiniti
     """
     if stage.scope in ("all", "domain"):
         return None if stage.scope == "all" else domain_partitions
-    wanted = [method for method in methods if stage.is_for(method)]
+    names = [method for method in methods if stage.is_for(method)]
     return dg.MultiPartitionsDefinition(
-        {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(wanted)}
+        {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(names)}
     )
 
 

@@ -42,7 +42,7 @@ def main() -> int:
     )
     for name in ("config", "domain", "method"):
         parser.add_argument(f"--{name}", required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     rank = int(os.environ.get("RANK", "0"))
     exchange = os.environ.get(EXCHANGE_VARIABLE)
     logging.basicConfig(level=logging.WARNING, format=f"[{rank}] %(message)s")
@@ -52,11 +52,11 @@ def main() -> int:
             target=_end_with_launcher, args=(Path(exchange) / LIFELINE,), daemon=True
         ).start()
     try:
-        project = Project.load(given.config)
+        project = Project.load(arguments.config)
         with _observer(project, rank) as observer:
             from react_pipeline.training import customize
 
-            customize(project, given.domain, given.method, observer)
+            customize(project, arguments.domain, arguments.method, observer)
     except Exception as error:
         if exchange:
             write_failure(Path(exchange), rank, error)

@@ -76,10 +76,10 @@ class EncoderConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _whole_models_are_weights(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        fields = dict(given)
+    def _whole_models_are_weights(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        fields = dict(raw)
         if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
             if fields.get("pretrained") is not None:
                 raise ValueError(
@@ -184,16 +184,16 @@ class DomainConfig(Section):
         named: dict[str, list[ClassConfig]] = {}
         for entry in classes:
             for name in (entry.name, *entry.synonyms):
-                found = named.setdefault(_folded(name), [])
-                twins = entry.id and entry not in found and name == entry.name
-                if found and not (
-                    twins and all(other.id and other.name == name for other in found)
+                holders = named.setdefault(_folded(name), [])
+                twins = entry.id and entry not in holders and name == entry.name
+                if holders and not (
+                    twins and all(other.id and other.name == name for other in holders)
                 ):
                     raise ValueError(
-                        f"{name!r} occurs twice (in {found[0].label!r} and {entry.label!r}); two "
+                        f"{name!r} occurs twice (in {holders[0].label!r} and {entry.label!r}); two "
                         "classes may share a `name` if each has an `id`"
                     )
-                found.append(entry)
+                holders.append(entry)
         label, times = Counter(_folded(entry.label) for entry in classes).most_common(1)[0]
         if times > 1:
             raise ValueError(

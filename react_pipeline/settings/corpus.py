@@ -55,15 +55,15 @@ class StorageConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _holds_no_secret(cls, given: Any) -> Any:
-        for name in given if isinstance(given, dict) else ():
+    def _holds_no_secret(cls, raw: Any) -> Any:
+        for name in raw if isinstance(raw, dict) else ():
             if isinstance(name, str) and name not in cls.model_fields and _SECRET.search(name):
                 raise ValueError(
                     f"`{name}` looks like a secret, which a configuration file must not hold: use "
                     "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
                     "GOOGLE_APPLICATION_CREDENTIALS) or `profile`"
                 )
-        return given
+        return raw
 
     @field_validator("endpoint_url")
     @classmethod
@@ -269,8 +269,8 @@ def kind_of_corpus(raw: Mapping[str, Any]) -> type[CorpusConfig]:
     return corpus_kinds().get(name, UnknownKind) if isinstance(name, str) else UnknownKind
 
 
-def _one_or_many(given: Any) -> Any:
-    return (given,) if isinstance(given, str) else given
+def _one_or_many(names: Any) -> Any:
+    return (names,) if isinstance(names, str) else names
 
 
 def _require_local(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -116,12 +116,12 @@ def load_domain(path: Path) -> DomainConfig:
         ConfigError: Listing every problem with file and field.
     """
     with suppress(OSError):
-        found = path.stat()
-        stamp = stamp_of(found)
+        status = path.stat()
+        stamp = stamp_of(status)
         if path not in _parsed or _parsed[path][0] != stamp:
             domain = _load_domain(path)
             # A file that was written just now may be written again within one step of its clock.
-            if time.time_ns() - found.st_mtime_ns < CLOCK_STEP_NS:
+            if time.time_ns() - status.st_mtime_ns < CLOCK_STEP_NS:
                 return domain
             _parsed[path] = stamp, domain
         return _parsed[path][1]
@@ -185,10 +185,10 @@ def misnamed(directory: Path) -> list[Problem]:
     """The files of a directory that look like domains and are not read, since their names end
     otherwise.
     """
-    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
     others = [
         path
-        for path in found
+        for path in paths
         if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"
     ]
     return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]

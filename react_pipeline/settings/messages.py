@@ -93,14 +93,14 @@ def truths_for_numbers(model: type[BaseModel], raw: Any) -> list[Any]:
     """Errors, in pydantic's form, of values that are true or false where a number belongs: pydantic
     takes them as 1.
     """
-    found = []
+    errors = []
     for location, value in _leaves(raw):
         info = _field_at(model, location)[1] if isinstance(value, bool) else None
         types = set() if info is None else set(_types_in(info.annotation))
         if types & {int, float} and bool not in types:
             kind = "int_type" if int in types else "float_type"
-            found.append({"type": kind, "loc": location, "input": value, "msg": ""})
-    return found
+            errors.append({"type": kind, "loc": location, "input": value, "msg": ""})
+    return errors
 
 
 def _leaves(

@@ -45,10 +45,10 @@ class Section(BaseModel):
         return ""
 
 
-def _require_one_length(given: Any) -> Any:
-    if given.epochs is not None and "steps" in given.model_fields_set:
+def _require_one_length(config: Any) -> Any:
+    if config.epochs is not None and "steps" in config.model_fields_set:
         raise ValueError("`steps` and `epochs` both give the length of the training; remove one")
-    return given
+    return config
 
 
 class TrainingConfig(Section):
@@ -162,7 +162,7 @@ else:
     )
 
 
-def _given(overrides: Section | None) -> dict[str, Any]:
+def _set_fields(overrides: Section | None) -> dict[str, Any]:
     return {} if overrides is None else overrides.model_dump(exclude_unset=True)
 
 
@@ -171,12 +171,12 @@ def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
     two units.
     """
     fields: dict[str, Any] = {}
-    for given in sources:
-        if given.get("steps") or given.get("epochs"):
+    for overrides in sources:
+        if overrides.get("steps") or overrides.get("epochs"):
             fields = {
                 name: value for name, value in fields.items() if name not in ("steps", "epochs")
             }
-        fields |= given
+        fields |= overrides
     return fields
 
 
@@ -201,7 +201,7 @@ class CustomizationConfig(Section):
         name = method.removesuffix(CONTROL_SUFFIX)
         sources = (self.defaults, self.methods.get(name), overrides)
         try:
-            return TrainingConfig(**_joined(METHODS[name].defaults, *map(_given, sources)))
+            return TrainingConfig(**_joined(METHODS[name].defaults, *map(_set_fields, sources)))
         except ValidationError as error:
             problems = "; ".join(
                 str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()

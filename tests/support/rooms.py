@@ -111,6 +111,10 @@ def imports_of(path: Path) -> Iterator[Import]:
     ]
     for_types = {id(child) for node in guarded for child in ast.walk(node)}
     for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            # A module of an extension, from another one of it.
+            parts = [*path.parent.relative_to(LIBRARY.parent).parts, node.module]
+            node.module = ".".join(filter(None, parts))
         if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
             # A room as a whole: `from react_pipeline import clip`.
             for alias in node.names:

@@ -22,14 +22,15 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from react_pipeline.clip import Architecture
-from react_pipeline.extensions.demo.network import (
+
+from .network import (
     ARCHITECTURE,
     IMAGE_SIZE,
     POOLED,
     WIDTH,
     FeatureMap,
 )
-from react_pipeline.extensions.demo.sources import package
+from .sources import package
 
 RIDGE = 20.0
 """Penalty of the regression. Between 5 and 100 the mean top-1 of the three demo sets is 5.3 to 6.3,
@@ -127,9 +128,9 @@ def _efficientnet() -> Any:
     path = next(iter(sorted(directory.glob("*.pth"))))
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    wanted = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-    given = [name for name in weights if not name.endswith("num_batches_tracked")]
-    renamed = {name: weights[other] for name, other in zip(wanted, given, strict=True)}
+    timm_names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    package_names = [name for name in weights if not name.endswith("num_batches_tracked")]
+    renamed = {name: weights[other] for name, other in zip(timm_names, package_names, strict=True)}
     network.load_state_dict(renamed, strict=False)
     return network
 

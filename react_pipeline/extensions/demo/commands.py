@@ -15,10 +15,11 @@ from react_pipeline.commands import (
     materialize_assets,
     print_start_page,
 )
-from react_pipeline.extensions.demo.corpus_kind import DrawnCorpus
 from react_pipeline.project import CONFIG_VARIABLE, write_files
 from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError
+
+from .corpus_kind import DrawnCorpus
 
 DEMO_DOMAINS = ("activities", "objects", "symbols")
 

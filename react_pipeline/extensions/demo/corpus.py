@@ -24,10 +24,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.extensions.demo.drawing import BlankError, render, render_file
-from react_pipeline.extensions.demo.evaluation import labelled_emoji
-from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
-from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, subject_of
+from .drawing import BlankError, render, render_file
+from .evaluation import labelled_emoji
+from .packages import CORPUS_SOURCES
+from .sources import Drawing, corpus_drawings, subject_of
 
 IMAGE_SIZE = 128
 PAIRS_PER_SHARD = 2_000

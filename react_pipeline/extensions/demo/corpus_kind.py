@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from react_pipeline.corpus import ShardedCorpus
-from react_pipeline.extensions.demo.packages import CORPUS_SOURCES, installed_versions
 from react_pipeline.lineage import resolve
+
+from .packages import CORPUS_SOURCES, installed_versions
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize
@@ -37,7 +38,8 @@ class DrawnCorpus(ShardedCorpus):
     def publish(self, project: Project) -> Artifact:
         """Draw it."""
         from react_pipeline.corpus import take_stock_of
-        from react_pipeline.extensions.demo.corpus import build_corpus
+
+        from .corpus import build_corpus
 
         def write(staging: Path) -> dict[str, Any]:
             counts = build_corpus(staging, project.config.embedding.workers)
@@ -49,7 +51,8 @@ class DrawnCorpus(ShardedCorpus):
     def size(self) -> CorpusSize:
         """From a sample that is drawn."""
         from react_pipeline.corpus import CorpusSize
-        from react_pipeline.extensions.demo.corpus import drawing_cost
+
+        from .corpus import drawing_cost
 
         drawings, seconds, size = drawing_cost()
         return CorpusSize(drawings, size, seconds)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from react_pipeline.extensions.demo.sources import Drawing
+from .sources import Drawing
 
 MARGIN = 0.05
 """Free space on each side of a glyph, as a fraction of the image."""

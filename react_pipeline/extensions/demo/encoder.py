@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from react_pipeline.clip import Architecture, BuiltEncoder
-from react_pipeline.extensions.demo.packages import ENCODER_SOURCES, installed_versions
+
+from .packages import ENCODER_SOURCES, installed_versions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,19 +27,19 @@ class JoinedNetworks(BuiltEncoder):
 
     def architecture(self) -> Architecture:
         """An image tower of its own, and MiniLM."""
-        from react_pipeline.extensions.demo.base import architecture
+        from .base import architecture
 
         return architecture()
 
     def build(self) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
         """Fit the regression."""
-        from react_pipeline.extensions.demo.base import build_base
+        from .base import build_base
 
         return build_base()
 
     def register(self) -> None:
         """Importing the network registers it."""
-        import react_pipeline.extensions.demo.network  # noqa: F401
+        from . import network  # noqa: F401
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """The packages of weights and names."""

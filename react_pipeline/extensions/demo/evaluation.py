@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.extensions.demo.sources import SKIN_TONES, emoji_file, emoji_names, package
 from react_pipeline.store import InputError
+
+from .sources import SKIN_TONES, emoji_file, emoji_names, package
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ def _in_order(category: str) -> list[tuple[str, str]]:
         if entry["category"] == category and not entry.get("obsoleted_by")
     ]
     names = emoji_names()
-    found = []
+    emoji = []
     for entry in sorted(members, key=lambda entry: entry["sort_order"]):
         text = "".join(chr(int(point, 16)) for point in entry["unified"].split("-"))
         if text in names and not SKIN_TONES.search(text):
-            found.append((text, names[text][0]))
-    return found
+            emoji.append((text, names[text][0]))
+    return emoji

@@ -21,25 +21,25 @@ class Demo(Extension):
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Drawings of emoji and icons."""
-        from react_pipeline.extensions.demo.corpus_kind import DrawnCorpus
+        from .corpus_kind import DrawnCorpus
 
         return (DrawnCorpus,)
 
     def encoders(self) -> Iterable[BuiltEncoder]:
         """Two public networks, joined."""
-        from react_pipeline.extensions.demo.encoder import JoinedNetworks
+        from .encoder import JoinedNetworks
 
         return (JoinedNetworks(),)
 
     def labelled_kinds(self) -> Iterable[LabelledKind]:
         """Drawings of emoji."""
-        from react_pipeline.extensions.demo.labelled_kind import Drawings
+        from .labelled_kind import Drawings
 
         return (Drawings(),)
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline demo`."""
-        from react_pipeline.extensions.demo.commands import demo
+        from .commands import demo
 
         app.command()(demo)
 
@@ -47,8 +47,9 @@ class Demo(Extension):
         """Whether its packages are installed, where a project uses them."""
         config = project.config
         if "demo" in (config.corpus.kind, config.encoder.model, config.retrieves_with.model):
-            from react_pipeline.extensions.demo.packages import missing_packages
             from react_pipeline.installation import install_command
+
+            from .packages import missing_packages
 
             if missing := missing_packages():
                 detail = f"not installed: {', '.join(missing)}"

@@ -5,11 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.extensions.demo.packages import installed_versions
 from react_pipeline.labelled import LabelledKind
 from react_pipeline.project import Files
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import InputError
+
+from .packages import installed_versions
 
 
 class Drawings(LabelledKind):
@@ -30,12 +31,12 @@ class Drawings(LabelledKind):
 
     def make(self, evaluation: EvaluationSetConfig, folder: Path) -> None:
         """Draw the images."""
-        from react_pipeline.extensions.demo.corpus import build_evaluation
+        from .corpus import build_evaluation
 
         build_evaluation(evaluation.name, folder)
 
     def count(self, evaluation: EvaluationSetConfig, domain: DomainConfig) -> int:
         """The drawings of these classes."""
-        from react_pipeline.extensions.demo.evaluation import labelled_emoji
+        from .evaluation import labelled_emoji
 
         return len(labelled_emoji(evaluation.name))

@@ -95,5 +95,5 @@ def react_demo_hybrid(pretrained: bool = False, **options: Any) -> VisionTransfo
 
 
 def _embed(backbone: FeatureMap, **options: Any) -> HybridEmbed:
-    known = ("img_size", "patch_size", "in_chans", "embed_dim", "bias")
-    return HybridEmbed(backbone, **{name: options[name] for name in known if name in options})
+    accepted = ("img_size", "patch_size", "in_chans", "embed_dim", "bias")
+    return HybridEmbed(backbone, **{name: options[name] for name in accepted if name in options})

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.extensions.demo.drawing import with_alpha
-from react_pipeline.extensions.demo.evaluation import labelled_emoji
+from .drawing import with_alpha
+from .evaluation import labelled_emoji
 
 SCENES, SIDE = 24, 256
 OBJECTS = 3, 5

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.extensions.demo.packages import TABLES
 from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
+
+from .packages import TABLES
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
 REGIONAL_LETTERS = range(0x1F1E6, 0x1F200)
@@ -143,13 +144,13 @@ def _noto_emoji() -> Iterator[Drawing]:
     from fontTools.ttLib import TTFont
 
     path = package("manimgx_fonts", "manimgx-fonts") / "NotoEmoji[wght].ttf"
-    known = TTFont(path, lazy=True).getBestCmap()
+    glyphs = TTFont(path, lazy=True).getBestCmap()
     for text, names in emoji_names().items():
         single = text.replace(VARIATION_SELECTOR, "")
         # Digits and letters are in the font too, and a region's flag is only two letters in it.
         if (
             len(single) == 1
-            and ord(single) in known
+            and ord(single) in glyphs
             and ord(single) >= 0x2100
             and ord(single) not in REGIONAL_LETTERS
         ):

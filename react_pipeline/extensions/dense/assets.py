@@ -65,11 +65,11 @@ def wrong_detections(artifact: Artifact) -> int:
     sizes = pd.read_parquet(artifact.file("images.parquet"))
     wrong = 0
     for name in files:
-        found = pd.DataFrame(json.loads(artifact.file(name).read_text(encoding="utf-8")))
-        if found.empty:
+        detections = pd.DataFrame(json.loads(artifact.file(name).read_text(encoding="utf-8")))
+        if detections.empty:
             continue
         of_set = sizes[sizes["set"] == name.removeprefix("detections/").split("--")[0]]
-        joined = found.merge(of_set, on="image_id", how="left")
+        joined = detections.merge(of_set, on="image_id", how="left")
         left, top, width, height = np.array(joined["bbox"].tolist(), float).T
         inside = (left >= -0.01) & (top >= -0.01) & (width > 0) & (height > 0)
         # Boxes are written with two decimals.

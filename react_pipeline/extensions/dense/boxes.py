@@ -22,9 +22,10 @@ from torchvision.models import get_model
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_convert, clip_boxes_to_image
 
-from react_pipeline.extensions.dense.sets import DenseImages
-from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.store import InputError
+
+from .sets import DenseImages
+from .settings import DenseConfig
 
 Proposals = tuple[Tensor, Tensor | None]
 Source = Callable[[int, Image.Image], Proposals]
@@ -66,14 +67,14 @@ def objects(image: Image.Image) -> Tensor:
     pixels = np.asarray(image).astype(np.int16)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     mask = (abs(pixels - np.median(border, axis=0)) > MIN_DIFFERENCE).any(axis=2)
-    found: dict[tuple[int, ...], int] = {}
+    areas: dict[tuple[int, ...], int] = {}
     for taken in EROSIONS:
         eroded = ndimage.binary_erosion(mask, iterations=taken) if taken else mask
         for part in ndimage.find_objects(ndimage.label(eroded, np.ones((3, 3)))[0]):
             (top, bottom), (left, right) = ((side.start, side.stop) for side in part)
             box = (left - taken, top - taken, right + taken, bottom + taken)
-            found[box] = (box[2] - box[0]) * (box[3] - box[1])
-    boxes = sorted(found, key=lambda box: -found[box])
+            areas[box] = (box[2] - box[0]) * (box[3] - box[1])
+    boxes = sorted(areas, key=lambda box: -areas[box])
     joined = [
         (*map(min, one[:2], other[:2]), *map(max, one[2:], other[2:]))
         for one, other in combinations(boxes[:MAX_UNITED], 2)
@@ -114,11 +115,11 @@ def _truth(images: DenseImages) -> Mapping[int, list[Any]]:
 
 def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
     path = (config.root or Path()) / config.boxes_file.replace("{dataset}", images.entry.name)
-    known = {about["id"] for about in (images.truth or {})["images"]}
+    ids = {about["id"] for about in (images.truth or {})["images"]}
     boxes = defaultdict(list)
     try:
         for row in json.loads(path.read_text(encoding="utf-8")):
-            if row["image_id"] in known:
+            if row["image_id"] in ids:
                 left, top, width, height = map(float, row["bbox"])
                 boxes[row["image_id"]].append(([left, top, width, height], float(row["score"])))
     except OSError as error:

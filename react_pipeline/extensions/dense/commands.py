@@ -14,8 +14,9 @@ from react_pipeline.commands import (
     materialize_assets,
     print_table,
 )
-from react_pipeline.extensions.dense.settings import DenseConfig, dense_sets
 from react_pipeline.store import InputError
+
+from .settings import DenseConfig, dense_sets
 
 dense_app = typer.Typer(
     no_args_is_help=True, help="Detection and segmentation: sets, data, the demo's scenes."
@@ -53,8 +54,9 @@ def check(
     """
     from tqdm import tqdm
 
-    from react_pipeline.extensions.dense.sets import read_dense_set
     from react_pipeline.labelled import Unavailable
+
+    from .sets import read_dense_set
 
     project = load_project(config)
     dense = project.config.section(DenseConfig)

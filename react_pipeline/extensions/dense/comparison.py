@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation import results_to_compare
-from react_pipeline.extensions.dense.pictures import write_overlays
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
+
+from .pictures import write_overlays
 
 DENSE_COMPARISON = "dense_comparison"
 COLUMNS = ["method", "set", "source", "figure", "base", "value", "delta", "n"]
@@ -86,7 +87,7 @@ def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, st
         results: By method, the base among them.
     """
     tables = {
-        name: pd.read_parquet(found.file("results.parquet")) for name, found in results.items()
+        name: pd.read_parquet(result.file("results.parquet")) for name, result in results.items()
     }
     tables = {
         name: table[table["value"].notna() & (table["figure"] != "classes")]
@@ -96,8 +97,8 @@ def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, st
     parts = []
     left_out = {
         f"{name}, {place}": str(reason)
-        for name, found in results.items()
-        for place, reason in found.counts["not_measured"].items()
+        for name, result in results.items()
+        for place, reason in result.counts["not_measured"].items()
     }
     for method, table in tables.items():
         mine, theirs = (results[name].counts["digests"] for name in (method, "base"))

@@ -20,29 +20,29 @@ class Dense(Extension):
 
     def sections(self) -> Mapping[str, type[Section]]:
         """`dense`."""
-        from react_pipeline.extensions.dense.settings import DenseConfig
+        from .settings import DenseConfig
 
         return {"dense": DenseConfig}
 
     def stages(self) -> Iterable[Stage]:
         """`dense_results`, `dense_comparison`."""
-        from react_pipeline.extensions.dense.stages import STAGES
+        from .stages import STAGES
 
         return STAGES
 
     def declare_assets(self) -> None:
         """Texts and checks of the two assets."""
-        import react_pipeline.extensions.dense.assets  # noqa: F401
+        from . import assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline dense ...`."""
-        from react_pipeline.extensions.dense.commands import dense_app
+        from .commands import dense_app
 
         app.add_typer(dense_app, name="dense")
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """The sets whose images are kept out."""
-        from react_pipeline.extensions.dense.settings import DenseConfig
+        from .settings import DenseConfig
 
         dense = project.config.section(DenseConfig)
         names = [entry.name for entry in dense.sets(slug)] if dense.root else []
@@ -50,6 +50,6 @@ class Dense(Extension):
 
     def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
         """Images of the sets that are there."""
-        from react_pipeline.extensions.dense.sets import dense_digests
+        from .sets import dense_digests
 
-        return {f"dense/{name}": found for name, found in dense_digests(project, slug).items()}
+        return {f"dense/{name}": digests for name, digests in dense_digests(project, slug).items()}

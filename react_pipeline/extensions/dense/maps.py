@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
-from react_pipeline.extensions.dense.sets import BACKGROUND, DenseImages
-from react_pipeline.extensions.dense.settings import DenseConfig
-from react_pipeline.extensions.dense.tower import DenseTower
 from react_pipeline.store import CorruptArtifact
+
+from .sets import BACKGROUND, DenseImages
+from .settings import DenseConfig
+from .tower import DenseTower
 
 WINDOWS_AT_ONCE = 64
 
@@ -185,15 +186,14 @@ class Segmenter:
             [logits.softmax(dim=-1).amax(dim=(0, 1, 2)) for logits, _ in cells]
         ).amax(dim=0)
         absent = (highest < self.config.prompt_denoising) & (highest < highest.max())
-        refined = [
-            logits if keys is None else smoothed(logits, keys, self.config.key_smoothing)
-            for logits, keys in (
-                (logits.masked_fill(absent, -torch.inf), keys) for logits, keys in cells
-            )
-        ]
-        return torch.cat(refined).clamp(
-            min=-10 * LOGIT_SCALE
-        )  # minus infinity would spread when it is interpolated
+        refined = []
+        for logits, keys in cells:
+            present = logits.masked_fill(absent, -torch.inf)
+            if keys is not None:
+                present = smoothed(present, keys, self.config.key_smoothing)
+            refined.append(present)
+        # Minus infinity would spread when it is interpolated.
+        return torch.cat(refined).clamp(min=-10 * LOGIT_SCALE)
 
 
 def placed(

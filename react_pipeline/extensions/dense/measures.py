@@ -13,22 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.extensions.dense.settings import IGNORED
 from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
+
+from .settings import IGNORED
 
 MAX_BOXES = 100
 """An image, as in COCO."""
 
 
 def confusion(
-    truth: NDArray[np.int64], found: NDArray[np.int64], classes: int
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
     """How many pixels of each class (row) were found to be of each class (column), (C, C); ignored
     ones count not.
     """
     counted = truth != IGNORED
-    pairs = truth[counted] * classes + found[counted]
+    pairs = truth[counted] * classes + predicted[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
@@ -57,7 +58,7 @@ def map_figures(matrix: NDArray[np.int64]) -> dict[str, float]:
 
 def box_figures(
     truth: Mapping[str, Any],
-    found: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
     groups: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Figures of detections as COCO computes them, and the AP50 of each class that has boxes.
@@ -71,7 +72,7 @@ def box_figures(
     Returns:
         `ap`, `ap50` and those of the groups, fractions; AP50 by class name.
     """
-    precision = _evaluated(truth, found).eval["precision"][
+    precision = _evaluated(truth, detections).eval["precision"][
         :, :, :, 0, -1
     ]  # IoU, recall, class; all areas
     names = [
@@ -96,12 +97,14 @@ def box_figures(
 
 
 def proposal_figures(
-    truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]]
+    truth: Mapping[str, Any], proposals: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
     """The part of all true boxes that one of the first 100 or 1,000 proposals overlaps by half, of
     any class.
     """
-    recall = _evaluated(truth, found, classes=False, limits=(1, 100, 1_000)).eval["recall"][0, 0, 0]
+    recall = _evaluated(truth, proposals, classes=False, limits=(1, 100, 1_000)).eval["recall"][
+        0, 0, 0
+    ]
     return {
         f"proposal_recall_{count}": float(value)
         for count, value in zip((100, 1_000), recall[1:], strict=True)
@@ -110,7 +113,7 @@ def proposal_figures(
 
 def _evaluated(
     truth: Mapping[str, Any],
-    found: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
     *,
     classes: bool = True,
     limits: tuple[int, ...] = (1, 10, MAX_BOXES),
@@ -126,7 +129,7 @@ def _evaluated(
         loaded = COCO()
         loaded.dataset = {**truth, "info": {}}
         loaded.createIndex()
-        results = loaded.loadRes([dict(box) for box in found]) if found else COCO()
+        results = loaded.loadRes([dict(box) for box in detections]) if detections else COCO()
         evaluated = COCOeval(loaded, results, "bbox")
         evaluated.params.imgIds = sorted(image["id"] for image in truth["images"])
         evaluated.params.catIds = sorted(category["id"] for category in truth["categories"])

@@ -18,7 +18,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from react_pipeline.extensions.dense.settings import IGNORED
+from .settings import IGNORED
 
 TILE = 256
 """Longest side of a picture, in pixels."""

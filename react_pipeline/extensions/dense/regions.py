@@ -15,11 +15,12 @@ from torchvision.ops import batched_nms, roi_align
 
 from react_pipeline.clip import EVALUATION_PRECISION, Clip
 from react_pipeline.embedding import Encoder
-from react_pipeline.extensions.dense.maps import ClassVectors, normalized, padded, resized
-from react_pipeline.extensions.dense.measures import MAX_BOXES
-from react_pipeline.extensions.dense.settings import DenseConfig
-from react_pipeline.extensions.dense.tower import DenseTower
 from react_pipeline.store import CorruptArtifact
+
+from .maps import ClassVectors, normalized, padded, resized
+from .measures import MAX_BOXES
+from .settings import DenseConfig
+from .tower import DenseTower
 
 SURROUNDINGS = 1.5
 """Sides of the second crop of a box, in sides of the first (ViLD, arXiv 2104.13921)."""

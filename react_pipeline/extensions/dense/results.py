@@ -32,22 +32,23 @@ from react_pipeline.evaluation import (
     read_all,
     require_encoder,
 )
-from react_pipeline.extensions.dense.measures import (
-    box_figures,
-    confusion,
-    intersection_over_union,
-    map_figures,
-    proposal_figures,
-)
-from react_pipeline.extensions.dense.pictures import boxes_tile, map_tile, write_overlays
-from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
-from react_pipeline.extensions.dense.settings import IGNORED, DenseConfig
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, remove_scratch, seal, sealed, sha256_of
+
+from .measures import (
+    box_figures,
+    confusion,
+    intersection_over_union,
+    map_figures,
+    proposal_figures,
+)
+from .pictures import boxes_tile, map_tile, write_overlays
+from .sets import DenseImages, read_dense_set
+from .settings import IGNORED, DenseConfig
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -73,23 +74,23 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     require_encoder(method)
     dense = project.config.section(DenseConfig)
     key = method_key(project.domain(slug).slug, method)
-    found, missing = read_dense_sets(dense, slug)
-    digests = {images.entry.name: images.digest() for images in found}
-    files = digests_of_files(dense, found)
+    present, missing = read_dense_sets(dense, slug)
+    digests = {images.entry.name: images.digest() for images in present}
+    files = digests_of_files(dense, present)
     content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
     inputs = resolve(project, DENSE_RESULTS, key, content=content)
 
     def write(directory: Path) -> dict[str, Any]:
         measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)
         started = time.monotonic()
-        rows = [row for images in found for row in measuring.measure(images)]
+        rows = [row for images in present for row in measuring.measure(images)]
         about = {entry.name: entry.task for entry in dense.sets(slug)}
         rows += [[name, about[name], "", "", np.nan, 0, why] for name, why in missing.items()]
         return {
-            **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, found),
+            **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, present),
             "digests": digests,
             "skipped_boxes": {
-                images.entry.name: dict(images.skipped) for images in found if images.skipped
+                images.entry.name: dict(images.skipped) for images in present if images.skipped
             },
             "seconds": round(time.monotonic() - started, 2),
         }
@@ -137,8 +138,8 @@ class _Measuring:
         return list(images.entry.templates) or prompt_templates(self.domain)
 
     def _boxes(self, images: DenseImages, kind: str) -> dict[str, float]:
-        from react_pipeline.extensions.dense.boxes import box_source
-        from react_pipeline.extensions.dense.regions import Detector
+        from .boxes import box_source
+        from .regions import Detector
 
         truth = images.truth or {}
         detector = _or_unavailable(
@@ -195,7 +196,7 @@ class _Measuring:
             self._keep(tile, f"{where}--{position}-{side}")
 
     def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
-        from react_pipeline.extensions.dense.maps import Segmenter
+        from .maps import Segmenter
 
         segmenter = _or_unavailable(
             lambda: Segmenter(self.clip, images, self._templates(images), self.dense)
@@ -204,7 +205,7 @@ class _Measuring:
         where = f"{images.entry.name}--{source}"
         classes = len(images.class_names)
         if source == "student":
-            from react_pipeline.extensions.dense.student import Student
+            from .student import Student
 
             predictor = Student(segmenter, self.dense)
             folder = str(self.dense.student_images).replace("{domain}", self.slug)
@@ -261,7 +262,7 @@ class _Measuring:
 
 
 def _finish(
-    directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], found: list[DenseImages]
+    directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], present: list[DenseImages]
 ) -> dict[str, Any]:
     remove_scratch(directory / PROGRESS)
     rows = rows.astype({"value": "float64"})
@@ -273,7 +274,7 @@ def _finish(
     table.to_parquet(directory / "per_class.parquet", index=False)
     sizes = [
         (images.entry.name, about["id"], about["file_name"], about["width"], about["height"])
-        for images in found
+        for images in present
         for about in (images.truth or {"images": []})["images"]
     ]
     pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(
@@ -284,7 +285,7 @@ def _finish(
         for row in rows.itertuples()
     ]
     text = markdown_table(["set", "source", "figure", "%", "images", "not measured because"], lines)
-    few = [images for images in found if len(images) < images.entry.expected]
+    few = [images for images in present if len(images) < images.entry.expected]
     text += "".join(
         f"\n{images.entry.name}: {len(images)} of {images.entry.expected} images.\n"
         for images in few
@@ -302,7 +303,7 @@ def _finish(
     reasons = rows[rows["value"].isna()]
     return {
         **values,
-        "images": sum(map(len, found)),
+        "images": sum(map(len, present)),
         "not_measured": dict(zip(reasons["set"], reasons["unavailable"], strict=True)),
     }
 
@@ -344,13 +345,13 @@ def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], d
     """The configured sets with boxes and with label maps that are there, and why others are not:
     `read_all`.
     """
-    found, missing = read_all(
+    present, missing = read_all(
         dense.root, "dense", {entry.name: entry for entry in dense.sets(slug)}, read_dense_set
     )
-    return list(found.values()), missing
+    return list(present.values()), missing
 
 
-def digests_of_files(dense: DenseConfig, found: list[DenseImages]) -> dict[str, str]:
+def digests_of_files(dense: DenseConfig, present: list[DenseImages]) -> dict[str, str]:
     """Of what measuring reads apart from the sets with boxes and with label maps.
 
     Raises:
@@ -359,7 +360,7 @@ def digests_of_files(dense: DenseConfig, found: list[DenseImages]) -> dict[str, 
     files = {"rpn": dense.rpn_checkpoint if "rpn" in dense.boxes else None}
     if dense.student_images:
         files["student"] = dense.student_backbone
-    for images in found if "file" in dense.boxes else ():
+    for images in present if "file" in dense.boxes else ():
         if images.entry.task == "detection":
             name = images.entry.name
             files[f"boxes of {name}"] = (dense.root or Path()) / dense.boxes_file.replace(

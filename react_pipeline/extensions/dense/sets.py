@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_image
-from react_pipeline.extensions.dense.settings import IGNORED, DenseConfig, DenseSet
 from react_pipeline.labelled import (
     FileSource,
     Unavailable,
@@ -32,6 +31,8 @@ from react_pipeline.labelled import (
 )
 from react_pipeline.project import Project
 from react_pipeline.store import InputError, canonical_json
+
+from .settings import IGNORED, DenseConfig, DenseSet
 
 BACKGROUND = "background"
 TRAIN_IDS = "_labelTrainIds"
@@ -155,7 +156,7 @@ def read_dense_set(root: Path, entry: DenseSet) -> DenseImages:
 
 def dense_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
     """SHA-256 of the image files of a domain's dense sets, by set; only sets that are there."""
-    found: dict[str, frozenset[str]] = {}
+    digests: dict[str, frozenset[str]] = {}
     root = project.config.section(DenseConfig).root
     for entry in project.config.section(DenseConfig).sets(slug) if root else ():
         try:
@@ -166,8 +167,8 @@ def dense_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
             hashlib.sha256(images.source.read(position)).hexdigest()
             for position in range(len(images))
         )
-        found[entry.name] = frozenset(hashes)
-    return found
+        digests[entry.name] = frozenset(hashes)
+    return digests
 
 
 def files_below(root: Path, folder: str) -> dict[str, str]:
@@ -183,10 +184,9 @@ def files_below(root: Path, folder: str) -> dict[str, str]:
     path = root / folder
     archive = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
     if path.is_dir():
-        files = sorted(found for found in path.rglob("*") if found.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file())
         return {
-            found.relative_to(path).as_posix(): found.relative_to(root).as_posix()
-            for found in files
+            file.relative_to(path).as_posix(): file.relative_to(root).as_posix() for file in files
         }
     if not archive.is_file():
         raise Unavailable(f"there is no folder {path} and no {archive.name} next to it")
@@ -201,40 +201,37 @@ def files_below(root: Path, folder: str) -> dict[str, str]:
 
 def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     path = root / entry.truth
-    given = read_json(path)
+    coco = read_json(path)
     for part in ("images", "annotations", "categories"):
-        if not isinstance(given, dict) or not isinstance(given.get(part), list):
+        if not isinstance(coco, dict) or not isinstance(coco.get(part), list):
             raise InputError(f"{path}: has no `{part}`, which a COCO instances JSON lists")
     try:
-        names, ids = _classes(path, entry, given["categories"])
-        images = {
-            image["id"]: {key: image[key] for key in ("id", "width", "height")}
-            | {"file_name": str(image["file_name"])}
-            for image in given["images"]
-        }
-        if len(images) < len(given["images"]):
+        names, ids = _classes(path, entry, coco["categories"])
+        images = {}
+        for image in coco["images"]:
+            size = {key: image[key] for key in ("id", "width", "height")}
+            images[image["id"]] = {**size, "file_name": str(image["file_name"])}
+        if len(images) < len(coco["images"]):
             raise InputError(f"{path}: `images` has an id twice")
-        boxes, skipped = _boxes(path, given, images, ids)
+        boxes, skipped = _boxes(path, coco, images, set(ids))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: an entry is not of COCO's form ({type(error).__name__}: {error})"
         ) from error
     if entry.annotated_only:
-        having = {box["image_id"] for box in boxes}
-        images = {number: image for number, image in images.items() if number in having}
-    found = files_below(root, entry.images)
-    if missing := [
-        image["file_name"] for image in images.values() if image["file_name"] not in found
-    ]:
+        annotated = {box["image_id"] for box in boxes}
+        images = {number: image for number, image in images.items() if number in annotated}
+    files = files_below(root, entry.images)
+    file_names = tuple(image["file_name"] for image in images.values())
+    if missing := [name for name in file_names if name not in files]:
         raise InputError(
             f"{path}: {len(missing)} of {len(images)} images are not in "
             f"{root / entry.images}\n{lines_of(missing)}"
         )
     categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
     truth = {"images": list(images.values()), "annotations": boxes, "categories": categories}
-    files = tuple(image["file_name"] for image in images.values())
-    source = FileSource(root, tuple(found[name] for name in files))
-    return DenseImages(entry, names, files, source, truth, skipped=dict(skipped))
+    source = FileSource(root, tuple(files[name] for name in file_names))
+    return DenseImages(entry, names, file_names, source, truth, skipped=dict(skipped))
 
 
 def _classes(
@@ -243,121 +240,123 @@ def _classes(
     """Names of the classes and the ids that the file has for them; the file's own names and order
     for your own set.
     """
-    known: dict[str, tuple[int, str]] = {}
+    ids: dict[str, int] = {}
     for category in categories:
-        if (name := normal(str(category["name"]))) in known:
-            raise InputError(f"{path}: `categories` names {category['name']!r} twice")
-        known[name] = int(category["id"]), str(category["name"])
-    if len({number for number, _ in known.values()}) < len(known):
+        name = str(category["name"])
+        if ids.setdefault(normal(name), int(category["id"])) != int(category["id"]):
+            raise InputError(f"{path}: `categories` names {name!r} twice")
+    if len(set(ids.values())) < len(categories):
         raise InputError(f"{path}: `categories` has an id twice")
-    names = entry.class_names or tuple(name for _, name in sorted(known.values()))
-    if missing := [name for name in names if normal(name) not in known]:
+    own = sorted(categories, key=lambda category: int(category["id"]))
+    names = entry.class_names or tuple(str(category["name"]) for category in own)
+    if missing := [name for name in names if normal(name) not in ids]:
         raise InputError(
             f"{path}: `categories` lacks {len(missing)} classes of "
             f"{entry.name!r}\n{lines_of(missing)}"
         )
-    return names, [known[normal(name)][0] for name in names]
+    return names, [ids[normal(name)] for name in names]
 
 
 def _boxes(
-    path: Path, given: Mapping[str, Any], images: Mapping[int, Any], ids: list[int]
+    path: Path, coco: Mapping[str, Any], images: Mapping[int, Any], ids: Collection[int]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    wanted = set(ids)
-    all_ids = {category["id"] for category in given["categories"]}
+    """The boxes of these classes, cut to their images; those that can be no object's are counted."""
+    listed = {
+        "category_id": {category["id"] for category in coco["categories"]},
+        "image_id": images,
+    }
     boxes: list[dict[str, Any]] = []
     skipped = Counter[str]()
-    for number, box in enumerate(given["annotations"]):
-        if box["category_id"] not in all_ids or box["image_id"] not in images:
-            field_name = "image_id" if box["category_id"] in all_ids else "category_id"
-            raise InputError(
-                f"{path}: annotations[{number}].{field_name} {box[field_name]} is not listed in "
-                "the file"
-            )
+    for number, box in enumerate(coco["annotations"]):
+        where = f"{path}: annotations[{number}]"
+        for field_name, numbers in listed.items():
+            if box[field_name] not in numbers:
+                raise InputError(
+                    f"{where}.{field_name} {box[field_name]} is not listed in the file"
+                )
         image = images[box["image_id"]]
+        size = [image["width"], image["height"]]
         shape = box.get("segmentation")
-        if isinstance(shape, dict) and list(shape["size"]) != [image["height"], image["width"]]:
-            raise InputError(
-                f"{path}: annotations[{number}].segmentation.size {shape['size']} is not its "
-                "image's"
-            )
+        if isinstance(shape, dict) and list(shape["size"]) != size[::-1]:
+            raise InputError(f"{where}.segmentation.size {shape['size']} is not its image's")
         left, top, width, height = map(float, box["bbox"])
-        right = min(left + width, image["width"])
-        bottom = min(top + height, image["height"])
-        inside = max(left, 0.0), max(top, 0.0)
+        corners = np.clip([left, top, left + width, top + height], 0, size * 2).tolist()
+        cut = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
         if not np.isfinite(left + top + width + height) or width <= 0 or height <= 0:
             skipped["no area"] += 1
-        elif right <= inside[0] or bottom <= inside[1]:
+        elif cut[2] <= 0 or cut[3] <= 0:
             skipped["outside the image"] += 1
-        elif box["category_id"] in wanted:
-            cut = [*inside, right - inside[0], bottom - inside[1]]
+        elif box["category_id"] in ids:
             # A hundredth of a pixel is how annotations are rounded.
-            skipped["cut at the border"] += int(
-                np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02
+            moved = np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02
+            skipped["cut at the border"] += int(moved)
+            boxes.append(
+                {
+                    "id": len(boxes) + 1,
+                    "image_id": box["image_id"],
+                    "category_id": box["category_id"],
+                    "bbox": cut,
+                    "area": float(box.get("area", cut[2] * cut[3])),
+                    "iscrowd": int(box.get("iscrowd", 0)),
+                }
             )
-            ours = {
-                "id": len(boxes) + 1,
-                "image_id": box["image_id"],
-                "category_id": box["category_id"],
-                "bbox": cut,
-            }
-            area = float(box.get("area", cut[2] * cut[3]))
-            crowd = int(box.get("iscrowd", 0))
-            boxes.append({**ours, "area": area, "iscrowd": crowd})
     return boxes, +skipped
 
 
 def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
+    truth = root / entry.truth
     maps = {
         name: where
         for name, where in files_below(root, entry.truth).items()
         if name.lower().endswith(".png")
     }
     converted = [name for name in maps if TRAIN_IDS in name]
-    listed = read_lines(root / entry.listed) if entry.listed else None
-    stems = _by_stem(converted or maps, listed, root / entry.truth)
-    if listed is not None:
-        if missing := [name for name in listed if name not in stems]:
-            raise InputError(
-                f"{root / entry.truth}: no label map of {len(missing)} listed "
-                f"images\n{lines_of(missing)}"
-            )
+    stems = _by_stem(converted or maps, truth)
+    if entry.listed:
+        listed = read_lines(root / entry.listed)
+        _require_all(listed, stems, f"{truth}: no label map of {{}} listed images")
         stems = {name: stems[name] for name in listed}
-    found = files_below(root, entry.images)
-    suffixed = [name for name in found if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-    images = _by_stem(suffixed, stems, root / entry.images)
-    if missing := [stem for stem in stems if stem not in images]:
-        raise InputError(
-            f"{root / entry.images}: no image of {len(missing)} label maps\n{lines_of(missing)}"
-        )
     if not stems:
-        raise Unavailable(f"{root / entry.truth} holds no label map (.png)")
-    names = entry.class_names or tuple(read_lines(root / (entry.names_file or "")))
+        raise Unavailable(f"{truth} holds no label map (.png)")
+    files = files_below(root, entry.images)
+    pictures = [
+        name
+        for name in files
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        and PurePosixPath(name).stem in stems
+    ]
+    images = _by_stem(pictures, root / entry.images)
+    _require_all(stems, images, f"{root / entry.images}: no image of {{}} label maps")
+    names_file = root / (entry.names_file or "")
+    names = entry.class_names or tuple(read_lines(names_file))
     if twice := [name for name, count in Counter(map(normal, names)).items() if count > 1]:
-        raise InputError(f"{root / (entry.names_file or '')}: names {', '.join(twice)} twice")
+        raise InputError(f"{names_file}: names {', '.join(twice)} twice")
     if len(names) > IGNORED:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
-    values = () if converted else entry.values or ()
+    values = () if converted else entry.values
     # Values of the official files that are no class (unlabelled, border, unused ids) count for
     # nothing.
     table = np.full(256, IGNORED if values else -1)
     table[IGNORED] = IGNORED
     table[list(values or range(len(names)))] = range(len(names))
-    files = tuple(images[stem] for stem in stems)
-    source = FileSource(root, tuple(found[name] for name in files))
+    file_names = tuple(images[stem] for stem in stems)
+    source = FileSource(root, tuple(files[name] for name in file_names))
     labels = FileSource(root, tuple(maps[name] for name in stems.values()))
-    return DenseImages(entry, names, files, source, labels=labels, table=table)
+    return DenseImages(entry, names, file_names, source, labels=labels, table=table)
 
 
-def _by_stem(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> dict[str, str]:
-    """Files by what joins an image and its label map: the name without folder and ending, of those
-    that are wanted.
-    """
-    found: dict[str, str] = {}
-    known = None if wanted is None else set(wanted)
+def _by_stem(names: Iterable[str], where: Path) -> dict[str, str]:
+    """Files by what joins an image and its label map: the name without folder and ending."""
+    files: dict[str, str] = {}
     for name in names:
         stem = PurePosixPath(name).stem.removesuffix(TRAIN_IDS)
-        if (known is None or stem in known) and (other := found.setdefault(stem, name)) != name:
+        if (other := files.setdefault(stem, name)) != name:
             raise InputError(
                 f"{where}: {other} and {name} differ in folder or ending alone; keep one of them"
             )
-    return found
+    return files
+
+
+def _require_all(names: Iterable[str], present: Collection[str], message: str) -> None:
+    if missing := [name for name in names if name not in present]:
+        raise InputError(f"{message.format(len(missing))}\n{lines_of(missing)}")

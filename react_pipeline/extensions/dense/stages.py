@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
 from react_pipeline.store import Artifact
 
+from .settings import DenseConfig
+
 
 def _results(project: Project, slug: str, method: str) -> Artifact:
-    from react_pipeline.extensions.dense.results import publish_dense
+    from .results import publish_dense
 
     return publish_dense(project, slug, method)
 
 
 def _comparison(project: Project, slug: str) -> Artifact:
-    from react_pipeline.extensions.dense.comparison import compare_dense
+    from .comparison import compare_dense
 
     return compare_dense(project, slug)
 

@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
-from react_pipeline.extensions.dense.maps import Segmenter, normalized, padded, resized
-from react_pipeline.extensions.dense.sets import files_below
-from react_pipeline.extensions.dense.settings import IGNORED, DenseConfig
 from react_pipeline.labelled import FileSource
 from react_pipeline.store import InputError, TrainingError, seal, sealed
+
+from .maps import Segmenter, normalized, padded, resized
+from .sets import files_below
+from .settings import IGNORED, DenseConfig
 
 SAVE_EVERY = 100
 MOMENTUM, WEIGHT_DECAY, POWER, LAST = 0.9, 5e-4, 0.9, 0.01
@@ -61,17 +62,17 @@ class Student:
                 f"dense.student_model: {config.student_model!r} is none of torchvision's: {error}"
             ) from error
         if path := config.student_backbone:
-            given = {
+            weights = {
                 key.removeprefix("features."): value for key, value in read_weights(path).items()
             }
-            own = self.network.backbone.state_dict()
-            if lacking := [
-                key for key in own if key not in given or given[key].shape != own[key].shape
-            ]:
+            backbone = self.network.backbone
+            try:
+                # Without what the file has beyond it, such as a classifier.
+                backbone.load_state_dict({key: weights[key] for key in backbone.state_dict()})
+            except (KeyError, RuntimeError) as error:
                 raise InputError(
-                    f"dense.student_backbone: {path} does not fit {name}: {lacking[0]}"
-                )
-            self.network.backbone.load_state_dict({key: given[key] for key in own})
+                    f"dense.student_backbone: {path} does not fit {name}: {error}"
+                ) from error
         self.network.to(segmenter.clip.device)
 
     @torch.inference_mode()
@@ -97,9 +98,9 @@ class Student:
             TrainingError: If the loss is not finite.
         """
         scratch.mkdir(parents=True, exist_ok=True)
-        found = files_below(root, folder)
+        files = files_below(root, folder)
         locations = tuple(
-            where for name, where in found.items() if name.lower().endswith(EXTENSIONS)
+            where for name, where in files.items() if name.lower().endswith(EXTENSIONS)
         )
         if not locations:
             raise InputError(

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from react_pipeline.clip import ImageTower
-from react_pipeline.extensions.dense.settings import ATTENTIONS
 from react_pipeline.store import InputError
+
+from .settings import ATTENTIONS
 
 GAUSSIAN_STD = 5.0
 """Of NACLIP's neighbourhood, in patches."""

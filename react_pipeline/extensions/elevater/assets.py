@@ -15,13 +15,14 @@ from react_pipeline.assets import (
     unmeasured,
     warning_below,
 )
-from react_pipeline.extensions.elevater.comparison import MEAN, compare_summaries
-from react_pipeline.extensions.elevater.features import digests_of_test_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact
+
+from .comparison import MEAN, compare_summaries
+from .features import digests_of_test_images
 
 
 @asset_text

@@ -13,13 +13,14 @@ from typing import Literal
 import numpy as np
 
 from react_pipeline.corpus import BadImage, decode_what_is_there
-from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, Dataset, dataset
-from react_pipeline.extensions.elevater.images import LabelledImages
-from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled import Unavailable
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import InputError
+
+from .datasets import DATASETS, IMAGENET, Dataset, dataset
+from .images import LabelledImages
+from .readers import read_dataset
 
 State = Literal["complete", "partial", "unavailable", "wrong"]
 
@@ -109,12 +110,12 @@ def _check(root: Path, entry: Dataset) -> DatasetReport:
     for split, expected in entry.sizes.items():
         report = SplitReport(split, None, expected)
         try:
-            found = read_dataset(root, entry.name, split, warn=False)
-            report = SplitReport(split, len(found), expected, found.layout)
-            notes |= dict.fromkeys(found.notes)
-            if len(found) != expected:
-                problems.append(f"split {split}: {len(found):,} images, officially {expected:,}")
-            notes |= dict.fromkeys(_decode_some(found))
+            images = read_dataset(root, entry.name, split, warn=False)
+            report = SplitReport(split, len(images), expected, images.layout)
+            notes |= dict.fromkeys(images.notes)
+            if len(images) != expected:
+                problems.append(f"split {split}: {len(images):,} images, officially {expected:,}")
+            notes |= dict.fromkeys(_decode_some(images))
         except Unavailable as error:
             problems.append(error.reason)
         except InputError as error:

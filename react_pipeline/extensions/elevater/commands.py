@@ -15,11 +15,12 @@ from react_pipeline.commands import (
     print_table,
     printable,
 )
-from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET
 from react_pipeline.lineage import fresh
 from react_pipeline.settings import load_domain
 from react_pipeline.stage import method_key
 from react_pipeline.store import InputError
+
+from .datasets import DATASETS, IMAGENET
 
 elevater_app = typer.Typer(
     no_args_is_help=True,
@@ -35,24 +36,14 @@ Method = Annotated[str, typer.Argument(help="A method, such as base or gated-ima
 @elevater_app.command("list")
 def list_datasets() -> None:
     """List the 20 data sets and ImageNet-1K: classes, images, metric."""
-    print_table(
-        ["data set", "title", "classes", "templates", "train", "val", "test", "metric"],
-        [
-            [
-                entry.name,
-                entry.title,
-                entry.num_classes,
-                entry.num_templates,
-                *(
-                    f"{entry.sizes[split]:,}" if split in entry.sizes else "–"
-                    for split in ("train", "val", "test")
-                ),
-                entry.metric,
-            ]
-            for entry in (*DATASETS.values(), IMAGENET)
-        ],
-        right=7,
-    )
+    splits = ("train", "val", "test")
+    rows = []
+    for entry in (*DATASETS.values(), IMAGENET):
+        sizes = [f"{entry.sizes[name]:,}" if name in entry.sizes else "–" for name in splits]
+        counts = [entry.num_classes, entry.num_templates, *sizes]
+        rows.append([entry.name, entry.title, *counts, entry.metric])
+    columns = ["data set", "title", "classes", "templates", *splits, "metric"]
+    print_table(columns, rows, right=7)
 
 
 @elevater_app.command()
@@ -62,7 +53,7 @@ def check(
     """Show which data sets are complete and valid, and where to get the others. Exit code 1 if one
     is wrong.
     """
-    from react_pipeline.extensions.elevater.check import check_root, report_json, report_lines
+    from .check import check_root, report_json, report_lines
 
     reports = check_root(root)
     typer.echo(report_json(reports) if json else "\n".join(map(printable, report_lines(reports))))
@@ -80,7 +71,7 @@ def domains(
     """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20
     together.
     """
-    from react_pipeline.extensions.elevater.domains import write_domains
+    from .domains import write_domains
 
     _require_folder(root)
     directory = into or load_project(config).config.domains
@@ -102,7 +93,7 @@ def submit(
     """Write the leaderboard's zip of published results. Exit code 1 if the leaderboard would object
     to it.
     """
-    from react_pipeline.extensions.elevater.results import collect_submission
+    from .results import collect_submission
 
     artifact = fresh(load_project(config), "benchmark_results", method_key(domain, method))
     _print_problems(to, collect_submission(artifact, experiment, to))
@@ -121,9 +112,10 @@ def validate(
     """Check a submission zip: keys, shapes, probabilities, seeds, missing data sets. Exit code 1 if
     it is wrong.
     """
-    from react_pipeline.extensions.elevater.readers import read_dataset
-    from react_pipeline.extensions.elevater.submission import check_submission, expected_datasets
     from react_pipeline.labelled import Unavailable
+
+    from .readers import read_dataset
+    from .submission import check_submission, expected_datasets
 
     if root is not None:
         _require_folder(root)
@@ -159,7 +151,7 @@ def retrieval(
     config: Config = None,
 ) -> None:
     """Recall at 1, 5 and 10: captions found by images, and images by captions."""
-    from react_pipeline.extensions.elevater.image_text import read_caption_csv, read_karpathy
+    from .image_text import read_caption_csv, read_karpathy
 
     if (domain == "base") != (method is None):
         raise InputError("give `base`, or a domain and a method")
@@ -170,16 +162,16 @@ def retrieval(
             captions, image_column, caption_column, delimiter, captions_per_image
         )
     project = load_project(config)
-    from react_pipeline.extensions.elevater.image_text import measure_recall
+    from .image_text import measure_recall
 
-    found = measure_recall(project, captioned, images, domain, method or "base")
+    recalls = measure_recall(project, captioned, images, domain, method or "base")
     counts = f"{len(captioned.images):,} images, {len(captioned.captions):,} captions"
     typer.echo(f"{counts}; left out: {captioned.dropped or 'none'}")
     rows = [
         ["", way, *(f"{100 * value:.1f}" for value in values.values())]
-        for way, values in found.items()
+        for way, values in recalls.items()
     ]
-    print_table(["", "", *(f"R@{k} %" for k in found["image to text"])], rows, right=5)
+    print_table(["", "", *(f"R@{k} %" for k in recalls["image to text"])], rows, right=5)
 
 
 def _require_folder(root: Path) -> None:
@@ -187,8 +179,8 @@ def _require_folder(root: Path) -> None:
         raise InputError(f"{root}: no such folder; give the one that holds the data")
 
 
-def _print_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
+def _print_problems(path: Path, problems: list[str], rule: str = "the leaderboard wants") -> None:
     for problem in problems:
         print_error(f"error: {problem}")
-    typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")
+    typer.echo(f"{path}: {'not accepted' if problems else f'as {rule} it'}")
     raise typer.Exit(1 if problems else 0)

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.evaluation import results_to_compare
-from react_pipeline.extensions.elevater.datasets import DATASETS
-from react_pipeline.extensions.elevater.summary import with_figures
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
+
+from .datasets import DATASETS
+from .summary import with_figures
 
 BENCHMARK_COMPARISON = "benchmark_comparison"
 MEAN = "mean"
@@ -168,11 +169,8 @@ def _counts(table: pd.DataFrame) -> dict[str, Any]:
     means = table[table["dataset"] == MEAN]
     means = means.set_index(means["method"] + "." + means["figure"])
     return {
-        "datasets_compared": {
-            name: int(status.split()[0]) for name, status in means["status"].items()
-        },
-        **{
-            count: means[column].dropna().to_dict()
-            for count, column in (("mean_base", "base"), ("mean", "value"), ("mean_delta", "delta"))
-        },
+        "datasets_compared": means["status"].str.split().str[0].astype(int).to_dict(),
+        "mean_base": means["base"].dropna().to_dict(),
+        "mean": means["value"].dropna().to_dict(),
+        "mean_delta": means["delta"].dropna().to_dict(),
     }

@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset
 from react_pipeline.labelled import lines_of, normal
 from react_pipeline.store import InputError, write_atomically
+
+from .datasets import DATASETS, Dataset
 
 UNION = "elevater"
 """Slug of the domain of all classes."""

@@ -4,18 +4,18 @@ Belongs here: joining the data set's classes with the domain's, and reading an i
 location.
 """
 
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
-from react_pipeline.extensions.elevater.datasets import dataset
-from react_pipeline.extensions.elevater.images import LabelledImages
-from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled import Unavailable, lines_of, normal
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import InputError
+
+from .datasets import dataset
+from .images import LabelledImages
+from .readers import read_dataset
 
 SPLIT = "test"
 
@@ -37,20 +37,19 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
         InputError: If it is wrong, or the domain lacks classes.
     """
     entry = dataset(name)
-    known: dict[str, list[str]] = {}
-    for given in domain.classes:
-        for text in (given.name, *given.synonyms):
-            known.setdefault(normal(text), []).append(given.label)
-    joined: list[str | None] = []
-    times: Counter[str] = Counter()
+    by_name: dict[str, list[str]] = {}
+    for domain_class in domain.classes:
+        for text in (domain_class.name, *domain_class.synonyms):
+            by_name.setdefault(normal(text), []).append(domain_class.label)
+    joined: list[str] = []
+    lacking: list[str] = []
     for names in entry.aliases:
-        found = next((known[normal(text)] for text in names if normal(text) in known), None)
+        labels = next((by_name[normal(text)] for text in names if normal(text) in by_name), [])
+        if not labels:
+            lacking.append(names[0])
+            continue
         # Classes of one name, of which ImageNet has two pairs, are joined in their order.
-        joined.append(None if found is None else found[min(times[names[0]], len(found) - 1)])
-        times[names[0]] += 1
-    lacking = [
-        names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None
-    ]
+        joined.append(labels.pop(0) if len(labels) > 1 else labels[0])
     if lacking:
         raise InputError(
             f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}"

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.elevater.shots import FULL
+from .settings import ElevaterConfig
+from .shots import FULL
 
 Protocol = Literal["zero-shot", "elevater", "clean"]
 
@@ -81,12 +81,9 @@ class Measurement(BaseModel):
 
 def experiments(config: ElevaterConfig) -> list[Experiment]:
     """What is measured on each data set, in order. Full shot has one seed: nothing is drawn."""
-    return [
-        Experiment(),
-        *(
-            Experiment(adaptation, shots, seed)
-            for adaptation in config.adaptations
-            for shots in config.shots
-            for seed in range(1 if shots == FULL else config.seeds)
-        ),
-    ]
+    planned = [Experiment()]
+    for adaptation in config.adaptations:
+        for shots in config.shots:
+            seeds = 1 if shots == FULL else config.seeds
+            planned += [Experiment(adaptation, shots, seed) for seed in range(seeds)]
+    return planned

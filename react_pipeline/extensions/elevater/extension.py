@@ -23,41 +23,41 @@ class Elevater(Extension):
 
     def sections(self) -> Mapping[str, type[Section]]:
         """`elevater`."""
-        from react_pipeline.extensions.elevater.settings import ElevaterConfig
+        from .settings import ElevaterConfig
 
         return {"elevater": ElevaterConfig}
 
     def stages(self) -> Iterable[Stage]:
         """`benchmark_features`, `benchmark_results`, `benchmark_comparison`."""
-        from react_pipeline.extensions.elevater.stages import STAGES
+        from .stages import STAGES
 
         return STAGES
 
     def labelled_kinds(self) -> Iterable[LabelledKind]:
         """The test images of a data set as a domain's labelled images."""
-        from react_pipeline.extensions.elevater.labelled_kind import TestImages
+        from .labelled_kind import TestImages
 
         return (TestImages(),)
 
     def declare_assets(self) -> None:
         """Texts and checks of the three assets."""
-        import react_pipeline.extensions.elevater.assets  # noqa: F401
+        from . import assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline elevater ...`."""
-        from react_pipeline.extensions.elevater.commands import elevater_app
+        from .commands import elevater_app
 
         app.add_typer(elevater_app, name="elevater")
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """The data sets whose test images are kept out."""
-        from react_pipeline.extensions.elevater.settings import ElevaterConfig
+        from .settings import ElevaterConfig
 
         elevater = project.config.section(ElevaterConfig)
         return {"elevater": list(elevater.dataset_names) if elevater.root else []}
 
     def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
         """Test images of the data sets that are there."""
-        from react_pipeline.extensions.elevater.readers import test_digests
+        from .readers import test_digests
 
         return {f"elevater/{name}": digests for name, digests in test_digests(project).items()}

@@ -27,10 +27,6 @@ from react_pipeline.evaluation import (
     read_all,
     require_encoder,
 )
-from react_pipeline.extensions.elevater.datasets import dataset
-from react_pipeline.extensions.elevater.images import LabelledImages
-from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -46,6 +42,11 @@ from react_pipeline.store import (
     seal,
     sealed,
 )
+
+from .datasets import dataset
+from .images import LabelledImages
+from .readers import read_dataset
+from .settings import ElevaterConfig
 
 logger = logging.getLogger(__name__)
 
@@ -134,31 +135,32 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
         images = read_dataset(root, *place)
         return images, images.digest()
 
-    found, missing = read_all(elevater.root, "elevater", places, read)
+    present, missing = read_all(elevater.root, "elevater", places, read)
     # Reasons name paths, and the location of the data is not part of the artifact's identity.
-    digests = {place: digest for place, (_, digest) in found.items()}
+    digests = {place: digest for place, (_, digest) in present.items()}
     content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path) -> dict[str, Any]:
         writer = _Writer(project, checkpoint_of(inputs.parents), directory)
         splits = {
-            place: writer.publish(images, digest) for place, (images, digest) in found.items()
+            place: writer.publish(images, digest) for place, (images, digest) in present.items()
         }
         remove_scratch(directory / PROGRESS)
+        truncated = {}
+        incomplete = {}
+        for place, about in splits.items():
+            if about.truncated:
+                truncated[place] = about.truncated
+            if about.n != about.expected:
+                incomplete[place] = f"{about.n} of {about.expected} images"
         return {
             "images": sum(about.n for about in splits.values()),
             "datasets": sum(about.split == "test" for about in splits.values()),
             "of": len(elevater.dataset_names),
             "splits_taken_over": writer.taken_over,
-            "truncated": {
-                place: about.truncated for place, about in splits.items() if about.truncated
-            },
-            "incomplete": {
-                place: f"{about.n} of {about.expected} images"
-                for place, about in splits.items()
-                if about.n != about.expected
-            },
+            "truncated": truncated,
+            "incomplete": incomplete,
             "missing": missing,
             "seconds": round(sum(about.seconds for about in splits.values()), 2),
         }

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
-from react_pipeline.extensions.elevater.metrics import measure
-from react_pipeline.extensions.elevater.sweep import Curve
+from .metrics import measure
+from .sweep import Curve
 
 MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
 """Of SGD and of the batches, as in the benchmark; their order is the same in each trial."""

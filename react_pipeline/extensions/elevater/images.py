@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.extensions.elevater.datasets import Dataset
 from react_pipeline.labelled import ByteSource
+
+from .datasets import Dataset
 
 
 @dataclass(frozen=True)

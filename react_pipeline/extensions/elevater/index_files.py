@@ -6,6 +6,7 @@ libraries, and it does not detect the faults that this reader must refuse.
 """
 
 from collections import Counter, defaultdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,9 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from react_pipeline.extensions.elevater.datasets import Dataset, read_data
-from react_pipeline.extensions.elevater.images import LabelledImages, labelled_images
-from react_pipeline.extensions.elevater.names import join_names
 from react_pipeline.labelled import (
     FileSource,
     Unavailable,
@@ -28,24 +26,28 @@ from react_pipeline.labelled import (
 )
 from react_pipeline.store import InputError
 
+from .datasets import Dataset, read_data
+from .images import LabelledImages, labelled_images
+from .names import join_names
+
 REGISTRY = "vision_datasets.json"
 LAYOUT = "ELEVATER"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Given(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class SplitFiles(_Given):
+class SplitFiles(_Record):
     """The index of a split, and how many images the registry says it has."""
 
     index_path: str
     num_images: int | None = None
 
 
-class RegistryEntry(_Given):
+class RegistryEntry(_Record):
     """What the registry says of a data set; paths are relative to `root_folder`, and that to the
     root.
     """
@@ -62,23 +64,23 @@ class RegistryEntry(_Given):
     test: SplitFiles | None = None
 
 
-class _CocoImage(_Given):
+class _CocoImage(_Record):
     id: int
     file_name: str
     zip_file: str | None = None
 
 
-class _CocoAnnotation(_Given):
+class _CocoAnnotation(_Record):
     image_id: int
     category_id: int
 
 
-class _CocoCategory(_Given):
+class _CocoCategory(_Record):
     id: int
     name: str | None = None
 
 
-class _Coco(_Given):
+class _Coco(_Record):
     images: list[_CocoImage]
     annotations: list[_CocoAnnotation]
     categories: list[_CocoCategory]
@@ -99,10 +101,10 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         Unavailable: If the index of the split or an archive that it names is missing.
         InputError: If anything is wrong with what is there.
     """
-    found = _find(root, entry)
-    if found is None:
+    located = _find(root, entry)
+    if located is None:
         return None
-    folder, registered = found
+    folder, registered = located
     files: SplitFiles | None = getattr(registered, split)
     if files is None:
         raise Unavailable(f"{root / REGISTRY} has no split {split!r} of {entry.name}")
@@ -151,14 +153,17 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
 
 def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
     path = root / REGISTRY
-    given = read_json(path) if path.is_file() else []
-    if not isinstance(given, list):
+    registry = read_json(path) if path.is_file() else []
+    if not isinstance(registry, list):
         raise InputError(f"{path}: is not a list of data sets; copy it again")
-    # Of other data sets' entries, which may be anything, nothing is demanded.
-    mine = [about for about in given if isinstance(about, dict) and about.get("name") == entry.name]
-    entries = [_validate(RegistryEntry, about, path, f"{entry.name}.") for about in mine]
-    if entries:
-        newest = max(entries, key=lambda about: about.version)
+    versions = [
+        _validate(RegistryEntry, version, path, f"{entry.name}.")
+        for version in registry
+        # Of other data sets' entries, which may be anything, nothing is demanded.
+        if isinstance(version, dict) and version.get("name") == entry.name
+    ]
+    if versions:
+        newest = max(versions, key=attrgetter("version"))
         if not is_inside(newest.root_folder):
             raise InputError(
                 f"{path}: {entry.name}.root_folder: {newest.root_folder!r} is outside {root}"
@@ -168,10 +173,10 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
         return root / newest.root_folder, newest
     layout = read_data("layouts.json").get(entry.name)
     if layout is not None:
-        known = RegistryEntry.model_validate(layout)
-        for folder in (root / known.root_folder, root / Path(known.root_folder).name):
+        published = RegistryEntry.model_validate(layout)
+        for folder in (root / published.root_folder, root / Path(published.root_folder).name):
             if folder.is_dir():
-                return folder, known
+                return folder, published
     return None
 
 
@@ -262,9 +267,9 @@ def _labels(entry: Dataset, index: _Index, classes: int, where: Path) -> NDArray
     return labels
 
 
-def _validate(model: type[_Model], given: Any, path: Path, within: str = "") -> _Model:
+def _validate(model: type[_Model], content: Any, path: Path, within: str = "") -> _Model:
     try:
-        return model.model_validate(given)
+        return model.model_validate(content)
     except ValidationError as error:
         problems = [
             f"{within}{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

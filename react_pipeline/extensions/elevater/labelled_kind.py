@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.labelled import LabelledKind, Unavailable, described, require_folder
 from react_pipeline.project import Files
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import InputError
+
+from .datasets import dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ class TestImages(LabelledKind):
         self, evaluation: EvaluationSetConfig, domain: DomainConfig
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The test images of the data set, with the domain's label of each class."""
-        from react_pipeline.extensions.elevater.evaluation_images import list_images
+        from .evaluation_images import list_images
 
         root = require_folder(evaluation)
         name = str(evaluation.dataset)
@@ -59,7 +60,7 @@ class TestImages(LabelledKind):
 
     def read(self, root: Path, name: str) -> bytes:
         """The bytes of an image; errors as of `evaluation_images.read_image`."""
-        from react_pipeline.extensions.elevater.evaluation_images import read_image
+        from .evaluation_images import read_image
 
         return read_image(root, name)
 

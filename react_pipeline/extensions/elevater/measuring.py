@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
-from react_pipeline.extensions.elevater.datasets import Dataset
-from react_pipeline.extensions.elevater.experiments import Experiment, Measurement, Protocol
-from react_pipeline.extensions.elevater.features import Features
-from react_pipeline.extensions.elevater.head import Head
-from react_pipeline.extensions.elevater.metrics import measure
-from react_pipeline.extensions.elevater.shots import split_training
-from react_pipeline.extensions.elevater.sweep import adapt
-from react_pipeline.extensions.elevater.trainer import FeatureExamples, ImageExamples, Trainer
 from react_pipeline.store import InputError, TrainingError
+
+from .datasets import Dataset
+from .experiments import Experiment, Measurement, Protocol
+from .features import Features
+from .head import Head
+from .metrics import measure
+from .shots import split_training
+from .sweep import adapt
+from .trainer import FeatureExamples, ImageExamples, Trainer
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from react_pipeline.extensions.elevater.datasets import IMAGENET, Dataset, read_data
 from react_pipeline.installation import installed_file
 from react_pipeline.labelled import lines_of, normal
 from react_pipeline.store import InputError
+
+from .datasets import IMAGENET, Dataset, read_data
 
 OVERRIDES = "class_names.json"
 """A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set:
@@ -30,7 +31,7 @@ _Overrides = dict[str, dict[str, str] | Literal["elevater-order"]]
 
 def join_names(
     entry: Dataset,
-    found: Sequence[str],
+    names: Sequence[str],
     where: Path,
     root: Path,
     *,
@@ -61,15 +62,15 @@ def join_names(
             "instead"
         )
     by_position = np.arange(entry.num_classes, dtype=np.int64)
-    if isinstance(own, str) and len(found) == entry.num_classes:
+    if isinstance(own, str) and len(names) == entry.num_classes:
         return by_position, (
             f"{where}: taken in the order of ELEVATER's own list, as {root / OVERRIDES} says",
         )
-    known = _ids_by_name(entry, {} if isinstance(own, str) else own, root)
-    ids, problems = _joined(entry, found, known)
-    if len(found) != entry.num_classes:
-        problems.insert(0, f"{len(found)} classes, {entry.name} has {entry.num_classes}")
-    elif problems and list(found) == [str(number) for number in range(entry.num_classes)]:
+    ids_by_name = _ids_by_name(entry, {} if isinstance(own, str) else own, root)
+    ids, problems = _joined(entry, names, ids_by_name)
+    if len(names) != entry.num_classes:
+        problems.insert(0, f"{len(names)} classes, {entry.name} has {entry.num_classes}")
+    elif problems and list(names) == [str(number) for number in range(entry.num_classes)]:
         if in_elevaters_order and entry.order_is_elevaters:
             note = (
                 f"{where}: labels have no names; they were taken in the order of ELEVATER's own "
@@ -87,13 +88,13 @@ def join_names(
 
 
 def _joined(
-    entry: Dataset, names: Sequence[str], known: dict[str, list[int]]
+    entry: Dataset, names: Sequence[str], ids_by_name: dict[str, list[int]]
 ) -> tuple[list[int], list[str]]:
     """The class ids of names, and what is wrong with the others."""
     ids = []
     problems = []
     for name in names:
-        candidates = known.get(normal(name))
+        candidates = ids_by_name.get(normal(name))
         if candidates is None:
             problems.append(f"{name!r}: no class of {entry.name} has this name")
         elif not candidates:
@@ -116,25 +117,25 @@ def _refusal(
 
 def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:
     # Names of one class share one list, so that a class with two names is detected.
-    known: dict[str, list[int]] = {}
+    ids_by_name: dict[str, list[int]] = {}
     for class_id, names in enumerate(entry.aliases):
-        known.setdefault(normal(names[0]), []).append(class_id)
+        ids_by_name.setdefault(normal(names[0]), []).append(class_id)
     for names in entry.aliases:
         for alias in names[1:]:
-            known.setdefault(normal(alias), known[normal(names[0])])
+            ids_by_name.setdefault(normal(alias), ids_by_name[normal(names[0])])
     for other, name in read_data("other_names.json").get(entry.name, {}).items():
-        known.setdefault(normal(other), known[normal(name)])
+        ids_by_name.setdefault(normal(other), ids_by_name[normal(name)])
     if entry.name == IMAGENET.name:
         ids = installed_file("timm", "data", "_info", "imagenet_synsets.txt")
         lines = ids.read_text(encoding="utf-8").split() if ids else []
-        known.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(lines)})
+        ids_by_name.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(lines)})
     for other, name in own.items():
-        if normal(name) not in known:
+        if normal(name) not in ids_by_name:
             raise InputError(
                 f"{root / OVERRIDES}: {entry.name}.{other}: {entry.name} has no class {name!r}"
             )
-        known[normal(other)] = known[normal(name)]
-    return known
+        ids_by_name[normal(other)] = ids_by_name[normal(name)]
+    return ids_by_name
 
 
 def _overrides(root: Path) -> _Overrides:

@@ -17,9 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.extensions.elevater.datasets import Dataset
-from react_pipeline.extensions.elevater.images import LabelledImages, labelled_images
-from react_pipeline.extensions.elevater.names import join_names
 from react_pipeline.installation import install_command
 from react_pipeline.labelled import (
     ByteSource,
@@ -30,6 +27,10 @@ from react_pipeline.labelled import (
     require_images,
 )
 from react_pipeline.store import InputError
+
+from .datasets import Dataset
+from .images import LabelledImages, labelled_images
+from .names import join_names
 
 LAYOUT = "torchvision"
 NOT_ELEVATERS_ORDER = (
@@ -62,7 +63,7 @@ class ArraySource:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Listing:
     locations: list[str]
     labels: Any
     names: Sequence[str]
@@ -87,7 +88,7 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
             f"{root / folder} (torchvision's {entry.torchvision}) has no split {split!r}"
         )
     try:
-        found = read(root, entry, splits[split])
+        listing = read(root, entry, splits[split])
     except FileNotFoundError as error:
         raise Unavailable(f"{error.filename or root / folder} is missing") from error
     except ModuleNotFoundError as error:
@@ -107,17 +108,19 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         ):
             raise Unavailable(problem) from error
         raise InputError(problem) from error
-    order, notes = join_names(entry, list(found.names), found.where, root)
-    labels = np.asarray(found.labels)
-    if not len(found.locations) or len(labels) != len(found.locations):
-        raise InputError(f"{found.where}: {len(found.locations)} images and {len(labels)} labels")
+    order, notes = join_names(entry, list(listing.names), listing.where, root)
+    labels = np.asarray(listing.labels)
+    if not len(listing.locations) or len(labels) != len(listing.locations):
+        raise InputError(
+            f"{listing.where}: {len(listing.locations)} images and {len(labels)} labels"
+        )
     if not entry.multilabel and not (labels.min() >= 0 and labels.max() < entry.num_classes):
         raise InputError(
-            f"{found.where}: label out of range, there are {entry.num_classes} classes"
+            f"{listing.where}: label out of range, there are {entry.num_classes} classes"
         )
-    notes = (*notes, *found.notes, NOT_ELEVATERS_ORDER)
+    notes = (*notes, *listing.notes, NOT_ELEVATERS_ORDER)
     return labelled_images(
-        entry, split, found.locations, labels, order, LAYOUT, found.source, notes
+        entry, split, listing.locations, labels, order, LAYOUT, listing.source, notes
     )
 
 
@@ -133,7 +136,7 @@ def _files(root: Path, paths: Sequence[Any], where: Path) -> tuple[list[str], Fi
     return locations, FileSource(root, tuple(locations))
 
 
-def _read_listed(root: Path, entry: Dataset, split: str) -> _Found:
+def _read_listed(root: Path, entry: Dataset, split: str) -> _Listing:
     made = _torchvision(entry)(str(root), split=split, download=False)
     where = root / _READERS[entry.name][0]
     samples = getattr(made, "_samples", None)
@@ -145,19 +148,19 @@ def _read_listed(root: Path, entry: Dataset, split: str) -> _Found:
         # Folders of traffic signs are numbered, and so are the classes.
         names = [f"{number:05d}" for number in range(entry.num_classes)]
     locations, source = _files(root, [path for path, _ in samples], where)
-    return _Found(locations, [label for _, label in samples], names, source, where)
+    return _Listing(locations, [label for _, label in samples], names, source, where)
 
 
-def _read_arrays(root: Path, entry: Dataset, split: str) -> _Found:
+def _read_arrays(root: Path, entry: Dataset, split: str) -> _Listing:
     made = _torchvision(entry)(str(root), train=split == "train", download=False)
     where = root / _READERS[entry.name][0]
     locations = [f"{where.name}/{split}#{number}" for number in range(len(made.data))]
-    return _Found(
+    return _Listing(
         locations, made.targets, made.classes, ArraySource(np.asarray(made.data, np.uint8)), where
     )
 
 
-def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Found:
+def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Listing:
     stem = f"camelyonpatch_level_2_split_{split}"
     images, targets = (root / "pcam" / f"{stem}_{kind}.h5" for kind in "xy")
     for path in (images, targets):
@@ -165,10 +168,10 @@ def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Found:
             raise Unavailable(f"{path} is missing")
     labels = np.asarray(_hdf5(targets, "y")).reshape(-1)
     locations = [f"{images.name}#{number}" for number in range(len(_hdf5(images, "x")))]
-    return _Found(locations, labels, ("normal", "tumor"), ArraySource(images), images)
+    return _Listing(locations, labels, ("normal", "tumor"), ArraySource(images), images)
 
 
-def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
+def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Listing:
     # torchvision joins the public and the private test, which are ELEVATER's val and test.
     paths = [root / "fer2013" / name for name in ("fer2013.csv", "icml_face_data.csv")]
     path = next((path for path in paths if path.is_file()), None)
@@ -184,7 +187,7 @@ def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
                 labels.append(int(row["emotion"]))
     names = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     source = ArraySource(np.array(pixels, np.uint8))
-    return _Found(
+    return _Listing(
         [f"{path.name}/{usage}#{number}" for number in range(len(labels))],
         labels,
         names,
@@ -193,7 +196,7 @@ def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
     )
 
 
-def _read_voc(root: Path, entry: Dataset, split: str) -> _Found:
+def _read_voc(root: Path, entry: Dataset, split: str) -> _Listing:
     made = _torchvision(entry)(str(root), year="2007", image_set=split, download=False)
     where = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
     locations, source = _files(root, made.images, where / f"{split}.txt")
@@ -204,10 +207,10 @@ def _read_voc(root: Path, entry: Dataset, split: str) -> _Found:
             image, mark = line.split()
             labels[rows[image], column] = mark == "1"
     note = "objects marked as difficult do not count as present"
-    return _Found(locations, labels, entry.class_names, source, where, (note,))
+    return _Listing(locations, labels, entry.class_names, source, where, (note,))
 
 
-_Reader = Callable[[Path, Dataset, str], _Found]
+_Reader = Callable[[Path, Dataset, str], _Listing]
 _ALL = {"train": "train", "val": "val", "test": "test"}
 _NO_VAL = {"train": "train", "test": "test"}
 _FER = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}

@@ -5,15 +5,16 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from react_pipeline.extensions.elevater.datasets import dataset
-from react_pipeline.extensions.elevater.folders import read_folder
-from react_pipeline.extensions.elevater.images import LabelledImages
-from react_pipeline.extensions.elevater.index_files import read_elevater
-from react_pipeline.extensions.elevater.originals import read_original
-from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.elevater.webdatasets import read_webdataset
 from react_pipeline.labelled import Unavailable
 from react_pipeline.project import Project
+
+from .datasets import dataset
+from .folders import read_folder
+from .images import LabelledImages
+from .index_files import read_elevater
+from .originals import read_original
+from .settings import ElevaterConfig
+from .webdatasets import read_webdataset
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,14 @@ def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> Lab
     missing = []
     for read in _READERS:
         try:
-            found = read(root, entry, split)
+            images = read(root, entry, split)
         except Unavailable as error:
             missing.append(error.reason)
             continue
-        if found is not None:
-            for note in found.notes if warn else ():
+        if images is not None:
+            for note in images.notes if warn else ():
                 logger.warning("%s: %s", name, note)
-            return found
+            return images
     what = "; ".join(missing) or f"no copy of it in {root}"
     raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")
 

@@ -22,13 +22,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.evaluation import PROGRESS, checkpoint_of, load_model
-from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
-from react_pipeline.extensions.elevater.experiments import Experiment, experiments
-from react_pipeline.extensions.elevater.features import Features
-from react_pipeline.extensions.elevater.index_files import LAYOUT
-from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.elevater.submission import (
+from react_pipeline.labelled import Unavailable
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
+from react_pipeline.stage import method_key
+from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
+
+from .datasets import DATASETS, Dataset, dataset
+from .experiments import Experiment, experiments
+from .features import Features
+from .index_files import LAYOUT
+from .readers import read_dataset
+from .settings import ElevaterConfig
+from .submission import (
     FEW_SHOT_SEEDS,
     Prediction,
     check_submission,
@@ -37,25 +43,21 @@ from react_pipeline.extensions.elevater.submission import (
     write_prediction,
     write_submission,
 )
-from react_pipeline.extensions.elevater.summary import (
+from .summary import (
     fewer_images,
     mean_over_datasets,
     summarize,
     to_markdown,
     with_figures,
 )
-from react_pipeline.labelled import Unavailable
-from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
-from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
 
 if TYPE_CHECKING:
     from torch import nn
 
     from react_pipeline.clip import Clip
-    from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, Outcome
-    from react_pipeline.extensions.elevater.trainer import ImageExamples
+
+    from .measuring import DatasetMeasurer, Outcome
+    from .trainer import ImageExamples
 
 BENCHMARK_RESULTS = "benchmark_results"
 
@@ -136,7 +138,7 @@ class _Measuring:
         return load_model(self.project, self.checkpoint)
 
     def measure(self, entry: Dataset) -> list[dict[str, Any]]:
-        from react_pipeline.extensions.elevater.measuring import DatasetMeasurer, unavailable
+        from .measuring import DatasetMeasurer, unavailable
 
         planned = experiments(self.project.config.section(ElevaterConfig))
         self._examples.clear()
@@ -158,7 +160,7 @@ class _Measuring:
         return rows
 
     def _adapted(self, measurer: DatasetMeasurer, experiment: Experiment) -> Outcome:
-        from react_pipeline.extensions.elevater.measuring import unavailable
+        from .measuring import unavailable
 
         try:
             train = Features.read(self.features, measurer.entry.name, "train")
@@ -170,8 +172,9 @@ class _Measuring:
         """The images that features were made of; looked for only when a tower is trained."""
         import torch
 
-        from react_pipeline.extensions.elevater.trainer import ImageExamples
         from react_pipeline.labelled import PreprocessedImages, preprocessing
+
+        from .trainer import ImageExamples
 
         about = features.about
         if about.digest not in self._examples:

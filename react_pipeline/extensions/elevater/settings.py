@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.settings import Section
 from react_pipeline.store import InputError
+
+from .datasets import DATASETS, dataset
 
 
 class ElevaterConfig(Section):

@@ -125,13 +125,13 @@ def hold_out(labels: Labels) -> tuple[Indices, Indices]:
 
 def _greedy_cover(labels: Labels) -> Indices:
     free = labels.astype(np.int64)
-    wanted = np.ceil(free.sum(axis=0) * HELD_OUT)
+    missing = np.ceil(free.sum(axis=0) * HELD_OUT)
     held: list[int] = []
-    while (wanted > 0).any():
-        class_id = int(np.argmax(wanted > 0))
+    while (missing > 0).any():
+        class_id = int(np.argmax(missing > 0))
         image = int(np.argmax(free[:, class_id] > 0))
         held.append(image)
-        wanted -= free[image]
+        missing -= free[image]
         free[image] = 0
     return np.asarray(held, dtype=np.int64)
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.project import Project, outside
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
 from react_pipeline.store import Artifact
 
+from .settings import ElevaterConfig
+
 
 def _features(project: Project, slug: str, method: str) -> Artifact:
-    from react_pipeline.extensions.elevater.features import publish_features
+    from .features import publish_features
 
     return publish_features(project, slug, method)
 
 
 def _results(project: Project, slug: str, method: str) -> Artifact:
-    from react_pipeline.extensions.elevater.results import publish_results
+    from .results import publish_results
 
     return publish_results(project, slug, method)
 
 
 def _comparison(project: Project, slug: str) -> Artifact:
-    from react_pipeline.extensions.elevater.comparison import compare_benchmarks
+    from .comparison import compare_benchmarks
 
     return compare_benchmarks(project, slug)
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, Dataset
 from react_pipeline.store import Problem, rename_synced
+
+from .datasets import DATASETS, IMAGENET, Dataset
 
 DECIMALS = 6
 MEMBER = "all_predictions.json"

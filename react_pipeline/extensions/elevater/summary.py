@@ -6,9 +6,10 @@ Does not belong here: measuring (`measuring`), the difference to the base (`comp
 import numpy as np
 import pandas as pd
 
-from react_pipeline.extensions.elevater.datasets import DATASETS
-from react_pipeline.extensions.elevater.experiments import Experiment
 from react_pipeline.pages import escaped, markdown_table
+
+from .datasets import DATASETS
+from .experiments import Experiment
 
 SUMMARY_COLUMNS = [
     "dataset",
@@ -116,9 +117,15 @@ def to_markdown(summary: pd.DataFrame) -> str:
 
 
 def _images(group: pd.DataFrame) -> str:
-    found = int(group["n"].max())
+    images = int(group["n"].max())
     expected = int(group["expected"].iloc[0])
-    return "–" if not found else f"{found:,}" if found == expected else f"{found:,} of {expected:,}"
+    return (
+        "–"
+        if not images
+        else f"{images:,}"
+        if images == expected
+        else f"{images:,} of {expected:,}"
+    )
 
 
 def _cell(value: float, spread: float, seeds: int) -> str:

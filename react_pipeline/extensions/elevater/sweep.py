@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.extensions.elevater.shots import Split
 from react_pipeline.store import TrainingError
+
+from .shots import Split
 
 LEARNING_RATES = tuple(np.logspace(-6, -1, 6).tolist())
 WEIGHT_DECAYS = tuple(np.logspace(-6, 6, 97).tolist())
@@ -162,17 +163,17 @@ def adapt(
     how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
     searched = train.subset(split.search)
     held_out = train.subset(split.held_out)
-    found = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
+    search = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
     (final,) = train_trials(
-        train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True
+        train.subset(split.final), test, [search.best], epochs=FINAL_EPOCHS, keep_probabilities=True
     )
     if final.failure:
         raise TrainingError(
-            f"final training with learning rate {found.best.learning_rate:g} and weight decay "
-            f"{found.best.weight_decay:g}: {final.failure} after {len(final.scores)} of "
+            f"final training with learning rate {search.best.learning_rate:g} and weight decay "
+            f"{search.best.weight_decay:g}: {final.failure} after {len(final.scores)} of "
             f"{FINAL_EPOCHS} epochs; give a lower learning rate"
         )
-    return Adaptation(found, final)
+    return Adaptation(search, final)
 
 
 def _neighbours(point: int, step: int, *, last: int) -> list[int]:

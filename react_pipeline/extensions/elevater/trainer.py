@@ -19,7 +19,8 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
 from react_pipeline.clip import Clip
-from react_pipeline.extensions.elevater.head import (
+
+from .head import (
     BATCH_SIZE,
     MOMENTUM,
     NOT_FINITE,
@@ -29,8 +30,8 @@ from react_pipeline.extensions.elevater.head import (
     losses,
     record,
 )
-from react_pipeline.extensions.elevater.shots import Indices
-from react_pipeline.extensions.elevater.sweep import Curve, Trial
+from .shots import Indices
+from .sweep import Curve, Trial
 
 HEADS_AT_ONCE = 64
 """Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch."""

@@ -16,11 +16,12 @@ from typing import IO, Any
 import numpy as np
 
 from react_pipeline.corpus import Member, Sample, ShardIndex, index_shard
-from react_pipeline.extensions.elevater.datasets import Dataset
-from react_pipeline.extensions.elevater.images import LabelledImages, labelled_images
-from react_pipeline.extensions.elevater.names import join_names
 from react_pipeline.labelled import MAX_IMAGE_BYTES, Unavailable, lines_of, open_once, read_lines
 from react_pipeline.store import CorpusError, InputError
+
+from .datasets import Dataset
+from .images import LabelledImages, labelled_images
+from .names import join_names
 
 LAYOUT = "webdataset"
 _MOST_LABEL_BYTES = 1 << 20
