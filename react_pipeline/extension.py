@@ -33,6 +33,24 @@ GROUP = "react_pipeline.extensions"
 CORE = EntryPoint("core", "react_pipeline.pipeline:Core", GROUP)
 
 Brought = TypeVar("Brought")
+Row = TypeVar("Row")
+
+
+class LazyTable(Mapping[str, Row]):
+    """Rows by name, read from the extensions when they are first asked for."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Row]]) -> None:
+        """`read` remembers its answer."""
+        self._read = read
+
+    def __getitem__(self, name: str) -> Row:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
 
 
 class Extension:

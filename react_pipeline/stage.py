@@ -8,12 +8,12 @@ an artifact is fresh (`lineage`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from react_pipeline.extension import Extension, brought
+from react_pipeline.extension import Extension, LazyTable, brought
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean
 from react_pipeline.store import Artifact, InputError
@@ -169,19 +169,6 @@ def model_parents(method: str) -> tuple[str, ...]:
     )
 
 
-class _Table(Mapping[str, Stage]):
-    """The rows by name, found when they are first asked for."""
-
-    def __getitem__(self, name: str) -> Stage:
-        return _rows()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_rows())
-
-    def __len__(self) -> int:
-        return len(_rows())
-
-
 @cache
 def _rows() -> dict[str, Stage]:
     rows: dict[str, Stage] = {}
@@ -211,4 +198,4 @@ def _require_sound(row: Stage, names: Collection[str]) -> None:
         raise ValueError(f"{row.name}: no stage is called {', '.join(sorted(unknown))}")
 
 
-STAGES: Mapping[str, Stage] = _Table()
+STAGES = LazyTable(_rows)

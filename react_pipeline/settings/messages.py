@@ -70,7 +70,7 @@ def problems_of(model: type[BaseModel], raw: Any, errors: list[Any], file: Path)
         errors: Of pydantic, for `raw` as `model`.
     """
     faults = _distinct([_fault(model, raw, error) for error in errors])
-    root = read_nodes(file)
+    written = dict(_written(read_nodes(file)))
     meant = {(fault.path[:-1], name) for fault in faults if (name := _meant(fault))}
     # A field that is only misspelt is not missing.
     faults = [
@@ -80,7 +80,7 @@ def problems_of(model: type[BaseModel], raw: Any, errors: list[Any], file: Path)
     ]
     problems = []
     for fault in faults[:MAX_PROBLEMS]:
-        text, line = _written(root, fault.path)
+        text, line = written.get(fault.path, ("", 0))
         where = f" (line {line})" if line else ""
         sentence = without_secrets(_sentence(fault, model, text))
         problems.append(Problem(file, ".".join(map(str, fault.path)), sentence + where))
@@ -202,23 +202,18 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
     shown = f" (found {written[:_MAX_SHOWN]})" if isinstance(value, (str, int, float, date)) else ""
     if kind in ("string_type", "path_type") and isinstance(value, (bool, int, float, date)):
         return _quote(value, text)
-    if fault.info and fault.info.description:
-        near = (
-            did_you_mean(value, _literals(fault.info.annotation)) if isinstance(value, str) else ""
-        )
-        return f"must be {fault.info.description}{f'; {near}' if near else ''}{shown}"
+    choices = _literals(fault.info.annotation) if fault.info else []
+    expected = fault.info.description if fault.info else None
+    if kind == "literal_error" and not expected:
+        expected = fault.context["expected"].replace("'", "")
+    if expected:
+        near = did_you_mean(value, choices) if isinstance(value, str) else ""
+        return f"must be {expected}{f'; {near}' if near else ''}{shown}"
     if kind == "tuple_type" and shown:
         return f"must be a list; write [{text or value}]"
     if kind == "model_type":
         names = ", ".join(f"`{name}`" for name in list(fault.section.model_fields)[:_EXAMPLES])
         return f"must be a mapping with fields such as {names}{shown}"
-    if kind == "literal_error":
-        choices = _literals(fault.info.annotation) if fault.info else []
-        near = did_you_mean(value, choices) if isinstance(value, str) else ""
-        return (
-            "must be "
-            f"{fault.context['expected'].replace(chr(39), '')}{f'; {near}' if near else ''}{shown}"
-        )
     if kind in _SENTENCES:
         return _SENTENCES[kind].format(**fault.context) + (shown if value != "" else "")
     return re.sub(r"^\w+ should", "must", fault.message) + shown
@@ -227,13 +222,9 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
 def _quote(value: bool | int | float | date, text: str) -> str:
     """The answer to a name that YAML reads as something else, such as yes, 12 and 2024-01-01."""
     written = text or str(value)
-    read = (
-        f"{value}".lower()
-        if isinstance(value, bool)
-        else "a date"
-        if isinstance(value, date)
-        else "a number"
-    )
+    read = "a date" if isinstance(value, date) else "a number"
+    if isinstance(value, bool):
+        read = str(value).lower()
     return (
         f"{written} is read as {read}, not as text: quote it: "
         f"{json.dumps(written, ensure_ascii=False)}"
@@ -274,22 +265,15 @@ def _fields_below(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterat
             yield from _fields_below(section, (*above, name))
 
 
-def _written(root: yaml.Node | None, path: tuple[int | str, ...]) -> tuple[str, int]:
-    """What the file says at a path, "" if that is no single value, and in which line; 0 if it is
-    not there.
-    """
-    node = root
-    line = 0
-    for part in path:
-        inside: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
-        if isinstance(node, yaml.MappingNode):
-            inside = {
-                key.value: (key, value)
-                for key, value in node.value
-                if isinstance(key, yaml.ScalarNode)
-            }
-        elif isinstance(node, yaml.SequenceNode):
-            inside = {number: (item, item) for number, item in enumerate(node.value)}
-        key, node = inside.get(part, (None, None))
-        line = line_of(key) if key else 0
-    return (node.value if isinstance(node, yaml.ScalarNode) else ""), line
+def _written(
+    node: yaml.Node | None, path: tuple[int | str, ...] = (), line: int = 0
+) -> Iterator[tuple[tuple[int | str, ...], tuple[str, int]]]:
+    """For each path of a file what it says there, "" if that is no single value, and the line."""
+    yield path, (node.value if isinstance(node, yaml.ScalarNode) else "", line)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                yield from _written(value, (*path, key.value), line_of(key))
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _written(item, (*path, number), line_of(item))

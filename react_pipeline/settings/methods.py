@@ -8,12 +8,12 @@ here: any method (`training.methods`, or an extension), how a training runs (`tr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extension import Extension, brought
+from react_pipeline.extension import Extension, LazyTable, brought
 
 if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
@@ -83,21 +83,6 @@ class Base(Method):
     colour = "#6b7280"
 
 
-class _Table(Mapping[str, Method]):
-    """Every method that is measured, by name, found when they are first asked for: `base`, then
-    each method with its control.
-    """
-
-    def __getitem__(self, name: str) -> Method:
-        return _methods()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_methods())
-
-    def __len__(self) -> int:
-        return len(_methods())
-
-
 @cache
 def _methods() -> dict[str, Method]:
     methods: dict[str, Method] = {Base.name: Base()}
@@ -126,7 +111,8 @@ def _add(method: Method, methods: dict[str, Method]) -> None:
     methods[method.name + CONTROL_SUFFIX] = control
 
 
-METHODS: Mapping[str, Method] = _Table()
+METHODS = LazyTable(_methods)
+"""Every method that is measured, by name: `base`, then each method with its control."""
 
 
 def add_method(method: Method) -> None:

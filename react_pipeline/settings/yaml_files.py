@@ -86,13 +86,7 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
             [Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())[:500]}")]
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        kind = (
-            "is empty"
-            if loaded is None
-            else "is a list"
-            if isinstance(loaded, list)
-            else "is not one"
-        )
+        kind = {type(None): "is empty", list: "is a list"}.get(type(loaded), "is not one")
         raise ConfigError(
             [Problem(path, "", f"must be a mapping, with lines such as `field: value`; it {kind}")]
         )
