@@ -93,7 +93,9 @@ class DatasetMeasurer:
         trainer = Trainer(head, self.entry.metric, self.clip if tunes else None)
         # Outside of the try: data that changed stop everything, they are no figure that is
         # unavailable.
-        parts = [(images if tunes else self._examples)(part) for part in (train, self.test)]
+        examples: Callable[[Features], Any] = images if tunes else self._examples
+        trained_on = examples(train)
+        tested_on = examples(self.test)
         try:
             split = split_training(
                 train.labels,
@@ -102,7 +104,7 @@ class DatasetMeasurer:
                 seed=experiment.seed,
                 dataset=self.entry.name,
             )
-            adaptation = adapt(trainer, *parts, split)
+            adaptation = adapt(trainer, trained_on, tested_on, split)
         except (InputError, TrainingError) as error:
             return unavailable(self.entry, experiment, str(error), self.test)
         search = adaptation.search
