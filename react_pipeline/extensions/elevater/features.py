@@ -32,12 +32,10 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store import (
-    MANIFEST,
     Artifact,
     CorruptArtifact,
     MissingArtifact,
     link_or_copy,
-    read_manifest,
     remove_scratch,
     seal,
     sealed,
@@ -251,13 +249,14 @@ class _Writer:
 
     def _published(self) -> Iterator[Artifact]:
         store = self.project.store
-        for path in sorted((store.root / BENCHMARK_FEATURES).glob(f"*/*/*/{MANIFEST}")):
-            slug, method, fingerprint = path.parts[-4:-1]
+        for key in store.keys(BENCHMARK_FEATURES):
             try:
-                manifest = read_manifest(path.parent, BENCHMARK_FEATURES)
-                # An older version of the code may have encoded differently.
-                same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
-                if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
-                    yield store.open(BENCHMARK_FEATURES, f"{slug}/{method}", fingerprint)
+                artifact = store.current(BENCHMARK_FEATURES, key)
             except (CorruptArtifact, MissingArtifact) as error:
                 logger.warning("not used: %s", error)
+                continue
+            manifest = artifact.manifest
+            # An older version of the code may have encoded differently.
+            same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
+            if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
+                yield artifact

@@ -5,7 +5,6 @@ which torchvision knows no split (caltech-101, eurosat_clip). torch is loaded on
 found. The splits are the official ones, the order of images is torchvision's.
 """
 
-import csv
 import io
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -80,32 +80,27 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         Unavailable: If torchvision has no such split, or its files are missing.
         InputError: If torchvision finds them damaged, or classes do not match.
     """
-    if entry.name not in _READERS or not (root / _READERS[entry.name][0]).is_dir():
+    layout = entry.original
+    if layout is None or not (root / layout["folder"]).is_dir():
         return None
-    folder, splits, read = _READERS[entry.name]
-    if split not in splits:
-        raise Unavailable(
-            f"{root / folder} (torchvision's {entry.torchvision}) has no split {split!r}"
-        )
+    where = root / layout["folder"]
+    if split not in layout["splits"]:
+        raise Unavailable(f"{where} (torchvision's {entry.torchvision}) has no split {split!r}")
     try:
-        listing = read(root, entry, splits[split])
+        listing = _READERS[layout["form"]](root, where, entry, layout["splits"][split])
     except FileNotFoundError as error:
-        raise Unavailable(f"{error.filename or root / folder} is missing") from error
+        raise Unavailable(f"{error.filename or where} is missing") from error
     except ModuleNotFoundError as error:
-        raise InputError(f"{root / folder}: {error}: {install_command('elevater')}") from error
+        raise InputError(f"{where}: {error}: {install_command('elevater')}") from error
     except InputError:
         raise
     # torchvision raises RuntimeError for what it misses; what it then parses fails in any way.
     except Exception as error:
         problem = (
-            f"{root / folder}: torchvision's {entry.torchvision} cannot read it ({error}); copy "
-            "it again"
+            f"{where}: torchvision's {entry.torchvision} cannot read it ({error}); copy it again"
         )
-        if (
-            isinstance(error, RuntimeError)
-            and "not found" in str(error)
-            and "corrupted" not in str(error)
-        ):
+        is_missing = "not found" in str(error) and "corrupted" not in str(error)
+        if is_missing and isinstance(error, RuntimeError):
             raise Unavailable(problem) from error
         raise InputError(problem) from error
     order, notes = join_names(entry, list(listing.names), listing.where, root)
@@ -136,9 +131,8 @@ def _files(root: Path, paths: Sequence[Any], where: Path) -> tuple[list[str], Fi
     return locations, FileSource(root, tuple(locations))
 
 
-def _read_listed(root: Path, entry: Dataset, split: str) -> _Listing:
+def _read_listed(root: Path, where: Path, entry: Dataset, split: str) -> _Listing:
     made = _torchvision(entry)(str(root), split=split, download=False)
-    where = root / _READERS[entry.name][0]
     samples = getattr(made, "_samples", None)
     if samples is None:
         images = getattr(made, "_image_files", None)
@@ -151,18 +145,17 @@ def _read_listed(root: Path, entry: Dataset, split: str) -> _Listing:
     return _Listing(locations, [label for _, label in samples], names, source, where)
 
 
-def _read_arrays(root: Path, entry: Dataset, split: str) -> _Listing:
+def _read_arrays(root: Path, where: Path, entry: Dataset, split: str) -> _Listing:
     made = _torchvision(entry)(str(root), train=split == "train", download=False)
-    where = root / _READERS[entry.name][0]
+    source = ArraySource(np.asarray(made.data, np.uint8))
     locations = [f"{where.name}/{split}#{number}" for number in range(len(made.data))]
-    return _Listing(
-        locations, made.targets, made.classes, ArraySource(np.asarray(made.data, np.uint8)), where
-    )
+    return _Listing(locations, made.targets, made.classes, source, where)
 
 
-def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Listing:
+def _read_pcam(_root: Path, where: Path, _entry: Dataset, split: str) -> _Listing:
     stem = f"camelyonpatch_level_2_split_{split}"
-    images, targets = (root / "pcam" / f"{stem}_{kind}.h5" for kind in "xy")
+    images = where / f"{stem}_x.h5"
+    targets = where / f"{stem}_y.h5"
     for path in (images, targets):
         if not path.is_file():
             raise Unavailable(f"{path} is missing")
@@ -171,65 +164,43 @@ def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Listing:
     return _Listing(locations, labels, ("normal", "tumor"), ArraySource(images), images)
 
 
-def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Listing:
+def _read_fer(_root: Path, where: Path, _entry: Dataset, usage: str) -> _Listing:
     # torchvision joins the public and the private test, which are ELEVATER's val and test.
-    paths = [root / "fer2013" / name for name in ("fer2013.csv", "icml_face_data.csv")]
+    paths = [where / "fer2013.csv", where / "icml_face_data.csv"]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise Unavailable(f"{paths[0]} and {paths[1].name} are missing")
-    pixels = []
-    labels = []
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 20))
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, skipinitialspace=True):
-            if row["Usage"] == usage:
-                pixels.append(np.array(row["pixels"].split(), np.uint8).reshape(48, 48))
-                labels.append(int(row["emotion"]))
+    table = pd.read_csv(path, skipinitialspace=True)
+    rows = table[table["Usage"] == usage]
+    pixels = [np.array(text.split(), np.uint8).reshape(48, 48) for text in rows["pixels"]]
     names = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    locations = [f"{path.name}/{usage}#{number}" for number in range(len(rows))]
     source = ArraySource(np.array(pixels, np.uint8))
-    return _Listing(
-        [f"{path.name}/{usage}#{number}" for number in range(len(labels))],
-        labels,
-        names,
-        source,
-        path,
-    )
+    return _Listing(locations, rows["emotion"].to_numpy(), names, source, path)
 
 
-def _read_voc(root: Path, entry: Dataset, split: str) -> _Listing:
+def _read_voc(root: Path, where: Path, entry: Dataset, split: str) -> _Listing:
     made = _torchvision(entry)(str(root), year="2007", image_set=split, download=False)
-    where = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
-    locations, source = _files(root, made.images, where / f"{split}.txt")
+    lists = where / "ImageSets" / "Main"
+    locations, source = _files(root, made.images, lists / f"{split}.txt")
     rows = {Path(location).stem: row for row, location in enumerate(locations)}
     labels = np.zeros((len(locations), entry.num_classes), np.uint8)
     for column, name in enumerate(entry.class_names):
-        for line in read_lines(where / f"{name}_{split}.txt"):
+        for line in read_lines(lists / f"{name}_{split}.txt"):
             image, mark = line.split()
             labels[rows[image], column] = mark == "1"
     note = "objects marked as difficult do not count as present"
-    return _Listing(locations, labels, entry.class_names, source, where, (note,))
+    return _Listing(locations, labels, entry.class_names, source, lists, (note,))
 
 
-_Reader = Callable[[Path, Dataset, str], _Listing]
-_ALL = {"train": "train", "val": "val", "test": "test"}
-_NO_VAL = {"train": "train", "test": "test"}
-_FER = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-_READERS: dict[str, tuple[str, dict[str, str], _Reader]] = {
-    "cifar-10": ("cifar-10-batches-py", _NO_VAL, _read_arrays),
-    "cifar-100": ("cifar-100-python", _NO_VAL, _read_arrays),
-    "dtd": ("dtd/dtd", _ALL, _read_listed),
-    "fer-2013": ("fer2013", _FER, _read_fer),
-    "fgvc-aircraft-2013b-variants102": ("fgvc-aircraft-2013b", _ALL, _read_listed),
-    "food-101": ("food-101/images", _NO_VAL, _read_listed),
-    "gtsrb": ("gtsrb/GTSRB", _NO_VAL, _read_listed),
-    "mnist": ("MNIST", _NO_VAL, _read_arrays),
-    "oxford-flower-102": ("flowers-102", _ALL, _read_listed),
-    "oxford-iiit-pets": ("oxford-iiit-pet", {"train": "trainval", "test": "test"}, _read_listed),
-    "patch-camelyon": ("pcam", {"train": "train", "val": "valid", "test": "test"}, _read_pcam),
-    "stanford-cars": ("stanford_cars", _NO_VAL, _read_listed),
-    "voc-2007-classification": ("VOCdevkit/VOC2007", _ALL, _read_voc),
+_READERS: dict[str, Callable[[Path, Path, Dataset, str], _Listing]] = {
+    "listed": _read_listed,
+    "arrays": _read_arrays,
+    "pcam": _read_pcam,
+    "fer": _read_fer,
+    "voc": _read_voc,
 }
-"""For each data set its folder below the root, the names of its splits, and how it is read."""
+"""By the form that a row of the table names."""
 
 
 def _hdf5(path: Path, name: str) -> Any:
