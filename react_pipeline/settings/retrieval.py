@@ -60,38 +60,44 @@ class RetrievalConfig(Section):
     @model_validator(mode="after")
     def _every_setting_does_something(self) -> Self:
         if idle := self.idle():
-            raise ValueError("; ".join(found.message for found in idle))
+            raise ValueError("; ".join(setting.message for setting in idle))
         return self
 
     def idle(self) -> list[Idle]:
         """Settings that have no effect with the others, of a copy too whose fields came from
         several files.
         """
-        found: list[Idle] = []
-        used = {*self.modes, *(["filter"] if self.fusion == "filter" else [])}
-        floors = {name: floor for name, floor in self.min_similarity.items() if name in used}
-        rest = f"{{{', '.join(f'{name}: {floor:g}' for name, floor in floors.items())}}}"
-        for name in [name for name in self.min_similarity if name not in floors]:
-            field, because, fix = (
-                ("fusion", self.fusion, "set `fusion: filter`")
-                if name == "filter"
-                else ("modes", f"[{', '.join(self.modes)}]", f"add {name} to `modes`")
-            )
+        idle: list[Idle] = []
+        floors = {}
+        without_effect = []
+        for name, floor in self.min_similarity.items():
+            if name in self.modes or (name == "filter" and self.fusion == "filter"):
+                floors[name] = f"{name}: {floor:g}"
+            else:
+                without_effect.append(name)
+        for name in without_effect:
+            cause = "modes"
+            value = f"[{', '.join(self.modes)}]"
+            fix = f"add {name} to `modes`"
+            if name == "filter":
+                cause = "fusion"
+                value = self.fusion
+                fix = "set `fusion: filter`"
             message = (
-                f"`min_similarity.{name}` does nothing with `{field}: {because}`; {fix}, or write"
+                f"`min_similarity.{name}` does nothing with `{cause}: {value}`; {fix}, or write "
+                f"`min_similarity: {{{', '.join(floors.values())}}}`"
             )
-            found.append(Idle("min_similarity", field, f"{message} `min_similarity: {rest}`"))
+            idle.append(Idle("min_similarity", cause, message))
         if self.choose == "all" and "t2t" not in self.modes:
-            found.append(
-                Idle("choose", "modes", "`choose: all` goes by captions; add t2t to `modes`")
-            )
+            message = "`choose: all` goes by captions; add t2t to `modes`"
+            idle.append(Idle("choose", "modes", message))
         if self.filter_by == "seeds" and self.fusion != "filter":
             message = (
                 f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
-                "filter`, or write"
+                "filter`, or write `filter_by: prompts`"
             )
-            found.append(Idle("filter_by", "fusion", f"{message} `filter_by: prompts`"))
-        return found
+            idle.append(Idle("filter_by", "fusion", message))
+        return idle
 
     @property
     def uses_seeds(self) -> bool:

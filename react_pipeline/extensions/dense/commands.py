@@ -60,35 +60,32 @@ def check(
 
     project = load_project(config)
     dense = project.config.section(DenseConfig)
-    rows = []
-    wrong = False
     if dense.root is None or not dense.sets(domain):
         raise InputError(
             f"{project.path}: dense.root, and dense.datasets or dense.own, are not set"
         )
     if domain or "{domain}" in str(dense.own):
         project.domain(domain)  # one that is not there is an error, with a list of those that are
+    rows = []
     for entry in dense.sets(domain):
         try:
-            found = read_dense_set(dense.root, entry)
-            for position in tqdm(range(len(found)), entry.name, disable=None, leave=False):
-                image = found.image(position, project.config.corpus.max_pixels)
-                if found.labels is not None:
-                    found.label_map(position, image.size)
-            images = f"{len(found):,}" + (f" of {entry.expected:,}" if entry.expected else "")
-            skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
-            rows.append(
-                [entry.name, entry.task, "ok", images, str(len(found.class_names)), skipped]
-            )
+            images = read_dense_set(dense.root, entry)
+            for position in tqdm(range(len(images)), entry.name, disable=None, leave=False):
+                image = images.image(position, project.config.corpus.max_pixels)
+                if images.labels is not None:
+                    images.label_map(position, image.size)
+            count = f"{len(images):,}" + (f" of {entry.expected:,}" if entry.expected else "")
+            skipped = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items())
+            facts = ["ok", count, len(images.class_names), skipped]
         except Unavailable as error:
-            rows.append([entry.name, entry.task, "missing", "", "", error.reason])
+            facts = ["missing", "", "", error.reason]
         except InputError as error:
-            wrong = True
-            rows.append([entry.name, entry.task, "wrong", "", "", str(error)])
+            facts = ["wrong", "", "", str(error)]
+        rows.append([entry.name, entry.task, *facts])
     print_table(
         ["set", "task", "", "images", "classes", "boxes left out or cut; what is wrong"], rows
     )
-    raise typer.Exit(1 if wrong else 0)
+    raise typer.Exit(int(any(row[2] == "wrong" for row in rows)))
 
 
 @dense_app.command()
