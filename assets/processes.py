@@ -207,9 +207,7 @@ def failure(exchange: Path) -> Exception | None:
     """The error that ended a training: our own exceptions first, since the other processes then
     fail with communication errors.
     """
-    failures = [
-        json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")
-    ]
+    failures = [json.loads(path.read_bytes()) for path in exchange.glob("failure-*.json")]
     if not failures:
         return None
     first = min(failures, key=lambda entry: (_type_of(entry["kind"]) is None, entry["time"]))

@@ -49,7 +49,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             could run code.
     """
     try:
-        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads((directory / CONFIG_FILE).read_bytes())
         model_cfg = dict(config["model_cfg"])
         preprocess_cfg = dict(config["preprocess_cfg"])
         for part in ("vision_cfg", "text_cfg"):

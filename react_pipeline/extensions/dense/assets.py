@@ -65,7 +65,7 @@ def wrong_detections(artifact: Artifact) -> int:
     sizes = pd.read_parquet(artifact.file("images.parquet"))
     wrong = 0
     for name in files:
-        detections = pd.DataFrame(json.loads(artifact.file(name).read_text(encoding="utf-8")))
+        detections = pd.DataFrame(json.loads(artifact.file(name).read_bytes()))
         if detections.empty:
             continue
         of_set = sizes[sizes["set"] == name.removeprefix("detections/").split("--")[0]]

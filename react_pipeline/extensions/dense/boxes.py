@@ -118,7 +118,7 @@ def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
     ids = {about["id"] for about in (images.truth or {})["images"]}
     boxes = defaultdict(list)
     try:
-        for row in json.loads(path.read_text(encoding="utf-8")):
+        for row in json.loads(path.read_bytes()):
             if row["image_id"] in ids:
                 left, top, width, height = map(float, row["bbox"])
                 boxes[row["image_id"]].append(([left, top, width, height], float(row["score"])))

@@ -38,7 +38,7 @@ _TEMPLATES = (
 @cache
 def read_data(file_name: str) -> Any:
     """A JSON file of `data/`."""
-    return json.loads((DATA / file_name).read_text(encoding="utf-8"))
+    return json.loads((DATA / file_name).read_bytes())
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def dataset(name: str) -> Dataset:
 @cache
 def _clip_benchmark(file_name: str) -> Any:
     if path := installed_file("clip_benchmark", "datasets", file_name):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     raise InputError(
         f"class names and templates need clip-benchmark's {file_name}, which is not installed: "
         f"{install_command('elevater')}"

@@ -98,9 +98,7 @@ class Features:
         place = f"{name}/{split}"
         if place in artifact.counts["missing"]:
             raise Unavailable(artifact.counts["missing"][place])
-        about = SplitFeatures.model_validate_json(
-            artifact.file(f"{place}.json").read_text(encoding="utf-8")
-        )
+        about = SplitFeatures.model_validate_json(artifact.file(f"{place}.json").read_bytes())
         features, labels = (
             np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False)
             for end in ("", "_labels")

@@ -258,7 +258,7 @@ def _merged(files: Iterable[Path]) -> dict[str, Any]:
     are equal.
     """
     parts = sorted(
-        (json.loads(file.read_text(encoding="utf-8")) for file in files),
+        (json.loads(file.read_bytes()) for file in files),
         key=itemgetter("rnd_seeds"),
     )
     trained = [part["num_trainable_params"] for part in parts]
