@@ -75,11 +75,11 @@ def objects(image: Image.Image) -> Tensor:
             box = (left - taken, top - taken, right + taken, bottom + taken)
             areas[box] = (box[2] - box[0]) * (box[3] - box[1])
     boxes = sorted(areas, key=lambda box: -areas[box])
-    joined = [
-        (*map(min, one[:2], other[:2]), *map(max, one[2:], other[2:]))
-        for one, other in combinations(boxes[:MAX_UNITED], 2)
-    ]
-    return _usable(np.array([*boxes, *dict.fromkeys(joined)], np.float32).reshape(-1, 4), image)
+    for one, other in combinations(boxes[:MAX_UNITED], 2):
+        corners = zip(one, other, strict=True)
+        left, top, right, bottom = ((min(pair), max(pair)) for pair in corners)
+        boxes.append((left[0], top[0], right[1], bottom[1]))
+    return _usable(np.array(boxes, np.float32).reshape(-1, 4), image)
 
 
 def grid(image: Image.Image) -> Tensor:
@@ -92,10 +92,8 @@ def grid(image: Image.Image) -> Tensor:
         for ratio in GRID_RATIOS:
             wide, tall = (min(width, height) * side * ratio**power for power in (0.5, -0.5))
             for x in np.arange(0, max(width - wide, 0) + 1, wide / 2):
-                boxes += [
-                    (x, y, x + wide, y + tall)
-                    for y in np.arange(0, max(height - tall, 0) + 1, tall / 2)
-                ]
+                for y in np.arange(0, max(height - tall, 0) + 1, tall / 2):
+                    boxes.append((x, y, x + wide, y + tall))
     return _usable(np.array(boxes, np.float32), image)
 
 

@@ -28,17 +28,10 @@ def list_sets() -> None:
     """List the known sets: task, classes, images, where they are available. Others are listed in
     `dense.own`.
     """
-    rows = [
-        [
-            entry.name,
-            entry.task,
-            len(entry.class_names),
-            f"{entry.expected:,}",
-            entry.truth,
-            entry.homepage,
-        ]
-        for entry in dense_sets().values()
-    ]
+    rows = []
+    for entry in dense_sets().values():
+        counts = [len(entry.class_names), f"{entry.expected:,}"]
+        rows.append([entry.name, entry.task, *counts, entry.truth, entry.homepage])
     print_table(["set", "task", "classes", "images", "truth", "homepage"], rows, right=4)
 
 
@@ -113,10 +106,10 @@ def demo(
         console.print(f"\n{slug}: {Path(artifact.file('dashboard.html'))}")
         table = pd.read_parquet(artifact.file("table.parquet"))
         table = table[table["figure"].isin(["ap50", "miou"])]
-        rows = [
-            [*row[:4], *(f"{100 * value:.1f}" for value in row[4:6]), f"{100 * row.delta:+.1f}"]
-            for row in table.itertuples(index=False)
-        ]
+        rows = []
+        for row in table.itertuples(index=False):
+            percents = [f"{100 * value:.1f}" for value in row[4:6]]
+            rows.append([*row[:4], *percents, f"{100 * row.delta:+.1f}"])
         print_table(
             ["method", "set", "source", "figure", "base %", "method %", "delta"], rows, right=3
         )

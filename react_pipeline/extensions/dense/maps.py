@@ -135,10 +135,9 @@ class Segmenter:
         side = window // self.tower.stride * self.tower.stride or max(pixels.shape)
         parts = [min(side, whole) for whole in pixels.shape[-2:]]
         step = self.config.stride or side // 2
-        starts = [
-            [*range(0, whole - part, step), whole - part]
-            for whole, part in zip(pixels.shape[-2:], parts, strict=True)
-        ]
+        starts = []
+        for whole, part in zip(pixels.shape[-2:], parts, strict=True):
+            starts.append([*range(0, whole - part, step), whole - part])
         tall, wide = parts
         windows = [
             pixels[0, :, top : top + tall, left : left + wide] for top, left in product(*starts)
@@ -148,19 +147,8 @@ class Segmenter:
             for first in range(0, len(windows), WINDOWS_AT_ONCE)
         ]
         grid = self._refined(cells).unflatten(0, [len(of_side) for of_side in starts])
-        rows, columns = (
-            placed(
-                starts[axis],
-                parts[axis],
-                grid.shape[2 + axis],
-                pixels.shape[2 + axis],
-                shown[axis],
-                size[axis],
-            )
-            for axis in (0, 1)
-        )
-        rows = rows.to(grid.device)
-        columns = columns.to(grid.device)
+        sides = zip(starts, parts, grid.shape[2:4], pixels.shape[2:], shown, size, strict=True)
+        rows, columns = (placed(*side).to(grid.device) for side in sides)
         return torch.einsum("xmw,ymwc->cyx", columns, torch.einsum("ynh,nmhwc->ymwc", rows, grid))
 
     def _window(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -182,9 +170,8 @@ class Segmenter:
         First prompt denoising: classes that no patch of the image is likely to show are left out.
         Then key smoothing, which so spreads the shares of the others alone.
         """
-        highest = torch.stack(
-            [logits.softmax(dim=-1).amax(dim=(0, 1, 2)) for logits, _ in cells]
-        ).amax(dim=0)
+        shares = [logits.softmax(dim=-1).amax(dim=(0, 1, 2)) for logits, _ in cells]
+        highest = torch.stack(shares).amax(dim=0)
         absent = (highest < self.config.prompt_denoising) & (highest < highest.max())
         refined = []
         for logits, keys in cells:

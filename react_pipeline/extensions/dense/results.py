@@ -86,14 +86,14 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         rows = [row for images in present for row in measuring.measure(images)]
         about = {entry.name: entry.task for entry in dense.sets(slug)}
         rows += [[name, about[name], "", "", np.nan, 0, why] for name, why in missing.items()]
-        return {
-            **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, present),
-            "digests": digests,
-            "skipped_boxes": {
-                images.entry.name: dict(images.skipped) for images in present if images.skipped
-            },
-            "seconds": round(time.monotonic() - started, 2),
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        counts = _finish(directory, table, measuring.per_class, present)
+        counts["digests"] = digests
+        counts["skipped_boxes"] = {
+            images.entry.name: dict(images.skipped) for images in present if images.skipped
         }
+        counts["seconds"] = round(time.monotonic() - started, 2)
+        return counts
 
     return project.store.build(inputs, write, resumable=True)
 
@@ -126,10 +126,10 @@ class _Measuring:
             except Unavailable as error:
                 figures = {}
                 reason = error.reason
-            rows += [
-                [*about, figure, value, len(images), None] for figure, value in figures.items()
-            ]
-            rows += [[*about, "", np.nan, len(images), reason]] if reason else []
+            for figure, value in figures.items():
+                rows.append([*about, figure, value, len(images), None])
+            if reason:
+                rows.append([*about, "", np.nan, len(images), reason])
         return rows
 
     def _templates(self, images: DenseImages) -> list[str]:
@@ -223,13 +223,10 @@ class _Measuring:
             if not segmenter.scores_background and images.background is not None:
                 truth = np.where(truth == images.background, IGNORED, truth)
             if position < SHOWN:
-                for side, painted in (
-                    ("truth", truth),
-                    ("found", np.where(truth == IGNORED, IGNORED, ids)),
-                ):
-                    self._keep(
-                        map_tile(image, painted, images.class_names), f"{where}--{position}-{side}"
-                    )
+                painted = np.where(truth == IGNORED, IGNORED, ids)
+                for side, labels in (("truth", truth), ("found", painted)):
+                    tile = map_tile(image, labels, images.class_names)
+                    self._keep(tile, f"{where}--{position}-{side}")
             matrix = confusion(truth, ids, classes)
             return np.column_stack([*matrix.nonzero(), matrix[matrix.nonzero()]]).tolist()
 
@@ -237,10 +234,10 @@ class _Measuring:
         for cells in self._by_image(where, images, predict):
             for row, column, count in cells:
                 matrix[row, column] += count
-        ious = zip(images.class_names, intersection_over_union(matrix).tolist(), strict=True)
-        self.per_class += [
-            [*where.split("--"), name.split(";")[0], "iou", iou] for name, iou in ious if iou == iou
-        ]
+        ious = intersection_over_union(matrix)
+        for number in np.flatnonzero(np.isfinite(ious)).tolist():
+            name = images.class_names[number].split(";")[0]
+            self.per_class.append([images.entry.name, source, name, "iou", float(ious[number])])
         return map_figures(matrix)
 
     def _by_image(
@@ -272,24 +269,23 @@ def _finish(
     )
     table = pd.DataFrame(per_class, columns=["set", "source", "class", "figure", "value"])
     table.to_parquet(directory / "per_class.parquet", index=False)
-    sizes = [
-        (images.entry.name, about["id"], about["file_name"], about["width"], about["height"])
-        for images in present
-        for about in (images.truth or {"images": []})["images"]
-    ]
+    sizes = []
+    for images in present:
+        for image in images.truth["images"] if images.truth else ():
+            size = image["width"], image["height"]
+            sizes.append((images.entry.name, image["id"], image["file_name"], *size))
     pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(
         directory / "images.parquet"
     )
-    lines = [
-        [row.set, row.source, row.figure, _percent(row.figure, row.value), row.n, row.unavailable]
-        for row in rows.itertuples()
-    ]
+    lines = []
+    for row in rows.itertuples():
+        percent = _percent(row.figure, row.value)
+        lines.append([row.set, row.source, row.figure, percent, row.n, row.unavailable])
     text = markdown_table(["set", "source", "figure", "%", "images", "not measured because"], lines)
-    few = [images for images in present if len(images) < images.entry.expected]
-    text += "".join(
-        f"\n{images.entry.name}: {len(images)} of {images.entry.expected} images.\n"
-        for images in few
-    )
+    for images in present:
+        expected = images.entry.expected
+        if len(images) < expected:
+            text += f"\n{images.entry.name}: {len(images)} of {expected} images.\n"
     (directory / "table.md").write_text(text, encoding="utf-8")
     write_overlays(directory, {"found": directory}, directory / "overlays.png")
     values: dict[str, dict[str, dict[str, dict[str, float]]]] = {
@@ -309,9 +305,9 @@ def _finish(
 
 
 def _percent(figure: str, value: float) -> str | None:
-    return (
-        None if value != value else f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
-    )
+    if np.isnan(value):
+        return None
+    return f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
 
 
 def _or_unavailable(build: Callable[[], Any]) -> Any:
@@ -329,16 +325,9 @@ _SCORE = itemgetter("score")
 
 def _detection(image_id: int, category_id: int, place: list[float], score: float) -> dict[str, Any]:
     """A detection as COCO writes it."""
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": _xywh(place),
-        "score": score,
-    }
-
-
-def _xywh(box: list[float]) -> list[float]:
-    return [round(value, 2) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
+    left, top, right, bottom = place
+    bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
 
 
 def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], dict[str, str]]:

@@ -160,14 +160,12 @@ class DenseTower:
             query = host.attn.q_norm(query)
             key = host.attn.k_norm(key)
         mixed = self._mixed(query, key, value).transpose(1, 2).flatten(2)
-        attended = (
-            host.ls_1(host.attn.out_proj(mixed)) if native else host.ls1(host.attn.proj(mixed))
-        )
+        projected = host.attn.out_proj(mixed) if native else host.attn.proj(mixed)
+        attended = host.ls_1(projected) if native else host.ls1(projected)
         x = x + attended if self.residual else attended
         if self.mlp:
-            x = x + (
-                host.ls_2(host.mlp(host.ln_2(x))) if native else host.ls2(host.mlp(host.norm2(x)))
-            )
+            added = host.mlp(host.ln_2(x) if native else host.norm2(x))
+            x = x + (host.ls_2(added) if native else host.ls2(added))
         return x, key.transpose(1, 2).flatten(2)
 
     def _mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
