@@ -53,7 +53,7 @@ class Dataset:
         multilabel: Images may have several classes.
         squash: Images are resized to a square without a crop (kitti-distance).
         torchvision: The torchvision class that has the same splits.
-        original: How its files lie on disk, for `originals`: `folder` below the root, what
+        original: Its layout on disk, for `originals`: `folder` below the root, what
             torchvision calls its `splits`, and the `form` that says how it is read.
         order_is_elevaters: Class ids here are certainly ELEVATER's; then labels without names can
             be used. Its list of fer-2013 is alphabetical, its description of the data is not.
