@@ -198,4 +198,4 @@ def _require_sound(row: Stage, names: Collection[str]) -> None:
         raise ValueError(f"{row.name}: no stage is called {', '.join(sorted(unknown))}")
 
 
-STAGES = LazyTable(_rows)
+STAGES = LazyTable(lambda: _rows())

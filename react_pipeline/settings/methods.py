@@ -111,7 +111,7 @@ def _add(method: Method, methods: dict[str, Method]) -> None:
     methods[method.name + CONTROL_SUFFIX] = control
 
 
-METHODS = LazyTable(_methods)
+METHODS = LazyTable(lambda: _methods())
 """Every method that is measured, by name: `base`, then each method with its control."""
 
 
