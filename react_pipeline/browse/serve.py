@@ -9,6 +9,7 @@ URLs, their pictures.
 
 from __future__ import annotations
 
+import logging
 import socket
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 """There is no password, so it is not opened to the network."""
 MAX_REQUEST_BYTES = 16 << 20
+CONNECTIONS = 512
+"""Open at once, more than a browser opens; further ones wait to be accepted. One that is half sent
+takes no thread.
+"""
+SILENT_SECONDS = 10
+"""A client that sends nothing for this long, and waits for no answer, is dropped."""
+ANSWERED_AT_ONCE = 4
+"""Requests that are computed at once, and images that are decoded at once."""
 INDEX_NAME = "corpus"
 
 
@@ -44,8 +53,6 @@ def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], 
     """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the
     port is bound.
     """
-    from react_pipeline.browse.bounded_server import BoundedServer
-
     try:
         # Bound before the model is loaded, which takes seconds.
         listening = socket.create_server((HOST, port))
@@ -55,9 +62,29 @@ def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], 
         ) from error
     with listening:
         number = int(listening.getsockname()[1])
-        with BoundedServer(listening, create()) as server:
-            on_start(f"http://{HOST}:{number}/")
-            server.serve_forever()
+        server = bounded_server(listening, create())
+        on_start(f"http://{HOST}:{number}/")
+        server.run()
+
+
+def bounded_server(listening: socket.socket, app: Flask) -> Any:
+    """A server of an application that no number of clients and no half-sent request exhausts;
+    bodies above its `MAX_CONTENT_LENGTH` are refused unread.
+    """
+    from waitress import create_server  # type: ignore[import-untyped]
+
+    # It would warn of every request that waits for a thread.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    return create_server(
+        app,
+        sockets=[listening],
+        threads=ANSWERED_AT_ONCE,
+        connection_limit=CONNECTIONS,
+        channel_timeout=SILENT_SECONDS,
+        cleanup_interval=1,
+        max_request_body_size=app.config["MAX_CONTENT_LENGTH"] + 1,  # the first that is refused
+        asyncore_use_poll=True,
+    )
 
 
 def create_app(project: Project) -> Flask:

@@ -30,8 +30,7 @@ from PIL import Image
 from support.drawings import draw, encode, pair, write_shard
 from support.ready import CAPTIONS, encoded, write_ready
 
-from react_pipeline.browse.bounded_server import CLIENTS
-from react_pipeline.browse.serve import HOST, create_app, serve_corpus
+from react_pipeline.browse.serve import CONNECTIONS, HOST, create_app, serve_corpus
 from react_pipeline.clip.base import publish_base
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.corpus.corpus import publish_corpus
@@ -385,4 +384,4 @@ def test_three_hundred_half_sent_requests_and_fifty_clients(project: Project) ->
         f"{len(seconds)} searches: median {seconds[100]:.2f} s, worst {seconds[-1]:.2f} s, {held} "
         "descriptors held"
     )
-    assert held <= CLIENTS + 1  # one more is accepted before the oldest is closed
+    assert held <= CONNECTIONS
