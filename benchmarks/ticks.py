@@ -33,7 +33,7 @@ from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project import Manifests, Project
 from react_pipeline.promotion import Contender, Verdict
-from react_pipeline.promotion.evidence import gather
+from react_pipeline.promotion.case import gather
 from react_pipeline.promotion.verdicts import VERDICT_FILE
 from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store import Artifact

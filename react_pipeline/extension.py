@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import typer
 
     from react_pipeline.clip import BuiltEncoder
+    from react_pipeline.evaluation import Column, Evidence
     from react_pipeline.labelled import LabelledKind
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, Method, Section
@@ -92,6 +93,14 @@ class Extension:
         """Lines of `doctor`: what, state (`ok`, `note` or `missing`), detail, remedy."""
         return ()
 
+    def columns(self) -> Iterable[Column]:
+        """Columns that its evidence adds to comparisons."""
+        return ()
+
+    def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
+        """Evidence on a domain's models beside labelled images, by the stage of its artifact."""
+        return {}
+
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """Names of the test sets of `test_digests`, as part of the identity of pairs."""
         return {}
@@ -124,7 +133,7 @@ def _opened(point: EntryPoint) -> Extension:
     extension = point.load()()
     if not isinstance(extension, Extension):
         raise TypeError(f"{point.value} is no react_pipeline.extension.Extension")
-    for table in ("stages", "methods", "corpus_kinds", "encoders", "labelled_kinds"):
+    for table in ("stages", "methods", "corpus_kinds", "encoders", "labelled_kinds", "columns"):
         tuple(getattr(extension, table)())
     for model in extension.sections().values():
         model()

@@ -117,7 +117,7 @@ GUARDS = (
     Guard("react_pipeline/use/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "use/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
     Guard("react_pipeline/use/sort_into.py", "if directory.is_symlink():", "if False:", "use/test_predict.py::test_pictures_are_linked_by_class_and_no_file_is_touched"),
     Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
-    Guard("react_pipeline/use/encode_pictures.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
+    Guard("react_pipeline/use/encoding.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
     Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),
     # Files of other people

@@ -30,7 +30,7 @@ from react_pipeline.commands.results import report, results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
-from react_pipeline.commands.use import embed, export, judge, predict
+from react_pipeline.commands.use import embed, export, predict
 from react_pipeline.extension import brought
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 from react_pipeline.store import InputError, ReactError, refusal_in
@@ -48,7 +48,6 @@ app.command()(status)
 app.command()(plan)
 app.command()(results)
 app.command()(report)
-app.command()(judge)
 app.command()(export)
 app.command()(predict)
 app.command()(embed)

@@ -73,25 +73,16 @@ def report(
 
 
 def print_results(project: Project, slugs: Sequence[str]) -> None:
-    """Print the comparisons of these domains, fractions as percent and differences as points."""
-    from react_pipeline.evaluation import comparison_table, interval_text, percent, points
+    """Print the comparisons of these domains: percent, and differences in points with their
+    intervals.
+    """
+    from react_pipeline.evaluation import METRICS, cells_of, comparison_table
 
     table = comparison_table(project, slugs)
-    judged = bool(table["judged"].notna().any())
-    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base"]
-    columns += ["judged to base", "95%"] if judged else []
-    columns += ["pairs", "trainable", "seconds", "status"]
-    rows = []
-    for row in table.itertuples():
-        cells = [row.domain, row.method, percent(row.top1), percent(row.top5)]
-        cells.append(points(row.delta_top1))
-        if judged:
-            cells.append(points(row.judged_delta))
-            cells.append(interval_text(row.judged_delta_low, row.judged_delta_high))
-        cells += [_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)]
-        rows.append([*cells, "" if row.status == "ok" else row.status])
-    print_table(columns, rows, right=len(columns) - 1)
-
-
-def _count(value: float) -> str:
-    return "" if value != value else f"{value:,.0f}"
+    heads, rows = cells_of(table, ("mean_per_class", "n"))
+    statuses = table["status"].replace("ok", "")
+    lines = [
+        [*(cell.text if cell.column in METRICS else cell for cell in cells), status]
+        for cells, status in zip(rows, statuses, strict=True)
+    ]
+    print_table([*heads.values(), "status"], lines, right=len(heads))

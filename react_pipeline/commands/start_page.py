@@ -10,20 +10,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project, locate_home, ui_addresses
-from react_pipeline.settings import CONTROL_SUFFIX, load_domains
+from react_pipeline.settings import load_domains
 from react_pipeline.store import ReactError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_DOMAINS, MAX_DASHBOARDS = 8, 4
 """Maximum numbers of lines, so that the page fits a screen."""
+
+_DETAILS = ("top5", "mean_per_class", "n", "pairs", "trainable_parameters", "seconds")
+"""Columns that `react-pipeline results` shows."""
 
 
 def print_start_page(
@@ -51,57 +50,35 @@ def print_start_page(
 
 
 def _print_headline(project: Project, slugs: Sequence[str]) -> None:
-    from react_pipeline.evaluation import MEAN, comparison_table, headline_method
+    """Print a line for each domain, of the method that is spoken of; where nothing was measured, of
+    the best by other evidence.
+    """
+    from react_pipeline.evaluation import (
+        MEAN,
+        added_differences,
+        cells_of,
+        comparison_table,
+        headline_method,
+    )
     from react_pipeline.promotion import standing
 
     table = comparison_table(project, slugs)
-    method = headline_method(table)
-    names = [
-        *slugs[:MAX_DOMAINS],
-        *([MEAN] if len(slugs) > 1 and MEAN in set(table["domain"]) else []),
-    ]
-    champions = {slug: standing(project, slug)[0].champion.method for slug in names if slug != MEAN}
-    columns = [
-        "top-1 %",
-        "champion",
-        "base",
-        method or "customized",
-        "its control",
-        "over base",
-        "over control",
-        "",
-    ]
-    lines = [
-        [slug, champions.get(slug, ""), *_figures(table[table["domain"] == slug], method)]
-        for slug in names
-    ]
-    print_table(columns, lines, right=7)
+    names = [*slugs[:MAX_DOMAINS], *([MEAN] if len(slugs) > 1 else [])]
+    ranked = table[table["domain"].isin(names)].assign(
+        other=table["method"] != headline_method(table)
+    )
+    added = [column.name for column in added_differences()]
+    ranked = ranked.sort_values(["other", *added], ascending=[True] + [False] * len(added))
+    shown = ranked.drop_duplicates("domain").sort_index()
+    heads, rows = cells_of(shown, _DETAILS)
+    lines = []
+    for slug, cells, status in zip(shown["domain"], rows, shown["status"], strict=True):
+        champion = "" if slug == MEAN else standing(project, slug)[0].champion.method
+        texts = [cell.text for cell in cells]
+        lines.append([*texts, champion, "" if status == "ok" else status])
+    print_table([*heads.values(), "champion", ""], lines, right=len(heads))
     if len(slugs) > MAX_DOMAINS:
         console.print(f"and {len(slugs) - MAX_DOMAINS} more domains")
-
-
-def _figures(table: pd.DataFrame, method: str) -> list[str]:
-    """Figures of one domain: base, method and control in percent, both differences, and a note
-    where nothing is measured.
-    """
-    from react_pipeline.evaluation import percent, points
-
-    rows: dict[str, Any] = {row.method: row for row in table.itertuples()}
-    base, mine, control = (rows.get(name) for name in ("base", method, f"{method}{CONTROL_SUFFIX}"))
-    figures = [percent(row.top1) if row else "" for row in (base, mine, control)]
-    gains = [points(mine.delta_top1), points(mine.gain_over_control)] if mine else ["", ""]
-    judged = [
-        f"{row.method} {points(row.judged_delta)}"
-        for row in rows.values()
-        if points(row.judged_delta)
-    ]
-    if any(figures):
-        note = ""
-    elif judged:
-        note = f"judged, points over base: {', '.join(judged)}"
-    else:
-        note = next((str(row.status) for row in rows.values()), "")
-    return [*figures, *gains, note]
 
 
 def _links(

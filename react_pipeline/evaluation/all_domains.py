@@ -10,20 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.comparison import (
-    comparison_is_current,
-    correct_of,
-    results_in,
-)
+from react_pipeline.evaluation.comparison import comparison_is_current, correct_of
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, mean_interval
 from react_pipeline.evaluation.tables import (
-    COLUMNS,
     INTERVALS,
-    JUDGED,
     MEAN,
     NUMBERS,
+    columns,
     draw_methods,
+    of_floats,
     typed,
     values_of,
     write_tables,
@@ -39,9 +35,6 @@ from react_pipeline.store import (
     MissingArtifact,
     StaleArtifact,
 )
-
-_FLOATS = dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")
-"""Kinds of columns where counts are averaged too."""
 
 
 def overview(project: Project) -> Artifact:
@@ -165,9 +158,12 @@ def average(
         if slug in skipped:
             tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
             continue
-        tables.append(pd.read_parquet(comparisons[slug].file("table.parquet")))
+        table = pd.read_parquet(comparisons[slug].file("table.parquet"))
+        # Extensions that add columns come and go.
+        tables.append(table.reindex(columns=columns()))
         # One comparison is of one evaluator.
-        method, fingerprint = next(iter(results_in(comparisons[slug]).items()))
+        parents = comparisons[slug].parents.items()
+        method, fingerprint = next(parent for parent in parents if parent[0] in METHODS)
         result = EvalResult.read(
             project.store.open(DOMAIN_RESULTS, method_key(slug, method), fingerprint)
         )
@@ -177,7 +173,7 @@ def average(
         raise InputError(
             f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
         )
-    table = pd.concat(tables or [typed([])], ignore_index=True).astype(_FLOATS)
+    table = pd.concat(tables or [typed([])], ignore_index=True).astype(of_floats())
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
 
@@ -228,4 +224,4 @@ def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
                     **numbers,
                 }
             )
-    return pd.DataFrame(rows, columns=COLUMNS).astype(_FLOATS)
+    return pd.DataFrame(rows, columns=columns()).astype(of_floats())

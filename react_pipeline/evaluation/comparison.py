@@ -14,9 +14,8 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
+from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
-from react_pipeline.evaluation.judgement_log import Side
-from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
 from react_pipeline.evaluation.tables import (
     draw_methods,
     per_class_table,
@@ -33,10 +32,6 @@ from react_pipeline.store import Artifact, InputError, MissingArtifact
 COSTS = ("pairs", "trainable_parameters", "seconds")
 """Counts of a training; the base has none."""
 
-JUDGED_STATUS = "judged without labels"
-"""The status of a method without accuracy whose checkpoint a person compared with another.
-"""
-
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
 """Fields that two comparable results share."""
 
@@ -48,13 +43,12 @@ def compare(project: Project, slug: str) -> Artifact:
     Methods that were never evaluated are listed in the counts (`not_evaluated`). Values are
     fractions. `delta_low` and `delta_high` bound `delta_top1` (to the base), `gain_low` and
     `gain_high` bound `gain_over_control`, by a paired bootstrap over the images (95%, 10,000
-    resamples, fixed seed): they cover the sampling of images, not training seeds. `judged_` columns
-    are of pictures without labels that a person judged (`judgements`), bounded by a confidence
-    sequence.
+    resamples, fixed seed): they cover the sampling of images, not training seeds. Evidence adds
+    columns of its own.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`,
-    `per_class.parquet`, `per_class.csv`, `judged.parquet` where somebody judged, and
-    `dashboard.html`, which shows all of it and loads nothing from elsewhere.
+    `per_class.parquet`, `per_class.csv`, and `dashboard.html`, which shows all of it and loads
+    nothing from elsewhere.
 
     Raises:
         MissingArtifact: If no method has a fresh result.
@@ -68,14 +62,12 @@ def compare(project: Project, slug: str) -> Artifact:
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     require_comparable(list(read.values()))
-    judged = judgements_of(project, slug)
-    parents = dict(results)
-    if judged is not None:
-        parents[JUDGEMENTS] = judged.publish(project)
+    evidence = evidence_of(project, slug)
+    parents = results | {name: one.publish(project) for name, one in evidence.items()}
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
-        _write_comparison(project, slug, results, read, skipped, judged, directory)
+        _write_comparison(project, slug, results, read, skipped, evidence, directory)
         return _counts(pd.read_parquet(directory / "table.parquet"), results, skipped)
 
     return project.store.build(inputs, write)
@@ -87,7 +79,7 @@ def _write_comparison(
     results: Mapping[str, Artifact],
     read: Mapping[str, EvalResult],
     skipped: Mapping[str, str],
-    judged: Judgements | None,
+    evidence: Mapping[str, Evidence],
     directory: Path,
 ) -> None:
     from react_pipeline.evaluation.dashboard import domain_page
@@ -101,13 +93,9 @@ def _write_comparison(
     }
     retrieved = _retrieved_sets(project, slug, checkpoints)
     pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
-    table = _table(slug, results, read, checkpoints, skipped, judged)
+    table = _table(slug, results, read, checkpoints, skipped, evidence)
     classes = per_class_table(read, pairs)
-    sessions = () if judged is None else judged.sessions
     write_tables(table, directory)
-    if sessions:
-        rows_of_sessions = pd.DataFrame(map(row_of, sessions))
-        rows_of_sessions.to_parquet(directory / "judged.parquet", index=False)
     classes.to_parquet(directory / "per_class.parquet", index=False)
     classes.to_csv(directory / "per_class.csv", index=False)
     rows = json.loads(table.to_json(orient="records"))
@@ -118,7 +106,7 @@ def _write_comparison(
     # For display alone: another title makes no other comparison.
     title = project.domain(slug).title
     shown = next(iter(retrieved.values()), None)
-    page = domain_page(slug, table, classes, results, checkpoints, shown, title, sessions)
+    page = domain_page(slug, table, classes, results, checkpoints, shown, title, evidence)
     (directory / "dashboard.html").write_text(page, encoding="utf-8")
 
 
@@ -129,17 +117,10 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
 
     def today() -> Shown:
         results, skipped = gather(project, COMPARISON, slug)
-        judged = judgements_of(project, slug)
-        return ({**results, JUDGEMENTS: judged.inputs} if judged is not None else results), skipped
+        evidence = evidence_of(project, slug)
+        return {**results, **{name: one.inputs for name, one in evidence.items()}}, skipped
 
     return gathered_is_current(project, COMPARISON, slug, today)
-
-
-def results_in(comparison: Artifact) -> dict[str, str]:
-    """By method, the fingerprint of the result that a comparison was made from."""
-    return {
-        name: fingerprint for name, fingerprint in comparison.parents.items() if name != JUDGEMENTS
-    }
 
 
 def require_comparable(results: Sequence[EvalResult]) -> None:
@@ -164,9 +145,11 @@ def _table(
     read: Mapping[str, EvalResult],
     checkpoints: Mapping[str, Artifact],
     skipped: Mapping[str, str],
-    judged: Judgements | None,
+    evidence: Mapping[str, Evidence],
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
+    fingerprints = {method: result.checkpoint_fingerprint for method, result in read.items()}
+    added = [one.rows(fingerprints) for one in evidence.values()]
     right = {
         method: correct_of(results[method])
         for method, result in read.items()
@@ -181,11 +164,11 @@ def _table(
         result = read[method]
         row |= {"dataset": result.dataset, "fingerprint": result.checkpoint_fingerprint}
         costs = checkpoints[method].counts if method in checkpoints else dict.fromkeys(COSTS, 0)
-        row |= {name: costs[name] for name in COSTS} | _judged(read, method, judged)
+        row |= {name: costs[name] for name in COSTS}
+        row["status"] = f"unavailable: {result.unavailable}"
+        for one in added:
+            row |= one.get(method, {})
         if result.top1 is None:
-            side = Side(method=method, checkpoint=result.checkpoint_fingerprint)
-            compared = judged is not None and judged.has(side)
-            row["status"] = JUDGED_STATUS if compared else f"unavailable: {result.unavailable}"
             continue
         row |= {
             **{metric: getattr(result, metric) for metric in METRICS},
@@ -202,31 +185,6 @@ def _table(
                 low, high = paired_interval(*_on_the_same_images(slug, right[method], right[other]))
                 row |= dict(zip(names, (result.top1 - reference, low, high), strict=True))
     return typed(rows)
-
-
-def _judged(
-    read: Mapping[str, EvalResult], method: str, judged: Judgements | None
-) -> dict[str, Any]:
-    """What a person found of this very checkpoint compared with those of the base and of its
-    control.
-    """
-    row: dict[str, Any] = {}
-    for other, column in (("base", "judged_delta"), (method + CONTROL_SUFFIX, "judged_gain")):
-        if judged is None or other not in read:
-            continue
-        sides = (
-            Side(method=name, checkpoint=read[name].checkpoint_fingerprint)
-            for name in (method, other)
-        )
-        if (session := judged.latest(*sides)) is not None:
-            difference = session.difference()
-            row |= {
-                column: difference.estimate,
-                f"{column}_low": difference.low,
-                f"{column}_high": difference.high,
-            }
-            row["judged"] = row.get("judged", 0) + len(session.entries)
-    return row
 
 
 def _retrieved_sets(
@@ -276,5 +234,5 @@ def _counts(
         "top1": values_of(measured["top1"]),
         "delta_top1": values_of(trained["delta_top1"]),
         "gain_over_control": values_of(trained["gain_over_control"]),
-        "judged_delta": values_of(by_method["judged_delta"]),
+        **{one.name: values_of(by_method[one.name]) for one in added_differences()},
     }

@@ -29,16 +29,14 @@ from react_pipeline.evaluation.dashboard_figures import (
     domains_figure,
     intervals_figure,
 )
+from react_pipeline.evaluation.evidence import Evidence, added_columns
 from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
-from react_pipeline.evaluation.judgement_log import Session, describe
 from react_pipeline.evaluation.tables import (
-    COUNTS,
-    HEADINGS,
     MEAN,
+    cells_of,
     interval_of,
     percent,
     points,
-    shown_columns,
     text_of,
 )
 from react_pipeline.pages import render
@@ -51,13 +49,8 @@ if TYPE_CHECKING:
 MAX_CLASS_ROWS = 500
 """Classes listed on the page; the rest is in `per_class.csv`."""
 
-_NAMES = ("domain", "method")
 _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
 _MEASURED = {"top1": "Top-1 accuracy, %", "delta_top1": "Difference to the base, points"}
-_JUDGED = {
-    "judged_delta": "Judged over the base, points",
-    "judged_gain": "Judged over its control, points",
-}
 
 
 def domain_page(
@@ -68,7 +61,7 @@ def domain_page(
     checkpoints: Mapping[str, Artifact],
     retrieved: Artifact | None,
     title: str,
-    sessions: Sequence[Session],
+    evidence: Mapping[str, Evidence],
 ) -> str:
     """The page of one domain.
 
@@ -77,9 +70,9 @@ def domain_page(
         retrieved: The pairs that the methods were trained on; None where nothing was trained on
             retrieved pairs.
         title: Of the domain, as it was when the page was built; empty: the slug is shown.
-        sessions: Of judgements.
+        evidence: On models beside labelled images.
     """
-    finding = find_in_domain(table)
+    finding = find_in_domain(table, evidence.values())
     methods = _trained_methods(table, finding.method)
     changed = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
     moved = [method for method in methods if method in changed]
@@ -87,8 +80,14 @@ def domain_page(
     figures = {}
     if table["top1"].notna().any():
         figures["methods"] = intervals_figure(table, _MEASURED)
-    if table[["judged_delta", "judged_gain"]].notna().any(axis=None):
-        figures["judged"] = intervals_figure(table, _JUDGED)
+    for name, one in evidence.items():
+        titles = {
+            column.name: f"{column.heading.capitalize()}, points"
+            for column in one.columns
+            if not column.is_count and table[column.name].notna().any()
+        }
+        if titles:
+            figures[name] = intervals_figure(table, titles)
     if methods:
         figures["costs"] = costs_figure(table)
     if moved:
@@ -104,7 +103,7 @@ def domain_page(
         tiles=_tiles(table, finding.method),
         figures=_drawn(figures),
         table=_numbers(table, ("domain", "top5") if few else ("domain",)),
-        judged=[describe(session) for session in sessions],
+        evidence=evidence,
         classes=_class_table(classes) if methods and classes["delta"].notna().any() else None,
         still=[method for method in methods if method not in moved],
         retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),
@@ -188,11 +187,7 @@ def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
         "gain_over_control": "over its control",
     }
     if table["top1"].isna().all():
-        labels = {
-            "judged_delta": f"{method} over the base, judged",
-            "judged_gain": "over its control, judged",
-        }
-        labels["judged"] = "pictures judged"
+        labels = {column.name: column.heading for column in added_columns()}
     return [
         (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, interval_of(name, row))
         for row in table[table["method"] == method].to_dict("records")
@@ -205,35 +200,12 @@ def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> 
     """What the template `numbers.html` shows of a table; the column of the status only where it
     says something.
     """
-    used = shown_columns(table, left_out)
-    with_status = bool(status) or not (table["status"] == "ok").all()
-    headings = [(HEADINGS[name].capitalize(), name not in _NAMES) for name in used]
-    rows = [
-        {
-            "control": str(row["method"]).endswith(CONTROL_SUFFIX),
-            "cells": [_cell(name, row) for name in used],
-            "status": None if not with_status else "" if row["status"] == "ok" else row["status"],
-        }
-        for row in table.to_dict("records")
-    ]
-    return {"headings": [*headings, *([(status, False)] if with_status else [])], "rows": rows}
-
-
-def _cell(name: str, row: Mapping[Any, Any]) -> dict[str, Any]:
-    value = row[name]
-    if name in _NAMES or pd.isna(value) or (name == "delta_top1" and row["method"] == "base"):
-        return {
-            "column": "",
-            "numeric": name not in _NAMES,
-            "text": value if name in _NAMES else "",
-        }
-    exact = int(value) if name in COUNTS and float(value).is_integer() else float(value)
-    return {
-        "column": name,
-        "exact": repr(exact),
-        "text": text_of(name, value),
-        "small": interval_of(name, row),
-    }
+    heads, rows = cells_of(table, left_out)
+    if status or not (table["status"] == "ok").all():
+        heads["status"] = status
+    controls = table["method"].str.endswith(CONTROL_SUFFIX)
+    statuses = table["status"].replace("ok", "")
+    return {"heads": heads, "rows": list(zip(controls, rows, statuses, strict=True))}
 
 
 def _class_table(classes: pd.DataFrame) -> dict[str, Any]:

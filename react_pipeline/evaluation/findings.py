@@ -6,11 +6,14 @@ The method spoken of is fixed beforehand (`gated-image` where it was measured): 
 methods is partly the luckiest one.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from react_pipeline.evaluation.evidence import Evidence, added_differences
 from react_pipeline.evaluation.tables import MEAN, interval_text, percent, points
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 
@@ -24,7 +27,7 @@ FEW_IMAGES = 1_000
 @dataclass(frozen=True)
 class Finding:
     """A headline and the sentences below it; `method` is the one they speak of ("" if none was
-    measured or judged).
+    measured).
     """
 
     method: str
@@ -45,21 +48,14 @@ def headline_method(table: pd.DataFrame) -> str:
     return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")
 
 
-def find_in_domain(table: pd.DataFrame) -> Finding:
-    """The finding of one domain's comparison."""
+def find_in_domain(table: pd.DataFrame, evidence: Iterable[Evidence] = ()) -> Finding:
+    """The finding of one domain's comparison; of `evidence` where nothing was measured."""
     rows = {row.method: row for row in table[table["top1"].notna()].itertuples()}
     method = headline_method(table)
     if not rows:
-        judged = table[table["judged_delta"].notna()].sort_values(
-            "judged_delta", ascending=False, kind="stable"
-        )
-        for best in judged.itertuples():
-            gain = (
-                f"{points(best.judged_delta)} points "
-                f"({_sure(best.judged_delta_low, best.judged_delta_high)})"
-            )
-            headline = f"Without labels, {best.method} is judged {gain} against the base."
-            return Finding(best.method, headline, _of_judged(best))
+        for one in evidence:
+            if finding := one.finding(table):
+                return finding
         return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
     if not method:
         base = next(iter(rows.values()))
@@ -79,7 +75,7 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
     base = percent(rows["base"].top1)
     headline = (
         f"{right}, the base {base}%: {points(row.delta_top1)} points "
-        f"({_sure(row.delta_low, row.delta_high)})."
+        f"({interval_in_words(row.delta_low, row.delta_high)})."
     )
     details = (
         _verdict(row.delta_low, row.delta_high),
@@ -97,15 +93,16 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     measured = domains.loc[domains["top1"].notna(), "domain"].nunique()
     total = domains["domain"].nunique()
     if not method:
-        judged = domains.loc[domains["judged_delta"].notna(), "domain"].nunique()
-        also = f", {judged} judged without labels" if judged else ""
+        added = [column.name for column in added_differences()]
+        others = domains.loc[domains[added].notna().any(axis=1), "domain"].nunique()
+        also = f"; {others} have other evidence" if others else ""
         text = (
             f"No customized model can be compared with the base; {measured} of {total} domains "
             f"are measured{also}."
         )
         return Finding("", text, ("The table says why for each domain.",))
     mean = next(means[means["method"] == method].itertuples())
-    sure = _sure(mean.delta_low, mean.delta_high)
+    sure = interval_in_words(mean.delta_low, mean.delta_high)
     change = (
         "no gain is known"
         if pd.isna(mean.delta_top1)
@@ -134,26 +131,6 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     )
 
 
-def _of_judged(row: Any) -> tuple[str, str]:
-    low = row.judged_delta_low
-    high = row.judged_delta_high
-    verdict = (
-        "It is better"
-        if low > 0
-        else "It is worse"
-        if high < 0
-        else "It is not clear which of the two is better"
-    )
-    control = "Its control was not judged, so what retrieval adds is not known: judge it too, with "
-    control += f"--against {row.method}{CONTROL_SUFFIX}."
-    if not pd.isna(row.judged_gain):
-        gain = (
-            f"{points(row.judged_gain)} points ({_sure(row.judged_gain_low, row.judged_gain_high)})"
-        )
-        control = f"Over its control, the same training on random pairs, it is judged {gain}."
-    return f"{verdict} on these pictures; of others nothing is known.", control
-
-
 def _of_control(row: object) -> str:
     gain, low, high = (
         getattr(row, name) for name in ("gain_over_control", "gain_low", "gain_high")
@@ -165,7 +142,7 @@ def _of_control(row: object) -> str:
         )
     text = (
         f"Over its control, the same training on random pairs, it is {points(gain)} points "
-        f"({_sure(low, high)})"
+        f"({interval_in_words(low, high)})"
     )
     if low > 0:
         return f"{text}: the retrieved pairs help, not the training alone."
@@ -191,7 +168,7 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
     if not pd.isna(best.delta_top1):
         text += (
             f", {points(best.delta_top1)} points on the base "
-            f"({_sure(best.delta_low, best.delta_high)})"
+            f"({interval_in_words(best.delta_low, best.delta_high)})"
         )
     return (f"{text}. It was picked after the fact, so part of its lead may be luck.",)
 
@@ -204,7 +181,8 @@ def _verdict(low: float, high: float) -> str:
     return "On these images the difference to the base could be chance."
 
 
-def _sure(low: float, high: float) -> str:
+def interval_in_words(low: float, high: float) -> str:
+    """An interval in points as sentences name it."""
     text = interval_text(low, high)
     return f"95% interval {text}" if text else "no interval"
 

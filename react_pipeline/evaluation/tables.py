@@ -6,18 +6,18 @@ Does not belong here: where the numbers come from (`comparison`, `all_domains`),
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
+from react_pipeline.evaluation.evidence import added_columns, added_differences
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX
 
 MEAN = "mean"
 """The column `domain` of rows that average over domains holds this."""
 
-DIFFERENCES = ("delta_top1", "gain_over_control", "judged_delta", "judged_gain")
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
 NUMBERS = (
@@ -33,14 +33,6 @@ NUMBERS = (
     *COUNTS,
     "seconds",
 )
-JUDGED = tuple(
-    name + bound for name in ("judged_delta", "judged_gain") for bound in ("", "_low", "_high")
-)
-COLUMNS = ["domain", "dataset", "method", *NUMBERS, *JUDGED, "judged", "fingerprint", "status"]
-"""Columns of a comparison: fractions, counts, seconds of the training. `delta_` is the difference
-to the base, `gain_` that to the control.
-
-`judged_` ones are not measured on labels: a person judged as many pictures as `judged` says."""
 
 CLASS_COLUMNS = [
     "domain",
@@ -57,40 +49,54 @@ CLASS_COLUMNS = [
 retrieved for the class.
 """
 
-HEADINGS = {
-    "domain": "domain",
-    "method": "method",
-    **METRICS,
-    "delta_top1": "over base",
-    "gain_over_control": "over control",
-    "judged_delta": "judged over base",
-    "judged_gain": "judged over control",
-    "judged": "pictures judged",
-    "n": "images",
-    "pairs": "pairs",
-    "trainable_parameters": "trained parameters",
-    "seconds": "seconds",
-}
-"""Columns that people see, in this order, where they hold anything."""
+_PREFIXES = {"delta_top1": "delta", "gain_over_control": "gain"}
 
-INTERVAL_OF = {
-    "top1": ("top1_low", "top1_high"),
-    "delta_top1": ("delta_low", "delta_high"),
-    "gain_over_control": ("gain_low", "gain_high"),
-    "judged_delta": ("judged_delta_low", "judged_delta_high"),
-    "judged_gain": ("judged_gain_low", "judged_gain_high"),
-}
-"""The columns of the bounds of a column."""
+
+def columns() -> list[str]:
+    """Columns of a comparison: fractions, counts, seconds of the training.
+
+    `delta_` is the difference to the base, `gain_` that to the control. Those of evidence are not
+    measured on labelled images.
+    """
+    added = [name for column in added_columns() for name in column.names]
+    return ["domain", "dataset", "method", *NUMBERS, *added, "fingerprint", "status"]
+
+
+def headings() -> dict[str, str]:
+    """Columns that people see, in this order, where they hold anything."""
+    return {
+        "domain": "domain",
+        "method": "method",
+        **METRICS,
+        "delta_top1": "over base",
+        "gain_over_control": "over control",
+        **{column.name: column.heading for column in added_columns()},
+        "n": "images",
+        "pairs": "pairs",
+        "trainable_parameters": "trained parameters",
+        "seconds": "seconds",
+    }
+
+
+def bounds_of(name: str) -> tuple[str, str]:
+    """The columns of the bounds of a column, if it has any."""
+    prefix = _PREFIXES.get(name, name)
+    return f"{prefix}_low", f"{prefix}_high"
+
+
+def of_floats() -> dict[str, str]:
+    """Kinds of the columns with numbers, where counts are averaged too."""
+    texts = ("domain", "dataset", "method", "fingerprint", "status")
+    return {name: "float64" for name in columns() if name not in texts}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where
+    """Rows as a table with `columns`: counts are integers, other numbers floats, empty where
     nothing was measured.
     """
-    kinds = dict.fromkeys((*NUMBERS, *JUDGED), "float64") | dict.fromkeys(
-        (*COUNTS, "judged"), "Int64"
-    )
-    return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
+    counts = (*COUNTS, *(column.name for column in added_columns() if column.is_count))
+    kinds = of_floats() | dict.fromkeys(counts, "Int64")
+    return pd.DataFrame(rows, columns=columns()).astype(kinds)
 
 
 def per_class_table(
@@ -133,15 +139,14 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw top-1 by method; where nothing was measured, but judged, the judged difference to the
-    base.
-    """
+    """Draw top-1 by method; where nothing was measured, the first difference of evidence."""
     column = "top1"
     label = "top-1 %, zero-shot, with 95% interval"
-    if table["top1"].isna().all() and table["judged_delta"].notna().any():
-        column = "judged_delta"
-        label = "judged over the base without labels, points, with 95% sequence"
-    low, high = INTERVAL_OF[column]
+    others = [other for other in added_differences() if table[other.name].notna().any()]
+    if table["top1"].isna().all() and others:
+        column = others[0].name
+        label = f"{others[0].heading}, points, with 95% interval"
+    low, high = bounds_of(column)
     values = table[table[column].notna()].rename(
         columns={column: "value", low: "low", high: "high"}
     )
@@ -193,35 +198,56 @@ def draw_intervals(
     figure.savefig(path, dpi=100)
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, differences with their sign, intervals in
-    parentheses, empty where nothing was measured.
+class Cell(NamedTuple):
+    """A value of a table as people read it.
+
+    Attributes:
+        text: Percent with one decimal, a difference in points with its sign; empty where nothing
+            was measured.
+        interval: Such as `+0.8 to +11.9`; empty where there is none.
     """
-    columns = shown_columns(table)
-    rows = []
-    for row in table.to_dict("records"):
-        cells = []
-        for name in columns:
-            bounds = interval_of(name, row)
-            cells.append(text_of(name, row[name]) + (f" ({bounds})" if bounds else ""))
-        rows.append([*cells, row["status"]])
-    return markdown_table([*(HEADINGS[name] for name in columns), "status"], rows)
+
+    column: str
+    text: str
+    interval: str
+
+    def __str__(self) -> str:
+        """With the interval in parentheses."""
+        return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
-def shown_columns(table: pd.DataFrame, left_out: Collection[str] = ()) -> list[str]:
-    """The columns of `HEADINGS` that hold anything; domain and method always."""
-    return [
-        name
-        for name in HEADINGS
-        if name not in left_out and (name in ("domain", "method") or table[name].notna().any())
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table for people, with its status."""
+    heads, rows = cells_of(table)
+    lines = [
+        [*map(str, cells), status] for cells, status in zip(rows, table["status"], strict=True)
     ]
+    return markdown_table([*heads.values(), "status"], lines)
+
+
+def cells_of(
+    table: pd.DataFrame, left_out: Collection[str] = ()
+) -> tuple[dict[str, str], list[list[Cell]]]:
+    """Headings by column, and the rows; of the columns that hold anything, domain and method
+    always.
+    """
+    heads = {
+        name: heading
+        for name, heading in headings().items()
+        if name not in left_out and (name in ("domain", "method") or table[name].notna().any())
+    }
+    rows = [
+        [Cell(name, text_of(name, row[name]), interval_of(name, row)) for name in heads]
+        for row in table.to_dict("records")
+    ]
+    return heads, rows
 
 
 def interval_of(name: str, row: Mapping[Any, Any]) -> str:
     """The interval of a value of a row as people read it; empty where it has none."""
-    if name not in INTERVAL_OF or (name == "delta_top1" and row["method"] == "base"):
+    if name == "delta_top1" and row["method"] == "base":
         return ""
-    low, high = (row[bound] for bound in INTERVAL_OF[name])
+    low, high = (row.get(bound) for bound in bounds_of(name))
     if name == "top1":
         return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
     return interval_text(low, high)
@@ -248,6 +274,6 @@ def text_of(column: str, value: Any) -> str:
     """A value of a table as people read it."""
     if column in METRICS:
         return percent(value)
-    if column in DIFFERENCES:
+    if column in _PREFIXES or column in [added.name for added in added_differences()]:
         return points(value)
     return "" if pd.isna(value) else value if isinstance(value, str) else f"{value:,.0f}"

@@ -1,19 +1,20 @@
 """Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
 
-Does not belong here: what may be seen (`evidence`), the test (`judgement`), how verdicts are kept
+Does not belong here: what may be seen (`case`), the test (`judgement`), how verdicts are kept
 (`verdict_chain`). The current artifact of the stage `promotion` names the champion, whether MLflow
 is up or not.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.evidence import NEVER, Evidence, gather, results_of
-from react_pipeline.promotion.judged import judge_without_labels
+from react_pipeline.promotion.case import NEVER, Case, gather, results_of
 from react_pipeline.promotion.judgement import Judgement, Measured, judge, paired_test
-from react_pipeline.promotion.verdict_chain import changed, publish, way_out
+from react_pipeline.promotion.verdict_chain import conclude, way_out
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
@@ -25,9 +26,8 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
     was measured.
 
     A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable.
-    The rule is `judgement.judge`'s; of a domain without a labelled set,
-    `judged.judge_without_labels`'s. A person's decision holds until a result arrives that it did
-    not consider.
+    The rule is `judgement.judge`'s; of a domain without a labelled set, that of its evidence. A
+    person's decision holds until a result arrives that it did not consider.
 
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
 
@@ -39,20 +39,20 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
         CorruptArtifact: If the last verdict cannot be read.
     """
     with project.store.locked(f"{PROMOTION}--{slug}"):
-        scene = gather(project, slug)
-        if edit is not None and edit.agrees_with(scene.verdict.champion):
+        case = gather(project, slug)
+        if edit is not None and edit.agrees_with(case.verdict.champion):
             edit = None
-        if edit is not None and (adopted := _adopt(scene, edit)):
+        if edit is not None and (adopted := _adopt(case, edit)):
             return adopted
-        seen = {**scene.seen, **({"registry": edit.version or ""} if edit else {})}
-        last = scene.last
+        seen = {**case.seen, **({"registry": edit.version or ""} if edit else {})}
+        last = case.last
         if (
             last is not None
             and last.manifest["content"]["results"] == seen
             and fresh_or_none(project, PROMOTION, slug)
         ):
             return last
-        return _apply_rule(scene, edit, seen)
+        return _apply_rule(case, edit)
 
 
 def promotion_is_current(project: Project, slug: str) -> Artifact:
@@ -91,41 +91,33 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{PROMOTION}--{slug}"):
-        scene = gather(project, slug)
-        entry = Measured.of(fresh(project, DOMAIN_RESULTS, method_key(slug, method)))
+        case = gather(project, slug)
+        result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
+        entry = Measured.of(result)
         if entry is None:
             raise InputError(
-                f"{slug}/{method}: its result is unavailable, and only a measured model becomes "
-                "champion; without "
-                f"labels, judge it: react-pipeline judge {slug} SOURCE --candidate {method}"
+                f"{slug}/{method}: only a measured model becomes champion, and its result is "
+                f"unavailable: {result.counts.get('unavailable')}"
             )
         chosen = entry.contender
-        before = scene.verdict.champion
-        test = None if chosen.is_same(before) else _test_over_champion(scene, entry)
+        before = case.verdict.champion
+        test = None if chosen.is_same(before) else _test_over_champion(case, entry)
         tested = "" if test is None else f" ({test})"
-        verdict = changed(
-            scene,
-            chosen,
-            decision="promoted",
-            by="person",
-            reason=f"a person made {chosen.identity} champion instead of "
-            f"{before.identity}{tested}: {reason.strip()}",
-            challenger=chosen,
-            test=test,
-            rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
+        because = (
+            f"a person made {chosen.identity} champion instead of {before.identity}{tested}: "
+            f"{reason.strip()}"
         )
-        return publish(scene, verdict, note=reason)
+        judgement = Judgement("promoted", because, challenger=chosen, test=test)
+        return conclude(case, chosen, judgement, by="person", note=reason)
 
 
-def _test_over_champion(scene: Evidence, entry: Measured) -> PairedTest:
-    if scene.champion is None:
-        raise InputError(
-            f"{scene.slug}: no result of the champion to compare with; {way_out(scene)}"
-        )
+def _test_over_champion(case: Case, entry: Measured) -> PairedTest:
+    if case.champion is None:
+        raise InputError(f"{case.slug}: no result of the champion to compare with; {way_out(case)}")
     try:
-        return paired_test(entry, scene.champion, scene.project.config.promotion.confidence)
+        return paired_test(entry, case.champion, case.project.config.promotion.confidence)
     except InputError as error:
-        raise InputError(f"{scene.slug}: {error}; {way_out(scene)}") from error
+        raise InputError(f"{case.slug}: {error}; {way_out(case)}") from error
 
 
 def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = False) -> Artifact:
@@ -135,8 +127,8 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
         InputError: If the base is champion, or the files of the model before are gone.
     """
     with project.store.locked(f"{PROMOTION}--{slug}"):
-        scene = gather(project, slug)
-        verdict = scene.verdict
+        case = gather(project, slug)
+        verdict = case.verdict
         if verdict.champion.method == BASE_METHOD:
             raise InputError(f"{slug}: the base is champion, so there is nothing to roll back")
         earlier = verdict.previous_champions
@@ -150,142 +142,97 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
                 raise InputError(
                     f"{slug}: {target.method} was champion before, and {error}; use --to-base"
                 ) from error
-        because = f": {reason.strip()}" if reason.strip() else ""
-        after = changed(
-            scene,
-            target,
-            decision="rolled back",
-            by="person",
-            reason=f"a person rolled back from {verdict.champion.identity} to {target.identity}"
-            f"{because}",
-            previous_champions=() if to_base else earlier[:-1],
-            rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
-        )
-        return publish(scene, after, note=reason)
+        because = f"a person rolled back from {verdict.champion.identity} to {target.identity}"
+        because += f": {reason.strip()}" if reason.strip() else ""
+        return conclude(case, target, Judgement("rolled back", because), by="person", note=reason)
 
 
-def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, str]) -> Artifact:
-    before = scene.verdict
-    turned_down = {checkpoint: "a person took it back" for checkpoint in before.rejected}
-    judgement = _judgement(scene, turned_down)
-    decision = judgement.decision
-    reason = judgement.reason
+def _apply_rule(case: Case, edit: RegistryEdit | None) -> Artifact:
+    turned_down = dict.fromkeys(case.verdict.rejected, "a person took it back")
+    judgement = _judgement(case, turned_down)
     if edit is not None:
-        decision = "incomparable"
         reason = (
-            f"version {edit.version} of react-{scene.slug} was made champion by hand and has no "
+            f"version {edit.version} of react-{case.slug} was made champion by hand and has no "
             "verified result here; nothing moves until a person decides: react-pipeline models "
-            f"promote {scene.slug} METHOD"
+            f"promote {case.slug} METHOD"
         )
-    elif decision == "incomparable" and scene.judgements is None:
-        reason = f"{reason}; {way_out(scene)}"
-    fields: dict[str, Any] = {
-        "decision": decision,
-        "reason": reason,
-        "challenger": judgement.challenger,
-        "test": judgement.test,
-        "control_test": judgement.control_test,
-        "candidates": judgement.candidates,
-        "rejected": before.rejected,
-    }
-    if decision == "promoted" and judgement.challenger is not None:
-        after = changed(scene, judgement.challenger, **fields)
-    else:
-        champion = scene.champion.contender if scene.champion else before.champion
-        after = changed(scene, champion, previous_champions=before.previous_champions, **fields)
-    rows = [*judgement.rows, *_untested_rows(scene, judgement, turned_down)]
-    return publish(scene, after, rows, extra={"registry": seen["registry"]} if edit else {})
+        judgement = replace(judgement, decision="incomparable", reason=reason)
+    elif judgement.decision == "incomparable" and case.evidence is None:
+        judgement = replace(judgement, reason=f"{judgement.reason}; {way_out(case)}")
+    champion = case.champion.contender if case.champion else case.verdict.champion
+    if judgement.decision == "promoted" and judgement.challenger is not None:
+        champion = judgement.challenger
+    rows = [*judgement.rows, *_untested_rows(case, judgement, turned_down)]
+    return conclude(case, champion, judgement, rows=rows, registry=edit.version if edit else None)
 
 
-def _judgement(scene: Evidence, turned_down: Mapping[str, str]) -> Judgement:
+def _judgement(case: Case, turned_down: Mapping[str, str]) -> Judgement:
     """What the rule says of the candidates of today."""
-    settings = scene.project.config.promotion
-    champion = scene.verdict.champion
+    settings = case.project.config.promotion
+    champion = case.verdict.champion
     name = BASE_METHOD if champion.method == BASE_METHOD else f"the champion {champion.identity}"
-    if scene.judgements is not None:
-        return judge_without_labels(scene.project, scene.judgements, champion, name, turned_down)
+    if case.evidence is not None:
+        return case.evidence.judge(case.project, champion, name, turned_down)
     excluded = {champion.checkpoint, *turned_down}
     rivals = {}
     controls: dict[str, Measured | str] = {}
     for method in settings.candidates:
-        entry = scene.results.get(method)
+        entry = case.results.get(method)
         if entry is None or entry.contender.checkpoint in excluded:
             continue
         rivals[method] = entry
         control = method + CONTROL_SUFFIX
-        if control in scene.results:
-            controls[method] = scene.results[control]
-        elif scene.left_out.get(control, NEVER) != NEVER:
-            controls[method] = scene.left_out[control]
-    return judge(rivals, scene.champion, name, controls, settings)
+        if control in case.results:
+            controls[method] = case.results[control]
+        elif case.left_out.get(control, NEVER) != NEVER:
+            controls[method] = case.left_out[control]
+    return judge(rivals, case.champion, name, controls, settings)
 
 
 def _untested_rows(
-    scene: Evidence, judgement: Judgement, turned_down: Mapping[str, str]
+    case: Case, judgement: Judgement, turned_down: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Rows of the candidates that were not tested: the champion, and those left out."""
     rows = []
     tested = {row["method"] for row in judgement.rows}
-    for method in scene.project.config.promotion.candidates:
+    for method in case.project.config.promotion.candidates:
         if method in tested:
             continue
         row: dict[str, Any] = {"method": method}
-        reason = scene.left_out.get(method, "")
-        if scene.judgements is not None and method == scene.verdict.champion.method:
+        reason = case.left_out.get(method, "")
+        if case.evidence is not None and method == case.verdict.champion.method:
             reason = ""
-        if (entry := scene.results.get(method)) is not None:
+        if (entry := case.results.get(method)) is not None:
             row |= entry.result.model_dump(include={"top1", "n"})
             reason = turned_down.get(entry.contender.checkpoint, "")
         rows.append({**row, "status": "left out" if reason else "champion", "why": reason})
     return rows
 
 
-def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
+def _adopt(case: Case, edit: RegistryEdit) -> Artifact | None:
     """What a person did in the registry, taken over as their decision; None if it cannot be, or
     changes nothing.
     """
-    before = scene.verdict
     if edit.version is None:
         reason = (
-            f"a person removed the alias of {before.champion.method} in the registry, so the base "
-            "is champion"
+            f"a person removed the alias of {case.verdict.champion.method} in the registry, so the "
+            "base is champion"
         )
-        rejected = tuple(sorted({*before.rejected, before.champion.checkpoint}))
-        fields: dict[str, Any] = {
-            "decision": "rolled back",
-            "previous_champions": (),
-            "rejected": rejected,
-        }
-        return publish(
-            scene,
-            changed(scene, Contender(method=BASE_METHOD), by="registry", reason=reason, **fields),
-        )
+        base = Contender(method=BASE_METHOD)
+        return conclude(case, base, Judgement("rolled back", reason), by="registry")
     if edit.method not in trained_methods():
         return None
-    results = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
+    results = results_of(case.project, case.slug, edit.method, edit.checkpoint)
     if not results:
         return None
     entry = results[0]
     test = None
-    if scene.champion is not None:
-        for candidate in results:
-            try:
-                test = paired_test(
-                    candidate, scene.champion, scene.project.config.promotion.confidence
-                )
-            except InputError:
-                continue
+    for candidate in results if case.champion is not None else ():
+        with suppress(InputError):
+            test = _test_over_champion(case, candidate)
             entry = candidate
             break
-    reason = (
-        f"a person made {entry.contender.identity} champion in the registry (version "
-        f"{edit.version})"
-    )
-    rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
-    fields = {
-        "decision": "promoted",
-        "challenger": entry.contender,
-        "test": test,
-        "rejected": rejected,
-    }
-    return publish(scene, changed(scene, entry.contender, by="registry", reason=reason, **fields))
+    chosen = entry.contender
+    reason = f"a person made {chosen.identity} champion in the registry (version {edit.version})"
+    judgement = Judgement("promoted", reason, challenger=chosen, test=test)
+    return conclude(case, chosen, judgement, by="registry")

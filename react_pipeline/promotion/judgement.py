@@ -1,7 +1,7 @@
 """Judgement: whether a candidate's lead over the champion is more than noise, and the choice among
 candidates.
 
-Does not belong here: where results are found (`evidence`), what follows (`decision`). Shapes: N
+Does not belong here: where results are found (`case`), what follows (`decision`). Shapes: N
 images, K candidates.
 """
 

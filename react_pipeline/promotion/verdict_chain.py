@@ -11,95 +11,46 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.evaluation import JUDGEMENTS
 from react_pipeline.lineage import resolve
-from react_pipeline.promotion.evidence import REEVALUATED, Evidence
+from react_pipeline.promotion.case import Case
+from react_pipeline.promotion.judgement import Judgement
 from react_pipeline.promotion.report import write_report
-from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEntry, Verdict
+from react_pipeline.promotion.verdicts import BASE_METHOD, By, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import Artifact, ReactError
 
 
-def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
-    """The next verdict, with a new `champion`; the last champion joins `previous_champions` unless
-    these are given.
-    """
-    before = scene.verdict
-    if champion.method == BASE_METHOD and BASE_METHOD in scene.results:
-        champion = scene.results[BASE_METHOD].contender
-    earlier = before.previous_champions
-    if not champion.is_same(before.champion):
-        earlier = (*earlier, before.champion)
-    rivals = {
-        entry.contender.checkpoint
-        for name, entry in scene.results.items()
-        if name in trained_methods()
-    }
-    sets = {entry.result.evaluation_set_fingerprint for entry in scene.results.values()}
-    evaluation_set = next(iter(sets), before.evaluation_set)
-    tested = {*before.tested, *rivals} if evaluation_set == before.evaluation_set else rivals
-    fields_of_scene = {
-        "domain": scene.slug,
-        "champion_before": before.champion,
-        "champion": champion,
-    }
-    fields_of_scene |= {
-        "previous_champions": earlier,
-        "min_gain": scene.project.config.promotion.min_gain,
-        "history": _history(scene),
-    }
-    return Verdict(
-        **{
-            **fields_of_scene,
-            "evaluation_set": evaluation_set,
-            "tested": tuple(sorted(tested)),
-            **fields,
-        }
-    )
-
-
-def _history(scene: Evidence) -> tuple[HistoryEntry, ...]:
-    last = scene.last
-    verdict = scene.verdict
-    if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
-        return verdict.history
-    return (*verdict.history, verdict.as_history_entry(last))
-
-
-def publish(
-    scene: Evidence,
-    verdict: Verdict,
-    rows: Sequence[Mapping[str, Any]] = (),
+def conclude(
+    case: Case,
+    champion: Contender,
+    judgement: Judgement,
     *,
+    by: By = "rule",
+    rows: Sequence[Mapping[str, Any]] = (),
     note: str = "",
-    extra: Mapping[str, str] | None = None,
+    registry: str | None = None,
 ) -> Artifact:
-    """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the
-    same one.
+    """Publish the next verdict, with a new `champion`. Call it with the domain's lock held, so that
+    no other verdict follows the same one.
 
     Args:
-        extra: What else was considered, apart from the results.
+        rows: Of the table of candidates.
+        registry: The version that a person's edit of the registry names, if it was considered.
     """
-    champion = scene.result_of(verdict.champion)
-    parents = {method: entry.artifact for method, entry in scene.results.items()}
-    if scene.judgements is not None:
-        parents[JUDGEMENTS] = scene.judgements.publish(scene.project)
-    if champion is not None:
-        parents["champion"] = champion.artifact
-    previous = next(reversed(verdict.previous_champions), None)
-    for name, kept in (("champion", verdict.champion), ("previous", previous)):
-        if name not in parents and kept is not None and kept.method != BASE_METHOD:
-            parents |= _files_of(scene, name, kept)
+    verdict = _next(case, champion, judgement, by)
+    result = case.result_of(verdict.champion)
+    seen = case.seen_with(result) | ({} if registry is None else {"registry": registry})
     content = {
-        "before": scene.last.fingerprint if scene.last else "",
-        "results": {**scene.seen_with(champion), **(extra or {})},
+        "before": case.last.fingerprint if case.last else "",
+        "results": seen,
         "decision": verdict.decision,
         "by": verdict.by,
         "champion": verdict.champion.checkpoint,
         "note": note,
     }
-    inputs = resolve(scene.project, PROMOTION, scene.slug, parents=parents, content=content)
+    parents = _parents(case, verdict)
+    inputs = resolve(case.project, PROMOTION, case.slug, parents=parents, content=content)
     counts = {
         "decision": verdict.decision,
         "by": verdict.by,
@@ -117,17 +68,80 @@ def publish(
         write_report(directory, verdict, rows)
         return counts
 
-    return scene.project.store.build(inputs, write)
+    return case.project.store.build(inputs, write)
 
 
-def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact]:
+def _next(case: Case, champion: Contender, judgement: Judgement, by: By) -> Verdict:
+    """A model that is rolled back is rejected from then on; one that a person promotes no longer."""
+    before = case.verdict
+    if champion.method == BASE_METHOD and BASE_METHOD in case.results:
+        champion = case.results[BASE_METHOD].contender
+    earlier = before.previous_champions
+    rejected = set(before.rejected)
+    if judgement.decision == "rolled back":
+        earlier = () if champion.method == BASE_METHOD else earlier[:-1]
+        rejected.add(before.champion.checkpoint)
+    elif not champion.is_same(before.champion):
+        earlier = (*earlier, before.champion)
+        rejected.discard(champion.checkpoint)
+    rivals = {
+        entry.contender.checkpoint
+        for name, entry in case.results.items()
+        if name in trained_methods()
+    }
+    sets = {entry.result.evaluation_set_fingerprint for entry in case.results.values()}
+    evaluation_set = next(iter(sets), before.evaluation_set)
+    tested = {*before.tested, *rivals} if evaluation_set == before.evaluation_set else rivals
+    return Verdict(
+        domain=case.slug,
+        decision=judgement.decision,
+        by=by,
+        reason=judgement.reason,
+        challenger=judgement.challenger,
+        champion_before=before.champion,
+        champion=champion,
+        test=judgement.test,
+        control_test=judgement.control_test,
+        min_gain=case.project.config.promotion.min_gain,
+        candidates=judgement.candidates,
+        evaluation_set=evaluation_set,
+        tested=tuple(sorted(tested)),
+        reigns=earlier,
+        rejected=tuple(sorted(rejected)),
+        history=_history(case),
+    )
+
+
+def _history(case: Case) -> tuple[HistoryEntry, ...]:
+    last = case.last
+    verdict = case.verdict
+    if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
+        return verdict.history
+    return (*verdict.history, verdict.as_history_entry(last))
+
+
+def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
+    """What was considered, and what must outlive pruning of the champion and the one before it."""
+    parents = {method: entry.artifact for method, entry in case.results.items()}
+    if case.evidence is not None:
+        parents[case.evidence.inputs.stage] = case.evidence.publish(case.project)
+    if (result := case.result_of(verdict.champion)) is not None:
+        parents["champion"] = result.artifact
+    previous = next(reversed(verdict.previous_champions), None)
+    for name, kept in (("champion", verdict.champion), ("previous", previous)):
+        if name not in parents and kept is not None and kept.method != BASE_METHOD:
+            parents |= _files_of(case, name, kept)
+    return parents
+
+
+def _files_of(case: Case, name: str, kept: Contender) -> dict[str, Artifact]:
     """What must outlive pruning of a model: its result, which holds on to the checkpoint, or else
     the checkpoint.
     """
-    store = scene.project.store
-    key = method_key(scene.slug, kept.method)
+    store = case.project.store
+    key = method_key(case.slug, kept.method)
     for stage, of, fingerprint in (
-        (kept.stage, scene.slug if kept.stage in (REEVALUATED, JUDGEMENTS) else key, kept.result),
+        (kept.stage, key if kept.stage == DOMAIN_RESULTS else case.slug, kept.result),
         (CUSTOMIZED_CHECKPOINT, key, kept.checkpoint),
     ):
         try:
@@ -137,12 +151,12 @@ def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact
     return {}
 
 
-def way_out(scene: Evidence) -> str:
+def way_out(case: Case) -> str:
     """What to do when the champion cannot be compared."""
-    if scene.verdict.champion.method == BASE_METHOD:
-        return f"materialize `{DOMAIN_RESULTS}` for {scene.slug!r} and base"
+    if case.verdict.champion.method == BASE_METHOD:
+        return f"materialize `{DOMAIN_RESULTS}` for {case.slug!r} and base"
     return (
         "measure the champion on today's images with `react-pipeline models reevaluate "
-        f"{scene.slug}`, or take it back "
-        f"with `react-pipeline models rollback {scene.slug} --to-base`"
+        f"{case.slug}`, or take it back "
+        f"with `react-pipeline models rollback {case.slug} --to-base`"
     )

@@ -61,8 +61,8 @@ class PairedTest(_Stored):
         p_value: Chance of as many images won among those where just one is right, if a coin decided
             each (exact, one side).
         confidence: Of the interval, after it was split among the candidates.
-        judged: Pictures that a person judged, where nothing was measured: `low`, `high` and
-            `p_value` are then those of a confidence sequence, valid whenever the judge stopped.
+        judged: Images that were judged one by one, where nothing was measured: `low`, `high` and
+            `p_value` are then those of evidence that is valid at any number of them.
     """
 
     gain: float

@@ -4,8 +4,7 @@ other run.
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`,
 `trainable_parameters`, `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high`
 once a comparison holds it; a method with a control has `gain_over_control` and its bounds as well.
-`judged_delta` and `judged_gain` come from a person's judgements of pictures without labels, not
-from measuring.
+The columns of evidence are not measured on labels.
 """
 
 import math
@@ -15,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import JUDGED
+from react_pipeline.evaluation import added_columns, added_differences
 from react_pipeline.project import Project
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, read_manifest
@@ -37,8 +36,6 @@ DIFFERENCES = {
     "gain_over_control": "gain_over_control",
     "gain_low": "gain_over_control_low",
     "gain_high": "gain_over_control_high",
-    "judged": "judged",
-    **{name: name for name in JUDGED},
 }
 """Columns of a comparison's table, and what a result's run calls them."""
 
@@ -74,9 +71,15 @@ def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
     return {str(row["method"]): _rows(comparison, row) for row in table.to_dict("records")}
 
 
+def shown_differences() -> list[str]:
+    """The differences between models, without their bounds."""
+    return ["delta_top1", "gain_over_control", *(column.name for column in added_differences())]
+
+
 def _rows(comparison: Artifact, row: Mapping[Any, Any]) -> list[Row]:
     rows = []
-    for column, name in DIFFERENCES.items():
+    added = {name: name for column in added_columns() for name in column.names}
+    for column, name in (DIFFERENCES | added).items():
         value = row.get(column)
         if value is not None and math.isfinite(value):
             rows.append(Row(name, float(value), 0, created_ms(comparison)))

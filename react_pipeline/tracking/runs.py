@@ -22,6 +22,7 @@ from react_pipeline.store import Artifact, ReactError, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
 from react_pipeline.tracking.relocation import FILES, former_folder, relocate
+from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
 from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
 
@@ -42,9 +43,6 @@ DEFAULT_EXPERIMENT = "0"
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-
-RANKING = frozenset({*METRICS, "delta_top1", "gain_over_control", "judged_delta", "judged_gain"})
-"""Metrics by which models are ranked; others (counts, costs, bounds) belong to the run alone."""
 
 MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 """MLflow's limits per call."""
@@ -269,9 +267,11 @@ def log_rows(
     """
     from mlflow.entities import Metric
 
+    # Others (counts, costs, bounds) belong to the run alone.
+    ranking = {*METRICS, *shown_differences()}
     entries = []
     for row in rows:
-        of_model = measured if measured is not None and row.name in RANKING else ()
+        of_model = measured if measured is not None and row.name in ranking else ()
         entries.append(Metric(row.name, row.value, row.time_ms, row.step, *of_model))
     for batch in _batches(entries, MAX_METRICS):
         client.log_batch(run_id, metrics=batch)

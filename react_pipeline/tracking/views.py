@@ -8,9 +8,10 @@ the menu *Views* lists and an address names.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from react_pipeline.tracking.notes import NOTE_TAG
+from react_pipeline.tracking.results import shown_differences
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,15 +27,6 @@ _NOTE = (
 """Description of the experiment, on MLflow's first page, which is one of language models."""
 
 TRAINING_PAGES = "workflowType=machine_learning"
-_FIGURES = (
-    "top1",
-    "delta_top1",
-    "gain_over_control",
-    "judged_delta",
-    "mean_per_class",
-    "trainable_parameters",
-    "training_seconds",
-)
 _WIDTHS = {
     "attributes.`Run Name`": 330,
     "params.`domain`": 110,
@@ -43,30 +35,6 @@ _WIDTHS = {
 _METRIC_WIDTH = 170
 """Pixels: a fraction has up to 22 characters. MLflow gives a column 100, and cuts what is longer.
 """
-_VIEWS = {
-    RESULTS_VIEW: {
-        "searchFilter": "tags.asset = 'domain_results'",
-        "orderByKey": "metrics.`top1`",
-        "selectedColumns": [
-            "params.`domain`",
-            "params.`method`",
-            *(f"metrics.`{name}`" for name in _FIGURES),
-        ],
-        "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
-    },
-    "trainings": {
-        "searchFilter": "tags.asset = 'customized_checkpoint'",
-        "orderByKey": "attributes.start_time",
-        "selectedColumns": [
-            "params.`domain`",
-            "params.`method`",
-            "metrics.`training/loss`",
-            "metrics.`training_seconds`",
-            "metrics.`pairs`",
-        ],
-        "chartsSearchFilter": "^training/",
-    },
-}
 
 
 def view_url(address: str, experiment_id: str) -> str:
@@ -74,11 +42,40 @@ def view_url(address: str, experiment_id: str) -> str:
     return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
 
 
+def _views() -> dict[str, dict[str, Any]]:
+    costs = ("mean_per_class", "trainable_parameters", "training_seconds")
+    figures = ("top1", *shown_differences(), *costs)
+    return {
+        RESULTS_VIEW: {
+            "searchFilter": "tags.asset = 'domain_results'",
+            "orderByKey": "metrics.`top1`",
+            "selectedColumns": [
+                "params.`domain`",
+                "params.`method`",
+                *(f"metrics.`{name}`" for name in figures),
+            ],
+            "chartsSearchFilter": "|".join(f"^{name}$" for name in figures),
+        },
+        "trainings": {
+            "searchFilter": "tags.asset = 'customized_checkpoint'",
+            "orderByKey": "attributes.start_time",
+            "selectedColumns": [
+                "params.`domain`",
+                "params.`method`",
+                "metrics.`training/loss`",
+                "metrics.`training_seconds`",
+                "metrics.`pairs`",
+            ],
+            "chartsSearchFilter": "^training/",
+        },
+    }
+
+
 def save_views(client: MlflowClient, experiment: Experiment) -> None:
     """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own
     pages save them.
     """
-    for view, state in _VIEWS.items():
+    for view, state in _views().items():
         order = ["attributes.`Run Name`", *state["selectedColumns"]]
         widths = {column: _WIDTHS.get(column, _METRIC_WIDTH) for column in order}
         # Charts draw only the first ten runs otherwise.

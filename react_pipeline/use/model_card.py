@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from react_pipeline.evaluation import EvalResult, Side, describe, judgements_of
+from react_pipeline.evaluation import EvalResult, evidence_of
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
@@ -65,7 +65,6 @@ def model_card(
         title = slug
         description = ""
     pairs = pairs_of_checkpoint(project, checkpoint)
-    names = trained_for(project, checkpoint).class_names
     measured, figures = _figures(project, checkpoint, decision)
     return render(
         "use",
@@ -74,15 +73,15 @@ def model_card(
         description=description,
         slug=slug,
         method=method,
-        fingerprint=checkpoint.fingerprint,
         decision=decision,
         loading=loading,
         measured=measured,
         figures=figures,
-        judged=_judged(project, checkpoint) if measured is None else [],
-        ingredients=_ingredients(project, checkpoint, pairs, len(names)),
-        classes=_names(names),
+        evidence=_evidence(project, checkpoint) if measured is None else [],
+        class_names=trained_for(project, checkpoint).class_names,
+        max_names=MAX_NAMES,
         control=method.endswith(CONTROL_SUFFIX),
+        **_ingredients(project, checkpoint, pairs),
         **ingredients(project),
     )
 
@@ -140,76 +139,36 @@ def _figures(
     return measured, Markup(table)  # noqa: S704
 
 
-def _judged(project: Project, checkpoint: Artifact) -> list[str]:
-    """A sentence for each session in which a person judged this very model without labels."""
-    slug, method = checkpoint.key.split("/")
-    side = Side(method=method, checkpoint=checkpoint.fingerprint)
+def _evidence(project: Project, checkpoint: Artifact) -> list[tuple[str, list[str]]]:
+    """Each kind of evidence on this very model: how it was obtained, and its sentences."""
     try:
-        judged = judgements_of(project, slug)
+        evidence = evidence_of(project, checkpoint.key.split("/")[0])
     except InputError:  # the domain's file is gone
         return []
-    sessions = judged.sessions if judged else ()
-    return [describe(one) for one in sessions if side in (one.header.candidate, one.header.against)]
+    sentences = [
+        (one.explanation, one.sentences(checkpoint.fingerprint)) for one in evidence.values()
+    ]
+    return [one for one in sentences if one[1]]
 
 
-def _ingredients(
-    project: Project, checkpoint: Artifact, pairs: Artifact, classes: int
-) -> list[tuple[str, Markup]]:
+def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dict[str, Any]:
+    """What the checkpoint was made from, for the template."""
     from react_pipeline.clip import encoder_fields  # loads torch
 
-    base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    corpus = project.store.open("corpus", ALL, pairs.parents["corpus"])
+    def fields_of(stage: str, of: Artifact) -> dict[str, Any]:
+        encoder = project.store.open(stage, ALL, of.parents[stage])
+        return encoder_fields(encoder.manifest["config"], encoder.path)
+
     method = checkpoint.key.split("/")[1]
-    config = checkpoint.manifest["config"]
-    counts = checkpoint.counts
-    size = f"{corpus.counts['shards']:,} shards"
-    if (among := corpus.counts.get("pairs")) is not None:
-        size += f", {among:,} pairs"
-    encoder = _fields(encoder_fields(base.manifest["config"], base.path))
-    kind = corpus.manifest["config"]["kind"]
-    lines = [
-        ("Base", f"{encoder} (`{base.fingerprint}`)"),
-        ("Corpus", f"kind {kind}, {size} (`{corpus.fingerprint}`)"),
-    ]
-    if RETRIEVAL_CHECKPOINT in pairs.parents:
-        retrieval = project.store.open(
-            RETRIEVAL_CHECKPOINT, ALL, pairs.parents[RETRIEVAL_CHECKPOINT]
-        )
-        fields = _fields(encoder_fields(retrieval.manifest["config"], retrieval.path))
-        lines.append(("Encoder that retrieves", fields))
-    amount = f"{pairs.counts['pairs']:,}"
-    if pairs.stage == "control_set":
-        lines.append(("Pairs", f"{amount} drawn at random (`{pairs.fingerprint}`)"))
-    else:
-        by_mode = pairs.counts["pairs_by_mode"].items()
-        modes = ", ".join(f"{mode} {count:,}" for mode, count in by_mode)
-        retrieved = f"{amount} pairs for {pairs.counts['classes']} of {classes} classes"
-        lines.append(("Retrieved", f"{retrieved}, by mode: {modes} (`{pairs.fingerprint}`)"))
-        if pairs.counts["starving"]:
-            lines.append(("Classes with too few pairs", _names(pairs.counts["starving"])))
-    trains = METHODS[method].about if method in METHODS else "see the documentation"
-    own = ("method", "classes", "templates")
-    training = {name: value for name, value in config.items() if name not in own}
-    lines += [
-        ("Method", f"{method}: trains {trains}"),
-        ("Training", _fields(training)),
-        ("Parameters", f"{counts['trainable_parameters']:,} trained of {counts['parameters']:,}"),
-    ]
-    return [(name, Markup(text)) for name, text in lines]  # noqa: S704  # its parts are escaped
-
-
-def _fields(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name.replace('_', ' ')} {escaped(str(value))}"
-        for name, value in values.items()
-        if value is not None
-    )
-
-
-def _names(names: Sequence[str]) -> Markup:
-    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-    listed = ", ".join(map(escaped, names[:MAX_NAMES]))
-    return Markup(f"{len(names):,}: {listed}{more}")  # noqa: S704
+    retrieves = RETRIEVAL_CHECKPOINT in pairs.parents
+    return {
+        "checkpoint": checkpoint,
+        "pairs": pairs,
+        "corpus": project.store.open("corpus", ALL, pairs.parents["corpus"]),
+        "base": fields_of("base_checkpoint", checkpoint),
+        "retrieval": fields_of(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
+        "trains": METHODS[method].about if method in METHODS else "see the documentation",
+    }
 
 
 def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:

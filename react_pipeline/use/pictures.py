@@ -2,7 +2,7 @@
 
 Belongs here: folders, patterns, lists, tables and shards of pictures, without labels or captions.
 Does not belong here: labelled sets (`labelled`), the corpus (`corpus`), what is done with a picture
-(`encode_pictures`).
+(`encoding`).
 """
 
 from __future__ import annotations

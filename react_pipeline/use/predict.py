@@ -1,7 +1,7 @@
 """Predictions for many pictures as files: parquet, CSV, a page, a ledger; and their vectors.
 
 Belongs here: the folder that a run writes, and resuming it. Does not belong here: which pictures
-(`pictures`), decoding and encoding them (`encode_pictures`), the page (`prediction_page`).
+(`pictures`), decoding and encoding them (`encoding`), the page (`prediction_page`).
 
 The folder::
 
@@ -37,7 +37,7 @@ from react_pipeline.embedding import LONG_RUN, Encoder
 from react_pipeline.settings import MAX_PIXELS, DownloadConfig, StorageConfig
 from react_pipeline.store import InputError, StoreWriteError, lock, rename_synced, write_atomically
 from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
-from react_pipeline.use.encode_pictures import Columns, encode_pictures, read_parts
+from react_pipeline.use.encoding import Columns, encode_pictures, read_parts
 from react_pipeline.use.pictures import LedgerRow, Picture, fetch_urls, find_pictures, identity_of
 from react_pipeline.use.prediction_page import write_page
 

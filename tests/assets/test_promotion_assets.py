@@ -12,8 +12,8 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.promotion import doubt_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide
-from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking.log import Tracking
 
 GATED = "gated-image"

@@ -12,8 +12,8 @@ from support.promotion import copy_measured, evaluation_set, measured_folder, ou
 
 from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide
-from react_pipeline.promotion.evidence import standing
 from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking

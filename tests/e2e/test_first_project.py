@@ -21,7 +21,7 @@ import yaml
 from support.drawings import COLOURS, SHAPES, draw
 from support.services import answer, free_port, program, running
 
-from react_pipeline.evaluation.judgement_log import Session
+from react_pipeline.extensions.judging.log import Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 

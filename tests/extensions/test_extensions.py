@@ -26,8 +26,8 @@ project = Project.load(sys.argv[1])
 for name, row in STAGES.items():
     for key in row.keys(["shapes"], ["base", "linear-head"]):
         artifact = run(project, name, key)
-        print(name, key, artifact.counts.get("top1"))
-    if name == "domain_results":
+        print(name, key, artifact.counts.get("top1"), artifact.counts.get("decision"))
+    if name == "promotion":
         break
 for finding in _extensions(project):
     print(finding.what, finding.state, finding.detail)
@@ -88,7 +88,7 @@ def python(code: str, *arguments: object, path: Path, folder: Path) -> tuple[str
     return done.stdout, done.stderr
 
 
-def test_the_core_builds_up_to_results_without_any_extension(
+def test_the_core_builds_up_to_a_verdict_without_any_extension(
     indexed_project: Project, tmp_path: Path
 ) -> None:
     copy = tmp_path / "without"
@@ -96,7 +96,8 @@ def test_the_core_builds_up_to_results_without_any_extension(
     shutil.copytree(LIBRARY, copy / "react_pipeline", ignore=leave)
     out, errors = python(LINEAGE, indexed_project.path, path=copy, folder=tmp_path)
     assert "domain_results shapes/linear-head 0." in out
-    for name in ("demo", "dense", "elevater"):
+    assert "promotion shapes 0." in out
+    for name in ("demo", "dense", "elevater", "judging"):
         assert f"the extension {name} is left out" in errors
         assert f"extension note {name} is left out: ModuleNotFoundError" in out
 

@@ -22,7 +22,8 @@ import pytest
 from react_pipeline import stop
 from react_pipeline.assets import launch
 from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
-from react_pipeline.commands import cli, use
+from react_pipeline.commands import cli
+from react_pipeline.extensions.judging import commands as judging_commands
 from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
 from react_pipeline.store.errors import InputError
@@ -247,13 +248,15 @@ def test_a_server_is_watched_until_it_has_loaded(
         on_start("http://127.0.0.1:1/")
         raise InputError("enough")
 
-    for module in (cli, use):
+    for module in (cli, judging_commands):
         monkeypatch.setattr(module, "stop_in_own_way", lambda: events.append("own way"))
     prepared = SimpleNamespace(log=None, pictures={})
     for place in ("react_pipeline.browse", "react_pipeline.browse.serve"):
         monkeypatch.setattr(f"{place}.serve_app", serve)
-    monkeypatch.setattr("react_pipeline.use.prepare_log", lambda *_: prepared)
-    monkeypatch.setattr("react_pipeline.evaluation.open_log", lambda *_: nullcontext())
+    monkeypatch.setattr(
+        "react_pipeline.extensions.judging.prepare.prepare_log", lambda *_: prepared
+    )
+    monkeypatch.setattr("react_pipeline.extensions.judging.log.open_log", lambda *_: nullcontext())
     with pytest.raises(SystemExit) as end:
         cli.main([*arguments, "--config", str(tiny_project.path)])
     assert (events, end.value.code) == (

@@ -19,8 +19,8 @@ from support.promotion import checkpoint, evaluation_set, outcomes, reevaluated,
 
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
-from react_pipeline.promotion.evidence import standing
 from react_pipeline.promotion.verdicts import RegistryEdit, Verdict
 from react_pipeline.settings.methods import trained_methods
 from react_pipeline.store import artifacts

@@ -11,8 +11,8 @@ import yaml
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.case import reevaluate, standing
 from react_pipeline.promotion.decision import decide, promote
-from react_pipeline.promotion.evidence import reevaluate, standing
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.training.customization import customize
 

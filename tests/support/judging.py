@@ -11,14 +11,14 @@ from pathlib import Path
 
 import yaml
 
-from react_pipeline.evaluation.judgement_log import (
+from react_pipeline.extensions.judging.judgements import JUDGEMENTS, measure_of, present_model
+from react_pipeline.extensions.judging.log import (
     Disagreement,
     Header,
     Side,
     create_log,
     open_log,
 )
-from react_pipeline.evaluation.judgements import JUDGEMENTS, measure_of, present_model
 from react_pipeline.project.project import Project
 from support.promotion import checkpoint, result, stand_in
 

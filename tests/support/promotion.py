@@ -20,7 +20,7 @@ from conftest import write_project
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.evidence import REEVALUATED
+from react_pipeline.promotion.case import REEVALUATED
 from react_pipeline.promotion.verdicts import Contender
 from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact, Inputs

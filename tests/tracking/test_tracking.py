@@ -253,7 +253,10 @@ def test_the_experiment_has_views_of_results_and_trainings(
     assert shown["runsHiddenMode"] == "SHOW_ALL"
     assert "Model training" in tags["mlflow.note.content"]
     names = {column.split("`")[1] for column in shown["selectedColumns"]}
-    assert names - {"gain_over_control", "judged_delta"} <= {*run.data.metrics, *run.data.params}
+    assert names - {"gain_over_control", "judged_delta", "judged_gain"} <= {
+        *run.data.metrics,
+        *run.data.params,
+    }
 
 
 def test_mlflow_pages_begin_with_accuracy_and_trainings(

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, roll_back
-from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs

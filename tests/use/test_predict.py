@@ -27,7 +27,7 @@ from react_pipeline.corpus.images import decode_image
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, SourceUnavailable
-from react_pipeline.use import encode_pictures as encoding
+from react_pipeline.use import encoding
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.pictures import Picture, find_pictures
 from react_pipeline.use.predict import Options, embed_pictures, predict_pictures

@@ -18,15 +18,15 @@ from support.judging import SLUG, header_of, judge, unavailable, without_labels
 from support.promotion import checkpoint
 
 import react_pipeline.evaluation.comparison as comparison
-from react_pipeline.evaluation.comparison import JUDGED_STATUS, compare, comparison_is_current
-from react_pipeline.evaluation.judgement_log import (
+from react_pipeline.evaluation.comparison import compare, comparison_is_current
+from react_pipeline.extensions.judging.judgements import STATUS, judgements_of
+from react_pipeline.extensions.judging.log import (
     Session,
     Side,
     create_log,
     describe,
     open_log,
 )
-from react_pipeline.evaluation.judgements import judgements_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact, StoreWriteError
 from react_pipeline.tracking.results import difference_rows
@@ -225,9 +225,9 @@ def test_a_comparison_is_stale_after_the_next_judgement(
     assert "Judged, not measured" in page and describe(Session.read(path)) in page.replace(
         "&#43;", "+"
     )
-    assert f"Without labels, {GATED} is judged" in page and 'id="judged"' in page
-    assert "over the base, judged" in page and "0 of 0" not in page
-    assert set(table["status"]) == {JUDGED_STATUS}
+    assert f"Without labels, {GATED} is judged" in page and 'id="judgements"' in page
+    assert "judged over base" in page and "0 of 0" not in page
+    assert set(table["status"]) == {STATUS}
     assert "judged over base" in artifact.file("table.md").read_text()
     assert {row.name for row in difference_rows(artifact)[GATED]} >= {
         "judged_delta",

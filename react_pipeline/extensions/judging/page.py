@@ -1,7 +1,6 @@
 """The page of judging: one picture at a time, two class names in random places, on loopback.
 
-Belongs here: what the page asks and gets. Does not belong here: the log (`evaluation`), who may ask
-(`browse`).
+Belongs here: what the page asks and gets. Does not belong here: the log (`log`), who may ask (`browse`).
 
 The page does not show which model said what: names change places at random, and until the answer is
 clear the page shows how many clicks are likely left and no bound, which would move after a click
@@ -18,22 +17,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
-from react_pipeline.evaluation import (
+from react_pipeline.extensions.judging.log import (
     FORECAST_STEP,
     NEITHER,
     UNSURE,
+    Answer,
     JudgementLog,
     Session,
     describe,
 )
 from react_pipeline.pages import render
 from react_pipeline.store import InputError, ReactError, StoreWriteError
-from react_pipeline.use.pictures import Picture
+from react_pipeline.use import Picture
 
 if TYPE_CHECKING:
     from flask import Flask
-
-    from react_pipeline.evaluation import Answer
 
 SHOWN_PIXELS = 900
 """The longer side of a picture on the page."""
@@ -55,7 +53,7 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
     def page() -> str:
         domain = log.session.header.domain
         return render(
-            "use",
+            "extensions/judging",
             "judge.html",
             page_title=f"Judging: {domain}",
             main_class="judging",

@@ -19,14 +19,14 @@ from support.judging import SLUG, header_of, without_labels
 from support.processes import killed
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.evaluation.judgement_log import JudgementLog, Session, Side, open_log
-from react_pipeline.evaluation.judgements import JUDGEMENTS, present_model
+from react_pipeline.extensions.judging import page, prepare
+from react_pipeline.extensions.judging.judgements import JUDGEMENTS, present_model
+from react_pipeline.extensions.judging.log import JudgementLog, Session, Side, open_log
+from react_pipeline.extensions.judging.page import create_page
+from react_pipeline.extensions.judging.prepare import prepare_log
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
-from react_pipeline.use import encode_pictures as encoding
-from react_pipeline.use import judge, judge_page
-from react_pipeline.use.judge import prepare_log
-from react_pipeline.use.judge_page import create_page
+from react_pipeline.use import encoding
 from react_pipeline.use.pictures import find_pictures
 
 GATED = "gated-image"
@@ -64,7 +64,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
             for number, name in enumerate(good)
         )
 
-    monkeypatch.setattr(judge, "_classify", classify)
+    monkeypatch.setattr(prepare, "_classify", classify)
     return project
 
 
@@ -171,7 +171,7 @@ def test_models_classify_as_they_are_measured(
     publish_base(project)
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
-    classified = dict(judge._classify(project, SLUG, side, found, tmp_path / "parts"))
+    classified = dict(prepare._classify(project, SLUG, side, found, tmp_path / "parts"))
     clip, head = load_classifier(
         project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
     )
@@ -201,7 +201,7 @@ def test_names_change_places_by_the_log_and_number_alone(project: Project) -> No
         update={"created": "now"}
     )
     stub: Any = SimpleNamespace(session=Session(Path("log.jsonl"), b"", header, ()))
-    firsts = [judge_page._choices(stub, number)[0] for number in range(200)]
+    firsts = [page._choices(stub, number)[0] for number in range(200)]
     assert 80 < sum(firsts) < 120
 
 

@@ -1,7 +1,7 @@
 """The log of a judgement: what a person said of the pictures on which two models disagree, and what
 follows from it.
 
-Does not belong here: which pictures disagree (`use.judge`), the artifact (`judgements`).
+Does not belong here: which pictures disagree (`prepare`), the artifact (`judgements`).
 
 The first line holds both models and every picture on which they disagree, in random order; each
 line after it is one answer to the next picture, or takes the last answer back. Lines are on the
@@ -23,8 +23,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from react_pipeline.evaluation.confidence_sequence import Values, p_value, sum_bounds
-from react_pipeline.evaluation.intervals import sign_test
+from react_pipeline.evaluation import sign_test
+from react_pipeline.extensions.judging.confidence_sequence import Values, p_value, sum_bounds
 from react_pipeline.store import (
     CorruptArtifact,
     InputError,

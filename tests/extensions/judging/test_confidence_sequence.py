@@ -9,7 +9,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from react_pipeline.evaluation.confidence_sequence import Values, log_wealth, p_value, sum_bounds
+from react_pipeline.extensions.judging.confidence_sequence import (
+    Values,
+    log_wealth,
+    p_value,
+    sum_bounds,
+)
 
 POPULATIONS = [
     (1, 1, 1, 1, -1, -1, -1),

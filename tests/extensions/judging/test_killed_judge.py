@@ -18,9 +18,9 @@ import pytest
 from support.drawings import draw
 from support.judging import SLUG, without_labels
 
-from react_pipeline.evaluation.judgement_log import Session
+from react_pipeline.extensions.judging import prepare
+from react_pipeline.extensions.judging.log import Session
 from react_pipeline.project.project import Project
-from react_pipeline.use import judge
 
 
 @contextmanager
@@ -53,11 +53,11 @@ def test_acknowledged_answers_outlive_a_kill(
     for number in range(20):
         draw("circle", "red", number).save(tmp_path / "pictures" / f"{number}.png")
     monkeypatch.setattr(
-        judge,
+        prepare,
         "_classify",
         lambda _p, _s, side, found, _f: ((one.name, int(side.method == "base")) for one in found),
     )
-    log = judge.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print).log
+    log = prepare.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print).log
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]
     command += ["--port", "0", "--judge", "a tester", "--config", str(project.path)]
     with serving(command) as (address, process):

@@ -2,7 +2,7 @@
 be judged.
 
 Belongs here: which models, which pictures, and the log of both. Does not belong here: the page
-(`judge_page`), what follows from answers (`evaluation`).
+(`page`), what follows from answers (`log`).
 """
 
 import hashlib
@@ -14,23 +14,19 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from react_pipeline.evaluation import (
-    HEADLINE_METHOD,
+from react_pipeline.evaluation import HEADLINE_METHOD
+from react_pipeline.extensions.judging.judgements import (
     JUDGEMENTS,
-    Disagreement,
-    Header,
-    Side,
-    create_log,
     measure_of,
     model_of,
     present_model,
 )
+from react_pipeline.extensions.judging.log import Disagreement, Header, Side, create_log
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, standing
 from react_pipeline.settings import METHODS, trained_methods
 from react_pipeline.store import InputError, canonical_json
-from react_pipeline.use.chosen_model import CHAMPION, load_model
-from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures, identity_of
+from react_pipeline.use import CHAMPION, Picture, fetch_urls, find_pictures, identity_of
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ def _classify(
     import torch
 
     from react_pipeline.embedding import LONG_RUN, Encoder
-    from react_pipeline.use.encode_pictures import encode_pictures, read_parts
+    from react_pipeline.use import encode_pictures, load_model, read_parts
 
     config = project.config
     checkpoint = model_of(project, slug, side)

@@ -1,5 +1,5 @@
-"""Evidence: what a decision on a champion considers: the last verdict, and results that are fresh
-and verified.
+"""Case: what a decision on a champion considers: the last verdict, and results that are fresh and
+verified.
 
 A champion whose method has another checkpoint by now is judged by results of its own checkpoint,
 measured again. Does not belong here: judging (`judgement`), deciding (`decision`).
@@ -8,12 +8,7 @@ measured again. Does not belong here: judging (`judgement`), deciding (`decision
 from dataclasses import dataclass
 from functools import cached_property
 
-from react_pipeline.evaluation import (
-    JUDGEMENTS,
-    Judgements,
-    judgements_of,
-    write_evaluation,
-)
+from react_pipeline.evaluation import Evidence, evidence_of, write_evaluation
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
@@ -38,7 +33,7 @@ NEVER = "never evaluated"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Case:
     """What a decision sees.
 
     Attributes:
@@ -46,7 +41,7 @@ class Evidence:
         results: By method, every result of a candidate, a control or the base that is fresh and has
             values.
         left_out: By method, why there is none.
-        judgements: What people judged, where the domain has no labelled set; None where it has one.
+        evidence: What decides where the domain has no labelled set; None where it has one.
     """
 
     project: Project
@@ -55,7 +50,7 @@ class Evidence:
     verdict: Verdict
     results: dict[str, Measured]
     left_out: dict[str, str]
-    judgements: Judgements | None = None
+    evidence: Evidence | None = None
 
     @cached_property
     def champion(self) -> Measured | None:
@@ -72,8 +67,8 @@ class Evidence:
         seen = {method: entry.artifact.fingerprint for method, entry in self.results.items()}
         if champion is not None and champion.artifact.fingerprint not in seen.values():
             seen["champion"] = champion.artifact.fingerprint
-        if self.judgements is not None:
-            seen[JUDGEMENTS] = self.judgements.inputs.fingerprint
+        if self.evidence is not None:
+            seen[self.evidence.inputs.stage] = self.evidence.inputs.fingerprint
         return seen
 
     def result_of(self, contender: Contender) -> Measured | None:
@@ -131,7 +126,7 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
 
 
-def gather(project: Project, slug: str) -> Evidence:
+def gather(project: Project, slug: str) -> Case:
     """Everything that a decision on a domain considers today.
 
     Raises:
@@ -150,12 +145,13 @@ def gather(project: Project, slug: str) -> Evidence:
             results[method] = entry
         else:
             left_out[method] = entry
-    judgements = None if _has_labels(project, slug) else judgements_of(project, slug)
-    return Evidence(project, slug, last, verdict, results, left_out, judgements)
+    others = {} if _has_labels(project, slug) else evidence_of(project, slug)
+    evidence = next(iter(others.values()), None)
+    return Case(project, slug, last, verdict, results, left_out, evidence)
 
 
 def _has_labels(project: Project, slug: str) -> bool:
-    """Whether the domain names a labelled set; then judgements decide nothing, measuring does."""
+    """Whether the domain names a labelled set; then nothing but measuring decides."""
     try:
         return project.domain(slug).evaluation is not None
     except InputError:  # its file is gone

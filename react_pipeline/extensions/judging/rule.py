@@ -1,18 +1,24 @@
 """The rule without labels: the choice of `judgement`, by confidence sequences instead of measured
 results.
 
-Does not belong here: judging pictures (`use.judge`), the sequences
-(`evaluation.confidence_sequence`).
+Does not belong here: judging pictures (`page`), the sequences (`confidence_sequence`).
 """
 
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
-from react_pipeline.evaluation import Judgements, Session, Side, present_model
+from react_pipeline.extensions.judging.judgements import Judgements, present_model
+from react_pipeline.extensions.judging.log import Session, Side
 from react_pipeline.project import Project
-from react_pipeline.promotion.judgement import Judgement, Tested, choose
-from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
+from react_pipeline.promotion import (
+    BASE_METHOD,
+    Contender,
+    Judgement,
+    PairedTest,
+    Tested,
+    choose,
+)
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import CorruptArtifact, InputError
 
@@ -31,9 +37,7 @@ def judge_without_labels(
     sequence is valid whenever the judge stopped, so nothing else is corrected. Of those that pass,
     the highest estimate is promoted.
 
-    Args:
-        champion_name: How the reason names it.
-        turned_down: Checkpoints that a person took back.
+    For the arguments see `Evidence.judge`.
     """
     settings = project.config.promotion
     slug = judgements.inputs.key

@@ -1,0 +1,117 @@
+"""Evidence: what extensions know of a domain's models beside results on labelled images.
+
+Belongs here: what an extension offers, and the columns that it adds to comparisons. Does not belong
+here: any evidence, the rule for models without labelled images (`promotion`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from react_pipeline.extension import brought, required
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, Inputs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from react_pipeline.evaluation.findings import Finding
+    from react_pipeline.promotion import Contender, Judgement
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that evidence adds to comparisons.
+
+    Attributes:
+        name: Of a difference of fractions, which has bounds `<name>_low` and `<name>_high`, or of a
+            count.
+        heading: As people read it.
+    """
+
+    name: str
+    heading: str
+    is_count: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the table: value and bounds."""
+        return tuple(self.name + bound for bound in ("", *(() if self.is_count else _BOUNDS)))
+
+
+_BOUNDS = ("_low", "_high")
+
+
+class Evidence(ABC):
+    """Evidence on the models of one domain, as it is today.
+
+    Attributes:
+        inputs: Of the artifact that keeps it. Its stage is its name among parents.
+        columns: What it adds to comparisons; its extension names them too.
+        title: Heading of its section on a page.
+        explanation: How it was obtained, and what its intervals mean.
+    """
+
+    inputs: Inputs
+    columns: ClassVar[tuple[Column, ...]]
+    title: ClassVar[str]
+    explanation: ClassVar[str]
+
+    @abstractmethod
+    def publish(self, project: Project) -> Artifact:
+        """Publish it; the artifact that is there already if nothing is new."""
+
+    @abstractmethod
+    def rows(self, checkpoints: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
+        """Values of its columns by method, and the `status` of a method without labelled images.
+
+        Args:
+            checkpoints: Fingerprints of today's checkpoints, by method.
+        """
+
+    @abstractmethod
+    def sentences(self, checkpoint: str = "") -> list[str]:
+        """Each comparison in a sentence; of one checkpoint, or of all."""
+
+    @abstractmethod
+    def finding(self, table: pd.DataFrame) -> Finding | None:
+        """What a page says at its head where nothing was measured."""
+
+    @abstractmethod
+    def judge(
+        self,
+        project: Project,
+        champion: Contender,
+        champion_name: str,
+        turned_down: Collection[str],
+    ) -> Judgement:
+        """Test candidates against the champion of a domain without labelled images.
+
+        Args:
+            champion_name: How the reason names it.
+            turned_down: Checkpoints that a person took back.
+        """
+
+
+def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
+    """What extensions know of a domain's models today, by the stage of its artifact."""
+    return required(lambda extension: extension.evidence(project, slug))
+
+
+@cache
+def added_columns() -> tuple[Column, ...]:
+    """What evidence of any kind adds to comparisons."""
+    return tuple(
+        column
+        for _, columns in brought(lambda extension: tuple(extension.columns()))
+        for column in columns
+    )
+
+
+def added_differences() -> tuple[Column, ...]:
+    """Those of `added_columns` that are differences with bounds."""
+    return tuple(column for column in added_columns() if not column.is_count)

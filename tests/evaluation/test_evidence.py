@@ -1,0 +1,144 @@
+"""Evidence of an extension in comparison and promotion; it comes and goes with the extension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from support.judging import SLUG, unavailable, without_labels
+
+from react_pipeline import extension
+from react_pipeline.evaluation import Column, Evidence, Finding, comparison
+from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.evaluation.comparison import compare, comparison_is_current
+from react_pipeline.evaluation.evidence import added_columns
+from react_pipeline.extension import Extension
+from react_pipeline.project.project import Project
+from react_pipeline.promotion import Contender, Judgement, Verdict
+from react_pipeline.promotion.decision import decide, promotion_is_current
+from react_pipeline.store import Artifact, InputError, Inputs, StaleArtifact
+
+GATED = "gated-image"
+COLUMNS = (Column("voted", "voted over base"), Column("votes", "votes", is_count=True))
+
+
+class Ballots(Evidence):
+    columns = COLUMNS
+    title = "Voted"
+    explanation = "Three people voted."
+    inputs = Inputs("votes", SLUG, {}, {}, "1", "three")
+
+    def publish(self, project: Project) -> Artifact:
+        def write(directory: Path) -> dict[str, Any]:
+            (directory / "ballots.txt").write_text("3")
+            return {"votes": 3}
+
+        return project.store.build(self.inputs, write)
+
+    def rows(self, checkpoints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        values = {"voted": 0.25, "voted_low": 0.125, "voted_high": 0.5, "votes": 3}
+        return {GATED: {**values, "status": "voted on"}} if GATED in checkpoints else {}
+
+    def sentences(self, checkpoint: str = "") -> list[str]:
+        return ["Two of three."]
+
+    def finding(self, table: pd.DataFrame) -> Finding | None:
+        return Finding(GATED, "It was voted for.", ())
+
+    def judge(
+        self,
+        project: Project,
+        champion: Contender,
+        champion_name: str,
+        turned_down: Collection[str],
+    ) -> Judgement:
+        checkpoint = project.store.current("customized_checkpoint", f"{SLUG}/{GATED}")
+        rival = Contender(method=GATED, checkpoint=checkpoint.fingerprint, stage="votes")
+        return Judgement("promoted", f"voted over {champion_name}", challenger=rival)
+
+
+class Votes(Extension):
+    def columns(self) -> tuple[Column, ...]:
+        return COLUMNS
+
+    def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
+        return {"votes": Ballots()}
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    core = extension.extensions()[extension.CORE.name]
+
+    def replace(**others: Extension) -> None:
+        monkeypatch.setattr(extension, "extensions", lambda: {extension.CORE.name: core, **others})
+        added_columns.cache_clear()
+
+    yield replace
+    added_columns.cache_clear()
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
+    # The stand-ins of results have no pairs to show.
+    monkeypatch.setattr(comparison, "_retrieved_sets", lambda *_: {})
+    project = without_labels(make_project(), [GATED])
+    unavailable(project, "base", GATED)
+    return project
+
+
+def test_evidence_is_shown_and_decides_without_labels(
+    project: Project, install: Callable[..., None]
+) -> None:
+    install(votes=Votes())
+    artifact = compare(project, SLUG)
+    assert "votes" in artifact.parents
+    row = pd.read_parquet(artifact.file("table.parquet")).set_index("method").loc[GATED]
+    assert (row["voted"], row["voted_low"], row["votes"]) == (0.25, 0.125, 3)
+    assert row["status"] == "voted on"
+    assert "+25.0 (+12.5 to +50.0)" in artifact.file("table.md").read_text()
+    page = artifact.file("dashboard.html").read_text()
+    for text in ("Voted</h2>", "Three people voted.", "Two of three.", "It was voted for."):
+        assert text in page
+    assert 'id="votes"' in page
+    decided = decide(project, SLUG)
+    assert Verdict.read(decided).champion.method == GATED and "votes" in decided.parents
+    assert promotion_is_current(project, SLUG).fingerprint == decided.fingerprint
+
+
+def test_what_an_extension_knew_is_stale_when_it_is_gone(
+    project: Project, install: Callable[..., None]
+) -> None:
+    install(votes=Votes())
+    before = compare(project, SLUG)
+    decide(project, SLUG)
+    install()
+    for is_current in (comparison_is_current, promotion_is_current):
+        with pytest.raises(StaleArtifact, match="votes"):
+            is_current(project, SLUG)
+    after = compare(project, SLUG)
+    assert "voted" not in pd.read_parquet(after.file("table.parquet"))
+    install(votes=Votes())
+    assert compare(project, SLUG).fingerprint == before.fingerprint
+
+
+def test_tables_without_the_columns_of_an_extension_are_read(
+    project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    compare(project, SLUG)
+    monkeypatch.setattr(Votes, "evidence", lambda *_: {})
+    install(votes=Votes())
+    table = comparison_table(project, [SLUG])
+    assert table["voted"].isna().all() and set(table["method"]) == {"base", GATED}
+
+
+def test_evidence_that_raises_stops_the_comparison(
+    project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Votes, "evidence", lambda *_: 1 / 0)
+    install(votes=Votes())
+    with pytest.raises(InputError, match="votes"):
+        compare(project, SLUG)
