@@ -72,7 +72,7 @@ def conclude(
 
 
 def _next(case: Case, champion: Contender, judgement: Judgement, by: By) -> Verdict:
-    """A model that is rolled back is rejected from then on; one that a person promotes no longer."""
+    """A model that is rolled back is rejected from then on, until a person promotes it."""
     before = case.verdict
     if champion.method == BASE_METHOD and BASE_METHOD in case.results:
         champion = case.results[BASE_METHOD].contender

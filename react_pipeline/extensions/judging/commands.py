@@ -10,16 +10,18 @@ import typer
 from react_pipeline.commands import Config, Domain, console, load_project
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards "
+        "(.tar)."
+    ),
+]
+
 
 def judge(
     domain: Domain,
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards "
-            "(.tar)."
-        ),
-    ],
+    source: Source,
     candidate: Annotated[
         str | None,
         typer.Option(help="A trained method. Default: gated-image, or the first of `methods`."),

@@ -82,7 +82,7 @@ class Judgements(Evidence):
         return project.store.build(self.inputs, write)
 
     def rows(self, checkpoints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """What a person found of these very checkpoints compared with the base and their controls."""
+        """What a person found of these checkpoints compared with the base and their controls."""
         sides = {
             method: Side(method=method, checkpoint=checkpoint)
             for method, checkpoint in checkpoints.items()
@@ -250,7 +250,8 @@ def _details(row: Any) -> tuple[str, str]:
     control = "Its control was not judged, so what retrieval adds is not known: judge it too, with "
     control += f"--against {row.method}{CONTROL_SUFFIX}."
     if not pd.isna(row.judged_gain):
-        gain = f"{points(row.judged_gain)} points ({interval_in_words(row.judged_gain_low, row.judged_gain_high)})"
+        interval = interval_in_words(row.judged_gain_low, row.judged_gain_high)
+        gain = f"{points(row.judged_gain)} points ({interval})"
         control = f"Over its control, the same training on random pairs, it is judged {gain}."
     return f"{verdict} on these pictures; of others nothing is known.", control
 

@@ -1,6 +1,7 @@
 """The page of judging: one picture at a time, two class names in random places, on loopback.
 
-Belongs here: what the page asks and gets. Does not belong here: the log (`log`), who may ask (`browse`).
+Belongs here: what the page asks and gets. Does not belong here: the log (`log`), who may ask
+(`browse`).
 
 The page does not show which model said what: names change places at random, and until the answer is
 clear the page shows how many clicks are likely left and no bound, which would move after a click
