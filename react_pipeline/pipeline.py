@@ -54,8 +54,8 @@ class Core(Extension):
         yield training.Ncm()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
-        """Tars, images, tables of URLs, and ready embeddings."""
-        return corpus.Webdataset, corpus.Images, corpus.Urls, corpus.Embeddings
+        """Tars and images."""
+        return corpus.Webdataset, corpus.Images
 
     def labelled_kinds(self) -> Iterable[labelled.LabelledKind]:
         """A folder for each class, or a table."""

@@ -58,7 +58,7 @@ BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_serv
 STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",
-    "corpus/test_vector_files.py",
+    "extensions/ready/test_vector_files.py",
     "faults/test_store.py",
 )
 
@@ -129,15 +129,15 @@ GUARDS = (
     Guard("react_pipeline/corpus/image_files.py", "_BATCH_ROWS = 1\n", "_BATCH_ROWS = 256\n", BOMBS),
     Guard("react_pipeline/project/local_files.py", "filter(Path.is_file, (Path(directory, name) for name in sorted(files)))", "(Path(directory, name) for name in sorted(files) if name != 'pipe.png')", "corpus/test_image_files.py"),
     Guard("react_pipeline/project/local_files.py", "return path.is_symlink() and", "return False and", "corpus/test_image_files.py"),
-    Guard("react_pipeline/corpus/vector_files.py", "if member.file_size > MAX_EXPANSION * member.compress_size:", "if False:", BOMBS),
+    Guard("react_pipeline/embedding/mapped_vectors.py", "if member.file_size > MAX_EXPANSION * member.compress_size:", "if False:", BOMBS),
     Guard("react_pipeline/extensions/dense/sets.py", "if opened.size != size:", "if False:", "extensions/dense/test_dense_sets.py"),
     Guard("react_pipeline/corpus/images.py", "image.width * image.height > LARGE_PIXELS", "False", BOMBS),
     Guard("react_pipeline/extensions/elevater/submission.py", "> MAX_MEMBER_BYTES:", "< 0:", BOMBS),
     Guard("react_pipeline/corpus/pairs.py", "sample.image.size_bytes > MAX_IMAGE_BYTES", "False", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", "if width * height > max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", ", formats=FORMATS)", ")", "corpus/test_images.py"),
-    Guard("react_pipeline/corpus/vector_files.py", 'np.load(path, mmap_mode="r", allow_pickle=False)', 'np.load(path, mmap_mode="r", allow_pickle=True)', VECTORS),
-    Guard("react_pipeline/corpus/vector_files.py", "np.load(path.parent, allow_pickle=False)", "np.load(path.parent, allow_pickle=True)", VECTORS),
+    Guard("react_pipeline/embedding/mapped_vectors.py", 'np.load(path, mmap_mode="r", allow_pickle=False)', 'np.load(path, mmap_mode="r", allow_pickle=True)', VECTORS),
+    Guard("react_pipeline/embedding/mapped_vectors.py", "np.load(path.parent, allow_pickle=False)", "np.load(path.parent, allow_pickle=True)", VECTORS),
     Guard("react_pipeline/clip/weights.py", "weights_only=True", "weights_only=False", "clip/test_model.py"),
     Guard("react_pipeline/clip/trust.py", "if name not in TOKENIZER_OPTIONS:", "if False:", "faults/test_code_in_checkpoints.py"),
     Guard("react_pipeline/clip/trust.py", 'if isinstance(fields.get("auto_map"), (dict, list)):', "if False:", "faults/test_code_in_checkpoints.py"),

@@ -1,5 +1,4 @@
-"""Where pairs come from: tars, URLs, tables, ready embeddings; reading, fetching and collecting
-images.
+"""Where pairs come from: tars and images; reading, fetching and collecting images.
 
 Does not belong here: making vectors (`embedding`).
 """

@@ -22,8 +22,6 @@ PAIR_BYTES = 50_000
 """Of a pair in a shard; assumed."""
 IMAGE_BYTES = 25_000
 """Of an image at 256 pixels; assumed."""
-URL_BYTES = 160
-"""Of memory a row of a table, to know repeated URLs; measured."""
 ALIVE = 0.7
 """Share of web image URLs still alive after a few years; assumed."""
 URLS_PER_CORE_SECOND = 100e6 / 72_000 / 16

@@ -1,4 +1,5 @@
-"""Where the images of chosen corpus rows come from: byte ranges of the corpus' tars, or their URLs.
+"""Where the images of chosen corpus rows come from: byte ranges of the corpus' tars, or what its
+kind brings.
 
 Does not belong here: which rows are chosen (`retrieval`), the form of the training shards
 (`collected`).
@@ -7,22 +8,16 @@ Does not belong here: which rows are chosen (`retrieval`), the form of the train
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from react_pipeline.corpus.downloads import LEDGER_COLUMNS, LOCAL, download_images
-from react_pipeline.corpus.kinds.table_columns import TableColumns
+from react_pipeline.corpus.downloads import LEDGER_COLUMNS
 from react_pipeline.corpus.shards import Member, ShardLocation, open_shard, read_member
-from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import CorpusError
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
-
-URL_COLUMNS = ["url", "caption"]
-"""The same where images are fetched from URLs."""
 
 
 class ImageSource(ABC):
@@ -102,49 +97,3 @@ class TarSource(ImageSource):
                             "changed: put it back, or rematerialize `corpus` and what follows it"
                         )
                     yield pair, image
-
-
-class UrlSource(ImageSource):
-    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules
-    for images.
-    """
-
-    def __init__(
-        self, corpus: TableColumns, directory: Path, distributor: DistributorConfig = LOCAL
-    ) -> None:
-        """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is
-        there.
-        """
-        super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
-        self.corpus = corpus
-        self.directory = directory
-        self.distributor = distributor
-
-    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        """Fetch what is not there yet, then read each image; a row without a caption fails as
-        `empty_caption`.
-        """
-        captions = (
-            rows["caption"]
-            .fillna("")
-            .astype(str)
-            .str.strip()
-            .str[: self.corpus.max_caption_chars]
-            .str.strip()
-        )
-        empty = rows[captions == ""]
-        self._failed.update(
-            {int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()}
-        )
-        wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
-        table = wanted[["row", *self.columns]].drop(columns="caption")
-        settings = self.corpus.download
-        max_pixels = self.corpus.max_pixels
-        got = download_images(table, self.directory, settings, max_pixels, self.distributor)
-        self._failed.update(
-            {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
-        )
-        digests = got.images.rename(columns={"source_sha256": "image_sha256"})
-        described = wanted.drop(columns="image_sha256", errors="ignore").merge(digests, on="row")
-        for pair in described.sort_values("row", kind="stable").itertuples(index=False):
-            yield pair, got.read(int(pair.row))

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import SHARDS_FILE, Embeddings, check_shards, count_pairs
+from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.groups import (
     LEDGER_COLUMNS,
@@ -60,17 +60,16 @@ def embed_corpus(project: Project) -> Artifact:
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
     sample's own fields), `ledger.parquet`, `groups.jsonl`. N counts
     groups of shards; a killed build resumes with the first unfinished group, and a group that was
-    embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
+    embedded before is linked (`earlier_embeddings`). A kind of corpus may bring vectors instead
+    (`adopt_embeddings`).
 
     Raises:
         CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad
             samples or keys of earlier shards, or the encoder gives a vector that is not finite or
             zero.
     """
-    if isinstance(project.config.corpus, Embeddings):
-        from react_pipeline.embedding.adopt import adopt_embeddings
-
-        return adopt_embeddings(project, project.config.corpus)
+    if (adopted := project.config.corpus.adopt_embeddings(project)) is not None:
+        return adopted
     inputs = resolve(project, "corpus_embeddings")
     return project.store.build(
         inputs, lambda staging: _embed(project, inputs, staging), resumable=True

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus import open_vectors
+from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.store import CorpusError, CorruptArtifact
 
 Rows = npt.NDArray[np.int64]

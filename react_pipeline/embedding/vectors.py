@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus import file_of, place_of
+from react_pipeline.corpus import place_of
+from react_pipeline.embedding.mapped_vectors import file_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 

@@ -1,6 +1,9 @@
 from . import batch as batch
 from .batch import nearest as nearest
+from .build import Built as Built
 from .build import build_side as build_side
+from .build import index_counts as index_counts
+from .build import tune_and_measure as tune_and_measure
 from .choice import BYTES_PER_SECOND as BYTES_PER_SECOND
 from .choice import Searched as Searched
 from .choice import estimate as estimate
@@ -9,6 +12,8 @@ from .cost import index_seconds as index_seconds
 from .cost import planned_key as planned_key
 from .cost import training_seconds as training_seconds
 from .files import find_rows as find_rows
+from .files import innermost as innermost
+from .files import inverted_lists as inverted_lists
 from .files import read_index as read_index
 from .files import search_parameters as search_parameters
 from .files import set_parameters as set_parameters
@@ -24,5 +29,6 @@ from .keys import machine_memory_bytes as machine_memory_bytes
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
 from .scan import search_all as search_all
+from .vectors import SIDES as SIDES
 from .vectors import StoredVectors as StoredVectors
 from .vectors import cut as cut

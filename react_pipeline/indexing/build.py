@@ -82,7 +82,7 @@ def build_indices(
             continue
         sides[side] = build_side(config, key, embeddings, side, path, queries, device, distributor)
         seal(marker, [path], asdict(sides[side]), staging)
-    return counts(embeddings, config, sides, reason, queries, staging)
+    return index_counts(embeddings, config, sides, reason, queries, staging)
 
 
 def build_side(
@@ -162,7 +162,7 @@ def tune_and_measure(
     built.recall_at_100 = neighbours.recall(index, 100, built.rerank, held_out)
 
 
-def counts(
+def index_counts(
     embeddings: Artifact,
     config: IndexConfig,
     sides: dict[Side, Built],

@@ -1,9 +1,9 @@
 """The artifact `faiss_index`, one index over image vectors and one over caption vectors: publishing
 and searching it.
 
-Does not belong here: how an index is built (`indexing.build`) or taken over (`indexing.ready`), all
-queries at once (`indexing.scan`). Vectors are unit rows; similarity is their inner product, the
-cosine. Shapes: Q queries, D width.
+Does not belong here: how an index is built (`indexing.build`), all queries at once
+(`indexing.scan`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q
+queries, D width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pandas as pd
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.files import find_rows, read_index, set_parameters
-from react_pipeline.indexing.ready import identify, take_over
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -30,24 +29,20 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
-    and what fell short. With `corpus.indices` ready ones are taken over.
+    and what fell short. A kind of corpus may bring indices instead
+    (`adopt_index`).
 
     Raises:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find
-            it; if a key does not fit; if a ready index does not belong to the embeddings.
+            it; if a key does not fit.
     """
+    if (adopted := project.config.corpus.adopt_index(project)) is not None:
+        return adopted
     config = project.config.index
-    ready = project.config.corpus.ready_indices
-    inputs = resolve(
-        project,
-        "faiss_index",
-        content=None if ready is None else identify(project.store.root, ready),
-    )
+    inputs = resolve(project, "faiss_index")
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path) -> dict[str, Any]:
-        if ready is not None:
-            return take_over(config, ready, embeddings, staging)
         device = project.config.device
         distributor = project.config.distributor
         return build_indices(config, embeddings, staging, device=device, distributor=distributor)

@@ -182,8 +182,16 @@ class CorpusConfig(Section):
         return ""
 
     @property
-    def ready_indices(self) -> Path | None:
-        """The folder of ready search indices, if there are any."""
+    def has_index(self) -> bool:
+        """Whether `adopt_index` publishes an index."""
+        return False
+
+    def adopt_embeddings(self, project: "Project") -> "Artifact | None":
+        """Publish `corpus_embeddings` of vectors that are there already; None: pairs are encoded."""
+        return None
+
+    def adopt_index(self, project: "Project") -> "Artifact | None":
+        """Publish `faiss_index` of indices that are there already; None: they are built."""
         return None
 
     def access(self) -> tuple[StorageConfig, DownloadConfig]:
@@ -248,7 +256,8 @@ class UnknownKind(CorpusConfig):
     @classmethod
     def _no_such_kind(cls, kind: str) -> str:
         kinds = corpus_kinds()
-        meant = did_you_mean(kind, kinds, f"choose from {', '.join(kinds)}")
+        others = f"choose from {', '.join(kinds)}, or install the extension that brings it"
+        meant = did_you_mean(kind, kinds, others)
         raise ValueError(f"there is no kind {kind!r}; {meant}")
 
 

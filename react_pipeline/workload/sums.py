@@ -210,7 +210,7 @@ class Sums:
         key = self.key
         width = self.retrieval.encoder.dimension
         rows = self.corpus.pairs
-        if self.settings.corpus.ready_indices is not None:
+        if self.settings.corpus.has_index:
             return Step("faiss_index", "ready")
         size = key.bytes(rows, width)
         sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)

@@ -97,7 +97,7 @@ def test_the_core_builds_up_to_a_verdict_without_any_extension(
     out, errors = python(LINEAGE, indexed_project.path, path=copy, folder=tmp_path)
     assert "domain_results shapes/linear-head 0." in out
     assert "promotion shapes 0." in out
-    for name in ("demo", "dense", "elevater", "judging"):
+    for name in ("demo", "dense", "elevater", "judging", "ready", "urls"):
         assert f"the extension {name} is left out" in errors
         assert f"extension note {name} is left out: ModuleNotFoundError" in out
 
@@ -120,7 +120,7 @@ def test_a_broken_extension_is_named_and_left_out(tmp_path: Path) -> None:
     path = Path(os.pathsep.join([str(LIBRARY.parent), str(place)]))
     out, errors = python(LOOK, path=path, folder=tmp_path)
     first = out.splitlines()[0]
-    kinds = "webdataset images urls embeddings demo named-photos"
+    kinds = "webdataset images demo named-photos embeddings urls"
     assert f"kinds {kinds} encoders demo stages corpus" in first
     assert "dense_results" in first and "benchmark_results" in first
     assert "exit 0" in out and "'pairs': 2" in out

@@ -26,14 +26,14 @@ from PIL import Image
 from react_pipeline.corpus import images
 from react_pipeline.corpus.image_files import _read_table
 from react_pipeline.corpus.kinds.images import Images
-from react_pipeline.corpus.kinds.urls import Urls
 from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
 from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
-from react_pipeline.corpus.url_tables import read_rows
-from react_pipeline.corpus.vector_files import open_vectors
+from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.embedding.parts import Parts, starts_of
 from react_pipeline.extensions.elevater import submission
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.urls.corpus_kind import UrlTables
+from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.store.errors import CorpusError, CorruptArtifact
 
 
@@ -79,7 +79,7 @@ def test_repeated_parquet_cells_are_measured_before_decoding(
         path,
     )
     assert path.stat().st_size < 1_000_000
-    corpus = Urls(urls=[str(path)])
+    corpus = UrlTables(urls=[str(path)])
     tracemalloc.start()
     with pytest.raises(CorpusError, match=r"a\.parquet.*bytes of text"):
         list(read_rows([path], corpus, Counter()))

@@ -29,10 +29,10 @@ import torch
 from safetensors.torch import save
 
 from react_pipeline.clip.weights import read_weights
-from react_pipeline.corpus.kinds.urls import Urls
 from react_pipeline.corpus.shards import index_shard
-from react_pipeline.corpus.url_tables import read_rows
-from react_pipeline.corpus.vector_files import open_vectors
+from react_pipeline.embedding.mapped_vectors import open_vectors
+from react_pipeline.extensions.urls.corpus_kind import UrlTables
+from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.labelled.listing import read_json
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.artifacts import read_manifest
@@ -75,7 +75,7 @@ def parquet() -> bytes:
 
 
 def read_table(path: Path) -> None:
-    list(read_rows([path], Urls(urls=[str(path)]), Counter()))
+    list(read_rows([path], UrlTables(urls=[str(path)]), Counter()))
 
 
 READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from react_pipeline.corpus.kinds.sharded import ShardedCorpus
-from react_pipeline.corpus.kinds.table_columns import TableColumns
+from react_pipeline.corpus import ShardedCorpus, TableColumns
 from react_pipeline.settings import LocalNames
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus.cost import CorpusSize, CorpusWork
+    from react_pipeline.corpus import CorpusSize, CorpusWork
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
 
-class Urls(TableColumns, ShardedCorpus):
+URL_BYTES = 160
+"""Of memory a row of a table, to know repeated URLs; measured."""
+
+
+class UrlTables(TableColumns, ShardedCorpus):
     """Parquet and tsv files."""
 
     kind: Literal["urls"] = "urls"
@@ -37,7 +40,7 @@ class Urls(TableColumns, ShardedCorpus):
 
     def publish(self, project: Project) -> Artifact:
         """Download the images."""
-        from react_pipeline.corpus.url_corpus import publish_url_corpus
+        from react_pipeline.extensions.urls.corpus import publish_url_corpus
 
         return publish_url_corpus(project, self)
 
@@ -47,18 +50,13 @@ class Urls(TableColumns, ShardedCorpus):
 
     def size(self) -> CorpusSize:
         """The rows of parquet files; those of tsv files are not known before they are read."""
-        from react_pipeline.corpus.cost import (
-            IMAGE_BYTES,
-            CorpusSize,
-            require_local,
-            size_of_images,
-        )
+        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize, require_local, size_of_images
 
         return CorpusSize(size_of_images(require_local(self.sources())).pairs, IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Downloads."""
-        from react_pipeline.corpus.cost import ALIVE, URL_BYTES, CorpusWork
+        from react_pipeline.corpus import ALIVE, CorpusWork
 
         return CorpusWork(
             noun="URLs",
@@ -69,7 +67,7 @@ class Urls(TableColumns, ShardedCorpus):
 
     def sources(self) -> Sequence[Path]:
         """The tables of URLs."""
-        from react_pipeline.corpus.url_tables import find_tables
+        from react_pipeline.extensions.urls.tables import find_tables
 
         return find_tables(self.urls)
 

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from react_pipeline.corpus.kinds.table_columns import TableColumns
-from react_pipeline.corpus.text_columns import require_text_columns, text_batches, whole_table
+from react_pipeline.corpus import TableColumns, require_text_columns, text_batches, whole_table
 from react_pipeline.project import find_files
 
 

@@ -3,7 +3,7 @@ Shapes: N rows, D width.
 
 Rows are counted in the order of the sorted names, in which autofaiss reads them, so that ready
 FAISS indices fit. Does not belong here: whether the configured encoder made them
-(`embedding.adopt`), reading vectors (`vector_files`).
+(`embeddings`), reading vectors (`vector_files`).
 """
 
 import re
@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.corpus.kinds.embeddings import Embeddings
-from react_pipeline.corpus.text_columns import require_text_columns
-from react_pipeline.corpus.vector_files import (
-    REMEDY,
-    file_of,
-    is_mappable,
+from react_pipeline.corpus import require_text_columns
+from react_pipeline.embedding import DAMAGED_REMEDY, UNIT_TOLERANCE, file_of, is_mappable
+from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
+from react_pipeline.extensions.ready.vector_files import (
     shape_of,
     take_rows,
     take_vectors,
@@ -30,8 +28,6 @@ from react_pipeline.corpus.vector_files import (
 )
 from react_pipeline.store import CorpusError
 
-UNIT_NORM_TOLERANCE = 0.01
-"""Half precision keeps a length to about 0.001."""
 SIMILARITY_TOLERANCE = 0.01
 """Of published similarities; half precision and other kernels cost about 0.001."""
 _SAMPLED_ROWS = 64
@@ -96,7 +92,7 @@ class Part:
         )
 
 
-def find_parts(folder: Path, corpus: Embeddings) -> list[Part]:
+def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     """Find the parts of a folder by names and headers; no vector is read.
 
     Raises:
@@ -172,9 +168,9 @@ def check_values(folder: Path, parts: list[Part]) -> int:
                     if len(bad):
                         raise CorpusError(
                             f"{folder / name}: row {start + int(bad[0])} has length "
-                            f"{lengths[bad[0]]:.4g}, so it has no direction; {REMEDY}"
+                            f"{lengths[bad[0]]:.4g}, so it has no direction; {DAMAGED_REMEDY}"
                         )
-                    others += int((np.abs(lengths - 1) > UNIT_NORM_TOLERANCE).sum())
+                    others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
             bar.update(part.rows)
     return others
 
@@ -205,14 +201,14 @@ def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
                 f"{folder / part.metadata[0]}: row {row} has {column} {published[wrong][0]:.4f}, "
                 f"its vectors in {part.image} give another similarity, by "
                 f"{differences[wrong][0]:.4f}: the files do not belong together, or rows are in "
-                f"another order; {REMEDY}"
+                f"another order; {DAMAGED_REMEDY}"
             )
         largest = max(largest, float(np.nanmax(differences, initial=0.0)))
     return largest
 
 
 def reasons_to_convert(
-    folder: Path, parts: list[Part], corpus: Embeddings, not_unit: int
+    folder: Path, parts: list[Part], corpus: ReadyEmbeddings, not_unit: int
 ) -> list[str]:
     """Why the files cannot be used in place; empty if they can."""
     names = [name for part in parts for name in (part.image, part.text) if name]
@@ -227,14 +223,14 @@ def reasons_to_convert(
     return [reason for reason, holds in reasons.items() if holds]
 
 
-def caption_columns(corpus: Embeddings) -> list[str]:
+def caption_columns(corpus: ReadyEmbeddings) -> list[str]:
     """The columns that a caption is made of: `caption_column`, or those that it names in braces."""
     return [name for _, name, _, _ in Formatter().parse(corpus.caption_column) if name] or [
         corpus.caption_column
     ]
 
 
-def captions_of(table: pa.Table, corpus: Embeddings) -> list[str]:
+def captions_of(table: pa.Table, corpus: ReadyEmbeddings) -> list[str]:
     """The captions of some rows; "" where there is none."""
     names = caption_columns(corpus)
     columns = [[text or "" for text in table[name].to_pylist()] for name in names]
@@ -284,18 +280,18 @@ def _measured(folder: Path, part: Part) -> Part:
     except (OSError, pa.ArrowException) as error:
         path = folder / part.metadata[0]
         raise CorpusError(
-            f"{path}: the parquet file is truncated or damaged ({error}); {REMEDY}"
+            f"{path}: the parquet file is truncated or damaged ({error}); {DAMAGED_REMEDY}"
         ) from error
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(
                 f"{folder / name}: {count:,} rows, {part.image} has {rows:,}; the files of a part "
-                f"must belong together: {REMEDY}"
+                f"must belong together: {DAMAGED_REMEDY}"
             )
     return replace(part, rows=rows, dimension=dimension)
 
 
-def _check_columns(path: Path, corpus: Embeddings) -> None:
+def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
     schema = pq.read_schema(path)
     similarity = LAYOUTS[corpus.layout].similarity
     fields = [

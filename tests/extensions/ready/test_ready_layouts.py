@@ -4,7 +4,6 @@ not fit.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -28,10 +27,11 @@ from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.kinds.embeddings import LayoutName
-from react_pipeline.corpus.ready_layout import LAYOUTS
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata, vector_files, vectors_of
+from react_pipeline.extensions.ready import conversion
+from react_pipeline.extensions.ready.corpus_kind import LayoutName
+from react_pipeline.extensions.ready.layout import LAYOUTS
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -115,10 +115,7 @@ def test_a_killed_conversion_goes_on_where_it_was(
     make: Make, tmp_path: Path, text: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_datacomp(tmp_path / "ready", text, CAPTIONS, URLS, save=np.savez_compressed)
-    convert = importlib.import_module(
-        "react_pipeline.embedding.convert"
-    )  # its room has a function of this name
-    project, whole, done = make(**DATACOMP), convert._convert_part, []
+    project, whole, done = make(**DATACOMP), conversion._convert_part, []
 
     def dies_at_the_second(*given: Any) -> list[Path]:
         done.append(given[2].number)
@@ -126,7 +123,7 @@ def test_a_killed_conversion_goes_on_where_it_was(
             raise KeyboardInterrupt
         return whole(*given)
 
-    monkeypatch.setattr(convert, "_convert_part", dies_at_the_second)
+    monkeypatch.setattr(conversion, "_convert_part", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         adopted(project)
     artifact = embed_corpus(project)

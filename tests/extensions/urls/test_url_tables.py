@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from react_pipeline.corpus.kinds.urls import Urls
-from react_pipeline.corpus.url_tables import find_tables, read_rows
+from react_pipeline.extensions.urls.corpus_kind import UrlTables
+from react_pipeline.extensions.urls.tables import find_tables, read_rows
 from react_pipeline.store.errors import CorpusError
 
 URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
@@ -25,9 +25,11 @@ def read(
     ], skipped
 
 
-def columns(url: str = "url", caption: str = "caption", hash_column: str | None = None) -> Urls:
+def columns(
+    url: str = "url", caption: str = "caption", hash_column: str | None = None
+) -> UrlTables:
     names = {"url_column": url, "caption_column": caption, "hash_column": hash_column}
-    return Urls(urls=("x",), **names)
+    return UrlTables(urls=("x",), **names)
 
 
 def table(path: Path, **columns: object) -> Path:

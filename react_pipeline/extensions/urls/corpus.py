@@ -2,7 +2,8 @@
 artifact `corpus`.
 
 Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`,
-`failed.parquet`. Does not belong here: reading the tables (`url_tables`), fetching (`downloads`).
+`failed.parquet`. Does not belong here: reading the tables (`tables`), fetching
+(`corpus.downloads`).
 """
 
 import logging
@@ -18,20 +19,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus.downloads import download_images
-from react_pipeline.corpus.inventory import take_stock_of
-from react_pipeline.corpus.kinds.urls import Urls
-from react_pipeline.corpus.shards import (
+from react_pipeline.corpus import (
     SHARDS,
     add_member,
+    download_images,
     index_shard,
     new_tar,
     open_shard,
     pack,
     read_member,
     shard_file,
+    take_stock_of,
 )
-from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
+from react_pipeline.extensions.urls.corpus_kind import UrlTables
+from react_pipeline.extensions.urls.tables import UrlRow, find_tables, read_rows
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held
 from react_pipeline.settings import DistributorConfig
@@ -60,7 +61,7 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in UrlRow._fields])
 logger = logging.getLogger(__name__)
 
 
-def publish_url_corpus(project: Project, corpus: Urls) -> Artifact:
+def publish_url_corpus(project: Project, corpus: UrlTables) -> Artifact:
     """Publish the artifact `corpus` of kind `urls`.
 
     The same tables give the same fingerprint, though the web may give other images on another day;
@@ -80,7 +81,9 @@ def publish_url_corpus(project: Project, corpus: Urls) -> Artifact:
     )
 
 
-def _build(project: Project, corpus: Urls, tables: list[Path], staging: Path) -> dict[str, Any]:
+def _build(
+    project: Project, corpus: UrlTables, tables: list[Path], staging: Path
+) -> dict[str, Any]:
     scratch = staging / _SCRATCH
     if (plan := sealed(scratch / "plan.json")) is None:
         shutil.rmtree(staging)
@@ -124,7 +127,7 @@ def _build(project: Project, corpus: Urls, tables: list[Path], staging: Path) ->
 
 
 def _plan(
-    earlier: Artifact | None, corpus: Urls, tables: list[Path], staging: Path
+    earlier: Artifact | None, corpus: UrlTables, tables: list[Path], staging: Path
 ) -> dict[str, Any]:
     """Read the tables, take over what is there, and write down what remains to be downloaded."""
     scratch = staging / _SCRATCH
@@ -162,7 +165,7 @@ class _Progress:
     together.
     """
 
-    corpus: Urls
+    corpus: UrlTables
     distributor: DistributorConfig
     staging: Path
     reasons: Counter[str]
@@ -243,7 +246,7 @@ def _often(reasons: Counter[str]) -> str:
     )
 
 
-def _earlier(project: Project, corpus: Urls) -> Artifact | None:
+def _earlier(project: Project, corpus: UrlTables) -> Artifact | None:
     """The current corpus, if its images were made by the same rules."""
     try:
         artifact = project.store.current("corpus", "all")
@@ -261,7 +264,7 @@ def _earlier(project: Project, corpus: Urls) -> Artifact | None:
     return artifact if wanted.items() <= recorded.items() else None
 
 
-def _tried_as_hard(earlier: Artifact, corpus: Urls) -> bool:
+def _tried_as_hard(earlier: Artifact, corpus: UrlTables) -> bool:
     recorded = earlier.manifest["config"]
     download = corpus.download
     return bool(

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from react_pipeline.corpus.vector_files import open_vectors, shape_of, take_vectors
+from react_pipeline.embedding.mapped_vectors import open_vectors
+from react_pipeline.extensions.ready.vector_files import shape_of, take_vectors
 from react_pipeline.store.errors import CorpusError
 
 

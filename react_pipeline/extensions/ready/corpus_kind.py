@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from react_pipeline.corpus.kinds.table_columns import TableColumns
+from react_pipeline.corpus import TableColumns
 from react_pipeline.settings import DistributorConfig
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus.cost import CorpusSize, CorpusWork
-    from react_pipeline.corpus.image_source import ImageSource
+    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -21,8 +20,8 @@ LayoutName = Literal[
 ]
 
 
-class Embeddings(TableColumns):
-    """Files of one of the layouts of `ready_layout`."""
+class ReadyEmbeddings(TableColumns):
+    """Files of one of the layouts of `layout`."""
 
     kind: Literal["embeddings"] = "embeddings"
     embeddings: Path = Field(description="the folder that holds the files of `layout`")
@@ -45,7 +44,7 @@ class Embeddings(TableColumns):
 
     def publish(self, project: Project) -> Artifact:
         """Take stock of the files."""
-        from react_pipeline.corpus.ready_embeddings import publish_inventory
+        from react_pipeline.extensions.ready.corpus import publish_inventory
 
         return publish_inventory(project, self)
 
@@ -53,21 +52,33 @@ class Embeddings(TableColumns):
         self, corpus: Artifact, directory: Path, distributor: DistributorConfig
     ) -> ImageSource:
         """Their URLs."""
-        from react_pipeline.corpus.image_source import UrlSource
+        from react_pipeline.extensions.ready.images import UrlSource
 
         return UrlSource(self, directory, distributor)
 
     @property
-    def ready_indices(self) -> Path | None:
-        """As configured."""
-        return self.indices
+    def has_index(self) -> bool:
+        """If `indices` are configured."""
+        return self.indices is not None
+
+    def adopt_embeddings(self, project: Project) -> Artifact:
+        """The files, where they are or converted once."""
+        from react_pipeline.extensions.ready.embeddings import adopt_embeddings
+
+        return adopt_embeddings(project, self)
+
+    def adopt_index(self, project: Project) -> Artifact | None:
+        """Those of `indices`."""
+        from react_pipeline.extensions.ready.index import adopt_index
+
+        return adopt_index(project, self.indices) if self.indices is not None else None
 
     def size(self) -> CorpusSize:
         """The rows of the files, or of the subset."""
         import numpy as np
 
-        from react_pipeline.corpus.cost import IMAGE_BYTES, CorpusSize
-        from react_pipeline.corpus.ready_layout import find_parts
+        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize
+        from react_pipeline.extensions.ready.layout import find_parts
 
         rows = sum(part.rows for part in find_parts(self.embeddings, self))
         if self.subset is not None:
@@ -76,8 +87,8 @@ class Embeddings(TableColumns):
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Vectors are read twice, for their digests and for their values."""
-        from react_pipeline.corpus.cost import CorpusWork
-        from react_pipeline.corpus.ready_layout import LAYOUTS
+        from react_pipeline.corpus import CorpusWork
+        from react_pipeline.extensions.ready.layout import LAYOUTS
 
         has_text = bool(LAYOUTS[self.layout].text)
         return CorpusWork(
@@ -90,7 +101,7 @@ class Embeddings(TableColumns):
 
     def description(self) -> str:
         """How many vectors there are."""
-        from react_pipeline.corpus.ready_layout import find_parts
+        from react_pipeline.extensions.ready.layout import find_parts
 
         rows = sum(part.rows for part in find_parts(self.embeddings, self))
         return f"{rows:,} ready embeddings in {self.embeddings}"

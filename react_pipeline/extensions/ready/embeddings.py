@@ -1,7 +1,7 @@
 """Ready embeddings as `corpus_embeddings`, with the proof that the configured encoder made them.
 
-Does not belong here: the inventory of the files (`corpus.ready_embeddings`), converting files
-(`convert`), reading rows (`vectors`). Shapes: N rows, D width.
+Does not belong here: the inventory of the files (`corpus`), converting files (`conversion`), reading
+rows (`embedding.vectors`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations
@@ -16,20 +16,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from react_pipeline.clip import Clip, choose_device, load
-from react_pipeline.corpus import (
-    FILES_FILE,
-    Embeddings,
-    Part,
-    caption_columns,
-    captions_of,
-    read_parts,
-    take_rows,
-    take_vectors,
-    unit,
-)
-from react_pipeline.embedding.convert import convert
-from react_pipeline.embedding.parts import Rows, holding, starts_of
-from react_pipeline.embedding.vectors import FOLDERS, METADATA, READY_FILE
+from react_pipeline.embedding import FOLDERS, METADATA, READY_FILE, Rows, holding, starts_of
+from react_pipeline.extensions.ready.conversion import converted
+from react_pipeline.extensions.ready.corpus import FILES_FILE, read_parts
+from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
+from react_pipeline.extensions.ready.layout import Part, caption_columns, captions_of, unit
+from react_pipeline.extensions.ready.vector_files import take_rows, take_vectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
@@ -46,7 +38,7 @@ CLIP that is 0.
 """
 
 
-def adopt_embeddings(project: Project, config: Embeddings) -> Artifact:
+def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
     """Publish the artifact `corpus_embeddings` of kind `embeddings`.
 
     Files that can be used in place are named in `ready.json`; others are converted once, into the
@@ -84,7 +76,7 @@ def adopt_embeddings(project: Project, config: Embeddings) -> Artifact:
             **_proof(clip, folder, parts, config),
         }
         if corpus.counts["convert"]:
-            return {**counts, **convert(clip, corpus, folder, parts, config, staging)}
+            return {**counts, **converted(clip, corpus, folder, parts, config, staging)}
         columns = {
             "url": config.url_column,
             "caption": config.caption_column,
@@ -107,7 +99,9 @@ def adopt_embeddings(project: Project, config: Embeddings) -> Artifact:
     return project.store.build(inputs, write, resumable=bool(corpus.counts["convert"]))
 
 
-def _proof(clip: Clip, folder: Path, parts: list[Part], config: Embeddings) -> dict[str, float]:
+def _proof(
+    clip: Clip, folder: Path, parts: list[Part], config: ReadyEmbeddings
+) -> dict[str, float]:
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
@@ -165,7 +159,7 @@ def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]
 
 
 def _sampled_captions(
-    folder: Path, parts: list[Part], config: Embeddings, size: int
+    folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
 ) -> tuple[Rows, list[str]]:
     """Rows spread over the corpus, and their captions, less the empty ones."""
     total = sum(part.rows for part in parts)

@@ -10,15 +10,40 @@ import time
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.indexing.build import Built, counts, tune_and_measure
-from react_pipeline.indexing.files import innermost, inverted_lists, read_index
-from react_pipeline.indexing.recall import Neighbours, draw_queries
-from react_pipeline.indexing.vectors import SIDES, StoredVectors
+from react_pipeline.indexing import (
+    SIDES,
+    Built,
+    Neighbours,
+    StoredVectors,
+    draw_queries,
+    index_counts,
+    innermost,
+    inverted_lists,
+    read_index,
+    tune_and_measure,
+)
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, remembered_sha256
 
 COARSE_RERANK = 8
 """Where tuning of the re-ranking starts for codes that do not hold whole vectors."""
+
+
+def adopt_index(project: Project, indices: Path) -> Artifact:
+    """Publish the artifact `faiss_index` from the folder of ready indices.
+
+    Raises:
+        InputError: If one does not belong to the embeddings, or finds too little.
+    """
+    inputs = resolve(project, "faiss_index", content=identify(project.store.root, indices))
+    embeddings = inputs.parents["corpus_embeddings"]
+
+    def write(staging: Path) -> dict[str, Any]:
+        return take_over(project.config.index, indices, embeddings, staging)
+
+    return project.store.build(inputs, write, resumable=True)
 
 
 def identify(root: Path, indices: Path) -> dict[str, str]:
@@ -70,7 +95,7 @@ def take_over(
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
         sides[side] = built
-    return counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
+    return index_counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
 
 
 def _checked(path: Path, stored: StoredVectors) -> Any:

@@ -16,10 +16,11 @@ import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.web import Web, keep_img2dataset_loaded, page, served
 
-from react_pipeline.corpus import shards, url_corpus
+from react_pipeline.corpus import shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
+from react_pipeline.extensions.urls import corpus as url_corpus
 from react_pipeline.lineage import fresh
 from react_pipeline.project import identity
 from react_pipeline.project.project import Project
@@ -226,7 +227,7 @@ def test_a_killed_download_is_picked_up_where_it_was(
     project = corpus_of(make_project, write_table(tmp_path, rows_of(web, range(GOOD))), threads=4)
     code = (
         "from pathlib import Path; import sys; from react_pipeline.corpus import corpus;from "
-        "react_pipeline.corpus import url_corpus;url_corpus.PART_ROWS = 4;from "
+        "react_pipeline.extensions.urls import corpus as url_corpus;url_corpus.PART_ROWS = 4;from "
         "react_pipeline.project.project import Project; "
         "corpus.publish_corpus(Project.load(Path(sys.argv[1])))"
     )

@@ -1,8 +1,8 @@
 """Ready embeddings as a corpus: an inventory of the files, and with a subset of the rows. Nothing
 is copied.
 
-Does not belong here: the files' layout and its checks (`ready_layout`), `corpus_embeddings` of this
-kind (`embedding.adopt`).
+Does not belong here: the files' layout and its checks (`layout`), `corpus_embeddings` of this kind
+(`embeddings`).
 """
 
 from contextlib import suppress
@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import remember_place
-from react_pipeline.corpus.kinds.embeddings import Embeddings
-from react_pipeline.corpus.ready_layout import (
+from react_pipeline.corpus import remember_place, text_batches
+from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
+from react_pipeline.extensions.ready.layout import (
     LAYOUTS,
     Part,
     caption_columns,
@@ -26,7 +26,6 @@ from react_pipeline.corpus.ready_layout import (
     find_parts,
     reasons_to_convert,
 )
-from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
@@ -38,7 +37,7 @@ ROWS_FILE = "rows.npy"
 _UID = np.dtype("u8,u8")
 
 
-def publish_inventory(project: Project, config: Embeddings) -> Artifact:
+def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
     """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
 
     Files: `parts.parquet` (a `Part` a row), `files.parquet` (name, bytes, sha256), with a subset
@@ -166,6 +165,6 @@ def _is_in(
     return found
 
 
-def _empty_captions(path: Path, corpus: Embeddings) -> int:
+def _empty_captions(path: Path, corpus: ReadyEmbeddings) -> int:
     batches = text_batches(path, caption_columns(corpus))
     return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))

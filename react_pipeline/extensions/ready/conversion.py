@@ -1,6 +1,6 @@
 """Ready embeddings that cannot be used in place, written once in the layout of our own.
 
-Does not belong here: which files are adopted in place, and the proof of the encoder (`adopt`).
+Does not belong here: which files are adopted in place, and the proof of the encoder (`embeddings`).
 Shapes: N rows, D width.
 """
 
@@ -17,17 +17,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
-from react_pipeline.corpus import (
-    ROWS_FILE,
-    Embeddings,
-    Part,
-    caption_columns,
-    captions_of,
-    unit,
-    vector_blocks,
-)
-from react_pipeline.embedding.parts import Rows, starts_of
-from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
+from react_pipeline.embedding import FOLDERS, GROUPS_FILE, METADATA, Rows, starts_of
+from react_pipeline.extensions.ready.corpus import ROWS_FILE
+from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
+from react_pipeline.extensions.ready.layout import Part, caption_columns, captions_of, unit
+from react_pipeline.extensions.ready.vector_files import vector_blocks
 from react_pipeline.store import Artifact, CorpusError, scratch_of, seal, sealed
 
 ENCODED_CAPTIONS = 8_192
@@ -35,12 +29,12 @@ ENCODED_CAPTIONS = 8_192
 logger = logging.getLogger(__name__)
 
 
-def convert(
+def converted(
     clip: Clip,
     corpus: Artifact,
     folder: Path,
     parts: list[Part],
-    config: Embeddings,
+    config: ReadyEmbeddings,
     staging: Path,
 ) -> dict[str, Any]:
     """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed
@@ -88,7 +82,12 @@ def convert(
 
 
 def _convert_part(
-    clip: Clip, folder: Path, part: Part, kept: Rows, config: Embeddings, names: dict[str, Path]
+    clip: Clip,
+    folder: Path,
+    part: Part,
+    kept: Rows,
+    config: ReadyEmbeddings,
+    names: dict[str, Path],
 ) -> list[Path]:
     columns = list(
         dict.fromkeys(
