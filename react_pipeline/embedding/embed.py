@@ -2,14 +2,14 @@
 by its own writer.
 
 Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here:
-groups of shards (`groups`), taking over what was embedded before (`earlier_embeddings`), encoding
-(`group_encoder`, `spread`).
+the record of a shard (`embedded_shards`), taking over what was embedded before (`earlier_embeddings`), encoding
+(`shard_encoder`, `spread`).
 """
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -23,17 +23,14 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
-from react_pipeline.embedding.groups import (
+from react_pipeline.embedding.embedded_shards import (
     LEDGER_COLUMNS,
     LEDGER_SCHEMA,
-    Group,
+    EmbeddedShard,
     Records,
-    cut_into_groups,
-    files_of_group,
-    keys_in,
 )
-from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
-from react_pipeline.embedding.spread import encode_group
+from react_pipeline.embedding.seen_keys import SeenKeys
+from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
@@ -49,7 +46,8 @@ from react_pipeline.store import (
     sealed,
 )
 
-_PLAN_FILE = "plan"
+_UNIT = "shard"
+"""What is finished at once."""
 _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 
 
@@ -58,10 +56,9 @@ def embed_corpus(project: Project) -> Artifact:
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows),
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
-    sample's own fields), `ledger.parquet`, `groups.jsonl`. N counts
-    groups of shards; a killed build resumes with the first unfinished group, and a group that was
-    embedded before is linked (`earlier_embeddings`). A kind of corpus may bring vectors instead
-    (`adopt_embeddings`).
+    sample's own fields), `ledger.parquet`, `groups.jsonl` (a line a shard). N counts shards; a
+    killed build resumes with the first unfinished one, and a shard that was embedded before is
+    linked (`earlier_embeddings`). A kind of corpus may bring vectors instead (`adopt_embeddings`).
 
     Raises:
         CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad
@@ -86,17 +83,11 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     digests = shards["sha256"].tolist()
     earlier = EarlierEmbeddings(project.store, inputs)
     scratch = scratch_of(staging)
-    plan = _planned(staging, digests, project.config.embedding.shards_per_group, earlier)
-    groups = [
-        Group(number, range(start, end), tuple(digests[start:end]))
-        for number, (start, end) in enumerate(plan)
-    ]
-    records = Records(
-        staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction
-    )
+    _require_own(staging, scratch)
+    records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
-    build = _Build(project.config, records, groups, earlier, base, seen)
+    build = _Build(project.config, records, digests, earlier, base, seen)
     pairs = count_pairs(corpus)
     bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
     distributor = project.config.distributor
@@ -111,39 +102,26 @@ class _Build:
 
     config: PipelineConfig
     records: Records
-    groups: list[Group]
+    digests: list[str]
     earlier: EarlierEmbeddings
     base: Artifact
     seen: SeenKeys
 
     def run(self, bar: Any, pairs: int | None) -> dict[str, str]:
-        """Bring every group into place; return `GroupEncoder.arithmetic`."""
-        from react_pipeline.embedding.group_encoder import GroupEncoder
+        """Bring every shard into place; return `ShardEncoder.arithmetic`."""
+        from react_pipeline.embedding.shard_encoder import ShardEncoder
 
-        encoder = GroupEncoder(
-            self.config, self.base.path, self.records.locations, self.records.groups
-        )
-        to_encode = self._to_encode(
-            bar, lambda group: group.read_headers(self.records.locations, self.seen.enter)
-        )
-        for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
-            self.records.done(group, **counts)
+        encoder = ShardEncoder(self.config, self.base.path, self.records.locations)
+        for shard, counts in encoder.encode(self._to_encode(bar), self.records.staging, bar, pairs):
+            self.records.done(shard, **counts)
         return encoder.arithmetic
 
     def run_spread(self, bar: Any) -> dict[str, str]:
-        """Like `run`, with a task of the cluster for each group."""
-        records = self.records
-        settings = self.config.distributor
-        duplicates: dict[int, Duplicates] = {}
-
-        def sort_out(group: Group) -> None:
-            duplicates[group.number] = self.seen.enter(keys_in(records.locations, group.shards))
-
-        items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
+        """Like `run`, with tasks of the cluster for runs of shards."""
         tasks = spread(
-            partial(encode_group, self.config, self.base.path, records),
-            items,
-            settings,
+            partial(encode_shards, self.config, self.base.path, self.records),
+            list(tasks_of(self._to_encode(bar))),
+            self.config.distributor,
             "embedding",
         )
         # Executors may differ; the manifest names every device and precision that was used.
@@ -152,51 +130,39 @@ class _Build:
             for name in ("device", "precision")
         }
 
-    def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
-        """The groups that are neither finished nor can be taken over, prepared; the others on the
-        way.
+    def _to_encode(self, bar: Any) -> Iterator[EmbeddedShard]:
+        """The shards that are neither finished nor can be taken over, with their headers read; the
+        others on the way.
 
         Runs in the thread that reads ahead.
         """
         records = self.records
-        for group in self.groups:
-            if (record := records.finished(group.number)) is not None:
-                self.seen.add(records.keys_of(group, record))
+        for number, digest in enumerate(self.digests):
+            shard = EmbeddedShard(number, digest)
+            if (record := records.finished(number)) is not None:
+                self.seen.add(number, records.keys_of(number, record))
                 bar.update(record["rows"])
                 continue
-            for name in files_of_group(group.number, records.groups):
+            for name in records.files(number):
                 # What a kill left may be a link to a published file: removed, never written over.
                 (records.staging / name).unlink(missing_ok=True)
-            taken = self.earlier.take_over(group, records.staging, records.groups, self.seen)
+            taken = self.earlier.take_over(shard, records, self.seen)
             if taken is None:
-                prepare(group)
-                yield group
+                shard.read_headers(records.locations, self.seen.enter)
+                yield shard
             else:
-                records.done(group, **taken, reused_rows=taken["rows"])
+                records.done(shard, **taken, reused_rows=taken["rows"])
                 bar.update(taken["rows"])
 
 
-def _planned(
-    staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings
-) -> list[list[int]]:
-    """The first shard, and the one behind the last, of each group. What was done by a plan with
-    other groups is of no use: all starts again.
-
-    A plan that was begun is kept, even if what could be taken over has changed since: its groups
-    are what is finished.
-    """
-    scratch = scratch_of(staging)
-    plan = sealed(scratch / _PLAN_FILE)
-    if plan is None or plan["shards_per_group"] != shards_per_group:
+def _require_own(staging: Path, scratch: Path) -> None:
+    """Begin anew unless a build of this version left what is there: others joined shards."""
+    marker = scratch / "unit"
+    if sealed(marker) != _UNIT:
         for folder in (staging, scratch):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        groups = cut_into_groups(
-            digests, shards_per_group, lambda start: earlier.longest_match(digests, start)
-        )
-        plan = {"shards_per_group": shards_per_group, "groups": groups}
-        seal(scratch / _PLAN_FILE, about=plan)
-    return list(plan["groups"])
+        seal(marker, about=_UNIT)
 
 
 def _finish(
@@ -207,7 +173,7 @@ def _finish(
     records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
         row_groups = 0
-        for number in range(done.groups):
+        for number in range(len(done.locations)):
             record = done.finished(number)
             if record is None:
                 raise CorruptArtifact(

@@ -31,14 +31,14 @@ from react_pipeline.corpus import (
     open_shard,
     read_pair,
 )
+from react_pipeline.embedding.embedded_shards import EmbeddedShard, LedgerRow
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.groups import Group, LedgerRow
 from react_pipeline.embedding.parts import bad_rows
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError, ReactError
 
 MAX_FIELD_NAMES = 256
-"""How many different metadata fields one group of shards keeps."""
+"""How many different metadata fields one shard keeps."""
 
 
 @dataclass
@@ -114,32 +114,33 @@ class PairDataset(Dataset[dict[str, Any]]):
         return self._open[1]
 
 
-def read_groups(
-    groups: Iterator[Group],
+def read_shards(
+    shards: Iterator[EmbeddedShard],
     dataset: PairDataset,
     batch_size: int,
     workers: int,
     *,
     pin_memory: bool = False,
-) -> Iterator[tuple[Group, PairReader]]:
-    """Each group with its reader, which must be read to its end before the next.
+) -> Iterator[tuple[EmbeddedShard, PairReader]]:
+    """Each shard with its reader, which must be read to its end before the next.
 
-    Batches of the next group are read and decoded while one is still encoded, in `workers`
+    Batches of the next shard are read and decoded while one is still encoded, in `workers`
     processes that live as long as this runs, or in this one with 0. How much is buffered does not
-    depend on how many groups there are, which are made ready in a thread, one ahead.
+    depend on how many shards there are, which are made ready in a thread, one ahead.
     """
-    begun: deque[Group] = deque()
+    begun: deque[EmbeddedShard] = deque()
 
     def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
         # The workers are forked before this is first asked, so none inherits a lock that the thread
         # holds.
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(next, groups, None)
-            while (group := pending.result()) is not None:
-                pending = ahead.submit(next, groups, None)
-                begun.append(group)
-                for start in range(0, len(group.samples), batch_size):
-                    yield group.samples[start : start + batch_size]
+            pending = ahead.submit(next, shards, None)
+            while (shard := pending.result()) is not None:
+                pending = ahead.submit(next, shards, None)
+                begun.append(shard)
+                for start in range(0, len(shard.samples), batch_size):
+                    batch = shard.samples[start : start + batch_size]
+                    yield [(shard.number, sample) for sample in batch]
 
     loader = DataLoader(
         dataset,
@@ -151,12 +152,12 @@ def read_groups(
     )
     batches = iter(loader)
     while True:
-        # Asking for the next batch is what brings the next groups in, some of which have none.
+        # Asking for the next batch is what brings the next shards in, some of which have none.
         held: Any = next(batches, None)
         while begun:
-            group = begun.popleft()
-            count = -(-len(group.samples) // batch_size)
-            yield group, PairReader(islice(chain([held], batches), count))
+            shard = begun.popleft()
+            count = -(-len(shard.samples) // batch_size)
+            yield shard, PairReader(islice(chain([held], batches), count))
             if count:
                 break
         else:
@@ -171,7 +172,7 @@ def _start_worker(_number: int) -> None:
 
 
 class PairReader:
-    """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
+    """Iterates over a shard's batches, as clip-retrieval's readers do, in the order of the samples.
 
     Attributes:
         counts: `captions_cut` and `metadata_ignored` so far.

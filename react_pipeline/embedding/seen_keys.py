@@ -9,15 +9,12 @@ written, so nothing waits for the disk.
 import errno
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 CACHE_KIB = 64 << 10
 _FIND = "SELECT 1 FROM keys WHERE key = ?"
-
-Duplicates = set[tuple[int, str]]
-"""Shard and key."""
 
 
 class SeenKeys:
@@ -37,32 +34,23 @@ class SeenKeys:
         self._lock = threading.RLock()
         self._closed = False
 
-    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
-        """Which keys an earlier shard holds, of shards in their order; the register stays as it is."""
-        here: set[str] = set()
-        duplicates: Duplicates = set()
+    def duplicates(self, shard: int, keys: Iterable[str]) -> set[str]:
+        """Which keys of a shard an earlier one holds; the register stays as it is."""
         with self._table() as table:
-            for shard, keys in keys_by_shard.items():
-                names = {key: self._name(shard, key) for key in keys}
-                duplicates |= {
-                    (shard, key)
-                    for key, name in names.items()
-                    if name in here or table.execute(_FIND, (name,)).fetchone()
-                }
-                here.update(names.values())
-        return duplicates
+            return {
+                key for key in keys if table.execute(_FIND, (self._name(shard, key),)).fetchone()
+            }
 
-    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
-        """Take up the keys of some shards."""
+    def add(self, shard: int, keys: Iterable[str]) -> None:
+        """Take up the keys of a shard."""
         with self._table() as table, table:
-            for shard, keys in keys_by_shard.items():
-                names = ((self._name(shard, key),) for key in keys)
-                table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", names)
+            names = ((self._name(shard, key),) for key in keys)
+            table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", names)
 
-    def enter(self, keys_by_shard: Mapping[int, Sequence[str]]) -> Duplicates:
-        """Take up the keys of some shards; which of them an earlier shard holds."""
-        duplicates = self.duplicates(keys_by_shard)
-        self.add(keys_by_shard)
+    def enter(self, shard: int, keys: Sequence[str]) -> set[str]:
+        """Take up the keys of a shard; which of them an earlier one holds."""
+        duplicates = self.duplicates(shard, keys)
+        self.add(shard, keys)
         return duplicates
 
     def close(self) -> None:

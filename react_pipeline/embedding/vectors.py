@@ -31,8 +31,8 @@ READY_FILE = "ready.json"
 """The file of an adopted artifact: `folder`, `columns` (our name: name in the files), `files`
 (names by folder, in the order of rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
 GROUPS_FILE = "groups.jsonl"
-"""The file of our own embeddings: one line of JSON a group, `Group.record` and which row group of
-the ledger is its own; a group without rows has no files."""
+"""The file of our own embeddings: one line of JSON a shard, `EmbeddedShard.record` and which row
+group of the ledger is its own; a shard without rows has no files. Older ones joined shards."""
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:

@@ -111,7 +111,6 @@ class EmbeddingConfig(Section):
 
     precision: Precision = "auto"
     batch_size: int = Field(default=256, gt=0)
-    shards_per_group: int = Field(default=1, gt=0)
     workers: int = Field(default=2, ge=0)
 
 

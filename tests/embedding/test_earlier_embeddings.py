@@ -21,6 +21,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding import earlier_embeddings as module
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE
 from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.embedded_shards import EmbeddedShard
 from react_pipeline.embedding.vectors import read_metadata, vector_files
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -75,17 +76,15 @@ def embedded(
     return embed_corpus(project)
 
 
-def require_same(one: Artifact, other: Artifact, *, bits: bool = True) -> None:
+def require_same(one: Artifact, other: Artifact) -> None:
     """The same rows, row for row, and the same ledger."""
     assert one.fingerprint == other.fingerprint
-    # Where a field is missing, a group in which another sample has it says None, and one in which
+    # Where a field is missing, a shard in which another sample has it says None, and one in which
     # none has it NaN.
     tables = [table.where(table.notna(), None) for table in map(read_metadata, (one, other))]
     pd.testing.assert_frame_equal(*tables)
     for side in SIDES:
-        if bits:
-            assert np.array_equal(read_vectors(one, side), read_vectors(other, side))
-        assert read_vectors(one, side) == pytest.approx(read_vectors(other, side), abs=2e-3)
+        assert np.array_equal(read_vectors(one, side), read_vectors(other, side))
     ledgers = [pd.read_parquet(artifact.file(LEDGER_FILE)) for artifact in (one, other)]
     ordered = [ledger.sort_values(["shard", "key"], ignore_index=True) for ledger in ledgers]
     pd.testing.assert_frame_equal(*ordered)
@@ -102,26 +101,20 @@ names = st.lists(st.sampled_from([*KEYS, "copy of e", "bad"]), min_size=1, max_s
 @given(
     before=names,
     after=names,
-    sizes=st.tuples(st.sampled_from([1, 1, 2]), st.sampled_from([1, 1, 2])),
 )
 def test_incremental_equals_from_scratch(
-    make_project: MakeProject,
-    shards: dict[str, Path],
-    before: list[str],
-    after: list[str],
-    sizes: tuple[int, int],
+    make_project: MakeProject, shards: dict[str, Path], before: list[str], after: list[str]
 ) -> None:
     for store in ("store", "scratch"):
         # The base stays, so that it is published once.
         shutil.rmtree(
             make_project(store=store).config.store / "corpus_embeddings", ignore_errors=True
         )
-    old, new = ({"shards_per_group": size} for size in sizes)
-    embedded(make_project, [shards[name] for name in before], embedding=old)
-    grown = embedded(make_project, [shards[name] for name in after], embedding=new)
-    scratch = embedded(make_project, [shards[name] for name in after], "scratch", embedding=new)
+    embedded(make_project, [shards[name] for name in before])
+    grown = embedded(make_project, [shards[name] for name in after])
+    scratch = embedded(make_project, [shards[name] for name in after], "scratch")
     assert scratch.counts["reused_rows"] == 0
-    require_same(grown, scratch, bits=sizes == (1, 1))
+    require_same(grown, scratch)
 
 
 def test_a_grown_corpus_embeds_what_is_new_and_links_the_rest(
@@ -150,17 +143,7 @@ def test_moved_shards_keep_their_vectors_under_new_numbers(
     require_same(artifact, embedded(make_project, changed, "scratch"))
 
 
-def test_a_group_at_end_of_corpus_is_not_taken_for_a_longer_one(
-    make_project: MakeProject, shards: dict[str, Path]
-) -> None:
-    together = {"shards_per_group": 3}
-    for names in ("efa", "ef"):
-        embedded(make_project, [shards[name] for name in names], embedding=together)
-    last = embedded(make_project, [shards[name] for name in "bef"], embedding=together)
-    assert (last.counts["rows"], last.counts["reused_rows"]) == (12, 8)
-
-
-def test_a_group_that_cannot_be_linked_is_encoded_again(
+def test_a_shard_that_cannot_be_linked_whole_is_encoded_anew(
     make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = embedded(make_project, [shards["a"]])
@@ -178,7 +161,7 @@ def test_a_group_that_cannot_be_linked_is_encoded_again(
     assert not vector_files(grown, "image")[0].samefile(vector_files(old, "image")[0])
 
 
-def test_a_group_is_encoded_again_where_duplicates_differ(
+def test_a_shard_is_encoded_anew_where_others_are_duplicates(
     make_project: MakeProject, shards: dict[str, Path]
 ) -> None:
     embedded(make_project, [shards["a"], shards["c"]])
@@ -190,20 +173,18 @@ def test_a_group_is_encoded_again_where_duplicates_differ(
     assert (later.counts["rows"], later.counts["reused_rows"]) == (10, 6)
 
 
-def test_groups_of_several_shards_are_found_wherever_they_begin(
-    make_project: MakeProject, shards: dict[str, Path]
+def test_records_of_joined_shards_are_passed_over(
+    make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedded(
-        make_project, [shards["a"], shards["b"], shards["e"]], embedding={"shards_per_group": 2}
-    )
-    paths = [shards["f"], shards["a"], shards["b"], shards["bad"], shards["e"]]
-    artifact = embedded(make_project, paths, embedding={"shards_per_group": 2})
-    assert artifact.counts["reused_rows"] == 12
-    require_same(
-        artifact,
-        embedded(make_project, paths, "scratch", embedding={"shards_per_group": 2}),
-        bits=False,
-    )
+    record = EmbeddedShard.record
+
+    def joined(shard: EmbeddedShard, **counts: object) -> dict[str, object]:
+        return {**record(shard, **counts), "shards": [shard.digest, "another"]}
+
+    with monkeypatch.context() as older:
+        older.setattr(EmbeddedShard, "record", joined)
+        embedded(make_project, [shards["a"]])
+    assert embedded(make_project, [shards["a"], shards["e"]]).counts["reused_rows"] == 0
 
 
 @pytest.mark.parametrize("file", ["text_emb/text_emb_1.npy", "metadata/metadata_1.parquet"])

@@ -104,22 +104,19 @@ def test_metadata_is_indexed_by_row_and_keeps_samples_fields(indexed_project: Pr
     )
 
 
-def test_groups_workers_and_batches_change_nothing(
+def test_workers_and_batches_change_nothing(
     make_project: MakeProject, indexed_project: Project
 ) -> None:
     one = indexed_project.store.current("corpus_embeddings", "all")
-    project = make_project(
-        store="other-store", embedding={"shards_per_group": 2, "workers": 2, "batch_size": 7}
-    )
+    project = make_project(store="other-store", embedding={"workers": 2, "batch_size": 7})
     other = embedded(project)
     assert other.fingerprint == one.fingerprint
-    assert sum(name.startswith("img_emb/") for name in other.manifest["files"]) == 2
     pd.testing.assert_frame_equal(read_metadata(other), read_metadata(one))
     for side in ("image", "text"):
         assert read_vectors(other, side) == pytest.approx(read_vectors(one, side), abs=2e-3)
 
 
-def test_rows_keep_their_order_beyond_ten_groups(make_project: MakeProject, tmp_path: Path) -> None:
+def test_rows_keep_their_order_beyond_ten_shards(make_project: MakeProject, tmp_path: Path) -> None:
     for number in range(11):
         write_shard(tmp_path / f"{number:02d}.tar", {f"key{number}": pair("circle", "red", number)})
     artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")]}))

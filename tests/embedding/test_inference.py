@@ -1,4 +1,4 @@
-"""Reading pairs group by group, ahead of what is encoded."""
+"""Reading pairs shard by shard, ahead of what is encoded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from support.drawings import pair, write_shard
 from torch import Tensor
 
 from react_pipeline.corpus.shards import Member
-from react_pipeline.embedding.groups import Group
-from react_pipeline.embedding.inference import PairDataset, read_groups
+from react_pipeline.embedding.embedded_shards import EmbeddedShard
+from react_pipeline.embedding.inference import PairDataset, read_shards
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError
@@ -28,8 +28,8 @@ def tokenizer(texts: list[str]) -> Tensor:
 
 
 @pytest.fixture
-def groups(tmp_path: Path) -> tuple[list[Path], list[Group]]:
-    """Groups of one shard each with 0, 3, 0, 0, 5, 1 and 0 samples of their own; the others are
+def shards(tmp_path: Path) -> tuple[list[Path], list[EmbeddedShard]]:
+    """Shards with 0, 3, 0, 0, 5, 1 and 0 samples of their own; the others are
     duplicates.
     """
     paths, found, count = [], [], 0
@@ -39,11 +39,11 @@ def groups(tmp_path: Path) -> tuple[list[Path], list[Group]]:
         paths.append(
             write_shard(tmp_path / f"{number}.tar", {**samples, "again": pair("cross", "blue", 0)})
         )
-        group = Group(number, range(number, number + 1), ("",))
+        shard = EmbeddedShard(number, "")
         if number == 0:
-            seen.add({-1: ["again"]})
-        group.read_headers(paths, seen.enter)
-        found.append(group)
+            seen.add(-1, ["again"])
+        shard.read_headers(paths, seen.enter)
+        found.append(shard)
         count += size
     seen.close()
     return paths, found
@@ -51,50 +51,48 @@ def groups(tmp_path: Path) -> tuple[list[Path], list[Group]]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_each_group_gets_its_own_batches_in_order(
-    groups: tuple[list[Path], list[Group]], workers: int, batch_size: int
+def test_each_shard_gets_its_own_batches_in_order(
+    shards: tuple[list[Path], list[EmbeddedShard]], workers: int, batch_size: int
 ) -> None:
-    paths, expected = groups
+    paths, expected = shards
     dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
     read = []
-    for group, reader in read_groups(iter(expected), dataset, batch_size, workers):
+    for shard, reader in read_shards(iter(expected), dataset, batch_size, workers):
         batches = list(reader)
         assert all(
             1 <= len(batch["image_tensor"]) == len(batch["text_tokens"]) <= batch_size
             for batch in batches
         )
-        read.append((group.number, [key for batch in batches for key in batch["image_filename"]]))
-    assert read == [
-        (group.number, [sample.key for _, sample in group.samples]) for group in expected
-    ]
+        read.append((shard.number, [key for batch in batches for key in batch["image_filename"]]))
+    assert read == [(shard.number, [sample.key for sample in shard.samples]) for shard in expected]
     assert [len(keys) for _, keys in read] == [0, 3, 0, 0, 5, 1, 0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_short_shard_is_one_clear_error_from_a_worker_too(
-    groups: tuple[list[Path], list[Group]], workers: int
+    shards: tuple[list[Path], list[EmbeddedShard]], workers: int
 ) -> None:
-    paths, (_, group, *_) = groups
-    for sample in (sample for _, sample in group.samples[:1]):
+    paths, (_, shard, *_) = shards
+    for sample in (sample for sample in shard.samples[:1]):
         sample.members["png"] = Member(10**6, 100)
     dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
     with pytest.raises(CorpusError) as caught:
-        for _, reader in read_groups(iter([group]), dataset, 2, workers):
+        for _, reader in read_shards(iter([shard]), dataset, 2, workers):
             list(reader)
     assert str(caught.value) == f"{paths[1]}: ends within a member; materialize `corpus` again"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_a_later_groups_headers_reaches_the_caller(
-    groups: tuple[list[Path], list[Group]], workers: int
+def test_an_error_in_a_later_shards_headers_reaches_the_caller(
+    shards: tuple[list[Path], list[EmbeddedShard]], workers: int
 ) -> None:
-    paths, expected = groups
+    paths, expected = shards
 
-    def broken() -> Iterator[Group]:
+    def broken() -> Iterator[EmbeddedShard]:
         yield from expected[:2]
         raise CorpusError("the third shard is no tar")
 
     dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
     with pytest.raises(CorpusError, match="the third shard is no tar"):
-        for _, reader in read_groups(broken(), dataset, 2, workers):
+        for _, reader in read_shards(broken(), dataset, 2, workers):
             list(reader)

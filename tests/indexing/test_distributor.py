@@ -151,7 +151,7 @@ def test_embedding_on_spark_is_the_local_one_byte_for_byte(
 ) -> None:
     sections = {
         "corpus": {"shards": [corpus(tmp_path / "shards")], "max_bad_fraction": 0.5},
-        "embedding": {"batch_size": 2, "shards_per_group": 2},
+        "embedding": {"batch_size": 2},
     }
     here = embed_corpus(prepared(make_project, store="here", **sections))
     there = embed_corpus(prepared(make_project, store="there", distributor=SPARK, **sections))

@@ -65,9 +65,7 @@ def write_inputs(folder: Path) -> None:
         folder,
         inputs / "checkpoint",
         inputs,
-        # Two groups of shards, two batches each, so that there is something to resume; kept tokens
-        # for the same reason.
-        embedding={"shards_per_group": 2},
+        # Kept tokens, so that there is something to resume.
         customization={"defaults": {**training, "augmentation": "none", "held_out_fraction": 0.2}},
     )
     for slug in DOMAINS:

@@ -1,8 +1,8 @@
-"""A model that brings groups of shards into files: reader, encoder and writer around
+"""A model that brings shards into files: reader, encoder and writer around
 clip-retrieval's `Runner`.
 
-Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is
-recorded (`groups`).
+Does not belong here: which shards are left to do (`embed`), where it runs (`spread`), what is
+recorded (`embedded_shards`).
 """
 
 import time
@@ -14,9 +14,9 @@ from typing import Any
 
 from react_pipeline.clip import choose_device, load
 from react_pipeline.corpus import ShardLocation
+from react_pipeline.embedding.embedded_shards import EmbeddedShard
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.groups import Group
-from react_pipeline.embedding.inference import ClipMapper, PairDataset, StatsLogger, read_groups
+from react_pipeline.embedding.inference import ClipMapper, PairDataset, StatsLogger, read_shards
 from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
@@ -29,8 +29,8 @@ with warnings.catch_warnings():
     from clip_retrieval.clip_inference.writer import NumpyWriter
 
 
-class GroupEncoder:
-    """Encodes groups of one corpus with one checkpoint.
+class ShardEncoder:
+    """Encodes shards of one corpus with one checkpoint.
 
     Attributes:
         arithmetic: `device` the model is on and `precision` it computes in, for the manifest.
@@ -41,13 +41,10 @@ class GroupEncoder:
         config: PipelineConfig,
         checkpoint: Path,
         locations: Sequence[ShardLocation],
-        groups: int,
     ) -> None:
-        """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these
-        make.
-        """
+        """Load the checkpoint; `locations` are all shards."""
         self._embedding = config.embedding
-        self._groups = groups
+        self._count = len(locations)
         clip = load(checkpoint, choose_device(config.device))
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
@@ -57,13 +54,13 @@ class GroupEncoder:
         self._mapper = ClipMapper(self._encoder, locations, config.corpus)
 
     def encode(
-        self, groups: Iterator[Group], directory: Path, bar: Any, pairs: int | None
-    ) -> Iterator[tuple[Group, dict[str, Any]]]:
-        """Each group once its files are in `directory`, with what was counted; its ledger is
+        self, shards: Iterator[EmbeddedShard], directory: Path, bar: Any, pairs: int | None
+    ) -> Iterator[tuple[EmbeddedShard, dict[str, Any]]]:
+        """Each shard once its files are in `directory`, with what was counted; its ledger is
         complete then.
 
         Args:
-            groups: With their headers read; asked for in a thread that reads ahead.
+            shards: With their headers read; asked for in a thread that reads ahead.
             directory: Gets `img_emb/`, `text_emb/` and `metadata/`.
             pairs: How many are to come at the most, if known: a process for less than a batch only
                 costs its start.
@@ -79,29 +76,29 @@ class GroupEncoder:
             if pairs is None
             else min(self._embedding.workers, pairs // size)
         )
-        stream = read_groups(
-            groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda"
+        stream = read_shards(
+            shards, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda"
         )
         with _dead_workers_explained():
-            # Waiting for a group's first batch, and for the workers to start, is part of what it
+            # Waiting for a shard's first batch, and for the workers to start, is part of what it
             # takes.
             started = time.perf_counter()
-            for group, reader in stream:
+            for shard, reader in stream:
                 logger = StatsLogger(bar)
                 runner = Runner(
                     lambda _sampler, reader=reader: reader,
                     lambda: self._mapper,
                     lambda partition: NumpyWriter(
-                        partition, str(directory), True, True, True, self._groups
+                        partition, str(directory), True, True, True, self._count
                     ),
                     lambda _partition, logger=logger: logger,
-                    self._groups,
+                    self._count,
                 )
-                runner(group.number)
-                group.ledger += reader.ledger
+                runner(shard.number)
+                shard.ledger += reader.ledger
                 seconds = time.perf_counter() - started
-                yield group, {"rows": logger.pairs, **reader.counts, "seconds": seconds}
-                group.samples = []
+                yield shard, {"rows": logger.pairs, **reader.counts, "seconds": seconds}
+                shard.samples = []
                 started = time.perf_counter()
 
 
@@ -114,7 +111,7 @@ def _dead_workers_explained() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise CorpusError(
-            "embedding: a decoding process died, probably out of memory; finished groups of shards "
+            "embedding: a decoding process died, probably out of memory; finished shards "
             "are kept: run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` "
             "or `corpus.max_pixels`, or (in a container) more shared memory"
         ) from error
