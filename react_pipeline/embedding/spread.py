@@ -65,7 +65,7 @@ def encode_shards(
 
     def prepared() -> Iterator[EmbeddedShard]:
         for shard, duplicates in missing:
-            shard.read_headers(records.locations, lambda *_, known=duplicates: known)
+            shard.read_headers(records.locations, lambda *_, keys=duplicates: keys)
             yield shard
 
     with tqdm(disable=True) as bar:
