@@ -156,7 +156,7 @@ class _Build:
 
 
 def _require_own(staging: Path, scratch: Path) -> None:
-    """Begin anew unless a build of this version left what is there: others joined shards."""
+    """Start over unless a build of this version left what is there: others joined shards."""
     marker = scratch / "unit"
     if sealed(marker) != _UNIT:
         for folder in (staging, scratch):

@@ -133,7 +133,8 @@ def read_shards(
     def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
         # The workers are forked before this is first asked, so none inherits a lock that the thread
         # holds.
-        with ThreadPoolExecutor(1) as ahead:
+        ahead = ThreadPoolExecutor(1)
+        try:
             pending = ahead.submit(next, shards, None)
             while (shard := pending.result()) is not None:
                 pending = ahead.submit(next, shards, None)
@@ -141,6 +142,10 @@ def read_shards(
                 for start in range(0, len(shard.samples), batch_size):
                     batch = shard.samples[start : start + batch_size]
                     yield [(shard.number, sample) for sample in batch]
+        finally:
+            # Not joined: the garbage collector may end this in a thread that is only starting, and
+            # both would wait for ever.
+            ahead.shutdown(wait=False)
 
     loader = DataLoader(
         dataset,

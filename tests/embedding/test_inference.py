@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,22 @@ def test_an_error_in_a_later_shards_headers_reaches_the_caller(
     with pytest.raises(CorpusError, match="the third shard is no tar"):
         for _, reader in read_shards(broken(), dataset, 2, workers):
             list(reader)
+
+
+def test_giving_up_waits_for_nothing_that_is_read_ahead(
+    shards: tuple[list[Path], list[EmbeddedShard]],
+) -> None:
+    paths, expected = shards
+    given_up, ended = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[EmbeddedShard]:
+        yield expected[1]
+        if given_up.wait(20):
+            ended.set()
+
+    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
+    reading = read_shards(slow(), dataset, 2, 0)
+    next(reading)
+    reading.close()
+    given_up.set()
+    assert ended.wait(20)
