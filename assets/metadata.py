@@ -43,7 +43,7 @@ def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict
     if "dashboard.html" in files:
         shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
     shown |= links or {}
-    shown["path"] = dg.MetadataValue.path(str(artifact.path))
+    shown["path"] = dg.MetadataValue.path(artifact.address)
     shown["fingerprint"] = artifact.fingerprint
     return shown
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from react_pipeline.project import Project, absence, seed_path
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import ConfigError, InputError, Problem
+from react_pipeline.store import BucketStore, ConfigError, InputError, Problem, SourceUnavailable
 
 _FEWEST_CLASSES = 2
 
@@ -35,6 +35,19 @@ def encoder_problems(project: Project) -> list[Problem]:
                 Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines
             ]
     return problems
+
+
+def store_problems(project: Project) -> list[Problem]:
+    """What is wrong with a store in object storage: no access, no such bucket, writes without
+    conditions.
+    """
+    if not isinstance(project.store, BucketStore):
+        return []
+    try:
+        project.store.bucket.brief.require_conditional_writes()
+    except (InputError, SourceUnavailable) as error:
+        return [Problem(project.path, "store", str(error))]
+    return []
 
 
 def domain_problems(project: Project, slug: str) -> list[Problem]:

@@ -51,6 +51,7 @@ CHECKS, CROSS, SHARDS = (
     "browse/test_cross_site.py",
     "faults/test_bad_shards.py",
 )
+BUCKET = "store/test_bucket_store.py"
 EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
@@ -75,7 +76,7 @@ GUARDS = (
     Guard("react_pipeline/store/store.py", "                release(file, held)\n", "                pass\n", STORE),
     # Complete and verified
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("format") == FORMAT', "True", DURABLE),
-    Guard("react_pipeline/store/artifacts.py", 'manifest.get("fingerprint") == path.name', "True", DURABLE),
+    Guard("react_pipeline/store/artifacts.py", 'manifest.get("fingerprint") == fingerprint', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("digest") != manifest_digest(manifest)', "False", STORE),
     Guard("react_pipeline/store/artifacts.py", ' or sha256_of(path) != recorded["sha256"]', "", STORE),
     Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
@@ -107,8 +108,20 @@ GUARDS = (
     Guard("assets/reporting.py", "        if requested():\n            raise KeyboardInterrupt from error\n", "", STOP),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current == fingerprint or", PRUNING),
-    Guard("react_pipeline/store/pruning.py", " < keep_seconds:", " < 0:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "artifact.current in (\"\", fingerprint)", "artifact.current == fingerprint", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "max(since, made) < keep_seconds", "max(since, made) < 0", PRUNING),
+    Guard("react_pipeline/store/bucket_store.py", "is_recent = age.total_seconds() < keep_seconds", "is_recent = False", BUCKET),
+    Guard("react_pipeline/store/bucket_store.py", "            self.bucket.delete([f\"{place}/{MANIFEST}\"])\n            self", "            self", BUCKET),
+    Guard("react_pipeline/store/bucket_store.py", "if not held or self.pointer(artifact.stage, artifact.key) == artifact.fingerprint:", "if not held:", BUCKET),
+    Guard("react_pipeline/store/bucket_store.py", "            if winner != artifact:\n", "            if True:\n", BUCKET),
+    Guard("react_pipeline/store/bucket_store.py", "if not held or published:", "if published:", BUCKET),
+    Guard("react_pipeline/store/bucket_store.py", "> ORPHAN_SECONDS", "> -9", BUCKET),
+    Guard("react_pipeline/store/bucket_leases.py", "(alone and holder.get(\"place\") == self.place) or", "", BUCKET),
+    Guard("react_pipeline/store/bucket_leases.py", "(now - lease.time).total_seconds() > LEASE_SECONDS", "False", BUCKET),
+    Guard("react_pipeline/store/bucket_leases.py", "                if _record(content).get(\"token\") == self.token:\n", "                if True:\n", BUCKET),
+    Guard("react_pipeline/store/copies.py", "if digest == artifact.manifest[\"files\"][name][\"sha256\"]:", "if True:", BUCKET),
+    Guard("react_pipeline/store/copies.py", "whole = sha256_of(file) == artifact.manifest[\"files\"][name][\"sha256\"]", "whole = True", BUCKET),
+    Guard("react_pipeline/store/copies.py", " and path.name not in in_use", "", BUCKET),
     Guard("react_pipeline/store/pruning.py", "            if attempt.is_dead(locked=held):", "            if True:", PRUNING),
     Guard("react_pipeline/store/pruning.py", "with suppress(FileNotFoundError):  # another", "if True:  # another", PRUNING),
     Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),

@@ -29,6 +29,7 @@ Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
 
 EXTRAS = {
     "pyspark": "spark",
+    "obstore": "s3",
     "s3fs": "s3",
     "clip_benchmark": "elevater",
     "h5py": "elevater",

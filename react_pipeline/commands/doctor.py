@@ -21,17 +21,19 @@ from react_pipeline.corpus import guarded_opener
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, broken_extensions, brought, extensions
 from react_pipeline.installation import install_command
-from react_pipeline.preflight import encoder_problems, file_problems
+from react_pipeline.preflight import encoder_problems, file_problems, store_problems
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
     SETTINGS_FILE,
+    Manifests,
     Project,
     locate_home,
     ui_addresses,
 )
 from react_pipeline.settings import load_domains, without_secrets
-from react_pipeline.store import ReactError
+from react_pipeline.stage import STAGES
+from react_pipeline.store import ConfigError, ReactError
 from react_pipeline.tracking import (
     DAGSTER_VARIABLE,
     MLFLOW_VARIABLE,
@@ -215,15 +217,19 @@ def _store(project: Project) -> Iterator[Finding]:
         )
         return
     try:
-        built = sum(1 for _ in project.store.root.glob("[!.]*/**/current"))
+        if problems := store_problems(project):
+            raise ConfigError(problems)
+        store = Manifests.of(project).store
+        built = sum(len(store.keys(stage)) for stage in STAGES)
     except ReactError as error:
         yield Finding("store", "missing", str(error))
         return
     free = shutil.disk_usage(existing).free
+    where = f"{project.config.bucket}, here {root}" if project.config.bucket else str(root)
     yield Finding(
         "store",
         "ok" if free > MIN_FREE_BYTES else "note",
-        f"{root}: {built} current artifacts, {free:,} bytes free",
+        f"{where}: {built} current artifacts, {free:,} bytes free",
     )
 
 

@@ -19,7 +19,7 @@ from react_pipeline.commands.command_line import (
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.preflight import encoder_problems, file_problems
+from react_pipeline.preflight import encoder_problems, file_problems, store_problems
 from react_pipeline.project import Project
 from react_pipeline.settings import (
     CONTROL_SUFFIX,
@@ -75,7 +75,10 @@ def validate_domains(
     """
     project = None if files else load_project(config)
     checked = files or (sorted(project.config.domains.glob("*.yaml")) if project else [])
-    problems = [*misnamed(project.config.domains), *_encoder_problems(project)] if project else []
+    problems = []
+    if project:
+        problems += misnamed(project.config.domains)
+        problems += [*_encoder_problems(project), *store_problems(project)]
     for path in checked:
         try:
             domain = load_domain(path)

@@ -82,9 +82,7 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
         RemoteShard(path, StorageConfig.model_validate_json(storage))
         if is_url(path)
         else artifact.path / path
-        for path, storage in place_of(
-            artifact.path.parents[2], artifact.fingerprint, recorded=entries
-        )
+        for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries)
     ]
 
 
@@ -103,7 +101,7 @@ def remember_place(artifact: Artifact, place: Any) -> None:
     """Keep where the files of a corpus are now (JSON): they may move, and the artifact never
     changes.
     """
-    write_atomically(_place_file(artifact.path.parents[2], artifact.fingerprint), json.dumps(place))
+    write_atomically(_place_file(artifact.root, artifact.fingerprint), json.dumps(place))
 
 
 def place_of(root: Path, corpus: str, recorded: Any) -> Any:

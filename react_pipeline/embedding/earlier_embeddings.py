@@ -33,9 +33,9 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     Inputs,
+    MissingArtifact,
     Store,
     link_or_copy,
-    read_manifest,
     verify_files,
 )
 
@@ -89,9 +89,9 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
     encoder = encoder_in(inputs.parents)
     made_by = inputs.parents[encoder].fingerprint
     artifacts = []
-    for path in store.directory(inputs.stage, inputs.key).glob("*/"):
+    for fingerprint in store.versions(inputs.stage, inputs.key):
         try:
-            artifact = Artifact(path, read_manifest(path, inputs.stage))
+            artifact = store.unverified(inputs.stage, inputs.key, fingerprint)
             same = (
                 artifact.manifest["config"] == dict(inputs.config)
                 and artifact.parents.get(encoder) == made_by
@@ -99,8 +99,8 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
             if same and artifact.manifest["code_version"] == inputs.code_version:
                 verify_files(artifact, [GROUPS_FILE, LEDGER_FILE])
                 artifacts.append(artifact)
-        except (CorruptArtifact, KeyError) as error:
-            logger.info("%s: nothing is taken over from it (%s)", path, error)
+        except (CorruptArtifact, MissingArtifact, KeyError) as error:
+            logger.info("%s: nothing is taken over from it (%s)", fingerprint, error)
     return sorted(artifacts, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
 
 

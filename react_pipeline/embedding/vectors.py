@@ -150,7 +150,7 @@ class _Layout:
     def parts(self, artifact: Artifact, folder: str) -> Parts:
         if not self.digests:
             return Parts(artifact.path, self.names[folder], self.starts)
-        root = artifact.path.parents[2]
+        root = artifact.root
         base = Path(place_of(root, artifact.parents["corpus"], recorded=self.folder))
         check = partial(_check_unchanged, root, base, self.digests)
         return Parts(base, self.names[folder], self.starts, check)

@@ -20,7 +20,7 @@ from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, Store
+from react_pipeline.store import Artifact, CorruptArtifact, InputError
 
 
 def build_index(project: Project) -> Artifact:
@@ -160,8 +160,5 @@ class Index:
     def stored_vectors(self, side: Side) -> StoredVectors:
         """The vectors of a side."""
         if self._embeddings is None:
-            # <store>/<stage>/<key>/<fingerprint>
-            store = Store(self.artifact.path.parents[2])
-            fingerprint = self.artifact.parents["corpus_embeddings"]
-            self._embeddings = store.open("corpus_embeddings", self.artifact.key, fingerprint)
+            self._embeddings = self.artifact.open_parent("corpus_embeddings")
         return StoredVectors(self._embeddings, side)

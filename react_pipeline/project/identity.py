@@ -12,7 +12,6 @@ from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.project.review import review_identity, takedown_identity
 from react_pipeline.settings import METHODS, SPEED_FIELDS, EncoderConfig
-from react_pipeline.store import CURRENT
 
 
 def corpus(project: Project, _key: str) -> dict[str, Any]:
@@ -130,12 +129,9 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     subjects |= takedown_identity(project)
     if settings.decontaminate == "own":
         return subjects
-    directories = {
-        key: project.store.directory("evaluation_set", key)
-        for key in other_evaluation_sets(project, slug)
-    }
     others = {
-        key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()
+        key: project.store.pointer("evaluation_set", key)
+        for key in other_evaluation_sets(project, slug)
     }
     tests = required(lambda extension: extension.kept_out(project, slug))
     return {"evaluation_sets": others, **tests, **subjects}

@@ -17,6 +17,7 @@ from react_pipeline.settings import DomainConfig
 from react_pipeline.store import (
     MANIFEST,
     Artifact,
+    BucketStore,
     CorruptArtifact,
     MissingArtifact,
     ReactError,
@@ -50,7 +51,8 @@ class Manifests(Project):
     @cached_property
     def store(self) -> Store:
         """The store, whose artifacts are not verified."""
-        return _ManifestStore(self.config.store)
+        store = Project(self.path, self.config).store
+        return store.look() if isinstance(store, BucketStore) else _ManifestStore(store.root)
 
     @cached_property
     def _domains(self) -> dict[str, DomainConfig]:

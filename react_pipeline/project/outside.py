@@ -19,13 +19,12 @@ from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig, EncoderConfig, encoders, labelled_kinds
 from react_pipeline.store import (
-    CACHE,
     Artifact,
     InputError,
+    ReactError,
     digest_of,
     outside_stamp,
     sha256_of,
-    write_atomically,
 )
 
 MAX_LISTED = 100_000
@@ -127,8 +126,8 @@ def look_at(project: Project, files: Files) -> Look:
 def remember_look(project: Project, artifact: Artifact, look: Look) -> None:
     """Keep what was seen before the step ran that gave this artifact."""
     # A cache that cannot be written costs runs that build nothing, and no result.
-    with suppress(OSError):
-        write_atomically(_memory(project, artifact), f"{artifact.fingerprint} {look.seen}")
+    with suppress(OSError, ReactError):
+        project.store.write_note(_memory(artifact), f"{artifact.fingerprint} {look.seen}")
 
 
 def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
@@ -140,12 +139,10 @@ def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
     """
     if not look.seen:
         return ""
-    try:
-        fingerprint, _, before = (
-            _memory(project, artifact).read_text(encoding="utf-8").partition(" ")
-        )
-    except (OSError, ValueError):
+    note = project.store.read_note(_memory(artifact))
+    if note is None:
         return "its source files were not looked at when it last ran"
+    fingerprint, _, before = note.partition(" ")
     is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)
     return (
         ""
@@ -154,13 +151,8 @@ def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
     )
 
 
-def _memory(project: Project, artifact: Artifact) -> Path:
-    return (
-        project.store.root
-        / CACHE
-        / "looks"
-        / f"{artifact.stage}--{artifact.key.replace('/', '--')}"
-    )
+def _memory(artifact: Artifact) -> str:
+    return f"looks/{artifact.stage}--{artifact.key.replace('/', '--')}"
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

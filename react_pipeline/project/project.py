@@ -23,7 +23,7 @@ from react_pipeline.settings import (
     load_domain,
     load_pipeline,
 )
-from react_pipeline.store import ConfigError, InputError, Problem, Store
+from react_pipeline.store import BucketStore, ConfigError, InputError, Problem, Store
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 
@@ -48,7 +48,10 @@ class Project:
     @cached_property
     def store(self) -> Store:
         """The store of artifacts."""
-        return Store(self.config.store)
+        config = self.config
+        if config.bucket:
+            return BucketStore(config.bucket, config.store, config.cache.gigabytes * 1e9)
+        return Store(config.store)
 
     def domain(self, slug: str) -> DomainConfig:
         """Read one domain's file, afresh at each call so that an edit is seen.

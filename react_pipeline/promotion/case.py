@@ -100,7 +100,7 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
         )
         return never, None
     except CorruptArtifact as error:
-        pointer = project.store.directory(PROMOTION, slug)
+        pointer = project.store.address(PROMOTION, slug)
         raise CorruptArtifact(
             f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove "
             f"{pointer} to begin again "
@@ -175,9 +175,9 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
     store = project.store
     entries = []
     for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
-        for path in sorted(store.directory(stage, key).glob("*/manifest.json")):
+        for fingerprint in store.versions(stage, key):
             try:
-                artifact = store.open(stage, key, path.parent.name)
+                artifact = store.open(stage, key, fingerprint)
                 entry = Measured.of(artifact) if checkpoint in artifact.parents.values() else None
             except CorruptArtifact as error:
                 _refuse_unreadable(error)

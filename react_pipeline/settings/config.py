@@ -236,6 +236,13 @@ _ADDRESS = Field(
 ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
 
+class CacheConfig(Section):
+    """What a store in object storage keeps on this machine."""
+
+    folder: Path = Path(".react/store")
+    gigabytes: float = Field(default=100, gt=0)
+
+
 class PipelineConfig(Section):
     """`pipeline.yaml`: what holds for every domain."""
 
@@ -246,6 +253,7 @@ class PipelineConfig(Section):
         "letter or digit",
     )
     store: Path = Path(".react/store")
+    cache: CacheConfig = CacheConfig()
     tracking_uri: str | None = None
     dagster_url: str | None = _ADDRESS
     mlflow_url: str | None = _ADDRESS
@@ -267,6 +275,7 @@ class PipelineConfig(Section):
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
     _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
+    _bucket: str = PrivateAttr("")
 
     def section(self, model: type[ExtensionSection]) -> ExtensionSection:
         """The section of an extension, by its model; its defaults if pipeline.yaml has none."""
@@ -277,6 +286,19 @@ class PipelineConfig(Section):
         """The same with the sections of extensions."""
         config = self.model_copy()
         config._sections = {**self._sections, **sections}
+        return config
+
+    @property
+    def bucket(self) -> str:
+        """URL of the artifacts in object storage, where `store` is the folder of this machine's
+        part; "" if they are in that folder.
+        """
+        return self._bucket
+
+    def in_bucket(self, url: str) -> Self:
+        """The same with its artifacts in object storage."""
+        config = self.model_copy(update={"store": self.cache.folder})
+        config._bucket = url
         return config
 
     @property

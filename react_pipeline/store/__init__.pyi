@@ -8,6 +8,7 @@ from .artifacts import link_file as link_file
 from .artifacts import read_manifest as read_manifest
 from .artifacts import verify_files as verify_files
 from .attempts import scratch_of as scratch_of
+from .bucket_store import BucketStore as BucketStore
 from .durable import CACHE as CACHE
 from .durable import append as append
 from .durable import fsync as fsync

@@ -5,6 +5,8 @@ belong here: how artifacts are published (`store`), what any artifact contains, 
 which (`lineage`).
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -70,6 +72,16 @@ class Artifact:
         return str(self.manifest["fingerprint"])
 
     @property
+    def root(self) -> Path:
+        """Folder of this machine for what is kept beside artifacts."""
+        return self.path.parents[self.key.count("/") + 2]
+
+    @property
+    def address(self) -> str:
+        """Where it is published: a path or a URL."""
+        return str(self.path)
+
+    @property
     def counts(self) -> dict[str, Any]:
         """The counts and measurements of the build."""
         return dict(self.manifest["counts"])
@@ -90,6 +102,17 @@ class Artifact:
                 f"{self.path}: no file {name!r} in its manifest; rematerialize `{self.stage}`"
             )
         return self.path / name
+
+    def open_parent(self, stage: str) -> Artifact:
+        """The artifact of a stage that this one was made from, of the same key.
+
+        Raises:
+            MissingArtifact: If it was removed.
+            CorruptArtifact: If it does not match its manifest.
+        """
+        from react_pipeline.store.store import Store  # which publishes artifacts
+
+        return Store(self.root).open(stage, self.key, self.parents[stage])
 
 
 @dataclass(frozen=True)
@@ -131,6 +154,11 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest file."""
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+
+
 def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     """The manifest in an artifact's directory.
 
@@ -143,17 +171,26 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
         raise CorruptArtifact(
             f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`"
         ) from error
+    require_manifest(manifest, stage, path.name, str(path / MANIFEST))
+    return manifest
+
+
+def require_manifest(manifest: Any, stage: str, fingerprint: str, address: str) -> None:
+    """Refuse what is not the manifest of an artifact of this format and fingerprint.
+
+    Raises:
+        CorruptArtifact: Naming the `address` that it was read from.
+    """
     is_ours = (
         isinstance(manifest, dict)
         and manifest.get("format") == FORMAT
-        and manifest.get("fingerprint") == path.name
+        and manifest.get("fingerprint") == fingerprint
     )
     # Its counts are reported as results, so the manifest has its own digest too.
     if not is_ours or manifest.get("digest") != manifest_digest(manifest):
         raise CorruptArtifact(
-            f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`"
+            f"{address}: not the manifest of this artifact; rematerialize `{stage}`"
         )
-    return manifest
 
 
 def verify(artifact: Artifact, *, anew: bool = False) -> None:
@@ -246,8 +283,8 @@ def _stamp(artifact: Artifact) -> str:
 
 
 def _memory(artifact: Artifact) -> Path:
-    root = artifact.path.parents[artifact.key.count("/") + 2]
-    return memory_of_verified(root) / slug_of(artifact.stage, artifact.key, artifact.fingerprint)
+    slug = slug_of(artifact.stage, artifact.key, artifact.fingerprint)
+    return memory_of_verified(artifact.root) / slug
 
 
 def _remembered(artifact: Artifact) -> str | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from react_pipeline.store.artifacts import CURRENT, MANIFEST, memory_of_verified, read_manifest
 from react_pipeline.store.attempts import attempts, now_of
@@ -28,9 +29,45 @@ to build on it.
 """
 
 
+P = TypeVar("P")
+
+
+class Published(NamedTuple, Generic[P]):
+    """An artifact by its place.
+
+    Attributes:
+        current: The fingerprint that is current for its key; "" if that is damaged or missing.
+        is_recent: Whether it was made, or another became current, a moment ago.
+    """
+
+    place: P
+    manifest: Mapping[str, Any]
+    current: str
+    is_recent: bool
+
+
+def unused(published: Sequence[Published[P]], kept: Collection[str]) -> list[P]:
+    """The places of artifacts that are not current, recent or named in `kept`, nor ancestors of
+    such.
+    """
+    used = set(kept)
+    parents: dict[str, set[str]] = {}
+    for artifact in published:
+        fingerprint = artifact.manifest["fingerprint"]
+        parents[fingerprint] = set(artifact.manifest["parents"].values())
+        if artifact.current in ("", fingerprint) or artifact.is_recent:
+            used.add(fingerprint)
+    pending = list(used)
+    while pending:
+        new = parents.get(pending.pop(), set()) - used
+        used |= new
+        pending += new
+    return [one.place for one in published if one.manifest["fingerprint"] not in used]
+
+
 def prune(
     store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
-) -> list[Path]:
+) -> list[str]:
     """Remove artifacts that nothing uses, folders of dead attempts, and what was quarantined.
 
     In use are current artifacts, those that a live build of any host reads or publishes, those that
@@ -39,7 +76,7 @@ def prune(
     place in one rename, so that a kill leaves no part of it.
 
     Returns:
-        The removed paths (those that would be, with `dry_run`).
+        The addresses of what was removed (would be, with `dry_run`).
     """
     now = now_of(store.staging)
     # In this order: what is published or leased after one of these looks is seen by none of the
@@ -51,28 +88,20 @@ def prune(
         if path.is_file()
     }
     leases = [attempt for attempt in attempts(store.staging) if not attempt.is_dead(locked=False)]
-    parents = {}
     kept = set().union(*(lease.relies_on() for lease in leases))
+    published = []
     for path in manifests:
         directory = path.parent
-        fingerprint = path.parent.name
         try:
             manifest = read_manifest(directory, path.relative_to(store.root).parts[0])
             made = path.stat().st_mtime
         except (CorruptArtifact, FileNotFoundError) as error:
             logger.warning("kept: %s", error)
             continue
-        parents[directory] = set(manifest["parents"].values())
         current, since = pointers.get(directory.parent, ("", now))
-        if current == fingerprint or not current or now - max(since, made) < keep_seconds:
-            kept.add(fingerprint)
-    by_fingerprint = {directory.name: of_artifact for directory, of_artifact in parents.items()}
-    pending = list(kept)
-    while pending:
-        new = by_fingerprint.get(pending.pop(), set()) - kept
-        kept |= new
-        pending += new
-    doomed = [directory for directory in parents if directory.name not in kept]
+        is_recent = now - max(since, made) < keep_seconds
+        published.append(Published(directory, manifest, current, is_recent))
+    doomed = unused(published, kept)
     trash = store.root / ".quarantine"
     removed = doomed + sorted(trash.glob("*"))
     if not dry_run:
@@ -87,7 +116,7 @@ def prune(
         for memory in memory_of_verified(store.root).glob("*"):
             if memory.name.rpartition("--")[2] in gone:
                 memory.unlink(missing_ok=True)
-    return removed + _reap(store, dry_run=dry_run)
+    return [*map(str, removed), *reap(store, dry_run=dry_run)]
 
 
 def _pointer(path: Path) -> tuple[str, float]:
@@ -101,12 +130,13 @@ def _pointer(path: Path) -> tuple[str, float]:
     return name, path.stat().st_mtime
 
 
-def _reap(store: Store, *, dry_run: bool) -> list[Path]:
-    removed = []
+def reap(store: Store, *, dry_run: bool) -> list[str]:
+    """Remove the folders of dead attempts; returns their paths."""
+    removed: list[str] = []
     for attempt in attempts(store.staging):
         with store.try_lock(attempt.slug) as held:
             if attempt.is_dead(locked=held):
-                removed += attempt.leftovers
+                removed += map(str, attempt.leftovers)
                 if not dry_run:
                     attempt.discard()
     return removed

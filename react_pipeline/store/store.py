@@ -29,13 +29,21 @@ from react_pipeline.store.artifacts import (
     Artifact,
     Inputs,
     manifest_of,
+    manifest_text,
     read_manifest,
     remember_verified,
     slug_of,
     verify,
 )
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
-from react_pipeline.store.durable import fsync, fsync_tree, lock, release, write_atomically
+from react_pipeline.store.durable import (
+    CACHE,
+    fsync,
+    fsync_tree,
+    lock,
+    release,
+    write_atomically,
+)
 from react_pipeline.store.errors import (
     CorruptArtifact,
     InputError,
@@ -140,9 +148,7 @@ class Store:
             began = time.monotonic()
             counts = dict(write(staging))
             manifest = manifest_of(inputs, staging, counts, round(time.monotonic() - began, 2))
-            (staging / MANIFEST).write_text(
-                json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-            )
+            (staging / MANIFEST).write_text(manifest_text(manifest))
             fsync_tree(staging)
             final.parent.mkdir(parents=True, exist_ok=True)
             artifact = self._publish(attempt, Artifact(final, manifest, reused=False))
@@ -188,12 +194,33 @@ class Store:
             MissingArtifact: If it was never published.
             CorruptArtifact: If anything differs; the text names the asset to rematerialize.
         """
+        artifact = self.unverified(stage, key, fingerprint)
+        verify(artifact)
+        return artifact
+
+    def unverified(self, stage: str, key: str, fingerprint: str) -> Artifact:
+        """A published artifact by its manifest alone, for whoever reads no file of it.
+
+        Raises:
+            MissingArtifact: If it was never published.
+            CorruptArtifact: If its manifest is damaged.
+        """
         path = self.directory(stage, key) / fingerprint
         if not path.exists():
             raise MissingArtifact(f"{path}: not there; materialize `{stage}` for {key!r}")
-        artifact = Artifact(path, read_manifest(path, stage))
-        verify(artifact)
-        return artifact
+        return Artifact(path, read_manifest(path, stage))
+
+    def versions(self, stage: str, key: str) -> list[str]:
+        """Fingerprints of all published artifacts of a stage and key, sorted."""
+        manifests = self.directory(stage, key).glob(f"*/{MANIFEST}")
+        return sorted(path.parent.name for path in manifests)
+
+    def pointer(self, stage: str, key: str) -> str | None:
+        """The fingerprint of the current artifact, which may be damaged; None if there is none."""
+        try:
+            return (self.directory(stage, key) / CURRENT).read_text().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def current(self, stage: str, key: str) -> Artifact:
         """The artifact that downstream steps read: the one built (or found again) last.
@@ -202,16 +229,16 @@ class Store:
             MissingArtifact: If none was built yet.
             CorruptArtifact: If it does not match its manifest.
         """
-        pointer = self.directory(stage, key) / CURRENT
-        if not pointer.exists():
+        fingerprint = self.pointer(stage, key)
+        if fingerprint is None:
             raise MissingArtifact(
                 f"`{stage}` has not been materialized for {key!r}: materialize it first"
             )
-        return self.open(stage, key, pointer.read_text().strip())
+        return self.open(stage, key, fingerprint)
 
     def has(self, stage: str, key: str) -> bool:
         """Whether a stage has a current artifact of this key, which may be damaged."""
-        return (self.directory(stage, key) / CURRENT).exists()
+        return self.pointer(stage, key) is not None
 
     def keys(self, stage: str) -> list[str]:
         """Keys of a stage that have a current artifact, sorted."""
@@ -222,23 +249,39 @@ class Store:
             path.parent.relative_to(base).as_posix() for path in pointers if path.is_file()
         )
 
-    def verify(self) -> Iterator[tuple[Path, CorruptArtifact | None]]:
-        """Read every published artifact in full, whatever is remembered; yields each with what is
-        wrong with it.
+    def read_note(self, name: str) -> str | None:
+        """What `write_note` kept under a name; None if it is lost."""
+        try:
+            return self._note(name).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+
+    def write_note(self, name: str, text: str) -> None:
+        """Keep a text beside the artifacts that can be lost without harm, for all hosts."""
+        write_atomically(self._note(name), text)
+
+    def _note(self, name: str) -> Path:
+        return self.root / CACHE / name
+
+    def address(self, stage: str, key: str) -> str:
+        """Where the artifacts of a stage and key are: a path or a URL."""
+        return str(self.directory(stage, key))
+
+    def verify(self) -> Iterator[tuple[str, CorruptArtifact | None]]:
+        """Read every published artifact in full, whatever is remembered; yields the address of each
+        with what is wrong with it.
         """
         for path in sorted(manifest.parent for manifest in self.root.glob("[!.]*/**/" + MANIFEST)):
             stage = path.relative_to(self.root).parts[0]
             try:
                 verify(Artifact(path, read_manifest(path, stage)), anew=True)
             except CorruptArtifact as error:
-                yield path, error
+                yield str(path), error
             else:
-                yield path, None
+                yield str(path), None
 
-    def prune(
-        self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
-    ) -> list[Path]:
-        """Remove what nothing uses any more (`pruning.prune`); returns the removed paths."""
+    def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[str]:
+        """Remove what nothing uses any more (`pruning.prune`); returns the addresses."""
         with self.locked("prune"):
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
@@ -300,8 +343,8 @@ class Store:
         return artifact
 
     def _set_current(self, artifact: Artifact) -> None:
-        pointer = self.directory(artifact.stage, artifact.key) / CURRENT
-        if not pointer.exists() or pointer.read_text().strip() != artifact.fingerprint:
+        if self.pointer(artifact.stage, artifact.key) != artifact.fingerprint:
+            pointer = self.directory(artifact.stage, artifact.key) / CURRENT
             write_atomically(pointer, artifact.fingerprint + "\n")
 
     def _quarantine(self, path: Path) -> None:

@@ -68,7 +68,7 @@ def log_model(
     """
     from mlflow.entities import LoggedModelOutput
 
-    tags = {"fingerprint": artifact.fingerprint, "path": str(artifact.path)}
+    tags = {"fingerprint": artifact.fingerprint, "path": artifact.address}
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
         tags["method"] = artifact.key.split("/")[1]
     model_id = find_model_id(client, experiment_id, artifact.fingerprint)
@@ -172,14 +172,14 @@ def datasets_of(artifact: Artifact) -> list[DatasetInput]:
 
     fingerprints = {**artifact.parents, artifact.stage: artifact.fingerprint}
     key = artifact.key.split("/")[0]
-    root = artifact.path.parents[2 + artifact.key.count("/")]
+    root = artifact.address.rsplit("/", 3 + artifact.key.count("/"))[0]
     return [
         DatasetInput(
             Dataset(
                 name=f"{stage}-{key}",
                 digest=fingerprint,
                 source_type="local",
-                source=json.dumps({"uri": str(root / stage / key / fingerprint)}),
+                source=json.dumps({"uri": f"{root}/{stage}/{key}/{fingerprint}"}),
             ),
             [
                 InputTag(

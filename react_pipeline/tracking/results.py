@@ -17,7 +17,7 @@ import pandas as pd
 from react_pipeline.evaluation import added_columns, added_differences
 from react_pipeline.project import Project
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
-from react_pipeline.store import Artifact, CorruptArtifact, read_manifest
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.values import Row, created_ms
 
 COSTS = {
@@ -50,14 +50,12 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
     elif artifact.stage == DOMAIN_RESULTS and CUSTOMIZED_CHECKPOINT not in artifact.parents:
         counts = dict.fromkeys(COSTS, 0)
     elif artifact.stage == DOMAIN_RESULTS:
-        path = (
-            project.store.directory(CUSTOMIZED_CHECKPOINT, artifact.key)
-            / artifact.parents[CUSTOMIZED_CHECKPOINT]
-        )
-        with suppress(CorruptArtifact):  # pruned: the result stays what it is
+        place = CUSTOMIZED_CHECKPOINT, artifact.key, artifact.parents[CUSTOMIZED_CHECKPOINT]
+        # Pruned: the result stays what it is.
+        with suppress(CorruptArtifact, MissingArtifact):
             # The manifest has its own digest; hashing gigabytes of weights for three numbers is not
             # needed.
-            counts = read_manifest(path, CUSTOMIZED_CHECKPOINT)["counts"]
+            counts = project.store.unverified(*place).counts
     for name, shown in COSTS.items():
         if isinstance(value := counts.get(name), int | float):
             yield Row(shown, float(value), 0, created_ms(artifact))

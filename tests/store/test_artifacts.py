@@ -24,9 +24,8 @@ def write_one(directory: Path) -> dict[str, int]:
     return {"rows": 1}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
+"""A test of how a folder keeps what was verified."""
 
 
 def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
@@ -36,10 +35,10 @@ def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
     assert artifact.counts == {"rows": 1}
     manifest = json.loads((artifact.path / "manifest.json").read_text())
     assert manifest["files"]["sub/data.txt"]["bytes"] == 9
-    assert artifact.path == store.root / "thing" / "all" / artifact.fingerprint
+    assert artifact.address == f"{store.address('thing', 'all')}/{artifact.fingerprint}"
     assert store.current("thing", "all") == artifact
     assert store.keys("thing") == ["all"]
-    assert not list((store.root / ".staging").iterdir())
+    assert not list(store.root.glob("**/.staging/*"))
 
 
 def test_building_again_reuses_and_does_not_write(store: Store) -> None:
@@ -93,10 +92,12 @@ def test_prune_keeps_current_artifacts_and_their_parents(store: Store) -> None:
     new_parent = store.build(inputs(2, "parent"), write_one)
     stale = store.build(inputs(1, "other", key="domain/method"), write_one)
     current = store.build(inputs(2, "other", key="domain/method"), write_one)
-    assert store.prune(dry_run=True, keep_seconds=0) == [stale.path]
-    assert stale.path.exists()
-    assert store.prune(keep_seconds=0) == [stale.path]
-    assert not stale.path.exists()
+    assert store.prune(dry_run=True, keep_seconds=-1) == [stale.address]
+    assert store.open(stale.stage, stale.key, stale.fingerprint) == stale
+    assert store.prune(keep_seconds=-1) == [stale.address]
+    assert store.versions(stale.stage, stale.key) == [current.fingerprint]
+    with pytest.raises(MissingArtifact):
+        store.open(stale.stage, stale.key, stale.fingerprint)
     for kept in (old_parent, child, new_parent, current):
         assert store.open(kept.stage, kept.key, kept.fingerprint) == kept
 
@@ -116,6 +117,7 @@ def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return hashed
 
 
+@of_a_folder
 def test_verified_files_are_not_hashed_again_elsewhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_verified_files_are_not_hashed_again_elsewhere(
     assert hashed == []
 
 
+@of_a_folder
 def test_a_rewritten_file_is_refused_despite_old_time_and_size(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +141,7 @@ def test_a_rewritten_file_is_refused_despite_old_time_and_size(
         store.current("thing", "all")
 
 
+@of_a_folder
 def test_a_copy_of_a_store_is_verified_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +156,7 @@ def test_a_copy_of_a_store_is_verified_again(
     assert hashed == ["data.txt"]
 
 
+@of_a_folder
 def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +173,7 @@ def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
     assert hashed == ["data.txt"]
 
 
+@of_a_folder
 def test_verifying_the_store_names_what_a_disk_changed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,14 +184,15 @@ def test_verifying_the_store_names_what_a_disk_changed(
     )
     assert store.current("bad", "all") == bad
     found = dict(store.verify())
-    assert found.keys() == {good.path, bad.path}
-    assert found[good.path] is None
-    assert "rematerialize `bad`" in str(found[bad.path])
+    assert found.keys() == {good.address, bad.address}
+    assert found[good.address] is None
+    assert "rematerialize `bad`" in str(found[bad.address])
 
 
+@of_a_folder
 def test_pruning_forgets_what_was_verified(store: Store) -> None:
     old, new = store.build(inputs(1), write_one), store.build(inputs(2), write_one)
-    assert store.prune(keep_seconds=0) == [old.path]
+    assert store.prune(keep_seconds=0) == [old.address]
     assert [path.name for path in artifacts.memory_of_verified(store.root).iterdir()] == [
         f"thing--all--{new.fingerprint}"
     ]

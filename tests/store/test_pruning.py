@@ -14,10 +14,8 @@ from react_pipeline.store.attempts import LEASE_SECONDS, Attempt, new_attempt
 from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.store.store import KEPT_QUARANTINED, Store
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
+"""A test of the files in a folder."""
 
 
 def publish(store: Store, value: int, stage: str = "thing", **parents: Artifact) -> Artifact:
@@ -40,9 +38,10 @@ def test_what_a_live_build_reads_stays_although_superseded(store: Store) -> None
     child = store.build(Inputs("child", "all", {}, {"thing": old}, "1"), write_while_pruned)
     assert store.open("thing", "all", old.fingerprint) == old
     publish(store, 2, "child")
-    assert store.prune(keep_seconds=0) == [child.path, old.path]
+    assert store.prune(keep_seconds=0) == [child.address, old.address]
 
 
+@of_a_folder
 def test_what_was_published_and_is_not_yet_current_stays(store: Store) -> None:  # 45
     publish(store, 1)
     attempt = new_attempt(store.staging, "thing--all--x")
@@ -50,18 +49,20 @@ def test_what_was_published_and_is_not_yet_current_stays(store: Store) -> None: 
     (store.directory("thing", "all") / "current").write_text(publish(store, 1).fingerprint)
     with attempt.held({new.fingerprint}):
         assert store.prune(keep_seconds=0) == []
-    assert store.prune(keep_seconds=0) == [new.path]
+    assert store.prune(keep_seconds=0) == [new.address]
 
 
+@of_a_folder
 def test_what_was_current_a_moment_ago_stays(store: Store) -> None:  # 45
     old = publish(store, 1)
     publish(store, 2)
     assert store.prune() == []
     for path in (old.path / "manifest.json", old.path.parent / "current"):
         os.utime(path, (0, 0))
-    assert store.prune() == [old.path]
+    assert store.prune() == [old.address]
 
 
+@of_a_folder
 def test_what_was_just_current_stays_whatever_the_clock_says(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 45, 53
@@ -72,9 +73,10 @@ def test_what_was_just_current_stays_whatever_the_clock_says(
     monkeypatch.setattr("time.time", lambda: 0.0)
     for path in (old.path / "manifest.json", old.path.parent / "current"):
         os.utime(path, (1, 1))
-    assert store.prune() == [old.path]
+    assert store.prune() == [old.address]
 
 
+@of_a_folder
 @pytest.mark.parametrize("text", ["", "0123456789abcdef", "\0\0\0", "../all"])
 def test_a_damaged_pointer_dooms_nothing(store: Store, text: str) -> None:  # 45
     publish(store, 1), publish(store, 2)
@@ -82,16 +84,18 @@ def test_a_damaged_pointer_dooms_nothing(store: Store, text: str) -> None:  # 45
     assert store.prune(keep_seconds=0) == []
 
 
+@of_a_folder
 def test_damaged_manifest_among_good_ones_is_reported_and_kept(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:  # 46
     good, bad = publish(store, 1), publish(store, 2)
     publish(store, 3)
     (bad.path / "manifest.json").write_text("{")
-    assert store.prune(keep_seconds=0) == [good.path]
+    assert store.prune(keep_seconds=0) == [good.address]
     assert str(bad.path) in caplog.text
     assert [
-        error is None for _, error in sorted(store.verify(), key=lambda found: found[0] == bad.path)
+        error is None
+        for _, error in sorted(store.verify(), key=lambda found: found[0] == bad.address)
     ] == [
         True,
         False,
@@ -108,14 +112,16 @@ def leave(store: Store, boot: str, seconds: float) -> Attempt:
     return attempt
 
 
+@of_a_folder
 def test_folders_of_another_host_stay_until_its_lease_runs_out(store: Store) -> None:  # 37, 45
     publish(store, 1)
     alive, dead = leave(store, "elsewhere", 0), leave(store, "faraway", LEASE_SECONDS + 1)
-    assert store.prune() == [dead.staging]
+    assert store.prune() == [str(dead.staging)]
     assert alive.staging.exists()
     assert store.is_building("thing", "all", "x")
 
 
+@of_a_folder
 def test_quarantine_is_bounded_and_emptied_by_pruning(store: Store) -> None:
     for _ in range(KEPT_QUARANTINED + 2):
         artifact = publish(store, 1)
@@ -125,6 +131,7 @@ def test_quarantine_is_bounded_and_emptied_by_pruning(store: Store) -> None:
     assert not list((store.root / ".quarantine").iterdir())
 
 
+@of_a_folder
 def test_an_unreadable_artifact_is_damaged_and_built_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 50
@@ -144,8 +151,8 @@ def test_an_unreadable_artifact_is_damaged_and_built_again(
     with pytest.raises(CorruptArtifact, match="Input/output error"):
         store.current("bad", "all")
     assert {path: error is None for path, error in store.verify()} == {
-        good.path: True,
-        bad.path: False,
+        good.address: True,
+        bad.address: False,
     }
     assert not publish(store, 1, "bad").reused
 
@@ -157,6 +164,7 @@ def test_a_key_called_like_a_file_of_the_store_is_harmless(store: Store) -> None
     assert store.current("thing", "current") == built
 
 
+@of_a_folder
 def test_two_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 45
     for value in range(4):
         last = publish(store, value)

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from react_pipeline.project import Project, takedown_file, taken_down
-from react_pipeline.store import MANIFEST, Artifact, InputError, read_manifest, write_atomically
+from react_pipeline.store import Artifact, InputError, write_atomically
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 SETS = ("retrieved_set", "control_set")
@@ -70,12 +70,12 @@ def uses_of(project: Project, image: str) -> pd.DataFrame:
 def _published(project: Project, stage: str) -> Iterator[Artifact]:
     """Every artifact of a stage, current or not."""
     for key in project.store.keys(stage):
-        for manifest in sorted(project.store.directory(stage, key).glob(f"*/{MANIFEST}")):
-            yield Artifact(manifest.parent, read_manifest(manifest.parent, stage))
+        for fingerprint in project.store.versions(stage, key):
+            yield project.store.unverified(stage, key, fingerprint)
 
 
 def _classes_with(artifact: Artifact, image: str) -> list[str]:
-    path = artifact.path / "pairs.parquet"
+    path = artifact.file("pairs.parquet")
     columns = [name for name in ("image_sha256", "url") if name in pq.read_schema(path).names]
     condition = pc.scalar(False)
     for name in columns:
