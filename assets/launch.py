@@ -33,7 +33,7 @@ from react_pipeline.assets.runs import (
     tags_of,
     tags_of_key,
 )
-from react_pipeline.preflight import domain_problems, encoder_problems
+from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, did_you_mean, load_domains
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES, method_key
@@ -111,6 +111,8 @@ def materialize(
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
+    if found := store_problems(project):
+        raise ConfigError(found)
     _require_encoders(project, places)
     summary = Summary()
     started = time.monotonic()

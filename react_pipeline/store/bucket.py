@@ -210,9 +210,14 @@ _process: int | None = None
 
 
 def each(action: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-    """Results of a request for each item, several at once, in the order of the items."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    """Results of a request for each item, several at once, in the order of the items; after one
+    that fails no other is begun.
+    """
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         yield from pool.map(action, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @cache
