@@ -10,6 +10,7 @@ from .class_head import ClassHead as ClassHead
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
+from .classifier import domain_head as domain_head
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
 from .cost import IMAGE_OPERATIONS as IMAGE_OPERATIONS

@@ -60,8 +60,7 @@ def load_classifier(
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(
             checkpoint.path, device
         )
-        vectors = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
-        return clip, ClassHead(vectors)
+        return clip, ClassHead(domain_head(clip, domain))
     assert base is not None  # noqa: S101 - a parent of every head
     trained_on = checkpoint.parents["base_checkpoint"]
     if trained_on != base.fingerprint:
@@ -83,6 +82,18 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
     texts = [fill(template, name) for name in class_names for template in templates]
     vectors = clip.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(dim=1)
     return (vectors / vectors.norm(dim=1, keepdim=True)).T
+
+
+def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:
+    """Class vectors (D, C) of a domain; a class's own prompts count like its filled templates."""
+    templates = prompt_templates(domain)
+    head = zero_shot_head(clip, domain.prompt_names, templates)
+    for class_id, entry in enumerate(domain.classes):
+        if entry.label in domain.prompts:
+            texts = [fill(template, entry.name) for template in templates]
+            mean = clip.encode_texts([*texts, *domain.prompts[entry.label]]).mean(dim=0)
+            head[:, class_id] = mean / mean.norm()
+    return head
 
 
 def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> ClassHead:

@@ -32,24 +32,27 @@ def fill(template: str, name: str) -> str:
 
 
 def class_prompts(domain: DomainConfig) -> pd.DataFrame:
-    """Every template with every name and every synonym: the queries of retrieval.
+    """Every template with every name and every synonym, and the classes' own prompts: the queries
+    of retrieval.
 
     Each prompt is a query of its own; templates are not averaged (REACT's public code does the
     same). A synonym is a name like any other, one prompt each. The zero-shot head does not use this
     table: it takes first names only.
 
     Returns:
-        Columns class (its label), class_id (its position in the domain), prompt; one row a prompt,
-        in the
-        order of classes, names, templates.
+        Columns class (its label), class_id (its position in the domain), name ("" of an own
+        prompt), prompt; one row a prompt, in the order of classes, names, templates.
     """
     import pandas as pd  # not part of the light installation
 
     templates = prompt_templates(domain)
-    rows = [
-        (entry.label, class_id, fill(template, name))
-        for class_id, entry in enumerate(domain.classes)
-        for name in (entry.name, *entry.synonyms)
-        for template in templates
-    ]
-    return pd.DataFrame(rows, columns=["class", "class_id", "prompt"])
+    rows = []
+    for class_id, entry in enumerate(domain.classes):
+        texts = [
+            (name, fill(template, name))
+            for name in (entry.name, *entry.synonyms)
+            for template in templates
+        ]
+        texts += [("", prompt) for prompt in domain.prompts.get(entry.label, ())]
+        rows += [(entry.label, class_id, *text) for text in texts]
+    return pd.DataFrame(rows, columns=["class", "class_id", "name", "prompt"])

@@ -69,15 +69,15 @@ def faiss_index(project: Project, _key: str) -> dict[str, Any]:
 
 
 def classes(project: Project, slug: str) -> dict[str, Any]:
-    """Names, synonyms and templates of a domain."""
-    domain = project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
+    """Names, synonyms and prompts of a domain."""
+    domain = project.domain(slug)
     # Seed images are searched with, so they matter to retrieval only.
     fields = ("name", "id", "synonyms")
     classes = [
         {name: entry[name] for name in fields if entry[name] is not None}
-        for entry in domain["classes"]
+        for entry in domain.model_dump(mode="json", include={"classes"})["classes"]
     ]
-    return {**domain, "classes": classes}
+    return {**domain.wording, "classes": classes}
 
 
 def evaluation_set(project: Project, slug: str) -> dict[str, Any]:
@@ -101,6 +101,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     return {
         **classes(project, slug),
         **fields,
+        "max_text_fraction": None,  # a setting that is gone; sets made with its default stay fresh
         "seeds": seeds,
         **_kept_out(project, slug),
         **review_identity(project, slug),

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing import Index, StoredVectors, search_all
 from react_pipeline.retrieval.fusion import apply_filter, best_hits
-from react_pipeline.retrieval.row_values import values_of_rows
+from react_pipeline.retrieval.lexical import lexical_hits
+from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import DistributorConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
-"""Which vectors each mode searches."""
+"""Which vectors each mode searches; `lexical` searches words."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def find_candidates(
     tables: list[pd.DataFrame] = []
     searches: dict[str, dict[str, Any]] = {}
     for mode in settings.modes:
+        if mode == "lexical":
+            tables.append(
+                lexical_hits(embeddings, queries.prompts, prompt_vectors, settings, distributor)
+            )
+            continue
         vectors = queries.seed_vectors if mode == "i2i" else prompt_vectors
         if not len(vectors):
             continue
@@ -108,39 +113,13 @@ def find_candidates(
         tables.append(_hits(mode, similarities, rows, queries, settings))
     hits = pd.concat(tables, ignore_index=True)
     candidates = best_hits(hits, settings)
-    if settings.fusion == "filter":
+    if settings.filters:
         means = mean_vectors(queries.prompts["class_id"], prompt_vectors)
         if settings.filter_by == "seeds":
             means = mean_vectors(queries.seeds["class_id"], queries.seed_vectors)
         similarity = likeness(embeddings, candidates, means, distributor)
         candidates = apply_filter(candidates, similarity, settings)
     return Candidates(candidates, _count_hits(hits, settings), searches)
-
-
-def mean_vectors(class_ids: pd.Series, vectors: Vectors) -> dict[int, Vectors]:
-    """The unit mean (D,) of each class's vectors."""
-    means = {}
-    for class_id in class_ids.unique():
-        mean = vectors[(class_ids == class_id).to_numpy()].mean(axis=0)
-        means[int(class_id)] = mean / np.linalg.norm(mean)
-    return means
-
-
-def likeness(
-    embeddings: Artifact,
-    candidates: pd.DataFrame,
-    means: dict[int, Vectors],
-    distributor: DistributorConfig | None = None,
-) -> Vectors:
-    """Cosine of each candidate's image with the mean vector of its class, (N,)."""
-    table = np.stack(list(means.values()))
-    position = pd.Series(range(len(means)), index=list(means))[candidates["class_id"]].to_numpy()
-
-    def cosines(images: Vectors, class_positions: NDArray[Any]) -> Vectors:
-        products: Vectors = np.einsum("nd,nd->n", images, table[class_positions])
-        return products
-
-    return values_of_rows(embeddings, candidates["row"].to_numpy(), cosines, position, distributor)
 
 
 def _every_pair(

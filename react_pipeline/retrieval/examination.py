@@ -4,7 +4,7 @@ found.
 Does not belong here: the rules of choosing (`ranking`), getting images (`corpus`).
 
 Only pairs that would be kept are looked at, so the cost follows what is kept and not what was
-found. Where images must be fetched, or looked at for text, each round chooses with all that is
+found. Where images must be fetched, each round chooses with all that is
 known, fetches what is new among the chosen, and ends when there is nothing new. A class that still
 lacks pairs asks for twice as many, in the next round for four times as many, so that rounds are
 few; after `REFILL_ROUNDS` further rounds only pairs that were fetched are chosen.
@@ -18,12 +18,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_image, plain_url
+from react_pipeline.corpus import REFUSED_URL, ImageSource, plain_url
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import NO_REVIEW, mark_drops
-from react_pipeline.retrieval.rendered_text import text_fraction
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
@@ -38,7 +37,6 @@ class Examination:
 
     Attributes:
         sha256: Digest of each fetched image, by row.
-        text_fraction: How much of it is printed text, by row; filled only where that is looked for.
         failed: Rows that are not available, with the reason.
         near: Near duplicates among the rows that would be taken; None where they are not looked
             for.
@@ -49,12 +47,10 @@ class Examination:
         source: ImageSource,
         embeddings: Artifact,
         settings: RetrievalConfig,
-        max_pixels: int,
         review: Review = NO_REVIEW,
     ) -> None:
-        """Start with nothing known; `max_pixels` is the corpus' cap for decoding."""
+        """Start with nothing known."""
         self.sha256: dict[int, str] = {}
-        self.text_fraction: dict[int, float] = {}
         self.failed: dict[int, str] = {}
         self.near: NearDuplicates | None = None
         if settings.duplicate_similarity <= 1:
@@ -65,9 +61,8 @@ class Examination:
         self._source = source
         self._embeddings = embeddings
         self._settings = settings
-        self._max_pixels = max_pixels
         self._review = review
-        self._fetches = source.identity != "image_sha256" or settings.max_text_fraction is not None
+        self._fetches = source.identity != "image_sha256"
         self._seen: set[int] = set()
 
     def choose(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
@@ -123,15 +118,8 @@ class Examination:
         located = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(
             row=rows
         )
-        for pair, image in self._source.fetch(located):
-            row = int(pair.row)
-            try:
-                if self._settings.max_text_fraction is not None:
-                    self.text_fraction[row] = text_fraction(decode_image(image, self._max_pixels))
-            except BadImage as error:
-                self.failed[row] = error.reason
-            else:
-                self.sha256[row] = str(pair.image_sha256)
+        for pair, _ in self._source.fetch(located):
+            self.sha256[int(pair.row)] = str(pair.image_sha256)
         for row in rows.tolist():
             if row not in self.sha256:
                 self.failed.setdefault(row, self._source.failed.get(row, "unknown"))
@@ -139,7 +127,3 @@ class Examination:
     def _fill_in(self, candidates: pd.DataFrame) -> None:
         digests = candidates["row"].map(self.sha256)
         candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
-        if self._settings.max_text_fraction is not None:
-            candidates["text_fraction"] = (
-                candidates["row"].map(self.text_fraction).astype("float64")
-            )

@@ -40,8 +40,8 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
 def apply_filter(
     candidates: pd.DataFrame, likeness: NDArray[np.float32], settings: RetrievalConfig
 ) -> pd.DataFrame:
-    """The candidates by how like each one's image is to its class; those under the floor are
-    dropped.
+    """The candidates by how like each one's image is to its class, or with `fusion: preference` as
+    they are; those under the floor are dropped.
 
     Args:
         candidates: From `best_hits`.
@@ -49,13 +49,14 @@ def apply_filter(
         settings: Gives the floor.
 
     Returns:
-        The same columns in the new order; `score` is the likeness.
+        The same columns; in the new order, `score` is the likeness.
     """
     floor = settings.min_similarity.get("filter", -np.inf)
     fails = (candidates["dropped"] == "") & (likeness < floor)
-    filtered = candidates.assign(
-        score=likeness, dropped=candidates["dropped"].mask(fails, "below_filter")
-    )
+    filtered = candidates.assign(dropped=candidates["dropped"].mask(fails, "below_filter"))
+    if settings.fusion == "preference":
+        return filtered
+    filtered["score"] = likeness
     is_dropped = (filtered["dropped"] != "").to_numpy()
     order = np.lexsort((*_keys(filtered, settings), -likeness, is_dropped))
     return filtered.iloc[order].reset_index(drop=True)

@@ -59,11 +59,9 @@ def count_names(
         first name first.
     """
     names = _names_of(domain)
-    rows = int(embeddings.counts["rows"])
-    items = [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
     counts = spread(
         partial(_count_rows, embeddings, names["name"].tolist()),
-        items,
+        _tasks(embeddings),
         distributor,
         "counting names",
     )
@@ -76,10 +74,33 @@ def _names_of(domain: DomainConfig) -> pd.DataFrame:
     return names.rename_axis("class_id").reset_index()
 
 
+def said_in_corpus(
+    embeddings: Artifact, names: list[str], distributor: DistributorConfig
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """As `said_in`, of all captions of a corpus."""
+    task = partial(_said_in_rows, embeddings, names)
+    parts = spread(task, _tasks(embeddings), distributor, "looking for names")
+    found = np.concatenate([np.empty((2, 0), np.int64), *parts], axis=1)
+    return found[0], found[1]
+
+
+def _tasks(embeddings: Artifact) -> list[tuple[int, int]]:
+    rows = int(embeddings.counts["rows"])
+    return [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
+
+
 def _count_rows(embeddings: Artifact, names: list[str], rows: tuple[int, int]) -> NDArray[Any]:
+    _, said = _said_in_rows(embeddings, names, rows)
+    return _counts(said, names)
+
+
+def _said_in_rows(embeddings: Artifact, names: list[str], rows: tuple[int, int]) -> NDArray[Any]:
     captions = read_captions(embeddings, rows)
-    batches = (captions.slice(start, _BATCH_ROWS) for start in range(0, len(captions), _BATCH_ROWS))
-    return np.asarray(np.sum([count_in(batch, names) for batch in batches], axis=0, dtype=np.int64))
+    parts = [
+        np.stack(said_in(captions.slice(start, _BATCH_ROWS), names)) + [[rows[0] + start], [0]]
+        for start in range(0, len(captions), _BATCH_ROWS)
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
@@ -91,16 +112,36 @@ def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
 
 
 def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
-    """How many captions, of which some may be null, say each of N names (N,).
+    """How many captions say each of N names (N,), as `said_in`."""
+    _, said = said_in(captions, names)
+    return _counts(said, names)
+
+
+def _counts(said: NDArray[Any], names: list[str]) -> NDArray[Any]:
+    return np.bincount(said, minlength=len(names))[equal_names(names)]
+
+
+def equal_names(names: list[str]) -> NDArray[Any]:
+    """For each of N names the number of the first one with the same words (N,)."""
+    texts = _texts_of(names)
+    return np.asarray(pc.index_in(texts, texts).to_numpy())
+
+
+def _texts_of(names: list[str]) -> pa.Array:
+    """The words of each name, a space between them."""
+    split = words_of(pa.array(names, pa.string())).to_pylist()
+    return pa.array([" ".join(filter(None, words)) for words in split], pa.string())
+
+
+def said_in(captions: pa.Array, names: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Which captions, of which some may be null, say which of some names: numbers of captions, and
+    of names, each pair once; of names with equal words the first.
 
     A name is said where its words follow one another; case and punctuation do not matter. Within a
     longer one of the names it is not: "a tiger shark" says neither `tiger` nor `shark`.
     """
-    split = [
-        [word for word in words if word]
-        for words in words_of(pa.array(names, pa.string())).to_pylist()
-    ]
-    texts = pa.array([" ".join(words) for words in split], pa.string())
+    texts = _texts_of(names)
+    split = [text.split() for text in texts.to_pylist()]
     firsts = pa.array([words[0] for words in split if words], pa.string())
     words = words_of(captions)
     rows = pc.list_parent_indices(words).to_numpy().astype(np.int64)
@@ -119,8 +160,8 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
     start, end, name = spans[:, np.lexsort((-spans[1], spans[0]))]
     # What ends no later than one before it, which starts no later, is within that one.
     whole = np.append(True, end[1:] > np.maximum.accumulate(end)[:-1])[: len(end)]
-    once = np.unique(rows[start[whole]] * len(names) + name[whole]) % len(names)
-    return np.bincount(once, minlength=len(names))[pc.index_in(texts, texts).to_numpy()]
+    once = np.unique(rows[start[whole]] * len(names) + name[whole])
+    return once // len(names), once % len(names)
 
 
 def words_of(texts: pa.Array) -> pa.ListArray:

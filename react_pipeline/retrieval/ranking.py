@@ -29,7 +29,6 @@ DROP_REASONS: Mapping[str, str] = {
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "evaluation_subject": "shows the same subject as an evaluation image (`same_subject: exclude`)",
     "rejected": "a person rejected it (`DOMAIN.review.jsonl`), or it is in `takedown.txt`",
-    "rendered_text": "more of it is printed text than `max_text_fraction`",
     "not_collected": "its image was not available, or was not tried any more after the last round",
     "exact_duplicate": "the same bytes (or URL) as a pair taken before",
     "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
@@ -57,7 +56,6 @@ _LOOKED_AT = (
     "url",
     "subject",
     "evaluation_similarity",
-    "text_fraction",
 )
 
 NO_REVIEW = Review()
@@ -86,7 +84,7 @@ def mark_drops(
     Args:
         candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is
             not known yet), evaluation_similarity, dropped (of `fusion`; other reasons are found
-            again); `url` and `text_fraction` count where they are there.
+            again); `url` counts where it is there.
         evaluation: What must be kept out.
         failed: Rows whose image is not available.
         near: Finds near duplicates among the rows taken so far. None: near duplicates are not
@@ -164,8 +162,6 @@ def _reasons_of_rows(
     drop("evaluation_image_near", best["evaluation_similarity"] >= evaluation.near)
     drop("evaluation_subject", evaluation.shows_same_subject(best))
     drop("rejected", review.removes(best))
-    if settings.max_text_fraction is not None and "text_fraction" in best:
-        drop("rendered_text", best["text_fraction"] > settings.max_text_fraction)
     if failed:
         drop("not_collected", best["row"].isin(failed))
     return reasons

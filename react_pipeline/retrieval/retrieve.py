@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
-from react_pipeline.embedding import row_metadata, vectors_of
+from react_pipeline.embedding import row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -31,7 +31,6 @@ from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import class_report, write_report
 from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
-from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
@@ -92,13 +91,7 @@ class _Retrieval:
         search = self._search(clip, queries, scratch)
         source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
         candidates = self._described(search.table, source, evaluation)
-        examination = Examination(
-            source,
-            self.embeddings,
-            self.settings,
-            self.project.config.corpus.max_pixels,
-            self.review,
-        )
+        examination = Examination(source, self.embeddings, self.settings, self.review)
         examination.choose(candidates, evaluation)
         classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
         if not classes["kept"].any():
@@ -183,9 +176,6 @@ class _Retrieval:
         self, candidates: pd.DataFrame, source: ImageSource, evaluation: EvaluationImages
     ) -> pd.DataFrame:
         """The candidates in their order, with what identifies equal images and evaluation images."""
-        if self.settings.choose == "diverse":
-            vectors = partial(vectors_of, self.embeddings, "image")
-            candidates = diverse_order(candidates, vectors, self.settings.max_per_class)
         rows = candidates["row"].drop_duplicates()
         columns = [source.identity, *evaluation.row_columns]
         metadata = row_metadata(self.embeddings, rows, columns)

@@ -92,7 +92,7 @@ def encode_seeds(
 
 
 def _require_enough(slug: str, settings: RetrievalConfig, without: list[str], seeds: int) -> None:
-    by_seeds = settings.fusion == "filter" and settings.filter_by == "seeds"
+    by_seeds = settings.filters and settings.filter_by == "seeds"
     if by_seeds and without:
         raise InputError(
             f"{slug}.yaml: `filter_by: seeds` compares every pair with the seeds of its class, and "

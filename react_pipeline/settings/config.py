@@ -139,6 +139,9 @@ class ClassConfig(Section):
         return self.id or self.name
 
 
+Sentence = Annotated[str, Field(min_length=1, max_length=1_000)]
+
+
 def _folded(name: str) -> str:
     return " ".join(name.lower().split())
 
@@ -151,7 +154,8 @@ class DomainConfig(Section):
     """One domain: its class names and what differs from the pipeline's defaults.
 
     `templates` is a list of prompts with `{}` for the class name, or the name of a set: `imagenet`
-    (open_clip's 80) or `simple` ("a photo of a {}.").
+    (open_clip's 80) or `simple` ("a photo of a {}."). `prompts` are further ones of single classes,
+    by label, as they are: the form of CuPL's files (arXiv 2209.03320).
     """
 
     slug: str
@@ -164,6 +168,7 @@ class DomainConfig(Section):
         default="simple",
         description="a list of prompts with {} for the name, or one of imagenet, simple",
     )
+    prompts: Mapping[Name, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
     evaluation: EvaluationSetConfig | None = None
@@ -212,6 +217,20 @@ class DomainConfig(Section):
                         f"{template!r}: needs {{}} exactly once, where the class name goes"
                     )
         return templates
+
+    @model_validator(mode="after")
+    def _prompts_are_of_classes(self) -> Self:
+        for label in self.prompts:
+            if label not in self.class_names:
+                meant = did_you_mean(label, self.class_names, "write the `id` or name of a class")
+                raise ValueError(f"`prompts`: {label!r} is no class; {meant}")
+        return self
+
+    @property
+    def wording(self) -> dict[str, Any]:
+        """What texts are made of besides names, as JSON: the templates, and `prompts` if any."""
+        fields = self.model_dump(mode="json", include={"templates", "prompts"})
+        return fields if self.prompts else {"templates": fields["templates"]}
 
     @property
     def class_names(self) -> list[str]:

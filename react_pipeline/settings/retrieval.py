@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from react_pipeline.settings.training import Fraction, Section
 
-Mode = Literal["t2t", "t2i", "i2i"]
+Mode = Literal["lexical", "t2t", "t2i", "i2i"]
 
 
 def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
@@ -41,7 +41,7 @@ class RetrievalConfig(Section):
     )
     fusion: Literal["preference", "filter"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
-    choose: Literal["nearest", "diverse", "all"] = "nearest"
+    choose: Literal["nearest", "all"] = "nearest"
     k_per_prompt: int = Field(default=50, gt=0)
     search: Literal["auto", "index", "exact"] = "auto"
     max_per_class: int = Field(default=200, gt=0)
@@ -49,12 +49,11 @@ class RetrievalConfig(Section):
     balance: Literal["best", "even"] = "best"
     min_per_class: int = Field(default=1, ge=0)
     max_starving_fraction: Fraction = 0.25
-    min_similarity: Mapping[Literal["t2t", "t2i", "i2i", "filter"], float] = {}
+    min_similarity: Mapping[Literal["lexical", "t2t", "t2i", "i2i", "filter"], float] = {}
     duplicate_similarity: float = Field(default=1.01, gt=0, le=1.01)
     near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
     decontaminate: Literal["own", "all"] = "own"
     same_subject: Literal["keep", "exclude"] = "keep"
-    max_text_fraction: Fraction | None = None
     shard_pairs: int = Field(default=1_000, gt=0)
 
     @model_validator(mode="after")
@@ -68,33 +67,23 @@ class RetrievalConfig(Section):
         several files.
         """
         idle: list[Idle] = []
-        floors = {}
-        without_effect = []
-        for name, floor in self.min_similarity.items():
-            if name in self.modes or (name == "filter" and self.fusion == "filter"):
-                floors[name] = f"{name}: {floor:g}"
-            else:
-                without_effect.append(name)
-        for name in without_effect:
-            cause = "modes"
-            value = f"[{', '.join(self.modes)}]"
-            fix = f"add {name} to `modes`"
-            if name == "filter":
-                cause = "fusion"
-                value = self.fusion
-                fix = "set `fusion: filter`"
+        allowed = {*self.modes, "filter"}
+        floors = [
+            f"{name}: {floor:g}" for name, floor in self.min_similarity.items() if name in allowed
+        ]
+        for name in [name for name in self.min_similarity if name not in allowed]:
             message = (
-                f"`min_similarity.{name}` does nothing with `{cause}: {value}`; {fix}, or write "
-                f"`min_similarity: {{{', '.join(floors.values())}}}`"
+                f"`min_similarity.{name}` does nothing with `modes: [{', '.join(self.modes)}]`; "
+                f"add {name} to `modes`, or write `min_similarity: {{{', '.join(floors)}}}`"
             )
-            idle.append(Idle("min_similarity", cause, message))
+            idle.append(Idle("min_similarity", "modes", message))
         if self.choose == "all" and "t2t" not in self.modes:
             message = "`choose: all` goes by captions; add t2t to `modes`"
             idle.append(Idle("choose", "modes", message))
-        if self.filter_by == "seeds" and self.fusion != "filter":
+        if self.filter_by == "seeds" and not self.filters:
             message = (
                 f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
-                "filter`, or write `filter_by: prompts`"
+                "filter` or `min_similarity.filter`, or write `filter_by: prompts`"
             )
             idle.append(Idle("filter_by", "fusion", message))
         return idle
@@ -102,4 +91,9 @@ class RetrievalConfig(Section):
     @property
     def uses_seeds(self) -> bool:
         """Whether seed images are searched or compared with."""
-        return "i2i" in self.modes or (self.fusion == "filter" and self.filter_by == "seeds")
+        return "i2i" in self.modes or (self.filters and self.filter_by == "seeds")
+
+    @property
+    def filters(self) -> bool:
+        """Whether images are compared with their class, to order the pairs or for a floor."""
+        return self.fusion == "filter" or "filter" in self.min_similarity

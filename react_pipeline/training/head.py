@@ -25,8 +25,8 @@ from react_pipeline.clip import (
     LOGIT_SCALE,
     ClassHead,
     Clip,
+    domain_head,
     prompt_templates,
-    zero_shot_head,
 )
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
@@ -94,7 +94,7 @@ def train_head(
     """
     began = time.monotonic()
     domain, pairs, training = customization.domain, customization.pairs, customization.training
-    zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
+    zero_shot = domain_head(clip, domain).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
     trained_on, held_out = _split(pairs, labels, domain, training)
     samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)

@@ -13,7 +13,7 @@ import logging
 import torch
 from torch import Tensor
 
-from react_pipeline.clip import Clip, Pixels, prompt_templates, zero_shot_head
+from react_pipeline.clip import Clip, Pixels, domain_head
 from react_pipeline.labelled import PublishedImages, preprocessing_for, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -77,4 +77,4 @@ class LabelledAccuracy:
 
     @torch.no_grad()
     def _head(self) -> Tensor:
-        return zero_shot_head(self._clip, self._domain.prompt_names, prompt_templates(self._domain))
+        return domain_head(self._clip, self._domain)

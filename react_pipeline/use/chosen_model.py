@@ -103,7 +103,7 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
 
 
 def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
-    """Classes and templates of the domain as they were when the checkpoint's pairs were retrieved.
+    """Classes and prompts of the domain as they were when the checkpoint's pairs were retrieved.
 
     Raises:
         MissingArtifact: If these pairs are gone.
@@ -113,7 +113,8 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
     if pairs.stage == "control_set":  # as many as were retrieved by the names
         pairs = project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
     config = pairs.manifest["config"]
-    return DomainConfig(slug=slug, classes=config["classes"], templates=config["templates"])
+    texts = {name: config[name] for name in ("classes", "templates", "prompts") if name in config}
+    return DomainConfig(slug=slug, **texts)
 
 
 def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
@@ -143,12 +144,13 @@ def calibration_of(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
     """Temperature, and what it was fitted on, by the newest result with these classes and
-    templates; or None, "".
+    prompts; or None, "".
     """
-    templates = domain.model_dump(mode="json")["templates"]
+    texts = {"prompts": {}, **domain.wording}
     for entry in results_of(project, slug, method, checkpoint.fingerprint):
         result = entry.result
-        alike = entry.artifact.manifest["config"].get("templates") == templates
+        config = {"prompts": {}, **entry.artifact.manifest["config"]}
+        alike = all(config.get(name) == value for name, value in texts.items())
         if (
             alike
             and result.temperature is not None

@@ -31,11 +31,11 @@ from react_pipeline.clip import (
     HEAD_FILE,
     LOGIT_SCALE,
     ClassHead,
+    domain_head,
     encoder_of_tower,
     load,
     prompt_templates,
     require_allowed,
-    zero_shot_head,
 )
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -223,7 +223,7 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
         head_record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
     else:
-        head = zero_shot_head(load(staging), domain.prompt_names, prompt_templates(domain))
+        head = domain_head(load(staging), domain)
         ClassHead(head).write(staging / HEAD_FILE)
         head_record = {
             "classes": domain.class_names,

@@ -14,15 +14,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from react_pipeline.clip.classifier import load_classifier, zero_shot_head
+from react_pipeline.clip.classifier import domain_head, load_classifier, zero_shot_head
 from react_pipeline.clip.model import load, save
+from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
+from react_pipeline.store.errors import ConfigError, CorruptArtifact, InputError, StaleArtifact
 
 SHAPES = ["circle", "square", "triangle", "cross"]
 TEMPLATES = ["a drawing of a {}", "a {} shape"]
@@ -214,6 +215,31 @@ def test_class_names_and_templates_identify_a_linear_head(project: Project, meth
     edit_domain(project, templates=["one {}"])
     assert config(project, f"shapes/{method}") != heads
     assert config(project, "shapes/locked-text") == models
+
+
+def test_own_prompts_of_a_class_count_like_templates(project: Project) -> None:
+    config = STAGES["retrieved_set"].identity
+    before = config(project, "shapes")
+    clip = load(base_of(project).path)
+    plain = zero_shot_head(clip, SHAPES, TEMPLATES)
+    sentences = ["A square has four sides.", "A box seen from above."]
+    path = project.config.domains / "shapes.yaml"
+    # CuPL's JSON is valid YAML.
+    path.write_text(path.read_text() + "prompts: " + json.dumps({"square": sentences}, indent=1))
+    domain = project.domain("shapes")
+    head = domain_head(clip, domain)
+    texts = ["a drawing of a square", "a square shape", *sentences]
+    mean = torch.stack([clip.encode_texts([text])[0] for text in texts]).mean(dim=0)
+    torch.testing.assert_close(head[:, 1], mean / mean.norm())
+    assert torch.equal(head[:, [0, 2, 3]], plain[:, [0, 2, 3]])
+    queries = class_prompts(domain)
+    own = queries[queries["prompt"].isin(sentences)]
+    assert own["class"].tolist() == ["square"] * 2 and own["name"].tolist() == ["", ""]
+    assert "prompts" not in before
+    assert config(project, "shapes") == {**before, "prompts": {"square": sentences}}
+    edit_domain(project, prompts={"sqare": ["a box"]})
+    with pytest.raises(ConfigError, match=r"'sqare'.*square"):
+        project.domain("shapes")
 
 
 def test_a_head_becomes_stale_with_the_templates(project: Project) -> None:

@@ -26,8 +26,8 @@ from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spark import held, spread
 from react_pipeline.retrieval import name_counts, row_values
-from react_pipeline.retrieval.candidates import likeness
 from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import ImageDraw, ImageFont
 from support.drawings import draw, encode
 from support.retrieval import NOTHING, hits_of
 
@@ -67,9 +66,7 @@ def choose(
     **settings: Any,
 ) -> tuple[Examination, dict[int, str]]:
     config = RetrievalConfig(**settings)
-    examination = Examination(
-        web, project.store.current("corpus_embeddings", "all"), config, 10_000_000
-    )
+    examination = Examination(web, project.store.current("corpus_embeddings", "all"), config)
     examination.choose(table, evaluation)
     return examination, table.set_index("row")["dropped"].to_dict()
 
@@ -155,19 +152,6 @@ def test_equal_bytes_are_recognized_once_images_are_there(
         5: "cap",
     }
     assert table.set_index("row").loc[3, "image_sha256"] == "digest 3"
-
-
-def test_printed_words_are_looked_for_only_where_that_is_asked(indexed_project: Project) -> None:
-    image = draw("circle", "red", 0).resize((384, 384))
-    ImageDraw.Draw(image).text(
-        (10, 330), "the very best price of all", "black", ImageFont.load_default(size=28)
-    )
-    web = Web({0: encode(image), 1: IMAGE, 2: b"no image"})
-    examination, dropped = choose(indexed_project, web, candidates(3), max_text_fraction=0.02)
-    assert dropped == {0: "rendered_text", 1: "", 2: "not_collected"}
-    assert examination.failed == {2: "not_an_image"}
-    _, dropped = choose(indexed_project, web, candidates(3))
-    assert set(dropped.values()) == {""}
 
 
 @pytest.mark.parametrize("similarity", [0.3, 0.5])

@@ -34,6 +34,15 @@ def test_floor_is_modes_own_and_a_hit_above_it_goes_first() -> None:
     assert best["dropped"].to_dict() == {10: "", 20: "below_similarity"}
 
 
+def test_a_floor_of_likeness_alone_keeps_the_order() -> None:
+    config = RetrievalConfig(min_similarity={"filter": 0.2})
+    hits = hits_of(("t2t", "cat", 1, 0.9, 0), ("t2t", "cat", 2, 0.8, 1), ("t2t", "cat", 3, 0.4, 2))
+    likeness = np.array([0.3, 0.1, 0.9], np.float32)
+    filtered = apply_filter(best_hits(hits, config), likeness, config)
+    assert filtered["row"].tolist() == [1, 2, 3]
+    assert filtered["dropped"].tolist() == ["", "below_filter", ""]
+
+
 def test_the_filter_orders_by_likeness_and_drops_the_unlike() -> None:
     config = RetrievalConfig(fusion="filter", min_similarity={"t2t": 0.5, "filter": 0.2})
     hits = hits_of(

@@ -243,16 +243,6 @@ def test_a_taken_image_is_dropped_again_by_bytes_or_url(
     assert dropped(candidates) == {0: "", 1: "", 2: "exact_duplicate", 3: "exact_duplicate", 4: ""}
 
 
-def test_rendered_text_is_dropped_only_where_it_is_looked_for() -> None:
-    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1))
-    candidates = candidates_of(hits, RetrievalConfig())
-    candidates["text_fraction"] = candidates["row"].map({10: 0.4, 20: np.nan})
-    mark_drops(candidates, NOTHING, RetrievalConfig(max_text_fraction=0.1))
-    assert dropped(candidates) == {10: "rendered_text", 20: ""}
-    mark_drops(candidates, NOTHING, RetrievalConfig())
-    assert dropped(candidates) == {10: "", 20: ""}
-
-
 def test_images_of_unknown_bytes_are_distinguished_by_url() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2)

@@ -114,7 +114,7 @@ def test_new_fields_at_their_defaults_keep_the_fingerprint(
         "decontaminate": "own",
     }
     before = resolve(project, "retrieved_set", "shapes").fingerprint
-    configure(project, **neutral, max_pairs=None, max_text_fraction=None)
+    configure(project, **neutral, max_pairs=None)
     assert resolve(project, "retrieved_set", "shapes").fingerprint == before
     for changed in (
         {"fusion": "filter"},

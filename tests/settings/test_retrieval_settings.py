@@ -21,19 +21,14 @@ from react_pipeline.store.errors import ConfigError
 
 IDLE = [
     (
-        {"min_similarity": {"t2t": 0.5, "filter": 0.3}},
-        "`min_similarity.filter` does nothing with `fusion: preference`; set `fusion: filter`, or "
-        "write `min_similarity: {t2t: 0.5}`",
-    ),
-    (
         {"min_similarity": {"i2i": 0.3}},
         "`min_similarity.i2i` does nothing with `modes: [t2t, t2i]`; add i2i to `modes`, or write "
         "`min_similarity: {}`",
     ),
     (
         {"fusion": "preference", "filter_by": "seeds"},
-        "`filter_by: seeds` does nothing with `fusion: preference`; set `fusion: filter`, or write "
-        "`filter_by: prompts`",
+        "`filter_by: seeds` does nothing with `fusion: preference`; set `fusion: filter` or "
+        "`min_similarity.filter`, or write `filter_by: prompts`",
     ),
     (
         {"modes": ["t2t", "t2i", "t2t"]},
@@ -91,8 +86,8 @@ def test_so_is_one_in_a_domain_file(
         ),
         (
             {},
-            {"min_similarity": {"filter": 0.2}},
-            "(`min_similarity` is in pets.yaml, `fusion` is the default;",
+            {"min_similarity": {"i2i": 0.2}},
+            "(`min_similarity` is in pets.yaml, `modes` is the default;",
         ),
     ],
 )
@@ -127,7 +122,6 @@ def test_settings_that_go_together_are_joined(
 def test_numbers_that_are_none_are_refused_everywhere(tmp_path: Path, number: float) -> None:
     for model, fields in (
         (RetrievalConfig, {"min_similarity": {"t2t": number}}),
-        (RetrievalConfig, {"max_text_fraction": number}),
         (IndexConfig, {"memory_gib": number}),
         (TrainingConfig, {"learning_rate": number}),
     ):

@@ -23,8 +23,7 @@ def hits_of(*hits: tuple[str, str, int, float, int]) -> pd.DataFrame:
     """Hits as (mode, prompt's name, row, similarity, rank)."""
     prompts = class_prompts(DOMAIN).reset_index(names="query")
     table = pd.DataFrame(hits, columns=["mode", "name", "row", "similarity", "rank"])
-    table["prompt"] = "a photo of a " + table.pop("name") + "."
-    return table.merge(prompts, on="prompt", how="left", validate="many_to_one")
+    return table.merge(prompts, on="name", how="left", validate="many_to_one")
 
 
 def configure(

@@ -134,8 +134,8 @@ def test_a_model_measured_after_logging_answers_calibrated(
 
 @pytest.fixture
 def head(retrieved_project: Project, tracking: Tracking) -> Artifact:
-    """A registered `linear-head`, whose weights are the base's."""
-    made = customize(retrieved_project, "shapes", "linear-head")
+    """A registered `gda`, whose weights are the base's."""
+    made = customize(retrieved_project, "shapes", "gda")
     assert tracking.log_artifact(retrieved_project, made)
     MlflowClient(tracking.uri).set_registered_model_alias("react-shapes", "champion", "1")
     mlflow.set_tracking_uri(tracking.uri)
@@ -173,7 +173,7 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     files = [path for path in retrieved_project.path.parent.rglob("*") if path.is_file()]
     assert len(files) > 100 and [path for path in files if path.stat().st_mode != mode] == []
     assert version.description.startswith(
-        "linear-head, trained in " if name == "head" else "gated-image, trained in "
+        "gda, trained in " if name == "head" else "gated-image, trained in "
     )
     names = set(
         re.findall(r"^[\w-]+", (folder / "requirements.txt").read_text(), flags=re.MULTILINE)

@@ -186,14 +186,10 @@ def judgements_of(project: Project, slug: str) -> Judgements | None:
 
 
 def measure_of(project: Project, slug: str) -> dict[str, Any]:
-    """What two models share when they classify the same pictures: class names and templates."""
+    """What two models share when they classify the same pictures: class names and prompts."""
     domain = project.domain(slug)
     names = {} if domain.prompt_names == domain.class_names else {"names": domain.prompt_names}
-    return {
-        "classes": domain.class_names,
-        **names,
-        **domain.model_dump(mode="json", include={"templates"}),
-    }
+    return {"classes": domain.class_names, **names, **domain.wording}
 
 
 def model_of(project: Project, slug: str, side: Side) -> Artifact:

@@ -26,7 +26,12 @@ class LinearHead(HeadMethod):
     name = "linear-head"
     about = "one vector per class, on what the base makes of images; the model is the base's"
     colour = "#2f8f83"
-    defaults = {"learning_rate": 1e-3, "steps": 500, "interpolation": 0.5}
+    defaults = {
+        "learning_rate": 1e-3,
+        "steps": 500,
+        "held_out_fraction": 0.1,
+        "interpolation": "held-out",
+    }
     unused_fields = all_but(
         "learning_rate", "weight_decay", "warmup_steps", "steps", "epochs", "batch_size"
     )

@@ -1,0 +1,53 @@
+"""Retrieval by words: the captions that say a name of a class, ranked by their likeness to its
+prompts.
+
+Source: REAL (Parashar et al. 2024, arXiv 2401.12425). Does not belong here: how words are compared
+(`name_counts`). Shapes: Q prompts, D width.
+"""
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.embedding import Vectors
+from react_pipeline.retrieval.name_counts import equal_names, said_in_corpus
+from react_pipeline.retrieval.row_values import likeness, mean_vectors
+from react_pipeline.settings import DistributorConfig, RetrievalConfig
+from react_pipeline.store import Artifact
+
+
+def lexical_hits(
+    embeddings: Artifact,
+    prompts: pd.DataFrame,
+    vectors: Vectors,
+    settings: RetrievalConfig,
+    distributor: DistributorConfig,
+) -> pd.DataFrame:
+    """The hits of mode `lexical`: of each class the captions that say one of its names, those
+    nearest to the mean of its prompts first; `k_per_prompt` for each of its prompts.
+
+    Args:
+        prompts: From `prompts.class_prompts`.
+        vectors: Of the prompts (Q, D).
+
+    Returns:
+        Columns query (the first prompt of the name that is said), row, similarity, rank, mode,
+        class_id.
+    """
+    named = prompts[prompts["name"] != ""].drop_duplicates(["class_id", "name"])
+    names = named["name"].tolist()
+    rows, said = said_in_corpus(embeddings, names, distributor)
+    queries = named.assign(query=named.index, said=equal_names(names))[
+        ["query", "class_id", "said"]
+    ]
+    hits = pd.DataFrame({"row": rows, "said": said}).merge(queries, on="said")
+    hits = hits.sort_values("query", kind="stable").drop_duplicates(["class_id", "row"])
+    means = mean_vectors(prompts["class_id"], vectors)
+    hits["similarity"] = likeness(embeddings, hits, means, distributor, side="text")
+    hits = hits.iloc[np.lexsort((hits["row"], -hits["similarity"]))]
+    hits["rank"] = hits.groupby("class_id").cumcount()
+    most = settings.k_per_prompt * prompts.groupby("class_id").size()
+    hits = hits[hits["rank"] < hits["class_id"].map(most)]
+    mode = np.full(len(hits), settings.modes.index("lexical"), np.int8)
+    return hits.drop(columns="said").assign(
+        mode=pd.Categorical.from_codes(mode, list(settings.modes))
+    )
