@@ -42,7 +42,8 @@ from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.stage import method_key
 from react_pipeline.store import ReactError, canonical_json
 
-CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
+HEADS = tuple(name for name, method in METHODS.items() if not method.has_model)
+CHEAP = ("base", *HEADS, "gated-image", "gated-image-control")
 MADE = ("customized_checkpoint", "domain_results")
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 HERE = Path(__file__).parent
