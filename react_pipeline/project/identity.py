@@ -97,7 +97,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     seeds = (
         seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
     )
-    fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject"})
+    fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject", "where"})
     return {
         **classes(project, slug),
         **fields,
@@ -127,6 +127,7 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     """
     settings = project.retrieval(slug)
     subjects = {"same_subject": settings.same_subject} if settings.same_subject != "keep" else {}
+    subjects |= {"where": settings.where} if settings.where else {}
     subjects |= takedown_identity(project)
     if settings.decontaminate == "own":
         return subjects

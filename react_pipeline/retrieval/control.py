@@ -22,6 +22,7 @@ from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.retrieval.ranking import NO_REVIEW
 from react_pipeline.retrieval.review import Review
+from react_pipeline.retrieval.row_filter import passes
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
@@ -65,6 +66,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
             source,
             random_of(seed, slug),
             Review(taken_down(project)),
+            settings.where,
         )
         drawn = draw.take(size)
         if drawn.empty:
@@ -120,6 +122,7 @@ class Draw:
         source: ImageSource,
         random: np.random.Generator,
         review: Review = NO_REVIEW,
+        where: str | None = None,
     ) -> None:
         """Draw from the rows of `corpus_embeddings`; `random` decides their order."""
         reasons = ["evaluation_image_hash", "evaluation_image_near", "exact_duplicate"]
@@ -127,12 +130,15 @@ class Draw:
             reasons.append("evaluation_subject")
         if review.removed:
             reasons.append("rejected")
+        if where is not None:
+            reasons.append("filtered")
         if source.identity != "image_sha256":
             reasons.append("not_collected")
         self.dropped = dict.fromkeys(reasons, 0)
         self._evaluation = evaluation
         self._random = random
         self._review = review
+        self._where = where
         self._embeddings = embeddings
         self._source = source
         self._seen: set[str] = set()
@@ -186,6 +192,10 @@ class Draw:
             .assign(row=rows)
             .reset_index(drop=True)
         )
+        if self._where is not None:
+            passed = passes(self._embeddings, rows, self._where)
+            pairs = self._without(pairs, "filtered", pd.Series(~passed, pairs.index))
+            rows = pairs["row"].to_numpy()
         if self._evaluation.subjects:
             pairs = self._without(
                 pairs, "evaluation_subject", self._evaluation.shows_same_subject(pairs)

@@ -25,6 +25,7 @@ from react_pipeline.settings import RetrievalConfig
 DROP_REASONS: Mapping[str, str] = {
     "below_similarity": "less similar to the query than `min_similarity` of its mode",
     "below_filter": "its image is less like the class than `min_similarity.filter`",
+    "filtered": "`where` is not true of it",
     "evaluation_image_hash": "is an evaluation image, byte for byte",
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "evaluation_subject": "shows the same subject as an evaluation image (`same_subject: exclude`)",
@@ -91,7 +92,7 @@ def mark_drops(
             looked for.
         review: What people rejected.
     """
-    alive = ~candidates["dropped"].isin(("below_similarity", "below_filter")).to_numpy()
+    alive = ~candidates["dropped"].isin(("below_similarity", "below_filter", "filtered")).to_numpy()
     looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
     table = candidates.loc[alive, looked_at]
     # Rows by number, the best first; what becomes of each is a position in `_OUTCOMES`.

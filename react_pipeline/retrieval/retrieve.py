@@ -35,6 +35,7 @@ from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.review import Review
+from react_pipeline.retrieval.row_filter import passes
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DomainConfig, RetrievalConfig
@@ -186,7 +187,18 @@ class _Retrieval:
         if "image_sha256" not in described:
             described = described.assign(image_sha256="")
         self.review.require_corpus(described, self.embeddings, source.identity)
-        return self.review.place(described)
+        return self._filtered(self.review.place(described))
+
+    def _filtered(self, candidates: pd.DataFrame) -> pd.DataFrame:
+        """The candidates, with those marked of which `where` is not true."""
+        where = self.settings.where
+        if where is None:
+            return candidates
+        is_open = candidates["dropped"] == ""
+        rows = candidates.loc[is_open, "row"].unique()
+        refused = rows[~passes(self.embeddings, rows, where)]
+        candidates.loc[is_open & candidates["row"].isin(refused), "dropped"] = "filtered"
+        return candidates
 
     def _chosen(
         self, candidates: pd.DataFrame, queries: Queries, source: ImageSource

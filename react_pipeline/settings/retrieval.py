@@ -54,6 +54,7 @@ class RetrievalConfig(Section):
     near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
     decontaminate: Literal["own", "all"] = "own"
     same_subject: Literal["keep", "exclude"] = "keep"
+    where: str | None = Field(default=None, min_length=1)
     shard_pairs: int = Field(default=1_000, gt=0)
 
     @model_validator(mode="after")

@@ -1,0 +1,102 @@
+"""Row filters: which pairs an expression lets through, and what becomes of a wrong one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.retrieval import configure
+
+from react_pipeline.embedding import row_metadata
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
+from react_pipeline.retrieval import draw_control, retrieve_pairs, row_filter
+from react_pipeline.retrieval.row_filter import passes
+from react_pipeline.store import InputError, RetrievalError
+
+FIELDS = pd.DataFrame(
+    {
+        "width": ["100", "300", None, "256"],
+        "license": ["cc-by", "cc0", "cc-by", "all rights"],
+        "nsfw": ["UNLIKELY", "UNLIKELY", "UNLIKELY", "NSFW"],
+        "order": ["a", "b", "c", "d"],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_filter, "has_field", lambda _, name: name in FIELDS)
+
+    def fields(_: Any, rows: pd.Series, columns: list[str]) -> pd.DataFrame:
+        return FIELDS.loc[rows, columns]
+
+    monkeypatch.setattr(row_filter, "row_metadata", fields)
+
+
+def rows_of(where: str, rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[int]:
+    answer = passes(None, np.array(rows), where)  # type: ignore[arg-type]
+    return [row for row, passed in zip(rows, answer, strict=True) if passed]
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("nsfw = 'UNLIKELY' and width >= 256 and license like 'cc%'", [1]),
+        ("width >= 100", [0, 1, 3]),
+        ("width is null", [2]),
+        ("license = 'and width'", []),
+        ("\"order\" in ('a', 'd')", [0, 3]),
+        ("not (nsfw = 'NSFW')", [0, 1, 2]),
+        ("true", [0, 1, 2, 3]),
+    ],
+)
+def test_rows_pass_where_the_expression_is_true(where: str, rows: list[int]) -> None:
+    assert rows_of(where) == rows
+
+
+def test_answers_are_in_the_order_of_the_rows() -> None:
+    assert rows_of("width > 99", (3, 0, 2, 1)) == [3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "height > 3",
+        "width >",
+        "max(width) > 3",
+        "true) FROM pairs; DROP TABLE pairs; --",
+        "(SELECT count(*) FROM read_csv('/etc/passwd')) > 0",
+        "license",
+    ],
+)
+def test_a_wrong_expression_is_one_error(where: str) -> None:
+    with pytest.raises(InputError, match=r"retrieval\.where"):
+        rows_of(where)
+
+
+def test_both_sets_hold_what_passes_alone(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    before = resolve(retrieved_project, "retrieved_set", "shapes").fingerprint
+    configure(retrieved_project, where="number % 2 = 0")
+    assert resolve(retrieved_project, "retrieved_set", "shapes").fingerprint != before
+    sets = [retrieve_pairs(retrieved_project, "shapes"), draw_control(retrieved_project, "shapes")]
+    embeddings = retrieved_project.store.current("corpus_embeddings", "all")
+    for artifact in sets:
+        rows = pd.read_parquet(artifact.file("pairs.parquet"))["row"]
+        numbers = row_metadata(embeddings, rows, ["number"])["number"].astype(int)
+        assert len(numbers) and not (numbers % 2).any()
+        assert artifact.counts["dropped"]["filtered"] > 0
+
+
+def test_a_filter_that_lets_nothing_through_is_said(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    configure(retrieved_project, where="number < 0")
+    with pytest.raises(RetrievalError, match="filtered"):
+        retrieve_pairs(retrieved_project, "shapes")
