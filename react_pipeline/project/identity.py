@@ -126,9 +126,11 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     defaults.
     """
     settings = project.retrieval(slug)
-    subjects = {"same_subject": settings.same_subject} if settings.same_subject != "keep" else {}
-    subjects |= {"where": settings.where} if settings.where else {}
-    subjects |= takedown_identity(project)
+    subjects: dict[str, Any] = takedown_identity(project)
+    if settings.same_subject != "keep":
+        subjects["same_subject"] = settings.same_subject
+    if settings.where is not None:
+        subjects["where"] = settings.where
     if settings.decontaminate == "own":
         return subjects
     others = {

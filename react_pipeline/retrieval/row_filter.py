@@ -59,9 +59,9 @@ def _names_in(where: str) -> list[str]:
     """The names in an expression that may be fields, in order; in quotes are texts."""
     import duckdb
 
-    keywords = {
-        word for (word,) in duckdb.sql("SELECT keyword_name FROM duckdb_keywords()").fetchall()
-    }
+    with duckdb.connect() as connection:
+        words = connection.execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
+    keywords = {word for (word,) in words}
     names = [
         quoted.replace('""', '"') if quoted else plain
         for quoted, plain in _NAME.findall(_TEXT.sub("", where))

@@ -85,7 +85,7 @@ def test_prune_and_verify_name_addresses(tiny_project: Project, server: BucketSe
     assert artifact.address.startswith("s3://artifacts/project/corpus/all/")
 
 
-def test_a_bucket_that_cannot_be_used_is_a_problem_of_the_project(
+def test_a_bucket_that_is_not_there_is_a_problem(
     tiny_project: Project, server: BucketServer
 ) -> None:
     assert store_problems(tiny_project) == []
