@@ -64,6 +64,8 @@ class Stage:
         outside: The local files outside the store that it reads; None if it reads none.
         has_data: Whether the data of its own that it works on are there; None if it has none.
         data_field: The field of pipeline.yaml that names these data.
+        is_benchmark: Whether automation leaves it out unless `automation.benchmark` is true; of
+            stages with data of their own alone.
         version: Raised by hand when the same inputs make another artifact.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
             for comes first.
@@ -83,6 +85,7 @@ class Stage:
     outside: Callable[[Project, str], outside.Files] | None = None
     has_data: Callable[[PipelineConfig], bool] | None = None
     data_field: str = ""
+    is_benchmark: bool = True
     version: str = "1"
     group: str = "extensions"
     kinds: tuple[str, ...] = ()

@@ -159,7 +159,7 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     config = project.config
     left_out = left_out_stages(config)
     if not config.automation.benchmark:
-        left_out = {row.name for row in STAGES.values() if row.has_data}
+        left_out |= {row.name for row in STAGES.values() if row.has_data and row.is_benchmark}
     for row in STAGES.values():
         if row.name in left_out or (row.gathers and not slugs):
             continue

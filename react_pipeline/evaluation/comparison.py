@@ -205,11 +205,10 @@ def _pairs_by_class(retrieved: Artifact) -> dict[str, int]:
     return dict(classes.value_counts())
 
 
-def correct_of(result: Artifact) -> pd.Series:
+def correct_of(result: Artifact, folder: str = "") -> pd.Series:
     """Whether each image of a published result is named right, by the image's name, sorted."""
-    predictions = (
-        pd.read_parquet(result.file("predictions.parquet")).set_index("image").sort_index()
-    )
+    predictions = pd.read_parquet(result.file(f"{folder}predictions.parquet"))
+    predictions = predictions.set_index("image").sort_index()
     return predictions["predicted"].str[0] == predictions["class_id"]
 
 

@@ -87,18 +87,20 @@ class EvalResult(BaseModel):
     unavailable: str | None = None
 
     @classmethod
-    def read(cls, artifact: Artifact) -> Self:
-        """Read the result of a published `domain_results`.
+    def read(cls, artifact: Artifact, folder: str = "") -> Self:
+        """Read the result of a published `domain_results`, or of another stage in a `folder` of it.
 
         Raises:
             CorruptArtifact: If `result.json` is of another form.
         """
         try:
-            return cls.model_validate_json(artifact.file("result.json").read_text(encoding="utf-8"))
+            return cls.model_validate_json(
+                artifact.file(f"{folder}result.json").read_text(encoding="utf-8")
+            )
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.path / 'result.json'}: not a result of this version; rematerialize "
-                f"`{DOMAIN_RESULTS}`"
+                f"{artifact.path / folder / 'result.json'}: not a result of this version; "
+                f"rematerialize `{artifact.stage}`"
             ) from error
 
 
@@ -122,14 +124,14 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
     return project.store.build(
         inputs,
         lambda directory: write_evaluation(
-            project, slug, method, checkpoint, inputs.parents, directory
+            project, project.domain(slug), method, checkpoint, inputs.parents, directory
         ),
     )
 
 
 def write_evaluation(
     project: Project,
-    slug: str,
+    domain: DomainConfig,
     method: str,
     checkpoint: Artifact,
     parents: Mapping[str, Artifact],
@@ -139,6 +141,7 @@ def write_evaluation(
     `evaluate`; returns counts.
 
     Args:
+        domain: Whose classes and templates these are.
         checkpoint: It need not be the current one of its method.
         parents: With `base_checkpoint` too where a head needs its encoder.
 
@@ -148,12 +151,11 @@ def write_evaluation(
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     started = time.monotonic()
-    domain = project.domain(slug)
     evaluation_set = parents["evaluation_set"]
     reason = evaluation_set.counts.get("unavailable")
     blank = EvalResult(
         dataset=domain.evaluation.name if domain.evaluation else "none",
-        domain=slug,
+        domain=domain.slug,
         method=method,
         evaluator_version=EVALUATOR_VERSION,
         checkpoint_fingerprint=checkpoint.fingerprint,

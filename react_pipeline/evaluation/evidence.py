@@ -54,12 +54,14 @@ class Evidence(ABC):
         columns: What it adds to comparisons; its extension names them too.
         title: Heading of its section on a page.
         explanation: How it was obtained, and what its intervals mean.
+        decides: Whether it may `judge` where there are no labelled images; else it may only object.
     """
 
     inputs: Inputs
     columns: ClassVar[tuple[Column, ...]]
     title: ClassVar[str]
     explanation: ClassVar[str]
+    decides: ClassVar[bool] = False
 
     @abstractmethod
     def publish(self, project: Project) -> Artifact:
@@ -77,11 +79,14 @@ class Evidence(ABC):
     def sentences(self, checkpoint: str = "") -> list[str]:
         """Each comparison in a sentence; of one checkpoint, or of all."""
 
-    @abstractmethod
     def finding(self, table: pd.DataFrame) -> Finding | None:
         """What a page says at its head where nothing was measured."""
+        return None
 
-    @abstractmethod
+    def objection(self, project: Project, contender: Contender) -> str:
+        """Why a candidate may not become champion, whatever its result; "" if it may."""
+        return ""
+
     def judge(
         self,
         project: Project,
@@ -93,8 +98,9 @@ class Evidence(ABC):
 
         Args:
             champion_name: How the reason names it.
-            turned_down: Checkpoints that a person took back.
+            turned_down: Checkpoints that may not become champion.
         """
+        raise NotImplementedError
 
 
 def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:

@@ -11,6 +11,7 @@ from .labelled import count_images as count_images
 from .labelled import encode_images as encode_images
 from .labelled import preprocessing_for as preprocessing_for
 from .labelled import publish_evaluation_set as publish_evaluation_set
+from .labelled import publish_labelled_set as publish_labelled_set
 from .labelled import read_images as read_images
 from .labels import images_by_folder as images_by_folder
 from .labels import lines_of as lines_of

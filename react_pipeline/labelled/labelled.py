@@ -32,7 +32,7 @@ from react_pipeline.settings import (
     labelled_kinds,
 )
 from react_pipeline.stage import EVALUATION_SET
-from react_pipeline.store import Artifact, InputError, canonical_json
+from react_pipeline.store import Artifact, InputError, Inputs, canonical_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,28 +45,48 @@ _COLUMNS = ["path", "class", "class_id", "sha256", "subject"]
 
 
 def publish_evaluation_set(project: Project, slug: str) -> Artifact:
-    """Publish a domain's labelled images: their paths, classes and digests.
+    """Publish a domain's labelled images: `publish_labelled_set`."""
+    return publish_labelled_set(
+        project,
+        project.domain(slug),
+        lambda content: resolve(project, EVALUATION_SET, slug, content=content),
+    )
+
+
+def publish_labelled_set(
+    project: Project, domain: DomainConfig, inputs_of: Callable[[Mapping[str, Any]], Inputs]
+) -> Artifact:
+    """Publish labelled images: their paths, classes and digests.
 
     A set that is not configured, or whose path is not there, is published as `unavailable` with the
     reason, so that results can say so. Anything else that is wrong is an error, because it would
     silently change what is measured. Every file is hashed at each call; its folder is not part of
     its identity.
 
+    Args:
+        inputs_of: Inputs of the artifact, from the identity of the images.
+
     Raises:
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be
             decoded.
     """
-    domain = project.domain(slug)
+
+    def unavailable(reason: str) -> Artifact:
+        counts = {"unavailable": reason}
+        return _publish(project, domain, inputs_of(counts), lambda _: (_no_images(), counts))
+
     evaluation = domain.evaluation
     if evaluation is None:
-        return _publish_unavailable(project, domain, _NOT_CONFIGURED)
+        return unavailable(_NOT_CONFIGURED)
     kind = labelled_kinds()[evaluation.kind]
     if (made_from := kind.made_from(evaluation)) is not None:
-        return _publish(project, domain, made_from, lambda folder: _made(project, domain, folder))
+        return _publish(
+            project, domain, inputs_of(made_from), lambda folder: _made(project, domain, folder)
+        )
     try:
         images, notes = kind.images(evaluation, domain)
     except Unavailable as error:
-        return _publish_unavailable(project, domain, error.reason)
+        return unavailable(error.reason)
     root = _root(evaluation)
     locations = [kind.locate(root, name) for name in images["path"]]
     images = _with_digests(images, locations)
@@ -77,7 +97,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
         described = {"name": evaluation.name, "root": str(root), **notes}
         return images, {**described, **_coverage(images, domain)}
 
-    return _publish(project, domain, {"images": len(images), "sha256": identity}, build)
+    return _publish(project, domain, inputs_of({"images": len(images), "sha256": identity}), build)
 
 
 def _made(
@@ -236,15 +256,10 @@ def _root(evaluation: EvaluationSetConfig) -> Path:
     return labelled_kinds()[evaluation.kind].root(evaluation.path or Path())
 
 
-def _publish_unavailable(project: Project, domain: DomainConfig, reason: str) -> Artifact:
-    unavailable = {"unavailable": reason}
-    return _publish(project, domain, unavailable, lambda _: (_no_images(), unavailable))
-
-
 def _publish(
     project: Project,
     domain: DomainConfig,
-    content: Mapping[str, Any],
+    inputs: Inputs,
     build: Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]],
 ) -> Artifact:
     class_ids = {name: position for position, name in enumerate(domain.class_names)}
@@ -257,9 +272,7 @@ def _publish(
         )
         return {"images": len(images), **counts}
 
-    return project.store.build(
-        resolve(project, EVALUATION_SET, domain.slug, content=content), write
-    )
+    return project.store.build(inputs, write)
 
 
 def _no_images() -> pd.DataFrame:

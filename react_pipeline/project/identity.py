@@ -11,7 +11,7 @@ from react_pipeline.extension import required
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.project.review import review_identity, takedown_identity
-from react_pipeline.settings import METHODS, SPEED_FIELDS, EncoderConfig
+from react_pipeline.settings import METHODS, SPEED_FIELDS, DomainConfig, EncoderConfig
 
 
 def corpus(project: Project, _key: str) -> dict[str, Any]:
@@ -81,14 +81,19 @@ def classes(project: Project, slug: str) -> dict[str, Any]:
 
 
 def evaluation_set(project: Project, slug: str) -> dict[str, Any]:
-    """The labelled set and the classes that its labels are joined with."""
-    evaluation = project.domain(slug).evaluation
+    """The labelled set of a domain."""
+    return labelled_set(project.domain(slug))
+
+
+def labelled_set(domain: DomainConfig) -> dict[str, Any]:
+    """A labelled set and the classes that its labels are joined with."""
+    evaluation = domain.evaluation
     described = (
         None
         if evaluation is None
         else evaluation.model_dump(mode="json", exclude={"path"}, exclude_none=True)
     )
-    return {"evaluation": described, "classes": project.domain(slug).class_names}
+    return {"evaluation": described, "classes": domain.class_names}
 
 
 def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
@@ -182,4 +187,7 @@ def nothing(_project: Project, _key: str) -> dict[str, Any]:
 
 def promotion(project: Project, _key: str) -> dict[str, Any]:
     """The rule."""
-    return project.config.promotion.model_dump(mode="json")
+    rule = project.config.promotion.model_dump(mode="json")
+    if rule["max_drop"] is None:  # as before there was one
+        del rule["max_drop"]
+    return rule

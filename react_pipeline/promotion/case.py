@@ -42,6 +42,7 @@ class Case:
             values.
         left_out: By method, why there is none.
         evidence: What decides where the domain has no labelled set; None where it has one.
+        objecting: Evidence that decides nothing, and may object.
     """
 
     project: Project
@@ -51,6 +52,7 @@ class Case:
     results: dict[str, Measured]
     left_out: dict[str, str]
     evidence: Evidence | None = None
+    objecting: tuple[Evidence, ...] = ()
 
     @cached_property
     def champion(self) -> Measured | None:
@@ -67,9 +69,12 @@ class Case:
         seen = {method: entry.artifact.fingerprint for method, entry in self.results.items()}
         if champion is not None and champion.artifact.fingerprint not in seen.values():
             seen["champion"] = champion.artifact.fingerprint
-        if self.evidence is not None:
-            seen[self.evidence.inputs.stage] = self.evidence.inputs.fingerprint
-        return seen
+        return seen | {one.inputs.stage: one.inputs.fingerprint for one in self.weighed}
+
+    @property
+    def weighed(self) -> tuple[Evidence, ...]:
+        """All evidence that is weighed."""
+        return (*(() if self.evidence is None else (self.evidence,)), *self.objecting)
 
     def result_of(self, contender: Contender) -> Measured | None:
         """The result of a model: the fresh one if it is of this checkpoint, else the newest that is
@@ -145,9 +150,16 @@ def gather(project: Project, slug: str) -> Case:
             results[method] = entry
         else:
             left_out[method] = entry
-    others = {} if _has_labels(project, slug) else evidence_of(project, slug)
-    evidence = next(iter(others.values()), None)
-    return Case(project, slug, last, verdict, results, left_out, evidence)
+    others = _evidence(project, slug)
+    objecting = tuple(one for one in others if not one.decides)
+    deciding = () if _has_labels(project, slug) else (one for one in others if one.decides)
+    evidence = next(iter(deciding), None)
+    return Case(project, slug, last, verdict, results, left_out, evidence, objecting)
+
+
+def _evidence(project: Project, slug: str) -> tuple[Evidence, ...]:
+    """All evidence on a domain; none if its file is gone."""
+    return tuple(evidence_of(project, slug).values()) if project.has_domain(slug) else ()
 
 
 def _has_labels(project: Project, slug: str) -> bool:
@@ -214,7 +226,9 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
     return project.store.build(
         inputs,
-        lambda directory: write_evaluation(project, slug, method, checkpoint, parents, directory),
+        lambda directory: write_evaluation(
+            project, project.domain(slug), method, checkpoint, parents, directory
+        ),
     )
 
 

@@ -171,8 +171,12 @@ def _judgement(case: Case, turned_down: Mapping[str, str]) -> Judgement:
     settings = case.project.config.promotion
     champion = case.verdict.champion
     name = BASE_METHOD if champion.method == BASE_METHOD else f"the champion {champion.identity}"
+    objections = _objections(case)
     if case.evidence is not None:
-        return case.evidence.judge(case.project, champion, name, turned_down)
+        left_out = {*turned_down, *(contender.checkpoint for contender in objections)}
+        judgement = case.evidence.judge(case.project, champion, name, left_out)
+        held_back = [f"; {one.identity} is held back: {why}" for one, why in objections.items()]
+        return replace(judgement, reason=judgement.reason + "".join(held_back))
     excluded = {champion.checkpoint, *turned_down}
     rivals = {}
     controls: dict[str, Measured | str] = {}
@@ -186,7 +190,22 @@ def _judgement(case: Case, turned_down: Mapping[str, str]) -> Judgement:
             controls[method] = case.results[control]
         elif case.left_out.get(control, NEVER) != NEVER:
             controls[method] = case.left_out[control]
-    return judge(rivals, case.champion, name, controls, settings)
+    by_checkpoint = {contender.checkpoint: why for contender, why in objections.items()}
+    return judge(rivals, case.champion, name, controls, settings, by_checkpoint)
+
+
+def _objections(case: Case) -> dict[Contender, str]:
+    """Candidates of today that may not become champion, and why."""
+    objections: dict[Contender, str] = {}
+    for method in case.project.config.promotion.candidates if case.objecting else ():
+        key = method_key(case.slug, method)
+        if (checkpoint := fresh_or_none(case.project, CUSTOMIZED_CHECKPOINT, key)) is None:
+            continue
+        contender = Contender(method=method, checkpoint=checkpoint.fingerprint)
+        reasons = [one.objection(case.project, contender) for one in case.objecting]
+        if any(reasons):
+            objections[contender] = "; ".join(filter(None, reasons))
+    return objections
 
 
 def _untested_rows(

@@ -95,6 +95,7 @@ class Tested:
         control: The test against its own control, or why there can be none; None: it has no
             control.
         problem: Why it cannot be compared; empty if it can.
+        objection: Why it may not become champion, whatever its tests say; empty if it may.
     """
 
     contender: Contender
@@ -103,6 +104,7 @@ class Tested:
     test: PairedTest | None = None
     control: PairedTest | str | None = None
     problem: str = ""
+    objection: str = ""
 
     def outcome(self, settings: PromotionConfig, champion_name: str) -> tuple[Decision, str]:
         """What follows for this candidate alone, and why it may not become champion ("" if it may)."""
@@ -124,7 +126,7 @@ class Tested:
                 "challenger",
                 "its control, trained on random pairs, does as well within the noise",
             )
-        return "promoted", ""
+        return ("challenger", self.objection) if self.objection else ("promoted", "")
 
     def row(self, status: str, why: str) -> dict[str, Any]:
         """Its row in the table of candidates."""
@@ -199,6 +201,7 @@ def judge(
     champion_name: str,
     controls: Mapping[str, Measured | str],
     settings: PromotionConfig,
+    objections: Mapping[str, str] | None = None,
 ) -> Judgement:
     """Test every candidate against the champion on the same images, and name the best.
 
@@ -214,6 +217,7 @@ def judge(
         champion_name: How the reason names it.
         controls: By the candidate's name: the control's result, or why an evaluated one cannot be
             used.
+        objections: By checkpoint, why it may not become champion.
     """
     order = list(METHODS)
     ordered = sorted(
@@ -230,7 +234,8 @@ def judge(
             problem = f"{champion_name} has no result to compare with"
             outcomes.append(Tested(contender, contender.identity, problem=problem))
             continue
-        tested = Tested(contender, contender.identity)
+        objection = (objections or {}).get(contender.checkpoint, "")
+        tested = Tested(contender, contender.identity, objection=objection)
         try:
             test = paired_test(entry, champion, confidence)
             figures = (

@@ -123,8 +123,7 @@ def _history(case: Case) -> tuple[HistoryEntry, ...]:
 def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
     """What was considered, and what must outlive pruning of the champion and the one before it."""
     parents = {method: entry.artifact for method, entry in case.results.items()}
-    if case.evidence is not None:
-        parents[case.evidence.inputs.stage] = case.evidence.publish(case.project)
+    parents |= {one.inputs.stage: one.publish(case.project) for one in case.weighed}
     if (result := case.result_of(verdict.champion)) is not None:
         parents["champion"] = result.artifact
     previous = next(reversed(verdict.previous_champions), None)

@@ -17,6 +17,7 @@ class PromotionConfig(Section):
     min_gain: Fraction = 0.0
     confidence: float = Field(default=0.95, ge=0.5, le=0.99)
     over_control: bool = True
+    max_drop: Fraction | None = None
 
     @field_validator("methods")
     @classmethod

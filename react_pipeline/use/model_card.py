@@ -77,7 +77,7 @@ def model_card(
         loading=loading,
         measured=measured,
         figures=figures,
-        evidence=_evidence(project, checkpoint) if measured is None else [],
+        evidence=_evidence(project, checkpoint, labels=measured is not None),
         class_names=trained_for(project, checkpoint).class_names,
         max_names=MAX_NAMES,
         control=method.endswith(CONTROL_SUFFIX),
@@ -139,14 +139,21 @@ def _figures(
     return measured, Markup(table)  # noqa: S704
 
 
-def _evidence(project: Project, checkpoint: Artifact) -> list[tuple[str, list[str]]]:
-    """Each kind of evidence on this very model: how it was obtained, and its sentences."""
+def _evidence(
+    project: Project, checkpoint: Artifact, *, labels: bool
+) -> list[tuple[str, list[str]]]:
+    """Each kind of evidence on this very model: how it was obtained, and its sentences.
+
+    What decides without labels is not shown beside results on them.
+    """
     try:
         evidence = evidence_of(project, checkpoint.key.split("/")[0])
     except InputError:  # the domain's file is gone
         return []
     sentences = [
-        (one.explanation, one.sentences(checkpoint.fingerprint)) for one in evidence.values()
+        (one.explanation, one.sentences(checkpoint.fingerprint))
+        for one in evidence.values()
+        if not (labels and one.decides)
     ]
     return [one for one in sentences if one[1]]
 

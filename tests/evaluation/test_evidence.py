@@ -27,6 +27,7 @@ COLUMNS = (Column("voted", "voted over base"), Column("votes", "votes", is_count
 
 class Ballots(Evidence):
     columns = COLUMNS
+    decides = True
     title = "Voted"
     explanation = "Three people voted."
     inputs = Inputs("votes", SLUG, {}, {}, "1", "three")

@@ -48,6 +48,7 @@ class Judgements(Evidence):
     inputs: Inputs
     sessions: tuple[Session, ...]
     columns = COLUMNS
+    decides = True
     title = "Judged, not measured"
     explanation = (
         "A person said which class is right on pictures without labels where two models disagree. "

@@ -1,0 +1,1 @@
+"""Guard sets: what customizing for a domain costs outside of it."""

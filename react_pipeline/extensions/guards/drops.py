@@ -1,0 +1,201 @@
+"""Drops: what the models of a domain lost on guard sets, as evidence for comparison and promotion.
+
+Does not belong here: measuring (`results`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.evaluation import (
+    EvalResult,
+    Evidence,
+    correct_of,
+    paired_interval,
+    percent,
+    points,
+)
+from react_pipeline.extensions.guards.columns import COLUMNS
+from react_pipeline.extensions.guards.settings import GuardsConfig
+from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pages import escaped
+from react_pipeline.project import Project
+from react_pipeline.promotion import Contender
+from react_pipeline.settings import METHODS
+from react_pipeline.stage import method_key
+from react_pipeline.store import Artifact, InputError, Inputs
+
+GUARD_DROPS = "guard_drops"
+"""Stage of the artifact, by domain; comparison and promotion publish it."""
+
+COMPARABLE = ("evaluator_version", "evaluation_set_fingerprint", "n_classes")
+"""Fields that a result shares with the base's."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Top-1 of one model on one set, and of the base.
+
+    Attributes:
+        delta, low, high: Less the base's, a fraction, and its interval (95%).
+        unavailable: Why there are no values; "" if there are.
+    """
+
+    method: str
+    checkpoint: str
+    guard: str
+    top1: float | None = None
+    base: float | None = None
+    delta: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    n: int = 0
+    unavailable: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.method} on the guard set {self.guard}"
+        if self.unavailable:
+            return f"{where}: unavailable: {self.unavailable}"
+        return (
+            f"{where}: top-1 {percent(self.top1)}%, base {percent(self.base)}%, "
+            f"{points(self.delta)} points ({points(self.low)} to {points(self.high)}), "
+            f"{self.n:,} images"
+        )
+
+
+@dataclass(frozen=True)
+class Drops(Evidence):
+    """Changes against the base on every set, of the models whose results are fresh.
+
+    Attributes:
+        results: Of `guard_results`, by method; the base's too.
+    """
+
+    inputs: Inputs
+    results: dict[str, Artifact]
+    columns = COLUMNS
+    title = "Outside the domain"
+    explanation = (
+        "Guard sets are labelled images of other things. Top-1 among their own classes less that "
+        "of the base says what customizing cost there; the table shows the worst set. Intervals "
+        "(95%) cover the sampling of images."
+    )
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """Of each method and set."""
+        base = self.results.get("base")
+        return [
+            _change(method, guard, own, base)
+            for method, own in self.results.items()
+            for guard in own.manifest["content"]
+            if method != "base"
+        ]
+
+    def publish(self, project: Project) -> Artifact:
+        """Publish them; the artifact that is there already if nothing new was measured.
+
+        Files: `table.parquet` (one row a method and set), `table.md`.
+        """
+
+        def write(directory: Path) -> dict[str, Any]:
+            rows = pd.DataFrame([vars(change) for change in self.changes])
+            rows.to_parquet(directory / "table.parquet")
+            lines = "".join(f"- {escaped(sentence)}\n" for sentence in self.sentences())
+            (directory / "table.md").write_text(lines, encoding="utf-8")
+            return {"worst": {name: row["guard_delta"] for name, row in self._worst().items()}}
+
+        return project.store.build(self.inputs, write)
+
+    def rows(self, checkpoints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """The worst change of these very checkpoints."""
+        worst = self._worst()
+        return {
+            change.method: worst[change.method]
+            for change in self.changes
+            if change.method in worst and checkpoints.get(change.method) == change.checkpoint
+        }
+
+    def _worst(self) -> dict[str, dict[str, Any]]:
+        measured = [change for change in self.changes if not change.unavailable]
+        worst: dict[str, dict[str, Any]] = {}
+        for one in sorted(measured, key=lambda change: -change.delta):  # the last one stays
+            bounds = {"guard_delta_low": one.low, "guard_delta_high": one.high}
+            worst[one.method] = {"guard_delta": one.delta, **bounds}
+        return worst
+
+    def sentences(self, checkpoint: str = "") -> list[str]:
+        """A sentence for each change; of one checkpoint, or all."""
+        return [str(one) for one in self.changes if checkpoint in ("", one.checkpoint)]
+
+    def objection(self, project: Project, contender: Contender) -> str:
+        """Whether a model loses more than `promotion.max_drop` on a set, or nobody can say."""
+        limit = project.config.promotion.max_drop
+        if limit is None or not METHODS[contender.method].has_model:  # the model is the base's
+            return ""
+        changes = [one for one in self.changes if one.checkpoint == contender.checkpoint]
+        if not changes:
+            return f"what it lost on the guard sets is not known; materialize `{GUARD_RESULTS}`"
+        for one in changes:
+            if one.unavailable:
+                return f"what it lost on the guard set {one.guard} is not known: {one.unavailable}"
+        worst = min(changes, key=lambda change: change.delta)
+        if round(-worst.delta - limit, 12) <= 0:  # 75% less 73% is a little more than 2%
+            return ""
+        return (
+            f"it loses {100 * -worst.delta:.1f} points of top-1 on the guard set {worst.guard}, "
+            f"and `promotion.max_drop` allows {100 * limit:.1f}"
+        )
+
+
+def drops_of(project: Project, slug: str) -> Drops | None:
+    """What is known today; None if no guard set is configured. Publishes nothing.
+
+    Raises:
+        InputError: If `promotion.max_drop` is set and there is no guard set.
+    """
+    if not project.config.section(GuardsConfig).sets:
+        if project.config.promotion.max_drop is None:
+            return None
+        raise InputError(
+            "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
+            "remove it"
+        )
+    results: dict[str, Artifact] = {}
+    for method, entry in METHODS.items():
+        key = method_key(slug, method)
+        if entry.has_model and (artifact := fresh_or_none(project, GUARD_RESULTS, key)):
+            results[method] = artifact
+    return Drops(Inputs(GUARD_DROPS, slug, {}, results, "1"), results)
+
+
+def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Change:
+    folder = f"{guard}/"
+    result = EvalResult.read(own, folder)
+    change = Change(method, result.checkpoint_fingerprint, guard)
+    if result.top1 is None:
+        return replace(change, unavailable=result.unavailable or "no reason given")
+    of_base = None if base is None else EvalResult.read(base, folder)
+    if base is None or of_base is None or of_base.top1 is None:
+        return replace(change, unavailable="the base was not measured on it")
+    if any(getattr(result, field) != getattr(of_base, field) for field in COMPARABLE):
+        reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
+        return replace(change, unavailable=reason)
+    right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
+    low, high = paired_interval(*right)
+    return replace(
+        change,
+        top1=result.top1,
+        base=of_base.top1,
+        delta=result.top1 - of_base.top1,
+        low=low,
+        high=high,
+        n=result.n,
+    )

@@ -1,0 +1,79 @@
+"""Results on guard sets: each checkpoint is measured as `domain_results` measures it.
+
+Does not belong here: what follows from a loss (`drops`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.corpus import IMAGE_SUFFIXES
+from react_pipeline.evaluation import checkpoint_of, write_evaluation
+from react_pipeline.extensions.guards.settings import GuardsConfig, GuardSet
+from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.labelled import images_by_folder, publish_labelled_set
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, identity
+from react_pipeline.settings import DomainConfig, EvaluationSetConfig
+from react_pipeline.stage import method_key
+from react_pipeline.store import Artifact, Inputs
+
+GUARD_SET = "guard_set"
+"""Stage of the artifact of one set, by its name; each result publishes what it is measured on."""
+
+
+def evaluation_of(project: Project, guard: GuardSet) -> EvaluationSetConfig:
+    """The set with an absolute path, which pipeline.yaml gives from its own folder."""
+    fields = guard.model_dump(include={"name", "kind", "dataset"})
+    path = guard.path and project.path.parent / guard.path.expanduser()
+    return EvaluationSetConfig(**fields, path=path)
+
+
+def domain_of(project: Project, guard: GuardSet) -> DomainConfig:
+    """The set in the form of a domain; folders name the classes if nothing else does."""
+    evaluation = evaluation_of(project, guard)
+    names = list(guard.classes)
+    if not names and evaluation.path is not None and evaluation.path.is_dir():
+        folders, _, _ = images_by_folder(evaluation.path, IMAGE_SUFFIXES)
+        names = [name.replace("_", " ") for name in folders]
+    # A set that is not there is published as unavailable, whatever its classes are.
+    fields: dict[str, Any] = {"classes": names or [guard.name], "templates": guard.templates}
+    return DomainConfig(slug=guard.name, evaluation=evaluation, **fields)
+
+
+def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
+    """Measure the checkpoint of a method on every guard set.
+
+    Files: `<set>/result.json` and more, as of `domain_results`. A set that is not there has a
+    reason in place of values.
+
+    Raises:
+        InputError: If a set is wrong, as `publish_evaluation_set` says.
+        CorruptArtifact: If the checkpoint gives features that are not finite.
+    """
+    guards = project.config.section(GuardsConfig).sets
+    domains = {guard.name: domain_of(project, guard) for guard in guards}
+    sets = {name: _published(project, domain) for name, domain in domains.items()}
+    content = {name: images.fingerprint for name, images in sets.items()}
+    inputs = resolve(project, GUARD_RESULTS, method_key(slug, method), content=content)
+    checkpoint = checkpoint_of(inputs.parents)
+
+    def write(directory: Path) -> dict[str, Any]:
+        counts = {}
+        for name, domain in domains.items():
+            (directory / name).mkdir()
+            images = {"evaluation_set": sets[name]}
+            counts[name] = write_evaluation(
+                project, domain, method, checkpoint, images, directory / name
+            )
+        return counts
+
+    return project.store.build(inputs, write)
+
+
+def _published(project: Project, domain: DomainConfig) -> Artifact:
+    config = identity.labelled_set(domain)
+    return publish_labelled_set(
+        project, domain, lambda content: Inputs(GUARD_SET, domain.slug, config, {}, "1", content)
+    )
