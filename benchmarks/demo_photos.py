@@ -90,6 +90,19 @@ def on_white(path: Path) -> Image.Image:
     return canvas
 
 
+def write_guard_set(listed: Sequence[tuple[Path, str]], folder: Path) -> None:
+    """Write them as a guard set of `pipeline.yaml`: a folder a name; what is there stays."""
+    if folder.is_dir():
+        return
+    staging = folder.with_suffix(".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    for number, (path, name) in enumerate(listed):
+        of_class = staging / name.casefold().replace("/", " ")
+        of_class.mkdir(parents=True, exist_ok=True)
+        on_white(path).save(of_class / f"{number:04d}.png")
+    staging.rename(folder)
+
+
 def top1_of_photographs(clip: Clip, listed: Sequence[tuple[Path, str]]) -> float:
     """Zero-shot top-1 in percent among all names, with one prompt a name."""
     names = sorted({name for _, name in listed})
@@ -152,6 +165,7 @@ def main() -> None:
         print("skipped: no apt-get here; give --folder with the stamps of Tux Paint")
         return
     listed = photographs(stamps)
+    write_guard_set(listed, project.config.store.parent / "photographs")
     rows = []
     for slug in DOMAINS:
         for method in ("base", METHOD, f"{METHOD}-control"):
