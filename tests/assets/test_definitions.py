@@ -76,6 +76,7 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
         "evaluation",
         "benchmark",
         "dense",
+        "guards",
     }
     assert node.code_version == STAGES[stage].version
 
@@ -89,7 +90,8 @@ def test_work_on_the_device_shares_one_pool() -> None:
         "customized_checkpoint",
         "domain_results",
     }
-    assert pools == on_device | {"benchmark_features", "benchmark_results", "dense_results"}
+    of_extensions = {"benchmark_features", "benchmark_results", "dense_results", "guard_results"}
+    assert pools == on_device | of_extensions
 
 
 def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
@@ -115,11 +117,14 @@ def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path
         project=ProjectResource(config_path=str(project.path))
     ).resolve_asset_graph()
     groups = {STAGES[key.path[-1]].group for key in loaded.materializable_asset_keys}
-    assert "dense" in groups and "benchmark" not in groups
-    alone = make_project(methods=["base", "linear-head"], dense={"root": str(tmp_path)})
+    assert "dense" in groups and not {"benchmark", "guards"} & groups
+    guards = {"sets": [{"name": "photos", "kind": "folder", "path": "photos"}]}
+    alone = make_project(
+        methods=["base", "linear-head"], dense={"root": str(tmp_path)}, guards=guards
+    )
     loaded = build_defs(project=ProjectResource(config_path=str(alone.path))).resolve_asset_graph()
     found = {key.path[-1] for key in loaded.materializable_asset_keys}
-    assert "dense_results" in found and "dense_comparison" not in found
+    assert {"dense_results", "guard_results"} <= found and "dense_comparison" not in found
 
 
 def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> None:

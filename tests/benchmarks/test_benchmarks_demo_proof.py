@@ -112,6 +112,8 @@ def test_photographs_are_named_and_drawings_are_left_out(tmp_path: Path) -> None
     assert (path.name, name) == ("gorilla.png", "Mountain gorilla")
     image = demo_photos.on_white(path)
     assert image.size == (8, 8) and image.getextrema() == ((255, 255),) * 3
+    demo_photos.write_guard_set([(path, name)], tmp_path / "photographs")
+    assert (tmp_path / "photographs" / "mountain gorilla" / "0000.png").is_file()
 
 
 def test_without_apt_there_are_no_photographs(

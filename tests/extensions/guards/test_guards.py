@@ -30,6 +30,7 @@ from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
 from react_pipeline.upkeep import left_out_stages, places
+from react_pipeline.use.exported_folder import export
 
 GATED, CONTROL, HEAD = "gated-image", "gated-image-control", "linear-head"
 PHOTOS: dict[str, Any] = {"name": "photos", "kind": "folder", "path": "photos"}
@@ -231,7 +232,7 @@ def test_a_wrong_guard_set_is_one_clear_error(
 
 
 def test_a_real_set_is_measured_with_its_own_classes(
-    make_project: Make, _retrieved_store: Path
+    make_project: Make, _retrieved_store: Path, tmp_path: Path
 ) -> None:
     absent = {"name": "absent", "kind": "folder", "path": "nowhere"}
     project = make_project(guards={"sets": [PHOTOS, absent]})
@@ -248,6 +249,8 @@ def test_a_real_set_is_measured_with_its_own_classes(
     assert measured["checkpoint_fingerprint"] == artifact.parents["customized_checkpoint"]
     assert "nowhere" in artifact.counts["absent"]["unavailable"]
     assert run(project, GUARD_RESULTS, f"shapes/{GATED}").reused
+    card = (export(project, "shapes", GATED, tmp_path / "exported") / "README.md").read_text()
+    assert "on the guard set photos: top" in card.replace("\\", "") and "nowhere" in card
     before = artifact.fingerprint
     (photos / "square" / "0.png").unlink()
     assert run(project, GUARD_RESULTS, f"shapes/{GATED}").fingerprint != before
