@@ -56,6 +56,7 @@ EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
+GUARD_SETS = "extensions/guards/test_guards.py"
 STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",
@@ -98,6 +99,9 @@ GUARDS = (
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
+    # What forgets is not promoted
+    Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
+    Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     # A stop is never lost
     Guard("react_pipeline/stop.py", "(dropped or now >= again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "        self.end(os._exit)\n", "        return\n", STOP),

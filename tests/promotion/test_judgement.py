@@ -75,7 +75,8 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
     for seed in range(150):
         base, *others = random_methods(seed, [0.5] * 6)
         candidates = {
-            m: measured(m, correct) for m, correct in zip(trained_methods(), others, strict=True)
+            m: measured(m, correct)
+            for m, correct in zip(trained_methods()[:5], others, strict=True)
         }
         found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
         promoted += found.decision == "promoted"

@@ -136,7 +136,7 @@ class Drops(Evidence):
         return [str(one) for one in self.changes if checkpoint in ("", one.checkpoint)]
 
     def objection(self, project: Project, contender: Contender) -> str:
-        """Whether a model loses more than `promotion.max_drop` on a set, or nobody can say."""
+        """That a model loses more than `promotion.max_drop` on a set, or may; "" if it does not."""
         limit = project.config.promotion.max_drop
         if limit is None or not METHODS[contender.method].has_model:  # the model is the base's
             return ""
