@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from react_pipeline.extension import Extension, LazyTable, brought
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean
 from react_pipeline.store import Artifact, InputError
+
+if TYPE_CHECKING:
+    from react_pipeline.workload import Step, Sums
 
 ALL = "all"
 """The key of the artifacts that belong to no domain."""
@@ -67,6 +70,7 @@ class Stage:
         is_benchmark: Whether automation leaves it out unless `automation.benchmark` is true; of
             stages with data of their own alone.
         version: Raised by hand when the same inputs make another artifact.
+        plan: What all its artifacts will need, for `plan`; None: not estimated.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
             for comes first.
     """
@@ -87,6 +91,7 @@ class Stage:
     data_field: str = ""
     is_benchmark: bool = True
     version: str = "1"
+    plan: Callable[[Sums], Step] | None = None
     group: str = "extensions"
     kinds: tuple[str, ...] = ()
     pool: str | None = None

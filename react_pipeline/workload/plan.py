@@ -28,13 +28,6 @@ class Plan:
     problems: list[str]
 
 
-_ADVICE = {
-    "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
-    "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
-    "OPQ64_512,IVF4096_HNSW32,PQ64x8",
-}
-
-
 def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan:
     """The sums of a configuration.
 
@@ -59,13 +52,12 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
         if step.memory > machine.memory:
             problems.append(
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
-                f"{machine.memory / 1e9:,.1f} GB are available: {_ADVICE[step.stage]}"
+                f"{machine.memory / 1e9:,.1f} GB are available"
+                + (f": {step.less_memory}" if step.less_memory else "")
             )
         hours = step.cpu_hours if step.gpu_hours is None else step.gpu_hours
         if hours > LONG_HOURS and step.measured_hours is None:
-            less = "more machines (`distributor.kind: spark`)"
-            if step.stage == "customized_checkpoint":
-                less = "fewer steps or epochs (`customization`)"
+            less = step.less_time or "more machines (`distributor.kind: spark`)"
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {less}")
     return Plan(machine, sums.corpus.pairs, steps, problems)
 

@@ -5,7 +5,6 @@ step costs (the module `cost` of the room that does the work; `processor`), what
 what was measured (`plan`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -29,9 +28,9 @@ from react_pipeline.indexing import (
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import METHODS, DomainConfig, EncoderConfig, encoders, load_domains
+from react_pipeline.settings import METHODS, DomainConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import PlannedTraining
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.processor import Processor
@@ -70,7 +69,7 @@ class Step:
     """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU.
 
     `measured_hours` and `measured_disk` are there once all its artifacts are, made from today's
-    inputs.
+    inputs. `less_memory` and `less_time` say which settings help where it does not fit.
     """
 
     stage: str
@@ -81,11 +80,13 @@ class Step:
     gpu_hours: float | None = None
     measured_hours: float | None = None
     measured_disk: int | None = None
+    less_memory: str = ""
+    less_time: str = ""
 
 
 @dataclass
-class _Domain:
-    """What decides the costs of one domain."""
+class PlannedDomain:
+    """What decides the costs of one domain: how many prompts, templates, pairs, labelled images."""
 
     config: DomainConfig
     prompts: int
@@ -101,7 +102,15 @@ class _Domain:
 
 @dataclass
 class Sums:
-    """The sums, stage by stage."""
+    """The sums, stage by stage; `Stage.plan` gets them.
+
+    Attributes:
+        project, machine, corpus: What is planned, on what, with how many pairs.
+        keys: By stage, the keys of its artifacts.
+        domains: By slug, what decides the costs of a domain.
+        processor, retrieval: What the encoders cost here: the one that is customized, and the one
+            that retrieves.
+    """
 
     project: Project
     machine: Machine
@@ -122,11 +131,11 @@ class Sums:
         self.domains = {slug: self._domain(slug, domain) for slug, domain in configs.items()}
         self.key = self._chosen_key()
 
-    def _domain(self, slug: str, config: DomainConfig) -> _Domain:
+    def _domain(self, slug: str, config: DomainConfig) -> PlannedDomain:
         pairs = most_pairs(self.project, slug, self.corpus.pairs)
         templates = len(prompt_templates(config))
         names = sum(1 + len(entry.synonyms) for entry in config.classes)
-        return _Domain(config, names * templates, templates, pairs, count_images(config))
+        return PlannedDomain(config, names * templates, templates, pairs, count_images(config))
 
     def _chosen_key(self) -> Key:
         index = self.settings.index
@@ -139,25 +148,19 @@ class Sums:
 
     def steps(self) -> list[Step]:
         """In the order of the data, without those that no configured method needs."""
-        sums: dict[str, Callable[[], Step]] = {
-            "corpus": self._corpus,
-            "base_checkpoint": partial(
-                self._checkpoint, "base_checkpoint", self.processor, self.settings.encoder
-            ),
-            RETRIEVAL_CHECKPOINT: partial(
-                self._checkpoint, RETRIEVAL_CHECKPOINT, self.retrieval, self.settings.retrieves_with
-            ),
-            "corpus_embeddings": self._embeddings,
-            "faiss_index": self._index,
-            "evaluation_set": self._evaluation_sets,
-            "retrieved_set": partial(self._set, "retrieved_set"),
-            "control_set": partial(self._set, "control_set"),
-            "customized_checkpoint": self._trainings,
-            "domain_results": self._results,
-        }
-        return [step() for stage, step in sums.items() if self.keys[stage]]
+        steps = []
+        for name, row in STAGES.items():
+            if row.plan is None or not self.keys[name]:
+                continue
+            try:
+                steps.append(row.plan(self))
+            except ReactError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of an extension, which stops nothing else
+                steps.append(Step(name, f"no estimate: {type(error).__name__}: {error}"))
+        return steps
 
-    def _timed(self, step: Step, cost: Cost) -> Step:
+    def timed(self, step: Step, cost: Cost) -> Step:
         """A step with the hours of its cost."""
         machine = self.machine
         rest = cost.shared / machine.cores + cost.alone
@@ -167,31 +170,43 @@ class Sums:
             gpu_hours = (cost.towers * self.processor.gpu_share / machine.gpus + rest) / 3_600
         return replace(step, cpu_hours=cpu_hours, gpu_hours=gpu_hours)
 
-    def _corpus(self) -> Step:
+    def corpus_step(self) -> Step:
+        """The files of the corpus are read or downloaded."""
         work = self.corpus_work
         rows = self.corpus.pairs
         alone = START_SECONDS + work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
         if work.downloads:
             alone += self._fetching(work.downloads)
-        step = Step("corpus", f"{rows:,} {work.noun}", work.disk, work.memory)
-        return self._timed(step, Cost(shared=rows * self.corpus.draw_seconds, alone=alone))
+        step = Step(
+            "corpus",
+            f"{rows:,} {work.noun}",
+            work.disk,
+            work.memory,
+            less_memory="download with img2dataset on a cluster and use `corpus.kind: webdataset`",
+        )
+        return self.timed(step, Cost(shared=rows * self.corpus.draw_seconds, alone=alone))
 
     def _fetching(self, urls: float, rounds: int = 1) -> float:
         """Seconds of downloads."""
         processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
-    def _checkpoint(self, stage: str, processor: Processor, config: EncoderConfig) -> Step:
+    def checkpoint_step(self, stage: str) -> Step:
+        """The weights of an encoder are read, and written."""
+        retrieves = stage == RETRIEVAL_CHECKPOINT
+        processor = self.retrieval if retrieves else self.processor
+        config = self.settings.retrieves_with if retrieves else self.settings.encoder
         encoder = processor.encoder
         cost = Cost(alone=START_SECONDS + 3 * encoder.weights_bytes / BYTES_PER_SECOND)
         if built := encoders().get(config.model):
             cost += Cost(built.encoded_texts * processor.encoding.text)
-        return self._timed(
+        return self.timed(
             Step(stage, f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes),
             cost,
         )
 
-    def _embeddings(self) -> Step:
+    def embeddings_step(self) -> Step:
+        """Both towers over every pair."""
         rows = self.corpus.pairs
         encoding = self.retrieval.encoding
         work = self.corpus_work
@@ -204,9 +219,10 @@ class Sums:
             START_SECONDS + (encoding.start if images else 0),
         )
         step = Step("corpus_embeddings", f"{rows:,} pairs", disk if work.writes_vectors else 0)
-        return self._timed(step, cost)
+        return self.timed(step, cost)
 
-    def _index(self) -> Step:
+    def index_step(self) -> Step:
+        """The index is trained, filled and searched for its recall."""
         key = self.key
         width = self.retrieval.encoder.dimension
         rows = self.corpus.pairs
@@ -217,16 +233,25 @@ class Sums:
         building = index_seconds(rows, key, width, self.settings.index.recall_queries)
         moving = INDEX_PASSES * 2 * size / BYTES_PER_SECOND
         cost = Cost(shared=building, alone=START_SECONDS + moving)
-        return self._timed(Step("faiss_index", key.text, 2 * size, size + sample), cost)
+        step = Step(
+            "faiss_index",
+            key.text,
+            2 * size,
+            size + sample,
+            less_memory="set `index.key: auto`, or a key of shorter codes, such as "
+            "OPQ64_512,IVF4096_HNSW32,PQ64x8",
+        )
+        return self.timed(step, cost)
 
-    def _evaluation_sets(self) -> Step:
+    def evaluation_sets_step(self) -> Step:
+        """Labelled images are read."""
         images = sum(domain.images for domain in self.domains.values())
         alone = images * (PAIR_SECONDS + self.corpus.draw_seconds) + START_SECONDS * len(
             self.domains
         )
-        return self._timed(Step("evaluation_set", f"{images:,} images"), Cost(alone=alone))
+        return self.timed(Step("evaluation_set", f"{images:,} images"), Cost(alone=alone))
 
-    def _set(self, stage: str) -> Step:
+    def pairs_step(self, stage: str) -> Step:
         """Evaluation images are compared with, prompts are searched (but for a control), pairs are
         collected.
         """
@@ -244,9 +269,9 @@ class Sums:
             cost += Cost(towers, domain.images * encoding.prepare, alone)
             pairs += domain.pairs
         size = pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
-        return self._timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
+        return self.timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
 
-    def _search_seconds(self, slug: str, domain: _Domain) -> float:
+    def _search_seconds(self, slug: str, domain: PlannedDomain) -> float:
         """Seconds of searching the prompts of a domain on the cores."""
         settings = self.project.retrieval(slug)
         if settings.choose == "all":
@@ -261,7 +286,8 @@ class Sums:
         )
         return len(settings.modes) * choice.seconds
 
-    def _trainings(self) -> Step:
+    def trainings_step(self) -> Step:
+        """Every training, as its method says."""
         cost = Cost(alone=0)
         images = 0
         disk = 0.0
@@ -272,8 +298,13 @@ class Sums:
             checkpoint = method.cost(planned)
             cost += Cost(checkpoint.towers, alone=START_SECONDS + checkpoint.alone)
             disk += checkpoint.disk
-        step = Step("customized_checkpoint", f"{images:,} images in all steps", disk)
-        return self._timed(step, cost)
+        step = Step(
+            "customized_checkpoint",
+            f"{images:,} images in all steps",
+            disk,
+            less_time="fewer steps or epochs (`customization`)",
+        )
+        return self.timed(step, cost)
 
     def _planned(self, slug: str, method: str) -> PlannedTraining:
         domain = self.domains[slug]
@@ -288,7 +319,8 @@ class Sums:
             step=self.processor.step,
         )
 
-    def _results(self) -> Step:
+    def results_step(self) -> Step:
+        """The image tower over labelled images, the text tower over prompts."""
         encoding = self.processor.encoding
         cost = Cost(alone=0)
         images = 0
@@ -298,4 +330,4 @@ class Sums:
             towers = domain.images * encoding.image + names * encoding.text
             cost += Cost(towers, domain.images * encoding.prepare)
             images += domain.images
-        return self._timed(Step("domain_results", f"{images:,} images"), cost)
+        return self.timed(Step("domain_results", f"{images:,} images"), cost)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -27,11 +28,12 @@ from react_pipeline.extensions.demo.sources import corpus_drawings
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.cost import StepCost
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
-from react_pipeline.workload.sums import START_SECONDS, Step
+from react_pipeline.workload.sums import START_SECONDS, Cost, Step, Sums
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 PREPARE, IMAGE, TEXT, FROZEN, STEPPED = 1e-3, 2e-2, 1e-2, 5e-2, 3e-2
@@ -258,3 +260,26 @@ def test_figures_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--machine"):
         MACHINE.changed(text)
     assert MACHINE.changed("gpus=1, memory=1.5T").memory == 1_500 * 10**9
+
+
+def test_a_stage_brings_its_own_sum_and_stops_no_other(
+    tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def estimate(sums: Sums) -> Step:
+        lines = Step(
+            "lines", f"{sums.corpus.pairs} lines", memory=10**15, less_memory="fewer lines"
+        )
+        return sums.timed(lines, Cost(alone=3_600 * len(sums.keys["lines"])))
+
+    def row(name: str, plan: Callable[[Sums], Step] | None) -> Stage:
+        return Stage(name, "", "domain", step=Mock(), plan=plan)
+
+    rows = [row("lines", estimate), row("broken", lambda _: 1 / 0), row("silent", None)]
+    table = {**STAGES, **{one.name: one for one in rows}}
+    monkeypatch.setattr("react_pipeline.stage._rows", lambda: table)
+    plan = plan_of(tiny_project, MACHINE, 7)
+    steps = {step.stage: step for step in plan.steps}
+    assert (steps["lines"].amount, steps["lines"].cpu_hours) == ("7 lines", 2.0)
+    assert steps["broken"].amount.startswith("no estimate: ZeroDivisionError")
+    assert "silent" not in steps and "domain_results" in steps
+    assert any(one.startswith("lines:") and "fewer lines" in one for one in plan.problems)
