@@ -118,13 +118,13 @@ def extensions() -> Mapping[str, Extension]:
     declared = (point for one in distributions() for point in one.entry_points.select(group=GROUP))
     for point in declared:
         if point.name == CORE.name or points.setdefault(point.name, point).value != point.value:
-            _leave_out(f"{point.name} ({point.value})", ValueError("its name is taken"))
+            leave_out(f"{point.name} ({point.value})", ValueError("its name is taken"))
     loaded = {CORE.name: CORE.load()()}
     for name in sorted(points.keys() - loaded.keys()):
         try:
             loaded[name] = _opened(points[name])
         except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
-            _leave_out(name, error)
+            leave_out(name, error)
     return loaded
 
 
@@ -156,10 +156,8 @@ def brought(ask: Callable[[Extension], Brought]) -> Iterator[tuple[str, Brought]
     for name, extension in extensions().items():
         try:
             answer = ask(extension)
-        except Exception as error:
-            if name == CORE.name:
-                raise
-            _leave_out(name, error)
+        except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
+            leave_out(name, error)
         else:
             yield name, answer
 
@@ -201,6 +199,9 @@ def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[s
     return joined
 
 
-def _leave_out(name: str, error: Exception) -> None:
+def leave_out(name: str, error: Exception) -> None:
+    """Name an extension of which something is left out; an error of the core is raised."""
+    if name == CORE.name:
+        raise error
     _broken[name] = f"{type(error).__name__}: {error}"
     logger.warning("the extension %s is left out: %s", name, _broken[name])

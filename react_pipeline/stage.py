@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from react_pipeline.extension import Extension, LazyTable, brought
+from react_pipeline.extension import LazyTable, brought, leave_out
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean
 from react_pipeline.store import Artifact, InputError
@@ -180,22 +180,37 @@ def model_parents(method: str) -> tuple[str, ...]:
 @cache
 def _rows() -> dict[str, Stage]:
     rows: dict[str, Stage] = {}
-
-    def added(extension: Extension) -> None:
-        new = {row.name: row for row in extension.stages()}
-        if taken := rows.keys() & new.keys():
-            raise ValueError(f"there is a stage {', '.join(sorted(taken))} already")
-        for row in new.values():
-            _require_sound(row, rows.keys() | new.keys())
-        rows.update(new)
-
-    for _ in brought(added):
-        pass
+    offers = dict(brought(lambda extension: tuple(extension.stages())))
+    while offers:
+        problems: dict[str, Exception] = {}
+        for name, offer in offers.items():
+            try:
+                rows = _joined(rows, offer)
+            except Exception as error:  # noqa: BLE001 - whatever somebody's package brings
+                problems[name] = error  # perhaps another extension brings what it is made from
+            else:
+                break
+        else:
+            for name, error in problems.items():
+                leave_out(name, error)
+            break
+        del offers[name]
     return rows
 
 
+def _joined(rows: Mapping[str, Stage], offer: Iterable[Stage]) -> dict[str, Stage]:
+    """The rows, and those of one extension; each comes after all that it is made from."""
+    joined = dict(rows)
+    for row in offer:
+        if row.name in joined:
+            raise ValueError(f"there is a stage {row.name} already")
+        _require_sound(row, joined)
+        joined[row.name] = row
+    return joined
+
+
 def _require_sound(row: Stage, names: Collection[str]) -> None:
-    """Refuse a row that Dagster would refuse, with all others, or whose parents are no stages."""
+    """Refuse a row that Dagster would refuse, with all others, or whose parents are not before it."""
     if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
         raise ValueError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
     parents = {*row.parents, *row.gathers}
@@ -203,7 +218,8 @@ def _require_sound(row: Stage, names: Collection[str]) -> None:
         for method in filter(row.is_for, METHODS):
             parents.update(row.parents_of_method(method))
     if unknown := parents - set(names):
-        raise ValueError(f"{row.name}: no stage is called {', '.join(sorted(unknown))}")
+        missing = ", ".join(sorted(unknown))
+        raise ValueError(f"{row.name}: no stage before it is called {missing}")
 
 
 STAGES = LazyTable(lambda: _rows())

@@ -65,7 +65,7 @@ def test_no_answer_replaces_another(installed: Callable[..., None]) -> None:
     [
         ({"name": "my-count"}, "cannot name a stage"),
         ({"name": "domain_file"}, "cannot name a stage"),
-        ({"parents_of_method": lambda _method: ("absent",)}, "no stage is called absent"),
+        ({"parents_of_method": lambda _method: ("absent",)}, "no stage before it is called absent"),
     ],
 )
 def test_a_row_that_would_break_the_others_is_refused(fields: dict[str, Any], token: str) -> None:
@@ -88,3 +88,25 @@ def test_an_older_distribution_of_same_name_hides_no_extension(
     newer = SimpleNamespace(entry_points=EntryPoints([point]))
     monkeypatch.setattr(extension, "distributions", lambda: [older, newer])
     assert set(extension.extensions.__wrapped__()) == {"core", "dense"}
+
+
+class Staging(Extension):
+    def __init__(self, name: str, *parents: str) -> None:
+        self.row = Stage(name, "", "domain", step=lambda _: None, parents=parents)  # type: ignore[arg-type,return-value]
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.row,)
+
+
+def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., None]) -> None:
+    installed(
+        alpha=Staging("last", "middle"),
+        beta=Staging("middle", "first"),
+        gamma=Staging("first"),
+        odd=Staging("lost", "absent"),
+        round_a=Staging("left", "right"),
+        round_b=Staging("right", "left"),
+    )
+    assert list(stage._rows.__wrapped__()) == ["first", "middle", "last"]
+    assert set(extension.broken_extensions()) == {"odd", "round_a", "round_b"}
+    assert "absent" in extension.broken_extensions()["odd"]
