@@ -4,20 +4,25 @@ Belongs here: what every kind of corpus has. Does not belong here: any kind (`co
 extensions).
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from react_pipeline.extension import brought_by_name
 from react_pipeline.settings.near_names import did_you_mean
@@ -223,13 +228,16 @@ class CorpusConfig(Section):
 
     @classmethod
     def template(cls, name: str, model: str) -> str:
-        """The section `corpus:` that `init --corpus NAME` writes, without indentation.
+        """The section `corpus:` that `init --corpus NAME` writes, without indentation; the default
+        has a valid value for each field that must be there.
 
         Args:
             name: The kind, or one of `variants`.
             model: The architecture of the encoder.
         """
-        return f"kind: {name}\n"
+        needed = [(field, info) for field, info in cls.model_fields.items() if info.is_required()]
+        lines = [f"{field}: {_placeholder(info)} # yours\n" for field, info in needed]
+        return "".join([f"kind: {name}\n", *lines])
 
     @classmethod
     def project_files(cls) -> Mapping[str, str]:
@@ -245,6 +253,17 @@ class CorpusConfig(Section):
         others = " or ".join(f"`{kind}`" for kind in kinds)
         own = cls.model_fields["kind"].default
         return f"`{name}` does nothing for kind `{own}`: remove it, or set kind {others}"
+
+
+def _placeholder(info: FieldInfo) -> str:
+    """The first of some values, as YAML, that a field takes."""
+    field = TypeAdapter(Annotated[info.annotation, info])
+    literals = [value for value in get_args(info.annotation) if isinstance(value, str)]
+    for value in (*literals, ["data/*"], "data", 1, 0.5, False):
+        with suppress(ValidationError):
+            field.validate_python(value)
+            return json.dumps(value)
+    return "..."
 
 
 class UnknownKind(CorpusConfig):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import yaml
+from pydantic import Field
 from support.ready import write_datacomp
 
 from react_pipeline.commands import servers
@@ -14,6 +17,7 @@ from react_pipeline.commands.cli import main
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.project.dagster_home import prepare_home
 from react_pipeline.project.project import Project
+from react_pipeline.settings.corpus import CorpusConfig, LocalNames
 from react_pipeline.store.errors import InputError
 
 KINDS = {
@@ -36,6 +40,23 @@ def init(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main(["init", *map(str, arguments)])
     return int(str(ended.value.code))
+
+
+class Needing(CorpusConfig):
+    """A kind of an extension, which writes no template of its own."""
+
+    kind: Literal["needing"] = "needing"
+    tables: LocalNames
+    folder: Path
+    layout: Literal["flat", "deep"]
+    share: float = Field(gt=0, lt=1)
+    title: str = "none"
+
+
+def test_the_template_of_a_kind_has_all_that_it_needs() -> None:
+    fields = yaml.safe_load(Needing.template("needing", "ViT-B-32"))
+    assert fields.keys() == {"kind", "tables", "folder", "layout", "share"}
+    assert Needing(**fields).layout == "flat"
 
 
 @pytest.mark.parametrize("corpus", KINDS)
