@@ -139,15 +139,18 @@ class Stage:
         )
 
 
+def key_of(domain: str, method: str) -> str:
+    """Key of a published artifact of a domain and a method, whose extension may be gone by now."""
+    return f"{domain}/{method}"
+
+
 def method_key(domain: str, method: str) -> str:
-    """Key of an artifact that belongs to a domain and a method; an InputError if the method is
-    unknown.
-    """
+    """The same of an artifact to build, or to call fresh; an InputError if the method is unknown."""
     if method not in METHODS:
         others = f"choose from {', '.join(METHODS)}, or install the extension that brings it"
         meant = did_you_mean(method, METHODS, others)
         raise InputError(f"unknown method {method!r}; {meant}")
-    return f"{domain}/{method}"
+    return key_of(domain, method)
 
 
 def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:

@@ -20,6 +20,7 @@ from react_pipeline.stage import (
     DOMAIN_RESULTS,
     PROMOTION,
     STAGES,
+    key_of,
     method_key,
 )
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
@@ -186,7 +187,7 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
     """Every published, verified result of a checkpoint that has values, newest first."""
     store = project.store
     entries = []
-    for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
+    for stage, key in ((DOMAIN_RESULTS, key_of(slug, method)), (REEVALUATED, slug)):
         for fingerprint in store.versions(stage, key):
             try:
                 artifact = store.open(stage, key, fingerprint)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import write_project
 from PIL import Image
+from support.new_methods import installed, module_of_page
 from support.promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
 
 from react_pipeline.pages import escaped
@@ -86,6 +87,19 @@ def test_a_clear_gain_over_the_base_makes_a_champion(
     for figure in ("70.0%", "50.0%", "+20.0 points", "200 images", "interval", "becomes champion"):
         assert figure in verdict.reason
     assert artifact.parents["base"] and artifact.parents[GATED] == mine.fingerprint
+
+
+def test_a_champion_stays_when_its_extension_is_gone(project: Project) -> None:
+    with installed("mine", module_of_page()["Mine"]()):
+        champion = promoted(project, "class-means").champion
+    # Everything of it is published, so it can be compared, though it cannot be trained again.
+    result(project, "shapes", GATED, outcomes(130))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.checkpoint) == ("kept", champion.checkpoint)
+    result(project, "shapes", GATED, outcomes(190))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.method) == ("promoted", GATED)
+    assert verdict.previous_champions[-1].method == "class-means"
 
 
 def test_deciding_again_decides_nothing_new(project: Project) -> None:
