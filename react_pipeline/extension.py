@@ -89,6 +89,10 @@ class Extension:
     def add_commands(self, app: typer.Typer) -> None:
         """Add commands to the command line."""
 
+    def installs(self) -> Mapping[str, str]:
+        """The command line that installs a package which only this needs, by its module."""
+        return {}
+
     def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
         """Lines of `doctor`: what, state (`ok`, `note` or `missing`), detail, remedy."""
         return ()

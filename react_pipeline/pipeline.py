@@ -7,7 +7,7 @@ is built (the function that its `step` calls).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from react_pipeline import (
     clip,
@@ -21,6 +21,7 @@ from react_pipeline import (
     training,
 )
 from react_pipeline.extension import Extension
+from react_pipeline.installation import install_command
 from react_pipeline.project import identity, outside
 from react_pipeline.settings import METHODS, CorpusConfig, Method
 from react_pipeline.stage import (
@@ -56,6 +57,11 @@ class Core(Extension):
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tars and images."""
         return corpus.Webdataset, corpus.Images
+
+    def installs(self) -> Mapping[str, str]:
+        """Packages of a cluster, and of object stores."""
+        object_stores = dict.fromkeys(("obstore", "s3fs"), install_command("s3"))
+        return {"pyspark": install_command("spark"), **object_stores}
 
     def labelled_kinds(self) -> Iterable[labelled.LabelledKind]:
         """A folder for each class, or a table."""

@@ -97,6 +97,11 @@ class Stage:
     pool: str | None = None
     priority: int = 0
 
+    @property
+    def section(self) -> str:
+        """The section of pipeline.yaml that names its data."""
+        return self.data_field.partition(".")[0]
+
     def parents_of(self, key: str, two_encoders: bool) -> dict[str, str]:
         """Parent stage -> key, of the artifact of one key; `two_encoders` as in `PipelineConfig`."""
         slug, _, method = key.partition("/")

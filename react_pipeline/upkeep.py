@@ -157,9 +157,12 @@ def _has_data(row: Stage, config: PipelineConfig) -> bool:
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
-    left_out = left_out_stages(config)
-    if not config.automation.benchmark:
-        left_out |= {row.name for row in STAGES.values() if row.has_data and row.is_benchmark}
+    kept_up = config.automation.extensions
+    left_out = left_out_stages(config) | {
+        row.name
+        for row in STAGES.values()
+        if row.has_data and row.is_benchmark and row.section not in kept_up
+    }
     for row in STAGES.values():
         if row.name in left_out or (row.gathers and not slugs):
             continue

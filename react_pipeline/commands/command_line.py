@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line
+from react_pipeline.extension import brought
 from react_pipeline.installation import install_command
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
@@ -26,16 +27,6 @@ Config = Annotated[
     ),
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
-
-EXTRAS = {
-    "pyspark": "spark",
-    "obstore": "s3",
-    "s3fs": "s3",
-    "clip_benchmark": "elevater",
-    "h5py": "elevater",
-    "pycocotools": "dense",
-}
-"""Modules of extras other than `pipeline`."""
 
 
 def load_project(config: Path | None) -> Project:
@@ -64,8 +55,9 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     module = (error.name or "").partition(".")[0]
     if module in ("", "react_pipeline"):
         raise error
-    extra = EXTRAS.get(module, "pipeline")
-    return f"this command needs `{module}`, which is not installed: {install_command(extra)}"
+    answers = [installs for _, installs in brought(lambda extension: extension.installs())]
+    remedy = next((one[module] for one in answers if module in one), install_command("pipeline"))
+    return f"this command needs `{module}`, which is not installed: {remedy}"
 
 
 def materialize_assets(

@@ -22,7 +22,7 @@ class AutomationConfig(Section):
     interval_seconds: int = Field(default=30, ge=1)
     training: Literal["never", "changed", "always"] = "changed"
     changed_fraction: Fraction = 0.1
-    benchmark: bool = False
+    extensions: tuple[str, ...] = ()
 
     @field_validator("schedule")
     @classmethod

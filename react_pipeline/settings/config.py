@@ -341,6 +341,16 @@ class PipelineConfig(Section):
             )
         return address
 
+    @field_validator("automation")
+    @classmethod
+    def _extensions_exist(cls, automation: AutomationConfig) -> AutomationConfig:
+        sections = sections_of_extensions()
+        for name in automation.extensions:
+            if name not in sections:
+                meant = did_you_mean(name, sections, f"choose from {', '.join(sections)}")
+                raise ValueError(f"`extensions`: {name!r} is no section of an extension; {meant}")
+        return automation
+
     @field_validator("methods")
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ def test_assets_unknown_to_dagster_are_asked_for_after_reload(
 ) -> None:
     scenes = tmp_path / "scenes"
     project = make_project(
-        methods=["base"], automation={"benchmark": True}, dense={"root": str(scenes)}
+        methods=["base"], automation={"extensions": ["dense"]}, dense={"root": str(scenes)}
     )
     build(project, "base_checkpoint")
     with dg.DagsterInstance.ephemeral() as instance:

@@ -308,7 +308,7 @@ def test_control_and_benchmark_are_kept_up_only_if_requested(
     assert not stages & {"control_set", "customized_checkpoint", "benchmark_results"}
     wanted: dict[str, Any] = {
         "methods": ["base", "gated-image-control"],
-        "automation": {"benchmark": True},
+        "automation": {"extensions": ["elevater", "dense"]},
     }
     without_data = {stage for stage, _ in places(make_project(**wanted), ["shapes"])}
     assert "control_set" in without_data
@@ -322,9 +322,14 @@ def test_control_and_benchmark_are_kept_up_only_if_requested(
     assert "dense_results" not in {stage for stage, _ in places(not_made, ["shapes"])}
 
 
+def test_an_extension_to_keep_up_must_be_one(make_project: Make) -> None:
+    with pytest.raises(ConfigError, match="did you mean dense"):
+        make_project(automation={"extensions": ["dence"]})
+
+
 def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -> None:
     measured = change_pipeline(
-        project, automation={"benchmark": True}, dense={"root": str(tmp_path)}
+        project, automation={"extensions": ["dense"]}, dense={"root": str(tmp_path)}
     )
     build_all(measured, ["shapes"], until="retrieved_set")
     build(measured, "dense_results", "shapes/base")

@@ -30,6 +30,12 @@ class Dense(Extension):
 
         return STAGES
 
+    def installs(self) -> Mapping[str, str]:
+        """Its extra."""
+        from react_pipeline.installation import install_command
+
+        return dict.fromkeys(("pycocotools",), install_command("dense"))
+
     def declare_assets(self) -> None:
         """Texts and checks of the two assets."""
         from . import assets  # noqa: F401

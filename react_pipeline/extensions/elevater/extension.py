@@ -39,6 +39,12 @@ class Elevater(Extension):
 
         return (TestImages(),)
 
+    def installs(self) -> Mapping[str, str]:
+        """Its extra."""
+        from react_pipeline.installation import install_command
+
+        return dict.fromkeys(("clip_benchmark", "h5py"), install_command("elevater"))
+
     def declare_assets(self) -> None:
         """Texts and checks of the three assets."""
         from . import assets  # noqa: F401
