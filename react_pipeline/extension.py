@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.evaluation import Column, Evidence
-    from react_pipeline.labelled import LabelledKind
     from react_pipeline.project import Project
-    from react_pipeline.settings import CorpusConfig, Method, Section
+    from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class Extension:
         """Kinds of corpus."""
         return ()
 
-    def labelled_kinds(self) -> Iterable[LabelledKind]:
+    def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """Kinds of labelled images."""
         return ()
 

@@ -23,7 +23,7 @@ from react_pipeline import (
 from react_pipeline.extension import Extension
 from react_pipeline.installation import install_command
 from react_pipeline.project import identity, outside
-from react_pipeline.settings import METHODS, CorpusConfig, Method
+from react_pipeline.settings import METHODS, CorpusConfig, EvaluationSetConfig, Method
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
     CORPUS_EMBEDDINGS,
@@ -63,9 +63,9 @@ class Core(Extension):
         object_stores = dict.fromkeys(("obstore", "s3fs"), install_command("s3"))
         return {"pyspark": install_command("spark"), **object_stores}
 
-    def labelled_kinds(self) -> Iterable[labelled.LabelledKind]:
+    def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """A folder for each class, or a table."""
-        return labelled.FolderOfClasses(), labelled.Manifest()
+        return labelled.FolderOfClasses, labelled.Manifest
 
 
 def _parents_of_training(method: str) -> tuple[str, ...]:

@@ -81,9 +81,9 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
                         f"{missing}; correct the path, or remove it",
                     )
                 )
-    images = domain.evaluation.path if domain.evaluation else None
-    if images is not None and not images.exists():
-        missing = absence(images) or f"there is no file or folder {images}"
-        message = f"{missing}; correct the path, or remove `evaluation`: then nothing is measured"
-        problems.append(Problem(path, "evaluation.path", message))
+    for field, images in domain.evaluation.places().items() if domain.evaluation else ():
+        if not images.exists():
+            missing = absence(images) or f"there is no file or folder {images}"
+            remedy = "correct the path, or remove `evaluation`: then nothing is measured"
+            problems.append(Problem(path, f"evaluation.{field}", f"{missing}; {remedy}"))
     return problems

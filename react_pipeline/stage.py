@@ -199,8 +199,8 @@ def _rows() -> dict[str, Stage]:
             else:
                 break
         else:
-            for name, error in problems.items():
-                leave_out(name, error)
+            for name, problem in problems.items():
+                leave_out(name, problem)
             break
         del offers[name]
     return rows

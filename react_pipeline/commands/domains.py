@@ -216,10 +216,10 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     directory = project.config.domains
     text = file.read_text(encoding="utf-8")
     raw = read_yaml(file)
-    path = (raw.get("evaluation") or {}).get("path")
-    located = domain.evaluation.path if domain.evaluation else None
-    if path and located and not Path(path).is_absolute() and file.resolve().parent != directory:
-        raw["evaluation"]["path"] = str(located.resolve())
+    places = domain.evaluation.places() if domain.evaluation else {}
+    relative = [name for name in places if not Path(raw["evaluation"].get(name, "/")).is_absolute()]
+    if relative and file.resolve().parent != directory:
+        raw["evaluation"].update({name: str(places[name].resolve()) for name in relative})
         text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
     target = directory / f"{domain.slug}.yaml"
     if not target.exists():

@@ -2,7 +2,6 @@ from .encoding import PreprocessedImages as PreprocessedImages
 from .encoding import encode as encode
 from .encoding import preprocessing as preprocessing
 from .kind import FolderOfClasses as FolderOfClasses
-from .kind import LabelledKind as LabelledKind
 from .kind import Manifest as Manifest
 from .kind import described as described
 from .kind import require_folder as require_folder

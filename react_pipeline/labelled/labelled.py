@@ -20,14 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage
-from react_pipeline.labelled.kind import LabelledKind, decode, read_image
+from react_pipeline.labelled.kind import decode, locate, read_image
 from react_pipeline.labelled.labels import lines_of, read_manifest
 from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import (
     DomainConfig,
-    EvaluationSetConfig,
     PipelineConfig,
     labelled_kinds,
 )
@@ -78,17 +77,16 @@ def publish_labelled_set(
     evaluation = domain.evaluation
     if evaluation is None:
         return unavailable(_NOT_CONFIGURED)
-    kind = labelled_kinds()[evaluation.kind]
-    if (made_from := kind.made_from(evaluation)) is not None:
+    if (made_from := evaluation.made_from()) is not None:
         return _publish(
             project, domain, inputs_of(made_from), lambda folder: _made(project, domain, folder)
         )
     try:
-        images, notes = kind.images(evaluation, domain)
+        images, notes = evaluation.images(domain)
     except Unavailable as error:
         return unavailable(error.reason)
-    root = _root(evaluation)
-    locations = [kind.locate(root, name) for name in images["path"]]
+    root = evaluation.root() or Path()
+    locations = [locate(evaluation.kind, root, name) for name in images["path"]]
     images = _with_digests(images, locations)
     identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
 
@@ -106,7 +104,7 @@ def _made(
     """Images that the kind draws into the artifact."""
     evaluation = domain.evaluation
     assert evaluation is not None  # noqa: S101 - asked for a set that is configured
-    labelled_kinds()[evaluation.kind].make(evaluation, folder)
+    evaluation.make(folder)
     images = read_manifest(folder / "manifest.csv", domain)
     locations = [str(folder / name) for name in images["path"]]
     _require_decodable(locations, project.config.corpus.max_pixels)
@@ -118,7 +116,7 @@ def count_images(domain: DomainConfig) -> int:
     """How many labelled images a domain lists; 0 where its set is not there, or wrong."""
     if domain.evaluation is not None:
         with suppress(Unavailable, InputError):
-            return labelled_kinds()[domain.evaluation.kind].count(domain.evaluation, domain)
+            return domain.evaluation.count(domain)
     return 0
 
 
@@ -136,12 +134,12 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
     described = artifact.manifest["config"]["evaluation"]
-    kind = None if described is None else _kind_named(described["kind"], artifact)
-    if domain is not None and domain.evaluation is not None and domain.evaluation.path is not None:
-        root = _root(domain.evaluation)
+    kind = None if described is None else _known_kind(described["kind"], artifact)
+    if domain is not None and domain.evaluation is not None:
+        root = domain.evaluation.root() or root
     images.insert(0, "name", images["path"])
     images["path"] = [
-        str(root / name) if kind is None else kind.locate(root, name) for name in images["name"]
+        str(root / name) if kind is None else locate(kind, root, name) for name in images["name"]
     ]
     return images
 
@@ -243,17 +241,13 @@ _NOT_CONFIGURED = (
 )
 
 
-def _kind_named(name: str, artifact: Artifact) -> LabelledKind:
+def _known_kind(name: str, artifact: Artifact) -> str:
     if name not in labelled_kinds():
         raise InputError(
             f"{artifact.path}: labelled images of the kind {name!r}, whose extension is not here; "
             "install it, or materialize `evaluation_set` with another kind"
         )
-    return labelled_kinds()[name]
-
-
-def _root(evaluation: EvaluationSetConfig) -> Path:
-    return labelled_kinds()[evaluation.kind].root(evaluation.path or Path())
+    return name
 
 
 def _publish(

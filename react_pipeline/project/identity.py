@@ -87,12 +87,7 @@ def evaluation_set(project: Project, slug: str) -> dict[str, Any]:
 
 def labelled_set(domain: DomainConfig) -> dict[str, Any]:
     """A labelled set and the classes that its labels are joined with."""
-    evaluation = domain.evaluation
-    described = (
-        None
-        if evaluation is None
-        else evaluation.model_dump(mode="json", exclude={"path"}, exclude_none=True)
-    )
+    described = None if domain.evaluation is None else domain.evaluation.identity()
     return {"evaluation": described, "classes": domain.class_names}
 
 

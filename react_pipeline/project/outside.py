@@ -17,7 +17,7 @@ from pathlib import Path
 
 from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
-from react_pipeline.settings import DomainConfig, EncoderConfig, encoders, labelled_kinds
+from react_pipeline.settings import DomainConfig, EncoderConfig, encoders
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -77,7 +77,10 @@ def _weights(encoder: EncoderConfig) -> Files:
 def of_labelled_images(project: Project, slug: str) -> Files:
     """What the kind of a domain's labelled images names."""
     evaluation = project.domain(slug).evaluation
-    return Files() if evaluation is None else labelled_kinds()[evaluation.kind].outside(evaluation)
+    if evaluation is None:
+        return Files()
+    packages = _present(evaluation.packages)
+    return Files(evaluation.files(), packages, complete=evaluation.is_watched)
 
 
 def unlisted(_project: Project, _key: str) -> Files:

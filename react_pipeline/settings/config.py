@@ -26,7 +26,7 @@ from react_pipeline.extension import Extension, brought_by_name
 from react_pipeline.settings.automation import AutomationConfig
 from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.settings.evaluation import EvaluationSetConfig
+from react_pipeline.settings.evaluation import EvaluationSetConfig, kind_of_labelled
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.settings.near_names import did_you_mean
@@ -171,7 +171,7 @@ class DomainConfig(Section):
     prompts: Mapping[Name, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
-    evaluation: EvaluationSetConfig | None = None
+    evaluation: SerializeAsAny[EvaluationSetConfig] | None = None
 
     @field_validator("slug")
     @classmethod
@@ -243,6 +243,17 @@ class DomainConfig(Section):
     def prompt_names(self) -> list[str]:
         """The name of each class that prompts are filled with; two classes may have the same."""
         return [entry.name for entry in self.classes]
+
+
+def whole_domain_model(raw: Mapping[str, Any]) -> type[DomainConfig]:
+    """What a domain file must fit: `DomainConfig` with its kind of labelled images."""
+    return _domain_with(kind_of_labelled(raw))
+
+
+@cache
+def _domain_with(kind: type[EvaluationSetConfig]) -> type[DomainConfig]:
+    evaluation: Any = (kind | None, None)
+    return create_model("DomainConfig", __base__=DomainConfig, evaluation=evaluation)
 
 
 _ADDRESS = Field(

@@ -257,7 +257,7 @@ class CorpusConfig(Section):
 
 def _placeholder(info: FieldInfo) -> str:
     """The first of some values, as YAML, that a field takes."""
-    field = TypeAdapter(Annotated[info.annotation, info])
+    field: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
     literals = [value for value in get_args(info.annotation) if isinstance(value, str)]
     for value in (*literals, ["data/*"], "data", 1, 0.5, False):
         with suppress(ValidationError):

@@ -1,67 +1,139 @@
-"""Configuration of a domain's labelled images.
+"""Configuration of a domain's labelled images: `evaluation:` of a domain file.
 
-Which kinds there are, and what a kind needs, is said by `labelled.LabelledKind`. Does not belong
-here: reading the images (`labelled`).
+Belongs here: what every kind of labelled images has. Does not belong here: any kind
+(`labelled.kind`, and extensions).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import ConfigDict, field_validator
 
 from react_pipeline.extension import brought_by_name
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.training import Name, Section
 
 if TYPE_CHECKING:
-    from react_pipeline.labelled import LabelledKind
+    import pandas as pd
 
-
-@cache
-def labelled_kinds() -> Mapping[str, "LabelledKind"]:
-    """Every kind of labelled images, by name."""
-    return brought_by_name(
-        lambda extension: {kind.name: kind for kind in extension.labelled_kinds()}
-    )
+    from react_pipeline.settings.config import DomainConfig
 
 
 class EvaluationSetConfig(Section):
-    """A labelled set of images, used to evaluate and to keep its images out of the retrieved set."""
+    """A kind of labelled images: its fields of `evaluation:`, and all that the pipeline asks of it.
+
+    The images evaluate models, and are kept out of the retrieved set. A kind is a subclass, named
+    by the default of its field `kind`, such as `kind: Literal["folder"] = "folder"`, and found by
+    `Extension.labelled_kinds`. Heavy imports are inside its methods.
+
+    Attributes:
+        is_watched: Whether `files` and `packages` are all that can change.
+        are_files: Whether images are files; else `read` knows their locations.
+        is_lenient: Whether what can be decoded of a truncated file is an image.
+    """
 
     name: Name
     kind: str
-    path: Path | None = None
-    dataset: str | None = None
 
-    @field_validator("kind")
-    @classmethod
-    def _kind_exists(cls, kind: str) -> str:
-        kinds = labelled_kinds()
-        if kind not in kinds:
-            meant = did_you_mean(kind, kinds, f"choose from {', '.join(kinds)}")
-            raise ValueError(f"{kind!r} is no kind of labelled images; {meant}")
-        return kind
-
-    @model_validator(mode="after")
-    def _fields_fit_the_kind(self) -> Self:
-        needed = labelled_kinds()[self.kind].fields
-        for field in ("path", "dataset"):
-            is_set = getattr(self, field) is not None
-            if is_set != (field in needed):
-                fault = "does nothing for" if is_set else "is missing for"
-                remedy = "remove" if is_set else "add"
-                raise ValueError(
-                    f"`{field}` {fault} kind `{self.kind}`: {remedy} it, or set another kind"
-                )
-        if problem := labelled_kinds()[self.kind].problem(self):
-            raise ValueError(problem)
-        return self
+    is_watched: ClassVar[bool] = True
+    are_files: ClassVar[bool] = True
+    is_lenient: ClassVar[bool] = False
 
     @property
     def squash(self) -> bool:
-        """Whether images are squashed to a square rather than cropped, as ELEVATER does for one
-        data set.
+        """Whether images are squashed to a square rather than cropped."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """Its fields but the places of files."""
+        return self.model_dump(mode="json", exclude={*self.places()}, exclude_none=True)
+
+    def places(self) -> dict[str, Path]:
+        """Its fields that name a file or a folder."""
+        return {name: value for name, value in self if isinstance(value, Path)}
+
+    def located(self, absolute: Callable[[Path], Path]) -> Self:
+        """The same with absolute paths."""
+        places = {name: absolute(path) for name, path in self.places().items()}
+        return self.model_copy(update=places)
+
+    def files(self) -> tuple[str, ...]:
+        """The files and folders to look at for a change."""
+        return tuple(str(path) for path in self.places().values())
+
+    def packages(self) -> Mapping[str, str]:
+        """Versions of the installed packages that it is made from."""
+        return {}
+
+    def root(self) -> Path | None:
+        """The folder that the images' names are relative to; None: they are in the artifact."""
+        return None
+
+    def made_from(self) -> Mapping[str, Any] | None:
+        """Identity of images that `make` draws; None: they are there already."""
+        return None
+
+    def make(self, folder: Path) -> None:
+        """Write images, and `manifest.csv` with their classes, into a folder."""
+        raise NotImplementedError
+
+    def images(self, domain: "DomainConfig") -> tuple["pd.DataFrame", dict[str, Any]]:
+        """Columns path (relative to `root`) and class, and notes for the manifest.
+
+        Raises:
+            Unavailable: If the set is not there.
+            InputError: If it is wrong.
         """
-        return labelled_kinds()[self.kind].squash(self)
+        raise NotImplementedError
+
+    def count(self, domain: "DomainConfig") -> int:
+        """How many images there are; errors as of `images`."""
+        return len(self.images(domain)[0])
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> bytes:
+        """The bytes of an image that is no file; an InputError if it is gone."""
+        raise NotImplementedError
+
+    @classmethod
+    def unknown_field(cls, name: str) -> str:
+        """What to say of a field of other kinds."""
+        kinds = [kind for kind, model in labelled_kinds().items() if name in model.model_fields]
+        if not kinds:
+            return ""
+        others = " or ".join(f"`{kind}`" for kind in kinds)
+        own = cls.model_fields["kind"].default
+        return f"`{name}` does nothing for kind `{own}`: remove it, or set kind {others}"
+
+
+class UnknownSet(EvaluationSetConfig):
+    """A `kind` that nothing brings, so that its other fields cannot be checked."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @field_validator("kind")
+    @classmethod
+    def _no_such_kind(cls, kind: str) -> str:
+        kinds = labelled_kinds()
+        others = f"choose from {', '.join(kinds)}, or install the extension that brings it"
+        meant = did_you_mean(kind, kinds, others)
+        raise ValueError(f"{kind!r} is no kind of labelled images; {meant}")
+
+
+@cache
+def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
+    """Every kind of labelled images, by name."""
+    return brought_by_name(
+        lambda extension: {
+            str(model.model_fields["kind"].default): model for model in extension.labelled_kinds()
+        }
+    )
+
+
+def kind_of_labelled(raw: Mapping[str, Any]) -> type[EvaluationSetConfig]:
+    """The kind that a domain file names."""
+    evaluation = raw.get("evaluation")
+    name = evaluation.get("kind") if isinstance(evaluation, dict) else None
+    return labelled_kinds().get(name, UnknownSet) if isinstance(name, str) else UnknownSet

@@ -21,6 +21,7 @@ from react_pipeline.settings.config import (
     EncoderConfig,
     PipelineConfig,
     sections_of_extensions,
+    whole_domain_model,
     whole_pipeline_model,
 )
 from react_pipeline.settings.messages import problems_of, truths_for_numbers
@@ -159,7 +160,9 @@ def _load_domain(path: Path) -> DomainConfig:
         )
     raw = read_yaml(path)
     raw.setdefault("slug", path.stem)
-    config = _validate(DomainConfig, raw, path)
+    whole = _validate(whole_domain_model(raw), raw, path)
+    fields = {name: getattr(whole, name) for name in DomainConfig.model_fields}
+    config = DomainConfig.model_construct(whole.model_fields_set, **fields)
     if config.slug != path.stem:
         raise ConfigError(
             [
@@ -171,10 +174,8 @@ def _load_domain(path: Path) -> DomainConfig:
             ]
         )
     base = path.resolve().parent
-    if config.evaluation is not None and config.evaluation.path is not None:
-        located = config.evaluation.model_copy(
-            update={"path": _absolute(base, config.evaluation.path)}
-        )
+    if config.evaluation is not None:
+        located = config.evaluation.located(partial(_absolute, base))
         config = config.model_copy(update={"evaluation": located})
     classes = tuple(
         entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes

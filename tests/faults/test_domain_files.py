@@ -55,7 +55,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         ({"templates": []}, "the list is empty"),
         ({"templates": ["{} and {}"]}, "exactly once"),
         ({"customization": {"steps": -1}}, "customization.steps"),
-        ({"evaluation": {"name": "x", "kind": "folder"}}, "`path` is missing"),
+        ({"evaluation": {"name": "x", "kind": "folder"}}, "evaluation.path: is missing"),
     ],
 )
 def test_wrong_values_are_reported_by_field(

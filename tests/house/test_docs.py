@@ -26,6 +26,7 @@ from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
 from react_pipeline.settings.corpus import CorpusConfig, corpus_kinds
+from react_pipeline.settings.evaluation import labelled_kinds
 from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -74,10 +75,13 @@ def idioms(source: str) -> list[str]:
 def test_configuration_page_has_every_field_with_its_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-    domain = config.DomainConfig.model_validate(yaml.safe_load(blocks.pop()))
+    fields = yaml.safe_load(blocks.pop())
+    domain = config.whole_domain_model(fields).model_validate(fields)
     assert domain.model_fields_set == set(config.DomainConfig.model_fields)
     assert domain.evaluation is not None
-    assert domain.evaluation.model_fields_set == set(config.EvaluationSetConfig.model_fields)
+    assert domain.evaluation.model_fields_set == set(type(domain.evaluation).model_fields)
+    for kind in labelled_kinds().values():
+        assert all(f" {name}: " in page for name in kind.model_fields), kind
     examples = ("encoder: {", "corpus: #")
     given = yaml.safe_load("".join(block for block in blocks if not block.startswith(examples)))
     training = given.pop("customization")["defaults"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,11 @@ import pytest
 import yaml
 from support.drawings import COLOURS, SHAPES, encode, evaluation_image
 
+from react_pipeline.labelled.kind import FolderOfClasses
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
-from react_pipeline.settings.config import EmbeddingConfig
+from react_pipeline.settings import evaluation
+from react_pipeline.settings.config import DomainConfig, EmbeddingConfig
 from react_pipeline.store.errors import InputError
 
 
@@ -228,3 +231,32 @@ def test_classes_of_one_name_are_kept_apart_by_their_ids(
     (folder / "ring_2").rename(folder / "ring")  # which of the two
     with pytest.raises(InputError, match="ring"):
         publish_evaluation_set(project, "shapes")
+
+
+class Part(FolderOfClasses):
+    """A kind of an extension, with a field of its own."""
+
+    kind: Literal["part"] = "part"  # type: ignore[assignment]
+    at_most: int
+
+    def images(self, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+        images, notes = super().images(domain)
+        return images.head(self.at_most), notes
+
+
+def test_a_kind_of_labelled_images_has_fields_of_its_own(
+    tiny_project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {**evaluation.labelled_kinds(), "part": Part}
+    monkeypatch.setattr(evaluation, "labelled_kinds", lambda: kinds)
+    monkeypatch.setattr("react_pipeline.labelled.kind.labelled_kinds", lambda: kinds)
+    monkeypatch.setattr("react_pipeline.labelled.labelled.labelled_kinds", lambda: kinds)
+    fields = {"kind": "part", "path": str(folder), "at_most": 5}
+    artifact = publish_evaluation_set(with_evaluation(tiny_project, **fields), "shapes")
+    described = {"name": "mine", "kind": "part", "at_most": 5}  # and not where the files are
+    assert artifact.manifest["config"]["evaluation"] == described
+    assert len(read_images(artifact, tiny_project.domain("shapes"))) == 5
+    with pytest.raises(InputError, match=r"evaluation\.at_most: .*whole number"):
+        with_evaluation(tiny_project, **{**fields, "at_most": "few"}).domain("shapes")
+    with pytest.raises(InputError, match="`at_most` does nothing for kind `folder`.*`part`"):
+        with_evaluation(tiny_project, **{**fields, "kind": "folder"}).domain("shapes")

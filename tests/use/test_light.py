@@ -105,7 +105,8 @@ def test_pictures_on_servers_need_an_extra_that_is_named(
 
 
 @pytest.mark.parametrize(
-    ("module", "extra"), [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3"), ("h5py", "elevater")]
+    ("module", "extra"),
+    [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3"), ("h5py", "elevater")],
 )
 def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: str) -> None:
     assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     import typer
 
     from react_pipeline.clip import BuiltEncoder
-    from react_pipeline.labelled import LabelledKind
     from react_pipeline.project import Project
-    from react_pipeline.settings import CorpusConfig
+    from react_pipeline.settings import CorpusConfig, EvaluationSetConfig
 
 
 class Demo(Extension):
@@ -31,11 +30,11 @@ class Demo(Extension):
 
         return (JoinedNetworks(),)
 
-    def labelled_kinds(self) -> Iterable[LabelledKind]:
+    def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """Drawings of emoji."""
         from .labelled_kind import Drawings
 
-        return (Drawings(),)
+        return (Drawings,)
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline demo`."""

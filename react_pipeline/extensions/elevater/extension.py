@@ -12,9 +12,8 @@ from react_pipeline.extension import Extension
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.labelled import LabelledKind
     from react_pipeline.project import Project
-    from react_pipeline.settings import Section
+    from react_pipeline.settings import EvaluationSetConfig, Section
     from react_pipeline.stage import Stage
 
 
@@ -33,11 +32,11 @@ class Elevater(Extension):
 
         return STAGES
 
-    def labelled_kinds(self) -> Iterable[LabelledKind]:
+    def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """The test images of a data set as a domain's labelled images."""
         from .labelled_kind import TestImages
 
-        return (TestImages(),)
+        return (TestImages,)
 
     def installs(self) -> Mapping[str, str]:
         """Its extra."""

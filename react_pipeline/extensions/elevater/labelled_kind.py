@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.labelled import LabelledKind, Unavailable, described, require_folder
-from react_pipeline.project import Files
+from pydantic import field_validator
+
+from react_pipeline.labelled import Unavailable, described, require_folder
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import InputError
 
@@ -14,58 +15,59 @@ from .datasets import dataset
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL import Image
 
 
-class TestImages(LabelledKind):
+class TestImages(EvaluationSetConfig):
     """The test images of one data set, read in place from archives too."""
 
-    name = "elevater"
-    fields = ("path", "dataset")
-    are_files = False
+    kind: Literal["elevater"] = "elevater"
+    path: Path
+    dataset: str
 
-    def problem(self, evaluation: EvaluationSetConfig) -> str:
-        """A data set that is unknown, or whose images have several classes."""
+    is_watched: ClassVar[bool] = False
+    are_files: ClassVar[bool] = False
+    is_lenient: ClassVar[bool] = True  # as in the benchmark
+
+    @field_validator("dataset")
+    @classmethod
+    def _has_one_class_an_image(cls, name: str) -> str:
         try:
-            entry = dataset(str(evaluation.dataset))
+            entry = dataset(name)
         except InputError as error:
-            return str(error)
+            raise ValueError(str(error)) from error
         if entry.multilabel:
-            return (
+            raise ValueError(
                 f"{entry.name!r}: its images have several classes, so top-1 means nothing; "
                 "`benchmark_results` measures it"
             )
-        return ""
+        return name
 
-    def squash(self, evaluation: EvaluationSetConfig) -> bool:
+    @property
+    def squash(self) -> bool:
         """As the benchmark does for one data set."""
-        return dataset(str(evaluation.dataset)).squash
+        return dataset(self.dataset).squash
 
-    def outside(self, evaluation: EvaluationSetConfig) -> Files:
-        """Nothing: the folder holds all data sets, which are too many files to look at."""
-        return Files(complete=False)
+    def files(self) -> tuple[str, ...]:
+        """None: the folder holds all data sets, which are too many files to look at."""
+        return ()
 
-    def images(
-        self, evaluation: EvaluationSetConfig, domain: DomainConfig
-    ) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def root(self) -> Path:
+        """The folder of all data sets."""
+        return self.path.resolve()
+
+    def images(self, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The test images of the data set, with the domain's label of each class."""
         from .evaluation_images import list_images
 
-        root = require_folder(evaluation)
-        name = str(evaluation.dataset)
+        root = require_folder(self, self.path)
         try:
-            return list_images(root, name, domain), {"dataset": name}
+            return list_images(root, self.dataset, domain), {"dataset": self.dataset}
         except Unavailable as error:
-            raise Unavailable(f"{described(evaluation)}: {error.reason}") from error
+            raise Unavailable(f"{described(self)}: {error.reason}") from error
 
-    def read(self, root: Path, name: str) -> bytes:
+    @classmethod
+    def read(cls, root: Path, name: str) -> bytes:
         """The bytes of an image; errors as of `evaluation_images.read_image`."""
         from .evaluation_images import read_image
 
         return read_image(root, name)
-
-    def decode(self, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-        """As in the benchmark, what is there of a truncated file."""
-        from react_pipeline.corpus import decode_what_is_there
-
-        return decode_what_is_there(data, max_pixels)[0]

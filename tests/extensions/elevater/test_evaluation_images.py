@@ -18,10 +18,9 @@ from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
-from react_pipeline.extensions.elevater.labelled_kind import TestImages
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.encoding import preprocessing
-from react_pipeline.labelled.kind import read_image
+from react_pipeline.labelled.kind import locate, read_image
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.labelled.labels import normal
 from react_pipeline.project.project import Project
@@ -96,7 +95,7 @@ def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, d
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "did you mean cifar-10"),
-        ({"dataset": None}, "`dataset` is missing for kind `elevater`"),
+        ({"dataset": None}, "evaluation.dataset: is "),
         ({"kind": "folder"}, "`dataset` does nothing for kind `folder`"),
     ],
 )
@@ -193,7 +192,7 @@ def test_another_image_in_the_place_of_a_listed_one_is_refused(
 ) -> None:
     images = read_dataset(data, NAME, "test")
     first, last = (
-        TestImages().locate(data, f"{NAME}/{number}/{images.locations[number]}")
+        locate("elevater", data, f"{NAME}/{number}/{images.locations[number]}")
         for number in (0, len(images) - 1)
     )
     assert read_image(last) == images.read(len(images) - 1)
