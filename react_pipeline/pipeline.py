@@ -19,6 +19,7 @@ from react_pipeline import (
     promotion,
     retrieval,
     training,
+    use,
 )
 from react_pipeline.extension import Extension
 from react_pipeline.installation import install_command
@@ -204,6 +205,10 @@ STAGES_OF_CORE = (
         identity=identity.customized_checkpoint,
         version="3",
         plan=lambda sums: sums.trainings_step(),
+        package=lambda project, artifact, folder: use.write_package(project, artifact, folder),
+        calibrate=lambda project, artifact, folder: use.write_calibration(
+            project, artifact, folder
+        ),
         group="customization",
         kinds=("torch",),
         pool="gpu",

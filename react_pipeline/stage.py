@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from react_pipeline.extension import LazyTable, brought, leave_out
@@ -71,6 +72,9 @@ class Stage:
             stages with data of their own alone.
         version: Raised by hand when the same inputs make another artifact.
         plan: What all its artifacts will need, for `plan`; None: not estimated.
+        package: Writes an artifact into an empty folder, to be used without the store; MLflow logs
+            it as a model.
+        calibrate: Writes what of this folder follows from later results.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
             for comes first.
     """
@@ -92,6 +96,8 @@ class Stage:
     is_benchmark: bool = True
     version: str = "1"
     plan: Callable[[Sums], Step] | None = None
+    package: Callable[[Project, Artifact, Path], None] | None = None
+    calibrate: Callable[[Project, Artifact, Path], None] | None = None
     group: str = "extensions"
     kinds: tuple[str, ...] = ()
     pool: str | None = None

@@ -11,7 +11,7 @@ import io
 import logging
 import shutil
 from contextlib import suppress
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from react_pipeline.project import Project
-from react_pipeline.stage import CUSTOMIZED_CHECKPOINT
+from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, ReactError
 
 if TYPE_CHECKING:
@@ -38,18 +38,8 @@ This package is not listed: its name is on no index, so a tool that installs thi
 stranger's package.
 """
 
-PACKAGE, CALIBRATION = "use:write_package", "use:write_calibration"
-"""The functions that write a trained checkpoint as a folder, as `room:function`: their room is a
-later one.
-"""
-
 FOLDER = "model"
 """Name of the exported folder among the model's `artifacts`."""
-
-
-def _of_use(reference: str) -> Any:
-    room, _, name = reference.partition(":")
-    return getattr(import_module(f"react_pipeline.{room}"), name)
 
 
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
@@ -58,8 +48,11 @@ def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
     Returns:
         Whether the folder holds it: a model whose pairs were pruned has no class names any more.
     """
+    package = STAGES[checkpoint.stage].package
+    if package is None:
+        return False
     try:
-        _of_use(PACKAGE)(project, checkpoint, folder)
+        package(project, checkpoint, folder)
     except ReactError as error:
         logger.warning(
             "%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error
@@ -82,11 +75,12 @@ def refresh_calibration(
             pruned keeps its own.
         model_id: Its logged model; None: nothing is done.
     """
-    if model_id is None or checkpoint is None or checkpoint[0] != CUSTOMIZED_CHECKPOINT:
+    calibrate = None if checkpoint is None else STAGES[checkpoint[0]].calibrate
+    if model_id is None or checkpoint is None or calibrate is None:
         return
     with TemporaryDirectory() as folder:
         with suppress(ReactError):
-            _of_use(CALIBRATION)(project, project.store.open(*checkpoint), Path(folder))
+            calibrate(project, project.store.open(*checkpoint), Path(folder))
         for path in Path(folder).iterdir():
             client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
 

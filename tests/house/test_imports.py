@@ -41,10 +41,10 @@ ROOMS = (
     "evaluation",
     "promotion",
     "tracking",
-    "pipeline",
     "preflight",
     "browse",
     "use",
+    "pipeline",
     "upkeep",
     "workload",
     "assets",
@@ -90,6 +90,11 @@ def test_no_import_runs_back_up(path: Path) -> None:
     assert not [
         str(found) for found in imports_of(path) if found.room in later and not found.for_types
     ]
+
+
+@pytest.mark.parametrize("path", [*CORE_MODULES, *ASSET_MODULES], ids=name_of)
+def test_nothing_is_imported_by_a_string(path: Path) -> None:
+    assert "import_module" not in path.read_text()
 
 
 @pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
