@@ -171,7 +171,7 @@ def _table(
         if result.top1 is None:
             continue
         row |= {
-            **{metric: getattr(result, metric) for metric in METRICS},
+            **{metric: getattr(result, metric, None) for metric in METRICS},
             "n": result.n,
             "status": "ok",
         }

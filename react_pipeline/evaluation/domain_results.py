@@ -4,7 +4,7 @@ Does not belong here: comparing results (`comparison`). Shapes: N images, C clas
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,10 +27,30 @@ EVALUATOR_VERSION = "3"
 not compared.
 """
 
-METRICS = {"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %"}
-"""Fields of `EvalResult` that comparisons, the overview and MLflow show, with their headings."""
-
 TOP = 5
+
+Hits = NDArray[np.bool_]
+"""Whether each of the first min(5, C) classes of N images is right: (N, K), best first."""
+Labels = NDArray[np.integer[Any]]
+"""True class ids (N,)."""
+
+
+def _mean_per_class(hits: Hits, class_ids: Labels) -> float:
+    ids = np.unique(class_ids)
+    return float(np.mean([hits[class_ids == class_id, 0].mean() for class_id in ids]))
+
+
+_MEASURES: dict[str, tuple[str, Callable[[Hits, Labels], float]]] = {
+    "top1": ("top-1 %", lambda hits, _: float(hits[:, 0].mean())),
+    "top5": ("top-5 %", lambda hits, _: float(hits.any(axis=1).mean())),
+    "mean_per_class": ("mean per class %", _mean_per_class),
+}
+"""By name, the heading and the value of each metric, a fraction. A new one is a row here: results,
+comparisons, the overview and MLflow follow.
+"""
+
+METRICS = {name: heading for name, (heading, _) in _MEASURES.items()}
+"""Values of `EvalResult` that comparisons, the overview and MLflow show, with their headings."""
 
 
 class ClassResult(BaseModel):
@@ -64,9 +84,12 @@ class EvalResult(BaseModel):
             `held_out_error`.
         uncalibrated_error: The same error of CLIP's own softmax.
         per_class: In the order of the domain's classes.
+
+    Further metrics of `METRICS` are attributes too; a result from before a metric lacks it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float]
 
     dataset: str
     domain: str
@@ -236,14 +259,8 @@ def score(
             correct_top5=int(within[mine].sum()),
         )
         per_class.append(entry)
-    accuracies = [entry.accuracy for entry in per_class if entry.accuracy is not None]
-    return {
-        "n": len(class_ids),
-        "top1": float(first.mean()),
-        "top5": float(within.mean()),
-        "mean_per_class": float(np.mean(accuracies)),
-        "per_class": tuple(per_class),
-    }
+    values = {name: value(hits, class_ids) for name, (_, value) in _MEASURES.items()}
+    return {"n": len(class_ids), **values, "per_class": tuple(per_class)}
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:

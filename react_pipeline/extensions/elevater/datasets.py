@@ -9,7 +9,7 @@ would load torch); where these differ from ELEVATER's, from `data/`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class Dataset:
     Attributes:
         name: Its key in ELEVATER's registry.
         num_classes: Of ELEVATER; what is read must have as many.
+        names, prompts: Class names and templates of its own; else the next two fields say where.
         names_from: `here`, `open_clip`, or a key of clip-benchmark's class names.
         templates_from: The same for templates.
         multilabel: Images may have several classes.
@@ -73,6 +74,8 @@ class Dataset:
     torchvision: str | None = None
     original: Mapping[str, Any] | None = field(default=None, hash=False)
     order_is_elevaters: bool = True
+    names: Sequence[str] = field(default=(), hash=False)
+    prompts: Sequence[str] = field(default=(), hash=False)
 
     @cached_property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
@@ -82,7 +85,7 @@ class Dataset:
         Raises:
             InputError: If a package that holds the names is missing or holds others.
         """
-        names = self._texts(self.names_from, _CLASS_NAMES, self.num_classes)
+        names = self.names or self._texts(self.names_from, _CLASS_NAMES, self.num_classes)
         return tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in names)
 
     @property
@@ -97,6 +100,8 @@ class Dataset:
         Raises:
             InputError: If there are none, or a package that holds them is missing or holds others.
         """
+        if self.prompts:
+            return tuple(self.prompts)
         texts = self._texts(self.templates_from, _TEMPLATES, self.num_templates)
         if self.templates_from == _OPEN_CLIP:
             return tuple(write("{}") for write in texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,8 @@ def test_numerals_are_the_names_of_digits(tmp_path: Path) -> None:
     ids, notes = join_names(dataset("mnist"), list("9876543210"), tmp_path, tmp_path)
     assert ids.tolist() == list(range(10))[::-1]
     assert notes == ()
+
+
+def test_a_row_may_hold_its_names_and_templates() -> None:
+    row = replace(IMAGENET, name="mine", num_classes=2, names=("a", "b"), prompts=("one {}",))
+    assert (row.class_names, row.templates) == (("a", "b"), ("one {}",))
