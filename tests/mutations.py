@@ -174,7 +174,7 @@ GUARDS = (
     Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
     Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "house/test_preflight.py"),
-    Guard("react_pipeline/preflight.py", "if images is not None and not images.exists():", "if False:", "house/test_preflight.py"),
+    Guard("react_pipeline/preflight.py", "if not images.exists():", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if key.value in first:", "if False:", "settings/test_messages.py"),
     Guard("react_pipeline/settings/yaml_files.py", 'elif getattr(event, "tag", None) is not None:', "elif False:", FILES),
     Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
