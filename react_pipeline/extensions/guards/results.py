@@ -24,18 +24,17 @@ GUARD_SET = "guard_set"
 
 
 def evaluation_of(project: Project, guard: GuardSet) -> EvaluationSetConfig:
-    """The set with an absolute path, which pipeline.yaml gives from its own folder."""
-    fields = guard.model_dump(include={"name", "kind", "dataset"})
-    path = guard.path and project.path.parent / guard.path.expanduser()
-    return EvaluationSetConfig(**fields, path=path)
+    """The set with absolute paths, which pipeline.yaml gives from its own folder."""
+    return guard.evaluation.located(lambda path: project.path.parent / path.expanduser())
 
 
 def domain_of(project: Project, guard: GuardSet) -> DomainConfig:
     """The set in the form of a domain; folders name the classes if nothing else does."""
     evaluation = evaluation_of(project, guard)
     names = list(guard.classes)
-    if not names and evaluation.path is not None and evaluation.path.is_dir():
-        folders, _, _ = images_by_folder(evaluation.path, IMAGE_SUFFIXES)
+    root = evaluation.root()
+    if not names and root is not None and root.is_dir():
+        folders, _, _ = images_by_folder(root, IMAGE_SUFFIXES)
         names = [name.replace("_", " ") for name in folders]
     # A set that is not there is published as unavailable, whatever its classes are.
     fields: dict[str, Any] = {"classes": names or [guard.name], "templates": guard.templates}

@@ -1,30 +1,61 @@
 """Configuration of guard sets: `guards:` of `pipeline.yaml`."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from react_pipeline.settings import SLUG, SLUG_RULE, EvaluationSetConfig, Name, Section
+from react_pipeline.settings import (
+    SLUG,
+    SLUG_RULE,
+    EvaluationSetConfig,
+    Name,
+    Section,
+    kind_of_labelled,
+)
 
 
-class GuardSet(EvaluationSetConfig):
-    """A labelled set outside the domains, with the fields of `evaluation` of a domain file."""
+class GuardSet(Section):
+    """A labelled set outside the domains: the fields of `evaluation` of a domain file, and how its
+    classes are asked for.
+    """
 
+    evaluation: SerializeAsAny[EvaluationSetConfig]
     classes: tuple[Name, ...] = ()
     templates: tuple[Name, ...] | Literal["imagenet", "simple"] = Field(
         default="simple",
         description="a list of prompts with {} for the name, or one of imagenet, simple",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_fields_of_kind(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or "evaluation" in raw:
+            return raw
+        own = {name: raw[name] for name in ("classes", "templates") if name in raw}
+        return {**own, "evaluation": {name: raw[name] for name in raw if name not in own}}
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _is_of_a_kind(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            return fields
+        return kind_of_labelled({"evaluation": fields}).model_validate(fields)
+
     @model_validator(mode="after")
     def _has_name_and_classes(self) -> Self:
         if not SLUG.fullmatch(self.name):
             raise ValueError(f"`name` {self.name!r}: {SLUG_RULE}")
-        if not self.classes and self.kind != "folder":
+        if not self.classes and self.evaluation.kind != "folder":
             raise ValueError(
                 "`classes` is missing: only of a folder they are the subfolders' names"
             )
         return self
+
+    @property
+    def name(self) -> str:
+        """What the set is called."""
+        return self.evaluation.name
 
 
 class GuardsConfig(Section):

@@ -6,7 +6,7 @@ from typing import Any
 
 from react_pipeline.extensions.guards.settings import GuardsConfig
 from react_pipeline.project import Files, Project
-from react_pipeline.settings import PipelineConfig, labelled_kinds
+from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
 from react_pipeline.store import Artifact
 
@@ -22,17 +22,21 @@ def _results(project: Project, slug: str, method: str) -> Artifact:
 def _identity(project: Project, _key: str) -> dict[str, Any]:
     """The sets; their images are identified by their bytes (the content of the inputs)."""
     sets = project.config.section(GuardsConfig).sets
-    fields = [guard.model_dump(mode="json", exclude={"path"}, exclude_none=True) for guard in sets]
-    return {"sets": fields}
+    asked = {"classes", "templates"}
+    return {
+        "sets": [
+            {**guard.evaluation.identity(), **guard.model_dump(mode="json", include=asked)}
+            for guard in sets
+        ]
+    }
 
 
 def _outside(project: Project, _key: str) -> Files:
     from react_pipeline.extensions.guards.results import evaluation_of
 
     sets = [evaluation_of(project, one) for one in project.config.section(GuardsConfig).sets]
-    files = [labelled_kinds()[one.kind].outside(one) for one in sets]
-    names = tuple(name for one in files for name in one.names)
-    return Files(names, complete=all(one.complete for one in files))
+    names = tuple(name for one in sets for name in one.files())
+    return Files(names, complete=all(one.is_watched for one in sets))
 
 
 def _has_data(config: PipelineConfig) -> bool:
