@@ -4,11 +4,13 @@ Does not belong here: the comparison of one domain (`comparison`), or how a page
 (`dashboard`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from react_pipeline.evaluation.comparison import comparison_is_current, correct_of
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
@@ -25,9 +27,9 @@ from react_pipeline.evaluation.tables import (
     write_tables,
 )
 from react_pipeline.lineage import gathered_is_current, resolve
-from react_pipeline.project import Project
+from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
-from react_pipeline.stage import ALL, DOMAIN_RESULTS, OVERVIEW, method_key
+from react_pipeline.stage import ALL, COMPARISON, DOMAIN_RESULTS, OVERVIEW, method_key
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -76,8 +78,16 @@ def write_overview(
     from react_pipeline.evaluation.dashboard import overview_page
 
     table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
+
+    @cache  # one result is compared with several
+    def correct(slug: str, name: str) -> Correct:
+        fingerprint = comparisons[slug].parents[name]
+        return correct_of(
+            project.store.open(DOMAIN_RESULTS, method_key(slug, name), fingerprint)
+        ).to_numpy()
+
     for position, method in table.loc[table["domain"] == MEAN, "method"].items():
-        for names, value in _intervals(project, comparisons, table, str(method)).items():
+        for names, value in _intervals(table, str(method), correct).items():
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
@@ -110,9 +120,11 @@ def current_comparisons(
     """
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
+    look = Manifests.of(project)  # whose ancestors are judged once; what is read is verified
     for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
-            comparisons[slug] = comparison_is_current(project, slug)
+            fingerprint = comparison_is_current(look, slug).fingerprint
+            comparisons[slug] = project.store.open(COMPARISON, slug, fingerprint)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)
     return comparisons, skipped
@@ -158,7 +170,7 @@ def average(
         if slug in skipped:
             tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
             continue
-        table = pd.read_parquet(comparisons[slug].file("table.parquet"))
+        table = pq.ParquetFile(comparisons[slug].file("table.parquet")).read().to_pandas()
         # Extensions that add columns come and go.
         tables.append(table.reindex(columns=columns()))
         # One comparison is of one evaluator.
@@ -178,19 +190,12 @@ def average(
 
 
 def _intervals(
-    project: Project, comparisons: Mapping[str, Artifact], table: pd.DataFrame, method: str
+    table: pd.DataFrame, method: str, correct: Callable[[str, str], Correct]
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
     covered = sorted(_covered(rows, method))
     intervals = {}
-
-    def correct(slug: str, name: str) -> Correct:
-        fingerprint = comparisons[slug].parents[name]
-        return correct_of(
-            project.store.open(DOMAIN_RESULTS, method_key(slug, name), fingerprint)
-        ).to_numpy()
-
     for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
             pairs = [(correct(slug, method), correct(slug, other)) for slug in covered]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
@@ -207,9 +209,11 @@ def _pairs_by_class(retrieved: Artifact) -> dict[str, int]:
 
 def correct_of(result: Artifact, folder: str = "") -> pd.Series:
     """Whether each image of a published result is named right, by the image's name, sorted."""
-    predictions = pd.read_parquet(result.file(f"{folder}predictions.parquet"))
-    predictions = predictions.set_index("image").sort_index()
-    return predictions["predicted"].str[0] == predictions["class_id"]
+    columns = ["image", "predicted", "class_id"]
+    # pandas takes five times as long, and an overview reads thousands.
+    table = pq.ParquetFile(result.file(f"{folder}predictions.parquet")).read(columns=columns)
+    right = pc.equal(pc.list_element(table["predicted"], 0), table["class_id"])
+    return pd.Series(right.to_numpy(), table["image"].to_numpy()).sort_index()
 
 
 def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Correct, Correct]:

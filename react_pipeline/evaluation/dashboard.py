@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 MAX_CLASS_ROWS = 500
 """Classes listed on the page; the rest is in `per_class.csv`."""
 
+MAX_DOMAINS = 100
+"""Domains shown on the page of all; the rest is in `table.csv`."""
+
 _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
 _MEASURED = {"top1": "Top-1 accuracy, %", "delta_top1": "Difference to the base, points"}
 
@@ -119,6 +122,8 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> s
     """The page of all domains, from the table of `overview`."""
     finding = find_over_domains(table)
     means = table[table["domain"] == MEAN]
+    count = table["domain"].nunique() - (not means.empty)
+    table = table[table["domain"].isin({MEAN, *_most_changed(table, finding.method)})]
     domains = table[table["domain"] != MEAN]
     figures = {"domains": domains_figure(table, finding.method)} if finding.method else {}
     methods = _trained_methods(means, finding.method)
@@ -140,9 +145,23 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> s
         means=None if means.empty else _numbers(means, ("domain", "n"), status="Covers"),
         # With top-5 the table would be wider than the page; it is on the page of each domain.
         domains=_numbers(domains, ("top5",)),
+        shown=domains["domain"].nunique(),
+        count=count,
         others=_drawn(others, "domains-"),
         comparisons={slug: comparison.fingerprint for slug, comparison in comparisons.items()},
     )
+
+
+def _most_changed(table: pd.DataFrame, method: str) -> list[str]:
+    """The domains that a page shows: first those without a number, then by how much a method
+    changed them.
+    """
+    domains = table.loc[table["domain"] != MEAN, "domain"].unique()
+    changes = table[table["method"] == method].set_index("domain")["delta_top1"].abs()
+    order = changes.reindex(domains).sort_values(
+        ascending=False, na_position="first", kind="stable"
+    )
+    return list(order.index[:MAX_DOMAINS])
 
 
 def _page(template: str, **values: Any) -> str:

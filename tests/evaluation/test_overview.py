@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support.results import publish_results
 
 from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing
+from react_pipeline.evaluation import dashboard
 from react_pipeline.evaluation.all_domains import comparison_table, overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.intervals import mean_interval, paired_interval, share_interval
@@ -134,12 +136,27 @@ def test_a_result_that_was_removed_makes_its_comparison_stale(project: Project) 
         comparing.comparison_is_current(project, "shapes")
 
 
-def test_spoilt_comparison_is_named_and_other_domains_are_shown(project: Project) -> None:
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_spoilt_comparison_is_named_and_other_domains_are_shown(
+    project: Project, is_cut: bool
+) -> None:
     compared(project, "colours", 0.25, 0.5)
     spoilt = compared(project, "shapes", 0.25, 0.5).file("table.csv")
-    spoilt.write_text("spoilt")
+    spoilt.write_bytes(b"spoilt" if is_cut else bytes(spoilt.stat().st_size))
     shown = overview(project).counts
-    assert shown["domains"] == 1 and "differ from the manifest" in shown["skipped"]["shapes"]
+    assert shown["domains"] == 1 and "table.csv: " in shown["skipped"]["shapes"]
+
+
+def test_the_page_of_many_domains_shows_those_that_changed_most(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "MAX_DOMAINS", 1)
+    compared(project, "shapes", 0.25, 0.5)
+    compared(project, "colours", 0.25, 0.75)
+    page = overview(project).file("dashboard.html").read_text()
+    assert "The 1 of 2 domains" in page
+    (rows,) = re.findall("<h2>Domains</h2>(.*?)</section>", page, re.DOTALL)
+    assert "colours" in rows and "shapes" not in rows
 
 
 def test_a_domain_file_that_was_removed_leaves_the_overview(project: Project) -> None:
