@@ -41,7 +41,8 @@ WILL_RETRY_TAG = "dagster/will_retry"
 LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 600.0
-"""A launch of another machine whose last heartbeat is older than this is dead."""
+"""A launch of another machine that shows the same heartbeat for so long is dead."""
+MAX_PAUSE_SECONDS = 300.0
 
 OUT_OF_RETRIES = "RetryRequestedFromPolicy"
 """Dagster's name of the error of a step whose retries are exhausted; only transient faults are
@@ -226,6 +227,7 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
                     dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_STARTED)
                 ):
                     instance.add_run_tags(run.run_id, tags_of(name))
+                reap_abandoned(instance)
 
     heart = threading.Thread(target=beat, daemon=True)
     with locked(lock_of(instance, name)):
@@ -263,11 +265,8 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     Without this they would look started forever, and the next run would wait for the place on the
     GPU that they hold.
     """
-    dead = [
-        run
-        for run in instance.get_runs(dg.RunsFilter(statuses=_STARTED))
-        if not is_alive(instance, run)
-    ]
+    started = instance.get_runs(dg.RunsFilter(statuses=_STARTED))
+    dead = [run for run in started if not is_alive(instance, run)]
     for run in dead:
         instance.report_run_failed(
             run, "The process of this launch was killed; launch again to resume."
@@ -286,4 +285,15 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if name.split()[0] == platform.node() and lock_of(instance, name).exists():
         with lock_of(instance, name).open("a") as file:
             return not lock(file, wait=False)
-    return time.time() - float(run.tags.get(HEARTBEAT_TAG, "0")) < EXPIRY_SECONDS
+    # No clock of another machine is compared with ours, only looks by one process; after a pause,
+    # as when the database was gone, they begin anew.
+    now, beat = time.monotonic(), run.tags.get(HEARTBEAT_TAG, "")
+    before, since, last = _heartbeats.get(run.run_id, (beat, now, now))
+    if beat != before or now - last > MAX_PAUSE_SECONDS:
+        since = now
+    _heartbeats[run.run_id] = beat, since, now
+    return now - since < EXPIRY_SECONDS
+
+
+_heartbeats: dict[str, tuple[str, float, float]] = {}
+"""Of runs of other machines: the last heartbeat, since when it is the same, and the last look."""

@@ -127,7 +127,7 @@ GUARDS = (
     Guard("react_pipeline/store/copies.py", "whole = sha256_of(file) == artifact.manifest[\"files\"][name][\"sha256\"]", "whole = True", BUCKET),
     Guard("react_pipeline/store/copies.py", " and path.name not in in_use", "", BUCKET),
     Guard("react_pipeline/store/pruning.py", "            if attempt.is_dead(locked=held):", "            if True:", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "with suppress(FileNotFoundError):  # another", "if True:  # another", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "    except FileNotFoundError:  # another prune was faster\n        pass\n", "", PRUNING),
     Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
     Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/use/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "use/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
@@ -135,7 +135,7 @@ GUARDS = (
     Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/use/encoding.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
     Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
-    Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),
+    Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == host_of(self.root):', "if locked:", PRUNING),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),

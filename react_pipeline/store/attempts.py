@@ -4,7 +4,7 @@ hosts respect.
 Belongs here: the folders below `.staging`, leases and who is alive. Does not belong here:
 publication (`store`).
 
-Layout, where an attempt is called `<boot id>-<process id>-<random>`::
+Layout, where an attempt is called `<host>-<process id>-<random>`::
 
     .staging/<slug>.<attempt>          what it writes, and in the end the artifact
     .staging/<slug>.<attempt>.scratch  what it resumes from after a kill; no part of the artifact
@@ -18,6 +18,7 @@ attempt. They spare work, and keep `prune` away from what a build uses.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -44,12 +45,16 @@ LEASE_SECONDS = 120.0
 
 
 @cache
-def boot_id() -> str:
-    """Identifies this boot of this kernel: attempts that share it share its file locks."""
+def host_of(root: Path) -> str:
+    """Identifies the processes that share the file locks below `root`: those of one boot, one mount
+    namespace and one device. Two mounts of a network file system need not share them.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:12]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        mounts = str(Path("/proc/self/ns/mnt").readlink())
     except OSError:  # no Linux: the host's name does not change while its processes live
-        return socket.gethostname().encode().hex()[:12]
+        boot, mounts = socket.gethostname(), ""
+    return hashlib.sha256(f"{boot} {mounts} {root.stat().st_dev}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,13 @@ class Attempt:
         Args:
             locked: The caller holds the lock that the attempt's process would hold on this host.
         """
-        if locked and self.name.partition("-")[0] == boot_id():
+        if locked and self.name.partition("-")[0] == host_of(self.root):
             return True
         try:
-            return now_of(self.root) - self.lease.stat().st_mtime > LEASE_SECONDS
+            age = now_of(self.root) - self.lease.stat().st_mtime
         except OSError:  # removed when an attempt ends
             return True
+        return abs(age) > LEASE_SECONDS  # a date in the future would block it for good
 
     def relies_on(self) -> set[str]:
         """Fingerprints of the artifacts that it reads and of the one it publishes."""
@@ -121,7 +127,7 @@ class Attempt:
         They are moved where the lock proves that it is dead, and copied where only its lease has
         run out: a process that was merely suspended may still write to its open files.
         """
-        move = locked and dead.name.partition("-")[0] == boot_id()
+        move = locked and dead.name.partition("-")[0] == host_of(self.root)
         folders = [
             (dead.scratch, self.scratch),
             *([(dead.staging, self.staging)] if staging else []),
@@ -129,10 +135,7 @@ class Attempt:
         for theirs, mine in folders:
             try:
                 theirs.rename(mine) if move else shutil.copytree(theirs, mine)
-            except (
-                FileNotFoundError,
-                shutil.Error,
-            ):  # none, another build was faster, or its process lives after all
+            except OSError:  # none, another build was faster, or its process lives after all
                 shutil.rmtree(mine, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -159,7 +162,7 @@ class Attempt:
 
 def new_attempt(root: Path, slug: str) -> Attempt:
     """An attempt of this process, none of whose folders exist."""
-    return Attempt(root, slug, f"{boot_id()}-{os.getpid()}-{secrets.token_hex(4)}")
+    return Attempt(root, slug, f"{host_of(root)}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
@@ -191,7 +194,7 @@ def now_of(root: Path) -> float:
     """The clock of the file system, which is another host's where the store is shared; ours where
     it is read-only.
     """
-    clock = root / f".clock-{boot_id()}-{os.getpid()}-{secrets.token_hex(2)}"
+    clock = root / f".clock-{os.getpid()}-{secrets.token_hex(8)}"
     try:
         clock.touch()
         return clock.stat().st_mtime

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -95,7 +95,7 @@ def prune(
         try:
             manifest = read_manifest(directory, path.relative_to(store.root).parts[0])
             made = path.stat().st_mtime
-        except (CorruptArtifact, FileNotFoundError) as error:
+        except (CorruptArtifact, OSError) as error:
             logger.warning("kept: %s", error)
             continue
         current, since = pointers.get(directory.parent, ("", now))
@@ -107,27 +107,41 @@ def prune(
     if not dry_run:
         trash.mkdir(parents=True, exist_ok=True)
         for directory in doomed:
-            with suppress(FileNotFoundError):  # another prune was faster
+            with _kept_if_refused():
                 directory.rename(trash / f"{secrets.token_hex(4)}-{directory.name}")
         for path in trash.glob("*"):
-            with suppress(FileNotFoundError):
+            with _kept_if_refused():
                 shutil.rmtree(path)
         gone = {directory.name for directory in doomed}
         for memory in memory_of_verified(store.root).glob("*"):
             if memory.name.rpartition("--")[2] in gone:
                 memory.unlink(missing_ok=True)
+        removed = [path for path in removed if not path.exists()]
     return [*map(str, removed), *reap(store, dry_run=dry_run)]
+
+
+@contextmanager
+def _kept_if_refused() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:  # another prune was faster
+        pass
+    except OSError as error:  # such as a stale handle of NFS, or a file that is open on a host
+        logger.warning("kept: %s", error)
 
 
 def _pointer(path: Path) -> tuple[str, float]:
     """The fingerprint that a pointer names, empty if it is damaged, and since when."""
-    name = path.read_text(errors="replace").strip()
+    try:
+        name, since = path.read_text(errors="replace").strip(), path.stat().st_mtime
+    except OSError:  # replaced on another host
+        name, since = "", 0.0
     if not (name and (path.parent / name / MANIFEST).exists()):
         logger.warning(
             "%s: names no artifact; everything next to it is kept. Materialize it again", path
         )
         name = ""
-    return name, path.stat().st_mtime
+    return name, since
 
 
 def reap(store: Store, *, dry_run: bool) -> list[str]:

@@ -6,10 +6,11 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -28,7 +29,6 @@ from react_pipeline.assets.pictures import PICTURES, picture_at
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
-    EXPIRY_SECONDS,
     HEARTBEAT_TAG,
     LAUNCH_TAG,
     lock_of,
@@ -279,12 +279,13 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
 
 @pytest.mark.parametrize("is_alive", [True, False])
 @pytest.mark.parametrize("machine", ["this", "another"])
-def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machine: str) -> None:
+def test_killed_launch_is_closed_and_gives_its_place_back(
+    is_alive: bool, machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = build_defs().resolve_implicit_global_asset_job_def()
-    silence = EXPIRY_SECONDS * (0.5 if is_alive else 2)
     with dg.DagsterInstance.local_temp() as instance, ExitStack() as ending:
         storage = instance.event_log_storage
-        tags = {LAUNCH_TAG: "another 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
+        tags = {LAUNCH_TAG: "another 1", HEARTBEAT_TAG: "0"}
         if machine == "this":
             held = (
                 ending.enter_context(registered(instance))
@@ -297,10 +298,29 @@ def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machin
         run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
         storage.set_concurrency_slots("gpu", 1)
         storage.claim_concurrency_slot("gpu", run.run_id, "step")
-        assert reap_abandoned(instance) == ([] if is_alive else [run.run_id])
+        if machine == "another":
+            assert not looks(instance, monkeypatch, [0, 200, 400])
+            # The database was gone, so nobody could write a heartbeat.
+            assert not looks(instance, monkeypatch, [2_000, 2_200, 2_400])
+            if is_alive:
+                instance.add_run_tags(run.run_id, {HEARTBEAT_TAG: "1"})
+        assert looks(instance, monkeypatch, [2_600]) == ([] if is_alive else [run.run_id])
         assert bool(storage.get_concurrency_info("gpu").claimed_slots) == is_alive
         closed = instance.get_run_by_id(run.run_id)
         assert closed and closed.is_failure_or_canceled != is_alive
+
+
+def looks(
+    instance: dg.DagsterInstance, patch: pytest.MonkeyPatch, seconds: Sequence[int]
+) -> list[str]:
+    """The runs that are closed at these times of the clock of this machine."""
+    closed = []
+    for now in seconds:
+        with patch.context() as patched:
+            clocks = SimpleNamespace(monotonic=lambda now=now: now, time=time.time)
+            patched.setattr(runs, "time", clocks)
+            closed += reap_abandoned(instance)
+    return closed
 
 
 def test_living_launch_shows_its_heartbeat_in_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(store_module.time, "sleep", lambda _: _pause())
     monkeypatch.setattr(store_module, "has_locks", lambda _: True)
-    monkeypatch.setattr(attempts, "boot_id", host_of_actor)
+    monkeypatch.setattr(attempts, "host_of", host_of_actor)
     monkeypatch.setattr(attempts.Attempt, "_touch", lambda *_: None)
     memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
     root = Path(tempfile.mkdtemp(dir=memory if memory.exists() else None))
@@ -202,7 +202,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def host_of_actor() -> str:
+def host_of_actor(_root: Path) -> str:
     here = getcurrent()
     return here.host if isinstance(here, Actor) else "nowhere"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from react_pipeline.store import pruning
+from react_pipeline.store import attempts, pruning
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.attempts import LEASE_SECONDS, Attempt, new_attempt
 from react_pipeline.store.errors import CorruptArtifact
@@ -119,6 +120,44 @@ def test_folders_of_another_host_stay_until_its_lease_runs_out(store: Store) -> 
     assert store.prune() == [str(dead.staging)]
     assert alive.staging.exists()
     assert store.is_building("thing", "all", "x")
+
+
+@of_a_folder
+def test_a_lease_dated_in_the_future_blocks_nothing(store: Store) -> None:
+    publish(store, 1)
+    ahead = leave(store, "elsewhere", -10 * 365 * 24 * 3600)
+    assert not store.is_building("thing", "all", "x") and store.prune() == [str(ahead.staging)]
+
+
+@of_a_folder
+def test_the_lock_of_another_mount_proves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.staging.mkdir(parents=True)
+    here, device = attempts.host_of(store.staging), attempts.host_of(Path("/proc"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "readlink", lambda _: Path("mnt:[1]"))
+        namespace = attempts.host_of.__wrapped__(store.staging)
+    assert leave(store, here, 0).is_dead(locked=True)
+    assert not leave(store, device, 0).is_dead(locked=True)
+    assert not leave(store, namespace, 0).is_dead(locked=True)
+
+
+@of_a_folder
+def test_what_the_disk_refuses_to_remove_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, gone, _last = (publish(store, value) for value in range(3))
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path == stuck.path:
+            raise OSError(errno.ESTALE, "stale file handle")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    assert store.prune(keep_seconds=0) == [str(gone.path)]
+    assert stuck.path.exists() and not gone.path.exists()
 
 
 @of_a_folder
