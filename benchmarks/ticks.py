@@ -1,4 +1,4 @@
-"""One tick of the sensor `upkeep`: its time for 10, 100, 1,000 domains when nothing is due, after
+"""One tick of the sensor `upkeep`: its seconds of the processor for 10, 100, 1,000 domains when nothing is due, after
 one change, and when all checkpoints are due.
 
 Artifacts are published by the real store from the real lineage; what is in them is made up. Every
@@ -96,7 +96,7 @@ def _row(directory: Path, count: int, storage: str | None, following: int) -> st
 
 
 class Ticks:
-    """Ticks of the sensor as the daemon evaluates it; `seconds` of each."""
+    """Ticks of the sensor as the daemon evaluates it; `seconds` of the processor for each."""
 
     def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
         """Load the definitions."""
@@ -111,9 +111,9 @@ class Ticks:
             repository_def=self._repository,
             resources={"project": self._resource},
         )
-        began = time.perf_counter()
+        began = time.process_time()
         data = self._repository.get_sensor_def("upkeep").evaluate_tick(context)
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(time.process_time() - began)
         return list(data.run_requests or ())
 
     def queue(self, requests: list[dg.RunRequest]) -> None:
