@@ -286,7 +286,7 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         with lock_of(instance, name).open("a") as file:
             return not lock(file, wait=False)
     # No clock of another machine is compared with ours, only looks by one process; after a pause,
-    # as when the database was gone, they begin anew.
+    # as when the database was gone, they begin again.
     now, beat = time.monotonic(), run.tags.get(HEARTBEAT_TAG, "")
     before, since, last = _heartbeats.get(run.run_id, (beat, now, now))
     if beat != before or now - last > MAX_PAUSE_SECONDS:
