@@ -42,7 +42,7 @@ from react_pipeline.store.artifacts import (
     require_manifest,
     slug_of,
 )
-from react_pipeline.store.attempts import boot_id
+from react_pipeline.store.attempts import host_of
 from react_pipeline.store.bucket import Bucket, ConflictError, Stored, each
 from react_pipeline.store.bucket_leases import LEASES, Lease, is_expired, relied_on
 from react_pipeline.store.copies import Copies
@@ -454,8 +454,8 @@ class BucketStore(Store):
     @property
     def _place(self) -> str:
         """Identifies the folder whose locks the builders of this machine share."""
-        stat = self._workshop.root.stat()
-        return f"{boot_id()}-{stat.st_dev}-{stat.st_ino}"
+        root = self._workshop.root
+        return f"{host_of(root)}-{root.stat().st_ino}"
 
     def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
         """As of `Store`."""
