@@ -359,6 +359,7 @@ def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled:
         "freshness": True,
         "upkeep": enabled,
         "recustomize": enabled,
+        "alerts": True,  # of an extension; it starts no run
     }
 
 
