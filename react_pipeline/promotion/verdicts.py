@@ -156,9 +156,9 @@ class Verdict(_Stored):
             return cls.model_validate_json(artifact.file(VERDICT_FILE).read_text(encoding="utf-8"))
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.path / VERDICT_FILE}: not a verdict of this version; it names the "
+                f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version; it names the "
                 f"champion of {artifact.key!r}: read it with the version that wrote it, or remove "
-                f"{artifact.path.parent} to begin again from the base"
+                f"{artifact.address.rpartition('/')[0]} to begin again from the base"
             ) from error
 
 

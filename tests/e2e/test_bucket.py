@@ -5,7 +5,7 @@ everything that looks at a project works on it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +27,24 @@ SHARED = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
 OF_DOMAIN = ("evaluation_set", "retrieved_set", "control_set")
 
 
-def in_bucket(project: Project, url: str = "s3://artifacts/project") -> Project:
+def in_bucket(project: Project, url: str = "") -> Project:
+    """The project with another store; a process keeps one client a URL."""
     fields = yaml.safe_load(project.path.read_text())
-    fields |= {"store": url, "cache": {"folder": "cache", "gigabytes": 1}}
+    fields |= {
+        "store": url or f"s3://artifacts/{project.path.parent.name}",
+        "cache": {"folder": "cache", "gigabytes": 1},
+    }
     project.path.write_text(yaml.safe_dump(fields))
     return Project.load(project.path)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> BucketServer:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
     server = BucketServer()
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    return server
+    yield server
+    server.stop()
 
 
 def test_artifacts_are_those_of_a_local_store(
@@ -82,7 +87,7 @@ def test_prune_and_verify_name_addresses(tiny_project: Project, server: BucketSe
     artifact = run(project, "corpus", "all")
     answer = CliRunner().invoke(app, ["verify", "--config", str(project.path)])
     assert artifact.address in answer.output.replace("\n", "")
-    assert artifact.address.startswith("s3://artifacts/project/corpus/all/")
+    assert artifact.address.startswith(f"{project.config.bucket}/corpus/all/")
 
 
 def test_a_bucket_that_is_not_there_is_a_problem(
@@ -104,6 +109,6 @@ def test_a_url_that_names_no_prefix_is_refused(tiny_project: Project, url: str) 
 
 def test_the_folder_of_this_machine_is_the_caches(tiny_project: Project) -> None:
     config = load_pipeline(in_bucket(tiny_project).path)
-    assert config.bucket == "s3://artifacts/project"
+    assert config.bucket == f"s3://artifacts/{tiny_project.path.parent.name}"
     assert config.store == config.cache.folder == Path(tiny_project.path.parent / "cache").resolve()
     assert str(config.tracking_uri).endswith(f"{tiny_project.path.parent.name}/mlflow.db")
