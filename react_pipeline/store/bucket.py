@@ -25,6 +25,8 @@ signature between tries, and servers accept one for 5 minutes.
 """
 THREADS = 16
 """Requests at once."""
+SMALL_THREADS = 64
+"""Of small objects."""
 MAX_PARTS = 9_000
 """Of one upload; S3 allows 10,000."""
 MIN_PART_BYTES = 8 << 20
@@ -143,6 +145,13 @@ class Bucket:
             for page in library.list(client, prefix or None):
                 yield from map(_stored, page)
 
+    def all_objects(self) -> list[Stored]:
+        """All objects, those of each top folder at the same time: pages follow one another."""
+        with self._named("") as (library, client):
+            top = library.list_with_delimiter(client)
+        below = each(lambda folder: list(self.objects(folder)), top["common_prefixes"])
+        return [*map(_stored, top["objects"]), *(one for folder in below for one in folder)]
+
     def delete(self, paths: Iterable[str]) -> None:
         """Remove objects; those that are gone already are no error."""
         paths = list(paths)
@@ -209,11 +218,11 @@ class Bucket:
 _process: int | None = None
 
 
-def each(action: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THREADS) -> Iterator[T]:
     """Results of a request for each item, several at once, in the order of the items; after one
     that fails no other is begun.
     """
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(threads)
     try:
         yield from pool.map(action, items)
     finally:

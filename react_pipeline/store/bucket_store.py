@@ -43,7 +43,7 @@ from react_pipeline.store.artifacts import (
     slug_of,
 )
 from react_pipeline.store.attempts import host_of
-from react_pipeline.store.bucket import Bucket, ConflictError, Stored, each
+from react_pipeline.store.bucket import SMALL_THREADS, Bucket, ConflictError, Stored, each
 from react_pipeline.store.bucket_leases import LEASES, Lease, is_expired, relied_on
 from react_pipeline.store.copies import Copies
 from react_pipeline.store.durable import CACHE, write_atomically
@@ -467,7 +467,7 @@ class BucketStore(Store):
         return not is_expired(stored, self.bucket.now())
 
     def look(self) -> BucketLook:
-        """A view of one moment, by one listing."""
+        """A view of one moment, by a listing."""
         return BucketLook(self.bucket.url, self.root, self.copies.limit_bytes)
 
     def _require_format(self) -> None:
@@ -495,13 +495,13 @@ _checked: set[str] = set()
 
 
 class BucketLook(BucketStore):
-    """A store at one moment: one listing, and requests only for small objects that changed since
-    the last look of this machine.
+    """A store at one moment: a listing, and requests only for small objects that changed since the
+    last look of this machine.
     """
 
     @cached_property
     def _stored(self) -> dict[str, Stored]:
-        return {stored.path: stored for stored in self.bucket.objects()}
+        return {stored.path: stored for stored in self.bucket.all_objects()}
 
     @cached_property
     def _versions(self) -> dict[str, dict[str, dict[str, Stored]]]:
@@ -639,7 +639,7 @@ def contents_of(bucket: Bucket, objects: Sequence[Stored], cache: Path) -> dict[
         versions[path] = str(stored.version)
         return path, content
 
-    new = dict(filter(None, each(request, versions.keys() - contents.keys())))
+    new = dict(filter(None, each(request, versions.keys() - contents.keys(), SMALL_THREADS)))
     gone = [(path,) for path, *_ in rows if path not in versions]
     with closing(sqlite3.connect(cache, timeout=60)) as database, database:
         database.executemany("DELETE FROM objects WHERE path = ?", gone)
