@@ -77,11 +77,12 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     shard's number.
     """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
+    folder = artifact.path
     entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
     return [
         RemoteShard(path, StorageConfig.model_validate_json(storage))
         if is_url(path)
-        else artifact.path / path
+        else folder / path
         for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries)
     ]
 
@@ -120,6 +121,7 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
         SourceUnavailable: Naming the shard whose server does not answer.
     """
     locations = shard_paths(artifact)
+    own = artifact.path
     recorded = pd.read_parquet(artifact.file(SHARDS_FILE))
     identities = each(
         identify, [location for location in locations if isinstance(location, RemoteShard)]
@@ -128,7 +130,7 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
         if isinstance(location, RemoteShard):
             present = True
             same = next(identities).digest == sha256
-        elif location.is_relative_to(artifact.path):
+        elif location.is_relative_to(own):
             # Verified as a file of the artifact.
             continue
         else:

@@ -130,6 +130,7 @@ class _Source:
         names = zip(files_of_shard(number, count), records.files(shard.number), strict=True)
         files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
         verify_files(self.artifact, files)
+        folder = self.artifact.folder_with(files)
         metadata = metadata_file(number, count)
         ledger: list[LedgerRow] = []
         if record["ledger"] is not None:
@@ -137,15 +138,15 @@ class _Source:
             # Older ones name no source.
             table = table.reindex(columns=LEDGER_COLUMNS).fillna("").assign(shard=shard.number)
             ledger = list(table.itertuples(index=False, name=None))
-        keys = recorded_keys(self.artifact.path / metadata, ledger)
+        keys = recorded_keys(folder / metadata, ledger)
         repeated = {key for _, key, reason, *_ in ledger if reason == DUPLICATE}
         if seen.duplicates(shard.number, keys) != repeated:
             return False
         for name, new in files.items():
             if name == metadata and record["first_shard"] != shard.number:
-                _renumber(self.artifact.path / name, records.staging / new, shard.number)
+                _renumber(folder / name, records.staging / new, shard.number)
             else:
-                link_or_copy(self.artifact.path / name, records.staging / new)
+                link_or_copy(folder / name, records.staging / new)
         shard.ledger = ledger
         (shard.found,) = record["found"]
         seen.add(shard.number, keys)

@@ -149,7 +149,8 @@ class _Layout:
 
     def parts(self, artifact: Artifact, folder: str) -> Parts:
         if not self.digests:
-            return Parts(artifact.path, self.names[folder], self.starts)
+            names = self.names[folder]
+            return Parts(artifact.folder_with(names), names, self.starts)
         root = artifact.root
         base = Path(place_of(root, artifact.parents["corpus"], recorded=self.folder))
         check = partial(_check_unchanged, root, base, self.digests)
@@ -181,12 +182,12 @@ class _Layout:
         )
 
 
-_layouts: dict[tuple[Path, str], _Layout] = {}
+_layouts: dict[tuple[str, str], _Layout] = {}
 
 
 def _layout(artifact: Artifact) -> _Layout:
     # What was built again at the same place is another artifact.
-    identity = artifact.path, artifact.manifest["digest"]
+    identity = artifact.address, artifact.manifest["digest"]
     if identity not in _layouts:
         _layouts[identity] = _read_layout(artifact)
     return _layouts[identity]

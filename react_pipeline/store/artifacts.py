@@ -103,6 +103,10 @@ class Artifact:
             )
         return self.path / name
 
+    def folder_with(self, _names: Iterable[str]) -> Path:
+        """The folder of the artifact, in which at least these of its files are."""
+        return self.path
+
     def open_parent(self, stage: str) -> Artifact:
         """The artifact of a stage that this one was made from, of the same key.
 

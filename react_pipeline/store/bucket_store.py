@@ -25,7 +25,7 @@ import shutil
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
@@ -127,6 +127,10 @@ class BucketArtifact(Artifact):
                 f"{self.address}: no file {name!r} in its manifest; rematerialize `{self.stage}`"
             )
         return self.store.copies.fetch(self, [name]) / name
+
+    def folder_with(self, names: Iterable[str]) -> Path:
+        """The folder of verified local copies of some files."""
+        return self.store.copies.fetch(self, names)
 
     def open_parent(self, stage: str) -> Artifact:
         """The artifact of a stage that this one was made from, of the same key."""
