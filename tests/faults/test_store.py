@@ -104,7 +104,8 @@ def test_remains_of_a_kill_go_with_the_next_build_or_pruning(
     assert store.build(INPUTS, write_two).reused
     assert not list((tmp_path / ".staging").iterdir())
     left = leave(store, INPUTS)
-    assert store.prune(dry_run=True) == [left.staging, left.scratch] == store.prune()
+    folders = [str(left.staging), str(left.scratch)]
+    assert store.prune(dry_run=True) == folders == store.prune()
     assert not list((tmp_path / ".staging").iterdir())
 
 
