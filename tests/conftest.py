@@ -27,6 +27,7 @@ shards.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -36,7 +37,7 @@ import venv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
@@ -45,8 +46,14 @@ from sqlalchemy import Engine, event
 from support.drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
 
 from react_pipeline.project.project import Project
+from react_pipeline.store.store import Store
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
+
+if TYPE_CHECKING:
+    from support.bucket import BucketServer
+
+    from react_pipeline.store.bucket_store import BucketStore
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy
 # machine take seconds. Set before torch is loaded; processes that tests start inherit it.
@@ -289,6 +296,47 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("skipped, and why")
         for reason, tests in reasons.most_common():
             terminalreporter.line(f"{tests:4}  {reason}")
+
+
+_bucket_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[BucketServer]:
+    from support.bucket import BucketServer
+
+    server = BucketServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
+    """The server of `bucket`, which answers as it should again after the test."""
+    for name, value in _server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _server
+    _server.spoil = lambda _: None
+
+
+@pytest.fixture
+def bucket(server: BucketServer, tmp_path: Path) -> BucketStore:
+    from react_pipeline.store.bucket_store import BucketStore
+
+    # No two tests share a prefix, by which clients and manifests are remembered.
+    return BucketStore(
+        f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}", tmp_path / "here", 1e9
+    )
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store of each kind: a folder, and a bucket. A test of the folder's own files takes it by
+    `FOLDER`.
+    """
+    if request.param == "folder":
+        return Store(tmp_path / "store")
+    return request.getfixturevalue("bucket")
 
 
 @pytest.fixture(scope="session")

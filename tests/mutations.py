@@ -56,7 +56,7 @@ EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
-GUARD_SETS = "extensions/guards/test_guards.py"
+GUARD_SETS = "extensions/guards/test_guard_sets.py"
 STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",

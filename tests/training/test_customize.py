@@ -212,7 +212,7 @@ def test_stale_pairs_are_refused_by_name(
 
 def test_an_unknown_method_is_reported(project: Project) -> None:
     with pytest.raises(InputError, match="gated-image"):
-        customize(project, "shapes", "gated-text")
+        customize(project, "shapes", "gated-imge")
 
 
 @pytest.mark.parametrize("kind", ["mild", "timm"])

@@ -57,7 +57,7 @@ def _read_run(folder: Path) -> tuple[Predictions, int]:
             folder / "predictions.parquet", columns=["path", "predicted", "confidence"]
         )
         source, model, classes = run["source"], run["model"], run["classes"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise InputError(
             f"{folder}: no finished run of `react-pipeline predict` ({error}); run it first"
         ) from error
