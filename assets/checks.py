@@ -19,7 +19,7 @@ from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, unnamed_message
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS, trained_methods
+from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact
 
@@ -133,7 +133,7 @@ def training_starts_at_the_base(project: Project, artifact: Artifact) -> dg.Asse
 
     A head must start as the zero-shot head of the base.
     """
-    method = METHODS[artifact.key.partition("/")[2]]
+    method = project.method(artifact.key.partition("/")[2])
     difference = artifact.counts["step0_max_difference"]
     allowed = method.step0_tolerance
     what = "features" if method.has_model else "class vectors"
@@ -165,7 +165,7 @@ def gain_is_not_shared_by_the_control(project: Project, artifact: Artifact) -> d
     top1 = artifact.counts["top1"]
     leads = {
         name: top1[name] - top1[name + CONTROL_SUFFIX]
-        for name in trained_methods()
+        for name in trained_methods(project.config.all_methods)
         if {name, name + CONTROL_SUFFIX} <= set(top1)
     }
     if not leads:

@@ -16,6 +16,7 @@ from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
 from react_pipeline.project import Project
+from react_pipeline.settings import Method
 from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
 from react_pipeline.store import Artifact
 
@@ -99,7 +100,9 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
     return declared
 
 
-def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:
+def assets_of(
+    stages: Iterable[Stage], methods: Sequence[str], table: Mapping[str, Method]
+) -> list[dg.AssetsDefinition]:
     """The assets of these stages, where these methods are wanted. A stage without a function of its
     own gets one.
     """
@@ -107,14 +110,14 @@ def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.Assets
     assets = []
     for stage in rows.values():
         deps = [
-            dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods))
+            dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods, table))
             for name in deps_of(stage, rows)
         ]
         declare = dg.asset(
             name=stage.name,
             description=_texts.get(stage.name) or stage.about,
             deps=deps,
-            partitions_def=partitions_of(stage, methods),
+            partitions_def=partitions_of(stage, methods, table),
             group_name=stage.group,
             kinds=set(stage.kinds),
             owners=["team:react"],
@@ -126,14 +129,16 @@ def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.Assets
     return assets
 
 
-def checks_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
+def checks_of(
+    stages: Iterable[Stage], methods: Sequence[str], table: Mapping[str, Method]
+) -> list[dg.AssetChecksDefinition]:
     """The checks of these stages, in the order of declaration."""
     names = {stage.name for stage in stages}
     checks = []
     for declared in _checks:
         if declared.stage not in names:
             continue
-        partitions = partitions_of(STAGES[declared.stage], methods)
+        partitions = partitions_of(STAGES[declared.stage], methods, table)
         declare = dg.asset_check(
             asset=dg.AssetKey(declared.stage),
             retry_policy=RETRIES,
@@ -177,8 +182,10 @@ def _before(name: str, rows: Mapping[str, Stage]) -> set[str]:
     return {*parents, *(earlier for parent in parents for earlier in _before(parent, rows))}
 
 
-def _mapping(parent: str, child: Stage, methods: Iterable[str]) -> dg.PartitionMapping | None:
-    return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None
+def _mapping(
+    parent: str, child: Stage, methods: Iterable[str], table: Mapping[str, Method]
+) -> dg.PartitionMapping | None:
+    return mapping_of(STAGES[parent], child, methods, table) if parent in STAGES else None
 
 
 def _publish(context: Context, project: ProjectParam) -> dg.MaterializeResult:

@@ -40,23 +40,25 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     try:
         config = resources["project"].load().config
         configured = config.methods
+        table = config.all_methods
         settings = config.automation
         left_out = left_out_stages(config)
         two_encoders = config.two_encoders
     except ReactError:  # nothing is automatic then, and no asset or partition disappears
-        configured = METHODS
+        configured = table = METHODS
         settings = AutomationConfig(schedule=None)
         left_out = set()
         two_encoders = True
-    partitioned = [method for method in METHODS if method in {*configured, *methods}]
+    partitioned = [method for method in table if method in {*configured, *methods}]
     rows = [
         row
         for row in STAGES.values()
-        if row.name not in {*left_out, *unchecked} and row.keys(["any"], partitioned, two_encoders)
+        if row.name not in {*left_out, *unchecked}
+        and row.keys(["any"], partitioned, two_encoders, table)
     ]
     return dg.Definitions(
-        assets=[stages.domain_file, *assets_of(rows, partitioned)],
-        asset_checks=checks_of(rows, partitioned),
+        assets=[stages.domain_file, *assets_of(rows, partitioned, table)],
+        asset_checks=checks_of(rows, partitioned, table),
         schedules=automation.recustomize(settings, rows),
         sensors=[
             automation.domain_files,

@@ -12,7 +12,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -35,8 +35,8 @@ from react_pipeline.assets.runs import (
 )
 from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
-from react_pipeline.settings import METHODS, did_you_mean, load_domains
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES, method_key
+from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
+from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
@@ -93,7 +93,7 @@ def materialize(
     Args:
         selection: Dagster's syntax, such as `*`, `+domain_results` or `comparison`.
         domains: Slugs; none: every valid domain file.
-        methods: Of `METHODS`; none: those of `pipeline.yaml`.
+        methods: Names; none: those of `pipeline.yaml`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
         on_line: Called with what steps report, and with what failed or is skipped.
 
@@ -103,9 +103,11 @@ def materialize(
     """
     project = Project.load(config_path)
     methods = methods or project.config.methods
+    for method in methods:
+        project.method(method)
     defs = build_defs(methods, project=ProjectResource(config_path=str(project.path)))
     slugs, problems, is_refused = _usable(project, domains)
-    places = plan(defs, selection, slugs, methods)
+    places = plan(defs, selection, slugs, methods, project.config.all_methods)
     shown = sorted({key.split("/")[0] for _, key in places} - {ALL})
     if is_refused and shown:
         raise ConfigError(problems)
@@ -181,7 +183,11 @@ def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[P
 
 
 def plan(
-    defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]
+    defs: dg.Definitions,
+    selection: str,
+    domains: Sequence[str],
+    methods: Sequence[str],
+    table: Mapping[str, Method] = METHODS,
 ) -> list[Place]:
     """What a selection names, in the order of the runs: what belongs to no domain, domains, the
     overview of all.
@@ -190,8 +196,7 @@ def plan(
     results.
 
     Raises:
-        InputError: If the selection names nothing that is made for these domains and methods, or a
-            method is unknown.
+        InputError: If the selection names nothing that is made for these domains and methods.
     """
     needs = {row.group: row.data_field for row in STAGES.values() if row.has_data}
     hint = "".join(
@@ -206,11 +211,9 @@ def plan(
         raise InputError(
             f"--select {selection!r}: {_misspelt(defs, selection) or 'no such asset'}{hint}"
         )
-    for method in methods:
-        method_key("any", method)
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
     slugs = list(domains)
-    order = list(METHODS)
+    order = list(table)
 
     def turn(place: Place) -> tuple[int, bool, int]:
         row = STAGES[place[0]]
@@ -219,7 +222,7 @@ def plan(
         return domain, bool(row.gathers), order.index(method) if method else -1
 
     places = sorted(
-        ((row.name, key) for row in rows for key in row.keys(slugs, methods, two_encoders=True)),
+        ((row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)),
         key=turn,
     )
     if not places:
@@ -293,7 +296,9 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
     """
     row = STAGES[place[0]]
     key = place[1]
-    for parent in failed.intersection(row.parents_of(key, project.config.two_encoders).items()):
+    config = project.config
+    parents = row.parents_of(key, config.two_encoders, config.all_methods)
+    for parent in failed.intersection(parents.items()):
         return named(parent)
     for gathered in row.gathers:
         results = [

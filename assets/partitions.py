@@ -5,12 +5,12 @@ Does not belong here: which domains exist (`automation` registers the files of `
 methods (`methods` of pipeline.yaml).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
 from react_pipeline.assets.resources import CheckContext, Context
-from react_pipeline.settings import SLUG
+from react_pipeline.settings import METHODS, SLUG, Method
 from react_pipeline.stage import ALL, Stage
 
 DOMAIN, METHOD = "domain", "method"
@@ -23,19 +23,26 @@ to_domain = dg.MultiToSingleDimensionPartitionMapping(DOMAIN)
 """Between a domain and all its methods, in either direction."""
 
 
-def partitions_of(stage: Stage, methods: Iterable[str]) -> dg.PartitionsDefinition | None:
+def partitions_of(
+    stage: Stage, methods: Iterable[str], table: Mapping[str, Method] = METHODS
+) -> dg.PartitionsDefinition | None:
     """The partitions of a stage where these methods are wanted; None where there is one artifact
     for all domains.
     """
     if stage.scope in ("all", "domain"):
         return None if stage.scope == "all" else domain_partitions
-    names = [method for method in methods if stage.is_for(method)]
+    names = [method for method in methods if stage.is_for(method, table)]
     return dg.MultiPartitionsDefinition(
         {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(names)}
     )
 
 
-def mapping_of(parent: Stage, child: Stage, methods: Iterable[str]) -> dg.PartitionMapping | None:
+def mapping_of(
+    parent: Stage,
+    child: Stage,
+    methods: Iterable[str],
+    table: Mapping[str, Method] = METHODS,
+) -> dg.PartitionMapping | None:
     """How the partitions of a parent belong to those of a child; None: as Dagster does by itself."""
     scopes = parent.scope, child.scope
     if "all" in scopes or scopes[0] == scopes[1]:
@@ -44,7 +51,7 @@ def mapping_of(parent: Stage, child: Stage, methods: Iterable[str]) -> dg.Partit
         return to_domain
     # `base` is measured with no checkpoint of its own, so nothing is upstream of it here.
     same = dg.StaticPartitionMapping(
-        {name: name for name in methods if parent.is_for(name) and child.is_for(name)}
+        {name: name for name in methods if parent.is_for(name, table) and child.is_for(name, table)}
     )
     return dg.MultiPartitionMapping(
         {

@@ -28,7 +28,6 @@ import dagster as dg
 from react_pipeline.assets.resources import REPOSITORY, Context
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import METHODS
 from react_pipeline.stage import method_key
 from react_pipeline.store import (
     Artifact,
@@ -110,7 +109,7 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
         OSError: A transient fault.
     """
     processes = processes_of(project, slug, method)
-    if processes > 1 or arguments_for_several_nodes(method):
+    if processes > 1 or arguments_for_several_nodes(project, method):
         return launch(context, project, slug, method, processes)
     from react_pipeline.training import customize
 
@@ -120,12 +119,13 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
 
 def processes_of(project: Project, slug: str, method: str) -> int:
     """How many processes this machine trains a method with."""
-    return project.training(slug, method).processes if METHODS[method].spreads else 1
+    return project.training(slug, method).processes if project.method(method).spreads else 1
 
 
-def arguments_for_several_nodes(method: str) -> list[str]:
+def arguments_for_several_nodes(project: Project, method: str) -> list[str]:
     """What `REACT_TORCHRUN_ARGS` holds for this method."""
-    return shlex.split(os.environ.get(TORCHRUN_VARIABLE, "")) if METHODS[method].spreads else []
+    arguments = os.environ.get(TORCHRUN_VARIABLE, "")
+    return shlex.split(arguments) if project.method(method).spreads else []
 
 
 def launch(context: Context, project: Project, slug: str, method: str, processes: int) -> Artifact:
@@ -144,7 +144,9 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
     arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
     with _exchange() as exchange:
         client = dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_SECONDS)
-        command = torchrun_command(processes, arguments_for_several_nodes(method), arguments)
+        command = torchrun_command(
+            processes, arguments_for_several_nodes(project, method), arguments
+        )
         context.log.info(shlex.join(command))
         try:
             client.run(context=context, command=command, env=environment(processes, exchange))

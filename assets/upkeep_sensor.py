@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -36,7 +36,7 @@ from react_pipeline.assets.runs import (
 )
 from react_pipeline.extension import extensions
 from react_pipeline.project import Manifests, Project
-from react_pipeline.settings import AutomationConfig
+from react_pipeline.settings import METHODS, AutomationConfig, Method
 from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
@@ -92,7 +92,10 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
             context.log.info(line)
         behind = sum(state in (State.DUE, State.WAITING) for state in tick.found.states.values())
         lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
-        requests = [request_of(task, tick.code, tries) for task, (tries, _) in requested.items()]
+        table = looked.config.all_methods
+        requests = [
+            request_of(task, tick.code, tries, table) for task, (tries, _) in requested.items()
+        ]
         skipped = (
             None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
         )
@@ -215,8 +218,11 @@ class Tick:
         checks evaluated.
         """
         clear, repeated = [], {}
+        config = self.project.config
         parents = {
-            task: STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items()
+            task: STAGES[task.stage]
+            .parents_of(task.key, config.two_encoders, config.all_methods)
+            .items()
             for task in tasks
         }
         self._read_checks({place for places in parents.values() for place in places})
@@ -262,12 +268,14 @@ def priority_of(task: Task) -> int:
     return STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
 
 
-def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
+def request_of(
+    task: Task, code: str, tries: int, table: Mapping[str, Method] = METHODS
+) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
     key_tags = tags_of_key(task.key)
     partition = partition_of(task.key)
-    definition = partitions_of(STAGES[task.stage], [key_tags.get(METHOD_TAG, "")])
+    definition = partitions_of(STAGES[task.stage], [key_tags.get(METHOD_TAG, "")], table)
     tags = {
         **key_tags,
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from react_pipeline.project import Look, Manifests, Project, look_at, remember_look
-from react_pipeline.settings import METHODS
-from react_pipeline.stage import ALL, STAGES, method_key
+from react_pipeline.stage import ALL, STAGES, Stage, method_key
 from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
@@ -43,7 +42,9 @@ def resolve(
     row = STAGES[stage]
     if parents is None:
         found: Judged = {}
-        places = row.parents_of(key, project.config.two_encoders)
+        if "/" in key:
+            project.method(key.split("/")[1])
+        places = _parents_of(project, row, key)
         parents = {
             name: _fresh(project, name, parent_key, found) for name, parent_key in places.items()
         }
@@ -82,7 +83,7 @@ def _fresh(project: Project, stage: str, key: str, found: Judged) -> Artifact:
 def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     row = STAGES[stage]
     if "/" in key:
-        method_key(*key.split("/"))  # of a method whose extension is gone nothing is fresh
+        project.method(key.split("/")[1])  # of a method whose extension is gone nothing is fresh
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
     if artifact.manifest["code_version"] != row.version:
@@ -100,7 +101,7 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
             f"{', '.join(f'`{name}`' for name in fields)}"
         )
         raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
-    for name, parent_key in row.parents_of(key, project.config.two_encoders).items():
+    for name, parent_key in _parents_of(project, row, key).items():
         parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
@@ -108,6 +109,10 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
                 f"{parent.fingerprint}: rematerialize {where}"
             )
     return artifact
+
+
+def _parents_of(project: Project, row: Stage, key: str) -> dict[str, str]:
+    return row.parents_of(key, project.config.two_encoders, project.config.all_methods)
 
 
 def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
@@ -131,7 +136,7 @@ def gather(project: Project, stage: str, slug: str) -> Gathered:
     (gathered,) = STAGES[stage].gathers
     results: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    for method in METHODS:
+    for method in project.config.all_methods:
         if not project.store.has(gathered, key := method_key(slug, method)):
             continue
         try:

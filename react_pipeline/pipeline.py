@@ -24,7 +24,7 @@ from react_pipeline import (
 from react_pipeline.extension import Extension
 from react_pipeline.installation import install_command
 from react_pipeline.project import identity, outside
-from react_pipeline.settings import METHODS, CorpusConfig, EvaluationSetConfig, Method
+from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
     CORPUS_EMBEDDINGS,
@@ -69,12 +69,12 @@ class Core(Extension):
         return labelled.FolderOfClasses, labelled.Manifest
 
 
-def _parents_of_training(method: str) -> tuple[str, ...]:
-    vectors = (CORPUS_EMBEDDINGS,) if METHODS[method].reads_vectors else ()
-    return (BASE_CHECKPOINT, *vectors, METHODS[method].pairs)
+def _parents_of_training(method: Method) -> tuple[str, ...]:
+    vectors = (CORPUS_EMBEDDINGS,) if method.reads_vectors else ()
+    return (BASE_CHECKPOINT, *vectors, method.pairs)
 
 
-def _parents_of_results(method: str) -> tuple[str, ...]:
+def _parents_of_results(method: Method) -> tuple[str, ...]:
     return (*model_parents(method), "evaluation_set")
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from react_pipeline.extension import LazyTable, brought, leave_out
 from react_pipeline.project import Project, identity, outside
-from react_pipeline.settings import METHODS, PipelineConfig, did_you_mean
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.settings import METHODS, Method, PipelineConfig
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.workload import Step, Sums
@@ -84,7 +84,7 @@ class Stage:
     scope: Literal["all", "domain", "method", "trained", "encoder"]
     step: Callable[..., Artifact]
     parents: tuple[str, ...] = ()
-    parents_of_method: Callable[[str], Iterable[str]] | None = None
+    parents_of_method: Callable[[Method], Iterable[str]] | None = None
     gathers: tuple[str, ...] = ()
     is_current: Callable[..., Artifact] | None = None
     compares: bool = False
@@ -108,60 +108,65 @@ class Stage:
         """The section of pipeline.yaml that names its data."""
         return self.data_field.partition(".")[0]
 
-    def parents_of(self, key: str, two_encoders: bool) -> dict[str, str]:
-        """Parent stage -> key, of the artifact of one key; `two_encoders` as in `PipelineConfig`."""
+    def parents_of(
+        self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
+    ) -> dict[str, str]:
+        """Parent stage -> key, of the artifact of one key.
+
+        Args:
+            two_encoders: As in `PipelineConfig`.
+            table: Its `all_methods`.
+        """
         slug, _, method = key.partition("/")
-        names = self.parents if self.parents_of_method is None else self.parents_of_method(method)
+        names: Iterable[str] = self.parents
+        if self.parents_of_method is not None:
+            names = self.parents_of_method(table[method])
         names = as_configured(names, two_encoders)
         return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
 
-    def is_for(self, method: str) -> bool:
+    def is_for(self, method: str, table: Mapping[str, Method] = METHODS) -> bool:
         """Whether there is one for a method: `base` is not `trained`, and a head is no `encoder`."""
         if self.scope == "trained":
             return method != "base"
-        return self.scope != "encoder" or METHODS[method].has_model
+        return self.scope != "encoder" or table[method].has_model
 
     def keys(
-        self, slugs: Iterable[str], methods: Collection[str], two_encoders: bool = False
+        self,
+        slugs: Iterable[str],
+        methods: Collection[str],
+        two_encoders: bool = False,
+        table: Mapping[str, Method] = METHODS,
     ) -> list[str]:
         """The keys of this stage for these domains and methods; none if it compares nothing or no
         method needs it.
         """
         if self.compares and not any(
-            STAGES[self.gathers[0]].is_for(method) for method in methods if method != "base"
+            STAGES[self.gathers[0]].is_for(method, table) for method in methods if method != "base"
         ):
             return []
-        if not self._is_needed(methods, two_encoders):
+        if not self._is_needed(methods, two_encoders, table):
             return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
-        return [
-            method_key(slug, method) for slug in slugs for method in methods if self.is_for(method)
-        ]
+        wanted = [method for method in methods if self.is_for(method, table)]
+        return [method_key(slug, method) for slug in slugs for method in wanted]
 
-    def _is_needed(self, methods: Collection[str], two_encoders: bool) -> bool:
+    def _is_needed(
+        self, methods: Collection[str], two_encoders: bool, table: Mapping[str, Method]
+    ) -> bool:
         """Whether a method needs it; a stage that no other is made from is needed for itself."""
         children = [row for row in STAGES.values() if self.name in row.parents]
         return not children or any(
-            self.name in child.parents_of(f"any/{method}", two_encoders)
+            self.name in child.parents_of(f"any/{method}", two_encoders, table)
             for child in children
             for method in methods
-            if child.is_for(method)
+            if child.is_for(method, table)
         )
 
 
-def key_of(domain: str, method: str) -> str:
-    """Key of a published artifact of a domain and a method, whose extension may be gone by now."""
-    return f"{domain}/{method}"
-
-
 def method_key(domain: str, method: str) -> str:
-    """The same of an artifact to build, or to call fresh; an InputError if the method is unknown."""
-    if method not in METHODS:
-        others = f"choose from {', '.join(METHODS)}, or install the extension that brings it"
-        meant = did_you_mean(method, METHODS, others)
-        raise InputError(f"unknown method {method!r}; {meant}")
-    return key_of(domain, method)
+    """Key of an artifact of a domain and a method, whose extension may be gone by now."""
+    return f"{domain}/{method}"
 
 
 def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
@@ -178,16 +183,14 @@ def encoder_in(parents: Container[str]) -> str:
     return RETRIEVAL_CHECKPOINT if RETRIEVAL_CHECKPOINT in parents else BASE_CHECKPOINT
 
 
-def model_parents(method: str) -> tuple[str, ...]:
+def model_parents(method: Method) -> tuple[str, ...]:
     """The checkpoints that the model of a method is made from: a head is used on the base's
     features, any other checkpoint holds a whole model.
     """
-    if method == "base":
+    if method.name == "base":
         return (BASE_CHECKPOINT,)
     return (
-        (CUSTOMIZED_CHECKPOINT,)
-        if METHODS[method].has_model
-        else (BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT)
+        (CUSTOMIZED_CHECKPOINT,) if method.has_model else (BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT)
     )
 
 
@@ -230,7 +233,7 @@ def _require_sound(row: Stage, names: Collection[str]) -> None:
     parents = {*row.parents, *row.gathers}
     if row.parents_of_method is not None:
         for method in filter(row.is_for, METHODS):
-            parents.update(row.parents_of_method(method))
+            parents.update(row.parents_of_method(METHODS[method]))
     if unknown := parents - set(names):
         missing = ", ".join(sorted(unknown))
         raise ValueError(f"{row.name}: no stage before it is called {missing}")

@@ -21,7 +21,7 @@ import pandas as pd
 
 from react_pipeline.lineage import fresh, is_current, look_outside
 from react_pipeline.project import Manifests, Project, changed_since_run
-from react_pipeline.settings import METHODS, PipelineConfig
+from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import ALL, STAGES, Stage
 from react_pipeline.store import (
     Artifact,
@@ -166,7 +166,7 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     for row in STAGES.values():
         if row.name in left_out or (row.gathers and not slugs):
             continue
-        for key in row.keys(slugs, config.methods, config.two_encoders):
+        for key in row.keys(slugs, config.methods, config.two_encoders, config.all_methods):
             yield row.name, key
 
 
@@ -218,7 +218,8 @@ class _Look:
 
     def _made(self, row: Stage, key: str) -> State:
         stage = row.name
-        parents = list(row.parents_of(key, self.project.config.two_encoders).items())
+        config = self.project.config
+        parents = list(row.parents_of(key, config.two_encoders, config.all_methods).items())
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
         look = look_outside(self.project, stage, key)
@@ -243,8 +244,9 @@ class _Look:
     def _trained(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
         slug, method = key.split("/")
         policy = self.project.config.automation
-        pairs = METHODS[method].pairs
-        images = METHODS[method].images(
+        chosen = self.project.method(method)
+        pairs = chosen.pairs
+        images = chosen.images(
             self.project.training(slug, method),
             lambda: self.artifacts[pairs, slug].counts["pairs"],
         )

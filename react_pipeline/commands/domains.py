@@ -192,7 +192,8 @@ def problems_beside(project: Project, slug: str) -> list[Problem]:
         except InputError as error:
             path = project.config.domains / f"{slug}.yaml"
             try:
-                project.config.customization.resolve(method)
+                chosen = project.method(method)
+                project.config.customization.resolve(chosen.name, None, chosen.overrides)
             except InputError as without_domain:
                 path = project.path if str(without_domain) == str(error) else path
             problems.append(Problem(path, "", str(error)))

@@ -129,21 +129,23 @@ class CollectedPairs:
         class_ids: Position (N,) in `classes` of each pair.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        """Map the table.
+    def __init__(self, artifact: Artifact, draw: str = "") -> None:
+        """Map the table; `draw` is a folder of the artifact, of the draw of a further seed.
 
         Raises:
             CorruptArtifact: If it cannot be read, its length differs from the manifest, or it does
                 not fit the shards.
         """
         self._artifact = artifact
+        self._draw = draw
+        shards = f"{draw}/{SHARDS}" if draw else SHARDS
         tars = (
             name
             for name in artifact.manifest["files"]
-            if name.startswith(f"{SHARDS}/") and name.endswith(".tar")
+            if name.startswith(f"{shards}/") and name.endswith(".tar")
         )
         self._paths = [artifact.file(name) for name in sorted(tars)]
-        path = artifact.file(f"{SHARDS}/{TABLE}")
+        path = artifact.file(f"{shards}/{TABLE}")
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
             self.rows, self._shards, self._offsets, self._sizes = (
@@ -155,8 +157,9 @@ class CollectedPairs:
             sizes = np.array([path.stat().st_size for path in self._paths], np.int64)
         except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
             raise self._corrupt(f"{path} ({error})") from error
-        if len(self) != artifact.counts["pairs"]:
-            raise self._corrupt(f"{path} ({len(self)} pairs, {artifact.counts['pairs']} recorded)")
+        recorded = artifact.counts["draws"][draw] if draw else artifact.counts["pairs"]
+        if len(self) != recorded:
+            raise self._corrupt(f"{path} ({len(self)} pairs, {recorded} recorded)")
         if len(self) and (
             self._shards.min() < 0 or self._shards.max() >= len(sizes) or self._offsets.min() < 0
         ):
@@ -168,8 +171,8 @@ class CollectedPairs:
                 f"{self._paths[int((ends > sizes).argmax())]} (shorter than its table says)"
             )
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Artifact]]:
-        return type(self), (self._artifact,)
+    def __reduce__(self) -> tuple[type[Self], tuple[Artifact, str]]:
+        return type(self), (self._artifact, self._draw)
 
     def __len__(self) -> int:
         return len(self.rows)

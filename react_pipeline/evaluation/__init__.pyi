@@ -29,6 +29,7 @@ from .protocols import results_to_compare as results_to_compare
 from .report import FORMATS as FORMATS
 from .report import write_report as write_report
 from .tables import MEAN as MEAN
+from .tables import SEED_COLUMNS as SEED_COLUMNS
 from .tables import cells_of as cells_of
 from .tables import draw_intervals as draw_intervals
 from .tables import interval_text as interval_text

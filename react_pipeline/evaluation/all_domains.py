@@ -19,16 +19,18 @@ from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
     NUMBERS,
+    SEED_COLUMNS,
     columns,
     draw_methods,
     of_floats,
+    over_seeds,
     typed,
     values_of,
     write_tables,
 )
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.project import Manifests, Project
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
+from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.stage import ALL, COMPARISON, DOMAIN_RESULTS, OVERVIEW, method_key
 from react_pipeline.store import (
     Artifact,
@@ -96,6 +98,7 @@ def write_overview(
     (directory / "dashboard.html").write_text(overview_page(table, comparisons), encoding="utf-8")
     by_method = means.set_index("method")
     shown = (*METRICS, "delta_top1", "gain_over_control")
+    shown += tuple(name for name in SEED_COLUMNS if name in table)
     return {
         "domains": len(comparisons),
         "domains_known": total,
@@ -164,6 +167,7 @@ def average(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
+    methods = project.config.all_methods
     tables = []
     versions = {}
     for slug in slugs:
@@ -175,7 +179,7 @@ def average(
         tables.append(table.reindex(columns=columns()))
         # One comparison is of one evaluator.
         parents = comparisons[slug].parents.items()
-        method, fingerprint = next(parent for parent in parents if parent[0] in METHODS)
+        method, fingerprint = next(parent for parent in parents if parent[0] in methods)
         result = EvalResult.read(
             project.store.open(DOMAIN_RESULTS, method_key(slug, method), fingerprint)
         )
@@ -186,7 +190,8 @@ def average(
             f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
         )
     table = pd.concat(tables or [typed([])], ignore_index=True).astype(of_floats())
-    return pd.concat([table, _means(table, len(tables))], ignore_index=True)
+    means = _means(table, methods, len(tables))
+    return over_seeds(pd.concat([table, means], ignore_index=True))
 
 
 def _intervals(
@@ -212,11 +217,11 @@ def _covered(measured: pd.DataFrame, method: str) -> set[str]:
     )
 
 
-def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
+def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFrame:
     measured = table[table["status"] == "ok"]
     methods = set(measured["method"])
     rows = []
-    for method in (method for method in METHODS if method in methods):
+    for method in (method for method in order if method in methods):
         covered = _covered(measured, method)
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
         if "base" in methods and not mine.empty:

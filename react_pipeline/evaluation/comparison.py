@@ -19,7 +19,9 @@ from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
 from react_pipeline.evaluation.tables import (
+    SEED_COLUMNS,
     draw_methods,
+    over_seeds,
     per_class_table,
     typed,
     values_of,
@@ -45,8 +47,8 @@ def compare(project: Project, slug: str) -> Artifact:
     Methods that were never evaluated are listed in the counts (`not_evaluated`). Values are
     fractions. `delta_low` and `delta_high` bound `delta_top1` (to the base), `gain_low` and
     `gain_high` bound `gain_over_control`, by a paired bootstrap over the images (95%, 10,000
-    resamples, fixed seed): they cover the sampling of images, not training seeds. Evidence adds
-    columns of its own.
+    resamples, fixed seed): they cover the sampling of images, not training seeds, whose mean and
+    standard deviation are in `tables.SEED_COLUMNS`. Evidence adds columns of its own.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`,
     `per_class.parquet`, `per_class.csv`, and `dashboard.html`, which shows all of it and loads
@@ -70,7 +72,10 @@ def compare(project: Project, slug: str) -> Artifact:
 
     def write(directory: Path) -> dict[str, Any]:
         _write_comparison(project, slug, results, read, skipped, evidence, directory)
-        return _counts(pd.read_parquet(directory / "table.parquet"), results, skipped)
+        # A further seed that nobody asked for is not missing.
+        possible = dict.fromkeys([*METHODS, *project.config.methods])
+        absent = [method for method in possible if method not in {*results, *skipped}]
+        return _counts(pd.read_parquet(directory / "table.parquet"), skipped, absent)
 
     return project.store.build(inputs, write)
 
@@ -95,7 +100,8 @@ def _write_comparison(
     }
     retrieved = _retrieved_sets(project, slug, checkpoints)
     pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
-    table = _table(slug, results, read, checkpoints, skipped, evidence)
+    order = [name for name in project.config.all_methods if name in {**results, **skipped}]
+    table = over_seeds(_table(slug, order, results, read, checkpoints, skipped, evidence))
     classes = per_class_table(read, pairs)
     write_tables(table, directory)
     classes.to_parquet(directory / "per_class.parquet", index=False)
@@ -143,6 +149,7 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
 
 def _table(
     slug: str,
+    methods: Sequence[str],
     results: Mapping[str, Artifact],
     read: Mapping[str, EvalResult],
     checkpoints: Mapping[str, Artifact],
@@ -157,7 +164,7 @@ def _table(
         for method, result in read.items()
         if result.top1 is not None
     }
-    for method in (name for name in METHODS if name in results or name in skipped):
+    for method in methods:
         row: dict[str, Any] = {"domain": slug, "method": method}
         rows.append(row)
         if method in skipped:
@@ -225,7 +232,7 @@ def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Co
 
 
 def _counts(
-    table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mapping[str, str]
+    table: pd.DataFrame, skipped: Mapping[str, str], absent: Sequence[str]
 ) -> dict[str, Any]:
     by_method = table.set_index("method")
     measured = by_method[by_method["status"] == "ok"]
@@ -233,9 +240,10 @@ def _counts(
     return {
         "methods": list(measured.index),
         "skipped": dict(skipped),
-        "not_evaluated": [method for method in METHODS if method not in {*results, *skipped}],
+        "not_evaluated": list(absent),
         "top1": values_of(measured["top1"]),
         "delta_top1": values_of(trained["delta_top1"]),
         "gain_over_control": values_of(trained["gain_over_control"]),
         **{one.name: values_of(by_method[one.name]) for one in added_differences()},
+        **{name: values_of(by_method[name]) for name in SEED_COLUMNS if name in table},
     }

@@ -34,13 +34,14 @@ from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
 from react_pipeline.evaluation.tables import (
     MEAN,
     cells_of,
+    first_seeds,
     interval_of,
     percent,
     points,
     text_of,
 )
 from react_pipeline.pages import render
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def domain_page(
         evidence: On models beside labelled images.
     """
     finding = find_in_domain(table, evidence.values())
+    classes = first_seeds(classes)
     methods = _trained_methods(table, finding.method)
     changed = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
     moved = [method for method in methods if method in changed]
@@ -92,7 +94,7 @@ def domain_page(
         if titles:
             figures[name] = intervals_figure(table, titles)
     if methods:
-        figures["costs"] = costs_figure(table)
+        figures["costs"] = costs_figure(first_seeds(table))
     if moved:
         figures["classes"] = classes_figure(classes, moved)
     if curves := read_curves(checkpoints):
@@ -128,7 +130,7 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> s
     figures = {"domains": domains_figure(table, finding.method)} if finding.method else {}
     methods = _trained_methods(means, finding.method)
     if methods:
-        figures["costs"] = costs_figure(means)
+        figures["costs"] = costs_figure(first_seeds(means))
     others = {
         name: domains_figure(table, name)
         for name in methods[1:]
@@ -172,9 +174,8 @@ def _page(template: str, **values: Any) -> str:
 
 def _trained_methods(table: pd.DataFrame, first: str) -> list[str]:
     """The measured methods but the base, `first` at the front and controls behind their methods."""
-    measured = set(table.loc[table["top1"].notna(), "method"])
-    ordered = [method for method in METHODS if method in measured and method != "base"]
-    return sorted(ordered, key=lambda method: method != first)
+    measured = first_seeds(table[table["top1"].notna()])["method"]
+    return sorted(measured[measured != "base"], key=lambda method: method != first)
 
 
 def _drawn(figures: Mapping[str, Figure], prefix: str = "") -> dict[str, Markup]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.evaluation.tables import MEAN, bounds_of
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, first_seed
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
@@ -37,11 +37,13 @@ def colour_of(method: str) -> str:
     """Grey for the base, pale for controls, one colour for each trained method."""
     if method.endswith(CONTROL_SUFFIX):
         return CONTROL
-    return METHODS[method].colour if method in METHODS else OTHER
+    name = first_seed(method)
+    return METHODS[name].colour if name in METHODS else OTHER
 
 
 def intervals_figure(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
-    """Columns of a comparison side by side, each value with its interval, one line a method.
+    """Columns of a comparison side by side, each value with its interval, one line a method; all
+    its seeds are on it.
 
     Args:
         titles: By column; columns without a value are left out.
@@ -53,11 +55,13 @@ def intervals_figure(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         # The base has no difference to itself.
         compared = rows["method"] != "base" if name == "delta_top1" else True
         for method, row in rows[rows[name].notna() & compared].groupby("method", sort=False):
-            figure.add_trace(_points(row, [method], name, method), row=1, col=place)
+            label = first_seed(method)
+            figure.add_trace(_points(row, [label], name, method), row=1, col=place)
         for mark in _base(table) if name == "top1" else [0.0]:
             figure.add_vline(mark, line_dash="dot", line_color=BASE, row=1, col=place)
-    figure.update_yaxes(categoryorder="array", categoryarray=list(rows["method"]))
-    return _styled(figure, 110 + 34 * len(rows))
+    lines = list(dict.fromkeys(map(first_seed, rows["method"])))
+    figure.update_yaxes(categoryorder="array", categoryarray=lines)
+    return _styled(figure, 110 + 34 * len(lines))
 
 
 def costs_figure(table: pd.DataFrame) -> Figure:

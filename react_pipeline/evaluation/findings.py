@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from react_pipeline.evaluation.evidence import Evidence, added_differences
 from react_pipeline.evaluation.tables import MEAN, interval_text, percent, points
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings import CONTROL_SUFFIX, first_seed
 
 HEADLINE_METHOD = "gated-image"
 """The paper's own, and the one that is spoken of where it was measured."""
@@ -39,11 +40,10 @@ def headline_method(table: pd.DataFrame) -> str:
     """The trained method that a report speaks of: `gated-image`, else the first that was measured,
     else "".
     """
-    measured = set(table.loc[table["top1"].notna(), "method"])
     trained = [
         name
-        for name in METHODS
-        if name != "base" and not name.endswith(CONTROL_SUFFIX) and name in measured
+        for name in table.loc[table["top1"].notna(), "method"]
+        if name != "base" and not name.endswith(CONTROL_SUFFIX) and first_seed(name) == name
     ]
     return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")
 
@@ -70,7 +70,9 @@ def find_in_domain(table: pd.DataFrame, evidence: Iterable[Evidence] = ()) -> Fi
     right = f"{method} names {percent(row.top1)}% of {row.n:,} images right"
     if pd.isna(row.delta_top1):
         return Finding(
-            method, f"{right}; the base was not measured, so no gain is known.", _cautions(row.n)
+            method,
+            f"{right}; the base was not measured, so no gain is known.",
+            _cautions(row, row.n),
         )
     base = percent(rows["base"].top1)
     headline = (
@@ -82,7 +84,7 @@ def find_in_domain(table: pd.DataFrame, evidence: Iterable[Evidence] = ()) -> Fi
         _of_control(row),
         *_of_another(table, method),
     )
-    return Finding(method, headline, (*details, *_cautions(row.n)))
+    return Finding(method, headline, (*details, *_cautions(row, row.n)))
 
 
 def find_over_domains(table: pd.DataFrame) -> Finding:
@@ -127,7 +129,7 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     return Finding(
         method,
         headline,
-        (*details, _of_control(mean), *_of_another(means, method), *_cautions(None)),
+        (*details, _of_control(mean), *_of_another(means, method), *_cautions(mean, None)),
     )
 
 
@@ -159,6 +161,7 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
         table["top1"].notna()
         & ~table["method"].str.endswith(CONTROL_SUFFIX)
         & (table["method"] != "base")
+        & (table["method"].map(first_seed) == table["method"])
     ]
     best = next(trained.sort_values("top1", ascending=False, kind="stable").itertuples())
     if best.method == method:
@@ -171,6 +174,20 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
             f"({interval_in_words(best.delta_low, best.delta_high)})"
         )
     return (f"{text}. It was picked after the fact, so part of its lead may be luck.",)
+
+
+def _of_seeds(row: Any) -> str:
+    means = {
+        "top-1": ("top1", percent),
+        "over the base": ("delta_top1", points),
+        "over the control": ("gain_over_control", points),
+    }
+    parts = [
+        f"{words} {text(value)} ± {percent(getattr(row, f'{name}_std'))}"
+        for words, (name, text) in means.items()
+        if not pd.isna(value := getattr(row, f"{name}_mean"))
+    ]
+    return f"Mean and standard deviation over {row.seeds:.0f} seeds, in points: {', '.join(parts)}."
 
 
 def _verdict(low: float, high: float) -> str:
@@ -187,9 +204,9 @@ def interval_in_words(low: float, high: float) -> str:
     return f"95% interval {text}" if text else "no interval"
 
 
-def _cautions(images: int | None) -> tuple[str, ...]:
-    text = (
-        "Intervals cover the choice of images, not the training seed: each method was trained once."
-    )
+def _cautions(row: Any, images: int | None) -> tuple[str, ...]:
+    text = "Intervals cover the choice of images, not the training seed"
+    once = pd.isna(getattr(row, "seeds", None))
+    text += ": each method was trained once." if once else f". {_of_seeds(row)}"
     few = images is not None and images < FEW_IMAGES
     return (f"{text} With {images:,} images they are wide." if few else text,)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 from react_pipeline.labelled import Unavailable, lines_of
 from react_pipeline.lineage import gather
 from react_pipeline.project import Project
-from react_pipeline.settings import METHODS
 from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, InputError, MissingArtifact
 
@@ -27,13 +26,13 @@ PROGRESS = "progress"
 """Folder of the markers of what is finished, in staging alone."""
 
 
-def require_encoder(method: str) -> None:
+def require_encoder(project: Project, method: str) -> None:
     """Refuse a method whose checkpoint holds no model.
 
     Raises:
         InputError: If it holds a head alone.
     """
-    if not METHODS[method].has_model:
+    if not project.method(method).has_model:
         raise InputError(f"{method}: a head is used on the base's own features; measure `base`")
 
 

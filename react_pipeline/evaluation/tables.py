@@ -13,7 +13,7 @@ import pandas as pd
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.evidence import added_columns, added_differences
 from react_pipeline.pages import markdown_table
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, first_seed
 
 MEAN = "mean"
 """The column `domain` of rows that average over domains holds this."""
@@ -51,6 +51,21 @@ retrieved for the class.
 
 _PREFIXES = {"delta_top1": "delta", "gain_over_control": "gain"}
 
+SEED_FIGURES = {
+    "top1_mean": "top-1 %, all seeds",
+    "delta_top1_mean": "over base, all seeds",
+    "gain_over_control_mean": "over control, all seeds",
+}
+"""Columns of means over the seeds of a method, with their headings. Each has its sample standard
+deviation in a column `<name>_std`; `seeds` says of how many.
+"""
+
+SEED_COLUMNS = (
+    "seeds",
+    *(name for mean in SEED_FIGURES for name in (mean, mean.removesuffix("_mean") + "_std")),
+)
+"""What `over_seeds` adds."""
+
 
 def columns() -> list[str]:
     """Columns of a comparison: fractions, counts, seconds of the training.
@@ -70,6 +85,8 @@ def headings() -> dict[str, str]:
         **METRICS,
         "delta_top1": "over base",
         "gain_over_control": "over control",
+        "seeds": "seeds",
+        **SEED_FIGURES,
         **{column.name: column.heading for column in added_columns()},
         "n": "images",
         "pairs": "pairs",
@@ -97,6 +114,35 @@ def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     counts = (*COUNTS, *(column.name for column in added_columns() if column.is_count))
     kinds = of_floats() | dict.fromkeys(counts, "Int64")
     return pd.DataFrame(rows, columns=columns()).astype(kinds)
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `SEED_COLUMNS` to the row of a method's first seed: mean and standard deviation over the
+    seeds that are measured there, of as many domains. Without further seeds the table stays as it
+    is.
+    """
+    first = table["method"].map(first_seed)
+    if (first == table["method"]).all():
+        return table
+    wider = table.assign(**dict.fromkeys(SEED_COLUMNS, float("nan")))
+    measured = table[table["top1"].notna()]
+    for (_, method, _), rows in measured.groupby(["domain", first[measured.index], "status"]):
+        is_first = rows["method"] == method
+        if len(rows) < 2 or not is_first.any():
+            continue
+        place = rows.index[is_first][0]
+        wider.loc[place, "seeds"] = len(rows)
+        for mean in SEED_FIGURES:
+            name = mean.removesuffix("_mean")
+            if rows[name].notna().all():
+                wider.loc[place, mean] = rows[name].mean()
+                wider.loc[place, f"{name}_std"] = rows[name].std()
+    return wider
+
+
+def first_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table without those of further seeds."""
+    return table[table["method"].map(first_seed) == table["method"]]
 
 
 def per_class_table(
@@ -147,7 +193,7 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
         column = others[0].name
         label = f"{others[0].heading}, points, with 95% interval"
     low, high = bounds_of(column)
-    values = table[table[column].notna()].rename(
+    values = first_seeds(table[table[column].notna()]).rename(
         columns={column: "value", low: "low", high: "high"}
     )
     colours = [colour_in_picture(method) for method in values["method"]]
@@ -234,7 +280,9 @@ def cells_of(
     heads = {
         name: heading
         for name, heading in headings().items()
-        if name not in left_out and (name in ("domain", "method") or table[name].notna().any())
+        if name in table
+        and name not in left_out
+        and (name in ("domain", "method") or table[name].notna().any())
     }
     rows = [
         [Cell(name, text_of(name, row[name]), interval_of(name, row)) for name in heads]
@@ -247,6 +295,9 @@ def interval_of(name: str, row: Mapping[Any, Any]) -> str:
     """The interval of a value of a row as people read it; empty where it has none."""
     if name == "delta_top1" and row["method"] == "base":
         return ""
+    if name in SEED_FIGURES:
+        deviation = row[name.removesuffix("_mean") + "_std"]
+        return "" if pd.isna(deviation) else f"± {percent(deviation)}"
     low, high = (row.get(bound) for bound in bounds_of(name))
     if name == "top1":
         return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
@@ -272,8 +323,9 @@ def percent(share: Any) -> str:
 
 def text_of(column: str, value: Any) -> str:
     """A value of a table as people read it."""
-    if column in METRICS:
+    measured = column.removesuffix("_mean")
+    if measured in METRICS:
         return percent(value)
-    if column in _PREFIXES or column in [added.name for added in added_differences()]:
+    if measured in _PREFIXES or column in [added.name for added in added_differences()]:
         return points(value)
     return "" if pd.isna(value) else value if isinstance(value, str) else f"{value:,.0f}"

@@ -11,7 +11,7 @@ from react_pipeline.extension import required
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.project.review import review_identity, takedown_identity
-from react_pipeline.settings import METHODS, SPEED_FIELDS, DomainConfig, EncoderConfig
+from react_pipeline.settings import SPEED_FIELDS, DomainConfig, EncoderConfig
 
 
 def corpus(project: Project, _key: str) -> dict[str, Any]:
@@ -116,6 +116,7 @@ def control_set(project: Project, slug: str) -> dict[str, Any]:
     return {
         **settings,
         "seed": project.seed(slug),
+        **({"further_seeds": further} if (further := list(project.config.seeds[1:])) else {}),
         **_kept_out(project, slug),
         **project.config.corpus.identity_of_images(),
     }
@@ -154,7 +155,7 @@ def other_evaluation_sets(project: Project, slug: str) -> list[str]:
 def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     """The fields of training that change its result, not those of speed."""
     slug, name = key.split("/")
-    method = METHODS[name]
+    method = project.method(name)
     chosen = project.training(slug, name)
     # Contrasted within its own process alone, a pair has other negatives where there are more
     # processes.
@@ -185,4 +186,6 @@ def promotion(project: Project, _key: str) -> dict[str, Any]:
     rule = project.config.promotion.model_dump(mode="json")
     if rule["max_drop"] is None:  # as before there was one
         del rule["max_drop"]
+    if not rule["all_seeds"]:  # as before there were seeds
+        del rule["all_seeds"]
     return rule

@@ -16,6 +16,7 @@ from react_pipeline.settings import (
     SLUG_RULE,
     DomainConfig,
     Idle,
+    Method,
     PipelineConfig,
     RetrievalConfig,
     TrainingConfig,
@@ -116,10 +117,26 @@ class Project:
 
     def seed(self, slug: str) -> int:
         """Seed of what is drawn once for all methods of a domain; a method of its own seed does not
-        change it.
+        change it. Of `seeds` it is the first.
         """
+        if self.config.seeds:
+            return self.config.seeds[0]
         return self.config.customization.resolve("base", self.domain(slug).customization).seed
+
+    def method(self, name: str) -> Method:
+        """A method of this project, by its name or that of a variant or a further seed.
+
+        Raises:
+            InputError: If there is none.
+        """
+        methods = self.config.all_methods
+        if name not in methods:
+            others = f"choose from {', '.join(methods)}, or install the extension that brings it"
+            raise InputError(f"unknown method {name!r}; {did_you_mean(name, methods, others)}")
+        return methods[name]
 
     def training(self, slug: str, method: str) -> TrainingConfig:
         """Training of a domain with a method; a control trains as its method does."""
-        return self.config.customization.resolve(method, self.domain(slug).customization)
+        chosen = self.method(method)
+        domain = self.domain(slug).customization
+        return self.config.customization.resolve(chosen.name, domain, chosen.overrides)

@@ -20,7 +20,6 @@ from react_pipeline.stage import (
     DOMAIN_RESULTS,
     PROMOTION,
     STAGES,
-    key_of,
     method_key,
 )
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
@@ -142,10 +141,11 @@ def gather(project: Project, slug: str) -> Case:
     results: dict[str, Measured] = {}
     left_out: dict[str, str] = {}
     settings = project.config.promotion
-    controls = (
-        [method + CONTROL_SUFFIX for method in settings.candidates] if settings.over_control else []
-    )
-    for method in (BASE_METHOD, *settings.candidates, *controls):
+    candidates = list(project.config.candidates)
+    if settings.all_seeds:
+        candidates += [name for one in candidates for name in project.config.further_seeds(one)]
+    controls = [method + CONTROL_SUFFIX for method in candidates] if settings.over_control else []
+    for method in (BASE_METHOD, *candidates, *controls):
         entry = _fresh_result(project, slug, method)
         if isinstance(entry, Measured):
             results[method] = entry
@@ -187,7 +187,7 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
     """Every published, verified result of a checkpoint that has values, newest first."""
     store = project.store
     entries = []
-    for stage, key in ((DOMAIN_RESULTS, key_of(slug, method)), (REEVALUATED, slug)):
+    for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
         for fingerprint in store.versions(stage, key):
             try:
                 artifact = store.open(stage, key, fingerprint)
@@ -220,7 +220,9 @@ def reevaluate(project: Project, slug: str) -> Artifact:
         CUSTOMIZED_CHECKPOINT: checkpoint,
         "evaluation_set": fresh(project, "evaluation_set", slug),
     }
-    if "base_checkpoint" in STAGES[DOMAIN_RESULTS].parents_of(key, project.config.two_encoders):
+    config = project.config
+    of_results = STAGES[DOMAIN_RESULTS].parents_of(key, config.two_encoders, config.all_methods)
+    if "base_checkpoint" in of_results:
         base = checkpoint.parents["base_checkpoint"]
         parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
     row = STAGES[DOMAIN_RESULTS]

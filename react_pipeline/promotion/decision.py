@@ -13,7 +13,7 @@ from typing import Any
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, gather, results_of
-from react_pipeline.promotion.judgement import Judgement, Measured, judge, paired_test
+from react_pipeline.promotion.judgement import Judgement, Measured, Seeds, judge, paired_test
 from react_pipeline.promotion.verdict_chain import conclude, way_out
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
@@ -84,10 +84,8 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
         InputError: If the method cannot be champion, its result is missing, stale or unavailable,
             or it was not measured on the images of the champion.
     """
-    if method not in trained_methods():
-        raise InputError(
-            f"{method!r} cannot become champion; choose from {', '.join(trained_methods())}"
-        )
+    if method not in (trained := trained_methods(project.config.all_methods)):
+        raise InputError(f"{method!r} cannot become champion; choose from {', '.join(trained)}")
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{PROMOTION}--{slug}"):
@@ -180,24 +178,36 @@ def _judgement(case: Case, turned_down: Mapping[str, str]) -> Judgement:
     excluded = {champion.checkpoint, *turned_down}
     rivals = {}
     controls: dict[str, Measured | str] = {}
-    for method in settings.candidates:
+    for method in case.project.config.candidates:
         entry = case.results.get(method)
         if entry is None or entry.contender.checkpoint in excluded:
             continue
         rivals[method] = entry
-        control = method + CONTROL_SUFFIX
-        if control in case.results:
-            controls[method] = case.results[control]
-        elif case.left_out.get(control, NEVER) != NEVER:
-            controls[method] = case.left_out[control]
+        if (control := _control(case, method)) is not None:
+            controls[method] = control
     by_checkpoint = {contender.checkpoint: why for contender, why in objections.items()}
-    return judge(rivals, case.champion, name, controls, settings, by_checkpoint)
+    seeds = {method: _further_seeds(case, method) for method in rivals if settings.all_seeds}
+    return judge(rivals, case.champion, name, controls, settings, by_checkpoint, seeds)
+
+
+def _control(case: Case, method: str) -> Measured | str | None:
+    """The result of a control, or why there is none; None if it was never measured."""
+    name = method + CONTROL_SUFFIX
+    reason = case.left_out.get(name, NEVER)
+    return case.results.get(name) or (None if reason == NEVER else reason)
+
+
+def _further_seeds(case: Case, method: str) -> Seeds:
+    return {
+        name: (case.results.get(name) or case.left_out[name], _control(case, name))
+        for name in case.project.config.further_seeds(method)
+    }
 
 
 def _objections(case: Case) -> dict[Contender, str]:
     """Candidates of today that may not become champion, and why."""
     objections: dict[Contender, str] = {}
-    for method in case.project.config.promotion.candidates if case.objecting else ():
+    for method in case.project.config.candidates if case.objecting else ():
         key = method_key(case.slug, method)
         if (checkpoint := fresh_or_none(case.project, CUSTOMIZED_CHECKPOINT, key)) is None:
             continue
@@ -214,7 +224,7 @@ def _untested_rows(
     """Rows of the candidates that were not tested: the champion, and those left out."""
     rows = []
     tested = {row["method"] for row in judgement.rows}
-    for method in case.project.config.promotion.candidates:
+    for method in case.project.config.candidates:
         if method in tested:
             continue
         row: dict[str, Any] = {"method": method}
@@ -239,7 +249,7 @@ def _adopt(case: Case, edit: RegistryEdit) -> Artifact | None:
         )
         base = Contender(method=BASE_METHOD)
         return conclude(case, base, Judgement("rolled back", reason), by="registry")
-    if edit.method not in trained_methods():
+    if edit.method not in trained_methods(case.project.config.all_methods):
         return None
     results = results_of(case.project, case.slug, edit.method, edit.checkpoint)
     if not results:

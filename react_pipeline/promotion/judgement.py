@@ -22,7 +22,7 @@ from react_pipeline.evaluation import (
     sign_test,
 )
 from react_pipeline.promotion.verdicts import Contender, Decision, PairedTest
-from react_pipeline.settings import METHODS, PromotionConfig
+from react_pipeline.settings import PromotionConfig
 from react_pipeline.store import Artifact, InputError, canonical_json
 
 
@@ -83,6 +83,11 @@ class Measured:
             top1=self.result.top1,
             n=self.result.n,
         )
+
+
+Seeds = Mapping[str, tuple[Measured | str, Measured | str | None]]
+"""By name, the further seeds of a candidate: the result and that of its control, or why there is
+none; None: it has no control."""
 
 
 @dataclass(frozen=True)
@@ -202,27 +207,26 @@ def judge(
     controls: Mapping[str, Measured | str],
     settings: PromotionConfig,
     objections: Mapping[str, str] | None = None,
+    seeds: Mapping[str, Seeds] | None = None,
 ) -> Judgement:
     """Test every candidate against the champion on the same images, and name the best.
 
     Choosing the best of K on the images that it is then tested with would favour it. So all K are
     tested, each at a confidence of 1 - (1 - confidence) / K (Bonferroni): the chance that any of K
     equal models passes stays as it is for one. Of those that pass, the one with the highest top-1
-    is promoted; if none does, the one with the highest top-1 is the challenger. Equal ones keep the
-    order of `METHODS`.
+    is promoted; if none does, the one with the highest top-1 is the challenger. Equal ones keep
+    their order.
 
     Args:
-        candidates: By method, without the champion itself.
+        candidates: By method, in the order of methods, without the champion itself.
         champion: The champion's result; None: there is none to compare with.
         champion_name: How the reason names it.
         controls: By the candidate's name: the control's result, or why an evaluated one cannot be
             used.
         objections: By checkpoint, why it may not become champion.
+        seeds: By the candidate's name, those that must agree with it.
     """
-    order = list(METHODS)
-    ordered = sorted(
-        candidates.values(), key=lambda entry: (-entry.top1, order.index(entry.result.method))
-    )
+    ordered = sorted(candidates.values(), key=lambda entry: -entry.top1)
     if not ordered:
         return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")
     confidence = 1 - (1 - settings.confidence) / len(ordered)
@@ -249,10 +253,28 @@ def judge(
                 if isinstance(control, Measured)
                 else control
             )
-            outcomes.append(replace(tested, control=control_test))
+            disagreement = _disagreement(
+                (seeds or {}).get(contender.method, {}), champion, confidence, settings.min_gain
+            )
+            objection = tested.objection or disagreement
+            outcomes.append(replace(tested, control=control_test, objection=objection))
         except InputError as error:
             outcomes.append(replace(tested, problem=str(error)))
     return choose(outcomes, champion_name, settings)
+
+
+def _disagreement(seeds: Seeds, champion: Measured, confidence: float, min_gain: float) -> str:
+    """Which other seed of a candidate does not pass its tests, and why; empty if all do."""
+    for name, (result, control) in seeds.items():
+        if isinstance(result, str):
+            return f"{name} cannot be compared ({result})"
+        if isinstance(control, str):
+            return f"the control of {name} cannot be compared ({control})"
+        for what, other in (("the champion", champion), ("its control", control)):
+            test = None if other is None else paired_test(result, other, confidence)
+            if test is not None and not test.exceeds(min_gain):
+                return f"{name} does not agree: over {what} {test}"
+    return ""
 
 
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:

@@ -17,7 +17,7 @@ from react_pipeline.promotion.judgement import Judgement
 from react_pipeline.promotion.report import write_report
 from react_pipeline.promotion.verdicts import BASE_METHOD, By, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import trained_methods
-from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, key_of
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import Artifact, ReactError
 
 
@@ -87,7 +87,7 @@ def _next(case: Case, champion: Contender, judgement: Judgement, by: By) -> Verd
     rivals = {
         entry.contender.checkpoint
         for name, entry in case.results.items()
-        if name in trained_methods()
+        if name in trained_methods(case.project.config.all_methods)
     }
     sets = {entry.result.evaluation_set_fingerprint for entry in case.results.values()}
     evaluation_set = next(iter(sets), before.evaluation_set)
@@ -138,7 +138,7 @@ def _files_of(case: Case, name: str, kept: Contender) -> dict[str, Artifact]:
     the checkpoint.
     """
     store = case.project.store
-    key = key_of(case.slug, kept.method)
+    key = method_key(case.slug, kept.method)
     for stage, of, fingerprint in (
         (kept.stage, key if kept.stage == DOMAIN_RESULTS else case.slug, kept.result),
         (CUSTOMIZED_CHECKPOINT, key, kept.checkpoint),

@@ -23,6 +23,7 @@ from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.retrieval.ranking import NO_REVIEW
 from react_pipeline.retrieval.review import Review
 from react_pipeline.retrieval.row_filter import passes
+from react_pipeline.settings import draw_folder
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
@@ -40,7 +41,8 @@ def draw_control(project: Project, slug: str) -> Artifact:
 
     Drawn uniformly, without replacement, from the distinct images of the whole corpus less the
     evaluation images (and less what `same_subject: exclude` excludes). The seed of the training and
-    the domain decide the draw, so that controls of several seeds or domains are independent. Rows
+    the domain decide the draw, so that controls of several seeds or domains are independent: of
+    `seeds`, each but the first has its pairs in a folder of its own (`draws` in the counts). Rows
     of the retrieved set may be drawn: they are part of the corpus too. Captions are kept, so that
     the control differs from the retrieved set in nothing but the choice of pairs.
 
@@ -52,6 +54,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
     settings = project.retrieval(slug)
     size = parents["retrieved_set"].counts["pairs"]
     seed = project.seed(slug)
+    further = {draw_folder(other): other for other in project.config.seeds[1:]}
 
     def write(directory: Path) -> dict[str, Any]:
         started = time.monotonic()
@@ -60,30 +63,25 @@ def draw_control(project: Project, slug: str) -> Artifact:
             project, slug, parents["evaluation_set"], settings.decontaminate, clip
         )
         source = open_source(project, parents["corpus"], scratch_of(directory) / "fetched")
-        draw = Draw(
-            evaluation,
-            parents["corpus_embeddings"],
-            source,
-            random_of(seed, slug),
-            Review(taken_down(project)),
-            settings.where,
-        )
-        drawn = draw.take(size)
-        if drawn.empty:
-            raise RetrievalError(
-                f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn"
+
+        def draw(seed: int, folder: Path) -> tuple[int, dict[str, int]]:
+            drawing = Draw(
+                evaluation,
+                parents["corpus_embeddings"],
+                source,
+                random_of(seed, slug),
+                Review(taken_down(project)),
+                settings.where,
             )
-        pairs = write_pairs(
-            directory,
-            drawn,
-            source,
-            shard_pairs=settings.shard_pairs,
-            max_pixels=project.config.corpus.max_pixels,
-        )
+            return _write_draw(project, slug, drawing, source, folder, size), drawing.dropped
+
+        pairs, dropped = draw(seed, directory)
+        draws = {name: draw(other, directory / name)[0] for name, other in further.items()}
         return {
-            "pairs": len(pairs),
-            "shortfall": size - len(pairs),
-            "dropped": draw.dropped,
+            "pairs": pairs,
+            **({"draws": draws} if draws else {}),
+            "shortfall": size - pairs,
+            "dropped": dropped,
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
             "seed": seed,
@@ -91,6 +89,20 @@ def draw_control(project: Project, slug: str) -> Artifact:
         }
 
     return project.store.build(inputs, write)
+
+
+def _write_draw(
+    project: Project, slug: str, drawing: Draw, source: ImageSource, folder: Path, size: int
+) -> int:
+    """Draw the pairs of one seed and write them; returns how many."""
+    drawn = drawing.take(size)
+    if drawn.empty:
+        raise RetrievalError(
+            f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn"
+        )
+    shard_pairs = project.retrieval(slug).shard_pairs
+    max_pixels = project.config.corpus.max_pixels
+    return len(write_pairs(folder, drawn, source, shard_pairs=shard_pairs, max_pixels=max_pixels))
 
 
 def random_of(seed: int, slug: str) -> np.random.Generator:

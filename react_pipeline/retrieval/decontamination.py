@@ -169,6 +169,18 @@ def test_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
     return required(lambda extension: extension.test_digests(project, slug))
 
 
+def _images_of(artifact: Artifact, draw: str) -> pd.DataFrame:
+    """Row and digest of each image of a set of pairs or of one of its draws, and the digest that
+    was recorded: where a download made images smaller, of the file as it was on the web.
+    """
+    collected = CollectedPairs(artifact, draw)
+    read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in collected]
+    pairs = pd.DataFrame(read, columns=["row", "sha256"])
+    table = artifact.file(f"{draw}/pairs.parquet" if draw else "pairs.parquet")
+    recorded = pd.read_parquet(table, columns=["row", "image_sha256"]).set_index("row")
+    return pairs.assign(on_the_web=pairs["row"].map(recorded["image_sha256"]))
+
+
 def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     """Look for evaluation images in a published retrieved or control set, independent of what
     retrieval recorded.
@@ -185,14 +197,8 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     config = artifact.manifest["config"]
     scope = "all" if "evaluation_sets" in config else "own"
     near = float(config["near_duplicate_similarity"])
-    read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in CollectedPairs(artifact)]
-    pairs = pd.DataFrame(read, columns=["row", "sha256"])
-    # Where a download made images smaller, the recorded digest is that of the file as it was on the
-    # web.
-    recorded = pd.read_parquet(
-        artifact.file("pairs.parquet"), columns=["row", "image_sha256"]
-    ).set_index("row")
-    pairs["on_the_web"] = pairs["row"].map(recorded["image_sha256"])
+    draws = ["", *artifact.counts.get("draws", {})]
+    pairs = pd.concat([_images_of(artifact, draw) for draw in draws], ignore_index=True)
     embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
     clip = None
     similarity = np.full(len(pairs), np.nan, np.float32)

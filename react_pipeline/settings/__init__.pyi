@@ -32,6 +32,8 @@ from .methods import CONTROL_SUFFIX as CONTROL_SUFFIX
 from .methods import METHODS as METHODS
 from .methods import Method as Method
 from .methods import add_method as add_method
+from .methods import draw_folder as draw_folder
+from .methods import first_seed as first_seed
 from .methods import trained_methods as trained_methods
 from .near_names import did_you_mean as did_you_mean
 from .near_names import near_names as near_names

@@ -8,7 +8,7 @@ with a value.
 import re
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializeAsAny,
+    ValidationInfo,
     create_model,
     field_validator,
     model_validator,
@@ -28,7 +29,16 @@ from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig, kind_of_labelled
 from react_pipeline.settings.index import IndexConfig
-from react_pipeline.settings.methods import METHODS
+from react_pipeline.settings.methods import (
+    CONTROL_SUFFIX,
+    METHODS,
+    Method,
+    draw_folder,
+    first_seed,
+    project_methods,
+    require_free,
+    trained_methods,
+)
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
@@ -39,6 +49,7 @@ from react_pipeline.settings.training import (
     Precision,
     Section,
     TrainingOverrides,
+    VariantConfig,
     partial,
 )
 
@@ -289,7 +300,9 @@ class PipelineConfig(Section):
     mlflow_url: str | None = _ADDRESS
     domains: Path = Path("domains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    variants: Mapping[str, VariantConfig] = {}
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = (
         "base",
         "gated-image",
         "gated-image-control",
@@ -332,6 +345,30 @@ class PipelineConfig(Section):
         return config
 
     @property
+    def all_methods(self) -> Mapping[str, Method]:
+        """Every method that this project may measure, by name: `METHODS`, variants, further seeds."""
+        return self._own_methods if self.variants or self.seeds else METHODS
+
+    @cached_property
+    def _own_methods(self) -> Mapping[str, Method]:
+        return project_methods(self.variants, self.seeds)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The methods that may become champion, with the first seed of each."""
+        chosen = self.promotion.methods
+        return tuple(
+            name
+            for name in trained_methods(self.all_methods)
+            if first_seed(name) == name and (chosen is None or name in chosen)
+        )
+
+    def further_seeds(self, method: str) -> tuple[str, ...]:
+        """The same training with the other seeds, by name."""
+        names = (f"{method}-{draw_folder(seed)}" for seed in self.seeds[1:])
+        return tuple(names)
+
+    @property
     def two_encoders(self) -> bool:
         """Whether the encoder that retrieves is configured apart from the one that is customized."""
         return self.retrieval_encoder is not None
@@ -362,15 +399,53 @@ class PipelineConfig(Section):
                 raise ValueError(f"`extensions`: {name!r} is no section of an extension; {meant}")
         return automation
 
+    @field_validator("variants")
+    @classmethod
+    def _variants_have_names(cls, variants: Mapping[str, VariantConfig]) -> Any:
+        for name in variants:
+            require_free(name, METHODS)
+        return variants
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is listed twice")
+        return seeds
+
     @field_validator("methods")
     @classmethod
-    def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [method for method in methods if method not in METHODS]:
-            meant = did_you_mean(unknown[0], METHODS, f"choose from {', '.join(METHODS)}")
+    def _methods_exist(cls, methods: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """With the variants that are not among them, and every further seed."""
+        variants, seeds = info.data.get("variants"), info.data.get("seeds")
+        if variants is None or seeds is None:  # they are wrong themselves
+            return methods
+        table = project_methods(variants, seeds)
+        if unknown := [method for method in methods if method not in table]:
+            meant = did_you_mean(unknown[0], table, f"choose from {', '.join(table)}")
             raise ValueError(f"unknown: {', '.join(unknown)}; {meant}")
         if len(set(methods)) < len(methods):
             raise ValueError("a method is listed twice")
-        return methods
+        named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
+        others = [name for name in variants if name not in named]
+        measured = [*methods, *others, *(name + CONTROL_SUFFIX for name in others)]
+        return tuple(
+            dict.fromkeys([*measured, *(name for name in table if first_seed(name) in measured)])
+        )
+
+    @field_validator("promotion")
+    @classmethod
+    def _champions_are_trained(
+        cls, promotion: PromotionConfig, info: ValidationInfo
+    ) -> PromotionConfig:
+        trained = trained_methods(project_methods(info.data.get("variants") or {}, ()))
+        for method in promotion.methods or ():
+            if method not in trained:
+                choices = ", ".join(trained)
+                raise ValueError(
+                    f"`methods`: {method!r} cannot become champion; choose from {choices}"
+                )
+        return promotion
 
 
 @cache

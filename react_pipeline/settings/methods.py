@@ -1,14 +1,15 @@
 """Method: one way to customize a model, and the table of those there are.
 
 Settings, lineage, Dagster and `plan` ask a method for its facts; only its training loads torch.
-Each method has a control: the same training on random pairs, which the table adds. Does not belong
-here: any method (`training.methods`, or an extension), how a training runs (`training`).
+Each method has a control: the same training on random pairs, which the table adds. A project adds
+its variants and further seeds in a table of its own (`project_methods`). Does not belong here: any
+method (`training.methods`, or an extension), how a training runs (`training`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ from react_pipeline.extension import Extension, LazyTable, brought
 
 if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
+    from react_pipeline.settings.training import VariantConfig
     from react_pipeline.training import CheckpointCost, Customization, PlannedTraining
 
 CONTROL_SUFFIX = "-control"
 """What the name of a control adds to that of its method."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_SEED = re.compile(rf"-seed\d+(?=({CONTROL_SUFFIX})?$)")
 
 
 class Method:
@@ -42,6 +45,8 @@ class Method:
         spreads: Whether several processes can share a training.
         step0_tolerance: How much the model may differ from the base before the first step.
         is_control: Whether its pairs are random.
+        draw: Folder of its pairs in the control set; only the control of a further seed has one.
+        overrides: Fields of `TrainingConfig` that a variant or a seed sets, over all others.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Method:
     spreads: bool = False
     step0_tolerance: float = 0.0
     is_control: bool = False
+    draw: str = ""
+    overrides: Mapping[str, Any] = {}
 
     @property
     def pairs(self) -> str:
@@ -101,14 +108,22 @@ def _methods() -> dict[str, Method]:
 def _add(method: Method, methods: dict[str, Method]) -> None:
     if not isinstance(method, Method):
         raise TypeError(f"{method!r} is no instance of Method")
-    if not _NAME.fullmatch(method.name) or method.name.endswith(CONTROL_SUFFIX):
-        raise ValueError(f"{method.name!r} cannot name a method")
-    if method.name in methods:
-        raise ValueError(f"there is a method {method.name!r} already")
+    require_free(method.name, methods)
     control = copy(method)
     control.is_control = True
     methods[method.name] = method
     methods[method.name + CONTROL_SUFFIX] = control
+
+
+def require_free(name: str, methods: Mapping[str, Method]) -> None:
+    """Refuse a name that a method has, or that could not be told from a control or a seed."""
+    if not _NAME.fullmatch(name) or name.endswith(CONTROL_SUFFIX) or first_seed(name) != name:
+        raise ValueError(
+            f"{name!r} cannot name a method: use a-z, 0-9 and '-', beginning with a letter, and no "
+            "`-control` or `-seed<number>` at the end"
+        )
+    if name in methods:
+        raise ValueError(f"there is a method {name!r} already")
 
 
 METHODS = LazyTable(lambda: _methods())
@@ -120,10 +135,55 @@ def add_method(method: Method) -> None:
     _add(method, _methods())
 
 
-def trained_methods() -> tuple[str, ...]:
+def trained_methods(methods: Mapping[str, Method] = METHODS) -> tuple[str, ...]:
     """Names of the methods that train something, without controls; REACT's own is first."""
     return tuple(
         name
-        for name, method in METHODS.items()
+        for name, method in methods.items()
         if not isinstance(method, Base) and not method.is_control
     )
+
+
+def project_methods(
+    variants: Mapping[str, VariantConfig], seeds: Sequence[int]
+) -> Mapping[str, Method]:
+    """`METHODS` with the variants of a project, each with its control, and their further seeds.
+
+    A variant is its method with `overrides`; of several seeds, the first is the method itself, and
+    each other is a copy called `<method>-seed<number>`. The attribute `name` stays that of the
+    installed method.
+    """
+    methods = dict(METHODS)
+    for name, variant in variants.items():
+        for suffix in ("", CONTROL_SUFFIX):
+            methods[name + suffix] = _copy(METHODS[variant.method + suffix], variant.overrides)
+    if not seeds:
+        return methods
+    seeded: dict[str, Method] = {}
+    for name, method in methods.items():
+        if isinstance(method, Base):
+            seeded[name] = method
+            continue
+        seeded[name] = _copy(method, {"seed": seeds[0]})
+        trained, suffix = name.removesuffix(CONTROL_SUFFIX), CONTROL_SUFFIX * method.is_control
+        for seed in seeds[1:]:
+            repeated = _copy(method, {"seed": seed})
+            repeated.draw = draw_folder(seed) if method.is_control else ""
+            seeded[f"{trained}-seed{seed}{suffix}"] = repeated
+    return seeded
+
+
+def _copy(method: Method, overrides: Mapping[str, Any]) -> Method:
+    same = copy(method)
+    same.overrides = {**method.overrides, **overrides}
+    return same
+
+
+def draw_folder(seed: int) -> str:
+    """Folder of the random pairs of a further seed in the control set."""
+    return f"seed{seed}"
+
+
+def first_seed(name: str) -> str:
+    """The method of which this is a further seed, or the name itself; a control's is a control."""
+    return _SEED.sub("", name)

@@ -188,20 +188,33 @@ def _trained_method(name: str) -> str:
     return name
 
 
+class VariantConfig(TrainingOverrides):
+    """A method under another name, with fields of its own over those of `customization`."""
+
+    method: Annotated[str, AfterValidator(_trained_method)]
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The fields of its own."""
+        return {name: value for name, value in _set_fields(self).items() if name != "method"}
+
+
 class CustomizationConfig(Section):
     """Training fields for every method (`defaults`) and for single ones (`methods`)."""
 
     defaults: TrainingOverrides = TrainingOverrides()
     methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingOverrides] = {}
 
-    def resolve(self, method: str, overrides: Section | None = None) -> TrainingConfig:
-        """Join the training of one method; a control trains as its method does. Later sources win,
-        a domain's last.
+    def resolve(
+        self, method: str, overrides: Section | None = None, last: Mapping[str, Any] | None = None
+    ) -> TrainingConfig:
+        """Join the training of one method; a control trains as its method does. Later sources win:
+        a domain's over those here, and `last`, a variant's, over all.
         """
         name = method.removesuffix(CONTROL_SUFFIX)
-        sources = (self.defaults, self.methods.get(name), overrides)
+        sources = map(_set_fields, (self.defaults, self.methods.get(name), overrides))
         try:
-            return TrainingConfig(**_joined(METHODS[name].defaults, *map(_set_fields, sources)))
+            return TrainingConfig(**_joined(METHODS[name].defaults, *sources, last or {}))
         except ValidationError as error:
             problems = "; ".join(
                 str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, RegistryEdit, Verdict, standing
-from react_pipeline.stage import key_of
+from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, ReactError
 from react_pipeline.tracking.models import MODEL_TAG
 from react_pipeline.tracking.package import refresh_calibration
@@ -136,7 +136,7 @@ def _move_champion(
 
 
 def _place(slug: str, contender: Contender) -> tuple[str, str, str]:
-    return "customized_checkpoint", key_of(slug, contender.method), contender.checkpoint
+    return "customized_checkpoint", method_key(slug, contender.method), contender.checkpoint
 
 
 def _version(

@@ -4,7 +4,8 @@ other run.
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`,
 `trainable_parameters`, `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high`
 once a comparison holds it; a method with a control has `gain_over_control` and its bounds as well.
-The columns of evidence are not measured on labels.
+The columns of evidence are not measured on labels. Of several seeds, the first has mean and
+standard deviation over all (`tables.SEED_COLUMNS`).
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import added_columns, added_differences
+from react_pipeline.evaluation import SEED_COLUMNS, added_columns, added_differences
 from react_pipeline.project import Project
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
@@ -77,6 +78,7 @@ def shown_differences() -> list[str]:
 def _rows(comparison: Artifact, row: Mapping[Any, Any]) -> list[Row]:
     rows = []
     added = {name: name for column in added_columns() for name in column.names}
+    added |= {name: name for name in SEED_COLUMNS}
     for column, name in (DIFFERENCES | added).items():
         value = row.get(column)
         if value is not None and math.isfinite(value):

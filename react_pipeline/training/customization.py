@@ -15,7 +15,7 @@ from react_pipeline.clip import choose_device
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import METHODS, DomainConfig, TrainingConfig
+from react_pipeline.settings import DomainConfig, Method, TrainingConfig
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.distributed import World
@@ -55,11 +55,15 @@ class Customization:
         """The model to customize."""
         return self.inputs.parents["base_checkpoint"]
 
+    @property
+    def method(self) -> Method:
+        """What is trained."""
+        return self.project.method(self.inputs.key.split("/")[1])
+
     @cached_property
     def pairs(self) -> CollectedPairs:
-        """The retrieved pairs, or the random ones of a control."""
-        _, method = self.inputs.key.split("/")
-        return CollectedPairs(self.inputs.parents[METHODS[method].pairs])
+        """The retrieved pairs, or the random ones of a control and its seed."""
+        return CollectedPairs(self.inputs.parents[self.method.pairs], self.method.draw)
 
 
 def customize(
@@ -83,7 +87,7 @@ def customize(
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
-    _refuse_starving(project, slug, inputs.parents[METHODS[method].pairs])
+    _refuse_starving(project, slug, inputs.parents[project.method(method).pairs])
     if not world.is_writer:
         if scratch_of_writer := world.broadcast(None):
             _train(project, inputs, world, Path(scratch_of_writer), TrainingObserver())
@@ -117,11 +121,10 @@ def _train(
     observer: TrainingObserver,
     staging: Path | None = None,
 ) -> dict[str, Any]:
-    _, method = inputs.key.split("/")
     when = f"on {world.device}, outside the steps of the training"
     with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
         customization = Customization(project, inputs, world, scratch, observer, staging)
-        return METHODS[method].train(customization)
+        return customization.method.train(customization)
 
 
 def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:

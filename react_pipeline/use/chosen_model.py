@@ -15,7 +15,7 @@ from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, NEVER, results_of, standing
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS, DomainConfig
+from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, InputError, ReactError
 from react_pipeline.tracking import Tracking
@@ -81,11 +81,12 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
         return fresh(project, "base_checkpoint"), note
     if model == BASE_METHOD:
         return fresh(project, "base_checkpoint"), ""
-    if model in METHODS:
+    methods = project.config.all_methods
+    if model in methods:
         return fresh(project, "customized_checkpoint", method_key(slug, model)), ""
     if not model.isdecimal():
         raise InputError(
-            f"{model!r} is not a model: write champion, a method ({', '.join(METHODS)}), or the "
+            f"{model!r} is not a model: write champion, a method ({', '.join(methods)}), or the "
             "number of a registered version; an exported folder takes the place of the domain"
         )
     try:

@@ -17,7 +17,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS, encoders
+from react_pipeline.settings import CONTROL_SUFFIX, encoders
 from react_pipeline.stage import ALL, RETRIEVAL_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
@@ -167,6 +167,7 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dic
         return encoder_fields(encoder.manifest["config"], encoder.path)
 
     method = checkpoint.key.split("/")[1]
+    methods = project.config.all_methods
     retrieves = RETRIEVAL_CHECKPOINT in pairs.parents
     return {
         "checkpoint": checkpoint,
@@ -174,7 +175,7 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dic
         "corpus": project.store.open("corpus", ALL, pairs.parents["corpus"]),
         "base": fields_of("base_checkpoint", checkpoint),
         "retrieval": fields_of(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
-        "trains": METHODS[method].about if method in METHODS else "see the documentation",
+        "trains": methods[method].about if method in methods else "see the documentation",
     }
 
 

@@ -28,7 +28,7 @@ from react_pipeline.indexing import (
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import METHODS, DomainConfig, encoders, load_domains
+from react_pipeline.settings import DomainConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import PlannedTraining
@@ -125,7 +125,7 @@ class Sums:
         self.corpus_work = config.corpus.work(self.corpus, self.retrieval.encoder.dimension)
         configs = load_domains(config.domains)[0]
         self.keys = {
-            name: row.keys(configs, config.methods, config.two_encoders)
+            name: row.keys(configs, config.methods, config.two_encoders, config.all_methods)
             for name, row in STAGES.items()
         }
         self.domains = {slug: self._domain(slug, domain) for slug, domain in configs.items()}
@@ -258,16 +258,17 @@ class Sums:
         encoding = self.retrieval.encoding
         cost = Cost(alone=0)
         pairs = 0
+        draws = max(len(self.settings.seeds), 1) if stage == "control_set" else 1
         for slug, domain in self.domains.items():
             towers = domain.images * encoding.image
-            alone = START_SECONDS + domain.pairs * PAIR_SECONDS
+            alone = START_SECONDS + draws * domain.pairs * PAIR_SECONDS
             if stage == "retrieved_set":
                 towers += domain.prompts * encoding.text
                 alone += self._search_seconds(slug, domain)
             if self.settings.corpus.fetches_images:
-                alone += self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
+                alone += draws * self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
             cost += Cost(towers, domain.images * encoding.prepare, alone)
-            pairs += domain.pairs
+            pairs += draws * domain.pairs
         size = pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
         return self.timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
 
@@ -292,7 +293,7 @@ class Sums:
         images = 0
         disk = 0.0
         for slug, name in (key.split("/") for key in self.keys["customized_checkpoint"]):
-            method = METHODS[name]
+            method = self.project.method(name)
             planned = self._planned(slug, name)
             images += method.images(planned.training, partial(int, planned.pairs))
             checkpoint = method.cost(planned)
@@ -326,7 +327,7 @@ class Sums:
         images = 0
         for slug, method in (key.split("/") for key in self.keys["domain_results"]):
             domain = self.domains[slug]
-            names = domain.names if METHODS[method].has_model else 0
+            names = domain.names if self.project.method(method).has_model else 0
             towers = domain.images * encoding.image + names * encoding.text
             cost += Cost(towers, domain.images * encoding.prepare)
             images += domain.images

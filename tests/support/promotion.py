@@ -53,7 +53,9 @@ def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Art
     """A published artifact of a stage with one small file; what it is made from is made if it is
     not there.
     """
-    for name, parent in STAGES[stage].parents_of(key, project.config.two_encoders).items():
+    config = project.config
+    parents = STAGES[stage].parents_of(key, config.two_encoders, config.all_methods)
+    for name, parent in parents.items():
         try:
             fresh(project, name, parent)
         except Exception:
@@ -92,9 +94,9 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    for name, parent in (
-        STAGES["domain_results"].parents_of(key, project.config.two_encoders).items()
-    ):
+    config = project.config
+    parents = STAGES["domain_results"].parents_of(key, config.two_encoders, config.all_methods)
+    for name, parent in parents.items():
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(

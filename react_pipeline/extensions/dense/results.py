@@ -71,7 +71,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         InputError: If there is no `dense.root`, or the method is a linear head; or listing every
             set that is there and wrong, before anything is predicted.
     """
-    require_encoder(method)
+    require_encoder(project, method)
     dense = project.config.section(DenseConfig)
     key = method_key(project.domain(slug).slug, method)
     present, missing = read_dense_sets(dense, slug)

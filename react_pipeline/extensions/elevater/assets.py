@@ -135,8 +135,10 @@ def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCh
 
 def count_test_images(pairs: Artifact, features: Artifact) -> int:
     """Pairs whose image is a test image of the benchmark, byte for byte."""
-    digests = pd.read_parquet(pairs.file("pairs.parquet"), columns=["image_sha256"])["image_sha256"]
-    return int(digests.isin(digests_of_test_images(features)).sum())
+    tests = digests_of_test_images(features)
+    tables = [name for name in pairs.manifest["files"] if name.endswith("pairs.parquet")]
+    digests = (pd.read_parquet(pairs.file(name), columns=["image_sha256"]) for name in tables)
+    return sum(int(table["image_sha256"].isin(tests).sum()) for table in digests)
 
 
 def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:

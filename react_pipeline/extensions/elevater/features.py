@@ -120,7 +120,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             split that is there and wrong, before anything is encoded; or naming an image that
             cannot be decoded.
     """
-    require_encoder(method)
+    require_encoder(project, method)
     elevater = project.config.section(ElevaterConfig)
     splits = ("test", "train") if elevater.shots else ("test",)
     places = {

@@ -221,7 +221,7 @@ def measure_recall(
     """
     from react_pipeline.labelled import PreprocessedImages, encode
 
-    require_encoder(method)
+    require_encoder(project, method)
     missing = [name for name in captioned.images if not (folder / name).is_file()]
     if missing:
         raise InputError(

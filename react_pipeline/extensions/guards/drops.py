@@ -28,7 +28,6 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
-from react_pipeline.settings import METHODS
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, Inputs
 
@@ -138,7 +137,7 @@ class Drops(Evidence):
     def objection(self, project: Project, contender: Contender) -> str:
         """That a model loses more than `promotion.max_drop` on a set, or may; "" if it does not."""
         limit = project.config.promotion.max_drop
-        if limit is None or not METHODS[contender.method].has_model:  # the model is the base's
+        if limit is None or not project.method(contender.method).has_model:  # the base's model
             return ""
         changes = [one for one in self.changes if one.checkpoint == contender.checkpoint]
         if not changes:
@@ -169,7 +168,7 @@ def drops_of(project: Project, slug: str) -> Drops | None:
             "remove it"
         )
     results: dict[str, Artifact] = {}
-    for method, entry in METHODS.items():
+    for method, entry in project.config.all_methods.items():
         key = method_key(slug, method)
         if entry.has_model and (artifact := fresh_or_none(project, GUARD_RESULTS, key)):
             results[method] = artifact

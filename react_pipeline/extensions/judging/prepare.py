@@ -24,7 +24,7 @@ from react_pipeline.extensions.judging.judgements import (
 from react_pipeline.extensions.judging.log import Disagreement, Header, Side, create_log
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, standing
-from react_pipeline.settings import METHODS, trained_methods
+from react_pipeline.settings import trained_methods
 from react_pipeline.store import InputError, canonical_json
 from react_pipeline.use import CHAMPION, Picture, fetch_urls, find_pictures, identity_of
 
@@ -139,7 +139,8 @@ def _disagreements(
 
 
 def _default_candidate(project: Project) -> str:
-    methods = [name for name in project.config.methods if name in trained_methods()]
+    trained = trained_methods(project.config.all_methods)
+    methods = [name for name in project.config.methods if name in trained]
     return HEADLINE_METHOD if HEADLINE_METHOD in methods or not methods else methods[0]
 
 
@@ -151,8 +152,8 @@ def _against(project: Project, slug: str, against: str) -> Side:
             model_of(project, slug, side)
             return side
         against = BASE_METHOD
-    if against not in METHODS:
-        raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(METHODS)}")
+    if against not in (methods := project.config.all_methods):
+        raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(methods)}")
     return present_model(project, slug, against)
 
 

@@ -48,7 +48,7 @@ def judge_without_labels(
         holder = Side(method=champion.method, checkpoint=champion.checkpoint)
     if holder is None:
         return Judgement("incomparable", "no base to compare with; materialize `base_checkpoint`")
-    models = [present[name] for name in settings.candidates if name in present]
+    models = [present[name] for name in project.config.candidates if name in present]
     rivals = [one for one in models if one != holder and one.checkpoint not in turned_down]
     tries = sum(
         one.header.against == holder and one.header.candidate in rivals
@@ -81,7 +81,7 @@ def judge_without_labels(
 
 def _present_models(project: Project, slug: str) -> dict[str, Side]:
     """Today's model of the base, of each candidate and of its control, where there is one."""
-    candidates = project.config.promotion.candidates
+    candidates = project.config.candidates
     controls = [name + CONTROL_SUFFIX for name in candidates]
     present: dict[str, Side] = {}
     for method in (BASE_METHOD, *candidates, *controls):
