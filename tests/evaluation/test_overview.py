@@ -197,3 +197,36 @@ def test_a_gain_over_the_control_has_its_own_interval(project: Project) -> None:
     assert row["gain_over_control"] == pytest.approx(0.2)
     assert row["gain_low"] < 0.2 < row["gain_high"]
     assert table.loc[["base", CONTROL], ["gain_over_control", "gain_low"]].isna().all(axis=None)
+
+
+def test_the_deviation_over_seeds_is_that_of_their_means(tmp_path: Path) -> None:
+    project = write_project(tmp_path, tmp_path / "none", tmp_path / "none", seeds=[0, 1, 2])
+    seeds = [GATED, f"{GATED}-seed1", f"{GATED}-seed2"]
+    shares = {"shapes": (0.5, 0.6, 0.7), "colours": (0.9, 0.8, 0.7)}
+    for slug, right in shares.items():
+        methods = dict(zip(["base", *seeds], (0.25, *right), strict=True))
+        publish_results(
+            project,
+            slug,
+            {name: [n < share * 40 for n in range(40)] for name, share in methods.items()},
+        )
+        page = compare(project, slug).file("dashboard.html").read_text()
+        assert "over 3 seeds" in page and "trained once" not in page
+    artifact = overview(project)
+    table = pd.read_parquet(artifact.file("table.parquet"))
+    first = table[table["method"] == GATED].set_index("domain")
+    assert first.loc["shapes", "top1_mean"] == pytest.approx(0.6)
+    assert first.loc["shapes", "top1_std"] == pytest.approx(0.1)
+    # Each seed has the same mean over the two domains.
+    assert first.loc[MEAN, "top1_mean"] == pytest.approx(0.7)
+    assert first.loc[MEAN, "top1_std"] == pytest.approx(0.0)
+    assert first.loc[MEAN, "delta_top1_mean"] == pytest.approx(0.45)
+    assert list(first["seeds"]) == [3, 3, 3]
+    assert table.loc[table["method"].isin(["base", *seeds[1:]]), "seeds"].isna().all()
+    assert "60.0 (± 10.0)" in artifact.file("table.md").read_text()
+    assert artifact.counts["top1_std"][GATED] == pytest.approx(0.0)
+
+
+def test_without_seeds_a_table_has_no_column_of_them(project: Project) -> None:
+    compared(project, "shapes", 0.25, 0.5)
+    assert list(comparison_table(project, ["shapes"]).columns) == columns()

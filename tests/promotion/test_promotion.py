@@ -499,3 +499,35 @@ def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> Non
     artifact.file("verdict.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match="'shapes'"):
         decide(project, "shapes")
+
+
+def test_all_seeds_must_agree_where_the_rule_says_so(
+    make_project: Callable[..., Project], measured_store: Path
+) -> None:
+    project = make_project(promotion={"all_seeds": True}, seeds=[0, 1])
+    shutil.copytree(measured_store, project.config.store)
+    result(project, "shapes", GATED, outcomes(140))
+    alone = verdict_of(decide(project, "shapes"))
+    assert alone.decision == "challenger" and "never evaluated" in alone.reason
+    result(project, "shapes", f"{GATED}-seed1", outcomes(104, first=10))
+    apart = verdict_of(decide(project, "shapes"))
+    assert apart.decision == "challenger" and f"{GATED}-seed1 does not agree" in apart.reason
+    result(project, "shapes", f"{GATED}-seed1", outcomes(138))
+    result(project, "shapes", f"{GATED}-seed1-control", outcomes(136))
+    shared = verdict_of(decide(project, "shapes"))
+    assert shared.decision == "challenger" and "its control" in shared.reason
+    result(project, "shapes", f"{GATED}-seed1-control", outcomes(100))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.method) == ("promoted", GATED)
+    assert verdict.candidates == 1
+
+
+def test_another_seed_is_no_candidate(
+    make_project: Callable[..., Project], measured_store: Path
+) -> None:
+    project = make_project(seeds=[0, 1])
+    shutil.copytree(measured_store, project.config.store)
+    result(project, "shapes", GATED, outcomes(101))
+    result(project, "shapes", f"{GATED}-seed1", outcomes(150))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.candidates) == ("challenger", 1)

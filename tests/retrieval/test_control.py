@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,25 @@ def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
     again = draw_control(project, "shapes")
     assert not again.reused
     assert again.manifest["files"] == control.manifest["files"]
+
+
+def test_each_seed_has_a_draw_of_its_own(
+    project: Project, make_project: Callable[..., Project]
+) -> None:
+    retrieve_pairs(project, "shapes")
+    alone = draw_control(project, "shapes")
+    control = draw_control(make_project(seeds=[0, 1]), "shapes")
+    other = pd.read_parquet(control.file("seed1/pairs.parquet"))
+    assert control.counts["draws"] == {"seed1": len(other)} and "draws" not in alone.counts
+    first, second = CollectedPairs(control), CollectedPairs(control, "seed1")
+    assert first.rows.tolist() == CollectedPairs(alone).rows.tolist()
+    assert len(second) == len(first) and set(second.rows) == set(other["row"]) != set(first.rows)
+    again = pickle.loads(pickle.dumps(second))  # noqa: S301 - as the processes of a loader do
+    assert again.rows.tolist() == second.rows.tolist()
+    assert (
+        draw_control(make_project(seeds=[1]), "shapes").manifest["files"]["pairs.parquet"]
+        == (control.manifest["files"]["seed1/pairs.parquet"])
+    )
 
 
 def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> None:

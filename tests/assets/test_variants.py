@@ -1,0 +1,80 @@
+"""A variant and two seeds, from partitions to the comparison and MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+from conftest import write_project
+from support.launch import dagster_home
+from support.tracking import runs_of
+
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.project.project import Project
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.upkeep import survey
+
+TRAINED = ["head", "head-seed1", "head-control", "head-seed1-control"]
+
+
+@pytest.fixture(scope="module")
+def launched(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    mlflow_database: Path,
+) -> Iterator[tuple[Project, Summary]]:
+    directory = tmp_path_factory.mktemp("variants")
+    variants = {"head": {"method": "linear-head", "learning_rate": 0.5}}
+    project = write_project(
+        directory, tiny_checkpoint, drawings, methods=["base"], variants=variants, seeds=[0, 1]
+    )
+    shutil.copy(mlflow_database, directory)
+    with dagster_home(directory / "home"):
+        yield project, materialize("*", ["shapes"], (), project.path)
+
+
+def test_variants_and_seeds_are_partitions(make_project: Callable[..., Project]) -> None:
+    variants = {"head": {"method": "linear-head"}, "strong": {"method": "gated-image"}}
+    project = make_project(methods=["base", "strong"], variants=variants, seeds=[0, 1])
+    graph = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    partitions = graph.get(dg.AssetKey("customized_checkpoint")).partitions_def
+    assert isinstance(partitions, dg.MultiPartitionsDefinition)
+    names = partitions.get_partitions_def_for_dimension("method").get_partition_keys()
+    assert set(names) == {*TRAINED, "strong", "strong-seed1"}
+    results = graph.get(dg.AssetKey("domain_results")).partitions_def
+    assert isinstance(results, dg.MultiPartitionsDefinition)
+    assert "base" in results.get_partitions_def_for_dimension("method").get_partition_keys()
+
+
+def test_all_of_them_are_trained_and_compared(launched: tuple[Project, Summary]) -> None:
+    project, summary = launched
+    assert not summary.failed and not summary.skipped
+    checkpoints = {
+        name: project.store.current("customized_checkpoint", f"shapes/{name}") for name in TRAINED
+    }
+    assert {name: one.manifest["config"]["seed"] for name, one in checkpoints.items()} == {
+        name: int("seed1" in name) for name in TRAINED
+    }
+    heads = {one.file("head.safetensors").read_bytes() for one in checkpoints.values()}
+    assert len(heads) == 4
+    table = pd.read_parquet(project.store.current("comparison", "shapes").file("table.parquet"))
+    rows = table.set_index("method")
+    assert list(rows.index) == ["base", *TRAINED]
+    values = rows.loc[["head", "head-seed1"], "top1"]
+    assert rows.loc["head", "seeds"] == 2
+    assert rows.loc["head", "top1_mean"] == pytest.approx(values.mean())
+    assert rows.loc["head", "top1_std"] == pytest.approx(values.std())
+    assert not survey(project, ["shapes"]).tasks
+
+
+def test_mlflow_shows_mean_and_deviation(launched: tuple[Project, Summary]) -> None:
+    project, _ = launched
+    (run,) = runs_of(Tracking.of(project), asset="domain_results", method="head")
+    assert {"seeds", "top1_mean", "top1_std", "delta_top1_std"} <= set(run.data.metrics)

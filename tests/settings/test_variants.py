@@ -1,0 +1,122 @@
+"""Variants of methods and seeds: which methods a project has, and how each is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from react_pipeline.project import identity
+from react_pipeline.project.project import Project
+from react_pipeline.settings.methods import METHODS, first_seed
+from react_pipeline.store.errors import ConfigError, InputError
+
+STRONG = {"strong": {"method": "gated-image", "learning_rate": 3e-3}}
+
+
+def test_a_variant_and_its_control_are_methods(make_project: Callable[..., Project]) -> None:
+    config = make_project(variants=STRONG).config
+    assert config.methods == (
+        "base",
+        "gated-image",
+        "gated-image-control",
+        "strong",
+        "strong-control",
+    )
+    assert config.all_methods["strong-control"].pairs == "control_set"
+    assert config.all_methods["strong"].pairs == "retrieved_set"
+    assert {"strong", "gated-image"} <= set(config.candidates)
+    assert "strong-control" not in config.candidates
+
+
+def test_a_variant_that_is_named_has_only_what_is_named(
+    make_project: Callable[..., Project],
+) -> None:
+    assert make_project(variants=STRONG, methods=["base", "strong"]).config.methods == (
+        "base",
+        "strong",
+    )
+
+
+def test_each_method_has_each_further_seed(make_project: Callable[..., Project]) -> None:
+    project = make_project(variants=STRONG, seeds=[4, 1], methods=["base", "gated-image", "strong"])
+    seeds = {
+        name: project.training("shapes", name).seed
+        for name in project.config.methods
+        if name != "base"
+    }
+    assert seeds == {"gated-image": 4, "strong": 4, "gated-image-seed1": 1, "strong-seed1": 1}
+    assert project.seed("shapes") == 4
+    assert project.config.further_seeds("strong") == ("strong-seed1",)
+    assert not [name for name in project.config.candidates if first_seed(name) != name]
+
+
+def test_fields_of_a_variant_win_over_all_others(make_project: Callable[..., Project]) -> None:
+    customization = {"methods": {"gated-image": {"learning_rate": 1e-4, "weight_decay": 0.5}}}
+    project = make_project(variants=STRONG, customization=customization)
+    path = project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["customization"] = {"learning_rate": 1e-2, "adam_eps": 1e-3}
+    path.write_text(yaml.safe_dump(domain))
+    for name in ("strong", "strong-control"):
+        training = project.training("shapes", name)
+        assert (training.learning_rate, training.weight_decay) == (3e-3, 0.5)
+        assert (training.adam_eps, training.steps) == (1e-3, 4)
+    assert project.training("shapes", "gated-image").learning_rate == 1e-2
+
+
+def test_variants_of_one_project_are_not_those_of_another(
+    make_project: Callable[..., Project],
+) -> None:
+    one = make_project(variants=STRONG)
+    other = make_project(variants={"strong": {"method": "gda"}})
+    none = make_project()
+    assert one.method("strong").has_model and not other.method("strong").has_model
+    assert none.config.all_methods is METHODS and "strong" not in METHODS
+    with pytest.raises(InputError, match="unknown method 'strong'"):
+        none.training("shapes", "strong")
+
+
+def test_nothing_is_identified_otherwise_without_them(make_project: Callable[..., Project]) -> None:
+    plain = make_project()
+    key = "shapes/gated-image"
+    trained = identity.customized_checkpoint(plain, key)
+    drawn, rule = identity.control_set(plain, "shapes"), identity.promotion(plain, "shapes")
+    assert "further_seeds" not in drawn and "all_seeds" not in rule
+    more = make_project(variants=STRONG, seeds=[0, 1])
+    assert identity.customized_checkpoint(more, key) == trained
+    assert identity.control_set(more, "shapes") == {**drawn, "further_seeds": [1]}
+    one = make_project(seeds=[0])
+    assert identity.control_set(one, "shapes") == drawn
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "word"),
+    [
+        ({"variants": {"full": {"method": "full"}}}, "variants", "'full' already"),
+        ({"variants": {"a-control": {"method": "full"}}}, "variants", "'a-control'"),
+        ({"variants": {"a-seed2": {"method": "full"}}}, "variants", "'a-seed2'"),
+        ({"variants": {"Ä b": {"method": "full"}}}, "variants", "'Ä b'"),
+        ({"variants": {"a": {"method": "fulll"}}}, "variants.a.method", "did you mean full?"),
+        ({"variants": {"a": {"method": "base"}}}, "variants.a.method", "'base'"),
+        ({"variants": {"a": {}}}, "variants.a.method", "missing"),
+        (
+            {"variants": {"a": {"method": "full", "learning_rat": 1}}},
+            "variants.a.learning_rat",
+            "did you mean learning_rate?",
+        ),
+        ({"seeds": [1, 0, 1]}, "seeds", "twice"),
+        ({"methods": ["base", "a"]}, "methods", "unknown: a"),
+        ({"promotion": {"methods": ["a"]}}, "promotion", "'a' cannot become champion"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_field(
+    make_project: Callable[..., Project], fields: dict[str, Any], field: str, word: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_project(**fields)
+    (problem,) = error.value.problems
+    assert problem.file.name == "pipeline.yaml"
+    assert problem.field == field and word in problem.message
