@@ -223,7 +223,7 @@ GUARDS = (
     Guard("assets/runs.py", "is_under_way(run) or run.run_id in self._unfinished", "is_under_way(run)", UPKEEP + "::test_runs_are_read_before_files"),
     Guard("react_pipeline/upkeep.py", "10 * len(new) >= len(names)", "False", "house/test_upkeep.py::test_overview_waits_while_little_of_it_is_new"),
     Guard("react_pipeline/stage.py", "return not children or any(", "return True or any(", "assets/test_definitions.py"),
-    Guard("react_pipeline/stage.py", 'self.scope != "encoder" or METHODS[method].has_model', "True", "assets/test_definitions.py"),
+    Guard("react_pipeline/stage.py", 'self.scope != "encoder" or table[method].has_model', "True", "assets/test_definitions.py"),
     Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "training/test_new_method.py"),
     Guard("react_pipeline/clip/attention.py", "type(block) is ResidualAttentionBlock and names <= _WEIGHTS", "type(block) is ResidualAttentionBlock", "training/test_new_method.py::test_a_trained_tower_runs_new_modules"),
     Guard("react_pipeline/clip/trainable.py", "if not any(trains(name) for name, _ in model.named_parameters()):", "if False:", "clip/test_gated.py"),

@@ -116,7 +116,7 @@ def _add(method: Method, methods: dict[str, Method]) -> None:
 
 
 def require_free(name: str, methods: Mapping[str, Method]) -> None:
-    """Refuse a name that a method has, or that could not be told from a control or a seed."""
+    """Refuse a name that a method has, or that reads like a control or a further seed."""
     if not _NAME.fullmatch(name) or name.endswith(CONTROL_SUFFIX) or first_seed(name) != name:
         raise ValueError(
             f"{name!r} cannot name a method: use a-z, 0-9 and '-', beginning with a letter, and no "

@@ -31,7 +31,7 @@ def launched(
     mlflow_database: Path,
 ) -> Iterator[tuple[Project, Summary]]:
     directory = tmp_path_factory.mktemp("variants")
-    variants = {"head": {"method": "linear-head", "learning_rate": 0.01}}
+    variants = {"head": {"method": "linear-head", "learning_rate": 5e-4}}
     project = write_project(
         directory, tiny_checkpoint, drawings, methods=["base"], variants=variants, seeds=[0, 1]
     )
