@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from support.drawings import pair, write_shard
+from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.collected import CollectedPairs
@@ -20,6 +21,7 @@ from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import RandomRows, draw_control
+from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact
 
@@ -66,6 +68,24 @@ def test_each_seed_has_a_draw_of_its_own(
         draw_control(make_project(seeds=[1]), "shapes").manifest["files"]["pairs.parquet"]
         == (control.manifest["files"]["seed1/pairs.parquet"])
     )
+
+
+def test_leaks_are_looked_for_in_the_draw_of_each_seed(
+    project: Project, make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    retrieve_pairs(project, "shapes")
+    project = make_project(seeds=[0, 1])
+    control = draw_control(project, "shapes")
+    first = set(CollectedPairs(control).rows)
+    image = next(pair.image for pair in CollectedPairs(control, "seed1") if pair.row not in first)
+    folder = tmp_path / "measured" / "circle"
+    folder.mkdir(parents=True)
+    (folder / "leaked.png").write_bytes(image)
+    assert leaked_images(project, "control_set", "shapes").same == 0
+    evaluation = {"name": "measured", "kind": "folder", "path": str(folder.parent)}
+    edit_domain(project, "shapes", evaluation=evaluation)
+    publish_evaluation_set(project, "shapes")
+    assert leaked_images(project, "control_set", "shapes").same == 1
 
 
 def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> None:
