@@ -55,6 +55,7 @@ BUCKET = "store/test_bucket_store.py"
 EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
+BOUNDED_FILES = "faults/test_bounded_files.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
@@ -173,7 +174,12 @@ GUARDS = (
     Guard("react_pipeline/settings/training.py", "if config.epochs is not None and", "if False and", "settings/test_config.py"),
     Guard("react_pipeline/labelled/labels.py", "if times[normal(entry.name)] == 1 else []", "if True else []", "labelled/test_labelled.py"),
     Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "training/test_labelled_accuracy.py"),
-    Guard("react_pipeline/settings/yaml_files.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
+    Guard("react_pipeline/store/bounded.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
+    Guard("react_pipeline/store/bounded.py", "os.fstat(file.fileno()).st_size <= max_bytes:", "True:", BOUNDED_FILES + "::test_a_sparse_file_is_not_read"),
+    Guard("react_pipeline/store/bounded.py", "if size_bytes > MAX_JSON_BYTES:", "if False:", BOUNDED_FILES + "::test_json_is_measured_before_it_is_parsed"),
+    Guard("react_pipeline/corpus/bounded_tables.py", "if count > MAX_VALUES_PER_BYTE * size_bytes:", "if False:", BOUNDED_FILES + "::test_equal_rows_of_a_manifest_are_refused"),
+    Guard("react_pipeline/corpus/bounded_tables.py", "if decoded > MAX_PAGE_BYTES or encoded < 0:", "if False:", BOUNDED_FILES),
+    Guard("react_pipeline/clip/weights.py", "if count[\"numbers\"] > limit or count[\"names\"] > names:", "if count[\"names\"] > names:", BOUNDED_FILES + "::test_a_model_is_built_no_larger_than_its_weights"),
     Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/yaml_files.py", '"\\0" in getattr(event, "value", "")', "False", FILES),
     Guard("react_pipeline/settings/messages.py", "faults[:MAX_PROBLEMS]", "faults", FILES),

@@ -3,7 +3,6 @@
 Does not belong here: building or saving a model (`model`), its weights (`weights`).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from open_clip.transform import PreprocessCfg
 
 from react_pipeline.clip.trust import require_allowed
 from react_pipeline.settings import EncoderConfig, encoders
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, read_json_bounded
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -40,6 +39,18 @@ _NO_ARCHITECTURE = frozenset(
 is the folder.
 """
 
+MAX_CONFIG_BYTES = 1 << 20
+
+_MAX_SIZES = {
+    "image_size": 4_096,
+    "context_length": 8_192,
+    "vocab_size": 1 << 21,
+    "width": 1 << 14,
+    "layers": 1_000,
+}
+"""The largest published models have less than half of each."""
+_MAX_PATCHES_A_SIDE = 128
+
 
 def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read `model_cfg` and `preprocess_cfg` of a checkpoint folder, as they are written.
@@ -49,7 +60,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             could run code.
     """
     try:
-        config = json.loads((directory / CONFIG_FILE).read_bytes())
+        config = read_json_bounded(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
         model_cfg = dict(config["model_cfg"])
         preprocess_cfg = dict(config["preprocess_cfg"])
         for part in ("vision_cfg", "text_cfg"):
@@ -58,12 +69,38 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for entry in model_cfg.get("added", ()):
             if not isinstance(entry["record"], dict) or not isinstance(entry["method"], str):
                 raise ValueError("`added` is no list of methods and their records")
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
             f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})"
         ) from error
     require_allowed(model_cfg, directory / CONFIG_FILE)
+    _require_sizes(model_cfg, directory / CONFIG_FILE)
     return model_cfg, preprocess_cfg
+
+
+def _require_sizes(model_cfg: Mapping[str, Any], file: Path) -> None:
+    """Refuse what is made before `at_most` sees it: positions of patches and tokens, lists of
+    layers.
+    """
+    for tower in ("vision_cfg", "text_cfg"):
+        for field, limit in _MAX_SIZES.items():
+            values = model_cfg[tower].get(field) or 0
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if not isinstance(value, int) or value > limit:
+                    raise InputError(
+                        f"{file}: {tower}.{field}: {value!r}, allowed are whole numbers up to "
+                        f"{limit:,}"
+                    )
+    vision_cfg = model_cfg["vision_cfg"]
+    sides, patch = (
+        value if isinstance(value, list | tuple) else [value]
+        for value in (vision_cfg.get("image_size") or 224, vision_cfg.get("patch_size") or 16)
+    )
+    if max(sides) // max(1, min(patch)) > _MAX_PATCHES_A_SIDE:
+        raise InputError(
+            f"{file}: vision_cfg.patch_size: {patch}, at most {_MAX_PATCHES_A_SIDE} patches a side "
+            "are allowed"
+        )
 
 
 def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:

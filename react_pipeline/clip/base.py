@@ -5,7 +5,6 @@ Belongs here: its identity, fetching from the Hub. Does not belong here: reading
 (`pretrained`), encoders that are built (`built_encoder`).
 """
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from react_pipeline.clip.hub import reach_hub
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig, encoders
-from react_pipeline.store import Artifact, InputError, sha256_of
+from react_pipeline.store import Artifact, InputError, read_json_bounded, sha256_of
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _TOKENIZER = (
@@ -125,7 +124,7 @@ def _fetch(repository: str, revision: str | None, folder: Path) -> None:
     for path in snapshot.iterdir():
         if path.is_file():
             (folder / path.name).symlink_to(path.resolve())
-    model_cfg = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+    model_cfg = read_json_bounded(folder / _CONFIG)["model_cfg"]
     text_tower = model_cfg["text_cfg"].get("hf_model_name")
     if text_tower and not (folder / "config.json").is_file():
         (folder / "config.json").symlink_to(

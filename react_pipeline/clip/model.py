@@ -27,7 +27,7 @@ from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.text_tower import encode_text, text_lengths
 from react_pipeline.clip.trust import require_known_text_tower, text_folder
-from react_pipeline.clip.weights import load_strictly, read_weights, save_tensors
+from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
 from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError
 
@@ -128,8 +128,9 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
     weights = weights_of(directory, foreign=foreign)
-    clip = build(model_cfg, preprocess_cfg, directory)
     state = read_weights(weights)
+    with at_most(state):
+        clip = build(model_cfg, preprocess_cfg, directory)
     if foreign and _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)
     load_strictly(clip.model, state, weights)

@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.model import Clip, build, load, placed, weights_of
-from react_pipeline.clip.weights import load_strictly, read_weights
+from react_pipeline.clip.weights import at_most, load_strictly, read_weights
 from react_pipeline.project import absence
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean, encoders
 from react_pipeline.store import InputError
@@ -82,7 +82,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
         )
     if layers:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
-    clip = build(model_cfg, preprocess_cfg)
+    with at_most(weights):
+        clip = build(model_cfg, preprocess_cfg)
     load_strictly(clip.model, weights, path)
     return placed(clip, device)
 

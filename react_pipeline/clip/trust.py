@@ -5,13 +5,15 @@ these load and run Python files, or fetch other models. They are refused here, b
 libraries sees them.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, read_json_bounded
+
+MAX_FILE_BYTES = 64 << 20
+"""Of a JSON file of a text tower; the largest tokenizers have half."""
 
 TOKENIZER_OPTIONS: dict[str, type] = {"clean": str, "language": str, "strip_sep_token": bool}
 """What `tokenizer_kwargs` may hold, as open_clip's own configurations use it; the rest would reach
@@ -91,8 +93,8 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
         )
     for path in sorted(folder.rglob("*.json")):
         try:
-            json.loads(path.read_bytes(), object_hook=_refuse_code)
-        except (OSError, ValueError, RecursionError) as error:
+            read_json_bounded(path, MAX_FILE_BYTES, object_hook=_refuse_code)
+        except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from error
     return folder
 

@@ -3,7 +3,10 @@
 Does not belong here: the architecture, or what else a checkpoint needs (`model`).
 """
 
-from collections.abc import Iterable
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from react_pipeline.clip.gated import vision_blocks
-from react_pipeline.store import InputError, StoreWriteError
+from react_pipeline.store import InputError, StoreWriteError, open_regular
+
+_SPARE_NUMBERS = 1 << 24
+_SPARE_NAMES = 1_000
+"""A model that does not fit its weights by a little is built, and named where it differs."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -24,10 +32,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         InputError: If it is neither, or holds anything but tensors.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # weights_only refuses anything but tensors: a checkpoint can run no code.
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path):
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            # weights_only refuses anything but tensors: a checkpoint can run no code.
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
@@ -40,6 +49,38 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ):
         raise InputError(f"{path}: holds no state dict of tensors")
     return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+@contextmanager
+def at_most(weights: dict[str, Tensor]) -> Iterator[None]:
+    """Stop building a model, in this thread, as soon as it is much larger than its weights.
+
+    An architecture is a few numbers in a file, and 10^9 layers are one of them. A parameter is seen
+    before its memory is written to.
+
+    Raises:
+        ValueError: If its parameters are more numerous, or larger, than the weights can fill.
+    """
+    limit = 2 * sum(tensor.numel() for tensor in weights.values()) + _SPARE_NUMBERS
+    names = 4 * len(weights) + _SPARE_NAMES
+    thread = threading.get_ident()
+    count = Counter[str]()
+
+    def measure(_module: nn.Module, _name: str, parameter: nn.Parameter) -> None:
+        if parameter is None or threading.get_ident() != thread:
+            return
+        count["numbers"] += parameter.numel()
+        count["names"] += 1
+        if count["numbers"] > limit or count["names"] > names:
+            raise ValueError(
+                f"it has more parameters than the {len(weights):,} tensors of its weights"
+            )
+
+    hook = register_module_parameter_registration_hook(measure)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

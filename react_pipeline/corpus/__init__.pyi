@@ -1,3 +1,7 @@
+from .bounded_tables import open_table as open_table
+from .bounded_tables import rows_of_table as rows_of_table
+from .bounded_tables import schema_of_table as schema_of_table
+from .bounded_tables import whole_table as whole_table
 from .collected import CollectedPairs as CollectedPairs
 from .collected import collect_pairs as collect_pairs
 from .corpus import count_pairs as count_pairs
@@ -48,9 +52,9 @@ from .shards import open_shard as open_shard
 from .shards import pack as pack
 from .shards import read_member as read_member
 from .shards import shard_file as shard_file
+from .text_columns import read_text_table as read_text_table
 from .text_columns import require_text_columns as require_text_columns
 from .text_columns import text_batches as text_batches
-from .text_columns import whole_table as whole_table
 from .web_access import REFUSED_URL as REFUSED_URL
 from .web_access import guarded_opener as guarded_opener
 from .web_access import plain_url as plain_url

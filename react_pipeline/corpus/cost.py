@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
+from react_pipeline.corpus.bounded_tables import rows_of_table
 from react_pipeline.corpus.corpus import count_pairs
 from react_pipeline.corpus.images import IMAGE_SUFFIXES
 from react_pipeline.corpus.shards import ShardLocation, index_shard
@@ -116,6 +115,6 @@ def size_of_images(sources: Iterable[Path]) -> CorpusSize:
             pairs = pairs + len(images)
             total = total + sum(path.stat().st_size for path in images)
         else:
-            pairs = pairs + pq.read_metadata(source).num_rows
+            pairs = pairs + rows_of_table(source)
             total = total + source.stat().st_size
     return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))

@@ -18,15 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from react_pipeline.corpus.bounded_tables import open_table
 from react_pipeline.corpus.images import IMAGE_SUFFIXES
 from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.kinds.images import Images
-from react_pipeline.corpus.pairs import MAX_IMAGE_BYTES
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, SHARDS, PackedSample, pack
-from react_pipeline.corpus.text_columns import whole_table
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
-from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha256_of
+from react_pipeline.store import (
+    MAX_IMAGE_BYTES,
+    Artifact,
+    CorpusError,
+    read_bounded,
+    remembered_sha256,
+    sha256_of,
+)
 
 _BATCH_ROWS = 1
 """A file keeps a repeated image once, and a batch holds it for each of its rows; 30 microseconds a
@@ -35,6 +41,7 @@ row.
 _KEPT_COLUMNS = ("url", "key", "uid")
 _Read = tuple[bytes, bytes, dict[str, str]]
 
+MAX_CAPTION_BYTES = 1 << 20
 SKIPPED_FILE = "skipped.parquet"
 MAX_NAMES = 1_000
 """Files that are named in `SKIPPED_FILE` for each reason; all of them are counted."""
@@ -156,14 +163,16 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_R
                 skipped.add("link_out_of_folder", text_of(path))
             elif path.stat().st_size > MAX_IMAGE_BYTES:
                 skipped.add("too_many_bytes", text_of(path))
-            elif caption.is_file():
+            elif not caption.is_file():
+                skipped.add("no_caption", text_of(path))
+            elif caption.stat().st_size > MAX_CAPTION_BYTES:
+                skipped.add("too_many_bytes", text_of(caption))
+            else:
                 yield (
-                    path.read_bytes(),
-                    caption.read_bytes(),
+                    read_bounded(path, MAX_IMAGE_BYTES),
+                    read_bounded(caption, MAX_CAPTION_BYTES),
                     {"path": text_of(path.relative_to(folder))},
                 )
-            else:
-                skipped.add("no_caption", text_of(path))
 
 
 @contextmanager
@@ -177,7 +186,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:
-    with whole_table(path), pq.ParquetFile(path) as file:
+    with open_table(path) as (file, _):
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:
             raise CorpusError(

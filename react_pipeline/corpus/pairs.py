@@ -15,9 +15,8 @@ from PIL import Image
 from react_pipeline.corpus.images import BadSample, decode_image
 from react_pipeline.corpus.shards import Member, Sample, read_member
 from react_pipeline.settings import CorpusConfig
+from react_pipeline.store import MAX_IMAGE_BYTES
 
-MAX_IMAGE_BYTES = 256 << 20
-"""A larger image file is skipped unread."""
 MAX_METADATA_BYTES = 1 << 20
 MAX_METADATA_FIELDS = 64
 MAX_FIELD_NAME_CHARS = 100

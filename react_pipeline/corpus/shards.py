@@ -19,7 +19,7 @@ from react_pipeline.corpus.images import extension_of
 from react_pipeline.corpus.remote import open_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.project import text_of
-from react_pipeline.store import CorpusError
+from react_pipeline.store import CorpusError, open_regular
 
 ShardLocation = Path | RemoteShard
 """Where a shard is. Its text (`str`) is the path or URL, for messages; open it with `open_shard`,
@@ -115,7 +115,7 @@ def open_shard(location: ShardLocation) -> BinaryIO:
     if isinstance(location, RemoteShard):
         return open_remote(location)
     try:
-        return location.open("rb")
+        return open_regular(location)
     except OSError as error:
         raise _unreadable(location, error) from error
 

@@ -6,18 +6,18 @@ GB.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from react_pipeline.corpus.bounded_tables import open_table
 from react_pipeline.store import CorpusError
 
 BATCH_ROWS = 65_536
 MAX_BATCH_BYTES = 256 << 20
 """Text of as many rows; 4 KB a row."""
+MAX_TABLE_ROWS = 4_000_000
 
 
 def require_text_columns(path: Path, schema: pa.Schema, columns: Iterable[tuple[str, str]]) -> None:
@@ -48,8 +48,10 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
         CorpusError: If the file is damaged, or the text of a batch is longer than
             `MAX_BATCH_BYTES`.
     """
-    with whole_table(path), pq.ParquetFile(path, read_dictionary=list(columns)) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
+    with open_table(path, columns, read_dictionary=list(columns)) as (file, densest):
+        # Cells that are written out come into memory before they are measured.
+        rows = int(min(BATCH_ROWS, max(1, 2 * MAX_BATCH_BYTES / max(densest, 1))))
+        for batch in file.iter_batches(rows, columns=list(columns)):
             found = [batch.column(name) for name in columns]
             if (size_bytes := sum(map(_decoded_bytes, found))) > MAX_BATCH_BYTES:
                 raise CorpusError(
@@ -64,20 +66,23 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
             yield pa.RecordBatch.from_arrays(decoded, names=list(columns))
 
 
-@contextmanager
-def whole_table(path: Path) -> Iterator[None]:
-    """Report what is raised within where a table is cut or damaged.
-
-    Raises:
-        CorpusError: Naming the file.
+def read_text_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of text as a whole, at most `MAX_BATCH_BYTES` and `MAX_TABLE_ROWS`; errors as of
+    `text_batches`.
     """
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise CorpusError(
-            f"{path}: the {path.suffix[1:]} file is truncated or damaged ({words}); copy it again"
-        ) from error
+    batches = []
+    size_bytes = 0
+    rows = 0
+    for batch in text_batches(path, columns):
+        batches.append(batch)
+        size_bytes += batch.nbytes
+        rows += batch.num_rows
+        if size_bytes > MAX_BATCH_BYTES or rows > MAX_TABLE_ROWS:
+            raise CorpusError(
+                f"{path}: more than {MAX_TABLE_ROWS:,} rows or {MAX_BATCH_BYTES:,} bytes; divide "
+                "it into several tables"
+            )
+    return pa.Table.from_batches(batches, None if batches else pa.schema([]))
 
 
 def _decoded_bytes(column: pa.Array) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.store import CorpusError
+from react_pipeline.store import CorpusError, open_regular
 
 DAMAGED_REMEDY = "copy it again from where it came, or take its part away"
 MAX_EXPANSION = 100
@@ -45,7 +45,8 @@ def open_vectors(path: Path) -> NDArray[Any]:
         CorpusError: If it is not a complete array of float16 or float32 with two axes, or the
             member is missing.
     """
-    with whole_vectors(path):
+    file = path.parent if path.parent.suffix in (".npz", ".parquet") else path
+    with whole_vectors(path), open_regular(file):
         if path.parent.suffix != ".npz":
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         elif is_mappable(path):

@@ -15,12 +15,12 @@ from .labelled import read_images as read_images
 from .labels import images_by_folder as images_by_folder
 from .labels import lines_of as lines_of
 from .labels import normal as normal
+from .labels import read_csv as read_csv
 from .labels import read_manifest as read_manifest
 from .listing import read_json as read_json
 from .listing import read_lines as read_lines
 from .listing import read_text as read_text
 from .listing import require_images as require_images
-from .sources import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .sources import ByteSource as ByteSource
 from .sources import FileSource as FileSource
 from .sources import Unavailable as Unavailable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig, labelled_kinds
-from react_pipeline.store import InputError
+from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,6 @@ def decode(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -
 def read_file(path: Path) -> bytes:
     """The bytes of a file; an InputError if it cannot be read."""
     try:
-        return path.read_bytes()
+        return read_bounded(path, MAX_IMAGE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

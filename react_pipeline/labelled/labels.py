@@ -5,20 +5,24 @@ Every fault of a listing is in one error. Does not belong here: reading an image
 (`labelled`).
 """
 
+import io
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from react_pipeline.corpus import IMAGE_SUFFIXES
+from react_pipeline.corpus import IMAGE_SUFFIXES, read_text_table, schema_of_table
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import InputError
+from react_pipeline.store import MAX_JSON_BYTES, CorpusError, InputError, read_bounded
 
 _MOST_LISTED = 50
+_CELL_BYTES = 64
+_MAX_COLUMNS = 1_000
 
 
 def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
@@ -129,6 +133,22 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     )
 
 
+def read_csv(path: Path, separator: str = ",", **options: Any) -> pd.DataFrame:
+    """A table as pandas reads it with `options`.
+
+    Raises:
+        OSError, ValueError: If it cannot be read, or its cells would take more than
+            `MAX_JSON_BYTES`.
+    """
+    data = read_bounded(path)
+    mark = separator.encode()
+    cells = data.count(mark) + data.count(b"\n")
+    columns = data.partition(b"\n")[0].count(mark)
+    if cells * _CELL_BYTES > MAX_JSON_BYTES or columns > _MAX_COLUMNS:
+        raise ValueError(f"{columns + 1:,} columns and {cells:,} cells are too many")
+    return pd.read_csv(io.BytesIO(data), sep=separator, **options)
+
+
 def normal(name: str) -> str:
     """The form in which names of classes are compared."""
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
@@ -161,11 +181,17 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
 def _read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
+            names = schema_of_table(path).names
+            columns = [name for name in ("path", "class", "subject") if names.count(name) == 1]
+            return (
+                read_text_table(path, columns).to_pandas()
+                if {"path", "class"} <= {*columns}
+                else pd.DataFrame(columns=names)
+            )
         if path.suffix.lower() == ".csv":
             # Text stays text: a class may be called "None" or "007".
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+            return read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, CorpusError) as error:
         raise InputError(
             f"{path}: cannot be read as a table: {' '.join(str(error).split())}"
         ) from error

@@ -2,16 +2,13 @@
 exist.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from react_pipeline.labelled.labels import lines_of
 from react_pipeline.labelled.sources import Unavailable, is_inside, open_zip, split_location
-from react_pipeline.store import InputError
-
-_MOST_TEXT_BYTES = 512 << 20
+from react_pipeline.store import InputError, parse_json, read_bounded
 
 
 def read_text(path: Path) -> str:
@@ -22,11 +19,7 @@ def read_text(path: Path) -> str:
         InputError: If it is not UTF-8 or larger than any index of these data sets.
     """
     try:
-        if path.stat().st_size > _MOST_TEXT_BYTES:
-            raise InputError(
-                f"{path}: more than {_MOST_TEXT_BYTES:,} bytes are too many for a list of images"
-            )
-        return path.read_text(encoding="utf-8-sig")
+        return read_bounded(path).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Unavailable(f"{path} is missing") from error
     except UnicodeDecodeError as error:
@@ -42,9 +35,10 @@ def read_json(path: Path) -> Any:
         Unavailable: If there is none.
         InputError: If it cannot be parsed.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(text.encode())
+    except ValueError as error:
         raise InputError(
             f"{path}: the JSON is truncated or damaged ({error}); copy it again"
         ) from error

@@ -14,12 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from react_pipeline.store import InputError, stamp_of
-
-MAX_IMAGE_BYTES = 256 << 20
-"""A larger file is not an image of these data sets; a member of a hostile archive may claim any
-size.
-"""
+from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded, stamp_of
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
@@ -151,12 +146,8 @@ os.register_at_fork(after_in_child=_opened.cache_clear)  # a child shares the pa
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
+        return read_bounded(path, MAX_IMAGE_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
-    if len(data) > MAX_IMAGE_BYTES:
-        raise InputError(f"{path}: more than {MAX_IMAGE_BYTES:,} bytes are too many for an image")
-    return data

@@ -4,7 +4,6 @@ is written.
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import InputError
+from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded
 
 TEXT_MODES: dict[str, Side] = {"t2t": "text", "t2i": "image"}
 IMAGE_MODES: dict[str, Side] = {"i2i": "image", "i2t": "text"}
-MAX_IMAGE_BYTES = 256 << 20
 
 
 def search_pairs(
@@ -116,13 +114,7 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
 
 def _read_image(path: Path, max_pixels: int) -> Image:
     try:
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "not a file")
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise InputError(
-                f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB; give a smaller image"
-            )
-        return decode_image(path.read_bytes(), max_pixels)
+        return decode_image(read_bounded(path, MAX_IMAGE_BYTES), max_pixels)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); --image wants the path of an image file"

@@ -6,7 +6,6 @@ looking at what is measured, so such a seed is refused. Shapes: S seeds, D width
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from react_pipeline.labelled import encode_images, lines_of
 from react_pipeline.project import Project, seed_path
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.settings import RetrievalConfig
-from react_pipeline.store import InputError
+from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -46,9 +45,7 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
             for seed in entry.seeds:
                 path = seed_path(project.config.domains, seed)
                 try:
-                    if path.exists() and not path.is_file():
-                        raise OSError(errno.EINVAL, "not a file")
-                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                    digest = hashlib.sha256(read_bounded(path, MAX_IMAGE_BYTES)).hexdigest()
                 except OSError as error:
                     problems.append(f"{entry.label}: {path}: {error.strerror}")
                     continue

@@ -5,14 +5,12 @@ Does not belong here: which fields a file may hold (`config`), what to say of a 
 """
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from react_pipeline.store import ConfigError, Problem
+from react_pipeline.store import ConfigError, Problem, read_bounded
 
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
@@ -107,16 +105,7 @@ def read_nodes(path: Path) -> yaml.Node | None:
 
 
 def _read(path: Path) -> str:
-    # Opening a FIFO waits for its writer, and a device may never end.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ConfigError([Problem(path, "", "is not a regular file")])
-        data = file.read(MAX_YAML_BYTES + 1)
-    if len(data) > MAX_YAML_BYTES:
-        raise ConfigError(
-            [Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")]
-        )
-    return data.decode()
+    return read_bounded(path, MAX_YAML_BYTES).decode()
 
 
 def _refuse_bombs(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from stat import S_IMODE, S_ISREG
 from typing import Any, TextIO
 
+from react_pipeline.store.bounded import open_regular
 from react_pipeline.store.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ CACHE = ".cache"
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

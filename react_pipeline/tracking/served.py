@@ -23,6 +23,7 @@ try:
     from react_pipeline import Classifier
     from react_pipeline.corpus import BadImage, decode_image
     from react_pipeline.settings import MAX_PIXELS
+    from react_pipeline.store import read_bounded
 except ModuleNotFoundError as error:
     MESSAGE = (
         "this model needs react_pipeline in the environment that loads it; it is on no index: "
@@ -99,8 +100,7 @@ def _decoded(value: object) -> Image | str:
 def _bytes(value: object) -> bytes:
     if isinstance(value, str):
         if os.environ.get(_SERVED) is None and len(value) < 4096 and Path(value).is_file():
-            _require_small(Path(value).stat().st_size)
-            return Path(value).read_bytes()
+            return read_bounded(Path(value), MAX_IMAGE_BYTES)
         text = value.partition(",")[2] if value.startswith("data:") else value
         _require_small(len(text) * 3 // 4)
         try:

@@ -8,7 +8,6 @@ installation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +31,14 @@ from react_pipeline.clip import (
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import MAX_PIXELS
-from react_pipeline.store import CorruptArtifact, InputError, sha256_of
+from react_pipeline.store import (
+    MAX_IMAGE_BYTES,
+    CorruptArtifact,
+    InputError,
+    read_bounded,
+    read_json_bounded,
+    sha256_of,
+)
 
 RECORD_FILE, CALIBRATION_FILE = "export.json", "calibration.json"
 UNKNOWN = "unknown"
@@ -268,14 +274,12 @@ def load_exported(
     """
     folder = folder.expanduser()
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = read_json_bounded(folder / RECORD_FILE)
         for name, sha256 in record["files"].items():
             if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
                 raise ValueError(f"{name} is not the file that was exported")
-        head_record: dict[str, Any] = json.loads(
-            (folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8")
-        )
-        calibration = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
+        head_record: dict[str, Any] = read_json_bounded(folder / HEAD_ABOUT_FILE)
+        calibration = read_json_bounded(folder / CALIBRATION_FILE)
         fitted = calibration["temperature"], calibration["calibrated_on"]
         head = ClassHead.read(folder / HEAD_FILE)
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
@@ -308,7 +312,11 @@ def _decoded(picture: Picture, number: int) -> Image.Image:
             if 0 in picture.size:
                 raise ValueError("no pixels")
             return picture.convert("RGB")
-        data = picture if isinstance(picture, bytes) else Path(picture).expanduser().read_bytes()
+        data = (
+            picture
+            if isinstance(picture, bytes)
+            else read_bounded(Path(picture).expanduser(), MAX_IMAGE_BYTES)
+        )
         return decode_image(data, MAX_PIXELS)
     except Exception as error:
         # Pillow reads an opened image only now, and its decoders raise nearly anything.

@@ -29,10 +29,14 @@ from react_pipeline.corpus import (
 )
 from react_pipeline.installation import install_command
 from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
-from react_pipeline.store import InputError, outside_stamp
-
-MAX_IMAGE_BYTES = 256 << 20
-"""A larger file is not worth the memory that decoding it takes."""
+from react_pipeline.store import (
+    MAX_IMAGE_BYTES,
+    CorpusError,
+    InputError,
+    open_regular,
+    outside_stamp,
+    read_bounded,
+)
 
 _TABLES = (".parquet", ".csv")
 _COLUMNS = ("path", "url", "image", "file")
@@ -82,9 +86,7 @@ class Picture:
             shard.seek(self.offset)
             return shard.read(min(self.size_bytes or 0, MAX_IMAGE_BYTES))
         try:
-            if not self.path.is_file():  # a named pipe would be waited for without end
-                raise BadImage("unreadable", "not a file" if self.path.exists() else "no such file")
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self.offset)
                 data = file.read(min(self.size_bytes or MAX_IMAGE_BYTES + 1, MAX_IMAGE_BYTES + 1))
         except (OSError, ValueError) as error:
@@ -118,6 +120,7 @@ def find_pictures(
         SourceUnavailable: If a server does not answer.
     """
     by_name: dict[str, Picture] = {}
+    pictures: Iterable[Picture]
     skipped: list[LedgerRow] = []
     for path in _files(source, storage or StorageConfig()):
         if not isinstance(path, Path) or path.suffix.lower() == ".tar":
@@ -248,47 +251,46 @@ def _of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRow]]:
     return pictures, skipped
 
 
-def _named(names: Iterable[str], folder: Path) -> list[Picture]:
-    pictures = []
+def _named(names: Iterable[str], folder: Path) -> Iterator[Picture]:
     for name in filter(None, (text.strip() for text in names)):
         if name.lower().startswith(("http://", "https://")):
-            pictures.append(Picture(plain_url(name) or name, None))
+            yield Picture(plain_url(name) or name, None)
         else:
             path = folder / Path(name).expanduser()
-            pictures.append(Picture(_text(path), path))
-    return pictures
+            yield Picture(_text(path), path)
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_bounded(path).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a list, one path or URL in a line ({error})"
         ) from error
 
 
-def _column(path: Path, column: str | None) -> list[str]:
+def _column(path: Path, column: str | None) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.csv as csv
-    import pyarrow.dataset as ds
 
-    kind = path.suffix.lower().removeprefix(".")
+    from react_pipeline.corpus import schema_of_table, text_batches
+
+    is_csv = path.suffix.lower() == ".csv"
     try:
-        names = ds.dataset(path, format=kind).schema.names
+        with open_regular(path):
+            names = (csv.open_csv(path).schema if is_csv else schema_of_table(path)).names
         chosen = column or next((name for name in _COLUMNS if name in names), None)
-        if chosen not in names:
+        if chosen is None or chosen not in names:
             raise InputError(
                 f"{path}: no column {column or 'path or url'!r}; there are "
                 f"{', '.join(map(repr, names[:20]))}: name the one with the pictures by --column"
             )
         # Text stays text: a file may be called 007.
-        texts = ds.CsvFileFormat(
-            convert_options=csv.ConvertOptions(column_types={chosen: pa.string()})
-        )
-        table = ds.dataset(path, format=texts if kind == "csv" else kind).to_table(columns=[chosen])
-        return [text or "" for text in table[chosen].cast(pa.string()).to_pylist()]
-    except (pa.ArrowException, OSError) as error:
+        texts = csv.ConvertOptions(column_types={chosen: pa.string()}, include_columns=[chosen])
+        rows = csv.open_csv(path, convert_options=texts) if is_csv else text_batches(path, [chosen])
+        for batch in rows:
+            yield from (text or "" for text in batch.column(0).cast(pa.string()).to_pylist())
+    except (pa.ArrowException, OSError, CorpusError) as error:
         raise InputError(
             f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})"
         ) from error

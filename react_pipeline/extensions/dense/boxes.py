@@ -5,7 +5,6 @@ Does not belong here: what a box shows (`dense_regions`). Boxes are x0 y0 x1 y1 
 (R, 4); objectness is a fraction (R,), or None where a source has none.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -22,7 +21,7 @@ from torchvision.models import get_model
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_convert, clip_boxes_to_image
 
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, read_json_bounded
 
 from .sets import DenseImages
 from .settings import DenseConfig
@@ -116,7 +115,7 @@ def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
     ids = {about["id"] for about in (images.truth or {})["images"]}
     boxes = defaultdict(list)
     try:
-        for row in json.loads(path.read_bytes()):
+        for row in read_json_bounded(path):
             if row["image_id"] in ids:
                 left, top, width, height = map(float, row["bbox"])
                 boxes[row["image_id"]].append(([left, top, width, height], float(row["score"])))

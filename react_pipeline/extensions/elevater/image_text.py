@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from react_pipeline.evaluation import load_model, require_encoder
-from react_pipeline.labelled import is_inside, lines_of
+from react_pipeline.labelled import is_inside, lines_of, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import InputError
+from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded, read_json_bounded
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
@@ -80,7 +80,7 @@ def read_karpathy(
         InputError: If the file cannot be read, lacks a field, or has no image of this split.
     """
     try:
-        images = _Karpathy.model_validate_json(path.read_bytes()).images
+        images = _Karpathy.model_validate(read_json_bounded(path)).images
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
@@ -117,7 +117,7 @@ def read_caption_csv(
     if len(mark) != 1:
         raise InputError(f"delimiter {delimiter!r}: must be one character")
     try:
-        table = pd.read_csv(path, sep=mark, dtype=str, skipinitialspace=True, keep_default_na=False)
+        table = read_csv(path, mark, dtype=str, skipinitialspace=True, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
     table.columns = table.columns.str.strip()
@@ -235,7 +235,7 @@ def measure_recall(
     clip = load_model(project, checkpoint)
     paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
-        lambda number: paths[number].read_bytes(),
+        lambda number: read_bounded(paths[number], MAX_IMAGE_BYTES),
         lambda number: str(paths[number]),
         clip.preprocess,
         project.config.corpus.max_pixels,

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from react_pipeline.installation import installed_file
 from react_pipeline.labelled import lines_of, normal
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, read_json_bounded
 
 from .datasets import IMAGENET, Dataset, read_data
 
@@ -143,7 +143,7 @@ def _overrides(root: Path) -> _Overrides:
     if not path.is_file():
         return {}
     try:
-        return TypeAdapter(_Overrides).validate_json(path.read_bytes())
+        return TypeAdapter(_Overrides).validate_python(read_json_bounded(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f'{path}: must be {{"data set": {{"name on disk": "name in the table"}}}}, or "{ELEVATERS_ORDER}" '

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,6 +22,7 @@ from react_pipeline.labelled import (
     FileSource,
     Unavailable,
     open_once,
+    read_csv,
     read_lines,
     require_images,
 )
@@ -170,7 +170,7 @@ def _read_fer(_root: Path, where: Path, _entry: Dataset, usage: str) -> _Listing
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise Unavailable(f"{paths[0]} and {paths[1].name} are missing")
-    table = pd.read_csv(path, skipinitialspace=True)
+    table = read_csv(path, skipinitialspace=True)
     rows = table[table["Usage"] == usage]
     pixels = [np.array(text.split(), np.uint8).reshape(48, 48) for text in rows["pixels"]]
     names = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

@@ -28,6 +28,9 @@ DECIMALS = 6
 MEMBER = "all_predictions.json"
 MAX_MEMBER_BYTES = 4 << 30
 """Three seeds of all data sets and ImageNet are half of it."""
+MAX_EXPANDED_BYTES = 64 << 20
+MAX_EXPANSION = 100
+"""Of what unpacks to more than `MAX_EXPANDED_BYTES`."""
 FEW_SHOT_SEEDS = (0, 1, 2)
 ROW_SUM_TOLERANCE = 1e-3
 """Relative; the probabilities of a multiclass image sum to 1."""
@@ -181,6 +184,9 @@ def _entries(path: Path) -> list[Any]:
             raise ValueError(
                 f"{MEMBER} holds {size_bytes:,} bytes, allowed are {MAX_MEMBER_BYTES:,}"
             )
+        packed = archive.getinfo(MEMBER).compress_size
+        if size_bytes > max(MAX_EXPANDED_BYTES, MAX_EXPANSION * packed):
+            raise ValueError(f"{packed:,} bytes hold {size_bytes:,}, which no scores do")
         # The hook turns each dataset's numbers into an array before the next is read.
         document = json.loads(archive.read(MEMBER), object_hook=_as_array)
     match document:

@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 
 from react_pipeline.corpus import Member, Sample, ShardIndex, index_shard
-from react_pipeline.labelled import MAX_IMAGE_BYTES, Unavailable, lines_of, open_once, read_lines
-from react_pipeline.store import CorpusError, InputError
+from react_pipeline.labelled import Unavailable, lines_of, open_once, read_lines
+from react_pipeline.store import MAX_IMAGE_BYTES, CorpusError, InputError, open_regular
 
 from .datasets import Dataset
 from .images import LabelledImages, labelled_images
@@ -137,7 +137,7 @@ def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return path.open("rb")
+    return open_regular(path)
 
 
 def _read_at(path: Path, member: Member) -> bytes:

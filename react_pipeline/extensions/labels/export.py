@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from react_pipeline.extensions.labels.writers import WRITERS, LabelledPicture, Predictions
-from react_pipeline.store import InputError, StoreWriteError
+from react_pipeline.store import InputError, StoreWriteError, read_json_bounded
 from react_pipeline.use import UNKNOWN, find_pictures
 
 
@@ -52,7 +51,7 @@ def export_predictions(folder: Path, form: str, to: Path) -> Exported:
 
 def _read_run(folder: Path) -> tuple[Predictions, int]:
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = read_json_bounded(folder / "run.json")
         table = pq.read_table(
             folder / "predictions.parquet", columns=["path", "predicted", "confidence"]
         )

@@ -5,7 +5,6 @@ Does not belong here: matching them with a domain's classes (`labelled`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.extensions.labels.writers import COCO_FILE, FIFTYONE_FILE
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, read_json_bounded
 
 MAX_BYTES = 1 << 30
 """A larger file of labels is refused: it is read whole."""
@@ -123,10 +122,7 @@ def _located(path: Path, name: str) -> tuple[Path, Path]:
 
 
 def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    return read_json_bounded(file, MAX_BYTES)
 
 
 def _file_name(url: str) -> str:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
+from react_pipeline.corpus import text_batches
 from react_pipeline.embedding import FOLDERS, GROUPS_FILE, METADATA, Rows, starts_of
 from react_pipeline.extensions.ready.corpus import ROWS_FILE
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
@@ -95,7 +96,7 @@ def _convert_part(
         )
     )
     table = pa.concat_tables(
-        [pq.read_table(folder / name, columns=columns) for name in part.metadata]
+        [pa.Table.from_batches(text_batches(folder / name, columns)) for name in part.metadata]
     ).take(kept)
     captions = captions_of(table, config)
     described = {

@@ -79,10 +79,12 @@ class ReadyEmbeddings(TableColumns):
 
         from react_pipeline.corpus import IMAGE_BYTES, CorpusSize
         from react_pipeline.extensions.ready.layout import find_parts
+        from react_pipeline.store import open_regular
 
         rows = sum(part.rows for part in find_parts(self.embeddings, self))
         if self.subset is not None:
-            rows = min(rows, len(np.load(self.subset, mmap_mode="r", allow_pickle=False)))
+            with open_regular(self.subset):
+                rows = min(rows, len(np.load(self.subset, mmap_mode="r", allow_pickle=False)))
         return CorpusSize(rows, IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from react_pipeline.clip import Clip, choose_device, load
+from react_pipeline.corpus import rows_of_table
 from react_pipeline.embedding import FOLDERS, METADATA, READY_FILE, Rows, holding, starts_of
 from react_pipeline.extensions.ready.conversion import converted
 from react_pipeline.extensions.ready.corpus import FILES_FILE, read_parts
@@ -170,6 +170,6 @@ def _sampled_captions(
         for name in parts[number].metadata:
             for table in take_rows(folder / name, inside - before, caption_columns(config)):
                 captions += captions_of(table, config)
-            before += pq.read_metadata(folder / name).num_rows
+            before += rows_of_table(folder / name)
     kept = [bool(caption.strip()) for caption in captions]
     return chosen[kept], [caption for caption, keep in zip(captions, kept, strict=True) if keep]

@@ -13,11 +13,10 @@ from string import Formatter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.corpus import require_text_columns
+from react_pipeline.corpus import require_text_columns, rows_of_table, schema_of_table
 from react_pipeline.embedding import DAMAGED_REMEDY, UNIT_TOLERANCE, file_of, is_mappable
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.ready.vector_files import (
@@ -273,15 +272,7 @@ def _measured(folder: Path, part: Part) -> Part:
                 f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has "
                 f"{dimension}; both must come from one model"
             )
-    try:
-        counts[part.metadata[0]] = sum(
-            pq.read_metadata(folder / name).num_rows for name in part.metadata
-        )
-    except (OSError, pa.ArrowException) as error:
-        path = folder / part.metadata[0]
-        raise CorpusError(
-            f"{path}: the parquet file is truncated or damaged ({error}); {DAMAGED_REMEDY}"
-        ) from error
+    counts[part.metadata[0]] = sum(rows_of_table(folder / name) for name in part.metadata)
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(
@@ -292,7 +283,7 @@ def _measured(folder: Path, part: Part) -> Part:
 
 
 def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
-    schema = pq.read_schema(path)
+    schema = schema_of_table(path)
     similarity = LAYOUTS[corpus.layout].similarity
     fields = [
         ("url_column", corpus.url_column),

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import csv
 
-from react_pipeline.corpus import TableColumns, require_text_columns, text_batches, whole_table
+from react_pipeline.corpus import (
+    TableColumns,
+    require_text_columns,
+    schema_of_table,
+    text_batches,
+    whole_table,
+)
 from react_pipeline.project import find_files
+from react_pipeline.store import open_regular
 
 
 class UrlRow(NamedTuple):
@@ -77,7 +83,7 @@ def _cells(
     path: Path, columns: dict[str, str], skipped: Counter[str]
 ) -> Iterator[tuple[bytes | None, ...]]:
     batches = _batches_of_tsv if path.suffix == ".tsv" else _batches_of_parquet
-    with whole_table(path):
+    with whole_table(path), open_regular(path):
         for batch in batches(path, columns, skipped):
             yield from zip(*map(_bytes, batch.columns), strict=True)
 
@@ -85,7 +91,7 @@ def _cells(
 def _batches_of_parquet(
     path: Path, columns: dict[str, str], _skipped: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    require_text_columns(path, pq.read_schema(path), columns.items())
+    require_text_columns(path, schema_of_table(path), columns.items())
     yield from text_batches(path, list(columns.values()))
 
 

@@ -1,0 +1,129 @@
+"""Files from outside are read by the bounded readers alone (`store.bounded`,
+`corpus.bounded_tables`).
+
+Any other way to open a file, in a room where strangers' files come in, is either of an artifact
+(`artifact.file(...)`) or in `OWN` with the reason why it is bounded.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from support.rooms import LIBRARY
+
+ROOMS = (
+    "browse",
+    "clip",
+    "corpus",
+    "embedding",
+    "extensions/dense",
+    "extensions/elevater",
+    "extensions/labels",
+    "extensions/ready",
+    "extensions/urls",
+    "labelled",
+    "retrieval",
+    "settings",
+    "use",
+)
+
+READERS = re.compile(
+    r"(.+\.)?(read_bytes|open|ParquetFile|ZipFile|memmap|fromfile|read_parquet|read_table)"
+    r"|load_file|safe_open|(np|torch|json)\.load|pq\.\w+|ds\.dataset|pd\.read_\w+|.+\.read_text"
+)
+"""Functions as they are called."""
+OF_ARTIFACT = re.compile(r"\.file\(|store\.open\(|pq\.write_table|pq\.ParquetWriter")
+OURS = "written by this program"
+INSTALLED = "of an installed package"
+BYTES = "of bytes that were read under a bound"
+OWN = {
+    ("clip/class_head.py", "read"): "mapped; its digest is compared before",
+    ("clip/weights.py", "map_weights"): OURS,
+    ("clip/weights.py", "read_weights"): "a regular file, mapped",
+    ("corpus/bounded_tables.py", "open_table"): "the bounded reader of tables",
+    ("corpus/collected.py", "encoded"): OURS,
+    ("corpus/download_journal.py", "__init__"): OURS,
+    ("corpus/download_journal.py", "_records"): OURS,
+    ("corpus/downloads.py", "read"): OURS,
+    ("corpus/images.py", "decode_image"): BYTES,
+    ("corpus/inventory.py", "place_of"): OURS,
+    ("corpus/remote.py", "__init__"): "bounded there",
+    ("corpus/shards.py", "_members"): "a regular file; headers alone, each bounded",
+    ("corpus/shards.py", "new_tar"): OURS,
+    ("embedding/earlier_embeddings.py", "_renumber"): OURS,
+    ("embedding/embed.py", "_finish"): OURS,
+    ("embedding/embedded_shards.py", "recorded_keys"): OURS,
+    ("embedding/mapped_vectors.py", "_mapped_member"): "after `open_vectors` looked at the file",
+    ("embedding/mapped_vectors.py", "is_mappable"): "the directory of a zip archive",
+    ("embedding/mapped_vectors.py", "open_vectors"): "a regular file; mapped, or measured before",
+    ("embedding/parts.py", "parquet"): OURS,
+    ("extensions/dense/comparison.py", "compare_dense"): OURS,
+    ("extensions/dense/comparison.py", "write"): OURS,
+    ("extensions/dense/pictures.py", "write_overlays"): OURS,
+    ("extensions/dense/sets.py", "label_map"): BYTES,
+    ("extensions/dense/settings.py", "dense_sets"): INSTALLED,
+    ("extensions/dense/student.py", "_labels"): OURS,
+    ("extensions/dense/student.py", "resume"): OURS,
+    ("extensions/elevater/datasets.py", "_clip_benchmark"): INSTALLED,
+    ("extensions/elevater/datasets.py", "read_data"): INSTALLED,
+    ("extensions/elevater/domains.py", "write_domains"): OURS,
+    ("extensions/elevater/image_text.py", "measure_recall"): OURS,
+    ("extensions/elevater/names.py", "_ids_by_name"): INSTALLED,
+    ("extensions/elevater/submission.py", "_entries"): "members are measured before",
+    ("extensions/elevater/submission.py", "_merged"): OURS,
+    ("extensions/elevater/submission.py", "write_submission"): OURS,
+    ("extensions/elevater/webdatasets.py", "_label"): BYTES,
+    ("extensions/labels/export.py", "_read_run"): OURS,
+    ("extensions/labels/writers.py", "write_coco"): "the header of a picture that was decoded",
+    ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",
+    ("extensions/ready/corpus_kind.py", "size"): "a regular file, mapped",
+    ("extensions/urls/corpus.py", "_build"): OURS,
+    ("extensions/urls/corpus.py", "_done"): OURS,
+    ("labelled/labels.py", "read_csv"): BYTES,
+    ("use/encoding.py", "read_parts"): OURS,
+    ("use/predict.py", "_held"): OURS,
+    ("use/predict.py", "_join"): OURS,
+    ("use/predict.py", "_record"): OURS,
+    ("use/prediction_page.py", "write_page"): OURS,
+    ("use/sort_into.py", "sort_into"): OURS,
+    ("use/staged_folder.py", "_others"): OURS,
+}
+"""Module and function that open files in another way, and why that is bounded."""
+
+
+def calls_of(path: Path) -> list[tuple[str, str]]:
+    """Function and source of each call that may read a file."""
+    found = []
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call):
+                text = ast.unparse(node)
+                if READERS.fullmatch(ast.unparse(node.func)) and not OF_ARTIFACT.search(text):
+                    found.append((function.name, text))
+    return found
+
+
+MODULES = {
+    str(path.relative_to(LIBRARY)): path
+    for room in ROOMS
+    for path in sorted((LIBRARY / room).rglob("*.py"))
+}
+
+
+def test_files_from_outside_are_read_under_a_bound() -> None:
+    assert not [
+        f"{name} {function}: {text}"
+        for name, path in MODULES.items()
+        for function, text in calls_of(path)
+        if (name, function) not in OWN
+    ]
+
+
+def test_no_exception_is_left_over() -> None:
+    used = {(name, function) for name, path in MODULES.items() for function, _ in calls_of(path)}
+    assert not OWN.keys() - used
