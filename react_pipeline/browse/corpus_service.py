@@ -22,7 +22,14 @@ from flask_restful import abort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from react_pipeline.corpus import BadImage, ImageSource, decode_image, open_source, plain_url
+from react_pipeline.corpus import (
+    BadImage,
+    ImageSource,
+    decode_apart,
+    decode_image,
+    open_source,
+    plain_url,
+)
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index, StoredVectors
 from react_pipeline.lineage import fresh
@@ -296,7 +303,7 @@ def _known(name: str | None, resources: dict[str, Any]) -> Any:
 
 def _decoded(text: str, max_pixels: int) -> Any:
     try:
-        return decode_image(base64.b64decode(text, validate=True), max_pixels)
+        return decode_apart(base64.b64decode(text, validate=True), max_pixels)
     except binascii.Error as error:
         raise ValueError("image: not base64") from error
     except BadImage as error:

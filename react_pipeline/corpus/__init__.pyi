@@ -16,6 +16,8 @@ from .cost import CorpusSize as CorpusSize
 from .cost import CorpusWork as CorpusWork
 from .cost import require_local as require_local
 from .cost import size_of_images as size_of_images
+from .decoding_limits import limit_memory as limit_memory
+from .decoding_process import decode_apart as decode_apart
 from .downloads import download_images as download_images
 from .image_files import SKIPPED_FILE as SKIPPED_FILE
 from .image_source import ImageSource as ImageSource

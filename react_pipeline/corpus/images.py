@@ -25,6 +25,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from react_pipeline.corpus.decoding_limits import TimedFile, TooCostly, require_bounded
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What is decoded. Pillow knows more, some of which run other programs (EPS)."""
 
@@ -37,7 +39,9 @@ enormous.
 """
 
 LARGE_PIXELS = 1 << 24
-"""Of larger images one at a time is decoded in a process; RGBA takes about 20 bytes a pixel."""
+"""Of larger images one at a time is decoded in a process, and so many pixels are converted at a
+time.
+"""
 
 THUMBNAIL_PIXELS = 88
 MANY_PIXELS = 1_000_000_000
@@ -82,7 +86,8 @@ class BadImage(BadSample):
     """Bytes that give no usable image.
 
     Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`,
-    `too_elongated` or `unsupported_mode`.
+    `too_elongated`, `too_large_tiles`, `too_many_scans`, `too_slow`, `too_much_memory`,
+    `killed_decoder` or `unsupported_mode`.
     """
 
 
@@ -109,17 +114,22 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             # Pillow's warnings about odd files: what it then decodes is used, what it cannot decode
             # is counted.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(TimedFile(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
+            require_bounded(image, data)
             if lazy and _can_wait(image):
                 return image
             with _one_at_a_time[""] if image.width * image.height > LARGE_PIXELS else nullcontext():
                 image.load()
                 # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
                 turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-                return _rgb(image if turn is None else image.transpose(turn))
+                return _in_bands(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
+    except TooCostly as error:
+        raise BadImage(*error.args) from error
+    except MemoryError as error:
+        raise BadImage("too_much_memory") from error
     except UnidentifiedImageError as error:
         raise BadImage("not_an_image", f"begins with {data[:16]!r}") from error
     except Image.DecompressionBombError as error:
@@ -208,6 +218,20 @@ def _can_wait(image: Image.Image) -> bool:
         and image.width * image.height <= LARGE_PIXELS
     )
     return plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+
+
+def _in_bands(image: Image.Image) -> Image.Image:
+    """As `_rgb`, a band of rows at a time: a large image with transparency would take 20 bytes a
+    pixel.
+    """
+    rows = max(1, LARGE_PIXELS // image.width)
+    if image.height <= rows or image.mode == "RGB":
+        return _rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_rgb(band), (0, top))
+    return whole
 
 
 def _rgb(image: Image.Image) -> Image.Image:

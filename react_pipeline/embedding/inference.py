@@ -28,6 +28,7 @@ from react_pipeline.corpus import (
     Sample,
     ShardLocation,
     fields_of,
+    limit_memory,
     open_shard,
     read_pair,
 )
@@ -174,6 +175,7 @@ def _start_worker(_number: int) -> None:
     # transformers' tokenizers warn where a process forks after their own threads began; here they
     # need none.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    limit_memory()
 
 
 class PairReader:

@@ -11,6 +11,7 @@ classes.
 import base64
 import binascii
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL.Image import Image
 
 try:
     from react_pipeline import Classifier
-    from react_pipeline.corpus import BadImage, decode_image
+    from react_pipeline.corpus import BadImage, decode_apart
     from react_pipeline.settings import MAX_PIXELS
     from react_pipeline.store import read_bounded
 except ModuleNotFoundError as error:
@@ -34,7 +35,8 @@ except ModuleNotFoundError as error:
 COLUMN = "image"
 MAX_IMAGE_BYTES = 64 << 20
 BATCH_IMAGES = 64
-"""Images that are in memory at a time."""
+BATCH_PIXELS = 1 << 26
+"""Images, and pixels, that are in memory at a time."""
 
 _SERVED = "__pyfunc_model_path__"
 """Variable of the processes of `mlflow models serve`: whoever asks there must not name files of the
@@ -74,8 +76,7 @@ class ServedClassifier(PythonModel):
         values = list(model_input[COLUMN])
         calibrated = self._classifier.temperature is not None
         rows: list[tuple[Any, ...]] = []
-        for start in range(0, len(values), BATCH_IMAGES):
-            decoded = [_decoded(value) for value in values[start : start + BATCH_IMAGES]]
+        for decoded in _batches(values):
             images = [one for one in decoded if isinstance(one, Image)]
             predictions = iter(self._classifier.predict(images, top_k=top_k, threshold=threshold))
             for one in decoded:
@@ -89,10 +90,26 @@ class ServedClassifier(PythonModel):
         return pd.DataFrame(rows, columns=columns, index=model_input.index).astype(object)
 
 
+def _batches(values: list[object]) -> Iterator[list[Image | str]]:
+    """Decoded images, `BATCH_IMAGES` and about `BATCH_PIXELS` at a time."""
+    batch: list[Image | str] = []
+    pixels = 0
+    for value in values:
+        one = _decoded(value)
+        batch.append(one)
+        pixels += one.width * one.height if isinstance(one, Image) else 0
+        if len(batch) == BATCH_IMAGES or pixels >= BATCH_PIXELS:
+            yield batch
+            batch = []
+            pixels = 0
+    if batch:
+        yield batch
+
+
 def _decoded(value: object) -> Image | str:
     """The image, or what is wrong with it."""
     try:
-        return decode_image(_bytes(value), MAX_PIXELS)
+        return decode_apart(_bytes(value), MAX_PIXELS)
     except (BadImage, OSError, ValueError) as error:
         return str(error)
 

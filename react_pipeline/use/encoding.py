@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.corpus import BadImage, decode_image, limit_memory
 from react_pipeline.embedding import Encoder
 from react_pipeline.store import ReactError, fsync, rename_synced
 from react_pipeline.use.pictures import LedgerRow, Picture
@@ -105,6 +105,7 @@ def encode_pictures(
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=min(workers, len(batches)),
         collate_fn=_collate,
+        worker_init_fn=limit_memory,
         pin_memory=encoder.clip.device != "cpu",
     )
     finished = len(pictures) - sum(map(len, batches))

@@ -1,0 +1,128 @@
+"""FAULTS 54: small image files that would take gigabytes or minutes to decode, or kill who decodes
+them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from react_pipeline.corpus import decoding_limits, decoding_process, images
+from react_pipeline.corpus.decoding_process import decode_apart
+from react_pipeline.corpus.images import BadImage, decode_image
+
+MAX_PIXELS = 1_000_000
+
+
+def tiff_of_one_tile(side: int) -> bytes:
+    """10 x 10 pixels in a tile of `side` x `side`, deflated."""
+    data = zlib.compress(bytes(side * side), 9)
+    places = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side}
+    tags = {**places, 324: 8 + 2 + 12 * 10 + 4, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there `count` times."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + b"\xff\xd9"
+
+
+def png(side: int, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (side, side), None).save(file, "PNG")
+    return file.getvalue()
+
+
+def reason_of(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode_image(data, max_pixels)
+    return caught.value.reason
+
+
+def test_a_tile_much_larger_than_its_image_is_refused() -> None:
+    assert decode_image(tiff_of_one_tile(64), MAX_PIXELS).size == (10, 10)
+    data = tiff_of_one_tile(5_000)
+    assert len(data) < 65_000
+    assert reason_of(data) == "too_large_tiles"
+
+
+def test_a_jpeg_of_many_scans_is_refused() -> None:
+    assert decode_image(jpeg_of_scans(5), MAX_PIXELS).size == (64, 64)
+    assert reason_of(jpeg_of_scans(100)) == "too_many_scans"
+
+
+def test_an_image_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding_limits, "DECODE_SECONDS", -1.0)
+    assert reason_of(png(8)) == "too_slow"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "CMYK"])
+def test_bands_of_a_large_image_give_the_same_pixels(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8))
+    image = noise.convert("L").convert("I").point(lambda value: value * 200)
+    image = image.convert("I;16") if mode == "I;16" else noise.convert("RGB").convert(mode)
+    if mode == "RGBA":
+        image = noise
+    file = io.BytesIO()
+    image.save(file, "TIFF" if mode == "CMYK" else "PNG")
+    whole = decode_image(file.getvalue(), MAX_PIXELS)
+    monkeypatch.setattr(images, "LARGE_PIXELS", 7 * 20)
+    assert decode_image(file.getvalue(), MAX_PIXELS).tobytes() == whole.tobytes()
+
+
+def test_a_decoding_process_gives_the_same_pixels_and_reasons() -> None:
+    data = png(100, "RGBA")
+    assert decode_apart(data, MAX_PIXELS).tobytes() == decode_image(data, MAX_PIXELS).tobytes()
+    with pytest.raises(BadImage) as caught:
+        decode_apart(b"noise", MAX_PIXELS)
+    assert caught.value.reason == "not_an_image"
+    with pytest.raises(BadImage) as caught:
+        decode_apart(png(100), 99)
+    assert caught.value.reason == "too_many_pixels"
+
+
+def test_what_kills_a_decoding_process_costs_one_image() -> None:
+    decode_apart(png(8), MAX_PIXELS)
+    process = decoding_process._decoder._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with pytest.raises(BadImage) as caught:
+        decode_apart(png(8), MAX_PIXELS)
+    assert caught.value.reason == "killed_decoder" and "SIGKILL" in caught.value.detail
+    assert decode_apart(png(8), MAX_PIXELS).size == (8, 8)
+
+
+def test_a_decoding_process_has_limits_of_memory_and_time() -> None:
+    decode_apart(png(8), MAX_PIXELS)
+    process = decoding_process._decoder._process
+    assert process is not None
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
+        assert resource.prlimit(process.pid, limit)[0] != resource.RLIM_INFINITY
+
+
+def test_an_image_beyond_the_memory_of_a_worker_is_counted() -> None:
+    code = (
+        "import sys; from react_pipeline.corpus import decoding_limits as limits, images;"
+        "data = sys.stdin.buffer.read(); limits.WORKER_BYTES = 64 << 20; limits.limit_memory()\n"
+        "try: images.decode_image(data, 1 << 30)\n"
+        "except images.BadImage as error: sys.exit(error.reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=png(8_000), capture_output=True)
+    assert b"too_much_memory" in done.stderr
