@@ -10,12 +10,13 @@ import hashlib
 import io
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from react_pipeline.corpus.remote_store import RemoteShard, attempt, file_system
+from react_pipeline.corpus.remote_store import READ_SECONDS, RemoteShard, attempt, file_system
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
 from react_pipeline.store import CorpusError, ReactError
 
@@ -26,6 +27,10 @@ transfer.
 """
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
+
+MAX_COPY_BYTES = 16 << 30
+"""Of a shard whose server says no size."""
+MIN_COPY_BYTES_PER_SECOND = 64 << 10
 
 _BUFFER_BYTES = 8 << 10
 _SAMPLED_BYTES = 1 << 20
@@ -246,10 +251,36 @@ class _NoRanges(ReactError):  # noqa: N818 - a state of the server; caught here,
     pass
 
 
+class _Copy(io.RawIOBase):
+    """Takes what is copied to a file, as long as it is no more than allowed and comes fast enough."""
+
+    def __init__(self, shard: RemoteShard, file: BinaryIO, limit_bytes: int) -> None:
+        self._shard = shard
+        self._file = file
+        self._left = limit_bytes
+        self._end = time.monotonic() + READ_SECONDS
+
+    def write(self, data: Any) -> int:
+        self._left -= len(data)
+        self._end += len(data) / MIN_COPY_BYTES_PER_SECOND
+        if self._left < 0:
+            raise CorpusError(
+                f"{self._shard}: its server sends more bytes than a shard has; give a server that "
+                "says how many there are"
+            )
+        if time.monotonic() > self._end:
+            raise CorpusError(
+                f"{self._shard}: its server sends less than {MIN_COPY_BYTES_PER_SECOND >> 10} KiB "
+                "a second; copy the shard by other means"
+            )
+        return self._file.write(data)
+
+
 def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
     copy: Any = tempfile.TemporaryFile(prefix="react-shard-")  # noqa: SIM115 - the caller closes it
     try:
-        file_system(shard).get_file(shard.url, copy)
+        limit = MAX_COPY_BYTES if size is None else size
+        file_system(shard).get_file(shard.url, _Copy(shard, copy, limit))
         if size is not None and copy.tell() != size:
             raise ConnectionError(f"received {copy.tell():,} of {size:,} bytes")
         copy.flush()

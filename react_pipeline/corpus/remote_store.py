@@ -18,6 +18,8 @@ from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
 
 ATTEMPTS = 4
 """Of each request, if it fails in a way that may pass."""
+ATTEMPTS_SECONDS = 60.0
+"""A request that took longer, with its attempts, is not tried again; no server sets the pauses."""
 FIRST_PAUSE_SECONDS = 0.5
 """Before the second attempt; it doubles."""
 CONNECT_SECONDS = 15
@@ -75,10 +77,19 @@ def file_system(shard: RemoteShard) -> Any:
     if scheme in ("http", "https"):
         import aiohttp
 
+        from react_pipeline.corpus.bounded_answer import BoundedAnswer
+
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
         )
-        options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+        options["client_kwargs"] = {
+            "timeout": timeout,
+            "trust_env": True,
+            "response_class": BoundedAnswer,
+            # A few bytes of gzip may be gigabytes.
+            "auto_decompress": False,
+            "headers": {"Accept-Encoding": "identity"},
+        }
     elif scheme == "s3":
         options |= {"anon": storage.anonymous, "requester_pays": storage.requester_pays}
         options |= {"profile": storage.profile} if storage.profile else {}
@@ -104,6 +115,7 @@ def attempt(shard: RemoteShard, action: Callable[[], T]) -> T:
     """The result of a request; failures that may pass are tried again with growing pauses, others
     explained.
     """
+    end = time.monotonic() + ATTEMPTS_SECONDS
     for number in range(1, ATTEMPTS + 1):
         try:
             return action()
@@ -120,10 +132,10 @@ def attempt(shard: RemoteShard, action: Callable[[], T]) -> T:
             )
             if not _is_transient(chain, status):
                 raise _explained(shard, chain, status) from error
-            if number == ATTEMPTS:
+            if number == ATTEMPTS or time.monotonic() > end:
                 what = f"answers {status}" if status else "cannot be read: " + _words(chain[-1])
                 raise SourceUnavailable(
-                    f"{shard}: {what}, after {ATTEMPTS} attempts; check the address and the "
+                    f"{shard}: {what}, after {number} attempts; check the address and the "
                     "network, and run again"
                 ) from error
             logger.info("%s: %s; attempt %d of %d", shard, _words(error), number + 1, ATTEMPTS)

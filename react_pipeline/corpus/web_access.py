@@ -29,9 +29,21 @@ REFUSED_URL = "refused_url"
 
 _READ_AT_ONCE_BYTES = 1 << 20
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NEVER_PUBLIC = tuple(map(ipaddress.ip_network, ("::/96", "fec0::/10", "64:ff9b:1::/48")))
-"""What Python's table leaves out: IPv4 in its old wrapping, site-local addresses, translation
-within a network.
+_NEVER_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "::/96",
+            "::ffff:0:0:0/96",
+            "fec0::/10",
+            "64:ff9b:1::/48",
+            "192.0.0.0/24",
+            "168.63.129.16/32",
+        ),
+    )
+)
+"""What Python's table leaves out: IPv4 in its old wrappings, site-local addresses, translation
+within a network, protocol assignments, and the address of Azure's services on each machine.
 """
 
 
@@ -72,13 +84,13 @@ def plain_url(url: Any) -> str | None:
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet, as do those of IPv4 that it may wrap."""
     found = ipaddress.ip_address(address.partition("%")[0])
+    if any(found in network for network in _NEVER_PUBLIC):
+        return False
     if isinstance(found, ipaddress.IPv6Address):
         wrapped = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
         if found in _NAT64:
             wrapped.append(ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF))
-        if not all(inner.is_global for inner in wrapped if inner is not None):
-            return False
-        if any(found in network for network in _NEVER_PUBLIC):
+        if not all(is_public(str(inner)) for inner in wrapped if inner is not None):
             return False
         if found.ipv4_mapped is not None:
             return True

@@ -48,6 +48,7 @@ from react_pipeline.store import (
 
 _UNIT = "shard"
 """What is finished at once."""
+_OF_ONE_BUILD = ("seconds", "reused_rows")
 _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 
 
@@ -183,6 +184,8 @@ def _finish(
             totals.update({name: record.get(name, 0) for name in _SUMMED})
             rows = record["ledger"]
             record["ledger"] = row_groups if rows else None
+            # Equal inputs give equal files, whoever builds them: no times, no history.
+            record = {name: value for name, value in record.items() if name not in _OF_ONE_BUILD}
             if rows:
                 # A row group of its own, so that a later build reads no other.
                 columns = dict(zip(LEDGER_COLUMNS, zip(*rows, strict=True), strict=True))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shutil
 from pathlib import Path
 
 from react_pipeline.store.durable import lock
 
 logger = logging.getLogger(__name__)
+
+LOCKS = ".locks"
+"""Folder of a store for lock files."""
 
 _has_locks: dict[int, bool] = {}
 
@@ -25,15 +27,11 @@ def has_locks(root: Path) -> bool:
     """
     device = root.stat().st_dev
     if device not in _has_locks:
-        trial = (
-            root / ".quarantine" / f"probe-{secrets.token_hex(4)}"
-        )  # a kill leaves it to `prune`
-        trial.mkdir(parents=True)
-        try:
-            with (trial / "lock").open("w") as one, (trial / "lock").open("w") as other:
-                _has_locks[device] = lock(one, wait=False) and not lock(other, wait=False)
-        finally:
-            shutil.rmtree(trial, ignore_errors=True)
+        trial = root / LOCKS / f"probe-{secrets.token_hex(4)}"
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        with trial.open("w") as one, trial.open("w") as other:
+            trial.unlink()
+            _has_locks[device] = lock(one, wait=False) and not lock(other, wait=False)
         if not _has_locks[device]:
             logger.warning(
                 "%s: a file system without locks; killed builds are resumed only after minutes",

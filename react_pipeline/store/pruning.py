@@ -111,7 +111,7 @@ def prune(
                 directory.rename(trash / f"{secrets.token_hex(4)}-{directory.name}")
         for path in trash.glob("*"):
             with _kept_if_refused():
-                shutil.rmtree(path)
+                _remove(path)
         gone = {directory.name for directory in doomed}
         for memory in memory_of_verified(store.root).glob("*"):
             if memory.name.rpartition("--")[2] in gone:
@@ -128,6 +128,13 @@ def _kept_if_refused() -> Iterator[None]:
         pass
     except OSError as error:  # such as a stale handle of NFS, or a file that is open on a host
         logger.warning("kept: %s", error)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()  # somebody put it there
 
 
 def _pointer(path: Path) -> tuple[str, float]:

@@ -51,7 +51,7 @@ from react_pipeline.store.errors import (
     ReactError,
     StoreWriteError,
 )
-from react_pipeline.store.file_system import has_locks
+from react_pipeline.store.file_system import LOCKS, has_locks
 from react_pipeline.store.pruning import RETENTION_SECONDS, prune
 
 logger = logging.getLogger(__name__)
@@ -293,7 +293,7 @@ class Store:
         It is not where the file system has no locks, or another process holds it and `wait` is
         false.
         """
-        locks = self.root / ".locks"
+        locks = self.root / LOCKS
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{name}.lock").open("w") as file:
             held = lock(file, wait=False)

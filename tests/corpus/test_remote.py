@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
+from support.sick_servers import sick_server
 
-from react_pipeline.corpus import remote_store
+from react_pipeline.corpus import bounded_answer, remote, remote_store
 from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.remote import identify, list_tars
 from react_pipeline.corpus.remote_store import RemoteShard
@@ -216,3 +217,33 @@ def test_shards_of_a_bucket_are_listed_read_and_identified(
     ]
     with pytest.raises(CorpusError, match=r"s3://nobucket/\*\.tar'"):
         locate_shards(Webdataset(shards=("s3://nobucket/*.tar",), storage=store))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("overloaded", "503"),
+        ("dripping_head", "cannot be read"),
+        ("dripping_body", "cannot be read"),
+        ("endless_body", "more bytes"),
+        ("looping", "is not there"),
+    ],
+)
+def test_a_sick_server_is_given_up(kind: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_answer, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(bounded_answer, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(remote_store, "ATTEMPTS_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "MAX_COPY_BYTES", 10 << 20)
+    with sick_server(kind) as address, pytest.raises((CorpusError, SourceUnavailable), match=words):
+        open_shard(RemoteShard(f"{address}/a.tar")).read(512)
+
+
+def test_a_range_brings_no_more_than_a_range(
+    server: ShardServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_answer, "MAX_ANSWER_BYTES", 1_000)
+    monkeypatch.setattr(remote_store, "ATTEMPTS_SECONDS", 0.0)
+    shard = RemoteShard(f"{server.url}/large.tar")
+    with open_shard(shard) as file, pytest.raises(SourceUnavailable, match="1,000"):
+        file.read(512)

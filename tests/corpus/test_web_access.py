@@ -123,6 +123,10 @@ def test_an_answer_that_comes_byte_by_byte_meets_the_time_out(web: Web) -> None:
         ("64:ff9b:1::7f00:1", False),
         ("::127.0.0.1", False),
         ("fec0::1", False),
+        ("192.0.0.192", False),
+        ("168.63.129.16", False),
+        ("::ffff:168.63.129.16", False),
+        ("::ffff:0:7f00:1", False),
     ],
 )
 def test_only_addresses_of_the_public_internet_are_public(address: str, public: bool) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_counts_say_what_was_done(indexed_project: Project) -> None:
     counts = indexed_project.store.current("corpus_embeddings", "all").counts
     assert counts["dimension"] == 32 and counts["skipped"] == 0 and counts["reasons"] == {}
     assert counts["pairs_per_second"] > 0 and counts["device"] == "cpu"
+
+
+def test_files_of_embeddings_hold_no_times(indexed_project: Project) -> None:
+    artifact = indexed_project.store.current("corpus_embeddings", "all")
+    assert (
+        not {"seconds", "reused_rows"}
+        & json.loads(artifact.file("groups.jsonl").read_text().splitlines()[0]).keys()
+    )
 
 
 def test_the_seconds_recorded_count_the_wait_for_every_batch(

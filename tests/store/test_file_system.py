@@ -53,6 +53,12 @@ def test_locks_that_do_not_hold_between_processes_are_found_out(
     assert not file_system.has_locks(other)
 
 
+def test_locks_are_tried_where_nothing_is_pruned(tmp_path: Path) -> None:
+    assert file_system.has_locks(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [file_system.LOCKS]
+    assert not list((tmp_path / file_system.LOCKS).iterdir())
+
+
 def test_temporary_names_differ_between_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 40

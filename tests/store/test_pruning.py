@@ -171,6 +171,17 @@ def test_quarantine_is_bounded_and_emptied_by_pruning(store: Store) -> None:
 
 
 @of_a_folder
+def test_a_stray_file_in_the_quarantine_is_removed(store: Store) -> None:
+    publish(store, 1)
+    quarantine = store.root / ".quarantine"
+    quarantine.mkdir(exist_ok=True)
+    (quarantine / "notes.txt").write_text("stray")
+    (quarantine / "link").symlink_to(store.root)
+    store.prune()
+    assert not list(quarantine.iterdir()) and store.root.exists()
+
+
+@of_a_folder
 def test_an_unreadable_artifact_is_damaged_and_built_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 50
