@@ -56,6 +56,7 @@ EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
+COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
@@ -174,6 +175,10 @@ GUARDS = (
     Guard("react_pipeline/settings/training.py", "if config.epochs is not None and", "if False and", "settings/test_config.py"),
     Guard("react_pipeline/labelled/labels.py", "if times[normal(entry.name)] == 1 else []", "if True else []", "labelled/test_labelled.py"),
     Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "training/test_labelled_accuracy.py"),
+    Guard("react_pipeline/corpus/decoding_limits.py", "if tile > MAX_TILE_PIXELS or", "if", COSTLY + "::test_a_tile_much_larger_than_its_image_is_refused"),
+    Guard("react_pipeline/corpus/decoding_limits.py", "scans > MAX_SCANS", "False", COSTLY + "::test_a_jpeg_of_many_scans_is_refused"),
+    Guard("react_pipeline/corpus/decoding_limits.py", "if time.thread_time() > self._end:", "if False:", COSTLY + "::test_an_image_that_takes_too_long_is_given_up"),
+    Guard("react_pipeline/corpus/bounded_answer.py", "if size_bytes > MAX_ANSWER_BYTES:", "if False:", "corpus/test_remote.py::test_a_range_brings_no_more_than_a_range"),
     Guard("react_pipeline/store/bounded.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
     Guard("react_pipeline/store/bounded.py", "os.fstat(file.fileno()).st_size <= max_bytes:", "True:", BOUNDED_FILES + "::test_a_sparse_file_is_not_read"),
     Guard("react_pipeline/store/bounded.py", "if size_bytes > MAX_JSON_BYTES:", "if False:", BOUNDED_FILES + "::test_json_is_measured_before_it_is_parsed"),

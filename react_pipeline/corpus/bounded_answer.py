@@ -31,10 +31,7 @@ class BoundedAnswer(aiohttp.ClientResponse):
         response = await asyncio.wait_for(super().start(connection), HEAD_SECONDS)
         if self.method == "HEAD" or "Range" in self.request_info.headers:
             # Weak, since the timer outlives the answer.
-            this = weakref.ref(self)
-            asyncio.get_running_loop().call_later(
-                ANSWER_SECONDS, lambda: (answer := this()) and answer.close()
-            )
+            asyncio.get_running_loop().call_later(ANSWER_SECONDS, _expire, weakref.ref(self))
         return response
 
     async def read(self) -> bytes:
@@ -54,3 +51,8 @@ class BoundedAnswer(aiohttp.ClientResponse):
                     raise aiohttp.ClientPayloadError(f"more than {MAX_ANSWER_BYTES:,} bytes")
             self._body = b"".join(parts)
         return self._body
+
+
+def _expire(reference: weakref.ref[BoundedAnswer]) -> None:
+    if (answer := reference()) is not None:
+        answer.close()

@@ -1,7 +1,7 @@
 """Parquet files of strangers, opened only if what they decode to can be bounded.
 
 Compression and dictionaries make a file of 46 KB decode to gigabytes, and the sizes in its footer
-may lie. So the headers of all pages are read, which is what PyArrow decodes by. Does not belong
+need not be true. So the headers of all pages are read, which is what PyArrow decodes by. Does not belong
 here: which columns there must be (`text_columns`).
 """
 

@@ -25,6 +25,8 @@ _OURS_FOR_GOOD = (
     TOO_MANY_BYTES,
     "too_many_pixels",
     "too_elongated",
+    "too_large_tiles",
+    "too_many_scans",
     "unsupported_mode",
 )
 PERMANENT = frozenset(

@@ -8,13 +8,13 @@ from .artifacts import link_file as link_file
 from .artifacts import read_manifest as read_manifest
 from .artifacts import verify_files as verify_files
 from .attempts import scratch_of as scratch_of
-from .bucket_store import BucketStore as BucketStore
 from .bounded import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .bounded import MAX_JSON_BYTES as MAX_JSON_BYTES
 from .bounded import open_regular as open_regular
 from .bounded import parse_json as parse_json
 from .bounded import read_bounded as read_bounded
 from .bounded import read_json_bounded as read_json_bounded
+from .bucket_store import BucketStore as BucketStore
 from .durable import CACHE as CACHE
 from .durable import append as append
 from .durable import fsync as fsync

@@ -7,11 +7,12 @@ Every module that reads a file of the user or of a stranger opens it here, or is
 """
 
 import errno
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_TEXT_BYTES = 512 << 20
 MAX_IMAGE_BYTES = 256 << 20
@@ -23,7 +24,7 @@ _BYTES_OF = {b",": 32, b"[": 88, b"{": 200}
 """Memory that Python takes for what each mark begins: a number in a list, a list, an object."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading; opening a named pipe would wait for its writer, and a device may
     never end.
 

@@ -86,7 +86,7 @@ def test_equal_rows_of_a_manifest_are_refused(tmp_path: Path) -> None:
         read_manifest_table(tmp_path / "a.parquet")
 
 
-def test_page_that_decodes_to_too_much_is_refused_by_its_own_header(
+def test_a_page_is_refused_by_its_own_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.parquet"
