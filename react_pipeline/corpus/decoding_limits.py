@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 1 << 30
 """Of a JPEG, over all its scans: ten of 100 megapixels. Each scan is a pass over the image."""
@@ -72,7 +74,9 @@ def require_bounded(image: Any, data: bytes) -> None:
             return
     elif image.format != "JPEG":
         return
-    scans = data.count(_SCAN)
+    # Many times as fast as `data.count`.
+    values = np.frombuffer(data, np.uint8)
+    scans = int(np.count_nonzero((values[:-1] == _SCAN[0]) & (values[1:] == _SCAN[1])))
     if scans > MAX_SCANS and image.format == "JPEG" or scans * pixels > MAX_SCANNED_PIXELS:
         raise TooCostly("too_many_scans", f"{scans:,} of {pixels:,} pixels")
 

@@ -87,6 +87,8 @@ def read_karpathy(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: is not Karpathy's JSON: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not Karpathy's JSON: {error}") from error
     rows = [
         (str(PurePosixPath(image.filepath, image.filename)), sentence.raw)
         for image in images
