@@ -1,8 +1,8 @@
 """Parquet files of strangers, opened only if what they decode to can be bounded.
 
 Compression and dictionaries make a file of 46 KB decode to gigabytes, and the sizes in its footer
-need not be true. So the headers of all pages are read, which is what PyArrow decodes by. Does not belong
-here: which columns there must be (`text_columns`).
+need not be true. So the headers of all pages are read, which is what PyArrow decodes by. Does not
+belong here: which columns there must be (`text_columns`).
 """
 
 import struct
