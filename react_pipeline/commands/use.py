@@ -73,6 +73,13 @@ def predict(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Label pictures below this confidence as unknown.")
     ] = 0.0,
+    transductive: Annotated[
+        bool,
+        typer.Option(
+            "--transductive",
+            help="Judge all pictures together; give hundreds that show all classes.",
+        ),
+    ] = False,
     sort_into: Annotated[
         Path | None,
         typer.Option(help="Link the pictures into one folder per class below this one."),
@@ -96,11 +103,12 @@ def predict(
         "overwrite": overwrite,
         "top_k": top_k,
         "threshold": threshold,
+        "transductive": transductive,
     }
     options, classifier = _prepared(domain, model, config, fields)
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
-    console.print(classifier.calibration)
+    console.print(done.calibration)
     if sort_into is not None:
         links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
         console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before")

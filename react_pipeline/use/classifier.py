@@ -8,8 +8,9 @@ installation.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ from react_pipeline.store import (
     read_json_bounded,
     sha256_of,
 )
+from react_pipeline.use.transduction import transduce
 
 RECORD_FILE, CALIBRATION_FILE = "export.json", "calibration.json"
 UNKNOWN = "unknown"
@@ -181,7 +183,8 @@ class Classifier:
     def _predictions(
         self, vectors: NDArray[np.float32], top_k: int, threshold: float
     ) -> list[Prediction]:
-        ids, scores, confidence = self.rank(vectors, top_k)
+        similarities = self.head.scores(torch.from_numpy(vectors)).numpy()
+        ids, scores, confidence = self.rank(similarities, top_k)
         predictions = []
         for near, cosines, certain, margin in zip(
             ids, scores, confidence, margins(scores), strict=True
@@ -223,15 +226,14 @@ class Classifier:
         return Encoder(self.clip, self.precision)
 
     def rank(
-        self, vectors: NDArray[np.float32], top_k: int
+        self, similarities: NDArray[np.float32], top_k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """The nearest classes of unit vectors (B, D).
+        """The best classes by scores (B, C).
 
         Returns:
             Class ids (B, k) and their scores (B, k), highest first, and the confidence (B,) in the
             first; k is min(top_k, C).
         """
-        similarities = self.head.scores(torch.from_numpy(vectors)).numpy()
         ids = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
         scores = np.take_along_axis(similarities, ids, axis=1)
         logits = (similarities - scores[:, :1]).astype(np.float64) * (
@@ -240,13 +242,34 @@ class Classifier:
         # The largest exponential is exp(0) = 1.
         return ids, scores, (1 / np.exp(logits).sum(axis=1)).astype(np.float32)
 
+    def adapted_to(self, images: Picture | Iterable[Picture]) -> Classifier:
+        """The same model with a head that was fitted to unlabelled pictures of the domain
+        (`transduction`), for further pictures one by one.
+
+        Raises:
+            InputError: If there is no picture, or one cannot be read.
+        """
+        vectors = self.embed(images)
+        if not len(vectors):
+            raise InputError("adapted_to: no picture; give some hundred of all classes")
+        _, head = transduce(vectors, self.head)
+        digest = hashlib.sha256(self.origin.fingerprint.encode() + head.vectors.numpy().tobytes())
+        method = f"{self.origin.method} adapted to {len(vectors):,} pictures"
+        origin = Origin(self.origin.domain, method, digest.hexdigest())
+        return replace(self.uncalibrated, head=head, origin=origin)
+
+    @property
+    def uncalibrated(self) -> Classifier:
+        """The same without a temperature: it was fitted on what the head says of single pictures."""
+        return replace(self, temperature=None, calibrated_on="")
+
     @property
     def calibration(self) -> str:
         """What the confidence is worth, in one sentence."""
         if self.temperature is None:
             return (
-                "Confidence is CLIP's softmax and not calibrated: no labelled images were "
-                "measured with this model."
+                "Confidence is a softmax and not calibrated: no labelled images were measured with "
+                "this model in this way."
             )
         return (
             f"Confidence is calibrated: temperature {self.temperature:.3g}, fitted on "

@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
@@ -40,6 +41,7 @@ from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
 from react_pipeline.use.encoding import Columns, encode_pictures, read_parts
 from react_pipeline.use.pictures import LedgerRow, Picture, fetch_urls, find_pictures, identity_of
 from react_pipeline.use.prediction_page import write_page
+from react_pipeline.use.transduction import transduce
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
@@ -66,6 +68,7 @@ class Options:
     Attributes:
         top_k: Classes per picture.
         threshold: Below this confidence the prediction is `unknown`.
+        transductive: Judge all pictures together (`transduction`).
         column: Of a table of pictures.
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
@@ -74,6 +77,7 @@ class Options:
 
     top_k: int = 5
     threshold: float = 0.0
+    transductive: bool = False
     column: str | None = None
     workers: int = 2
     max_pixels: int = MAX_PIXELS
@@ -84,13 +88,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run gave: how many pictures were used, what was skipped by reason, and the pictures of
-    SOURCE by name.
+    """What a run gave: how many pictures were used, what was skipped by reason, the pictures of
+    SOURCE by name, and what the confidence is worth.
     """
 
     used: int
     skipped: dict[str, int]
     pictures: dict[str, Picture]
+    calibration: str
 
 
 def predict_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
@@ -106,11 +111,18 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
             f"a class is called {UNKNOWN!r}, which a threshold gives to other pictures; rename "
             "the class"
         )
+    if options.transductive:
+        classifier = classifier.uncalibrated
     top_k = min(options.top_k, len(classifier.classes))
     names = np.asarray(classifier.classes, dtype=object)
 
     def columns(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
-        ids, scores, confidence = classifier.rank(vectors, top_k)
+        similarities = (
+            transduce(vectors, classifier.head)[0]
+            if options.transductive
+            else classifier.head.scores(torch.from_numpy(vectors))
+        )
+        ids, scores, confidence = classifier.rank(similarities.numpy(), top_k)
         labels = np.where(confidence >= options.threshold, names[ids[:, 0]], UNKNOWN)
         ranked = {}
         for place in range(top_k):
@@ -123,18 +135,22 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         "top_k": top_k,
         "threshold": options.threshold,
         "temperature": classifier.temperature,
+        "transductive": options.transductive,
     }
+    if options.transductive:
+        return _run(classifier, source, output, options, settings, PREDICTIONS, _vectors, columns)
     return _run(classifier, source, output, options, settings, PREDICTIONS, columns)
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
     """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    width = classifier.clip.dimension
+    settings = {"dimension": classifier.clip.dimension}
+    return _run(classifier, source, output, options, settings, "vectors", _vectors)
 
-    def columns(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
-        return {"vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)}
 
-    return _run(classifier, source, output, options, {"dimension": width}, "vectors", columns)
+def _vectors(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
+    values = pa.array(vectors.reshape(-1))
+    return {"vector": pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])}
 
 
 def _run(
@@ -145,7 +161,11 @@ def _run(
     settings: dict[str, Any],
     name: str,
     columns: Columns,
+    of_all: Columns | None = None,
 ) -> Done:
+    """Encode pictures to columns, part by part; `of_all` makes others of all vectors, which the
+    parts keep then.
+    """
     pictures, refused = find_pictures(source, options.column, options.storage)
     identity: dict[str, Any] = {
         "output": name,
@@ -161,7 +181,7 @@ def _run(
     with _held(output, identity, options.overwrite) as record:
         if "used" not in record:
             local = _encode(classifier, pictures, output, options, columns, record)
-            used, skipped = _join(output, name, refused)
+            used, skipped = _join(output, name, refused, of_all)
             if not used:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
                 raise InputError(
@@ -173,7 +193,8 @@ def _run(
                 write_page(output, classifier, source, by_name, skipped)
             _write_record(output, record)
         shutil.rmtree(output / WORK, ignore_errors=True)
-    return Done(record["used"], record["skipped"], {picture.name: picture for picture in pictures})
+    by_name = {picture.name: picture for picture in pictures}
+    return Done(record["used"], record["skipped"], by_name, classifier.calibration)
 
 
 def _encode(
@@ -278,7 +299,24 @@ def _write_record(output: Path, record: dict[str, Any]) -> None:
     write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, dict[str, int]]:
+def _rows(parts: Path, of_all: Columns | None) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:
+    """The rows to write, and what was skipped."""
+    if of_all is None:
+        yield from read_parts(parts)
+        return
+    tables, skipped = zip(*read_parts(parts), strict=True)
+    table = pa.concat_tables(tables).combine_chunks()
+    rows = table.select(["path"])
+    if len(table):
+        (vectors,) = table["vector"].chunks
+        columns = of_all(vectors.flatten().to_numpy().reshape(len(table), -1))
+        rows = pa.table({"path": table["path"], **columns})
+    yield rows, [row for ledger in skipped for row in ledger]
+
+
+def _join(
+    output: Path, name: str, refused: Sequence[LedgerRow], of_all: Columns | None
+) -> tuple[int, dict[str, int]]:
     """Make the files of all parts; returns the number of rows, and what was skipped by reason."""
     ledger = list(refused)
     used = 0
@@ -288,7 +326,7 @@ def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, d
         formats[f"{name}.csv"] = csv.CSVWriter
     with ExitStack() as files:
         writers: list[Any] = []
-        for rows, skipped in read_parts(work / "parts"):
+        for rows, skipped in _rows(work / "parts", of_all):
             ledger += skipped
             used += len(rows)
             if not writers:

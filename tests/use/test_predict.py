@@ -8,12 +8,14 @@ import re
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.processes import killed
@@ -32,6 +34,7 @@ from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.pictures import Picture, find_pictures
 from react_pipeline.use.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.use.sort_into import folder_names, sort_into
+from react_pipeline.use.transduction import transduce
 
 Run = Callable[..., Path]
 NOW = Options(workers=0)
@@ -231,7 +234,7 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
     assert ledger(tmp_path / "none") == [("text.jpg", "not_an_image")]
 
 
-def predict_until_killed(config: Path, source: str, output: Path) -> None:
+def predict_until_killed(config: Path, source: str, output: Path, transductive: bool) -> None:
     """Die after the second part is on the disk."""
     encoding.PART_PICTURES = 4
     write, written = encoding._write, []
@@ -247,20 +250,23 @@ def predict_until_killed(config: Path, source: str, output: Path) -> None:
         Classifier.load("shapes", "base", config=config, precision="fp32"),
         source,
         output,
-        Options(workers=1),
+        Options(workers=1, transductive=transductive),
     )
 
 
+@pytest.mark.parametrize("transductive", [False, True])
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     retrieved_project: Project,
     classifier: Classifier,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    transductive: bool,
 ) -> None:
     (photos / "a" / "bad.png").write_bytes(b"x")
     output = tmp_path / "out"
-    killed(predict_until_killed, retrieved_project.path, str(photos), output)
+    options = Options(workers=0, transductive=transductive)
+    killed(predict_until_killed, retrieved_project.path, str(photos), output, transductive)
     assert not (output / "predictions.csv").exists()
     kept = sorted((output / ".work" / "parts").glob("*.parquet"))
     assert len(kept) == 2
@@ -270,12 +276,54 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
         "react_pipeline.use.predict.shutil.rmtree", lambda *_args, **_kwargs: None
     )
     assert removed is None
-    done = predict_pictures(classifier, str(photos), output, NOW)
+    done = predict_pictures(classifier, str(photos), output, options)
     assert [path.stat().st_mtime_ns for path in kept] == times  # they were not computed again
-    predict_pictures(classifier, str(photos), tmp_path / "undisturbed", NOW)
+    predict_pictures(classifier, str(photos), tmp_path / "undisturbed", options)
     for name in ("predictions.csv", "predictions.parquet", "ledger.csv", "index.html"):
         assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     assert (done.used, done.skipped) == (16, {"not_an_image": 1})
+
+
+def test_pictures_are_judged_together_whatever_their_order(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    together = Options(workers=0, transductive=True, top_k=4)
+    measured = replace(classifier, temperature=2.0, calibrated_on="drawings")
+    done = predict_pictures(measured, str(photos), tmp_path / "out", together)
+    assert "not calibrated" in done.calibration
+    found = rows(tmp_path / "out")
+    vectors = classifier.embed([row["path"] for row in found])
+    scores, _ = transduce(vectors, classifier.head)
+    for row, of_classes in zip(found, scores, strict=True):
+        given = [float(row[f"score_{place}"]) for place in (1, 2, 3, 4)]
+        assert given == pytest.approx(of_classes.sort(descending=True).values.tolist(), abs=1e-4)
+        assert row["predicted"] == classifier.classes[int(of_classes.argmax())]
+        confidence = float((100 * of_classes).softmax(0).max())
+        assert float(row["confidence"]) == pytest.approx(confidence, abs=1e-2)
+    (tmp_path / "list.txt").write_text("".join(f"{row['path']}\n" for row in reversed(found)))
+    predict_pictures(measured, str(tmp_path / "list.txt"), tmp_path / "reversed", together)
+    for row, other in zip(found, reversed(rows(tmp_path / "reversed")), strict=True):
+        assert (other["path"], other["predicted"]) == (row["path"], row["predicted"])
+    with pytest.raises(InputError, match="transductive"):
+        predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    for path in photos.rglob("*.png"):
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match="not_an_image 16"):
+        predict_pictures(classifier, str(photos), tmp_path / "none", together)
+
+
+def test_a_model_adapts_to_pictures_and_judges_others_alone(
+    classifier: Classifier, photos: Path
+) -> None:
+    paths = sorted(photos.rglob("*.png"))
+    adapted = classifier.adapted_to(paths)
+    assert adapted.origin.fingerprint != classifier.origin.fingerprint
+    _, head = transduce(classifier.embed(paths), classifier.head)
+    (one,) = adapted.predict(paths[3], top_k=1)
+    (scores,) = head.scores(torch.from_numpy(classifier.embed(paths[3])))
+    assert one.label == classifier.classes[int(scores.argmax())]
+    with pytest.raises(InputError, match="no picture"):
+        classifier.adapted_to([])
 
 
 def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
