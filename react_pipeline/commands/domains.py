@@ -3,7 +3,6 @@ names.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,10 +24,11 @@ from react_pipeline.settings import (
     CONTROL_SUFFIX,
     DomainConfig,
     compose_yaml,
+    edit_yaml,
+    in_brackets,
     load_domain,
     load_domains,
     misnamed,
-    parse_yaml,
     read_yaml,
 )
 from react_pipeline.stage import ALL
@@ -238,28 +238,17 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
         InputError: If the text of a name cannot be swapped alone; then nothing is written.
     """
     raw = read_yaml(path)
-    text = path.read_bytes().decode()
-    root: Any = compose_yaml(text)
+    root: Any = compose_yaml(path.read_bytes().decode())
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
     for number, name in names.items():
         entry = raw["classes"][number]
         nodes = {key.value: node for key, node in classes.value[number].value}
         place = entry["synonyms"].index(name)
-        edits += [(nodes["name"], name), (nodes["synonyms"].value[place], entry["name"])]
+        pairs = ((nodes["name"], name), (nodes["synonyms"].value[place], entry["name"]))
+        edits += [
+            (node.start_mark.index, node.end_mark.index, in_brackets(new)) for node, new in pairs
+        ]
         entry["synonyms"][place] = entry["name"]
         entry["name"] = name
-    for node, name in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
-        # As an item of a list in brackets, which is valid wherever a name is.
-        item = yaml.safe_dump(
-            [name], default_flow_style=True, allow_unicode=True, width=1_000
-        ).strip()[1:-1]
-        text = text[: node.start_mark.index] + item + text[node.end_mark.index :]
-    parsed = None
-    with suppress(ConfigError):
-        parsed = parse_yaml(text, path)
-    if parsed != raw:
-        raise InputError(
-            f"{path}: classes: names cannot be swapped in this text; swap them by hand"
-        )
-    write_atomically(path, text)
+    edit_yaml(path, edits, raw)

@@ -1,16 +1,19 @@
-"""YAML files: the one reader of YAML, which refuses what is hostile or ambiguous.
+"""YAML files: the one reader of YAML, which refuses what is hostile or ambiguous, and edits of them.
 
 Does not belong here: which fields a file may hold (`config`), what to say of a wrong one
 (`messages`).
 """
 
 import json
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from react_pipeline.store import ConfigError, Problem, read_bounded
+from react_pipeline.store import ConfigError, InputError, Problem, read_bounded, write_atomically
 
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
@@ -94,6 +97,34 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
 def compose_yaml(text: str) -> yaml.Node | None:
     """The nodes of a text that `parse_yaml` accepts; each knows its place in the text."""
     return yaml.compose(text, Loader=_Loader)
+
+
+def in_brackets(value: Any) -> str:
+    """A value as an item of a list in brackets, which is valid wherever a value is."""
+    text: str = yaml.safe_dump(
+        [value], default_flow_style=True, allow_unicode=True, width=math.inf, sort_keys=False
+    )
+    return text.strip()[1:-1]
+
+
+def edit_yaml(
+    path: Path, edits: Iterable[tuple[int, int, str]], expected: Mapping[str, Any]
+) -> None:
+    """Replace parts of the text of a file, each from one character to another; all else stays as it
+    is written.
+
+    Raises:
+        InputError: If the file would not hold `expected` then; nothing is written.
+    """
+    text = path.read_bytes().decode()
+    for start, end, replacement in sorted(edits, reverse=True):
+        text = text[:start] + replacement + text[end:]
+    parsed = None
+    with suppress(ConfigError):
+        parsed = parse_yaml(text, path)
+    if parsed != expected:
+        raise InputError(f"{path}: cannot be changed without rewriting it; change it by hand")
+    write_atomically(path, text)
 
 
 def read_nodes(path: Path) -> yaml.Node | None:

@@ -33,7 +33,7 @@ def export_predictions(folder: Path, form: str, to: Path) -> Exported:
         raise InputError(f"--format {form!r}: choose from {', '.join(WRITERS)}")
     if to.exists():
         raise InputError(f"{to}: is there already; name another --to")
-    predictions, left_out = _read_run(folder)
+    predictions, left_out = read_run(folder)
     part = to.with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -49,11 +49,16 @@ def export_predictions(folder: Path, form: str, to: Path) -> Exported:
     return Exported(len(predictions.pictures), left_out)
 
 
-def _read_run(folder: Path) -> tuple[Predictions, int]:
+def read_run(folder: Path) -> tuple[Predictions, int]:
+    """The predictions of a finished run, and how many pictures are `unknown`.
+
+    Raises:
+        InputError: If the run is not there or not finished, or its pictures are no files any more.
+    """
     try:
         run = read_json_bounded(folder / "run.json")
         table = pq.read_table(
-            folder / "predictions.parquet", columns=["path", "predicted", "confidence"]
+            folder / "predictions.parquet", columns=["path", "predicted", "confidence", "margin"]
         )
         source, model, classes = run["source"], run["model"], run["classes"]
     except (OSError, ValueError, KeyError, RecursionError) as error:
@@ -63,7 +68,7 @@ def _read_run(folder: Path) -> tuple[Predictions, int]:
     files = {picture.name: picture for picture in find_pictures(source)[0]}
     labelled = []
     left_out = 0
-    for name, label, confidence in zip(
+    for name, label, confidence, margin in zip(
         *(table[column].to_pylist() for column in table.column_names), strict=True
     ):
         picture = files.get(name)
@@ -75,7 +80,7 @@ def _read_run(folder: Path) -> tuple[Predictions, int]:
         if label == UNKNOWN and UNKNOWN not in classes:
             left_out += 1
         else:
-            labelled.append(LabelledPicture(picture.path, label, confidence))
+            labelled.append(LabelledPicture(picture.path, label, confidence, margin))
     if not labelled:
         raise InputError(f"{folder}: no picture has a class; predict with a lower --threshold")
     return Predictions(model, classes, labelled), left_out

@@ -1,4 +1,4 @@
-"""What labels add: the commands `labels export` and `labels import`."""
+"""What labels add: the commands `labels export`, `labels import` and `seeds`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class Labels(Extension):
-    """Exchange of labels with other tools."""
+    """Exchange of labels with other tools, and predictions as seeds of retrieval."""
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline labels ...`."""
-        from react_pipeline.extensions.labels.commands import labels_app
+        """`react-pipeline labels ...` and `react-pipeline seeds`."""
+        from react_pipeline.extensions.labels.commands import labels_app, seeds
 
         app.add_typer(labels_app, name="labels")
+        app.command()(seeds)

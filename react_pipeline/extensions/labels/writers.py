@@ -30,6 +30,7 @@ class LabelledPicture:
     path: Path
     label: str
     confidence: float
+    margin: float
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""Seeds: the most confident predictions of each class, for retrieval image to image.
+
+Does not belong here: searching with them, and refusing those that nearly show an evaluation image
+(`retrieval`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from react_pipeline.extensions.labels.export import read_run
+from react_pipeline.extensions.labels.writers import LabelledPicture
+from react_pipeline.labelled import read_images
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
+from react_pipeline.settings import compose_yaml, edit_yaml, in_brackets, read_yaml
+from react_pipeline.store import InputError, StoreWriteError, rename_synced, sha256_of
+from react_pipeline.use import folder_names
+
+
+@dataclass(frozen=True)
+class AddedSeeds:
+    """Where the pictures are and how many; classes that have no seeds still; how many evaluation
+    images were among the most confident pictures.
+    """
+
+    folder: Path
+    pictures: int
+    without: Sequence[str]
+    evaluation_images: int
+
+
+def add_seeds(project: Project, slug: str, predictions: Path, per_class: int) -> AddedSeeds:
+    """Copy the most confident pictures of each class next to the domain file and name them there.
+
+    A class that has seeds keeps them. Safe to repeat: the domain file is written last.
+
+    Raises:
+        InputError: If there is no finished run for the classes of the domain, or the domain file
+            cannot be edited as it is written.
+        MissingArtifact, StaleArtifact: If the evaluation set has to be materialized first.
+        StoreWriteError: If the disk refuses it.
+    """
+    domain = project.domain(slug)
+    run, _ = read_run(predictions)
+    if changed := sorted({*run.classes} ^ {*domain.class_names}):
+        raise InputError(
+            f"{predictions}: predicted other classes than domain {slug!r} has (they differ in "
+            f"{', '.join(map(repr, changed[:5]))}); predict again"
+        )
+    tested: set[str] = set()
+    if domain.evaluation is not None:
+        tested = {*read_images(fresh(project, "evaluation_set", slug), domain)["sha256"]}
+    folder = project.config.domains / "seeds" / slug
+    folders = folder_names(domain.class_names)
+    seeds: dict[int, list[str]] = {}
+    left_out = 0
+    try:
+        for number, entry in enumerate(domain.classes):
+            if not entry.seeds:
+                of_class = [one for one in run.pictures if one.label == entry.label]
+                chosen, shown = _most_confident(of_class, per_class, tested)
+                left_out += shown
+                names = [_copy(one, folder / folders[entry.label]) for one in chosen.items()]
+                seeds[number] = [f"seeds/{slug}/{folders[entry.label]}/{name}" for name in names]
+    except OSError as error:
+        raise StoreWriteError(f"{error.filename or folder}: {error.strerror or error}") from error
+    put_seeds(project.config.domains / f"{slug}.yaml", {n: one for n, one in seeds.items() if one})
+    without = [domain.class_names[number] for number, names in seeds.items() if not names]
+    return AddedSeeds(folder, sum(map(len, seeds.values())), without, left_out)
+
+
+def _most_confident(
+    pictures: Sequence[LabelledPicture], count: int, tested: set[str]
+) -> tuple[dict[str, Path], int]:
+    """Distinct pictures of a class by digest, and how many evaluation images came before them."""
+    chosen: dict[str, Path] = {}
+    shown: set[str] = set()
+    for picture in sorted(pictures, key=lambda one: (-one.confidence, -one.margin, one.path)):
+        if len(chosen) == count:
+            break
+        digest = sha256_of(picture.path)
+        if digest in tested:
+            shown.add(digest)
+        else:
+            chosen.setdefault(digest, picture.path)
+    return chosen, len(shown)
+
+
+def _copy(picture: tuple[str, Path], folder: Path) -> str:
+    digest, source = picture
+    target = folder / f"{digest[:16]}{source.suffix.lower()}"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}")
+        part.write_bytes(source.read_bytes())
+        rename_synced(part, target)
+    return target.name
+
+
+def put_seeds(path: Path, seeds: Mapping[int, Sequence[str]]) -> None:
+    """Give classes (by class id) that have no seeds these ones; all else in the domain file stays as
+    it is written.
+
+    Raises:
+        InputError: If that cannot be done in this text; nothing is written.
+    """
+    raw = read_yaml(path)
+    text = path.read_bytes().decode()
+    root: Any = compose_yaml(text)
+    (classes,) = (value for key, value in root.value if key.value == "classes")
+    edits = []
+    for number, names in seeds.items():
+        node = classes.value[number]
+        if isinstance(node, yaml.ScalarNode):
+            raw["classes"][number] = {"name": raw["classes"][number], "seeds": [*names]}
+            new = in_brackets(raw["classes"][number])
+            edits.append((node.start_mark.index, node.end_mark.index, new))
+            continue
+        raw["classes"][number]["seeds"] = [*names]
+        item = f"seeds: {in_brackets([*names])}"
+        fields = {key.value: value for key, value in node.value}
+        end = fields["name"].end_mark.index
+        if empty := fields.get("seeds"):
+            new = in_brackets([*names])
+            edits.append((empty.start_mark.index, empty.end_mark.index, new))
+        elif node.flow_style:
+            edits.append((end, end, f", {item}"))
+        else:
+            end = text.find("\n", end) if "\n" in text[end:] else len(text)
+            edits.append((end, end, f"\n{' ' * node.start_mark.column}{item}"))
+    edit_yaml(path, edits, raw)
