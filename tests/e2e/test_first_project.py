@@ -96,9 +96,8 @@ def test_class_names_and_pictures_become_a_served_champion(
     select = ["--select", "key:comparison or key:promotion", "--domain", "shapes"]
     run("react-pipeline", "materialize", *select, "--method", "base", "--method", "gated-image")
     assert "becomes champion" in run("react-pipeline", "models", "list")
-    assert "by gated-image" in run(
-        "react-pipeline", "predict", "shapes", "pictures", "--output", "by-champion"
-    )
+    together = ["--transductive", "--output", "by-champion"]
+    assert "by gated-image" in run("react-pipeline", "predict", "shapes", "pictures", *together)
 
     run("react-pipeline", "export", "shapes", "champion", "--to", str(tmp_path / "exported"))
     picture = pictures / "000.png"

@@ -38,8 +38,13 @@ def accuracy(scores: Tensor, ids: Tensor) -> float:
 def test_scores_follow_the_formulas_of_the_paper() -> None:
     x, _, head = clusters(per_class=10)
     head = ClassHead(head.vectors, torch.linspace(-0.01, 0.01, CLASSES))
-    scores, _ = transduce(x.numpy(), head)
+    scores, single = transduce(x.numpy(), head)
+    of_single = (100 * single.scores(x)).softmax(1).double()
     x = x.double()
+
+    def density(means: Tensor, variance: Tensor) -> Tensor:
+        return torch.stack([Normal(mean, variance.sqrt()).log_prob(x).sum(1) for mean in means], 1)
+
     y = torch.stack([(100 * (row @ head.vectors.double() + head.bias)).softmax(0) for row in x])
     w = torch.zeros(len(x), len(x), dtype=torch.float64)
     for i, row in enumerate(x @ x.T):
@@ -49,17 +54,17 @@ def test_scores_follow_the_formulas_of_the_paper() -> None:
     variance = torch.full((DIMENSION,), 1 / DIMENSION, dtype=torch.float64)
     z = y
     for _ in range(10):
-        density = torch.stack(
-            [Normal(mean, variance.sqrt()).log_prob(x).sum(1) for mean in means], dim=1
-        )
+        of_means = density(means, variance)
         for _ in range(5):
-            z = y * ((density + 50 / (2 * 3) * (w.T @ z + w @ z)) / 50).exp()
+            z = y * ((of_means + 50 / (2 * 3) * (w.T @ z + w @ z)) / 50).exp()
             z = z / z.sum(1, keepdim=True)
         means = torch.stack([(z[:, [c]] * x).sum(0) / z[:, c].sum() for c in range(CLASSES)])
         variance = sum(
             ((z[:, [c]] * (x - means[c]) ** 2).sum(0) for c in range(CLASSES)), torch.zeros(())
         ) / len(x)
     torch.testing.assert_close((100 * scores).softmax(1).double(), z, atol=1e-3, rtol=0)
+    expected = (y.log() + density(means, variance) / 50).softmax(1)
+    torch.testing.assert_close(of_single, expected, atol=1e-3, rtol=0)
 
 
 def test_neither_order_nor_repetition_matters() -> None:
