@@ -116,7 +116,7 @@ def edit_yaml(
     Raises:
         InputError: If the file would not hold `expected` then; nothing is written.
     """
-    text = path.read_bytes().decode()
+    text = _read(path)
     for start, end, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[end:]
     parsed = None

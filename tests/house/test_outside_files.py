@@ -76,7 +76,7 @@ OWN = {
     ("extensions/elevater/submission.py", "_merged"): OURS,
     ("extensions/elevater/submission.py", "write_submission"): OURS,
     ("extensions/elevater/webdatasets.py", "_label"): BYTES,
-    ("extensions/labels/export.py", "_read_run"): OURS,
+    ("extensions/labels/export.py", "read_run"): OURS,
     ("extensions/labels/writers.py", "write_coco"): "the header of a picture that was decoded",
     ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",
     ("extensions/ready/corpus_kind.py", "size"): "a regular file, mapped",

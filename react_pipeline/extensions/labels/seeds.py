@@ -6,6 +6,7 @@ Does not belong here: searching with them, and refusing those that nearly show a
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from react_pipeline.labelled import read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.settings import compose_yaml, edit_yaml, in_brackets, read_yaml
-from react_pipeline.store import InputError, StoreWriteError, rename_synced, sha256_of
+from react_pipeline.store import InputError, StoreWriteError, read_bounded, rename_synced, sha256_of
 from react_pipeline.use import folder_names
 
 
@@ -98,7 +99,7 @@ def _copy(picture: tuple[str, Path], folder: Path) -> str:
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}")
-        part.write_bytes(source.read_bytes())
+        shutil.copyfile(source, part)
         rename_synced(part, target)
     return target.name
 
@@ -111,7 +112,7 @@ def put_seeds(path: Path, seeds: Mapping[int, Sequence[str]]) -> None:
         InputError: If that cannot be done in this text; nothing is written.
     """
     raw = read_yaml(path)
-    text = path.read_bytes().decode()
+    text = read_bounded(path).decode()
     root: Any = compose_yaml(text)
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
