@@ -20,14 +20,14 @@ Verdict = Literal["keep", "reject", "move", "pin"]
 
 
 class Decision(BaseModel):
-    """What a person said of one image of a retrieved set.
+    """A person's decision on one image of a retrieved set.
 
     Attributes:
         image: Its SHA-256, as in `pairs.parquet`.
         url: Its URL, for a corpus of URLs.
         label: The class that it was shown for.
-        verdict: `reject` it, `move` it to another class, `pin` it (it stays however the search
-            changes), or `keep`, which changes nothing; None takes the earlier decision back.
+        verdict: `reject` it, `move` it to another class, `pin` it (it is chosen first while
+            the search finds it), or `keep`, which changes nothing; None takes the earlier decision back.
         to: The class that it is moved to.
         by: Who decided.
         time: When, in ISO 8601.
@@ -58,7 +58,7 @@ def read_decisions(project: Project, slug: str) -> list[Decision]:
     """All decisions on a domain's images, in their order; a line that a kill cut short is ignored.
 
     Raises:
-        InputError: Naming the file and line that is no decision, or names no class of the domain.
+        InputError: Naming the file and line that is no decision.
     """
     path = review_file(project, slug)
     try:
@@ -75,23 +75,31 @@ def read_decisions(project: Project, slug: str) -> list[Decision]:
                 "or remove it"
             ) from error
         decisions.append(decision)
-    classes = set(project.domain(slug).class_names)
-    for number, decision in enumerate(decisions, 1):
-        if decision.verdict in ("move", "pin") and decision.target not in classes:
-            raise InputError(
-                f"{path}:{number}: {decision.target!r} is no class of {slug}; correct the line, "
-                "or remove it"
-            )
     return decisions
 
 
 def current_decisions(project: Project, slug: str) -> dict[str, Decision]:
-    """The decision that counts for each image, by its SHA-256."""
+    """The decision that counts for each image, by its SHA-256.
+
+    Raises:
+        InputError: As `read_decisions`, or if one names a class that the domain does not have.
+    """
     decisions: dict[str, Decision] = {}
     for decision in read_decisions(project, slug):
         decisions.pop(decision.image, None)
         if decision.verdict is not None:
             decisions[decision.image] = decision
+    classes = set(project.domain(slug).class_names)
+    unknown = [
+        decision.target
+        for decision in decisions.values()
+        if decision.verdict in ("move", "pin") and decision.target not in classes
+    ]
+    if unknown:
+        raise InputError(
+            f"{review_file(project, slug)}: {len(unknown)} decisions are for what is not a class "
+            f"of {slug}, such as {unknown[0]!r}; rename it in the file, or remove these lines"
+        )
     return decisions
 
 
@@ -112,7 +120,7 @@ def takedown_file(project: Project) -> Path:
 
 
 def review_identity(project: Project, slug: str) -> dict[str, Any]:
-    """The part of the identity of a retrieved set; nothing without decisions that change it."""
+    """The part of the identity of a retrieved set; empty if no decision changes the set."""
     changes = {
         image: [decision.verdict, decision.target, decision.url]
         for image, decision in current_decisions(project, slug).items()

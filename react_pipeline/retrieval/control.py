@@ -30,6 +30,9 @@ from react_pipeline.store import Artifact, RetrievalError, scratch_of
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
+FILTERED_ROWS = 10_000
+"""Rows that are drawn together where some are not allowed."""
+
 LISTED_ROWS = 5_000_000
 """Up to here the digests of all rows are read, so that each distinct image is equally likely. In a
 larger corpus rows are drawn first and looked at then, in bounded memory; an image that occurs in
@@ -98,7 +101,8 @@ def _write_draw(
     drawn = drawing.take(size)
     if drawn.empty:
         raise RetrievalError(
-            f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn"
+            f"{slug}: no image of the corpus can be drawn: {drawing.dropped}; use a larger corpus, "
+            "or other `where`"
         )
     shard_pairs = project.retrieval(slug).shard_pairs
     max_pixels = project.config.corpus.max_pixels
@@ -159,6 +163,8 @@ class Draw:
         if source.identity == "image_sha256" and rows <= LISTED_ROWS:
             listed = iter(self._distinct())
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
+        if where is not None or review.removed:
+            self._next = self._allowed(self._next)
 
     def take(self, size: int) -> pd.DataFrame:
         """Draw `size` pairs for `chosen_pairs.write_pairs`, or as many as there are.
@@ -187,6 +193,32 @@ class Draw:
         }
         return pairs.assign(**nothing, rank=np.arange(have), classes=[[] for _ in range(have)])
 
+    def _allowed(
+        self, draw: Callable[[int], NDArray[np.int64]]
+    ) -> Callable[[int], NDArray[np.int64]]:
+        """Draws rows of which `where` is true and that were not taken down; a round of fetching is
+        spent on no other.
+        """
+        spare = np.empty(0, np.int64)
+
+        def take(count: int) -> NDArray[np.int64]:
+            nonlocal spare
+            while len(spare) < count and len(rows := draw(FILTERED_ROWS)):
+                removed = self._review.removed_rows(self._embeddings, rows)
+                if self._review.removed:
+                    self.dropped["rejected"] += int(removed.sum())
+                rows = rows[~removed]
+                if self._where is not None:
+                    passed = passes(self._embeddings, rows, self._where)
+                    self.dropped["filtered"] += int((~passed).sum())
+                    rows = rows[passed]
+                spare = np.concatenate([spare, rows])
+            taken = spare[:count]
+            spare = spare[count:]
+            return taken
+
+        return take
+
     def _distinct(self) -> NDArray[np.int64]:
         """The rows of all distinct images but the evaluation's, in random order."""
         sha256 = read_metadata(self._embeddings, ["image_sha256"])["image_sha256"]
@@ -204,10 +236,6 @@ class Draw:
             .assign(row=rows)
             .reset_index(drop=True)
         )
-        if self._where is not None:
-            passed = passes(self._embeddings, rows, self._where)
-            pairs = self._without(pairs, "filtered", pd.Series(~passed, pairs.index))
-            rows = pairs["row"].to_numpy()
         if self._evaluation.subjects:
             pairs = self._without(
                 pairs, "evaluation_subject", self._evaluation.shows_same_subject(pairs)

@@ -43,6 +43,7 @@ Near duplicates are the exception to the order: what is left when a class has en
 not looked at.
 """
 
+_BEFORE_CHOICE = ("below_similarity", "below_filter", "filtered", "rejected")
 _OF_CHOICE = ("exact_duplicate", "near_duplicate", "cap")
 
 SHARED = "several_classes"
@@ -92,7 +93,7 @@ def mark_drops(
             looked for.
         review: What people rejected.
     """
-    alive = ~candidates["dropped"].isin(("below_similarity", "below_filter", "filtered")).to_numpy()
+    alive = ~candidates["dropped"].isin(_BEFORE_CHOICE).to_numpy()
     looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
     table = candidates.loc[alive, looked_at]
     # Rows by number, the best first; what becomes of each is a position in `_OUTCOMES`.

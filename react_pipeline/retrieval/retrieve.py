@@ -112,6 +112,7 @@ class _Retrieval:
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
             **examination.counts(),
+            **({"pins_missing": lost} if (lost := self.review.missing_pins(pairs)) else {}),
             "seconds": round(time.monotonic() - started, 2),
         }
         title = self.domain.title or self.slug
@@ -190,14 +191,19 @@ class _Retrieval:
         return self._filtered(self.review.place(described))
 
     def _filtered(self, candidates: pd.DataFrame) -> pd.DataFrame:
-        """The candidates, with those marked of which `where` is not true."""
-        where = self.settings.where
-        if where is None:
-            return candidates
+        """The candidates, with those marked that a person took down or of which `where` is not
+        true.
+        """
         is_open = candidates["dropped"] == ""
         rows = candidates.loc[is_open, "row"].unique()
-        refused = rows[~passes(self.embeddings, rows, where)]
-        candidates.loc[is_open & candidates["row"].isin(refused), "dropped"] = "filtered"
+        removed = rows[self.review.removed_rows(self.embeddings, rows)]
+        candidates.loc[is_open & candidates["row"].isin(removed), "dropped"] = "rejected"
+        where = self.settings.where
+        if where is not None:
+            is_open = candidates["dropped"] == ""
+            rows = candidates.loc[is_open, "row"].unique()
+            refused = rows[~passes(self.embeddings, rows, where)]
+            candidates.loc[is_open & candidates["row"].isin(refused), "dropped"] = "filtered"
         return candidates
 
     def _chosen(

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from react_pipeline.embedding import read_metadata
+from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.project import Project, current_decisions, review_file, taken_down
 from react_pipeline.store import Artifact, InputError
 
@@ -66,6 +67,16 @@ class Review:
             removed |= rows[column].isin(self.removed)
         return removed
 
+    def removed_rows(self, embeddings: Artifact, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mask (N,) of the rows of the corpus that show an image that no class may have, by the
+        digest and URL that the corpus brings.
+        """
+        if not self.removed:
+            return np.zeros(len(rows), bool)
+        keys = row_metadata(embeddings, rows, ["image_sha256", "url"])
+        removed: NDArray[np.bool_] = keys.isin(list(self.removed)).any(axis=1).to_numpy()
+        return removed
+
     def place(self, candidates: pd.DataFrame) -> pd.DataFrame:
         """Candidates with reviewed images in the classes that a person gave them, pinned ones
         first.
@@ -83,6 +94,15 @@ class Review:
         again = has_class & candidates["row"].duplicated()
         order = np.argsort(~pinned[~again].to_numpy(), kind="stable")
         return candidates[~again].iloc[order].reset_index(drop=True)
+
+    def missing_pins(self, pairs: pd.DataFrame) -> int:
+        """How many pinned images are not among the chosen pairs (N,): the search does not find
+        them any more, or they are test images.
+        """
+        keys = pd.Series(sorted(self.pinned), dtype=object)
+        chosen = [pairs[column] for column in _key_columns(pairs)]
+        digests = keys[~keys.str.contains("://")]
+        return int((~digests.isin(pd.concat(chosen))).sum()) if chosen else 0
 
     def require_corpus(self, candidates: pd.DataFrame, embeddings: Artifact, identity: str) -> None:
         """Refuse decisions of which none is on an image of this corpus.

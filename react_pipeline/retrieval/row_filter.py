@@ -15,14 +15,20 @@ from numpy.typing import NDArray
 from react_pipeline.embedding import has_field, row_metadata
 from react_pipeline.store import Artifact, InputError
 
+SAMPLED_ROWS = 10_000
+"""The first rows of a corpus, which decide whether a field holds numbers: the same in every set."""
+
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
+_RESERVED_WORDS = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _NAME = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_]\w*)')
 
 
 def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray[np.bool_]:
-    """Of which rows (N,) the expression is true; where a field is missing it is not.
+    """Mask (N,) of the rows for which the expression is true; a missing field counts as false.
 
-    A field whose values on these rows are all numbers is compared as a number.
+    A field of texts that are all numbers in the first rows of the corpus is compared as a number;
+    a text of it that is none is missing.
 
     Raises:
         InputError: If the expression is wrong, or names a field that no pair has.
@@ -33,7 +39,10 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
         return np.zeros(0, bool)
     names = [name for name in _names_in(where) if has_field(embeddings, name)]
     fields = row_metadata(embeddings, pd.Series(rows), names).reset_index(drop=True)
-    pairs = pd.DataFrame({name: _typed(fields[name]) for name in names}, index=fields.index)
+    numeric = _numeric(embeddings, names)
+    pairs = fields.replace("", None)
+    for name in numeric:
+        pairs[name] = pd.to_numeric(pairs[name], errors="coerce")
     pairs["row number of the candidates"] = pairs.index
     # An expression may read no file, and no other table than this one.
     with duckdb.connect(config={"enable_external_access": "false"}) as connection:
@@ -43,6 +52,8 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
             'ORDER BY "row number of the candidates"'
         )
         try:
+            if len(connection.extract_statements(query)) != 1:
+                raise InputError(f"retrieval.where: {where!r}: is more than one expression")
             answers = connection.execute(query).fetchnumpy()
         except duckdb.Error as error:
             problem = " ".join(str(error).split("LINE 1")[0].split())
@@ -51,16 +62,18 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
             ) from error
     (answer,) = answers.values()
     if len(answer) != len(rows):
-        raise InputError(f"retrieval.where: {where!r}: has no answer for each row; compare fields")
+        raise InputError(
+            f"retrieval.where: {where!r}: must give one value per row; do not use aggregates"
+        )
     return np.asarray(answer, bool)
 
 
 def _names_in(where: str) -> list[str]:
-    """The names in an expression that may be fields, in order; in quotes are texts."""
+    """The names in an expression that may be fields, in order; quoted strings are skipped."""
     import duckdb
 
     with duckdb.connect() as connection:
-        words = connection.execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
+        words = connection.execute(_RESERVED_WORDS).fetchall()
     keywords = {word for (word,) in words}
     names = [
         quoted.replace('""', '"') if quoted else plain
@@ -70,8 +83,14 @@ def _names_in(where: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _typed(values: pd.Series) -> pd.Series:
-    """Texts as numbers, where all that are there are numbers."""
-    texts = values.replace("", None)
-    numbers = pd.to_numeric(texts, errors="coerce")
-    return numbers if numbers.notna().equals(texts.notna()) and texts.notna().any() else texts
+def _numeric(embeddings: Artifact, names: list[str]) -> list[str]:
+    """Those of the fields whose texts are all numbers, without leading zeros, on a sample."""
+    rows = np.arange(min(int(embeddings.counts["rows"]), SAMPLED_ROWS))
+    sample = row_metadata(embeddings, rows, names).replace("", None)
+    return [
+        name
+        for name in names
+        if pd.api.types.is_object_dtype(sample[name])
+        and not (texts := sample[name].dropna().astype(str)).empty
+        and texts.str.fullmatch(_NUMBER).all()
+    ]

@@ -22,8 +22,14 @@ FIELDS = pd.DataFrame(
         "license": ["cc-by", "cc0", "cc-by", "all rights"],
         "nsfw": ["UNLIKELY", "UNLIKELY", "UNLIKELY", "NSFW"],
         "order": ["a", "b", "c", "d"],
+        "language": ["en", "de", "en", None],
+        "code": ["007", "7", "1e3", "1000"],
     }
 )
+
+
+class Corpus:
+    counts = {"rows": len(FIELDS)}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +43,8 @@ def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of(where: str, rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[int]:
-    answer = passes(None, np.array(rows), where)  # type: ignore[arg-type]
+    corpus: Any = Corpus()
+    answer = passes(corpus, np.array(rows), where)
     return [row for row, passed in zip(rows, answer, strict=True) if passed]
 
 
@@ -51,10 +58,17 @@ def rows_of(where: str, rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[int]:
         ("\"order\" in ('a', 'd')", [0, 3]),
         ("not (nsfw = 'NSFW')", [0, 1, 2]),
         ("true", [0, 1, 2, 3]),
+        ("language = 'en'", [0, 2]),
+        ("code = '7'", [1]),
     ],
 )
 def test_rows_pass_where_the_expression_is_true(where: str, rows: list[int]) -> None:
     assert rows_of(where) == rows
+
+
+def test_a_field_is_a_number_whatever_rows_are_asked_of() -> None:
+    assert rows_of("license like 'cc%'", (3,)) == []
+    assert rows_of("width > 99", (2,)) == []
 
 
 def test_answers_are_in_the_order_of_the_rows() -> None:
@@ -70,6 +84,7 @@ def test_answers_are_in_the_order_of_the_rows() -> None:
         "true) FROM pairs; DROP TABLE pairs; --",
         "(SELECT count(*) FROM read_csv('/etc/passwd')) > 0",
         "license",
+        "true) FROM pairs; SELECT (true",
     ],
 )
 def test_a_wrong_expression_is_one_error(where: str) -> None:

@@ -30,6 +30,7 @@ from react_pipeline.extensions.alerts.messages import (
 )
 from react_pipeline.extensions.alerts.settings import AlertsConfig
 from react_pipeline.project import Project
+from react_pipeline.settings import without_secrets
 from react_pipeline.store import ReactError
 
 INTERVAL_SECONDS = 60
@@ -61,8 +62,12 @@ def alerts(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.Sen
     faults = problems(names)
     title = f"{pipeline.config.project}: "
     messages = [Message(**record) for record in (before or {}).get("unsent", [])]
-    messages += [Message(name, title + topic, text) for topic, text in texts for name in names]
-    unsent = messages if faults else send_all(messages)
+    if texts:
+        # One message a tick: a hundred failed runs are one letter.
+        topics = ", ".join(dict.fromkeys(topic for topic, _ in texts))
+        body = without_secrets("\n".join(text for _, text in texts))
+        messages += [Message(name, title + topics, body) for name in names]
+    unsent = send_all(messages)
     state["unsent"] = [message.record() for message in unsent]
     lines = [*faults, *(f"{topic}: {text}" for topic, text in texts)]
     lines += [f"{len(unsent)} messages are sent again in the next tick"] if unsent else []

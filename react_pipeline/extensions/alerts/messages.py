@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from react_pipeline.extensions.alerts.settings import AlertsConfig
@@ -52,10 +52,8 @@ class Message:
 
 def decisions(project: Project) -> dict[str, str]:
     """Fingerprint of the last decision of each domain."""
-    return {
-        slug: project.store.current(PROMOTION, slug).fingerprint
-        for slug in project.store.keys(PROMOTION)
-    }
+    store = project.store
+    return {slug: store.pointer(PROMOTION, slug) or "" for slug in store.keys(PROMOTION)}
 
 
 def decision_texts(
@@ -111,8 +109,10 @@ def problems(names: Sequence[str]) -> list[str]:
 
 def send(message: Message) -> bool:
     """Send a message; False if that was not possible, whatever the reason."""
-    import apprise
-
+    try:
+        import apprise
+    except ModuleNotFoundError:
+        return False
     sender = apprise.Apprise()
     address = os.environ.get(message.to, "")
     if not address or not sender.add(address):
@@ -121,9 +121,16 @@ def send(message: Message) -> bool:
 
 
 def send_all(messages: Sequence[Message]) -> list[Message]:
-    """Send messages; returns those that must be sent again."""
+    """Send messages; returns those that must be sent again.
+
+    An address that refuses one is left alone until the next tick, so that one that hangs holds no
+    other up.
+    """
     unsent = []
+    refusing: set[str] = set()
     for message in messages:
-        if not send(message) and message.tries < MAX_TRIES:
-            unsent.append(Message(message.to, message.title, message.text, message.tries + 1))
+        if message.to in refusing or not send(message):
+            refusing.add(message.to)
+            if message.tries < MAX_TRIES:
+                unsent.append(replace(message, tries=message.tries + 1))
     return unsent

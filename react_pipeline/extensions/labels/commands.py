@@ -51,7 +51,7 @@ def import_labels(
     if form not in READERS:
         raise InputError(f"--format {form!r}: choose from {', '.join(READERS)}")
     if to.exists():
-        raise InputError(f"{to}: is there already; name another --to")
+        raise InputError(f"{to}: already exists; choose another --to")
     labels, contradicted = read_labels(form, source)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,13 +32,13 @@ def export_predictions(folder: Path, form: str, to: Path) -> Exported:
     if form not in WRITERS:
         raise InputError(f"--format {form!r}: choose from {', '.join(WRITERS)}")
     if to.exists():
-        raise InputError(f"{to}: is there already; name another --to")
+        raise InputError(f"{to}: already exists; choose another --to")
     predictions, left_out = read_run(folder)
     part = to.with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        WRITERS[form](predictions, part)
+        WRITERS[form](replace(predictions, folder=to.name), part)
         part.rename(to)
     except OSError as error:
         raise StoreWriteError(
@@ -83,4 +83,4 @@ def read_run(folder: Path) -> tuple[Predictions, int]:
             labelled.append(LabelledPicture(picture.path, label, confidence, margin))
     if not labelled:
         raise InputError(f"{folder}: no picture has a class; predict with a lower --threshold")
-    return Predictions(model, classes, labelled), left_out
+    return Predictions(folder.name, model, classes, labelled), left_out

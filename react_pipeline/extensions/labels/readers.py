@@ -128,5 +128,5 @@ def _read(file: Path) -> Any:
 def _file_name(url: str) -> str:
     """The name of the picture that a task shows: of a local file, an upload or a web address."""
     parts = urlsplit(url)
-    local = parse_qs(parts.query).get("d", [parts.path])[0]
-    return Path(unquote(local)).name
+    local = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+    return Path(local).name

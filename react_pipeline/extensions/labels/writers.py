@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image
@@ -38,11 +39,13 @@ class Predictions:
     """Predictions to write.
 
     Attributes:
+        folder: Name of the folder that they are written to.
         model: Name of the model, for tools that show it.
         classes: All class names, in the order of their ids.
         pictures: In the order of the predictions.
     """
 
+    folder: str
     model: str
     classes: Sequence[str]
     pictures: Sequence[LabelledPicture]
@@ -105,7 +108,9 @@ def write_label_studio(predictions: Predictions, folder: Path) -> None:
             "score": round(picture.confidence, 6),
             "result": [choice],
         }
-        url = f"/data/local-files/?d={folder.name}/images/{name}"
+        # Of the folder after its renaming, relative to the root that the tool serves.
+        path = quote(f"{predictions.folder}/images/{name}")
+        url = f"/data/local-files/?d={path}"
         tasks.append({"data": {"image": url}, "predictions": [prediction]})
     _write(folder / TASKS_FILE, tasks)
     choices = "".join(f"<Choice value={quoteattr(name)}/>" for name in predictions.classes)

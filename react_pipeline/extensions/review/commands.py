@@ -14,7 +14,7 @@ from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 def review(
     domain: Domain,
     person: Annotated[
-        str | None, typer.Option("--by", help="Who decides. Default: the user's name.")
+        str | None, typer.Option("--by", help="Name of the reviewer. Default: the user's name.")
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
@@ -42,8 +42,8 @@ def review(
             "Ctrl-C stops."
         )
 
+    pairs = ReviewedSet(project, domain)
     with open_log(project, domain, person or getpass.getuser()) as log:
-        pairs = ReviewedSet(project, domain)
         try:
             serve_app(lambda: create_page(pairs, log), port, start)
         except KeyboardInterrupt:
@@ -66,13 +66,13 @@ def takedown(
 
     project = load_project(config)
     take_down(project, image)
-    uses = uses_of(project, image.strip())
+    uses = uses_of(project, image)
     if uses.empty:
         console.print("no published set has this image")
-        return
-    print_table(list(uses.columns), uses.to_numpy().tolist())
+    else:
+        print_table(list(uses.columns), uses.to_numpy().tolist())
     console.print(
-        "The sets are drawn again without it, and their models trained again, by the schedule or "
+        "The sets of all domains are due now, and are drawn again without it by automation or "
         "`react-pipeline materialize`. Older artifacts stay until `react-pipeline prune` removes "
         "them; registered models stay until you delete them."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from threading import Lock
 
@@ -31,21 +31,24 @@ class ReviewLog:
         self._path = review_file(project, slug)
         self.decisions = current_decisions(project, slug)
 
-    def decide(self, pair: ReviewedPair, verdict: Verdict | None, to: str = "") -> None:
-        """Record a decision; None takes the earlier one back.
+    def decide(self, pair: ReviewedPair, verdict: Verdict, to: str = "") -> None:
+        """Record a decision.
 
         Raises:
             StoreWriteError: If the disk refuses it.
         """
-        decision = Decision(
-            image=pair.image,
-            url=pair.url,
-            label=pair.label,
-            verdict=verdict,
-            to=to,
-            by=self._person,
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        shown = {"image": pair.image, "url": pair.url, "label": pair.label}
+        self._append(Decision(**shown, verdict=verdict, to=to, by=self._person, time=_now()))
+
+    def take_back(self) -> Decision | None:
+        """Take the last decision back, and return it; None if there is none."""
+        last = next(reversed(self.decisions.values()), None)
+        if last is not None:
+            update = {"verdict": None, "to": "", "by": self._person, "time": _now()}
+            self._append(last.model_copy(update=update))
+        return last
+
+    def _append(self, decision: Decision) -> None:
         with self._lock:
             try:
                 append(self._file, decision.model_dump_json(by_alias=True).encode() + b"\n")
@@ -53,9 +56,13 @@ class ReviewLog:
                 raise StoreWriteError(
                     f"{self._path}: {error.strerror}; free space and click again"
                 ) from error
-            self.decisions.pop(pair.image, None)
-            if verdict is not None:
-                self.decisions[pair.image] = decision
+            self.decisions.pop(decision.image, None)
+            if decision.verdict is not None:
+                self.decisions[decision.image] = decision
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager
@@ -79,8 +86,12 @@ def open_log(project: Project, slug: str, person: str) -> Iterator[ReviewLog]:
             raise InputError(
                 f"{path}: another `react-pipeline review` has it open; use its page, or stop it"
             )
-        # What a kill left of a line was never acknowledged.
-        os.ftruncate(descriptor, path.read_bytes().rfind(b"\n") + 1)
+        # What a kill left of a line was never acknowledged; a line that is whole was edited by hand.
+        text, _, last = path.read_bytes().rpartition(b"\n")
+        os.ftruncate(descriptor, len(text) + 1 if text else 0)
+        with suppress(ValueError):
+            Decision.model_validate_json(last)
+            append(descriptor, last + b"\n")
         yield ReviewLog(project, slug, person, descriptor)
     finally:
         os.close(descriptor)

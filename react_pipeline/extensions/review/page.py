@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.extensions.review.log import ReviewLog
 from react_pipeline.extensions.review.pairs import ReviewedSet
 from react_pipeline.pages import render
+from react_pipeline.project import Verdict
 from react_pipeline.store import InputError, ReactError, StoreWriteError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN_PIXELS = 900
 """The longer side of an image on the page."""
 
-VERDICTS = ("keep", "reject", "move", "pin")
+VERDICTS = get_args(Verdict)
 
 
 def create_page(pairs: ReviewedSet, log: ReviewLog) -> Flask:
@@ -92,22 +93,22 @@ def record(pairs: ReviewedSet, log: ReviewLog, body: Any) -> str:
     fields = body if isinstance(body, dict) else {}
     verdict = fields.get("verdict", "")
     if verdict is None:
-        last = next(reversed(log.decisions), "")
-        shown = [pair for pair in pairs.pairs if pair.image == last]
-        if not shown:
-            raise InputError("there is nothing to take back among the pairs of this page")
-        log.decide(shown[0], None)
-        return shown[0].label
-    number = fields.get("pair")
-    if verdict not in VERDICTS or not isinstance(number, int):
-        raise InputError(f"a decision has a `pair` and a `verdict`: {', '.join(VERDICTS)} or null")
-    if not 0 <= number < len(pairs.pairs):
-        raise InputError(f"there is no pair {number}")
+        last = log.take_back()
+        if last is None:
+            raise InputError("there is nothing to take back")
+        return last.label
+    # By its digest: a page that was left open may show another order.
+    pair = next((one for one in pairs.pairs if one.image == fields.get("image")), None)
+    if verdict not in VERDICTS or pair is None:
+        raise InputError(
+            f"a decision has the `image` of a pair of this set and a `verdict`: "
+            f"{', '.join(VERDICTS)} or null; load the page again"
+        )
     to = fields.get("to", "") if verdict == "move" else ""
     if verdict == "move" and to not in pairs.project.domain(pairs.slug).class_names:
-        raise InputError(f"{to!r} is no class of {pairs.slug}")
-    log.decide(pairs.pairs[number], verdict, to)
-    return pairs.pairs[number].label
+        raise InputError(f"{to!r} is not a class of {pairs.slug}")
+    log.decide(pair, verdict, to)
+    return pair.label
 
 
 def state_of(pairs: ReviewedSet, log: ReviewLog, label: str) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def state_of(pairs: ReviewedSet, log: ReviewLog, label: str) -> dict[str, Any]:
     verdicts = Counter(str(decision.verdict) for decision in log.decisions.values())
     return {
         "pair": number,
+        "image": pair.image if pair else "",
         "label": pair.label if pair else "",
         "caption": pair.caption if pair else "",
         "shown": [

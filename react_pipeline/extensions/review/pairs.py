@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import Vectors, vectors_of
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact
 
 
@@ -39,7 +40,9 @@ class ReviewedSet:
         artifact = project.store.current("retrieved_set", slug)
         self._collected = CollectedPairs(artifact)
         table = pd.read_parquet(artifact.file("pairs.parquet"))
-        embeddings = project.store.current("corpus_embeddings", "all")
+        # The vectors that the rows of this set count in.
+        fingerprint = artifact.parents["corpus_embeddings"]
+        embeddings = project.store.open("corpus_embeddings", ALL, fingerprint)
         names = project.domain(slug).class_names
         table = table[table["class"].isin(names)]
         table["class_id"] = pd.Series(range(len(names)), index=names)[table["class"]].to_numpy()

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator
 
 import pandas as pd
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
+from react_pipeline.embedding import has_field, read_metadata
 from react_pipeline.project import Project, takedown_file, taken_down
-from react_pipeline.store import Artifact, InputError, write_atomically
+from react_pipeline.stage import ALL
+from react_pipeline.store import Artifact, InputError, MissingArtifact, write_atomically
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 SETS = ("retrieved_set", "control_set")
@@ -25,9 +24,10 @@ def take_down(project: Project, image: str) -> None:
     Raises:
         InputError: If it is neither.
     """
-    image = image.strip()
     if not _DIGEST.fullmatch(image) and "://" not in image:
-        raise InputError(f"{image!r}: give the SHA-256 (64 hexadecimal digits) or URL of an image")
+        raise InputError(
+            f"{image!r}: give the SHA-256 (64 hexadecimal digits, in lower case) or URL of an image"
+        )
     if image in taken_down(project):
         return
     path = takedown_file(project)
@@ -47,11 +47,12 @@ def uses_of(project: Project, image: str) -> pd.DataFrame:
     for checkpoint in _published(project, "customized_checkpoint"):
         for parent in checkpoint.parents.values():
             trained.setdefault(parent, []).append(checkpoint.key.partition("/")[2])
+    keys = [image, *_digests_at(project, image)]
     rows = []
     for stage in SETS:
         for artifact in _published(project, stage):
-            current = project.store.current(stage, artifact.key).fingerprint
-            labels = _classes_with(artifact, image)
+            current = project.store.pointer(stage, artifact.key)
+            labels = _classes_with(artifact, keys)
             rows += [
                 (
                     stage,
@@ -74,12 +75,26 @@ def _published(project: Project, stage: str) -> Iterator[Artifact]:
             yield project.store.unverified(stage, key, fingerprint)
 
 
-def _classes_with(artifact: Artifact, image: str) -> list[str]:
-    path = artifact.file("pairs.parquet")
-    columns = [name for name in ("image_sha256", "url") if name in pq.read_schema(path).names]
-    condition = pc.scalar(False)
-    for name in columns:
-        condition = condition | (ds.field(name) == image)
-    table = ds.dataset(path).to_table(columns=["class"], filter=condition)
-    labels: list[str] = table["class"].to_pylist()
+def _digests_at(project: Project, url: str) -> list[str]:
+    """Digests of the images of a URL, where the corpus brings both: sets of tars have no URLs."""
+    try:
+        embeddings = project.store.current("corpus_embeddings", ALL)
+    except MissingArtifact:
+        return []
+    if "://" not in url or not has_field(embeddings, "url"):
+        return []
+    pairs = read_metadata(embeddings, ["url", "image_sha256"])
+    digests: list[str] = pairs.loc[pairs["url"] == url, "image_sha256"].dropna().tolist()
+    return [digest for digest in digests if digest]
+
+
+def _classes_with(artifact: Artifact, keys: list[str]) -> list[str]:
+    """The class of each pair of a set, of all draws of a control, that has one of these keys."""
+    labels: list[str] = []
+    for name in artifact.manifest["files"]:
+        if name.rpartition("/")[2] != "pairs.parquet":
+            continue
+        pairs = pd.read_parquet(artifact.file(name))
+        columns = [column for column in ("image_sha256", "url") if column in pairs]
+        labels += pairs.loc[pairs[columns].isin(keys).any(axis=1), "class"].tolist()
     return labels

@@ -196,6 +196,24 @@ def test_a_message_that_is_not_accepted_is_sent_again(
     assert len(receiver.texts) == 1
 
 
+def test_an_address_that_fails_holds_no_other_up(
+    make_project: Make,
+    instance: dg.DagsterInstance,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NOBODY", raising=False)
+    project = make_project(alerts={"to": ["NOBODY", "TEAM_ALERTS"]}, methods=["base"])
+    upkeep = Upkeep(project, instance, "shapes")
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    upkeep.tick()
+    upkeep.run("corpus", None, InputError("https://ann:secret@host/x.tar: damaged"))
+    ticks.tick()
+    assert len(receiver.texts) == 1
+    assert "secret" not in receiver.texts[0]
+
+
 def test_the_command_sends_a_test_message(project: Project, receiver: Receiver) -> None:
     command = ["test-alerts", "--config", str(project.path)]
     assert CliRunner().invoke(app, command).exit_code == 0

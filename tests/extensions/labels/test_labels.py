@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +30,7 @@ def predictions(retrieved_project: Project, tmp_path: Path) -> Path:
     for number, (shape, colour) in enumerate(
         (shape, colour) for shape in SHAPES[:2] for colour in COLOURS[:2]
     ):
-        path = photos / str(number) / ("same.png" if number < 2 else f"{shape}.png")
+        path = photos / str(number) / ("same.png" if number < 2 else f"a&b +50%25#{number}.png")
         path.parent.mkdir(parents=True)
         path.write_bytes(encode(draw(shape, colour, 7)))
     classifier = Classifier.load(
@@ -82,6 +83,13 @@ def test_torchvision_opens_folders_of_classes(
     assert sorted(read.classes[target] for _, target in read.samples) == sorted(
         predicted(predictions)
     )
+
+
+def test_label_studio_finds_the_pictures(predictions: Path, tmp_path: Path) -> None:
+    export_predictions(predictions, "label-studio", tmp_path / "to")
+    for task in json.loads((tmp_path / "to" / "tasks.json").read_text()):
+        place = parse_qs(urlsplit(task["data"]["image"]).query)["d"][0]
+        assert (tmp_path / place).is_file()
 
 
 def test_label_studio_accepts_its_tasks(predictions: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_only_decisions_that_change_pairs_change_the_set(
     assert fingerprint(retrieved_project) == before
     log.decide(pairs.pairs[0], "reject")
     assert fingerprint(retrieved_project) != before
-    log.decide(pairs.pairs[0], None)
+    log.take_back()
     assert fingerprint(retrieved_project) == before
 
 
@@ -153,7 +153,7 @@ def test_the_page_records_what_is_clicked(pairs: ReviewedSet, log: ReviewLog) ->
     first = state["pair"]
     assert client.get(f"/picture/{first}", headers=HOST).mimetype == "image/jpeg"
     assert state["caption"] == pairs.pairs[first].caption
-    body = {"pair": first, "verdict": "reject"}
+    body = {"image": state["image"], "verdict": "reject"}
     state = client.post("/decide", headers=HOST, json=body).json
     assert state["verdicts"]["reject"] == 1
     assert state["pair"] != first
@@ -169,9 +169,9 @@ def test_the_page_records_what_is_clicked(pairs: ReviewedSet, log: ReviewLog) ->
     "body",
     [
         [],
-        {"verdict": "burn", "pair": 0},
-        {"verdict": "keep", "pair": 10**9},
-        {"verdict": "move", "pair": 0, "to": "unicorn"},
+        {"verdict": "burn", "image": "first"},
+        {"verdict": "keep", "image": "0" * 64},
+        {"verdict": "move", "image": "first", "to": "unicorn"},
         {"verdict": None},
     ],
 )
@@ -179,6 +179,8 @@ def test_the_page_refuses_what_is_no_decision(
     pairs: ReviewedSet, log: ReviewLog, body: Any
 ) -> None:
     client = create_page(pairs, log).test_client()
+    if isinstance(body, dict) and body.get("image") == "first":
+        body = {**body, "image": pairs.pairs[0].image}
     assert client.post("/decide", headers=HOST, json=body).status_code == 400
     assert not log.decisions
 
@@ -187,7 +189,7 @@ def test_the_page_answers_its_own_browser_alone(pairs: ReviewedSet, log: ReviewL
     client = create_page(pairs, log).test_client()
     assert client.get("/state", headers={"Host": "evil.example"}).status_code == 403
     headers = {**HOST, "Origin": "https://evil.example"}
-    body = {"pair": 0, "verdict": "reject"}
+    body = {"image": pairs.pairs[0].image, "verdict": "reject"}
     assert client.post("/decide", headers=headers, json=body).status_code == 403
 
 
@@ -223,6 +225,48 @@ def test_a_takedown_reaches_every_set_and_names_its_uses(
     assert fingerprint(retrieved_project) != before["retrieved_set"]
     assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index
     assert image not in table_of(draw_control(retrieved_project, SLUG)).index
+
+
+def test_a_takedown_by_url_reaches_tars_with_urls(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from react_pipeline.retrieval import review
+
+    retrieved = retrieved_project.store.current("retrieved_set", SLUG)
+    pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
+    row, image = int(pairs["row"][0]), pairs["image_sha256"][0]
+    read = review.row_metadata
+
+    def with_url(embeddings: Any, rows: Any, columns: list[str]) -> pd.DataFrame:
+        table = read(embeddings, rows, columns)
+        return table.assign(url=np.where(table.index == row, "https://a.b/c.jpg", ""))
+
+    monkeypatch.setattr(review, "row_metadata", with_url)
+    take_down(retrieved_project, "https://a.b/c.jpg")
+    assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index
+    assert image not in table_of(draw_control(retrieved_project, SLUG)).index
+
+
+def test_a_line_that_was_added_by_hand_is_kept(
+    retrieved_project: Project, pairs: ReviewedSet
+) -> None:
+    with open_log(retrieved_project, SLUG, "ann") as log:
+        log.decide(pairs.pairs[0], "reject")
+    path = review_file(retrieved_project, SLUG)
+    line = path.read_text().replace(pairs.pairs[0].image, pairs.pairs[1].image).strip()
+    path.write_text(path.read_text() + line)
+    with open_log(retrieved_project, SLUG, "bob") as log:
+        assert set(log.decisions) == {pairs.pairs[0].image, pairs.pairs[1].image}
+
+
+def test_a_decision_of_an_earlier_set_is_taken_back(
+    retrieved_project: Project, pairs: ReviewedSet, log: ReviewLog
+) -> None:
+    log.decide(pairs.pairs[0], "reject")
+    pairs.pairs.pop(0)
+    client = create_page(pairs, log).test_client()
+    assert client.post("/decide", headers=HOST, json={"verdict": None}).status_code == 200
+    assert not log.decisions
 
 
 def test_a_takedown_needs_a_digest_or_a_url(retrieved_project: Project, tmp_path: Path) -> None:

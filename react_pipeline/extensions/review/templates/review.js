@@ -43,7 +43,7 @@ async function ask(url, options) {
 
 function decide(verdict) {
   if (state === null || (verdict !== null && state.pair === null)) return;
-  const body = { pair: state.pair, verdict, to: verdict === "move" ? element("to").value : "" };
+  const body = { image: state.image, verdict, to: verdict === "move" ? element("to").value : "" };
   ask("decide", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 }
 
