@@ -4,6 +4,7 @@ changes.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -14,8 +15,9 @@ from react_pipeline.assets.automation import CHECKS, freshness
 from react_pipeline.assets.declared import checks_of
 from react_pipeline.assets.partitions import DOMAINS
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import LAUNCH_TAG
+from react_pipeline.assets.runs import LAUNCH_TAG, lock_of
 from react_pipeline.project.project import Project
+from react_pipeline.settings import METHODS
 from react_pipeline.stage import STAGES
 
 PAIRS, CHECKPOINTS = CHECKS
@@ -49,7 +51,7 @@ class Home:
 def check_of_checkpoints() -> dg.AssetChecksDefinition:
     return next(
         found
-        for found in checks_of(STAGES.values(), [])
+        for found in checks_of(STAGES.values(), [], METHODS)
         if CHECKS[CHECKPOINTS] in {key.name for key in found.check_keys}
     )
 
@@ -160,9 +162,10 @@ def test_run_of_a_launch_that_was_killed_is_closed(home: Home) -> None:
         pass
 
     started = dg.DagsterRunStatus.STARTED
-    dead = home.instance.create_run_for_job(
-        empty, status=started, tags={LAUNCH_TAG: "elsewhere 1 1"}
-    )
+    launch = f"{platform.node()} killed"
+    lock_of(home.instance, launch).parent.mkdir(parents=True, exist_ok=True)
+    lock_of(home.instance, launch).touch()
+    dead = home.instance.create_run_for_job(empty, status=started, tags={LAUNCH_TAG: launch})
     other = home.instance.create_run_for_job(empty, status=started)
     home.tick()
     assert home.instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE

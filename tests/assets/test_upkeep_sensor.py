@@ -26,6 +26,7 @@ from react_pipeline.assets.upkeep_sensor import WAIT_HOURS, code_digest
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.settings import METHODS as ALL_METHODS
 from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import InputError, StoreWriteError
 
@@ -349,7 +350,7 @@ def test_passing_faults_of_a_check_are_retried(
     def broken() -> dg.AssetCheckResult:
         raise KeyError("rows")
 
-    checks = declared.checks_of([STAGES["corpus"]], [])
+    checks = declared.checks_of([STAGES["corpus"]], [], ALL_METHODS)
     done = dg.materialize([corpus, *checks], raise_on_error=False)
     assert len(calls) == 2 and [
         found.check_name for found in done.get_asset_check_evaluations()

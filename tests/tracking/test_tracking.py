@@ -253,7 +253,8 @@ def test_the_experiment_has_views_of_results_and_trainings(
     assert shown["runsHiddenMode"] == "SHOW_ALL"
     assert "Model training" in tags["mlflow.note.content"]
     names = {column.split("`")[1] for column in shown["selectedColumns"]}
-    assert names - {"gain_over_control", "judged_delta", "judged_gain"} <= {
+    extra = {"gain_over_control", "guard_delta", "judged_delta", "judged_gain"}
+    assert names - extra <= {
         *run.data.metrics,
         *run.data.params,
     }

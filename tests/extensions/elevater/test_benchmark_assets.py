@@ -148,7 +148,7 @@ def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
 def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
     everything = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
     places = plan(everything, "*", ["a"], ["base", "gated-image"])
-    assert places[7:] == [
+    assert [place for place in places[7:] if place[0] != "guard_results"] == [
         ("domain_results", "a/base"),
         ("dense_results", "a/base"),
         ("benchmark_features", "a/base"),
