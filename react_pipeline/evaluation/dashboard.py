@@ -82,17 +82,7 @@ def domain_page(
     changed = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
     moved = [method for method in methods if method in changed]
     few = classes["class"].nunique() <= _ALWAYS_IN_TOP5
-    figures = {}
-    if table["top1"].notna().any():
-        figures["methods"] = intervals_figure(table, _MEASURED)
-    for name, one in evidence.items():
-        titles = {
-            column.name: f"{column.heading.capitalize()}, points"
-            for column in one.columns
-            if not column.is_count and table[column.name].notna().any()
-        }
-        if titles:
-            figures[name] = intervals_figure(table, titles)
+    figures = _measures(table, evidence)
     if methods:
         figures["costs"] = costs_figure(first_seeds(table))
     if moved:
@@ -118,6 +108,22 @@ def domain_page(
             for method, made in results.items()
         ],
     )
+
+
+def _measures(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> dict[str, Figure]:
+    """Figures with intervals: of what was measured, and of each kind of evidence."""
+    figures = {}
+    if table["top1"].notna().any():
+        figures["methods"] = intervals_figure(table, _MEASURED)
+    for name, one in evidence.items():
+        titles = {
+            column.name: f"{column.heading.capitalize()}, points"
+            for column in one.columns
+            if not column.is_count and table[column.name].notna().any()
+        }
+        if titles:
+            figures[name] = intervals_figure(table, titles)
+    return figures
 
 
 def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> str:
