@@ -31,7 +31,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     Raises:
         OSError: If it is no regular file, or as `open`.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    # By `open`, which keeps the name for messages.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: PTH123, SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
