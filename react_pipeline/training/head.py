@@ -114,8 +114,13 @@ def train_head(
         scores = joined(fraction).scores(vectors.images[held_out])
         return _accuracy(scores, labels.class_ids[held_out])
 
+    # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
+    all_have_pairs = len(samples.class_ids.unique()) == len(domain.classes)
     fraction, scores = choose(
-        training.interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid
+        training.interpolation,
+        lambda at: accuracy(at)["class_accuracy"],
+        method.grid,
+        max if all_have_pairs else min,
     )
     about = _about(domain, samples, labels.source, fraction, scores)
     joined(fraction).write(directory / HEAD_FILE, trained)

@@ -10,7 +10,7 @@ feature where the training begins, so their weights there are the base too.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,16 +85,19 @@ def interpolate(
 
 
 def choose(
-    setting: float | str, score: Callable[[float], float], grid: Sequence[float] = GRID
+    setting: float | str,
+    score: Callable[[float], float],
+    grid: Sequence[float] = GRID,
+    tie: Callable[[Iterable[float]], float] = max,
 ) -> tuple[float, dict[float, float]]:
     """The fraction that is set, or for `held-out` the best one of `grid`, and the score of each
     that was tried.
 
-    Of equally good ones the larger wins, which is nearer to the training.
-
     Args:
         score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a
             fraction would be fitted to what it is judged by.
+        tie: Which of equally good fractions wins: `max` is nearest to the training, `min` to the
+            base.
 
     Raises:
         TrainingError: If no score is finite.
@@ -107,4 +110,5 @@ def choose(
         raise TrainingError(
             f"no interpolation of the training has a finite score ({scores}); lower learning_rate"
         )
-    return max(finite, key=lambda fraction: (finite[fraction], fraction)), scores
+    best = max(finite.values())
+    return tie(fraction for fraction, value in finite.items() if value == best), scores

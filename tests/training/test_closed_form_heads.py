@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,13 @@ def means_of(of: HeadSamples) -> Tensor:
     return torch.stack([of.images[of.class_ids == c].mean(dim=0) for c in range(C - 1)], dim=1)
 
 
+def without_the_last_class(of: HeadSamples) -> HeadSamples:
+    zero_shot = of.zero_shot[:, : C - 1]
+    return replace(of, zero_shot=zero_shot, prompts=zero_shot.T, prompt_ids=torch.arange(C - 1))
+
+
 def test_ncm_is_the_unit_mean_joined_with_the_text() -> None:
-    of = samples()
+    of = without_the_last_class(samples())
     head = fitted(Ncm(), of)
     torch.testing.assert_close(head.vectors[:, :3], normalize(means_of(of), dim=0))
     joined = Ncm().join(ClassHead(of.zero_shot), head, 0.25)
@@ -101,6 +107,17 @@ def test_a_class_without_pairs_keeps_its_text(method: HeadMethod, fraction: floa
     assert not head.bias.dim() or head.bias[3] == 0
     if not fraction:
         assert torch.equal(head.scores(of.images), of.images @ of.zero_shot)
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
+def test_ncm_keeps_images_of_a_class_without_pairs(fraction: float) -> None:
+    # Texts and images point two ways, as those of CLIP do, and have their class in common.
+    of, dimensions = samples(), torch.eye(D)
+    images = normalize(torch.eye(C, D) + 2 * dimensions[D - 1], dim=1)
+    zero_shot = normalize(torch.eye(C, D) + 2 * dimensions[D - 2], dim=1).T
+    of = replace(of, zero_shot=zero_shot, images=images[of.class_ids])
+    head = Ncm().join(ClassHead(zero_shot), fitted(Ncm(), of), fraction)
+    assert head.scores(images).argmax(dim=1).tolist() == list(range(C))
 
 
 def test_one_pair_a_class_has_no_scatter_and_leaves_the_texts() -> None:

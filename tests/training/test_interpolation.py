@@ -152,6 +152,10 @@ def test_the_best_fraction_wins_and_ties_go_to_the_larger(
     assert list(scores) == list(GRID)
 
 
+def test_ties_go_to_the_smaller_fraction_with_min() -> None:
+    assert choose("held-out", lambda fraction: min(fraction, 0.5), tie=min)[0] == 0.5
+
+
 def test_scores_that_are_never_finite_choose_nothing() -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
         choose("held-out", lambda fraction: float("nan"))

@@ -202,6 +202,17 @@ def test_a_class_without_pairs_keeps_its_zero_shot_column(clip: Clip, tmp_path: 
         assert same == [colour == "green" for colour in COLOURS]
 
 
+def test_a_tie_goes_to_the_base_where_a_class_has_no_pairs(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.training.head.class_accuracy", lambda scores, ids: 0.5)
+    for without, fraction in ("green", 0.0), ("", 1.0):
+        drawings = [drawing for drawing in DRAWINGS if drawing[1] != without]
+        pairs = DrawnPairs(drawings, classes=[colour for _, colour in drawings])
+        counts, _, _ = train(clip, pairs, tmp_path, interpolation="held-out", steps=2)
+        assert counts["interpolation"] == fraction
+
+
 def test_pairs_of_unknown_classes_are_left_out_and_counted(clip: Clip, tmp_path: Path) -> None:
     classes = [
         ("mauve" if number % 6 == 0 else colour) for number, (_, colour) in enumerate(DRAWINGS)

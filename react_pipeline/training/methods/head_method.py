@@ -37,6 +37,7 @@ class HeadMethod(Method):
     """
 
     unused_fields = all_but()
+    identity = {"head": 2}  # raised when what all heads share changes their content
     has_model = False
     reads_vectors = True
     by_class = True

@@ -1,6 +1,8 @@
 """`ncm`, nearest class mean: the mean image of a class's pairs is its vector.
 
-Source: Mensink et al. 2013. The baseline of whatever trains a head.
+Source: Mensink et al. 2013. The baseline of whatever trains a head. Different here: where a class
+has no pairs, the means are moved to where texts lie. Images are nearer to any image than to a text
+(the modality gap, Liang et al. 2022, arXiv 2203.02053), so beside means no text would win.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ class Ncm(HeadMethod):
         from react_pipeline.clip import ClassHead
 
         means, has_pairs = class_means(samples)
+        if not has_pairs.all():
+            gap = means[:, has_pairs].mean(dim=1) - samples.zero_shot[:, has_pairs].mean(dim=1)
+            means -= gap[:, None]
         return ClassHead(torch.where(has_pairs, normalize(means, dim=0), samples.zero_shot)), {}
 
 
