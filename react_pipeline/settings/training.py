@@ -209,14 +209,17 @@ class CustomizationConfig(Section):
         self, method: str, overrides: Section | None = None, last: Mapping[str, Any] | None = None
     ) -> TrainingConfig:
         """Join the training of one method; a control trains as its method does. Later sources win:
-        a domain's over those here, and `last`, a variant's, over all.
+        a domain's over those here, and `last`, a variant's, over all. `model_fields_set` has what
+        these set, and not the defaults of the method.
         """
         name = method.removesuffix(CONTROL_SUFFIX)
         sources = map(_set_fields, (self.defaults, self.methods.get(name), overrides))
+        fields = _joined(*sources, last or {})
         try:
-            return TrainingConfig(**_joined(METHODS[name].defaults, *sources, last or {}))
+            training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
         except ValidationError as error:
             problems = "; ".join(
                 str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()
             )
             raise InputError(f"customization of {name}: {problems}") from error
+        return TrainingConfig.model_construct({*fields}, **dict(training))

@@ -89,7 +89,7 @@ def train_head(
 
     Raises:
         RetrievalError: If no pair to train on has a class of the domain.
-        InputError: If the interpolation is to be chosen and no pair is held out.
+        InputError: If `interpolation: held-out` is set and no pair is held out.
         TrainingError: If loss or head stop being finite.
     """
     began = time.monotonic()
@@ -97,15 +97,9 @@ def train_head(
     zero_shot = domain_head(clip, domain).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
     trained_on, held_out = _split(pairs, labels, domain, training)
+    interpolation = _interpolation(method, training, len(held_out), len(pairs))
     samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
-    training = training.in_steps(len(trained_on), training.batch_size)
-    steps = range(1 if method.is_closed_form else training.steps)
-    observer, title = customization.observer, f"training {method.name}"
-    observer.started(customization.inputs, 0)
-    log = TrainingLog(
-        directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, title
-    )
-    trained, counts = _fit(method, samples, training, log)
+    trained, counts = _fit(method, samples, customization, directory / METRICS_FILE, clip.device)
 
     def joined(fraction: float) -> ClassHead:
         return method.join(ClassHead(zero_shot), trained, fraction)
@@ -117,7 +111,7 @@ def train_head(
     # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
     all_have_pairs = len(samples.class_ids.unique()) == len(domain.classes)
     fraction, scores = choose(
-        training.interpolation,
+        interpolation,
         lambda at: accuracy(at)["class_accuracy"],
         method.grid,
         max if all_have_pairs else min,
@@ -157,16 +151,35 @@ def _split(
             f"{domain.slug}: of {len(pairs)} pairs none to train on has a class of the domain; "
             "rematerialize `retrieved_set`"
         )
-    require_held_out(training.interpolation, len(held_out), len(pairs))
     return trained_on, held_out
 
 
+def _interpolation(
+    method: HeadMethod, training: TrainingConfig, held_out: int, pairs: int
+) -> float | str:
+    """The setting, or the method's fixed fraction where nobody set it and no pair is held out."""
+    setting = training.interpolation
+    if setting == "held-out" and not held_out and "interpolation" not in training.model_fields_set:
+        return method.without_held_out
+    require_held_out(setting, held_out, pairs)
+    return setting
+
+
 def _fit(
-    method: HeadMethod, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
+    method: HeadMethod,
+    samples: HeadSamples,
+    customization: Customization,
+    metrics: Path,
+    device: str,
 ) -> tuple[ClassHead, dict[str, Any]]:
     """The fitted head, and counts of its steps with the method's own."""
+    training = customization.training
+    training = training.in_steps(len(samples.images), training.batch_size)
+    steps = range(1 if method.is_closed_form else training.steps)
+    observer, title = customization.observer, f"training {method.name}"
+    observer.started(customization.inputs, 0)
     began = time.monotonic()
-    with log:
+    with TrainingLog(metrics, observer, steps, training.batch_size, device, title) as log:
         trained, counts = method.fit(samples, training, log)
         if method.is_closed_form:
             logits = LOGIT_SCALE * trained.scores(samples.images)
@@ -178,8 +191,8 @@ def _fit(
         raise TrainingError(
             "the trained head is not finite; lower learning_rate. Nothing was published"
         )
-    steps = {"steps": len(losses), "first_loss": losses[0], "final_loss": losses[-1]}
-    return trained, {**steps, "step0_max_difference": 0.0, **counts}
+    of_steps = {"steps": len(losses), "first_loss": losses[0], "final_loss": losses[-1]}
+    return trained, {**of_steps, "step0_max_difference": 0.0, **counts}
 
 
 def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:

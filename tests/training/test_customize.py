@@ -464,6 +464,24 @@ def test_choosing_on_held_out_pairs_needs_held_out_pairs(
 
 
 @pytest.mark.parametrize(
+    ("method", "fraction"), [("linear-head", 0.5), ("ncm", 0.5), ("gda", 0.01)]
+)
+def test_the_default_of_a_head_needs_no_held_out_pairs(
+    make_project: Make, _retrieved_store: Path, method: str, fraction: float
+) -> None:
+    few = {"held_out_fraction": 0.0}  # as a tenth of nine pairs
+    project = prepared(make_project(customization={"defaults": few}), _retrieved_store)
+    checkpoint = customize(project, "shapes", method)
+    counts = checkpoint.counts
+    assert (counts["interpolation"], counts["interpolation_scores"]) == (fraction, {})
+    assert json.loads(checkpoint.file("head.json").read_text())["interpolation"] == fraction
+    written = make_project(customization={"defaults": {**few, "interpolation": "held-out"}})
+    shutil.rmtree(project.store.root / "customized_checkpoint")
+    with pytest.raises(InputError, match="held_out_fraction"):
+        customize(written, "shapes", method)
+
+
+@pytest.mark.parametrize(
     ("method", "place", "advice"),
     [
         (

@@ -34,6 +34,8 @@ class HeadMethod(Method):
 
     Attributes:
         grid: What `interpolation: held-out` tries.
+        without_held_out: The interpolation where `held-out` is only the default, and no pair can be
+            held out.
     """
 
     unused_fields = all_but()
@@ -43,6 +45,7 @@ class HeadMethod(Method):
     by_class = True
     step0_tolerance = 1e-4  # a vector of length 1 is made so again
     grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    without_held_out: float = 0.5
 
     def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
         """Every pair once, if the head takes no steps."""
