@@ -33,7 +33,7 @@ from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import RetrievalError, TrainingError
 from react_pipeline.training.guards import require_learned
 from react_pipeline.training.head_samples import Labels, PairVectors, label_pairs
-from react_pipeline.training.held_out import split
+from react_pipeline.training.held_out import split, without_near_copies
 from react_pipeline.training.interpolation import choose, require_held_out
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
 
@@ -96,7 +96,10 @@ def train_head(
     domain, pairs, training = customization.domain, customization.pairs, customization.training
     zero_shot = domain_head(clip, domain).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
-    trained_on, held_out = _split(pairs, labels, domain, training)
+    trained_on, drawn = _split(pairs, labels, domain, training)
+    held_out = without_near_copies(
+        vectors.images, trained_on, drawn, customization.near_duplicate_similarity
+    )
     interpolation = _interpolation(method, training, len(held_out), len(pairs))
     samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
     trained, counts = _fit(method, samples, customization, directory / METRICS_FILE, clip.device)
@@ -124,6 +127,7 @@ def train_head(
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
+        "held_out_near_copies": len(drawn) - len(held_out),
         "unlabelled_pairs": int((labels.class_ids < 0).sum()),
         "classes_without_pairs": [of["class"] for of in about["samples"] if not of["pairs"]],
         "trainable_parameters": numbers,

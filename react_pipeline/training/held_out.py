@@ -43,6 +43,23 @@ def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Te
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 
 
+def without_near_copies(
+    images: Tensor, trained_on: Tensor, held_out: Tensor, similarity: float
+) -> Tensor:
+    """The held-out positions whose image (N, D) has no trained image nearer than this cosine; all
+    of them if none is left.
+
+    A near copy of a trained image rewards a head that remembers its images, so the choice of the
+    interpolation would go too near to the training.
+    """
+    queries = images[held_out]
+    nearest = torch.full((len(held_out),), -torch.inf)
+    for part in trained_on.split(BLOCK):
+        nearest = nearest.maximum((queries @ images[part].T).amax(dim=1))
+    apart = held_out[nearest < similarity]
+    return apart if len(apart) else held_out
+
+
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
 

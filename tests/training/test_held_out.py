@@ -11,7 +11,7 @@ from support.pairs import DrawnPairs
 from torch import Tensor
 
 from react_pipeline.training import held_out
-from react_pipeline.training.held_out import image_text_recall, split
+from react_pipeline.training.held_out import image_text_recall, split, without_near_copies
 
 
 def pairs(**counts: int) -> DrawnPairs:
@@ -60,6 +60,20 @@ def test_the_seed_alone_decides() -> None:
 def test_no_more_are_held_out_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "MAX_HELD_OUT", 7)
     assert len(split(pairs(circle=60), 0.5, seed=0)[1]) == 7
+
+
+@pytest.mark.parametrize("block", [1, 3, 1_024])
+def test_near_copies_are_dropped_whatever_the_block(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "BLOCK", block)
+    images = torch.eye(8)
+    images[5] = functional.normalize(images[3] + 0.1 * images[5], dim=0)
+    images[6] = functional.normalize(images[3] + images[6], dim=0)
+    trained, apart = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([5, 6, 7])
+    assert without_near_copies(images, trained, apart, 0.98).tolist() == [6, 7]
+    assert without_near_copies(images, trained, apart[:1], 0.98).tolist() == [5]
+    assert without_near_copies(images, trained, apart[:0], 0.98).tolist() == []
 
 
 def vectors(count: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,10 +68,16 @@ def fit(
     training: TrainingConfig,
     directory: Path,
     observer: TrainingObserver,
+    near: float = 1.01,
 ) -> dict[str, Any]:
     """Counts of a training on pairs that no store holds."""
     customization: Any = SimpleNamespace(
-        domain=domain, pairs=pairs, training=training, observer=observer, inputs=INPUTS
+        domain=domain,
+        pairs=pairs,
+        training=training,
+        observer=observer,
+        inputs=INPUTS,
+        near_duplicate_similarity=near,
     )
     return train_head(LinearHead(), customization, clip, vectors, directory)
 
@@ -178,6 +185,22 @@ def test_without_held_out_pairs_nothing_is_claimed_of_them(
         {},
         {},
     )
+
+
+def test_near_copies_of_trained_images_are_not_held_out(
+    clip: Clip, coloured: DrawnPairs, tmp_path: Path
+) -> None:
+    vectors = coloured.vectors(clip)
+    trained_on, held_out = split(coloured, 0.25, 0)
+    noise = torch.randn(vectors.images.shape, generator=torch.Generator().manual_seed(0))
+    images = noise / noise.norm(dim=1, keepdim=True)
+    images[held_out[:3]] = images[trained_on[:3]]
+    training = TrainingConfig(**{**TRAINING, "steps": 2})
+    for copies, near, dropped in (images, 0.98, 3), (images, 1.01, 0), (images[:1], 0.98, 0):
+        of = replace(vectors, images=copies.expand(len(coloured), -1))
+        counts = fit(clip, coloured, of, DOMAIN, training, tmp_path, TrainingObserver(), near)
+        assert counts["held_out_near_copies"] == dropped
+        assert counts["held_out_pairs"] == len(held_out) - dropped
 
 
 def test_equal_seeds_give_equal_heads_and_others_differ(
