@@ -108,9 +108,12 @@ class Bucket:
         """Write an object again if it still has this version.
 
         Raises:
-            ConflictError: If it has not, maybe because of this very request.
+            ConflictError: If it has not, maybe because of this very request, or is gone.
         """
-        return self._put(path, content, mode=dict(version))
+        try:
+            return self._put(path, content, mode=dict(version))
+        except FileNotFoundError as error:  # as some servers answer
+            raise ConflictError(self.address(path)) from error
 
     def write(self, path: str, content: bytes) -> Version:
         """Write an object, whatever is there."""

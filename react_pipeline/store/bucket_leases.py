@@ -40,36 +40,37 @@ class Lease:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     beats: int = 0
     version: Version | None = None
+    _beating: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def path(self) -> str:
         """Path of its object."""
         return f"{LEASES}/{self.name}"
 
-    def take(self, *, alone: bool) -> bool:
+    def take(self, *, alone: bool, bucket: Bucket | None = None) -> bool:
         """Try once to become the holder.
 
         Args:
             alone: The caller holds the lock of this name in `place`, so that an earlier holder
                 there is dead.
+            bucket: With other retries than the bucket of this lease.
         """
+        bucket = bucket or self.bucket
         with suppress(ConflictError):
-            self.version = self.bucket.create(self.path, self._content())
+            self.version = bucket.create(self.path, self._content())
             return True
         try:
-            content, stored = self.bucket.read(self.path)
+            content, stored = bucket.read(self.path)
         except FileNotFoundError:  # given back meanwhile
             return False
         holder = _record(content)
         if holder.get("token") == self.token:
             self.version = stored.version
             return True
-        is_dead = (alone and holder.get("place") == self.place) or is_expired(
-            stored, self.bucket.now()
-        )
+        is_dead = (alone and holder.get("place") == self.place) or is_expired(stored, bucket.now())
         with suppress(ConflictError):
             if is_dead:
-                self.version = self.bucket.replace(self.path, self._content(), stored.version)
+                self.version = bucket.replace(self.path, self._content(), stored.version)
         return is_dead and self.version is not None
 
     @contextmanager
@@ -82,24 +83,38 @@ class Lease:
             yield
         finally:
             ended.set()
+            thread.join()  # a later beat would create the lease again
             with suppress(ReactError, FileNotFoundError):  # it runs out
                 content, _ = self.bucket.brief.read(self.path)
                 if _record(content).get("token") == self.token:
                     self.bucket.brief.delete([self.path])
 
     def _keep(self, ended: threading.Event) -> None:
-        while self.version and not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(ReactError):  # until the server answers again
-                self.beat()
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with suppress(
+                ReactError, ConflictError, FileNotFoundError
+            ):  # the next beat tries again
+                self.beat(self.bucket.brief)
 
-    def beat(self) -> None:
-        """Write the lease again; one that vanished is created, one that was taken over is lost."""
-        self.beats += 1  # equal content may have an equal version
-        try:
-            self.version = self.bucket.brief.replace(self.path, self._content(), self.version or {})
-        except ConflictError:
+    def beat(self, bucket: Bucket | None = None) -> bool:
+        """Write the lease again, create it if it vanished, and take it back from a dead holder.
+
+        Args:
+            bucket: With other retries than the bucket of this lease.
+
+        Returns:
+            Whether this process is the holder.
+        """
+        with self._beating:
+            self.beats += 1  # equal content may have an equal version
+            if self.version:
+                with suppress(ConflictError):
+                    self.version = (bucket or self.bucket).replace(
+                        self.path, self._content(), self.version
+                    )
+                    return True
             self.version = None
-            self.take(alone=False)
+            return self.take(alone=False, bucket=bucket)
 
     def _content(self) -> bytes:
         record = {

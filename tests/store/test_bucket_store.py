@@ -10,18 +10,24 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.bucket import BucketServer
 
 from react_pipeline.store import bucket_leases, bucket_store, copies
 from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.bucket import ConflictError
+from react_pipeline.store.bucket import Bucket, ConflictError, Stored, Version
 from react_pipeline.store.bucket_leases import Lease
 from react_pipeline.store.bucket_store import BucketArtifact, BucketStore
-from react_pipeline.store.errors import CorruptArtifact, MissingArtifact, StoreWriteError
+from react_pipeline.store.errors import (
+    CorruptArtifact,
+    MissingArtifact,
+    SourceUnavailable,
+    StoreWriteError,
+)
 
 
 def inputs(value: int = 1, key: str = "all", **parents: Artifact) -> Inputs:
@@ -93,8 +99,8 @@ def test_of_two_hosts_one_builds_and_the_other_waits(
     takes: list[bool] = []
     take = Lease.take
 
-    def recorded(self: Lease, *, alone: bool) -> bool:
-        takes.append(take(self, alone=alone))
+    def recorded(self: Lease, *, alone: bool, bucket: Bucket | None = None) -> bool:
+        takes.append(take(self, alone=alone, bucket=bucket))
         if not takes[-1]:
             refused.set()
         return takes[-1]
@@ -120,7 +126,7 @@ def test_of_two_hosts_one_builds_and_the_other_waits(
 def test_builders_that_do_not_see_each_other_publish_one(
     bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lease, "take", lambda self, *, alone: True)
+    monkeypatch.setattr(Lease, "take", lambda self, **_: True)
     there = other_host(bucket)
 
     def overtaken(directory: Path) -> dict[str, int]:
@@ -200,6 +206,77 @@ def test_a_heartbeat_keeps_the_lease_and_repairs_it(
     bucket.bucket.delete([lease.path])
     lease.beat()
     assert bucket.bucket.read(lease.path)[1].version == lease.version
+
+
+def test_a_lease_keeps_beating_after_a_bad_moment(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a beat is lost, and then the server is away."""
+    kind = type(bucket.bucket)
+    replace, read = kind.replace, kind.read
+    retries: list[float] = []
+    errors = [SourceUnavailable("away"), FileNotFoundError(), ConflictError()]
+    repaired = threading.Event()
+
+    def lost(self: Bucket, path: str, content: bytes, version: Version) -> Version:
+        written = replace(self, path, content, version)
+        if errors:
+            raise ConflictError
+        repaired.set()
+        return written
+
+    def away(self: Bucket, path: str) -> tuple[bytes, Stored]:
+        retries.append(self.retry_seconds)
+        if errors:
+            raise errors.pop(0)
+        return read(self, path)
+
+    lease = Lease(bucket.bucket, "name", "here")
+    assert lease.take(alone=True)
+    monkeypatch.setattr(kind, "replace", lost)
+    monkeypatch.setattr(kind, "read", away)
+    monkeypatch.setattr(bucket_leases, "HEARTBEAT_SECONDS", 0.01)
+    with lease.kept():
+        assert repaired.wait(20)
+    assert set(retries) == {bucket.bucket.brief.retry_seconds}
+    assert Lease(bucket.bucket, "name", "there").take(alone=True), "given back"
+
+
+def test_a_late_beat_creates_no_lease_again(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(bucket.bucket)
+    replace, delete = kind.replace, kind.delete
+    beating, deleted = threading.Event(), threading.Event()
+
+    def late(self: Bucket, path: str, content: bytes, version: Version) -> Version:
+        beating.set()
+        deleted.wait(0.3)
+        return replace(self, path, content, version)
+
+    def give_back(self: Bucket, names: Iterable[str]) -> None:
+        delete(self, names)
+        deleted.set()
+
+    lease = Lease(bucket.bucket, "name", "here")
+    assert lease.take(alone=True)
+    monkeypatch.setattr(kind, "replace", late)
+    monkeypatch.setattr(kind, "delete", give_back)
+    monkeypatch.setattr(bucket_leases, "HEARTBEAT_SECONDS", 0.01)
+    with lease.kept():
+        assert beating.wait(20)
+    assert lease.path not in {thread.name for thread in threading.enumerate()}
+    assert Lease(bucket.bucket, "name", "there").take(alone=True)
+
+
+def test_a_condition_on_an_object_that_is_gone_is_a_conflict(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GCS and Azure answer 404; the library makes a conflict of that for S3 only."""
+    version = bucket.bucket.create("name", b"1")
+    monkeypatch.setattr(type(bucket.bucket), "_put", Mock(side_effect=FileNotFoundError))
+    with pytest.raises(ConflictError):
+        bucket.bucket.replace("name", b"2", version)
 
 
 def test_bytes_that_differ_are_refused_and_made_again(bucket: BucketStore) -> None:  # 4
