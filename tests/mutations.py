@@ -127,6 +127,8 @@ GUARDS = (
     Guard("react_pipeline/store/bucket_leases.py", "                if _record(content).get(\"token\") == self.token:\n", "                if True:\n", BUCKET + "::test_a_holder_that_was_overtaken_takes_nothing_back"),
     Guard("react_pipeline/store/bucket_leases.py", "        while not ended.wait", "        while self.version and not ended.wait", BUCKET + "::test_a_lease_keeps_beating_after_a_bad_moment"),
     Guard("react_pipeline/store/bucket_leases.py", "            thread.join()", "            thread.is_alive()", BUCKET + "::test_a_late_beat_creates_no_lease_again"),
+    Guard("react_pipeline/store/copies.py", "int(counter.read_text()) + new_bytes", "new_bytes", BUCKET + "::test_the_limit_counts_what_every_process_adds"),
+    Guard("react_pipeline/store/bucket_store.py", "            self.copies.evict(self.copies.limit_bytes)", "            pass", BUCKET + "::test_prune_evicts_copies_above_the_limit"),
     Guard("react_pipeline/store/copies.py", "if digest == artifact.manifest[\"files\"][name][\"sha256\"]:", "if True:", BUCKET + "::test_bytes_that_differ_are_refused_and_made_again"),
     Guard("react_pipeline/store/copies.py", "whole = sha256_of(file) == artifact.manifest[\"files\"][name][\"sha256\"]", "whole = True", BUCKET + "::test_a_copy_that_changed_is_fetched_again"),
     Guard("react_pipeline/store/copies.py", " and path.name not in in_use", "", BUCKET + "::test_a_copy_in_use_by_another_process_is_not_evicted"),

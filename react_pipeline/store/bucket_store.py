@@ -345,7 +345,11 @@ class BucketStore(Store):
                 )
 
     def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[str]:
-        """As of `Store`: the manifest of an artifact goes first, under the lease of its build."""
+        """As of `Store`: the manifest of an artifact goes first, under the lease of its build. Local
+        copies above the limit are evicted.
+        """
+        if not dry_run:
+            self.copies.evict(self.copies.limit_bytes)
         with self.locked("prune"):
             return [
                 *self._prune(dry_run=dry_run, keep_seconds=keep_seconds),

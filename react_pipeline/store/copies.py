@@ -7,6 +7,7 @@ Layout, where an attempt is the build whose bytes an artifact has::
     <copies>/<attempt>/<stage>/<key>/<fingerprint>/   the files that were asked for
     <copies>/<attempt>/.verified/                     how each looked when it was verified
     <copies>/.users/                                  one file a process: the attempts it opened
+    <copies>/.added                                  bytes of all processes since the last measure
 
 A copy that a living process opened is never evicted, so that its paths stay valid.
 """
@@ -14,12 +15,13 @@ A copy that a living process opened is never evicted, so that its paths stay val
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -48,7 +50,6 @@ class Copies:
 
     root: Path
     limit_bytes: float
-    _fetched_bytes: float = field(default=0.0, repr=False)
 
     def folder(self, attempt: str, stage: str, key: str, fingerprint: str) -> Path:
         """The folder of an artifact's files, named as in a local store."""
@@ -80,6 +81,7 @@ class Copies:
     def adopt(self, built: Path, artifact: BucketArtifact) -> None:
         """Make a verified local artifact the copy of the one that was published from it."""
         self._use(artifact.attempt)
+        self._make_room(sum(recorded["bytes"] for recorded in artifact.manifest["files"].values()))
         artifact.folder.parent.mkdir(parents=True, exist_ok=True)
         built.rename(artifact.folder)
         for name in artifact.manifest["files"]:
@@ -154,13 +156,20 @@ class Copies:
             _users[self.root] = file
         return _users[self.root]
 
-    def _make_room(self, new_bytes: float) -> None:
-        """Evict the least recently used copies, now and then: to measure takes a walk."""
-        self._fetched_bytes += new_bytes
-        if self._fetched_bytes < self.limit_bytes / 50:
-            return
-        self._fetched_bytes = 0.0
-        self.evict(self.limit_bytes - new_bytes)
+    def _make_room(self, new_bytes: int) -> None:
+        """Evict the least recently used copies, each time that this machine's processes added 2 % of
+        the limit: to measure takes a walk.
+        """
+        counter = self.root / ".added"
+        with locked(self.root / ".lock"):
+            added_bytes = math.inf  # copies from before the first count
+            with suppress(OSError, ValueError):
+                added_bytes = int(counter.read_text()) + new_bytes
+            is_due = added_bytes >= self.limit_bytes / 50
+            with suppress(OSError):  # a full disk leaves it empty: the next process measures
+                counter.write_text("0" if is_due else str(added_bytes))
+        if is_due:
+            self.evict(self.limit_bytes - new_bytes)
 
     def evict(self, limit_bytes: float) -> list[str]:
         """Remove the least recently used copies above a limit, except those in use; returns their

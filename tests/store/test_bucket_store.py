@@ -352,6 +352,35 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "_opened", set())
 
 
+def test_the_limit_counts_what_every_process_adds(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process adds 8 bytes, and copies are measured after 12."""
+    existing = []
+    folders: list[Path] = []
+    for value in range(3):
+        forget(monkeypatch)
+        process = BucketStore(bucket.bucket.url, bucket.root, cache_bytes=600)
+        folders.append(publish(process, value).folder)
+        existing.append([folder.exists() for folder in folders])
+    assert existing[1] == [True, True]
+    assert existing[2][0] is False
+    assert existing[2][2] is True
+
+
+def test_prune_evicts_copies_above_the_limit(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish(bucket)
+    forget(monkeypatch)
+    bucket.prune()
+    bucket.copies.limit_bytes = 0
+    bucket.prune(dry_run=True)
+    assert artifact.folder.exists()
+    bucket.prune()
+    assert not artifact.folder.exists()
+
+
 def test_a_copy_in_use_by_another_process_is_not_evicted(
     bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
