@@ -125,6 +125,8 @@ GUARDS = (
     Guard("react_pipeline/store/bucket_leases.py", "(alone and holder.get(\"place\") == self.place) or", "", BUCKET + "::test_a_killed_process_of_this_machine_delays_nobody"),
     Guard("react_pipeline/store/bucket_leases.py", "(now - lease.time).total_seconds() > LEASE_SECONDS", "False", BUCKET + "::test_a_lease_runs_out_by_the_clock_of_the_server"),
     Guard("react_pipeline/store/bucket_leases.py", "                if _record(content).get(\"token\") == self.token:\n", "                if True:\n", BUCKET + "::test_a_holder_that_was_overtaken_takes_nothing_back"),
+    Guard("react_pipeline/store/bucket_store.py", "if not (lease and lease.beat()):", "if False:", BUCKET + "::test_a_build_that_lost_its_lease_publishes_nothing"),
+    Guard("react_pipeline/store/bucket_store.py", "if self._read(path) == content:", "if True:", BUCKET + "::test_a_manifest_written_meanwhile_is_not_removed"),
     Guard("react_pipeline/store/bucket_leases.py", "        while not ended.wait", "        while self.version and not ended.wait", BUCKET + "::test_a_lease_keeps_beating_after_a_bad_moment"),
     Guard("react_pipeline/store/bucket_leases.py", "            thread.join()", "            thread.is_alive()", BUCKET + "::test_a_late_beat_creates_no_lease_again"),
     Guard("react_pipeline/store/copies.py", "int(counter.read_text()) + new_bytes", "new_bytes", BUCKET + "::test_the_limit_counts_what_every_process_adds"),

@@ -166,27 +166,33 @@ class BucketStore(Store):
         self._require_format()
         parents = (parent.fingerprint for parent in inputs.parents.values())
         slug = slug_of(inputs.stage, inputs.key, inputs.fingerprint)
-        with self._leased(slug, {inputs.fingerprint, *parents}):
+        with self._leased(slug, {inputs.fingerprint, *parents}) as lease:
             artifact = self._published(inputs)
             if artifact is None:
                 built = self._workshop.build(inputs, write, resumable=resumable)
-                artifact = self._upload(built)
+                artifact = self._upload(built, lease)
             self._set_current(artifact)
             return artifact
 
     def _published(self, inputs: Inputs) -> Artifact | None:
         """The artifact of these inputs if it is there and whole; one that is damaged is removed."""
-        place = inputs.stage, inputs.key, inputs.fingerprint
-        try:
-            artifact = self.unverified(*place)
-            self._require_objects(artifact, self._objects(artifact))
-        except MissingArtifact:
+        path = f"{inputs.stage}/{inputs.key}/{inputs.fingerprint}/{MANIFEST}"
+        content = self._read(path)
+        if content is None:
             return None
+        try:
+            artifact = BucketArtifact(self, *self._record(path, content))
+            self._require_objects(artifact, self._objects(artifact))
         except CorruptArtifact as error:
             logger.warning("%s; building it again", error)
-            self.bucket.delete([f"{'/'.join(place)}/{MANIFEST}"])
+            self._withdraw(path, content)
             return None
         return artifact
+
+    def _withdraw(self, path: str, content: bytes) -> None:
+        """Remove a manifest, unless that of another upload is there by now."""
+        if self._read(path) == content:
+            self.bucket.delete([path])
 
     def _objects(self, artifact: BucketArtifact) -> dict[str, int]:
         """Sizes of the objects of an artifact."""
@@ -205,7 +211,7 @@ class BucketStore(Store):
         """Let the next build of an artifact make it again, since its bytes differ."""
         self.bucket.write(f"{artifact.prefix}/{DAMAGED}", b"")
 
-    def _upload(self, built: Artifact) -> Artifact:
+    def _upload(self, built: Artifact, lease: Lease | None) -> Artifact:
         """Upload what the workshop built; the first of several to write the manifest wins."""
         attempt = f"_{secrets.token_hex(8)}"
         artifact = BucketArtifact(self, attempt, built.manifest, reused=False)
@@ -214,10 +220,14 @@ class BucketStore(Store):
             lambda name: self.bucket.upload(f"{artifact.prefix}/{name}", built.path / name), names
         ):
             pass
-        record = json.dumps({"attempt": attempt, "manifest": built.manifest}, ensure_ascii=False)
+        record = {"attempt": attempt, "manifest": built.manifest}
+        content = json.dumps(record, ensure_ascii=False).encode()
         place = artifact.stage, artifact.key, artifact.fingerprint
+        path = f"{'/'.join(place)}/{MANIFEST}"
+        if not (lease and lease.beat()):  # its holder may be about to remove these objects
+            raise _taken_for_dead(artifact)
         try:
-            self.bucket.create(f"{'/'.join(place)}/{MANIFEST}", record.encode())
+            self.bucket.create(path, content)
         except ConflictError:  # or the answer to this very request was lost
             winner = self.unverified(*place)
             if winner != artifact:
@@ -227,11 +237,8 @@ class BucketStore(Store):
         try:  # was it taken for dead, and were its objects removed, before it wrote the manifest?
             self._require_objects(artifact, self._objects(artifact))
         except CorruptArtifact as error:
-            self.bucket.delete([f"{'/'.join(place)}/{MANIFEST}"])
-            raise StoreWriteError(
-                f"{artifact.address}: this build was taken for dead, since its lease was not "
-                "written for too long (was the process suspended?); run again: it is uploaded then"
-            ) from error
+            self._withdraw(path, content)
+            raise _taken_for_dead(artifact) from error
         self.copies.adopt(built.path, artifact)
         return artifact
 
@@ -379,7 +386,7 @@ class BucketStore(Store):
                 removed.append(self.bucket.address(prefix))
         for lease in () if dry_run else list(self.bucket.objects(LEASES)):
             if is_expired(lease, now):
-                with self._leased(lease.path.removeprefix(f"{LEASES}/"), (), wait=False):
+                with self.try_lock(lease.path.removeprefix(f"{LEASES}/")):
                     pass  # taken over, and given back
         return removed
 
@@ -387,7 +394,7 @@ class BucketStore(Store):
         """Remove an artifact, unless a build uses it or it became current meanwhile."""
         slug = slug_of(artifact.stage, artifact.key, artifact.fingerprint)
         place = artifact.prefix.rpartition("/")[0]
-        with self._leased(slug, (), wait=False) as held:
+        with self.try_lock(slug) as held:
             if not held or self.pointer(artifact.stage, artifact.key) == artifact.fingerprint:
                 return False
             self.bucket.delete([f"{place}/{MANIFEST}"])
@@ -397,7 +404,7 @@ class BucketStore(Store):
     def _remove_orphan(self, prefix: str, paths: list[str]) -> bool:
         """Remove the objects of an upload, unless its artifact is built or was published."""
         stage, *key, fingerprint, attempt = prefix.split("/")
-        with self._leased(slug_of(stage, "/".join(key), fingerprint), (), wait=False) as held:
+        with self.try_lock(slug_of(stage, "/".join(key), fingerprint)) as held:
             try:
                 published = self.unverified(stage, "/".join(key), fingerprint).attempt == attempt
             except MissingArtifact:
@@ -429,20 +436,20 @@ class BucketStore(Store):
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
         """As of `Store`, among all hosts, by a lease."""
-        with self._leased(name, (), wait=wait) as held:
-            yield held
+        with self._leased(name, (), wait=wait) as lease:
+            yield lease is not None
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
         """As of `Store`."""
-        with self._leased(name, (), wait=False) as held:
-            yield held
+        with self._leased(name, (), wait=False) as lease:
+            yield lease is not None
 
     @contextmanager
     def _leased(
         self, name: str, relies_on: set[str] | tuple[()], *, wait: bool = True
-    ) -> Iterator[bool]:
-        """Hold a lease; yields whether it is held."""
+    ) -> Iterator[Lease | None]:
+        """Hold a lease; yields None if it is not held."""
         with self._workshop.locked(f"lease--{name}", wait=wait) as locked:
             alone = locked and has_locks(self._workshop.root)
             lease = Lease(self.bucket, name, self._place, relies_on)
@@ -454,10 +461,10 @@ class BucketStore(Store):
                 time.sleep(POLL_SECONDS)
                 held = lease.take(alone=alone)
             if not held:
-                yield False
+                yield None
                 return
             with lease.kept():
-                yield True
+                yield lease
 
     @property
     def _place(self) -> str:
@@ -656,6 +663,13 @@ def contents_of(bucket: Bucket, objects: Sequence[Stored], cache: Path) -> dict[
             [(path, versions[path], content) for path, content in new.items()],
         )
     return contents | new
+
+
+def _taken_for_dead(artifact: BucketArtifact) -> StoreWriteError:
+    return StoreWriteError(
+        f"{artifact.address}: this build was taken for dead, since its lease was not written for "
+        "too long (was the process suspended?); run again: it is uploaded then"
+    )
 
 
 def _place_of(path: str) -> tuple[str, str, str]:

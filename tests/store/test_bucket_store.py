@@ -18,7 +18,7 @@ import pytest
 from support.bucket import BucketServer
 
 from react_pipeline.store import bucket_leases, bucket_store, copies
-from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.artifacts import Artifact, Inputs, slug_of
 from react_pipeline.store.bucket import Bucket, ConflictError, Stored, Version
 from react_pipeline.store.bucket_leases import Lease
 from react_pipeline.store.bucket_store import BucketArtifact, BucketStore
@@ -511,6 +511,45 @@ def test_a_build_whose_objects_were_removed_publishes_nothing(
             publish(bucket)
     assert paths(bucket) == []
     assert bucket.build(inputs(), refuse).file("more").read_text() == "more"
+
+
+def test_a_build_that_lost_its_lease_publishes_nothing(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was suspended after its upload, and `prune` of another host holds its lease."""
+    upload = Bucket.upload
+    theirs = Lease(bucket.bucket, slug_of("thing", "all", inputs().fingerprint), "there")
+
+    def suspended(self: Bucket, path: str, file: Path) -> None:
+        upload(self, path, file)
+        bucket.bucket.write(theirs.path, theirs._content())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "upload", suspended)
+        with pytest.raises(StoreWriteError, match="run again"):
+            publish(bucket)
+    assert not any(path.endswith("manifest.json") for path in paths(bucket))
+    with bucket.try_lock(theirs.name) as held:
+        assert not held, "their lease is left alone"
+
+
+def test_a_manifest_written_meanwhile_is_not_removed(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = publish(bucket)
+    bucket.bucket.delete([f"{damaged.prefix}/more"])
+    manifest = f"{damaged.prefix.rpartition('/')[0]}/manifest.json"
+    require = BucketStore._require_objects
+    other = bucket.bucket.read(manifest)[0].replace(damaged.attempt.encode(), b"_other")
+
+    def overtaken(self: BucketStore, artifact: BucketArtifact, objects: dict[str, int]) -> None:
+        bucket.bucket.write(manifest, other)
+        require(self, artifact, objects)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BucketStore, "_require_objects", overtaken)
+        assert bucket._published(inputs()) is None
+    assert bucket.bucket.read(manifest)[0] == other
 
 
 def test_a_store_of_another_format_is_refused(bucket: BucketStore) -> None:  # 33
