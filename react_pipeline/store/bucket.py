@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ SMALL_THREADS = 64
 MAX_PARTS = 9_000
 """Of one upload; S3 allows 10,000."""
 MIN_PART_BYTES = 8 << 20
+CLOCKS = ".clock"
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSALS = frozenset(
@@ -165,10 +167,11 @@ class Bucket:
             library.delete(client, paths)
 
     def now(self) -> datetime:
-        """The clock of the server."""
-        self.write(".clock", b"")
-        with self._named(".clock") as (library, client):
-            return _stored(library.head(client, ".clock")).time
+        """The clock of the server, by an object of this process: servers limit writes of one."""
+        path = f"{CLOCKS}/{socket.gethostname()}-{os.getpid()}"
+        self.write(path, b"")
+        with self._named(path) as (library, client):
+            return _stored(library.head(client, path)).time
 
     def require_conditional_writes(self) -> None:
         """Try what a store depends on.

@@ -9,6 +9,7 @@ Layout below the URL, where an attempt is one upload and shares no object with a
     <stage>/<key>/<fingerprint>/manifest.json           names the attempt; written only if absent
     <stage>/<key>/current                               the fingerprint that downstream steps read
     .leases/<name>                                      who builds; written again every few seconds
+    .clock/<host>-<process id>                          written to learn the server's time
     .notes/<name>                                       what can be lost without harm
 
 An artifact is built in a local store, uploaded, and becomes visible with its manifest. A manifest
@@ -43,7 +44,7 @@ from react_pipeline.store.artifacts import (
     slug_of,
 )
 from react_pipeline.store.attempts import host_of
-from react_pipeline.store.bucket import SMALL_THREADS, Bucket, ConflictError, Stored, each
+from react_pipeline.store.bucket import CLOCKS, SMALL_THREADS, Bucket, ConflictError, Stored, each
 from react_pipeline.store.bucket_leases import LEASES, Lease, is_expired, relied_on
 from react_pipeline.store.copies import Copies
 from react_pipeline.store.durable import CACHE, write_atomically
@@ -384,11 +385,20 @@ class BucketStore(Store):
         for prefix, paths in look.orphans(now).items():
             if dry_run or self._remove_orphan(prefix, paths):
                 removed.append(self.bucket.address(prefix))
-        for lease in () if dry_run else list(self.bucket.objects(LEASES)):
+        if not dry_run:
+            self._remove_expired(now)
+        return removed
+
+    def _remove_expired(self, now: datetime) -> None:
+        """Remove leases and clocks of processes that ended."""
+        for lease in list(self.bucket.objects(LEASES)):
             if is_expired(lease, now):
                 with self.try_lock(lease.path.removeprefix(f"{LEASES}/")):
                     pass  # taken over, and given back
-        return removed
+        clocks = list(self.bucket.objects(CLOCKS))
+        self.bucket.delete(
+            [c.path for c in clocks if (now - c.time).total_seconds() > ORPHAN_SECONDS]
+        )
 
     def _remove(self, artifact: BucketArtifact) -> bool:
         """Remove an artifact, unless a build uses it or it became current meanwhile."""

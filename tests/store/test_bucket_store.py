@@ -552,6 +552,26 @@ def test_a_manifest_written_meanwhile_is_not_removed(
     assert bucket.bucket.read(manifest)[0] == other
 
 
+def test_each_process_reads_the_clock_by_its_own_object(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clocks() -> list[str]:
+        return [stored.path for stored in bucket.bucket.objects(".clock")]
+
+    for process in (-1, -2, -1):
+        with monkeypatch.context() as patched:
+            patched.setattr("react_pipeline.store.bucket._process", None)
+            patched.setattr("os.getpid", lambda process=process: process)
+            bucket.bucket.now()
+    monkeypatch.setattr("react_pipeline.store.bucket._process", None)
+    assert len(clocks()) == 2
+    bucket.prune()
+    assert len(clocks()) == 3, "those of a living process stay"
+    monkeypatch.setattr(bucket_store, "ORPHAN_SECONDS", -1)
+    bucket.prune()
+    assert clocks() == []
+
+
 def test_a_store_of_another_format_is_refused(bucket: BucketStore) -> None:  # 33
     bucket.bucket.write("store.json", b'{"format": 1}')
     with pytest.raises(Exception, match="format"):
