@@ -28,7 +28,6 @@ from react_pipeline.clip import (
     domain_head,
     prompt_templates,
 )
-from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import RetrievalError, TrainingError
 from react_pipeline.training.guards import require_learned
@@ -96,10 +95,7 @@ def train_head(
     domain, pairs, training = customization.domain, customization.pairs, customization.training
     zero_shot = domain_head(clip, domain).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
-    trained_on, drawn = _split(pairs, labels, domain, training)
-    held_out = without_near_copies(
-        vectors.images, trained_on, drawn, customization.near_duplicate_similarity
-    )
+    trained_on, held_out, near_copies = _split(customization, vectors, labels)
     interpolation = _interpolation(method, training, len(held_out), len(pairs))
     samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
     trained, counts = _fit(method, samples, customization, directory / METRICS_FILE, clip.device)
@@ -120,14 +116,12 @@ def train_head(
         max if all_have_pairs else min,
     )
     about = _about(domain, samples, labels.source, fraction, scores)
-    joined(fraction).write(directory / HEAD_FILE, trained)
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    _write(directory, joined(fraction), trained, about)
     numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
-        "held_out_near_copies": len(drawn) - len(held_out),
+        "held_out_near_copies": near_copies,
         "unlabelled_pairs": int((labels.class_ids < 0).sum()),
         "classes_without_pairs": [of["class"] for of in about["samples"] if not of["pairs"]],
         "trainable_parameters": numbers,
@@ -143,19 +137,30 @@ def train_head(
 
 
 def _split(
-    pairs: CollectedPairs, labels: Labels, domain: DomainConfig, training: TrainingConfig
-) -> tuple[Tensor, Tensor]:
-    """Positions of the pairs to train on, and of the held-out ones; both have a class."""
+    customization: Customization, vectors: PairVectors, labels: Labels
+) -> tuple[Tensor, Tensor, int]:
+    """Positions of the pairs to train on and of the held-out ones, all with a class; and how many
+    held-out ones were left out as near copies.
+    """
+    pairs, training = customization.pairs, customization.training
     trained_on, held_out = (
         positions[labels.class_ids[positions] >= 0]
         for positions in split(pairs, training.held_out_fraction, training.seed)
     )
     if not len(trained_on):
         raise RetrievalError(
-            f"{domain.slug}: of {len(pairs)} pairs none to train on has a class of the domain; "
-            "rematerialize `retrieved_set`"
+            f"{customization.domain.slug}: of {len(pairs)} pairs none to train on has a class of "
+            "the domain; rematerialize `retrieved_set`"
         )
-    return trained_on, held_out
+    near = customization.near_duplicate_similarity
+    apart = without_near_copies(vectors.images, trained_on, held_out, near)
+    return trained_on, apart, len(held_out) - len(apart)
+
+
+def _write(directory: Path, head: ClassHead, trained: ClassHead, about: dict[str, Any]) -> None:
+    head.write(directory / HEAD_FILE, trained)
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
 
 
 def _interpolation(
