@@ -11,7 +11,14 @@ from typing import Any
 
 from react_pipeline.project import Look, Manifests, Project, look_at, remember_look
 from react_pipeline.stage import ALL, STAGES, Stage, method_key
-from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
+from react_pipeline.store import (
+    Artifact,
+    Inputs,
+    MissingArtifact,
+    ReactError,
+    StaleArtifact,
+    digest_of,
+)
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
 Gathered = tuple[dict[str, Artifact], dict[str, str]]
@@ -158,24 +165,29 @@ def gathered_is_current(
         CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
     """
     artifact = fresh(project, stage, key)
-    where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
     results, skipped = today()
-    for name, fingerprint in artifact.parents.items():
-        if name in skipped:
-            raise StaleArtifact(
-                f"{where} shows {name}, which is {skipped[name]}; then rematerialize {where}"
-            )
-        if name not in results or results[name].fingerprint != fingerprint:
-            raise StaleArtifact(
-                f"{where} does not show today's result of {name}: rematerialize {where}"
-            )
-    if new := [name for name in results if name not in artifact.parents]:
-        raise StaleArtifact(f"{where} lacks the results of {', '.join(new)}: rematerialize {where}")
-    if artifact.manifest["content"] != {"skipped": skipped}:
+    if difference := _difference(artifact, results, skipped):
+        where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+        seen = {name: result.fingerprint for name, result in results.items()}
         raise StaleArtifact(
-            f"{where} gives other reasons for what is missing than today's: rematerialize {where}"
+            f"{where} {difference} rematerialize {where}", digest_of([seen, skipped])
         )
     return artifact
+
+
+def _difference(
+    artifact: Artifact, results: Mapping[str, Artifact | Inputs], skipped: Mapping[str, str]
+) -> str:
+    for name, fingerprint in artifact.parents.items():
+        if name in skipped:
+            return f"shows {name}, which is {skipped[name]}; then"
+        if name not in results or results[name].fingerprint != fingerprint:
+            return f"does not show today's result of {name}:"
+    if new := [name for name in results if name not in artifact.parents]:
+        return f"lacks the results of {', '.join(new)}:"
+    if artifact.manifest["content"] != {"skipped": skipped}:
+        return "gives other reasons for what is missing than today's:"
+    return ""
 
 
 def run(

@@ -298,6 +298,7 @@ class _Look:
                 "code": row.version,
                 "gathered": {"/".join(name): self._fingerprint(name) for name in names},
                 "reason": str(error),
+                "today": error.today if isinstance(error, StaleArtifact) else "",
             }
             return self._due(stage, key, str(error), inputs)
         return State.FRESH

@@ -18,7 +18,7 @@ from react_pipeline.promotion.verdict_chain import conclude, way_out
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
-from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
+from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact, digest_of
 
 
 def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Artifact:
@@ -71,7 +71,8 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
     ):
         raise StaleArtifact(
             f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(changed)}: "
-            f"rematerialize `{PROMOTION}`"
+            f"rematerialize `{PROMOTION}`",
+            digest_of(seen),
         )
     return artifact
 

@@ -48,6 +48,11 @@ class MissingArtifact(InputError):  # noqa: N818 - reads as the state it reports
 class StaleArtifact(InputError):  # noqa: N818
     """An artifact exists but was built from other inputs than today's."""
 
+    def __init__(self, text: str, today: str = "") -> None:
+        """Keep `today`, the digest of what a stage that gathers results would be made from."""
+        self.today = today
+        super().__init__(text)
+
 
 class CorruptArtifact(ReactError):  # noqa: N818
     """A published artifact does not match its manifest; the text names the asset to rematerialize."""

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from support import upkeep as made_up
 from support.automation import Upkeep, running_daemon, wait_for
 from support.launch import dagster_home
 from support.upkeep import METHODS, build, build_all, edit_domain
@@ -22,12 +24,16 @@ from react_pipeline.assets import declared, upkeep_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.runs import INPUTS_TAG, LastRuns
-from react_pipeline.assets.upkeep_sensor import WAIT_HOURS, code_digest
+from react_pipeline.assets.upkeep_sensor import TRY_TAG, WAIT_HOURS, code_digest
+from react_pipeline.evaluation import comparison
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
+from react_pipeline.promotion import case
+from react_pipeline.promotion.decision import decide
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings import METHODS as ALL_METHODS
 from react_pipeline.stage import STAGES
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, StoreWriteError
 
 Make = Callable[..., Project]
@@ -206,6 +212,37 @@ def test_queries_are_as_many_for_many_domains(kept_up: Project, upkeep: Upkeep) 
     upkeep.instance.add_dynamic_partitions(DOMAINS, others)
     build_all(kept_up, others, until="retrieved_set")
     assert queries() == one and len(upkeep.requests) == 10
+
+
+@pytest.mark.parametrize(
+    ("stage", "readers"), [("comparison", (comparison, made_up)), ("promotion", (case,))]
+)
+def test_each_change_of_evidence_is_asked_for_at_once(
+    stage: str,
+    readers: tuple[ModuleType, ...],
+    kept_up: Project,
+    upkeep: Upkeep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 0
+
+    def evidence_of(_project: Project, slug: str) -> Mapping[str, Any]:
+        inputs = Inputs("votes", slug, {}, {}, "1", count)
+        votes = SimpleNamespace(inputs=inputs, decides=False, objection=lambda *_: "")
+        votes.publish = lambda project: project.store.build(inputs, lambda _: {})
+        return {"votes": votes}
+
+    for module in readers:
+        monkeypatch.setattr(module, "evidence_of", evidence_of)
+    build_all(kept_up, ["shapes"])
+    for count in range(4):  # noqa: B007 - `evidence_of` reads it
+        if (stage, "shapes") in upkeep.tags:
+            assert (stage, "shapes") in upkeep.tick()
+            assert upkeep.tags[stage, "shapes"][TRY_TAG] == "1"
+            upkeep.run(stage, "shapes")
+        build(kept_up, "comparison", "shapes")
+        decide(kept_up, "shapes")
+        upkeep.tags[stage, "shapes"] = {}
 
 
 def test_runs_are_read_before_files(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from react_pipeline.evaluation.evidence import evidence_of
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project.project import Project
 from react_pipeline.stage import ALL, STAGES, method_key
@@ -32,6 +33,10 @@ def build(
     if stage in ("comparison", "benchmark_comparison", "dense_comparison"):
         (results,) = STAGES[stage].gathers
         parents = {method: fresh(project, results, method_key(key, method)) for method in METHODS}
+        if stage == "comparison":
+            parents |= {
+                name: one.publish(project) for name, one in evidence_of(project, key).items()
+            }
         content = {"skipped": {}}
 
     def write(directory: Path) -> dict[str, Any]:
