@@ -152,7 +152,7 @@ def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> En
         )
     if (run.run_id, step) not in _endings:
         if len(_endings) >= MAX_ENDINGS:
-            _endings.clear()
+            del _endings[next(iter(_endings))]  # the oldest
         _endings[run.run_id, step] = _ending_of_failure(instance, run, step, name)
     return _endings[run.run_id, step]
 

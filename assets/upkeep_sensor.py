@@ -77,7 +77,8 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
         try:
             looked = Manifests.of(project.load())
             deadline = time.monotonic() + JUDGE_SECONDS
-            tick = Tick(context.instance, looked, loaded, MAX_REQUESTS, deadline)
+            start = context.cursor or ""
+            tick = Tick(context.instance, looked, loaded, MAX_REQUESTS, deadline, start)
             tick.look(sorted(context.instance.get_dynamic_partitions(DOMAINS)))
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error))
@@ -99,7 +100,7 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
         skipped = (
             None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
         )
-        return dg.SensorResult(run_requests=requests, skip_reason=skipped)
+        return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=tick.cursor)
 
     return look
 
@@ -111,6 +112,8 @@ class Tick:
     Attributes:
         limit, deadline: When so many are asked for, or the monotonic clock is there, the rest is
             left to the next tick.
+        cursor: The place that was judged last when the time was over: the next tick begins after
+            it.
         failed: What is not asked for, and why.
         asked: What is asked for, by priority: the number of the try, and how it has failed before.
     """
@@ -120,6 +123,7 @@ class Tick:
     loaded: Collection[str] = field(default_factory=lambda: STAGES)
     limit: float = math.inf
     deadline: float = math.inf
+    cursor: str = ""
     code: str = field(default_factory=lambda: code_digest())
     judged: set[Place] = field(default_factory=set)
     failed: dict[Place, str] = field(default_factory=dict)
@@ -132,10 +136,15 @@ class Tick:
         """Judge what is due, then again without what failed, since others need not wait for it."""
         self.runs = LastRuns(self.instance)
         before = -1
-        while before != len(self.failed):
+        while before != len(self.failed) and (before < 0 or time.monotonic() < self.deadline):
             before = len(self.failed)
             self.found = survey(self.project, slugs, self.failed)
-            self._judge(sorted(self.found.tasks, key=priority_of, reverse=True))
+            tasks = sorted(self.found.tasks, key=priority_of, reverse=True)
+            names = [" ".join(task.place) for task in tasks]
+            start = names.index(self.cursor) + 1 if self.cursor in names else 0
+            self._judge([*tasks[start:], *tasks[:start]])
+        if time.monotonic() < self.deadline:
+            self.cursor = ""
 
     def _judge(self, tasks: Iterable[Task]) -> None:
         """Ask for tasks, or find out why not, until enough are asked for or the time is over."""
@@ -145,12 +154,13 @@ class Tick:
             if task.place not in self.judged and not self.runs.is_awaited(task.place)
         ]
         for start in range(0, len(idle), MAX_REQUESTS):
-            is_late = start and time.monotonic() > self.deadline
+            is_late = bool(self.judged) and time.monotonic() > self.deadline
             if is_late or len(self.asked) >= self.limit:
                 return
             some = idle[start : start + MAX_REQUESTS]
             self.judged.update(task.place for task in some)
             self._ask_once(some)
+            self.cursor = " ".join(some[-1].place)
 
     def _ask_once(self, tasks: Sequence[Task]) -> None:
         tries: dict[Task, tuple[int, str]] = {}

@@ -240,7 +240,7 @@ GUARDS = (
     Guard("assets/upkeep_sensor.py", "if stage not in self.loaded:", "if False:", "assets/test_automation.py"),
     # A tick gets somewhere, and asks once
     Guard("assets/upkeep_sensor.py", "islice(tick.asked.items(), MAX_REQUESTS)", "tick.asked", UPKEEP + "::test_a_tick_leaves_the_rest_to_the_next"),
-    Guard("assets/upkeep_sensor.py", "is_late = start and", "is_late =", UPKEEP + "::test_a_late_tick_asks_for_something"),
+    Guard("assets/upkeep_sensor.py", "is_late = bool(self.judged) and", "is_late =", UPKEEP + "::test_a_late_tick_asks_for_something"),
     Guard("assets/upkeep_sensor.py", "if abs(time.time() - ended) >= wait:", "if time.time() - ended >= wait:", UPKEEP + "::test_a_failure_with_a_clock_years_ahead_is_retried"),
     Guard("assets/runs.py", "is_under_way(run) or run.run_id in self._unfinished", "is_under_way(run)", UPKEEP + "::test_runs_are_read_before_files"),
     Guard("react_pipeline/upkeep.py", "10 * len(new) >= len(names)", "False", "house/test_upkeep.py::test_overview_waits_while_little_of_it_is_new"),

@@ -20,7 +20,7 @@ from support.automation import Upkeep, running_daemon, wait_for
 from support.launch import dagster_home
 from support.upkeep import METHODS, build, build_all, edit_domain
 
-from react_pipeline.assets import declared, upkeep_sensor
+from react_pipeline.assets import declared, runs, upkeep_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.runs import INPUTS_TAG, LastRuns
@@ -187,6 +187,29 @@ def test_a_late_tick_asks_for_something(upkeep: Upkeep, monkeypatch: pytest.Monk
     monkeypatch.setattr(upkeep_sensor, "MAX_REQUESTS", 1)
     monkeypatch.setattr(upkeep_sensor, "JUDGE_SECONDS", -1.0)
     assert len(upkeep.tick()) == 1
+
+
+def test_late_ticks_judge_what_failed_in_turn(
+    upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep.tick()
+    for place in (("corpus", None), ("base_checkpoint", None)):
+        upkeep.run(*place, InputError("broken"))
+    monkeypatch.setattr(upkeep_sensor, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(upkeep_sensor, "JUDGE_SECONDS", -1.0)
+    lines = []
+    for _ in range(2):
+        upkeep.tick()
+        lines += [line for line in upkeep.log.splitlines() if "failed: broken" in line]
+    assert sorted(line.split()[0] for line in lines) == ["base_checkpoint", "corpus"]
+
+
+def test_endings_are_forgotten_one_by_one(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MAX_ENDINGS", 2)
+    monkeypatch.setattr(runs, "_endings", {("1", "a"): 1, ("2", "b"): 2})
+    begin(upkeep, InputError("broken"))
+    upkeep.tick()
+    assert len(runs._endings) == 2 and ("2", "b") in runs._endings
 
 
 def test_queries_are_as_many_for_many_domains(kept_up: Project, upkeep: Upkeep) -> None:

@@ -38,6 +38,7 @@ class Upkeep:
 
     def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
         self.instance, self.tags, self.reported = instance, {}, None
+        self.cursor: str | None = None
         self.project, self.repository = project, repository(project)
         self.sensor = self.repository.get_sensor_def("upkeep")
         instance.add_dynamic_partitions(DOMAINS, list(slugs))
@@ -46,6 +47,7 @@ class Upkeep:
         context = dg.build_sensor_context(
             instance=self.instance,
             repository_def=self.repository,
+            cursor=self.cursor,
             sensor_name="upkeep",
             resources={"project": ProjectResource(config_path=str(self.project.path))},
         )
@@ -54,7 +56,7 @@ class Upkeep:
         result = self.sensor.evaluate_tick(context)
         self.reported = result.skip_message
         self.log = "\n".join(record.getMessage() for record in lines.buffer)
-        self.requests = result.run_requests
+        self.requests, self.cursor = result.run_requests, result.cursor
         asked = {
             (key.path[-1], request.partition_key): request.tags
             for request in result.run_requests
