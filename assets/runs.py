@@ -237,7 +237,7 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
         finally:
             ended.set()
             heart.join()
-            lock_of(instance, name).unlink()
+            lock_of(instance, name).unlink(missing_ok=True)
 
 
 def tags_of_key(key: str) -> dict[str, str]:
@@ -267,6 +267,9 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     """
     started = instance.get_runs(dg.RunsFilter(statuses=_STARTED))
     dead = [run for run in started if not is_alive(instance, run)]
+    # A launch ends its runs before it frees its lock.
+    again = [instance.get_run_by_id(run.run_id) for run in dead]
+    dead = [run for run in again if run is not None and not run.is_finished]
     for run in dead:
         instance.report_run_failed(
             run, "The process of this launch was killed; launch again to resume."
@@ -282,8 +285,8 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """
     if (name := run.tags.get(LAUNCH_TAG)) is None:
         return True
-    if name.split()[0] == platform.node() and lock_of(instance, name).exists():
-        with lock_of(instance, name).open("a") as file:
+    if name.split()[0] == platform.node():
+        with suppress(FileNotFoundError), lock_of(instance, name).open("r+") as file:
             return not lock(file, wait=False)
     # No clock of another machine is compared with ours, only looks by one process; after a pause,
     # as when the database was gone, they begin again.

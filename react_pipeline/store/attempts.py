@@ -187,7 +187,11 @@ def scratch_of(staging: Path) -> Path:
 
 
 def _last_written(attempt: Attempt) -> float:
-    return max((path.stat().st_mtime for path in attempt.leftovers), default=0.0)
+    last = 0.0
+    for path in attempt.leftovers:
+        with contextlib.suppress(OSError):  # removed since
+            last = max(last, path.stat().st_mtime)
+    return last
 
 
 def now_of(root: Path) -> float:

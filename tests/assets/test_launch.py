@@ -310,6 +310,32 @@ def test_killed_launch_is_closed_and_gives_its_place_back(
         assert closed and closed.is_failure_or_canceled != is_alive
 
 
+def test_a_run_that_ends_while_it_is_judged_is_not_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ends(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+        instance.report_run_canceled(run)
+        return False
+
+    monkeypatch.setattr(runs, "is_alive", ends)
+    job = build_defs().resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.local_temp() as instance:
+        tags = {LAUNCH_TAG: "this 1", HEARTBEAT_TAG: "0"}
+        instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        assert reap_abandoned(instance) == []
+
+
+def test_the_lock_of_an_ended_launch_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "launch.lock"
+    monkeypatch.setattr(runs, "lock_of", lambda *_: lock)
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # it ends after this
+    run = SimpleNamespace(run_id="1", tags=tags_of(f"{platform.node()} 1"))
+    assert runs.is_alive(None, run)
+    assert not lock.is_file()
+
+
 def looks(
     instance: dg.DagsterInstance, patch: pytest.MonkeyPatch, seconds: Sequence[int]
 ) -> list[str]:
