@@ -135,6 +135,7 @@ def gather(project: Project, slug: str) -> Case:
     """Everything that a decision on a domain considers today.
 
     Raises:
+        InputError: If `promotion.max_drop` is set and nothing measures it.
         CorruptArtifact: If the last verdict cannot be read, or the disk fails to read a result.
     """
     verdict, last = standing(project, slug)
@@ -152,6 +153,15 @@ def gather(project: Project, slug: str) -> Case:
         else:
             left_out[method] = entry
     others = _evidence(project, slug)
+    if (
+        settings.max_drop is not None
+        and project.has_domain(slug)
+        and not any(one.enforces == "max_drop" for one in others)
+    ):
+        raise InputError(
+            "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
+            "remove it"
+        )
     objecting = tuple(one for one in others if not one.decides)
     deciding = () if _has_labels(project, slug) else (one for one in others if one.decides)
     evidence = next(iter(deciding), None)

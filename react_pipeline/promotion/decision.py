@@ -18,7 +18,14 @@ from react_pipeline.promotion.verdict_chain import conclude, way_out
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
-from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact, digest_of
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    MissingArtifact,
+    ReactError,
+    StaleArtifact,
+    digest_of,
+)
 
 
 def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Artifact:
@@ -206,11 +213,13 @@ def _further_seeds(case: Case, method: str) -> Seeds:
 
 
 def _objections(case: Case) -> dict[Contender, str]:
-    """Candidates of today that may not become champion, and why."""
+    """Candidates of today, fresh or not, that may not become champion, and why."""
     objections: dict[Contender, str] = {}
     for method in case.project.config.candidates if case.objecting else ():
         key = method_key(case.slug, method)
-        if (checkpoint := fresh_or_none(case.project, CUSTOMIZED_CHECKPOINT, key)) is None:
+        try:
+            checkpoint = case.project.store.current(CUSTOMIZED_CHECKPOINT, key)
+        except MissingArtifact:
             continue
         contender = Contender(method=method, checkpoint=checkpoint.fingerprint)
         reasons = [one.objection(case.project, contender) for one in case.objecting]

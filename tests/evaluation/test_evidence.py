@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from support.judging import SLUG, unavailable, without_labels
+from support.promotion import stand_in
 
 from react_pipeline import extension
 from react_pipeline.evaluation import Column, Evidence, Finding, comparison
@@ -16,6 +17,7 @@ from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.evaluation.evidence import added_columns
 from react_pipeline.extension import Extension
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Contender, Judgement, Verdict
 from react_pipeline.promotion.decision import decide, promotion_is_current
@@ -123,6 +125,24 @@ def test_what_an_extension_knew_is_stale_when_it_is_gone(
     assert "voted" not in pd.read_parquet(after.file("table.parquet"))
     install(votes=Votes())
     assert compare(project, SLUG).fingerprint == before.fingerprint
+
+
+def test_a_stale_checkpoint_does_not_escape_an_objection(
+    project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Veto(Ballots):
+        decides = False
+        inputs = Inputs("vetoes", SLUG, {}, {}, "1", "one")
+
+        def objection(self, project: Project, contender: Contender) -> str:
+            return "one said no"
+
+    monkeypatch.setattr(Votes, "evidence", lambda *_: {"votes": Ballots(), "vetoes": Veto()})
+    install(votes=Votes())
+    stand_in(project, "base_checkpoint", "all", content="another")
+    with pytest.raises(StaleArtifact):
+        fresh(project, "customized_checkpoint", f"{SLUG}/{GATED}")
+    assert "one said no" in Verdict.read(decide(project, SLUG)).reason
 
 
 def test_tables_without_the_columns_of_an_extension_are_read(

@@ -29,7 +29,7 @@ from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, Inputs
+from react_pipeline.store import Artifact, Inputs
 
 GUARD_DROPS = "guard_drops"
 """Stage of the artifact, by domain; comparison and promotion publish it."""
@@ -80,6 +80,7 @@ class Drops(Evidence):
     inputs: Inputs
     results: dict[str, Artifact]
     columns = COLUMNS
+    enforces = "max_drop"
     title = "Outside the domain"
     explanation = (
         "Guard sets are labelled images of other things. Top-1 among their own classes less that "
@@ -155,18 +156,9 @@ class Drops(Evidence):
 
 
 def drops_of(project: Project, slug: str) -> Drops | None:
-    """What is known today; None if no guard set is configured. Publishes nothing.
-
-    Raises:
-        InputError: If `promotion.max_drop` is set and there is no guard set.
-    """
+    """What is known today; None if no guard set is configured. Publishes nothing."""
     if not project.config.section(GuardsConfig).sets:
-        if project.config.promotion.max_drop is None:
-            return None
-        raise InputError(
-            "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
-            "remove it"
-        )
+        return None
     results: dict[str, Artifact] = {}
     for method, entry in project.config.all_methods.items():
         key = method_key(slug, method)

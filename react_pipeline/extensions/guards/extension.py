@@ -44,10 +44,7 @@ class Guards(Extension):
         from react_pipeline.extensions.guards.settings import GuardsConfig
 
         # Most projects have none, and automation asks every minute.
-        if (
-            not project.config.section(GuardsConfig).sets
-            and project.config.promotion.max_drop is None
-        ):
+        if not project.config.section(GuardsConfig).sets:
             return {}
         from react_pipeline.extensions.guards.drops import GUARD_DROPS, drops_of
 
