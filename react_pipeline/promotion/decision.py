@@ -199,10 +199,14 @@ def _judgement(case: Case, turned_down: Mapping[str, str]) -> Judgement:
 
 
 def _control(case: Case, method: str) -> Measured | str | None:
-    """The result of a control, or why there is none; None if it was never measured."""
+    """The result of a control, or why there is none; None if it was never measured and the project
+    does not ask for it.
+    """
     name = method + CONTROL_SUFFIX
+    if (entry := case.results.get(name)) is not None:
+        return entry
     reason = case.left_out.get(name, NEVER)
-    return case.results.get(name) or (None if reason == NEVER else reason)
+    return None if reason == NEVER and name not in case.project.config.methods else reason
 
 
 def _further_seeds(case: Case, method: str) -> Seeds:

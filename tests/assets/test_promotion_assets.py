@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
@@ -32,10 +34,11 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
 
 
 @pytest.fixture
-def project(tiny_project: Project) -> Project:
-    result(tiny_project, "shapes", "base", outcomes(100))
-    result(tiny_project, "shapes", GATED, outcomes(140))
-    return tiny_project
+def project(make_project: Callable[..., Project]) -> Project:
+    project = make_project(methods=["base", GATED])
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(140))
+    return project
 
 
 def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracking) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def measured(
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Project:
-    return copy_measured(measured, tiny_project)
+def project(make_project: Callable[..., Project], measured: Path, tracking: Tracking) -> Project:
+    return copy_measured(measured, make_project(methods=["base", "gated-image"]))
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from react_pipeline.store.errors import InputError
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    return write_project(tmp_path, tiny_checkpoint, drawings)
+    methods = ["base", "gated-image"]
+    return write_project(tmp_path, tiny_checkpoint, drawings, methods=methods)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,7 +61,10 @@ def server(directory: Path, port: int) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_verdicts_reach_a_server_that_was_down(
-    tiny_project: Project, mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_project: Callable[..., Project],
+    mlflow_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queue, "_unreachable_until", {})
     monkeypatch.setattr(queue, "COOLDOWN_SECONDS", 0.0)
@@ -71,18 +74,19 @@ def test_verdicts_reach_a_server_that_was_down(
         port = free.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
     registry = Tracking(Runs(uri, "tiny"))
-    result(tiny_project, "shapes", "base", outcomes(100))
-    result(tiny_project, "shapes", "gated-image", outcomes(140))
-    assert registry.apply(tiny_project, decide(tiny_project, "shapes")).waits == 1
+    project = make_project(methods=["base", "gated-image"])
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", "gated-image", outcomes(140))
+    assert registry.apply(project, decide(project, "shapes")).waits == 1
     client = MlflowClient(uri, uri)
     with server(tmp_path, port):
-        assert registry.apply(tiny_project, patient=True).waits == 0
+        assert registry.apply(project, patient=True).waits == 0
         version = client.get_model_version_by_alias("react-shapes", "champion")
         assert version.tags["method"] == "gated-image"
         assert "+20.0 points" in version.description
-    assert registry.apply(tiny_project, roll_back(tiny_project, "shapes", "broken")).waits == 1
+    assert registry.apply(project, roll_back(project, "shapes", "broken")).waits == 1
     with server(tmp_path, port):
-        assert registry.apply(tiny_project, patient=True).waits == 0
+        assert registry.apply(project, patient=True).waits == 0
         model = client.get_registered_model("react-shapes")
         assert "champion" not in model.aliases
         (version,) = client.search_model_versions("name = 'react-shapes'")

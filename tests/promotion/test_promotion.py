@@ -17,6 +17,7 @@ from conftest import write_project
 from PIL import Image
 from support.new_methods import installed, module_of_page
 from support.promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
+from support.upkeep import change_pipeline
 
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
@@ -46,7 +47,7 @@ def measured_store(
 @pytest.fixture
 def make(make_project: Callable[..., Project], measured_store: Path) -> Callable[..., Project]:
     def build(**promotion: object) -> Project:
-        project = make_project(promotion=promotion)
+        project = make_project(promotion=promotion, methods=["base", GATED])
         if not project.config.store.exists():
             shutil.copytree(measured_store, project.config.store)
         return project
@@ -165,6 +166,15 @@ def test_a_control_that_is_out_of_date_holds_the_promotion_up(project: Project) 
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.decision == "challenger"
     assert "its control cannot be compared" in verdict.reason and "rematerialize" in verdict.reason
+
+
+def test_a_configured_control_without_a_result_blocks(project: Project) -> None:
+    project = change_pipeline(project, methods=["base", GATED, CONTROL])
+    result(project, "shapes", GATED, outcomes(140))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger" and "its control cannot be compared" in verdict.reason
+    result(project, "shapes", CONTROL, outcomes(105))
+    assert verdict_of(decide(project, "shapes")).decision == "promoted"
 
 
 def test_candidates_share_confidence_and_best_that_passes_wins(project: Project) -> None:
@@ -504,7 +514,7 @@ def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> Non
 def test_all_seeds_must_agree_where_the_rule_says_so(
     make_project: Callable[..., Project], measured_store: Path
 ) -> None:
-    project = make_project(promotion={"all_seeds": True}, seeds=[0, 1])
+    project = make_project(promotion={"all_seeds": True}, seeds=[0, 1], methods=["base", GATED])
     shutil.copytree(measured_store, project.config.store)
     result(project, "shapes", GATED, outcomes(140))
     alone = verdict_of(decide(project, "shapes"))
@@ -525,7 +535,7 @@ def test_all_seeds_must_agree_where_the_rule_says_so(
 def test_another_seed_is_no_candidate(
     make_project: Callable[..., Project], measured_store: Path
 ) -> None:
-    project = make_project(seeds=[0, 1])
+    project = make_project(seeds=[0, 1], methods=["base", GATED])
     shutil.copytree(measured_store, project.config.store)
     result(project, "shapes", GATED, outcomes(101))
     result(project, "shapes", f"{GATED}-seed1", outcomes(150))

@@ -30,7 +30,8 @@ IMAGES = 200
 
 def measured_folder(directory: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
     """A project in whose store `gated-image` is ahead of the base."""
-    project = write_project(directory, tiny_checkpoint, drawings)
+    methods = ["base", "gated-image"]
+    project = write_project(directory, tiny_checkpoint, drawings, methods=methods)
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", "gated-image", outcomes(140))
     return project

@@ -4,6 +4,7 @@ undone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,8 @@ def _no_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Project:
-    return copy_measured(measured, tiny_project)
+def project(make_project: Callable[..., Project], measured: Path, tracking: Tracking) -> Project:
+    return copy_measured(measured, make_project(methods=["base", "gated-image"]))
 
 
 @pytest.fixture
