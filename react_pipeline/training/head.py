@@ -166,7 +166,7 @@ def _write(directory: Path, head: ClassHead, trained: ClassHead, about: dict[str
 def _interpolation(
     method: HeadMethod, training: TrainingConfig, held_out: int, pairs: int
 ) -> float | str:
-    """The setting, or the method's fixed fraction where nobody set it and no pair is held out."""
+    """The setting, or the method's fixed fraction where none is set and no pair is held out."""
     setting = training.interpolation
     if setting == "held-out" and not held_out and "interpolation" not in training.model_fields_set:
         return method.without_held_out

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -242,15 +243,18 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:  # FAULTS 50
     unreadable = result(project, "shapes", GATED, outcomes(140)).path / name
-    opened = Path.open
 
-    def failing(path: Path, *given: object, **named: object) -> object:
-        if path == unreadable:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return opened(path, *given, **named)  # type: ignore[call-overload]
+    def failing(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def opens(path: Any, *given: Any, **named: Any) -> Any:
+            if str(path) == str(unreadable):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return opened(path, *given, **named)
+
+        return opens
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", failing)
+        patch.setattr(os, "open", failing(os.open))
+        patch.setattr(Path, "open", failing(Path.open))
         artifacts._verified.clear()
         shutil.rmtree(artifacts.memory_of_verified(project.config.store))
         with pytest.raises(CorruptArtifact, match=name):

@@ -1,8 +1,8 @@
 """`ncm`, nearest class mean: the mean image of a class's pairs is its vector.
 
 Source: Mensink et al. 2013. The baseline of whatever trains a head. Different here: where a class
-has no pairs, the means are moved to where texts lie. Images are nearer to any image than to a text
-(the modality gap, Liang et al. 2022, arXiv 2203.02053), so beside means no text would win.
+has no pairs, the means are moved to the mean of the texts. Images are nearer to any image than to
+a text (the modality gap, Liang et al. 2022, arXiv 2203.02053), so beside means no text would win.
 """
 
 from __future__ import annotations
