@@ -259,7 +259,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/assets.py", "passed=not bad,", "passed=True,", CHECKS),
     Guard("react_pipeline/extensions/elevater/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
     Guard("react_pipeline/extensions/dense/assets.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
-    Guard("react_pipeline/extensions/labels/seeds.py", "if digest in tested:", "if False:", "extensions/labels/test_seeds.py"),
+    Guard("react_pipeline/extensions/labels/seeds.py", "if digest in tested:", "if False:", "extensions/labels/test_seeds_from_predictions.py"),
     Guard("react_pipeline/use/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "use/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 from support.rooms import LIBRARY
@@ -42,3 +43,9 @@ def test_a_name_of_a_test_is_short() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]
     assert not [name for name in names if len(name) > LONGEST_NAME]
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """Without packages pytest imports them by their names alone."""
+    counts = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert not [name for name, count in counts.items() if count > 1]
