@@ -231,35 +231,33 @@ def judge(
         return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")
     confidence = 1 - (1 - settings.confidence) / len(ordered)
     tried = "" if len(ordered) == 1 else f", {len(ordered)} candidates tested at once"
-    outcomes = []
-    for entry in ordered:
+
+    def tested(entry: Measured) -> Tested:
         contender = entry.contender
-        if champion is None:
-            problem = f"{champion_name} has no result to compare with"
-            outcomes.append(Tested(contender, contender.identity, problem=problem))
-            continue
         objection = (objections or {}).get(contender.checkpoint, "")
-        tested = Tested(contender, contender.identity, objection=objection)
+        outcome = Tested(contender, contender.identity, objection=objection)
+        if champion is None:
+            return replace(outcome, problem=f"{champion_name} has no result to compare with")
         try:
             test = paired_test(entry, champion, confidence)
             figures = (
-                f"{tested.name} is right on {100 * entry.top1:.1f}% of {test.n} images, "
+                f"{outcome.name} is right on {100 * entry.top1:.1f}% of {test.n} images, "
                 f"{champion_name} on {100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
             )
-            tested = replace(tested, figures=figures, test=test)
+            outcome = replace(outcome, figures=figures, test=test)
             control = controls.get(contender.method) if settings.over_control else None
             control_test = (
                 paired_test(entry, control, confidence)
                 if isinstance(control, Measured)
                 else control
             )
-            disagreement = _disagreement(
-                (seeds or {}).get(contender.method, {}), champion, confidence, settings.min_gain
-            )
-            objection = tested.objection or disagreement
-            outcomes.append(replace(tested, control=control_test, objection=objection))
+            others = (seeds or {}).get(contender.method, {})
+            disagreement = _disagreement(others, champion, confidence, settings.min_gain)
+            return replace(outcome, control=control_test, objection=objection or disagreement)
         except InputError as error:
-            outcomes.append(replace(tested, problem=str(error)))
+            return replace(outcome, problem=str(error))
+
+    outcomes = [tested(entry) for entry in ordered]
     return choose(outcomes, champion_name, settings)
 
 

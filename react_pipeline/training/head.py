@@ -78,10 +78,6 @@ def train_head(
 ) -> dict[str, Any]:
     """Fit a head to the pairs, join it with the zero-shot head, and write both with the metrics.
 
-    Pairs of a retrieved set have the class they were retrieved for; one whose class is not the
-    domain's is left out and counted (`unlabelled_pairs`). Those of a control get the class whose
-    prompt is nearest to their caption: the text-to-text match of retrieval without its selection.
-
     Returns:
         Counts for the manifest; `held_out_before` and `held_out_after` are the `class_accuracy` of
         the zero-shot head and of the joined one, empty where no pair is held out.
@@ -108,12 +104,9 @@ def train_head(
         return _accuracy(scores, labels.class_ids[held_out])
 
     # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
-    all_have_pairs = len(samples.class_ids.unique()) == len(domain.classes)
+    tie = max if len(samples.class_ids.unique()) == len(domain.classes) else min
     fraction, scores = choose(
-        interpolation,
-        lambda at: accuracy(at)["class_accuracy"],
-        method.grid,
-        max if all_have_pairs else min,
+        interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid, tie
     )
     about = _about(domain, samples, labels.source, fraction, scores)
     _write(directory, joined(fraction), trained, about)
