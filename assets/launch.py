@@ -113,8 +113,8 @@ def materialize(
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
-    if found := store_problems(project):
-        raise ConfigError(found)
+    if problems := store_problems(project):
+        raise ConfigError(problems)
     _require_encoders(project, places)
     summary = Summary()
     started = time.monotonic()

@@ -25,7 +25,7 @@ NO_ROOMS = {
 def test_every_folder_of_tests_is_a_room_or_named() -> None:
     for path in TESTS.rglob("test_*.py"):
         folder = path.parent.relative_to(TESTS)
-        assert folder.parts, f"{path.name} lies in no room"
+        assert folder.parts, f"{path.name} is not in the folder of a room"
         assert folder.parts[0] in NO_ROOMS or (LIBRARY / folder / "__init__.py").is_file(), path
 
 
