@@ -14,9 +14,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
+
+OpenStore = Callable[[str, Path, float], Store]
+"""Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,10 @@ class LazyTable(Mapping[str, Row]):
 
 class Extension:
     """What one package adds. Override what it brings; the rest stays empty."""
+
+    def stores(self) -> Mapping[str, OpenStore]:
+        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
+        return {}
 
     def sections(self) -> Mapping[str, type[Section]]:
         """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""

@@ -60,9 +60,8 @@ class Core(Extension):
         return corpus.Webdataset, corpus.Images
 
     def installs(self) -> Mapping[str, str]:
-        """Packages of a cluster, and of object stores."""
-        object_stores = dict.fromkeys(("obstore", "s3fs"), install_command("s3"))
-        return {"pyspark": install_command("spark"), **object_stores}
+        """Packages of a cluster, and for tars in object storage."""
+        return {"pyspark": install_command("spark"), "s3fs": install_command("s3")}
 
     def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """A folder for each class, or a table."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from react_pipeline.project import Project, absence, seed_path
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import BucketStore, ConfigError, InputError, Problem, SourceUnavailable
+from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
 
 _FEWEST_CLASSES = 2
 
@@ -38,13 +38,9 @@ def encoder_problems(project: Project) -> list[Problem]:
 
 
 def store_problems(project: Project) -> list[Problem]:
-    """What is wrong with a store in object storage: no access, no such bucket, writes without
-    conditions.
-    """
-    if not isinstance(project.store, BucketStore):
-        return []
+    """What is wrong with a store on a server, such as no access, or no such bucket."""
     try:
-        project.store.bucket.brief.require_conditional_writes()
+        project.store.require_usable()
     except (InputError, SourceUnavailable) as error:
         return [Problem(project.path, "store", str(error))]
     return []

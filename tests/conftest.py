@@ -53,7 +53,7 @@ from react_pipeline.tracking.runs import Runs
 if TYPE_CHECKING:
     from support.bucket import BucketServer
 
-    from react_pipeline.store.bucket_store import BucketStore
+    from react_pipeline.extensions.buckets.bucket_store import BucketStore
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy
 # machine take seconds. Set before torch is loaded; processes that tests start inherit it.
@@ -321,7 +321,7 @@ def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 
 @pytest.fixture
 def bucket(server: BucketServer, tmp_path: Path) -> BucketStore:
-    from react_pipeline.store.bucket_store import BucketStore
+    from react_pipeline.extensions.buckets.bucket_store import BucketStore
 
     # No two tests share a prefix, by which clients and manifests are remembered.
     return BucketStore(

@@ -225,7 +225,7 @@ def _store(project: Project) -> Iterator[Finding]:
         yield Finding("store", "missing", str(error))
         return
     free = shutil.disk_usage(existing).free
-    where = f"{project.config.bucket}, here {root}" if project.config.bucket else str(root)
+    where = f"{project.config.store_url}, here {root}" if project.config.store_url else str(root)
     yield Finding(
         "store",
         "ok" if free > MIN_FREE_BYTES else "note",

@@ -23,8 +23,9 @@ from react_pipeline.settings import (
     did_you_mean,
     load_domain,
     load_pipeline,
+    store_openers,
 )
-from react_pipeline.store import BucketStore, ConfigError, InputError, Problem, Store
+from react_pipeline.store import ConfigError, InputError, Problem, Store
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 
@@ -50,9 +51,10 @@ class Project:
     def store(self) -> Store:
         """The store of artifacts."""
         config = self.config
-        if config.bucket:
-            return BucketStore(config.bucket, config.store, config.cache.gigabytes * 1e9)
-        return Store(config.store)
+        if not config.store_url:
+            return Store(config.store)
+        open_store = store_openers()[config.store_url.partition("://")[0]]
+        return open_store(config.store_url, config.store, config.cache.gigabytes * 1e9)
 
     def domain(self, slug: str) -> DomainConfig:
         """Read one domain's file, afresh at each call so that an edit is seen.

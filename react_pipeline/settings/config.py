@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from react_pipeline.extension import Extension, brought_by_name
+from react_pipeline.extension import Extension, OpenStore, brought_by_name
 from react_pipeline.settings.automation import AutomationConfig
 from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
@@ -278,7 +278,7 @@ ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
 
 class CacheConfig(Section):
-    """What a store in object storage keeps on this machine."""
+    """What a store on a server keeps on this machine."""
 
     folder: Path = Path(".react/store")
     gigabytes: float = Field(default=100, gt=0)
@@ -318,7 +318,7 @@ class PipelineConfig(Section):
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
     _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
-    _bucket: str = PrivateAttr("")
+    _store_url: str = PrivateAttr("")
 
     def section(self, model: type[ExtensionSection]) -> ExtensionSection:
         """The section of an extension, by its model; its defaults if pipeline.yaml has none."""
@@ -332,16 +332,16 @@ class PipelineConfig(Section):
         return config
 
     @property
-    def bucket(self) -> str:
-        """URL of the artifacts in object storage, where `store` is the folder of this machine's
-        part; "" if they are in that folder.
+    def store_url(self) -> str:
+        """URL of the artifacts if a server has them; `store` is then the folder of this machine's
+        part. Else "".
         """
-        return self._bucket
+        return self._store_url
 
-    def in_bucket(self, url: str) -> Self:
-        """The same with its artifacts in object storage."""
+    def with_store_at(self, url: str) -> Self:
+        """The same with its artifacts on a server."""
         config = self.model_copy(update={"store": self.cache.folder})
-        config._bucket = url
+        config._store_url = url
         return config
 
     @property
@@ -475,6 +475,12 @@ def _model_with(kind: type[CorpusConfig]) -> type[PipelineConfig]:
     }
     # One model for each kind, instead of a union: its messages speak of this kind alone.
     return create_model("PipelineConfig", __base__=PipelineConfig, corpus=(kind, ...), **fields)
+
+
+@cache
+def store_openers() -> Mapping[str, OpenStore]:
+    """What opens a store on a server, by the scheme of its URL."""
+    return brought_by_name(lambda extension: extension.stores())
 
 
 @cache

@@ -21,6 +21,7 @@ from react_pipeline.settings.config import (
     EncoderConfig,
     PipelineConfig,
     sections_of_extensions,
+    store_openers,
     whole_domain_model,
     whole_pipeline_model,
 )
@@ -38,7 +39,7 @@ TRACKING_VARIABLE = "REACT_TRACKING_URI"
 _IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
 """No tag of open_clip looks so."""
 
-_BUCKET = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
+_STORE_URL = re.compile(r"(\w+)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,12 +52,12 @@ def load_pipeline(path: Path) -> PipelineConfig:
     """
     base = path.resolve().parent
     raw = read_yaml(path)
-    bucket = _bucket(raw, path)
+    store_url = _store_url(raw, path)
     whole = _validate(whole_pipeline_model(raw), raw, path)
     core = {name: getattr(whole, name) for name in PipelineConfig.model_fields}
     config = _located(PipelineConfig.model_construct(whole.model_fields_set, **core), base)
     config = config.model_copy(update={"cache": _located(config.cache, base)})
-    config = config.in_bucket(bucket) if bucket else config
+    config = config.with_store_at(store_url) if store_url else config
     names = sections_of_extensions()
     config = config.with_sections({name: _located(getattr(whole, name), base) for name in names})
     corpus = config.corpus.located(partial(_absolute, base))
@@ -75,16 +76,15 @@ def load_pipeline(path: Path) -> PipelineConfig:
     return config.model_copy(update=update)
 
 
-def _bucket(raw: dict[str, Any], path: Path) -> str:
+def _store_url(raw: dict[str, Any], path: Path) -> str:
     """The URL that `store` holds in place of a folder, taken out of what was read."""
     store = raw.get("store")
     if not isinstance(store, str) or "://" not in store:
         return ""
-    if not _BUCKET.fullmatch(store):
-        problem = (
-            "must be a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX, "
-            "without user, password or `?`"
-        )
+    url = _STORE_URL.fullmatch(store)
+    if not url or url[1] not in store_openers():
+        places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in store_openers())]
+        problem = f"must be {', or '.join(places)}, without user, password or `?`"
         raise ConfigError([Problem(path, "store", problem)])
     del raw["store"]
     return store.rstrip("/")

@@ -11,6 +11,8 @@ Layout::
     <store>/.staging/  .locks/  .quarantine/            never read as artifacts
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import logging
@@ -266,6 +268,22 @@ class Store:
     def address(self, stage: str, key: str) -> str:
         """Where the artifacts of a stage and key are: a path or a URL."""
         return str(self.directory(stage, key))
+
+    def look(self) -> Store:
+        """The same store from now on, for whoever reads no file: artifacts are opened by their
+        manifests, and not verified.
+        """
+        from react_pipeline.store.look import StoreLook  # a store too
+
+        return StoreLook(self.root)
+
+    def require_usable(self) -> None:
+        """Try what building depends on.
+
+        Raises:
+            InputError: If access is refused, or something is not supported.
+            SourceUnavailable: If a server does not answer.
+        """
 
     def verify(self) -> Iterator[tuple[str, CorruptArtifact | None]]:
         """Read every published artifact in full, whatever is remembered; yields the address of each

@@ -15,11 +15,11 @@ from support.upkeep import METHODS, build_all
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from react_pipeline.lineage import fresh, run
 from react_pipeline.preflight import store_problems
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_pipeline
-from react_pipeline.store.bucket_store import BucketStore
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.upkeep import State, survey
 
@@ -87,7 +87,7 @@ def test_prune_and_verify_name_addresses(tiny_project: Project, server: BucketSe
     artifact = run(project, "corpus", "all")
     answer = CliRunner().invoke(app, ["verify", "--config", str(project.path)])
     assert artifact.address in answer.output.replace("\n", "")
-    assert artifact.address.startswith(f"{project.config.bucket}/corpus/all/")
+    assert artifact.address.startswith(f"{project.config.store_url}/corpus/all/")
 
 
 def test_a_bucket_that_is_not_there_is_a_problem(
@@ -109,6 +109,6 @@ def test_a_url_that_names_no_prefix_is_refused(tiny_project: Project, url: str) 
 
 def test_the_folder_of_this_machine_is_the_caches(tiny_project: Project) -> None:
     config = load_pipeline(in_bucket(tiny_project).path)
-    assert config.bucket == f"s3://artifacts/{tiny_project.path.parent.name}"
+    assert config.store_url == f"s3://artifacts/{tiny_project.path.parent.name}"
     assert config.store == config.cache.folder == Path(tiny_project.path.parent / "cache").resolve()
     assert str(config.tracking_uri).endswith(f"{tiny_project.path.parent.name}/mlflow.db")

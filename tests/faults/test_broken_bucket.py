@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from support.bucket import BucketServer, Environ
 
-from react_pipeline.store import bucket_leases, bucket_store
+from react_pipeline.extensions.buckets import bucket_pruning, leases
+from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.bucket_store import BucketStore
 from react_pipeline.store.errors import InputError, ReactError, SourceUnavailable
 
 _numbers = itertools.count()
@@ -30,7 +30,9 @@ FILES = 4
 BUILDER = f"""
 import sys
 from pathlib import Path
-from react_pipeline.store import BucketStore, Inputs, bucket_leases
+from react_pipeline.store import Inputs
+from react_pipeline.extensions.buckets import leases
+from react_pipeline.extensions.buckets.bucket_store import BucketStore
 
 url, folder, value = sys.argv[1:]
 
@@ -39,7 +41,7 @@ def write(directory):
         (directory / str(number)).write_text(value * 1000)
     return {{}}
 
-bucket_leases.LEASE_SECONDS, bucket_leases.HEARTBEAT_SECONDS = 5, 1
+leases.LEASE_SECONDS, leases.HEARTBEAT_SECONDS = 5, 1
 store = BucketStore(url, Path(folder), 1e9)
 parent = store.build(Inputs("parent", "all", {{"value": value}}, {{}}, "1"), write)
 child = store.build(Inputs("child", "all", {{}}, {{"parent": parent}}, "1"), write)
@@ -164,9 +166,9 @@ def test_builders_killed_at_any_request_leave_nothing_torn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two hosts build; one is killed at a random request; another prunes and a reader reads."""
-    monkeypatch.setattr(bucket_store, "ORPHAN_SECONDS", 20)
-    monkeypatch.setattr(bucket_leases, "LEASE_SECONDS", 5)
-    monkeypatch.setattr(bucket_leases, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(bucket_pruning, "ORPHAN_SECONDS", 20)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 5)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 1)
     chance = random.Random(0)  # noqa: S311 - reproducible
     stopped = threading.Event()
     faults: list[str] = []

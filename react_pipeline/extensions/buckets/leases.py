@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from react_pipeline.store.attempts import HEARTBEAT_SECONDS, LEASE_SECONDS
-from react_pipeline.store.bucket import Bucket, ConflictError, Stored, Version
-from react_pipeline.store.errors import ReactError
+from react_pipeline.extensions.buckets.bucket import Bucket, ConflictError, Stored, Version
+from react_pipeline.store import HEARTBEAT_SECONDS, LEASE_SECONDS, ReactError
 
 LEASES = ".leases"
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from react_pipeline.store.errors import InputError, ReactError, SourceUnavailable
+from react_pipeline.store import InputError, ReactError, SourceUnavailable
 
 RETRY_SECONDS = 180.0
 """A request that is answered 5xx, or not at all, is tried again for so long. obstore renews no

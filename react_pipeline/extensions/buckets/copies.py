@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from react_pipeline.store.bucket import each
-from react_pipeline.store.durable import (
+from react_pipeline.extensions.buckets.bucket import each
+from react_pipeline.store import (
+    CorruptArtifact,
+    StoreWriteError,
     lock,
     locked,
     release,
@@ -34,10 +36,9 @@ from react_pipeline.store.durable import (
     sha256_of,
     stamp_of,
 )
-from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
 
 if TYPE_CHECKING:
-    from react_pipeline.store.bucket_store import BucketArtifact
+    from react_pipeline.extensions.buckets.bucket_artifact import BucketArtifact
 
 _users: dict[Path, TextIO] = {}
 _opened: set[tuple[Path, str]] = set()
@@ -121,7 +122,7 @@ class Copies:
             ) from error
         finally:
             partial.unlink(missing_ok=True)
-        artifact.store.mark_damaged(artifact)
+        artifact.mark_damaged()
         raise CorruptArtifact(
             f"{artifact.address}: the bytes of {name} differ from the manifest; rematerialize "
             f"`{artifact.stage}` for {artifact.key!r}"

@@ -17,11 +17,13 @@ from unittest.mock import Mock
 import pytest
 from support.bucket import BucketServer
 
-from react_pipeline.store import bucket_leases, bucket_store, copies
+from react_pipeline.extensions.buckets import bucket_pruning, bucket_store, copies, leases
+from react_pipeline.extensions.buckets import look as looks
+from react_pipeline.extensions.buckets.bucket import Bucket, ConflictError, Stored, Version
+from react_pipeline.extensions.buckets.bucket_artifact import BucketArtifact
+from react_pipeline.extensions.buckets.bucket_store import BucketStore
+from react_pipeline.extensions.buckets.leases import Lease
 from react_pipeline.store.artifacts import Artifact, Inputs, slug_of
-from react_pipeline.store.bucket import Bucket, ConflictError, Stored, Version
-from react_pipeline.store.bucket_leases import Lease
-from react_pipeline.store.bucket_store import BucketArtifact, BucketStore
 from react_pipeline.store.errors import (
     CorruptArtifact,
     MissingArtifact,
@@ -167,7 +169,7 @@ def test_a_lease_runs_out_by_the_clock_of_the_server(
     monkeypatch.setattr("time.time", lambda: 4e9)
     with bucket.locked("name", wait=False) as held:
         assert not held
-    monkeypatch.setattr(bucket_leases, "LEASE_SECONDS", -1)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", -1)
     with bucket.locked("name", wait=False) as held:
         assert held
     monkeypatch.undo()
@@ -198,7 +200,7 @@ def test_a_heartbeat_keeps_the_lease_and_repairs_it(
 ) -> None:
     lease = Lease(bucket.bucket, "name", "here")
     assert lease.take(alone=True)
-    monkeypatch.setattr(bucket_leases, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.0)
     lease.beat()
     first = lease.version
     lease.beat()
@@ -235,7 +237,7 @@ def test_a_lease_keeps_beating_after_a_bad_moment(
     assert lease.take(alone=True)
     monkeypatch.setattr(kind, "replace", lost)
     monkeypatch.setattr(kind, "read", away)
-    monkeypatch.setattr(bucket_leases, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.01)
     with lease.kept():
         assert repaired.wait(20)
     assert set(retries) == {bucket.bucket.brief.retry_seconds}
@@ -262,7 +264,7 @@ def test_a_late_beat_creates_no_lease_again(
     assert lease.take(alone=True)
     monkeypatch.setattr(kind, "replace", late)
     monkeypatch.setattr(kind, "delete", give_back)
-    monkeypatch.setattr(bucket_leases, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.01)
     with lease.kept():
         assert beating.wait(20)
     assert lease.path not in {thread.name for thread in threading.enumerate()}
@@ -426,7 +428,7 @@ def test_a_look_asks_for_what_changed(bucket: BucketStore, server: BucketServer)
     assert look() == []
     bucket.build(inputs(2, "a"), write)
     assert look() == ["manifest.json"]
-    bucket_store._parsed.clear()
+    looks._parsed.clear()
     assert look() == []
 
 
@@ -454,14 +456,14 @@ def test_prune_leaves_what_became_current_since_it_looked(
 ) -> None:
     old = publish(bucket)
     publish(bucket, 2)
-    real = bucket_store.relied_on
+    real = bucket_pruning.relied_on
 
     def after_a_build(*given: object) -> set[str]:
         found = real(*given)
         publish(other_host(bucket))
         return found
 
-    monkeypatch.setattr(bucket_store, "relied_on", after_a_build)
+    monkeypatch.setattr(bucket_pruning, "relied_on", after_a_build)
     assert bucket.prune(keep_seconds=-1) == []
     assert bucket.current("thing", "all") == old
 
@@ -487,7 +489,7 @@ def test_uploads_without_a_manifest_are_removed_when_old(
     place = f"thing/all/{artifact.fingerprint}"
     bucket.bucket.write(f"{place}/_dead/more", b"more")
     assert bucket.prune(keep_seconds=-1) == []
-    monkeypatch.setattr(bucket_store, "ORPHAN_SECONDS", -1)
+    monkeypatch.setattr(bucket_pruning, "ORPHAN_SECONDS", -1)
     with other_host(bucket).locked(f"thing--all--{artifact.fingerprint}"):
         assert bucket.prune(keep_seconds=-1) == [], "a build may be about to publish it"
     assert bucket.prune(keep_seconds=-1) == [bucket.bucket.address(f"{place}/_dead")]
@@ -539,15 +541,15 @@ def test_a_manifest_written_meanwhile_is_not_removed(
     damaged = publish(bucket)
     bucket.bucket.delete([f"{damaged.prefix}/more"])
     manifest = f"{damaged.prefix.rpartition('/')[0]}/manifest.json"
-    require = BucketStore._require_objects
+    require = BucketArtifact.require_objects
     other = bucket.bucket.read(manifest)[0].replace(damaged.attempt.encode(), b"_other")
 
-    def overtaken(self: BucketStore, artifact: BucketArtifact, objects: dict[str, int]) -> None:
+    def overtaken(self: BucketArtifact, sizes: dict[str, int]) -> None:
         bucket.bucket.write(manifest, other)
-        require(self, artifact, objects)
+        require(self, sizes)
 
     with monkeypatch.context() as patched:
-        patched.setattr(BucketStore, "_require_objects", overtaken)
+        patched.setattr(BucketArtifact, "require_objects", overtaken)
         assert bucket._published(inputs()) is None
     assert bucket.bucket.read(manifest)[0] == other
 
@@ -560,14 +562,14 @@ def test_each_process_reads_the_clock_by_its_own_object(
 
     for process in (-1, -2, -1):
         with monkeypatch.context() as patched:
-            patched.setattr("react_pipeline.store.bucket._process", None)
+            patched.setattr("react_pipeline.extensions.buckets.bucket._process", None)
             patched.setattr("os.getpid", lambda process=process: process)
             bucket.bucket.now()
-    monkeypatch.setattr("react_pipeline.store.bucket._process", None)
+    monkeypatch.setattr("react_pipeline.extensions.buckets.bucket._process", None)
     assert len(clocks()) == 2
     bucket.prune()
     assert len(clocks()) == 3, "those of a living process stay"
-    monkeypatch.setattr(bucket_store, "ORPHAN_SECONDS", -1)
+    monkeypatch.setattr(bucket_pruning, "ORPHAN_SECONDS", -1)
     bucket.prune()
     assert clocks() == []
 
