@@ -43,17 +43,9 @@ class Core(Extension):
         return STAGES_OF_CORE
 
     def methods(self) -> Iterable[Method]:
-        """REACT's own method, and what it is compared with."""
+        """REACT's own method, and the cheapest."""
         yield training.GatedImage()
-        yield training.GatedBoth()
-        yield training.LoraImage()
-        yield training.LoraBoth()
-        yield training.LockedText()
-        yield training.LockedImage()
-        yield training.Full()
         yield training.LinearHead()
-        yield training.Gda()
-        yield training.Ncm()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tars and images."""

@@ -1,6 +1,6 @@
-"""The corpus in a browser.
+"""What a browser may ask on this machine, and the server of our own pages.
 
-Does not belong here: searching it (`retrieval`).
+Does not belong here: any page.
 """
 
 import lazy_loader

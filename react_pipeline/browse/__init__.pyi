@@ -3,4 +3,3 @@ from .cross_site import origin_of as origin_of
 from .cross_site import refusal as refusal
 from .serve import guard as guard
 from .serve import serve_app as serve_app
-from .serve import serve_corpus as serve_corpus

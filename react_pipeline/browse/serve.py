@@ -1,25 +1,16 @@
-"""Browsing the corpus: a page over clip-retrieval's back end on loopback, with our index and our
-model.
+"""Serving a page on loopback: bounded, and to its own browser alone.
 
-clip-retrieval's own server listens to every network and lets every web page ask it; here its parts
-are assembled in another way, and its clients find the same requests and answers. Its own page has
-controls for models that are not here. Ours may load nothing from elsewhere but, for corpora of
-URLs, their pictures.
+Does not belong here: any page (`extensions`), which requests are refused (`cross_site`).
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.browse.cross_site import refusal
-from react_pipeline.embedding import require_clip_retrieval
-from react_pipeline.pages import render
-from react_pipeline.project import Project
 from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +18,6 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 """There is no password, so it is not opened to the network."""
-MAX_REQUEST_BYTES = 16 << 20
 CONNECTIONS = 512
 """Open at once, more than a browser opens; further ones wait to be accepted. One that is half sent
 takes no thread.
@@ -36,22 +26,14 @@ SILENT_SECONDS = 10
 """A client that sends nothing for this long, and waits for no answer, is dropped."""
 ANSWERED_AT_ONCE = 4
 """Requests that are computed at once, and images that are decoded at once."""
-INDEX_NAME = "corpus"
-
-
-def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C, on any port that is free if it is 0; `on_start` gets the address as soon
-    as it answers.
-
-    Raises:
-        InputError: If the port is taken, or the corpus is not indexed as it is today.
-    """
-    serve_app(lambda: create_app(project), port, on_start)
 
 
 def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], None]) -> None:
-    """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the
-    port is bound.
+    """Serve an application on loopback until Ctrl-C, on any port that is free if it is 0; it is
+    created once the port is bound, and `on_start` gets the address as soon as it answers.
+
+    Raises:
+        InputError: If the port is taken.
     """
     try:
         # Bound before the model is loaded, which takes seconds.
@@ -85,58 +67,6 @@ def bounded_server(listening: socket.socket, app: Flask) -> Any:
         max_request_body_size=app.config["MAX_CONTENT_LENGTH"] + 1,  # the first that is refused
         asyncore_use_poll=True,
     )
-
-
-def create_app(project: Project) -> Flask:
-    """The WSGI application: `/` the page, `/knn-service` a search, `/metadata` descriptions,
-    `/indices-list`.
-
-    Raises:
-        InputError: If the corpus is not indexed as it is today, or clip-retrieval is not installed.
-    """
-    from flask import Flask, Response, send_from_directory
-    from flask_restful import Api  # type: ignore[import-untyped]
-
-    require_clip_retrieval()
-    from react_pipeline.browse.corpus_service import DescriptionService, SearchService, open_corpus
-
-    resource = open_corpus(project)
-    resources = {INDEX_NAME: resource}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from clip_retrieval.clip_back import IndicesList
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
-
-    @app.get("/")
-    def page() -> str:
-        name = project.config.project
-        rows = resource.metadata_provider.rows
-        return render(
-            "browse",
-            "corpus.html",
-            page_title=f"Corpus of {name}",
-            project=name,
-            rows=rows,
-            index=INDEX_NAME,
-        )
-
-    @app.get("/corpus.js")
-    def script() -> Response:
-        return send_from_directory(Path(__file__).with_name("templates"), "corpus.js")
-
-    api = Api(app)
-    api.add_resource(
-        IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)}
-    )
-    api.add_resource(
-        SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources}
-    )
-    api.add_resource(
-        DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources}
-    )
-    guard(app, "http: https:" if project.config.corpus.fetches_images else "")
-    return app
 
 
 def guard(app: Flask, pictures_from: str = "") -> None:

@@ -25,10 +25,6 @@ from .gated import gate_values as gate_values
 from .gated import gated_layers as gated_layers
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
-from .low_rank import add_low_rank as add_low_rank
-from .low_rank import image_attention as image_attention
-from .low_rank import merge_low_rank as merge_low_rank
-from .low_rank import text_attention as text_attention
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import build as build

@@ -176,28 +176,6 @@ def ui(
 
 
 @app.command()
-def serve(
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
-    ] = 1234,
-    config: Config = None,
-) -> None:
-    """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C
-    stops it.
-    """
-    from react_pipeline.browse import serve_corpus
-
-    project = load_project(config)
-
-    def start(url: str) -> None:
-        stop_in_own_way()
-        console.print(f"{url}\nCtrl-C stops.")
-
-    console.print("loading the index and the model ...")
-    serve_corpus(project, port, start)
-
-
-@app.command()
 def doctor(config: Config = None) -> None:
     """Show what this machine and this project have, what is missing, and how to get it."""
     from react_pipeline.commands.doctor import diagnose

@@ -6,17 +6,9 @@ from .customization import customize as customize
 from .head import HeadSamples as HeadSamples
 from .log import TrainingLog as TrainingLog
 from .losses import contrastive_loss as contrastive_loss
-from .methods.full import Full as Full
-from .methods.gated_both import GatedBoth as GatedBoth
 from .methods.gated_image import GatedImage as GatedImage
-from .methods.gda import Gda as Gda
 from .methods.head_method import HeadMethod as HeadMethod
 from .methods.head_method import all_but as all_but
 from .methods.linear_head import LinearHead as LinearHead
-from .methods.locked_image import LockedImage as LockedImage
-from .methods.locked_text import LockedText as LockedText
-from .methods.lora_both import LoraBoth as LoraBoth
-from .methods.lora_image import LoraImage as LoraImage
 from .methods.model_method import ModelMethod as ModelMethod
-from .methods.ncm import Ncm as Ncm
 from .observer import TrainingObserver as TrainingObserver

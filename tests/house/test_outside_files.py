@@ -18,6 +18,7 @@ ROOMS = (
     "clip",
     "corpus",
     "embedding",
+    "extensions/corpus_page",
     "extensions/dense",
     "extensions/elevater",
     "extensions/labels",

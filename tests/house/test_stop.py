@@ -23,6 +23,7 @@ from react_pipeline import stop
 from react_pipeline.assets import launch
 from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
 from react_pipeline.commands import cli
+from react_pipeline.extensions.corpus_page import commands as corpus_page_commands
 from react_pipeline.extensions.judging import commands as judging_commands
 from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
@@ -248,10 +249,11 @@ def test_a_server_is_watched_until_it_has_loaded(
         on_start("http://127.0.0.1:1/")
         raise InputError("enough")
 
-    for module in (cli, judging_commands):
+    for module in (corpus_page_commands, judging_commands):
         monkeypatch.setattr(module, "stop_in_own_way", lambda: events.append("own way"))
     prepared = SimpleNamespace(log=None, pictures={})
-    for place in ("react_pipeline.browse", "react_pipeline.browse.serve"):
+    page = "react_pipeline.extensions.corpus_page.page"
+    for place in ("react_pipeline.browse", "react_pipeline.browse.serve", page):
         monkeypatch.setattr(f"{place}.serve_app", serve)
     monkeypatch.setattr(
         "react_pipeline.extensions.judging.prepare.prepare_log", lambda *_: prepared

@@ -19,10 +19,10 @@ from support.upkeep import change_pipeline
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import materialize, plan
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.browse.corpus_service import open_corpus
 from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
+from react_pipeline.extensions.corpus_page.corpus_service import open_corpus
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import leaked_images

@@ -17,12 +17,12 @@ from conftest import write_project
 from safetensors.torch import load_file
 from support.device import DEVICES, require
 
+from react_pipeline.extensions.methods.full import Full
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, RetrievalError
 from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
-from react_pipeline.training.methods.full import Full
 from react_pipeline.training.schedule import batch_at
 
 TRAINING: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from react_pipeline.training.methods.model_method import ModelMethod
+from react_pipeline.training import ModelMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +36,7 @@ class LoraImage(ModelMethod):
         Raises:
             InputError: If it has no attention.
         """
-        from react_pipeline.clip import add_low_rank, image_attention
+        from react_pipeline.extensions.methods.low_rank import add_low_rank, image_attention
 
         add_low_rank(image_attention(model), training.rank or RANK)
 
@@ -54,6 +54,6 @@ class LoraImage(ModelMethod):
 
     def merge(self, model: nn.Module) -> None:
         """Add the products to the weights: plain open_clip loads the result."""
-        from react_pipeline.clip import merge_low_rank
+        from react_pipeline.extensions.methods.low_rank import merge_low_rank
 
         merge_low_rank(model)

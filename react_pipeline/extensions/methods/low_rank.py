@@ -1,7 +1,7 @@
 """Low-rank blocks: two thin matrices whose product is added to a weight of attention, and merged
 into it when a training ends (LoRA, arXiv 2106.09685; on CLIP, arXiv 2405.18541).
 
-Does not belong here: which towers get them (`training.methods`). Shapes: P projections packed in one
+Does not belong here: which towers get them (`lora_image`, `lora_both`). Shapes: P projections packed in one
 weight, R rank, I and O numbers that a projection takes and gives.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from react_pipeline.clip.gated import vision_blocks
+from react_pipeline.clip import vision_blocks
 from react_pipeline.store import InputError
 
 _SEPARATE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))

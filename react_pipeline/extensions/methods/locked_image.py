@@ -3,7 +3,7 @@
 Source: LiT (Zhai et al. 2022, arXiv 2111.07991).
 """
 
-from react_pipeline.training.methods.model_method import ModelMethod
+from react_pipeline.training import ModelMethod
 
 
 class LockedImage(ModelMethod):

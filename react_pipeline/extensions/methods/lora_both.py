@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from react_pipeline.training.methods.lora_image import RANK, LoraImage
+from react_pipeline.extensions.methods.lora_image import RANK, LoraImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ class LoraBoth(LoraImage):
         Raises:
             InputError: If one has no attention.
         """
-        from react_pipeline.clip import add_low_rank, text_attention
+        from react_pipeline.extensions.methods.low_rank import add_low_rank, text_attention
 
         super().attach(model, training)
         add_low_rank(text_attention(model), training.rank or RANK)

@@ -1,6 +1,6 @@
 """`full`: everything trains. With few pairs it forgets fastest."""
 
-from react_pipeline.training.methods.model_method import ModelMethod
+from react_pipeline.training import ModelMethod
 
 
 class Full(ModelMethod):

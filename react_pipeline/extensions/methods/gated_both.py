@@ -1,6 +1,6 @@
 """`gated-both`: gated blocks, and the text tower trains too: a row of REACT's own ablation."""
 
-from react_pipeline.training.methods.gated_image import GatedImage
+from react_pipeline.training import GatedImage
 
 
 class GatedBoth(GatedImage):

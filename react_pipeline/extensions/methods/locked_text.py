@@ -1,6 +1,6 @@
 """`locked-text`: the image tower trains, the text tower is the base's."""
 
-from react_pipeline.training.methods.model_method import ModelMethod
+from react_pipeline.training import ModelMethod
 
 
 class LockedText(ModelMethod):

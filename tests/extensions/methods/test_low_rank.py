@@ -19,10 +19,10 @@ from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
 
 from react_pipeline.clip.attention import is_plain
-from react_pipeline.clip.low_rank import LowRank
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.text_tower import encode_text
 from react_pipeline.clip.tower import ImageTower
+from react_pipeline.extensions.methods.low_rank import LowRank
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError

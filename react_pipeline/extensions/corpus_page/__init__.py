@@ -1,0 +1,1 @@
+"""The corpus in a browser: searched by texts and pictures."""

@@ -1,0 +1,1 @@
+"""Methods beside REACT's own and the linear head, a module each."""

@@ -1,0 +1,26 @@
+"""What methods add: other ways to customize a model, to compare REACT with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from react_pipeline.extension import Extension
+from react_pipeline.settings import Method
+
+
+class Methods(Extension):
+    """Gated blocks with both towers, weights of low rank, whole towers, and heads that take no step."""
+
+    def methods(self) -> Iterable[Method]:
+        """Those that train a model, then those that fit a head."""
+        from react_pipeline.extensions.methods.full import Full
+        from react_pipeline.extensions.methods.gated_both import GatedBoth
+        from react_pipeline.extensions.methods.gda import Gda
+        from react_pipeline.extensions.methods.locked_image import LockedImage
+        from react_pipeline.extensions.methods.locked_text import LockedText
+        from react_pipeline.extensions.methods.lora_both import LoraBoth
+        from react_pipeline.extensions.methods.lora_image import LoraImage
+        from react_pipeline.extensions.methods.ncm import Ncm
+
+        yield from (GatedBoth(), LoraImage(), LoraBoth(), LockedText(), LockedImage(), Full())
+        yield from (Gda(), Ncm())
