@@ -3,9 +3,9 @@ few rates.
 
 `.venv/bin/python -m benchmarks.cluster_sums --page benchmarks/results.md` writes the tables into
 that page from the rates below. `--measure` measures those of FAISS on one core, in two minutes; put
-what it prints into `indexing/cost.py`.
+what it prints into `extensions/plan/index_cost.py`.
 
-Belongs here: the tables. Does not belong here: rates and formulas (`indexing.cost`), the size of an
+Belongs here: the tables. Does not belong here: rates and formulas (`extensions.plan.index_cost`), the size of an
 index (`indexing.keys`). N pairs, D width of the vectors, n cells.
 """
 
@@ -19,19 +19,21 @@ import numpy as np
 from markupsafe import Markup
 
 from react_pipeline.corpus import IMAGE_BYTES, URLS_PER_CORE_SECOND
-from react_pipeline.embedding import METADATA_BYTES
+from react_pipeline.extensions.plan import (
+    GPU_PAIRS_PER_SECOND,
+    METADATA_BYTES,
+    adding_seconds,
+    index_seconds,
+    training_seconds,
+)
 from react_pipeline.indexing import (
     SAMPLE_POINTS_PER_CELL,
     Key,
     Searched,
-    adding_seconds,
     cells_for,
     estimate,
-    index_seconds,
-    training_seconds,
 )
 from react_pipeline.pages import markdown_table
-from react_pipeline.workload import GPU_PAIRS_PER_SECOND
 
 BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}

@@ -20,12 +20,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from benchmarks.methods import write_section
+from react_pipeline.extensions.plan import Machine, plan_of
 from react_pipeline.lineage import run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import load_domains
 from react_pipeline.stage import STAGES
-from react_pipeline.workload import Machine, plan_of
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- plan:begin -->", "<!-- plan:end -->"

@@ -35,6 +35,7 @@ from react_pipeline.clip import class_prompts, load, publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import embed_corpus, read_metadata
 from react_pipeline.embedding.vectors import vectors_of
+from react_pipeline.extensions.plan import plan_of
 from react_pipeline.indexing import Index, build_index, search_all
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
@@ -42,7 +43,6 @@ from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact
 from react_pipeline.training import customize
-from react_pipeline.workload import plan_of
 
 ROOT = Path(__file__).parents[1]
 ROWS, PARTS, MIXED_CAPTIONS = 100_000, 10, 20_000

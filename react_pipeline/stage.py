@@ -12,15 +12,12 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from react_pipeline.extension import LazyTable, brought, leave_out
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, Method, PipelineConfig
 from react_pipeline.store import Artifact
-
-if TYPE_CHECKING:
-    from react_pipeline.workload import Step, Sums
 
 ALL = "all"
 """The key of the artifacts that belong to no domain."""
@@ -71,7 +68,7 @@ class Stage:
         is_benchmark: Whether automation leaves it out unless `automation.benchmark` is true; of
             stages with data of their own alone.
         version: Raised by hand when the same inputs make another artifact.
-        plan: What all its artifacts will need, for `plan`; None: not estimated.
+        plan: What all its artifacts will need, as a function of the extension `plan`'s sums.
         package: Writes an artifact into an empty folder, to be used without the store; MLflow logs
             it as a model.
         calibrate: Writes what of this folder follows from later results.
@@ -95,7 +92,7 @@ class Stage:
     data_field: str = ""
     is_benchmark: bool = True
     version: str = "1"
-    plan: Callable[[Sums], Step] | None = None
+    plan: Callable[[Any], Any] | None = None
     package: Callable[[Project, Artifact, Path], None] | None = None
     calibrate: Callable[[Project, Artifact, Path], None] | None = None
     group: str = "extensions"

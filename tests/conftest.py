@@ -238,14 +238,16 @@ def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from react_pipeline.embedding.cost import EncodingCost
-    from react_pipeline.training.cost import StepCost
+    from react_pipeline.extensions.plan.encoding_cost import EncodingCost
+    from react_pipeline.extensions.plan.step_cost import StepCost
 
     monkeypatch.setattr(EncodingCost, "measured", lambda *_: EncodingCost(1e-3, 2e-2, 1e-2))
     monkeypatch.setattr(StepCost, "measured", lambda *_: StepCost(5e-2, 3e-2, 0.0, splits=True))
-    monkeypatch.setattr("react_pipeline.training.cost.head_step_seconds", lambda *_: 1e-4)
-    monkeypatch.setattr("react_pipeline.workload.processor.choose_precision", lambda *_: "fp32")
-    monkeypatch.setattr("react_pipeline.workload.processor.build", lambda *_: Mock())
+    monkeypatch.setattr("react_pipeline.extensions.plan.sums.head_step_seconds", lambda *_: 1e-4)
+    monkeypatch.setattr(
+        "react_pipeline.extensions.plan.processor.choose_precision", lambda *_: "fp32"
+    )
+    monkeypatch.setattr("react_pipeline.extensions.plan.processor.build", lambda *_: Mock())
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:

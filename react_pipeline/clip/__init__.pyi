@@ -1,3 +1,5 @@
+from .architecture import CONFIG_FILE as CONFIG_FILE
+from .architecture import GATED_PREFIX as GATED_PREFIX
 from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
@@ -13,12 +15,6 @@ from .classifier import LOGIT_SCALE as LOGIT_SCALE
 from .classifier import domain_head as domain_head
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
-from .cost import IMAGE_OPERATIONS as IMAGE_OPERATIONS
-from .cost import TEXT_OPERATIONS as TEXT_OPERATIONS
-from .cost import EncoderCost as EncoderCost
-from .cost import architecture_named as architecture_named
-from .cost import architecture_of as architecture_of
-from .cost import core_seconds as core_seconds
 from .gated import GatedBlock as GatedBlock
 from .gated import add_gated_blocks as add_gated_blocks
 from .gated import gate_values as gate_values

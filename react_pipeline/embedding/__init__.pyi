@@ -1,5 +1,3 @@
-from .cost import METADATA_BYTES as METADATA_BYTES
-from .cost import EncodingCost as EncodingCost
 from .earlier_embeddings import LEDGER_FILE as LEDGER_FILE
 from .embed import embed_corpus as embed_corpus
 from .encoder import CPU_IMAGES as CPU_IMAGES

@@ -5,12 +5,9 @@ from .build import build_side as build_side
 from .build import index_counts as index_counts
 from .build import tune_and_measure as tune_and_measure
 from .choice import BYTES_PER_SECOND as BYTES_PER_SECOND
+from .choice import OPERATIONS_PER_SECOND as OPERATIONS_PER_SECOND
 from .choice import Searched as Searched
 from .choice import estimate as estimate
-from .cost import adding_seconds as adding_seconds
-from .cost import index_seconds as index_seconds
-from .cost import planned_key as planned_key
-from .cost import training_seconds as training_seconds
 from .files import find_rows as find_rows
 from .files import innermost as innermost
 from .files import inverted_lists as inverted_lists

@@ -1,9 +1,10 @@
 from .cost import CheckpointCost as CheckpointCost
 from .cost import PlannedTraining as PlannedTraining
-from .cost import StepCost as StepCost
 from .customization import Customization as Customization
 from .customization import customize as customize
 from .head import HeadSamples as HeadSamples
+from .head_steps import Head as Head
+from .kept_tokens import may_keep as may_keep
 from .log import TrainingLog as TrainingLog
 from .losses import contrastive_loss as contrastive_loss
 from .methods.gated_image import GatedImage as GatedImage

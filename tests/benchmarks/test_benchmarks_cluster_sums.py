@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cluster_sums
-from react_pipeline.indexing.cost import adding_seconds, training_seconds
+from react_pipeline.extensions.plan.index_cost import adding_seconds, training_seconds
 from react_pipeline.indexing.keys import Key
 
 

@@ -46,7 +46,6 @@ ROOMS = (
     "use",
     "pipeline",
     "upkeep",
-    "workload",
     "assets",
     "commands",
 )

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan.plan import plan_of
 from react_pipeline.project.project import Project
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.plan import plan_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "imagenet-b32"
 

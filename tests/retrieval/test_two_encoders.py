@@ -23,6 +23,8 @@ from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.corpus_page.corpus_service import open_corpus
+from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan.sums import Sums
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import leaked_images
@@ -32,8 +34,6 @@ from react_pipeline.stage import ALL
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.upkeep import State, places, survey
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.sums import Sums
 
 METHODS = ["base", "gated-image", "linear-head-control"]
 

@@ -27,6 +27,8 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extension import Extension, broken_extensions
+from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan.plan import plan_of
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_pipeline
@@ -37,8 +39,6 @@ from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError
 from react_pipeline.training.customization import customize
 from react_pipeline.use.exported_folder import export
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.plan import plan_of
 
 PAGE = module_of_page()
 Adapter, ClassMeans, Mine = PAGE["Adapter"], PAGE["ClassMeans"], PAGE["Mine"]

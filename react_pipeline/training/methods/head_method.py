@@ -110,7 +110,7 @@ class HeadMethod(Method):
         from react_pipeline.training.cost import CheckpointCost
 
         return CheckpointCost(
-            towers=(planned.names + planned.prompts) * planned.encoding.text,
+            towers=(planned.names + planned.prompts) * planned.text_seconds,
             alone=self.fit_seconds(planned),
-            disk=8 * planned.encoder.dimension * planned.classes,
+            disk=8 * planned.dimension * planned.classes,
         )

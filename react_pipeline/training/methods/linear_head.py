@@ -46,9 +46,5 @@ class LinearHead(HeadMethod):
 
     def fit_seconds(self, planned: PlannedTraining) -> float:
         """Steps as measured on this processor."""
-        from react_pipeline.training.cost import head_step_seconds
-
         training = planned.training.in_steps(planned.pairs, planned.training.batch_size)
-        dimension = planned.encoder.dimension
-        classes = planned.classes
-        return training.steps * head_step_seconds(dimension, classes, training)
+        return training.steps * planned.head_step_seconds()

@@ -108,9 +108,6 @@ class ModelMethod(Method):
         """Steps as measured on this processor."""
         from react_pipeline.training.cost import CheckpointCost
 
-        training = planned.training
-        encoding = planned.encoding
-        step = planned.step(self, training)
-        texts = planned.pairs + (planned.names if training.class_prompt_fraction else 0)
-        seconds = step.seconds(training, encoding, planned.pairs, texts)
-        return CheckpointCost(towers=seconds, disk=planned.encoder.weights_bytes)
+        names = planned.names if planned.training.class_prompt_fraction else 0
+        seconds = planned.model_seconds(self, planned.pairs + names)
+        return CheckpointCost(towers=seconds, disk=planned.weights_bytes)

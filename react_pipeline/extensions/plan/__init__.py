@@ -1,4 +1,4 @@
-"""Workload: how much a step has to do, and how long that takes, before it runs.
+"""What each step will take, before it runs: `react-pipeline plan`.
 
 Does not belong here: progress while a step runs (a bar of its own).
 """

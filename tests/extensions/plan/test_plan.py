@@ -21,19 +21,19 @@ from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
 from react_pipeline.clip.architecture import read_config
-from react_pipeline.clip.cost import EncoderCost
 from react_pipeline.commands.cli import app
-from react_pipeline.embedding.cost import EncodingCost
 from react_pipeline.extensions.demo.sources import corpus_drawings
+from react_pipeline.extensions.plan.encoder_cost import EncoderCost
+from react_pipeline.extensions.plan.encoding_cost import EncodingCost
+from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan.plan import plan_of
+from react_pipeline.extensions.plan.step_cost import StepCost
+from react_pipeline.extensions.plan.sums import START_SECONDS, Cost, Step, Sums
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store.errors import InputError
-from react_pipeline.training.cost import StepCost
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.plan import plan_of
-from react_pipeline.workload.sums import START_SECONDS, Cost, Step, Sums
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 PREPARE, IMAGE, TEXT, FROZEN, STEPPED = 1e-3, 2e-2, 1e-2, 5e-2, 3e-2

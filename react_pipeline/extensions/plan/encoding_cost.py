@@ -1,6 +1,6 @@
 """What encoding costs on this processor, measured on a few images and captions.
 
-Does not belong here: how many there are (`workload`).
+Does not belong here: how many there are (`sums`).
 """
 
 import io
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from react_pipeline.clip import Clip, core_seconds
+from react_pipeline.clip import Clip
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding.encoder import CPU_IMAGES, Encoder
+from react_pipeline.embedding import CPU_IMAGES, Encoder
+from react_pipeline.extensions.plan.encoder_cost import core_seconds
 from react_pipeline.settings import MAX_PIXELS
 
 METADATA_BYTES = 200

@@ -1,10 +1,12 @@
 """The sums of a configuration on a machine, stage by stage.
 
 Belongs here: how much work each stage has. Does not belong here: what one image, caption, row or
-step costs (the module `cost` of the room that does the work; `processor`), what will not fit and
-what was measured (`plan`).
+step costs (the modules `..._cost`, `processor`), what will not fit and what was measured (`plan`).
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,14 +18,16 @@ from react_pipeline.corpus import (
     URLS_PER_CORE_SECOND,
     CorpusSize,
 )
-from react_pipeline.embedding import METADATA_BYTES
+from react_pipeline.extensions.plan.encoding_cost import METADATA_BYTES
+from react_pipeline.extensions.plan.index_cost import index_seconds, planned_key
+from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan.processor import Processor
+from react_pipeline.extensions.plan.step_cost import head_step_seconds
 from react_pipeline.indexing import (
     BYTES_PER_SECOND,
     Key,
     Searched,
     estimate,
-    index_seconds,
-    planned_key,
 )
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
@@ -31,9 +35,7 @@ from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import DomainConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError, ReactError
-from react_pipeline.training import PlannedTraining
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.processor import Processor
+from react_pipeline.training import ModelMethod, PlannedTraining
 
 START_SECONDS = 0.5
 """Of every artifact: its model is loaded, its pictures are drawn, its files are hashed."""
@@ -57,7 +59,7 @@ class Cost:
     shared: float = 0
     alone: float = START_SECONDS
 
-    def __add__(self, other: "Cost") -> "Cost":
+    def __add__(self, other: Cost) -> Cost:
         """The sum of two artifacts."""
         return Cost(
             self.towers + other.towers, self.shared + other.shared, self.alone + other.alone
@@ -150,15 +152,31 @@ class Sums:
         """In the order of the data, without those that no configured method needs."""
         steps = []
         for name, row in STAGES.items():
-            if row.plan is None or not self.keys[name]:
+            estimate = self._of_core.get(name) or row.plan
+            if estimate is None or not self.keys[name]:
                 continue
             try:
-                steps.append(row.plan(self))
+                steps.append(estimate(self))
             except ReactError:
                 raise
             except Exception as error:  # noqa: BLE001 - of an extension, which stops nothing else
                 steps.append(Step(name, f"no estimate: {type(error).__name__}: {error}"))
         return steps
+
+    @property
+    def _of_core(self) -> dict[str, Callable[[Sums], Step]]:
+        return {
+            "corpus": Sums.corpus_step,
+            "base_checkpoint": partial(Sums.checkpoint_step, stage="base_checkpoint"),
+            "retrieval_checkpoint": partial(Sums.checkpoint_step, stage="retrieval_checkpoint"),
+            "corpus_embeddings": Sums.embeddings_step,
+            "faiss_index": Sums.index_step,
+            "evaluation_set": Sums.evaluation_sets_step,
+            "retrieved_set": partial(Sums.pairs_step, stage="retrieved_set"),
+            "control_set": partial(Sums.pairs_step, stage="control_set"),
+            "customized_checkpoint": Sums.trainings_step,
+            "domain_results": Sums.results_step,
+        }
 
     def timed(self, step: Step, cost: Cost) -> Step:
         """A step with the hours of its cost."""
@@ -309,15 +327,26 @@ class Sums:
 
     def _planned(self, slug: str, method: str) -> PlannedTraining:
         domain = self.domains[slug]
+        training = self.project.training(slug, method)
+        classes = len(domain.config.classes)
+        encoder = self.processor.encoder
+        encoding = self.processor.encoding
+
+        def model_seconds(method: ModelMethod, texts: int) -> float:
+            step = self.processor.step(method, training)
+            return step.seconds(training, encoding, domain.pairs, texts)
+
         return PlannedTraining(
-            training=self.project.training(slug, method),
+            training=training,
             pairs=domain.pairs,
-            classes=len(domain.config.classes),
+            classes=classes,
             names=domain.names,
             prompts=domain.prompts,
-            encoder=self.processor.encoder,
-            encoding=self.processor.encoding,
-            step=self.processor.step,
+            dimension=encoder.dimension,
+            weights_bytes=encoder.weights_bytes,
+            text_seconds=encoding.text,
+            model_seconds=model_seconds,
+            head_step_seconds=lambda: head_step_seconds(encoder.dimension, classes, training),
         )
 
     def results_step(self) -> Step:

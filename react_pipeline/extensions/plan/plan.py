@@ -2,18 +2,18 @@
 took.
 
 Belongs here: what will not fit, what was measured. Does not belong here: the sums (`sums`),
-printing (`commands.plan`).
+printing (`commands`).
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from react_pipeline.corpus import CorpusSize
+from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan.sums import Step, Sums
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.store import ReactError
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.sums import Step, Sums
 
 LONG_HOURS = 24
 

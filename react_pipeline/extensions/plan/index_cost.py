@@ -1,10 +1,9 @@
 """What building an index costs: core seconds, from a few rates of FAISS. N rows, D width, n cells.
 
-Does not belong here: the size of an index (`keys`), what a search costs (`choice`).
+Does not belong here: the size of an index (`indexing.keys`), what a search costs (`indexing.choice`).
 """
 
-from react_pipeline.indexing.choice import OPERATIONS_PER_SECOND
-from react_pipeline.indexing.keys import SAMPLE_POINTS_PER_CELL, Key, choose_key
+from react_pipeline.indexing import OPERATIONS_PER_SECOND, SAMPLE_POINTS_PER_CELL, Key, choose_key
 from react_pipeline.settings import IndexConfig
 
 KMEANS_ROUNDS, KMEANS_OPERATIONS_PER_SECOND = 10, 68e9

@@ -9,9 +9,9 @@ import torch
 from support.methods import model_method
 
 from react_pipeline.clip.model import load
-from react_pipeline.embedding.cost import EncodingCost
+from react_pipeline.extensions.plan.encoding_cost import EncodingCost
+from react_pipeline.extensions.plan.step_cost import StepCost, head_step_seconds
 from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.cost import StepCost, head_step_seconds
 
 TRAINING = TrainingConfig(last_k_layers=1)
 

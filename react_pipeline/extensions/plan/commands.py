@@ -1,7 +1,7 @@
 """The command `react-pipeline plan`: what each step will need here or on another machine, and what
 it took.
 
-Belongs here: printing the sums. Does not belong here: the sums (`workload.plan`).
+Belongs here: printing the sums. Does not belong here: the sums (`plan`).
 """
 
 import json
@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_table
+from react_pipeline.commands import Config, console, load_project, print_table
 
 
 def plan(
@@ -31,7 +30,8 @@ def plan(
 
     The encoder is run for some seconds to measure this processor; run it while nothing else does.
     """
-    from react_pipeline.workload import Machine, plan_of
+    from react_pipeline.extensions.plan.machine import Machine
+    from react_pipeline.extensions.plan.plan import plan_of
 
     project = load_project(config)
     estimate = plan_of(project, Machine.here(project.config.store).changed(machine), rows)

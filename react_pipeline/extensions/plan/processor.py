@@ -2,7 +2,7 @@
 some seconds.
 
 Belongs here: which model is run, and what follows for other machines. Does not belong here: what is
-run (`embedding.cost`, `training.cost`), how much of it there is (`plan`).
+run (`encoding_cost`, `step_cost`), how much of it there is (`plan`).
 """
 
 from contextlib import suppress
@@ -11,22 +11,25 @@ from functools import cached_property
 from pathlib import Path
 
 from react_pipeline.clip import (
-    IMAGE_OPERATIONS,
-    TEXT_OPERATIONS,
     Clip,
-    EncoderCost,
-    architecture_named,
-    architecture_of,
     build,
     choose_precision,
 )
-from react_pipeline.embedding import EncodingCost
+from react_pipeline.extensions.plan.encoder_cost import (
+    IMAGE_OPERATIONS,
+    TEXT_OPERATIONS,
+    EncoderCost,
+    architecture_named,
+    architecture_of,
+)
+from react_pipeline.extensions.plan.encoding_cost import EncodingCost
+from react_pipeline.extensions.plan.step_cost import StepCost
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import EncoderConfig, TrainingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
-from react_pipeline.training import ModelMethod, StepCost
+from react_pipeline.training import ModelMethod
 
 LARGEST = 50
 """Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it.

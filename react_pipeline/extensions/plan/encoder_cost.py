@@ -1,7 +1,7 @@
 """What a CLIP costs: its operations and bytes, counted without computing, and processor seconds,
 measured.
 
-Does not belong here: what of a model a step runs (`embedding.cost`, `training.cost`).
+Does not belong here: what of a model a step runs (`encoding_cost`, `step_cost`).
 """
 
 import time
@@ -15,8 +15,7 @@ from open_clip import get_model_config
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from react_pipeline.clip.architecture import CONFIG_FILE, GATED_PREFIX, read_config
-from react_pipeline.clip.model import build
+from react_pipeline.clip import CONFIG_FILE, GATED_PREFIX, build, read_config
 from react_pipeline.settings import EncoderConfig, encoders
 
 IMAGE_OPERATIONS, TEXT_OPERATIONS = 2 * 4.409e9, 2 * 2.980e9
