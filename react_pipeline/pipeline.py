@@ -48,8 +48,8 @@ class Core(Extension):
         yield training.LinearHead()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
-        """Tars and images."""
-        return corpus.Webdataset, corpus.Images
+        """Tars of images and captions."""
+        return (corpus.Webdataset,)
 
     def installs(self) -> Mapping[str, str]:
         """Packages of a cluster, and for tars in object storage."""

@@ -19,7 +19,6 @@ from .cost import size_of_images as size_of_images
 from .decoding_limits import limit_memory as limit_memory
 from .decoding_process import decode_apart as decode_apart
 from .downloads import download_images as download_images
-from .image_files import SKIPPED_FILE as SKIPPED_FILE
 from .image_source import ImageSource as ImageSource
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage
@@ -33,7 +32,6 @@ from .inventory import check_shards as check_shards
 from .inventory import place_of as place_of
 from .inventory import remember_place as remember_place
 from .inventory import take_stock_of as take_stock_of
-from .kinds.images import Images as Images
 from .kinds.sharded import ShardedCorpus as ShardedCorpus
 from .kinds.table_columns import TableColumns as TableColumns
 from .kinds.webdataset import Webdataset as Webdataset
@@ -42,8 +40,10 @@ from .pairs import fields_of as fields_of
 from .pairs import read_pair as read_pair
 from .remote import find_remote as find_remote
 from .remote import identify as identify
+from .shards import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .shards import SHARDS as SHARDS
 from .shards import Member as Member
+from .shards import PackedSample as PackedSample
 from .shards import Sample as Sample
 from .shards import ShardIndex as ShardIndex
 from .shards import ShardLocation as ShardLocation

@@ -120,7 +120,7 @@ def test_a_broken_extension_is_named_and_left_out(tmp_path: Path) -> None:
     path = Path(os.pathsep.join([str(LIBRARY.parent), str(place)]))
     out, errors = python(LOOK, path=path, folder=tmp_path)
     first = out.splitlines()[0]
-    kinds = "webdataset images demo named-photos embeddings urls"
+    kinds = "webdataset demo images named-photos embeddings urls"
     assert f"kinds {kinds} encoders demo stages corpus" in first
     assert "dense_results" in first and "benchmark_results" in first
     assert "exit 0" in out and "'pairs': 2" in out

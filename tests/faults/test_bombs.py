@@ -24,14 +24,14 @@ import pytest
 from PIL import Image
 
 from react_pipeline.corpus import images
-from react_pipeline.corpus.image_files import _read_table
-from react_pipeline.corpus.kinds.images import Images
 from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
 from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.embedding.parts import Parts, starts_of
 from react_pipeline.extensions.elevater import submission
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.images.corpus_kind import Images
+from react_pipeline.extensions.images.image_files import _read_table
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.store.errors import CorpusError, CorruptArtifact

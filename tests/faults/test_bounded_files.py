@@ -23,11 +23,11 @@ from react_pipeline.clip.architecture import read_config
 from react_pipeline.clip.weights import at_most, read_weights
 from react_pipeline.corpus import bounded_tables, text_columns
 from react_pipeline.corpus.bounded_tables import open_table
-from react_pipeline.corpus.image_files import _read_table
-from react_pipeline.corpus.kinds.images import Images
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.images.corpus_kind import Images
+from react_pipeline.extensions.images.image_files import _read_table
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.labelled.kind import read_file

@@ -21,6 +21,7 @@ ROOMS = (
     "extensions/corpus_page",
     "extensions/dense",
     "extensions/elevater",
+    "extensions/images",
     "extensions/labels",
     "extensions/ready",
     "extensions/urls",

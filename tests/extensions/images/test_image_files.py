@@ -18,13 +18,14 @@ from support.drawings import COLOURS, SHAPES, draw, encode, write_shard
 
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import image_files, shards
+from react_pipeline.corpus import shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.pairs import read_pair
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.images import image_files
 from react_pipeline.lineage import run
 from react_pipeline.project.outside import look_at, of_corpus
 from react_pipeline.project.project import Project

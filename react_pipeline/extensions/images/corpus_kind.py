@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from react_pipeline.corpus.kinds.sharded import ShardedCorpus
+from react_pipeline.corpus import ShardedCorpus
 from react_pipeline.settings import CaptionExtension, LocalNames
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus.cost import CorpusSize
+    from react_pipeline.corpus import CorpusSize
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -47,7 +47,7 @@ class Images(ShardedCorpus):
 
     def publish(self, project: Project) -> Artifact:
         """Copy them."""
-        from react_pipeline.corpus.image_files import publish_image_corpus
+        from react_pipeline.extensions.images.image_files import publish_image_corpus
 
         return publish_image_corpus(project, self)
 
@@ -63,13 +63,13 @@ class Images(ShardedCorpus):
 
     def size(self) -> CorpusSize:
         """Of the files and rows there are."""
-        from react_pipeline.corpus.cost import size_of_images
+        from react_pipeline.corpus import size_of_images
 
         return size_of_images(self.sources())
 
     def sources(self) -> Sequence[Path]:
         """The folders and files."""
-        from react_pipeline.corpus.image_files import find_sources
+        from react_pipeline.extensions.images.image_files import find_sources
 
         return find_sources(self)
 

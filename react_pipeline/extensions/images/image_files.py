@@ -3,8 +3,8 @@ with images in them.
 
 Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are
 those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not
-belong here: the form of the shards (`shards`), which images and captions are usable (`pairs`, when
-they are embedded).
+belong here: the form of the shards (`corpus.shards`), which images and captions are usable (`corpus.pairs`,
+when they are embedded).
 """
 
 from collections import Counter
@@ -18,11 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus.bounded_tables import open_table
-from react_pipeline.corpus.images import IMAGE_SUFFIXES
-from react_pipeline.corpus.inventory import take_stock_of
-from react_pipeline.corpus.kinds.images import Images
-from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, SHARDS, PackedSample, pack
+from react_pipeline.corpus import (
+    IMAGE_EXTENSIONS,
+    IMAGE_SUFFIXES,
+    SHARDS,
+    PackedSample,
+    open_table,
+    pack,
+    take_stock_of,
+)
+from react_pipeline.extensions.images.corpus_kind import Images
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
 from react_pipeline.store import (
@@ -111,11 +116,11 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
 
 def find_sources(corpus: Images) -> list[Path]:
     """The folders and parquet files of `corpus.images`, in their order; errors as of `find_files`."""
-    found = (
+    paths_by_name = (
         [Path(name)] if Path(name).is_dir() else find_files([name], (".parquet",), "corpus.images")
         for name in corpus.images
     )
-    return list(dict.fromkeys(path for paths in found for path in paths))
+    return list(dict.fromkeys(path for paths in paths_by_name for path in paths))
 
 
 def _content_of(folder: Path, corpus: Images) -> list[list[str]]:

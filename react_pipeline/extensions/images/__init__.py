@@ -1,0 +1,1 @@
+"""A corpus of images that are in no tar: folders with captions, and parquet files."""
