@@ -14,12 +14,12 @@ from support.upkeep import METHODS, build, build_all, change_pipeline, edit_doma
 
 from react_pipeline import upkeep
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.project import manifests
 from react_pipeline.project.project import Project
 from react_pipeline.settings import files
 from react_pipeline.settings.automation import require_cron_line
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import ALL
+from react_pipeline.store import look
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.store.store import Store
 from react_pipeline.upkeep import Place, State, pairs_distance, places, survey
@@ -217,7 +217,7 @@ def test_files_are_parsed_once_until_they_change(
     before = survey(trained, ["shapes"])
     with monkeypatch.context() as unread:
         unread.setattr(files, "read_yaml", None)
-        unread.setattr(manifests, "read_manifest", None)
+        unread.setattr(look, "read_manifest", None)
         assert survey(trained, ["shapes"]).states == before.states
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     assert ("retrieved_set", "shapes") in asked(trained)
