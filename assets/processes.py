@@ -81,7 +81,8 @@ class Progress(TrainingObserver):
     def stepped(self, record: Mapping[str, float]) -> None:
         """Report progress from time to time."""
         self._observer.stepped(record)
-        if time.monotonic() - self._reported < PROGRESS_SECONDS:
+        # A closed form has no steps.
+        if not self._steps or time.monotonic() - self._reported < PROGRESS_SECONDS:
             return
         self._reported = time.monotonic()
         speed = (

@@ -18,7 +18,7 @@ from react_pipeline.project import Project, locate_home, ui_addresses
 from react_pipeline.settings import load_domains
 from react_pipeline.store import ReactError
 
-MAX_DOMAINS, MAX_DASHBOARDS = 8, 4
+MAX_DOMAINS, MAX_DASHBOARDS, MAX_LINES = 8, 4, 16
 """Maximum numbers of lines, so that the page fits a screen."""
 
 _DETAILS = ("top5", "mean_per_class", "n", "pairs", "trainable_parameters", "seconds")
@@ -50,8 +50,8 @@ def print_start_page(
 
 
 def _print_headline(project: Project, slugs: Sequence[str]) -> None:
-    """Print a line for each domain, of the method that is spoken of; where nothing was measured, of
-    the best by other evidence.
+    """Print a line for each domain and trained method; of many, only of the method that is spoken
+    of; where nothing was measured, of the best by other evidence.
     """
     from react_pipeline.evaluation import (
         MEAN,
@@ -59,6 +59,7 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
         cells_of,
         comparison_table,
         headline_method,
+        is_trained,
     )
     from react_pipeline.promotion import standing
 
@@ -69,7 +70,9 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
     )
     added = [column.name for column in added_differences()]
     ranked = ranked.sort_values(["other", *added], ascending=[True] + [False] * len(added))
-    shown = ranked.drop_duplicates("domain").sort_index()
+    each = ranked[ranked["top1"].notna() & ranked["method"].map(is_trained)]
+    few = len(each) <= MAX_LINES and set(each["domain"]) == set(ranked["domain"])
+    shown = (each if few else ranked.drop_duplicates("domain")).sort_index()
     heads, rows = cells_of(shown, _DETAILS)
     lines = []
     for slug, cells, status in zip(shown["domain"], rows, shown["status"], strict=True):

@@ -36,15 +36,16 @@ class Finding:
     details: tuple[str, ...]
 
 
+def is_trained(name: str) -> bool:
+    """Whether it is a trained method by its first seed: neither the base nor a control."""
+    return name != "base" and not name.endswith(CONTROL_SUFFIX) and first_seed(name) == name
+
+
 def headline_method(table: pd.DataFrame) -> str:
     """The trained method that a report speaks of: `gated-image`, else the first that was measured,
     else "".
     """
-    trained = [
-        name
-        for name in table.loc[table["top1"].notna(), "method"]
-        if name != "base" and not name.endswith(CONTROL_SUFFIX) and first_seed(name) == name
-    ]
+    trained = [name for name in table.loc[table["top1"].notna(), "method"] if is_trained(name)]
     return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")
 
 

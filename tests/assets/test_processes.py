@@ -148,6 +148,14 @@ def test_progress_is_reported_now_and_then() -> None:
     ]
 
 
+def test_a_closed_form_has_no_steps_to_report() -> None:
+    reported: list[str] = []
+    progress = Progress(TrainingObserver(), reported.append)
+    progress.started(Inputs("customized_checkpoint", "shapes/gda", {}, {}, "1"), 0)
+    progress.stepped({"step": 0, "loss": 0.5})
+    assert reported == ["training shapes/gda: from the start"]
+
+
 def test_training_in_the_assets_process_is_streamed(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from conftest import write_project
 from support.results import publish_results
 from typer.testing import CliRunner
 
+from react_pipeline.commands import start_page
 from react_pipeline.commands.cli import app
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.evaluation.all_domains import overview
@@ -122,6 +123,25 @@ def test_the_start_page_has_headline_champions_and_links(
     for stage, key in (("overview", "all"), ("comparison", "shapes"), ("comparison", "colours")):
         assert str(project.store.current(stage, key).path / "dashboard.html") in shown
     assert "react-pipeline ui" in shown and "http" not in shown
+
+
+def test_each_trained_method_has_a_line_while_they_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = ["base", "gated-image", "gated-image-control", "gda"]
+    project = write_project(tmp_path, Path("/none"), Path("/none"), methods=methods)
+    wrong = [False] * 20
+    publish_results(project, "shapes", {**ANSWERS, methods[2]: wrong, "gda": wrong})
+    compare(project, "shapes")
+
+    def lines() -> list[str]:
+        print_start_page(project, ["shapes"])
+        shown = capsys.readouterr().out.splitlines()
+        return [line.split()[1] for line in shown if line.startswith("shapes")]
+
+    assert lines() == ["gated-image", "gda"]
+    monkeypatch.setattr(start_page, "MAX_LINES", 1)
+    assert lines() == ["gated-image"]
 
 
 def test_the_start_page_says_where_the_user_interfaces_answer(
