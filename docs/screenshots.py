@@ -165,8 +165,8 @@ def _free_port() -> int:
 
 def main() -> None:
     """Start both user interfaces on the demo's results and take every picture."""
-    from react_pipeline.commands import serve
     from react_pipeline.extensions.corpus_page.page import serve_corpus
+    from react_pipeline.extensions.ui.servers import serve
     from react_pipeline.project import Project
 
     parser = argparse.ArgumentParser(

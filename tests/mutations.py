@@ -216,7 +216,7 @@ GUARDS = (
     Guard("react_pipeline/commands/doctor.py", "without_secrets(tracking.uri)", "tracking.uri", SECRETS),
     # Who may ask
     Guard("react_pipeline/browse/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
-    Guard("react_pipeline/commands/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
+    Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
     Guard("react_pipeline/browse/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
     Guard("react_pipeline/browse/cross_site.py", "if origin is not None and", "if False and", CROSS),
     Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),

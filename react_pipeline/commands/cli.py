@@ -31,7 +31,7 @@ from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
 from react_pipeline.commands.use import embed, export, predict
 from react_pipeline.extension import brought
-from react_pipeline.stop import raise_if_stopped, stop_in_own_way
+from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
 
 app = typer.Typer(
@@ -134,43 +134,6 @@ def search(
     print_table(["", "similarity", "caption", "file" if key == "source" else "key"], rows, right=2)
     draw_pairs(project, pairs, output)
     console.print(f"pictures: {output}")
-
-
-@app.command()
-def ui(
-    dagster_port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=65_535, help="Port of Dagster. Default: the first free one from 3000."
-        ),
-    ] = None,
-    mlflow_port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=65_535, help="Port of MLflow. Default: the first free one from 5000."
-        ),
-    ] = None,
-    config: Config = None,
-) -> None:
-    """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
-    from react_pipeline.commands.servers import serve, watch
-    from react_pipeline.tracking import mlflow_url
-
-    project = load_project(config)
-    stop_in_own_way()
-    console.print("starting; this takes up to a minute ...")
-    with serve(project, dagster_port, mlflow_port) as servers:
-        addresses = {server.name: server.url for server in servers if server.url}
-        if "mlflow" not in addresses:
-            addresses["mlflow"] = mlflow_url(
-                project.config.mlflow_url, project.config.tracking_uri or ""
-            )
-        print_start_page(project, addresses=addresses)
-        console.print("Ctrl-C stops.")
-        try:
-            watch(servers)
-        except KeyboardInterrupt:
-            console.print("stopping ...")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The Dagster home: the folder of Dagster's instance, and whether `react-pipeline ui` runs over it.
 
-Does not belong here: what is in the instance (Dagster), or starting anything (`commands.servers`).
+Does not belong here: what is in the instance (Dagster), or starting anything (an extension).
 """
 
 import errno

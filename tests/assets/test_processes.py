@@ -28,7 +28,7 @@ from react_pipeline.assets.processes import (
     write_failure,
 )
 from react_pipeline.assets.reporting import readable_failures
-from react_pipeline.commands.process_groups import listen_to_signals
+from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import (

@@ -151,7 +151,7 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
 def test_a_closed_terminal_interrupts_unless_outlived(before: str, ends: bool) -> None:
     code = (
         "import os, signal\n"
-        "from react_pipeline.commands.servers import end_with_the_terminal\n"
+        "from react_pipeline.extensions.ui.servers import end_with_the_terminal\n"
         f"signal.signal(signal.SIGHUP, signal.{before})\n"
         "end_with_the_terminal()\n"
         "try:\n    os.kill(os.getpid(), signal.SIGHUP); print('goes on')\n"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from support.services import free_port
 
-from react_pipeline.commands.process_groups import listen_to_signals
+from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 
 

@@ -20,8 +20,8 @@ import pytest
 from support.drawings import draw, encode
 from support.web import keep_img2dataset_loaded, send, served
 
-from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.corpus.downloads import download_images
+from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.settings.corpus import DownloadConfig
 
 URLS = 60

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.commands import process_groups
-from react_pipeline.commands import servers as servers_module
-from react_pipeline.commands.servers import Server, stop, watch
+from react_pipeline.extensions.ui import process_groups
+from react_pipeline.extensions.ui import servers as servers_module
+from react_pipeline.extensions.ui.servers import Server, stop, watch
 from react_pipeline.store.errors import ReactError
 
 STUBBORN = "trap '' INT TERM; sleep 600 & echo started; wait"
@@ -83,7 +83,7 @@ def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
 def test_servers_end_even_if_ui_is_killed_by_sigkill(tmp_path: Path) -> None:
     code = """
 import subprocess, time
-from react_pipeline.commands.process_groups import guarded
+from react_pipeline.extensions.ui.process_groups import guarded
 with guarded() as guard:
     guard(subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True).pid)
     print("started", flush=True)

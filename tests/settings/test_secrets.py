@@ -11,7 +11,7 @@ import pytest
 
 from react_pipeline.assets.processes import torchrun_command
 from react_pipeline.commands.doctor import diagnose
-from react_pipeline.commands.servers import _mlflow
+from react_pipeline.extensions.ui.servers import _mlflow
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
 from react_pipeline.settings.secrets import has_secret, without_secrets

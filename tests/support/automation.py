@@ -21,7 +21,7 @@ from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.assets.runs import HIDDEN
-from react_pipeline.commands.process_groups import end, listen_to_signals
+from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.stage import STAGES

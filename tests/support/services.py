@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.assets.resources import REPOSITORY
-from react_pipeline.commands.process_groups import end
+from react_pipeline.extensions.ui.process_groups import end
 from react_pipeline.project.project import Project
 
 

@@ -2,7 +2,7 @@
 
 Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong
 here: what they show or refuse (`assets.webserver`); that they run once over a Dagster home
-(`dagster_home`).
+(`project.dagster_home`).
 
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the
 daemon.
@@ -30,7 +30,7 @@ from typing import TextIO
 import yaml
 
 from react_pipeline.browse import origin_of
-from react_pipeline.commands import process_groups
+from react_pipeline.extensions.ui import process_groups
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,

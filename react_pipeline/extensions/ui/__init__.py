@@ -1,0 +1,1 @@
+"""The user interfaces of Dagster and MLflow as processes of this machine."""
