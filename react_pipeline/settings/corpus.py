@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -24,8 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from react_pipeline.extension import brought_by_name
-from react_pipeline.settings.near_names import did_you_mean
+from react_pipeline.settings.kinds import Kind, UnknownKind, kind_of, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
 from react_pipeline.settings.training import Fraction, Section
 
@@ -102,7 +100,7 @@ class DownloadConfig(Section):
         return {**fields, "image_size": self.resizing}
 
 
-class CorpusConfig(Section):
+class CorpusConfig(Kind):
     """A kind of corpus: its fields of `corpus:`, and all that the pipeline asks of it.
 
     A kind is a subclass of this, or of `corpus.ShardedCorpus` if its images are in tar shards. It
@@ -120,7 +118,6 @@ class CorpusConfig(Section):
             take half of it.
     """
 
-    kind: str
     max_bad_fraction: Fraction = 0.1
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
@@ -245,14 +242,9 @@ class CorpusConfig(Section):
         return {}
 
     @classmethod
-    def unknown_field(cls, name: str) -> str:
-        """What to say of a field of other kinds."""
-        kinds = [kind for kind, model in corpus_kinds().items() if name in model.model_fields]
-        if not kinds:
-            return ""
-        others = " or ".join(f"`{kind}`" for kind in kinds)
-        own = cls.model_fields["kind"].default
-        return f"`{name}` does nothing for kind `{own}`: remove it, or set kind {others}"
+    def kinds(cls) -> Mapping[str, type[Kind]]:
+        """Kinds of corpus."""
+        return corpus_kinds()
 
 
 def _placeholder(info: FieldInfo) -> str:
@@ -266,35 +258,20 @@ def _placeholder(info: FieldInfo) -> str:
     return "..."
 
 
-class UnknownKind(CorpusConfig):
-    """A `kind` that nothing brings, so that its other fields cannot be checked."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    @field_validator("kind")
-    @classmethod
-    def _no_such_kind(cls, kind: str) -> str:
-        kinds = corpus_kinds()
-        others = f"choose from {', '.join(kinds)}, or install the extension that brings it"
-        meant = did_you_mean(kind, kinds, others)
-        raise ValueError(f"there is no kind {kind!r}; {meant}")
+class UnknownCorpus(UnknownKind, CorpusConfig):
+    """A corpus of a kind that nothing brings."""
 
 
 @cache
 def corpus_kinds() -> Mapping[str, type[CorpusConfig]]:
     """Every kind of corpus, by name."""
-    return brought_by_name(
-        lambda extension: {
-            str(model.model_fields["kind"].default): model for model in extension.corpus_kinds()
-        }
-    )
+    return kinds_of_extensions(lambda extension: extension.corpus_kinds())
 
 
 def kind_of_corpus(raw: Mapping[str, Any]) -> type[CorpusConfig]:
     """The kind that a `pipeline.yaml` names."""
-    corpus = raw.get("corpus")
-    name = corpus.get("kind", DEFAULT_KIND) if isinstance(corpus, dict) else DEFAULT_KIND
-    return corpus_kinds().get(name, UnknownKind) if isinstance(name, str) else UnknownKind
+    kinds = corpus_kinds()
+    return kinds.get(kind_of(raw.get("corpus"), kinds, DEFAULT_KIND), UnknownCorpus)
 
 
 def _one_or_many(names: Any) -> Any:

@@ -9,11 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import ConfigDict, field_validator
-
-from react_pipeline.extension import brought_by_name
-from react_pipeline.settings.near_names import did_you_mean
-from react_pipeline.settings.training import Name, Section
+from react_pipeline.settings.kinds import Kind, UnknownKind, kind_of, kinds_of_extensions
+from react_pipeline.settings.training import Name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
     from react_pipeline.settings.config import DomainConfig
 
 
-class EvaluationSetConfig(Section):
+class EvaluationSetConfig(Kind):
     """A kind of labelled images: its fields of `evaluation:`, and all that the pipeline asks of it.
 
     The images evaluate models, and are kept out of the retrieved set. A kind is a subclass, named
@@ -35,7 +32,6 @@ class EvaluationSetConfig(Section):
     """
 
     name: Name
-    kind: str
 
     is_watched: ClassVar[bool] = True
     are_files: ClassVar[bool] = True
@@ -98,42 +94,22 @@ class EvaluationSetConfig(Section):
         raise NotImplementedError
 
     @classmethod
-    def unknown_field(cls, name: str) -> str:
-        """What to say of a field of other kinds."""
-        kinds = [kind for kind, model in labelled_kinds().items() if name in model.model_fields]
-        if not kinds:
-            return ""
-        others = " or ".join(f"`{kind}`" for kind in kinds)
-        own = cls.model_fields["kind"].default
-        return f"`{name}` does nothing for kind `{own}`: remove it, or set kind {others}"
+    def kinds(cls) -> Mapping[str, type[Kind]]:
+        """Kinds of labelled images."""
+        return labelled_kinds()
 
 
-class UnknownSet(EvaluationSetConfig):
-    """A `kind` that nothing brings, so that its other fields cannot be checked."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    @field_validator("kind")
-    @classmethod
-    def _no_such_kind(cls, kind: str) -> str:
-        kinds = labelled_kinds()
-        others = f"choose from {', '.join(kinds)}, or install the extension that brings it"
-        meant = did_you_mean(kind, kinds, others)
-        raise ValueError(f"{kind!r} is no kind of labelled images; {meant}")
+class UnknownSet(UnknownKind, EvaluationSetConfig):
+    """Labelled images of a kind that nothing brings."""
 
 
 @cache
 def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
     """Every kind of labelled images, by name."""
-    return brought_by_name(
-        lambda extension: {
-            str(model.model_fields["kind"].default): model for model in extension.labelled_kinds()
-        }
-    )
+    return kinds_of_extensions(lambda extension: extension.labelled_kinds())
 
 
 def kind_of_labelled(raw: Mapping[str, Any]) -> type[EvaluationSetConfig]:
     """The kind that a domain file names."""
-    evaluation = raw.get("evaluation")
-    name = evaluation.get("kind") if isinstance(evaluation, dict) else None
-    return labelled_kinds().get(name, UnknownSet) if isinstance(name, str) else UnknownSet
+    kinds = labelled_kinds()
+    return kinds.get(kind_of(raw.get("evaluation"), kinds), UnknownSet)

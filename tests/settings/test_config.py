@@ -176,7 +176,10 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
         ({"kind": "webdataset"}, "corpus.shards: is missing: a list of tar files"),
         ({"kind": "urls"}, "corpus.urls: is missing"),
         ({"kind": "embeddings"}, "corpus.embeddings: is missing: the folder"),
-        ({"kind": "webdatset", "shards": ["a.tar"]}, "corpus.kind: there is no kind 'webdatset'"),
+        (
+            {"kind": "webdatset", "shards": ["a.tar"]},
+            "corpus.kind: there is no kind 'webdatset'",
+        ),
         ({"kind": "webdatset", "shards": ["a.tar"]}, "did you mean webdataset?"),
         ({"kind": 3}, "corpus.kind: 3 is read as a number"),
         (["a.tar"], "corpus: must be a mapping"),
