@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +27,7 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import report, results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.status import status
-from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
+from react_pipeline.commands.terminal import log_to_terminal, print_error
 from react_pipeline.commands.use import embed, export, predict
 from react_pipeline.extension import brought
 from react_pipeline.stop import raise_if_stopped
@@ -95,57 +94,6 @@ def materialize(
     failed = materialize_assets(project, select, domain or (), method or project.config.methods)
     print_start_page(project, domain or ())
     raise typer.Exit(failed)
-
-
-@app.command()
-def search(
-    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="An image to look for, instead of a text.")
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(help="For a text: t2t (captions) or t2i (images); for an image: i2i or i2t."),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="File for the contact sheet.")
-    ] = Path("search.png"),
-    config: Config = None,
-) -> None:
-    """Show the pairs of the corpus nearest to a text or an image, as a table and as a contact
-    sheet.
-    """
-    from react_pipeline.retrieval import draw_pairs, search_pairs
-
-    project = load_project(config)
-    pairs = search_pairs(project, text, mode, k, image=image)
-    key = next(name for name in ("source", "image_path", "url") if name in pairs)
-    shown = pairs[["rank", "similarity", "caption", key]].itertuples(index=False)
-    rows = [
-        [
-            rank + 1,
-            f"{similarity:.3f}",
-            " ".join(str(caption).split())[:100],
-            " ".join(str(name).split()),
-        ]
-        for rank, similarity, caption, name in shown
-    ]
-    print_table(["", "similarity", "caption", "file" if key == "source" else "key"], rows, right=2)
-    draw_pairs(project, pairs, output)
-    console.print(f"pictures: {output}")
-
-
-@app.command()
-def doctor(config: Config = None) -> None:
-    """Show what this machine and this project have, what is missing, and how to get it."""
-    from react_pipeline.commands.doctor import diagnose
-
-    findings = diagnose(config)
-    print_table(
-        ["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings]
-    )
-    raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
 
 
 @app.command()

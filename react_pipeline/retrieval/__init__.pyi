@@ -4,7 +4,5 @@ from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .name_counts import domain_names as domain_names
 from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
-from .search import draw_pairs as draw_pairs
-from .search import search_pairs as search_pairs
 from .unnamed import unnamed_classes as unnamed_classes
 from .unnamed import unnamed_message as unnamed_message

@@ -14,9 +14,9 @@ from support.vectors import read_vectors
 from react_pipeline.clip import precision
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.precision import choose_precision, speedup
-from react_pipeline.commands.doctor import diagnose
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 

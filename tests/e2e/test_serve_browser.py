@@ -18,9 +18,9 @@ from support.services import program
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.extensions.corpus_page.search import search_pairs
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.search import search_pairs
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ LINEAGE = """
 import sys
 # An editable installation would find the modules that are not in the copy.
 sys.meta_path[:] = [one for one in sys.meta_path if "Editable" not in str(one)]
-from react_pipeline.commands.doctor import _extensions
+from react_pipeline.extension import broken_extensions
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
@@ -29,13 +29,13 @@ for name, row in STAGES.items():
         print(name, key, artifact.counts.get("top1"), artifact.counts.get("decision"))
     if name == "promotion":
         break
-for finding in _extensions(project):
-    print(finding.what, finding.state, finding.detail)
+for name, reason in broken_extensions().items():
+    print(name, "is left out:", reason)
 """
 LOOK = """
 import sys
 from react_pipeline.commands.cli import main
-from react_pipeline.commands.doctor import _extensions
+from react_pipeline.extensions.doctor.diagnosis import _extensions
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.settings import corpus_kinds, encoders
@@ -97,9 +97,9 @@ def test_the_core_builds_up_to_a_verdict_without_any_extension(
     out, errors = python(LINEAGE, indexed_project.path, path=copy, folder=tmp_path)
     assert "domain_results shapes/linear-head 0." in out
     assert "promotion shapes 0." in out
-    for name in ("demo", "dense", "elevater", "judging", "ready", "urls"):
+    for name in ("buckets", "demo", "dense", "elevater", "judging", "methods", "ready", "urls"):
         assert f"the extension {name} is left out" in errors
-        assert f"extension note {name} is left out: ModuleNotFoundError" in out
+        assert f"{name} is left out: ModuleNotFoundError" in out
 
 
 def test_a_broken_extension_is_named_and_left_out(tmp_path: Path) -> None:

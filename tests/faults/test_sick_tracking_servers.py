@@ -21,7 +21,7 @@ from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
 from support.sick_servers import SICK, late_reader, overloaded, sick_server, taking, well
 from support.tracking import artifact_of
 
-from react_pipeline.commands.doctor import diagnose
+from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import bounded_http, queue
@@ -171,7 +171,7 @@ def test_the_time_of_an_upload_is_for_sending_alone(
 def test_doctor_reports_a_sick_server(
     kind: str, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("react_pipeline.commands.doctor.SERVER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("react_pipeline.extensions.doctor.diagnosis.SERVER_TIMEOUT_SECONDS", 0.5)
     reported: list[str] = []
     with sick_server(kind) as uri:
         monkeypatch.setenv("REACT_TRACKING_URI", uri)

@@ -23,12 +23,12 @@ from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.corpus_page.corpus_service import open_corpus
+from react_pipeline.extensions.corpus_page.search import search_pairs
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.sums import Sums
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import leaked_images
-from react_pipeline.retrieval.search import search_pairs
 from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store.errors import InputError

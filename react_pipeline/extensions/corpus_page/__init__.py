@@ -1,1 +1,1 @@
-"""The corpus in a browser: searched by texts and pictures."""
+"""The corpus searched by texts and pictures, in the terminal and in a browser."""

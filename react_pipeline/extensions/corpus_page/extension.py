@@ -1,4 +1,4 @@
-"""What the page of the corpus adds: the command `serve`."""
+"""What the page of the corpus adds: the commands `search` and `serve`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class CorpusPage(Extension):
-    """Search in a browser."""
+    """Search in the terminal and in a browser."""
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline serve`."""
-        from react_pipeline.extensions.corpus_page.commands import serve
+        """`react-pipeline search` and `serve`."""
+        from react_pipeline.extensions.corpus_page.commands import search, serve
 
+        app.command()(search)
         app.command()(serve)

@@ -9,8 +9,8 @@ from PIL import Image
 from support.drawings import draw, encode
 
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.corpus_page.search import draw_pairs, search_pairs
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.search import draw_pairs, search_pairs
 from react_pipeline.store.errors import InputError
 
 

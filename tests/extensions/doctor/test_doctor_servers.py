@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.commands.doctor import Finding, _device, _faiss, diagnose
+from react_pipeline.extensions.doctor.diagnosis import Finding, _device, _faiss, diagnose
 from react_pipeline.project.dagster_home import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE

@@ -1,0 +1,1 @@
+"""What a machine and a project have, and what is missing."""
