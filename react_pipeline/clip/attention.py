@@ -91,8 +91,8 @@ def _one_token(
         behind = torch.arange(tokens, device=x.device) > position[:, None]
         scores = scores.masked_fill(behind[:, None], float("-inf"))
     shares = scores.softmax(dim=-1)
-    found = torch.einsum("bhw,hdw->bhd", shares @ x, value)
-    return found.reshape(batch, 1, width) + bias[2 * width :].to(found.dtype)
+    output = torch.einsum("bhw,hdw->bhd", shares @ x, value)
+    return output.reshape(batch, 1, width) + bias[2 * width :].to(output.dtype)
 
 
 def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:

@@ -52,8 +52,8 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
         # Cells that are written out come into memory before they are measured.
         rows = int(min(BATCH_ROWS, max(1, 2 * MAX_BATCH_BYTES / max(densest, 1))))
         for batch in file.iter_batches(rows, columns=list(columns)):
-            found = [batch.column(name) for name in columns]
-            if (size_bytes := sum(map(_decoded_bytes, found))) > MAX_BATCH_BYTES:
+            texts = [batch.column(name) for name in columns]
+            if (size_bytes := sum(map(_decoded_bytes, texts))) > MAX_BATCH_BYTES:
                 raise CorpusError(
                     f"{path}: {len(batch):,} rows of {', '.join(columns)} hold {size_bytes:,} "
                     "bytes of text, allowed "
@@ -61,7 +61,7 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
                 )
             decoded = [
                 one.dictionary_decode() if pa.types.is_dictionary(one.type) else one
-                for one in found
+                for one in texts
             ]
             yield pa.RecordBatch.from_arrays(decoded, names=list(columns))
 

@@ -66,12 +66,12 @@ def read_all(
     if root is None or not root.is_dir():
         wrong = "is not set" if root is None else f"there is no folder {root}"
         raise InputError(f"{section}.root: {wrong}; look at the data with `{section} check`")
-    found = {}
+    contents = {}
     missing = {}
     problems = []
     for name, place in places.items():
         try:
-            found[name] = read(root, place)
+            contents[name] = read(root, place)
         except Unavailable as error:
             missing[name] = error.reason
         except InputError as error:
@@ -82,7 +82,7 @@ def read_all(
             "leave them out of "
             f"`{section}`\n{lines_of(problems)}"
         )
-    return found, missing
+    return contents, missing
 
 
 def results_to_compare(

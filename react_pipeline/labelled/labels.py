@@ -38,20 +38,20 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     Raises:
         InputError: Listing every subfolder that is not a class, and images outside any subfolder.
     """
-    known = _by_name(domain)
+    by_name = _by_name(domain)
     classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
     problems = [f"{name}: an image outside of any class's folder" for name in strays]
     problems += [
         f"{name}: no class of {domain.slug!r} has this name (or id)"
         for name in classes
-        if normal(name) not in known
+        if normal(name) not in by_name
     ]
     if problems:
         names = ", ".join(domain.class_names)
         raise InputError(
             f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}"
         )
-    images = [(path, known[normal(name)]) for name, paths in classes.items() for path in paths]
+    images = [(path, by_name[normal(name)]) for name, paths in classes.items() for path in paths]
     if not images:
         raise InputError(f"{root}: no image in any subfolder; it needs one subfolder a class")
     rows = [(path.relative_to(root).as_posix(), class_name) for path, class_name in images]
@@ -104,14 +104,14 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
             f"{path}: column {' and '.join(missing)} missing (found: "
             f"{', '.join(map(str, table.columns))}); a manifest needs path and class"
         )
-    known = _by_name(domain)
+    by_name = _by_name(domain)
     rows = []
     problems = []
     first = dict[str, int]()
     for number, (name, label) in enumerate(
         zip(table["path"], table["class"], strict=True), start=1
     ):
-        class_name = known.get(normal(str(label)))
+        class_name = by_name.get(normal(str(label)))
         if class_name is None:
             problems.append(f"row {number}: class {label!r} is not a class of {domain.slug!r}")
         if not isinstance(name, str) or not (path.parent / name).is_file():
@@ -163,9 +163,9 @@ def lines_of(problems: Sequence[str]) -> str:
 
 
 def _by_name(domain: DomainConfig) -> dict[str, str]:
-    known: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for name in domain.class_names:
-        if (other := known.setdefault(normal(name), name)) != name:
+        if (other := by_name.setdefault(normal(name), name)) != name:
             raise InputError(
                 f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a "
                 "labelled set"
@@ -174,8 +174,8 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
     for entry in domain.classes:
         # A name of two classes means neither; their ids are known already.
         for name in (*entry.synonyms, *([entry.name] if times[normal(entry.name)] == 1 else [])):
-            known.setdefault(normal(name), entry.label)
-    return known
+            by_name.setdefault(normal(name), entry.label)
+    return by_name
 
 
 def _read_table(path: Path) -> pd.DataFrame:

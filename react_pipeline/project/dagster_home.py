@@ -101,12 +101,16 @@ def ui_addresses(home: Path) -> dict[str, str]:
     """Where `react-pipeline ui` answers over a home, by name; after it was killed, where it did;
     else nothing.
     """
-    found = _read(home).get("addresses")
-    return {str(name): str(url) for name, url in found.items()} if isinstance(found, dict) else {}
+    addresses = _read(home).get("addresses")
+    return (
+        {str(name): str(url) for name, url in addresses.items()}
+        if isinstance(addresses, dict)
+        else {}
+    )
 
 
 def _read(home: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads((home / LOCK_FILE).read_text())
-        return found if isinstance(found, dict) else {}
+        content = json.loads((home / LOCK_FILE).read_text())
+        return content if isinstance(content, dict) else {}
     return {}

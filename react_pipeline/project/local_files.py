@@ -23,7 +23,7 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
         CorpusError: Naming the field of `pipeline.yaml` and the pattern that is wrong or finds no
             such file.
     """
-    found: dict[Path, Path] = {}
+    unique_files: dict[Path, Path] = {}
     for pattern in patterns:
         try:
             for name, paths in matches(Path(pattern)):
@@ -40,10 +40,10 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                 for file in files:
                     if (shown := text_of(file)) != str(file):
                         raise CorpusError(f"{field}: {shown}: its name is not UTF-8; rename it")
-                    found.setdefault(file.resolve(), file)
+                    unique_files.setdefault(file.resolve(), file)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{field}: {error}") from error
-    return list(found.values())
+    return list(unique_files.values())
 
 
 def absence(path: Path) -> str:

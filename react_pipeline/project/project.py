@@ -71,10 +71,10 @@ class Project:
                     f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the "
                     "file"
                 )
-            known = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
+            names = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
             meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
             raise InputError(
-                f"no domain {slug!r} in {self.config.domains} (there: {known}); {meant}"
+                f"no domain {slug!r} in {self.config.domains} (there: {names}); {meant}"
             )
         return load_domain(self.config.domains / f"{slug}.yaml")
 
@@ -108,8 +108,8 @@ class Project:
         def place(field: str) -> str:
             if field in overrides:
                 return f"`{field}` is in {path.name}"
-            given = field in self.config.retrieval.model_fields_set
-            return f"`{field}` is in {self.path.name}" if given else f"`{field}` is the default"
+            is_set = field in self.config.retrieval.model_fields_set
+            return f"`{field}` is in {self.path.name}" if is_set else f"`{field}` is the default"
 
         places = (
             f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over "

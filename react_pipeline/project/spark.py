@@ -142,8 +142,8 @@ def _marked(function: Callable[[Item], Result], item: Item) -> Result:
 
 
 def _brought_back(text: str, what: str) -> ReactError:
-    if found := _OURS.search(text):
-        name, message = json.loads(found[1])
+    if match := _OURS.search(text):
+        name, message = json.loads(match[1])
         kind = error_type(name) or ReactError
         # A ConfigError is made of problems, not of a text.
         return (InputError if kind is ConfigError else kind)(message)

@@ -266,8 +266,8 @@ def _automation(project: Project) -> Finding:
 
 def _dagster_server(project: Project, ui_url: str) -> Finding:
     """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever starts."""
-    wanted = dagster_url(project)
-    address = wanted or ui_url
+    public_url = dagster_url(project)
+    address = public_url or ui_url
     try:
         answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
@@ -277,7 +277,9 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
             if one["required"] and not one["healthy"]
         )
     except OSError as error:
-        return _silent("dagster server", address, error, DAGSTER_VARIABLE, wanted=bool(wanted))
+        return _silent(
+            "dagster server", address, error, DAGSTER_VARIABLE, is_configured=bool(public_url)
+        )
     except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
         return Finding(
             "dagster server",
@@ -300,13 +302,15 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
     uri = Tracking.of(project).uri
     if uri.startswith("http"):
         return
-    wanted = mlflow_url(project.config.mlflow_url, uri)
-    address = wanted or ui_url
+    public_url = mlflow_url(project.config.mlflow_url, uri)
+    address = public_url or ui_url
     try:
         _ask(f"{address}/health")
         yield Finding("mlflow server", "ok", f"{address} answers")
     except (OSError, HTTPException) as error:
-        yield _silent("mlflow server", address, error, MLFLOW_VARIABLE, wanted=bool(wanted))
+        yield _silent(
+            "mlflow server", address, error, MLFLOW_VARIABLE, is_configured=bool(public_url)
+        )
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
@@ -318,14 +322,16 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
         return bytes(answer.read())
 
 
-def _silent(what: str, address: str, error: Exception, variable: str, *, wanted: bool) -> Finding:
+def _silent(
+    what: str, address: str, error: Exception, variable: str, *, is_configured: bool
+) -> Finding:
     if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
         remedy = (
             f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
             "react-pipeline doctor"
         )
         return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
-    if not wanted:
+    if not is_configured:
         return Finding(what, "ok", f"none at {address}; `react-pipeline ui` starts it")
     return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
 

@@ -125,15 +125,15 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
     steps = high[1:] > high[:-1]
     if not (steps | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))).all():
         raise CorpusError(f"corpus.subset: {subset}: is not sorted; write `numpy.sort` of it")
-    found = []
+    positions = []
     start = 0
     for part in tqdm(parts, desc="choosing rows", unit="part", disable=None, leave=False):
         for path in (folder / name for name in part.metadata):
             for batch in text_batches(path, ["uid"]):
                 halves = _halves(path, batch.column(0).to_pylist())
-                found.append(start + np.flatnonzero(_is_in(halves, high, low)))
+                positions.append(start + np.flatnonzero(_is_in(halves, high, low)))
                 start += len(halves)
-    rows: NDArray[np.int64] = np.concatenate(found)
+    rows: NDArray[np.int64] = np.concatenate(positions)
     if not len(rows):
         raise CorpusError(f"corpus.subset: {subset}: none of its {len(uids):,} uids is in {folder}")
     return rows
@@ -157,12 +157,12 @@ def _is_in(
     halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
     first, last = (np.searchsorted(high, halves[:, 0], side) for side in ("left", "right"))
-    found = np.zeros(len(halves), bool)
+    is_in = np.zeros(len(halves), bool)
     # Few uids share their first half, so this takes one or two rounds.
-    while len(open_rows := np.flatnonzero((first < last) & ~found)):
-        found[open_rows] = low[first[open_rows]] == halves[open_rows, 1]
+    while len(open_rows := np.flatnonzero((first < last) & ~is_in)):
+        is_in[open_rows] = low[first[open_rows]] == halves[open_rows, 1]
         first[open_rows] += 1
-    return found
+    return is_in
 
 
 def _empty_captions(path: Path, corpus: ReadyEmbeddings) -> int:

@@ -48,8 +48,10 @@ class UrlSource(ImageSource):
         self._failed.update(
             {int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()}
         )
-        wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
-        table = wanted[["row", *self.columns]].drop(columns="caption")
+        described_rows = rows.rename(columns={"class": "label"}).assign(caption=captions)[
+            captions != ""
+        ]
+        table = described_rows[["row", *self.columns]].drop(columns="caption")
         settings = self.corpus.download
         max_pixels = self.corpus.max_pixels
         got = download_images(table, self.directory, settings, max_pixels, self.distributor)
@@ -57,6 +59,8 @@ class UrlSource(ImageSource):
             {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
         )
         digests = got.images.rename(columns={"source_sha256": "image_sha256"})
-        described = wanted.drop(columns="image_sha256", errors="ignore").merge(digests, on="row")
+        described = described_rows.drop(columns="image_sha256", errors="ignore").merge(
+            digests, on="row"
+        )
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):
             yield pair, got.read(int(pair.row))

@@ -102,12 +102,12 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = LAYOUTS[corpus.layout]
     image = layout.image.replace("VECTOR", corpus.vector_column)
-    found = {
+    files_by_name = {
         name: _numbers(folder, file_of(name))
         for name in (image, layout.text, layout.metadata)
         if name
     }
-    for name, numbers in found.items():
+    for name, numbers in files_by_name.items():
         if not numbers:
             more = (
                 "; set `clip-retrieval-images` if only images have vectors"
@@ -119,7 +119,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 f"{Path(file_of(name)).name.replace('{}', 'N')}, which "
                 f"`corpus.layout: {corpus.layout}` needs{more}"
             )
-        for other, others in found.items():
+        for other, others in files_by_name.items():
             if lacking := sorted(others.keys() - numbers.keys()):
                 raise CorpusError(
                     f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for "
@@ -128,13 +128,18 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 )
     parts = []
     for number in tqdm(
-        sorted(found[image]), desc="checking files", unit="part", disable=None, leave=False
+        sorted(files_by_name[image]), desc="checking files", unit="part", disable=None, leave=False
     ):
         text = layout.text.format(number)
         parts.append(
             _measured(
                 folder,
-                Part(number, image.format(number), text, tuple(found[layout.metadata][number])),
+                Part(
+                    number,
+                    image.format(number),
+                    text,
+                    tuple(files_by_name[layout.metadata][number]),
+                ),
             )
         )
         for name in parts[-1].metadata:
@@ -250,16 +255,16 @@ def _numbers(folder: Path, name: str) -> dict[str, list[str]]:
     """The files that a name of the layout finds, by what is in place of `{}`."""
     parent, _, last = name.rpartition("/")
     pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)").replace(r"\?", "."))
-    found: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
     for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
         if match := pattern.fullmatch(path.name):
-            found.setdefault(match[1], []).append(path.relative_to(folder).as_posix())
-    digits = [number for number in found if number.isdigit()]
+            files.setdefault(match[1], []).append(path.relative_to(folder).as_posix())
+    digits = [number for number in files if number.isdigit()]
     if len({int(number) for number in digits}) < len(digits):
         raise CorpusError(
             f"{folder / parent}: a number is written in two ways (1 and 01); keep one of the files"
         )
-    return found
+    return files
 
 
 def _measured(folder: Path, part: Part) -> Part:

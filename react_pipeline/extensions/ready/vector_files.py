@@ -52,11 +52,11 @@ def take_vectors(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The vectors of some rows, which ascend; errors as of `open_vectors`."""
     if path.parent.suffix != ".parquet":
         return open_vectors(path)[rows].astype(np.float32)
-    found = [
+    pieces = [
         _matrix(group.combine_chunks()[path.name].chunk(0))
         for group in take_rows(path.parent, rows, [path.name])
     ]
-    return np.concatenate(found).astype(np.float32)
+    return np.concatenate(pieces).astype(np.float32)
 
 
 def take_rows(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterator[pa.Table]:

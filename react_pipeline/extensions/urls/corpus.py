@@ -136,11 +136,11 @@ def _plan(
     had = set[str]()
     failed = pd.DataFrame(columns=FAILED_COLUMNS)
     if earlier:
-        wanted = {row.key for row in read_rows(tables, corpus, Counter())}
-        shards, had = _take_over(earlier, wanted, staging / SHARDS)
+        keys = {row.key for row in read_rows(tables, corpus, Counter())}
+        shards, had = _take_over(earlier, keys, staging / SHARDS)
         if _tried_as_hard(earlier, corpus):
             failed = pd.read_parquet(earlier.file(FAILED_FILE))
-            failed = failed[failed["key"].isin(wanted)]
+            failed = failed[failed["key"].isin(keys)]
     _write_ledger(scratch / "failed.parquet", failed)
     done = had | set(failed["key"])
     rows = (row for row in read_rows(tables, corpus, skipped) if row.key not in done)
@@ -228,10 +228,10 @@ class _Progress:
         except CorpusError:
             write_atomically(refusals, str(refused + 1))
             raise
-        wanted = rows.iloc[got.images["row"]].itertuples(index=False)
+        pairs = rows.iloc[got.images["row"]].itertuples(index=False)
         samples = (
             (row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url})
-            for row in wanted
+            for row in pairs
         )
         shards = pack(samples, self.staging / SHARDS, self.shards)
         _write_ledger(ledger, got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy()))
@@ -256,12 +256,12 @@ def _earlier(project: Project, corpus: UrlTables) -> Artifact | None:
         logger.warning("%s; nothing is taken over from it", error)
         return None
     recorded = artifact.manifest["config"]
-    wanted = {
+    identity = {
         "kind": "urls",
         "image_size": corpus.download.resizing,
         "hash_column": corpus.hash_column,
     }
-    return artifact if wanted.items() <= recorded.items() else None
+    return artifact if identity.items() <= recorded.items() else None
 
 
 def _tried_as_hard(earlier: Artifact, corpus: UrlTables) -> bool:
@@ -274,7 +274,7 @@ def _tried_as_hard(earlier: Artifact, corpus: UrlTables) -> bool:
     )
 
 
-def _take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
+def _take_over(earlier: Artifact, keys: set[str], directory: Path) -> tuple[int, set[str]]:
     """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to
     the same bytes.
 
@@ -286,7 +286,7 @@ def _take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[in
     for name in sorted(name for name in earlier.manifest["files"] if name.startswith(f"{SHARDS}/")):
         path = earlier.file(name)
         index = index_shard(path)
-        kept = [sample for sample in index.samples if sample.key in wanted]
+        kept = [sample for sample in index.samples if sample.key in keys]
         if not kept:
             continue
         target = shard_file(directory, shards)

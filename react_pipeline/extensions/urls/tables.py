@@ -65,10 +65,10 @@ def read_rows(
                 skipped["no_caption"] += 1
             else:
                 digest = hashlib.sha256(url.encode())
-                if (known := digest.digest()[:16]) in seen:
+                if (short := digest.digest()[:16]) in seen:
                     skipped["duplicate_url"] += 1
                     continue
-                seen.add(known)
+                seen.add(short)
                 # No URL holds a NUL, so no other pair of texts gives the same bytes.
                 digest.update(b"\0" + caption.encode())
                 yield UrlRow(
@@ -115,8 +115,8 @@ def _batches_of_tsv(
         csv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip),
         csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
     )
-    found = pa.schema([(name, pa.string()) for name in reader.schema.names])
-    require_text_columns(path, found, zip(columns, names, strict=True))
+    schema = pa.schema([(name, pa.string()) for name in reader.schema.names])
+    require_text_columns(path, schema, zip(columns, names, strict=True))
     for batch in reader:
         yield batch.select(names)
 
