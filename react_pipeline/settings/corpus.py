@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from react_pipeline.settings.kinds import Kind, UnknownKind, kind_of, kinds_of_extensions
+from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
 from react_pipeline.settings.shard_patterns import is_url
 from react_pipeline.settings.training import Fraction, Section
 
@@ -271,7 +271,7 @@ def corpus_kinds() -> Mapping[str, type[CorpusConfig]]:
 def kind_of_corpus(raw: Mapping[str, Any]) -> type[CorpusConfig]:
     """The kind that a `pipeline.yaml` names."""
     kinds = corpus_kinds()
-    return kinds.get(kind_of(raw.get("corpus"), kinds, DEFAULT_KIND), UnknownCorpus)
+    return kinds.get(name_of_kind(raw.get("corpus"), kinds, DEFAULT_KIND), UnknownCorpus)
 
 
 def _one_or_many(names: Any) -> Any:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from react_pipeline.settings.kinds import Kind, UnknownKind, kind_of, kinds_of_extensions
+from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
 from react_pipeline.settings.training import Name
 
 if TYPE_CHECKING:
@@ -112,4 +112,4 @@ def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
 def kind_of_labelled(raw: Mapping[str, Any]) -> type[EvaluationSetConfig]:
     """The kind that a domain file names."""
     kinds = labelled_kinds()
-    return kinds.get(kind_of(raw.get("evaluation"), kinds), UnknownSet)
+    return kinds.get(name_of_kind(raw.get("evaluation"), kinds), UnknownSet)

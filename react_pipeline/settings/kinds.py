@@ -64,7 +64,7 @@ def kinds_of_extensions(
     )
 
 
-def kind_of(section: Any, kinds: Mapping[str, type[OneKind]], default: str = "") -> str:
+def name_of_kind(section: Any, kinds: Mapping[str, type[OneKind]], default: str = "") -> str:
     """The name of the kind in a section as it was read; "" if it names none that there is."""
     name = section.get("kind", default) if isinstance(section, dict) else default
     return name if isinstance(name, str) and name in kinds else ""
