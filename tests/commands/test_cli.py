@@ -341,7 +341,7 @@ def test_captions_and_keys_of_strangers_cannot_control_terminal(
         {"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]}
     )
     monkeypatch.setattr(
-        "react_pipeline.extensions.corpus_page.search_pairs", lambda *_, **__: pairs
+        "react_pipeline.extensions.corpus_page.search.search_pairs", lambda *_, **__: pairs
     )
     monkeypatch.setattr("react_pipeline.extensions.corpus_page.search.draw_pairs", lambda *_: None)
     code, out, _ = run("search", "a circle")
