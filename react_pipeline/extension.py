@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import typer
 
     from react_pipeline.clip import BuiltEncoder
-    from react_pipeline.evaluation import Column, Evidence
+    from react_pipeline.evaluation import Column, Compared, Evidence, Overview
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
@@ -110,6 +110,14 @@ class Extension:
 
     def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
         """Evidence on a domain's models beside labelled images, by the stage of its artifact."""
+        return {}
+
+    def comparison_pages(self, compared: Compared) -> Mapping[str, str]:
+        """Pages of the comparison of a domain, by file name."""
+        return {}
+
+    def overview_pages(self, overview: Overview) -> Mapping[str, str]:
+        """Pages of the overview of all domains, by file name."""
         return {}
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:

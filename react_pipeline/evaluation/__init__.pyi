@@ -1,6 +1,8 @@
 from .all_domains import comparison_table as comparison_table
 from .all_domains import overview as overview
 from .all_domains import overview_is_current as overview_is_current
+from .compared import Compared as Compared
+from .compared import Overview as Overview
 from .comparison import MUST_AGREE as MUST_AGREE
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
@@ -16,6 +18,8 @@ from .evidence import added_differences as added_differences
 from .evidence import evidence_of as evidence_of
 from .findings import HEADLINE_METHOD as HEADLINE_METHOD
 from .findings import Finding as Finding
+from .findings import find_in_domain as find_in_domain
+from .findings import find_over_domains as find_over_domains
 from .findings import headline_method as headline_method
 from .findings import interval_in_words as interval_in_words
 from .findings import is_trained as is_trained
@@ -31,8 +35,12 @@ from .report import FORMATS as FORMATS
 from .report import write_report as write_report
 from .tables import MEAN as MEAN
 from .tables import SEED_COLUMNS as SEED_COLUMNS
+from .tables import bounds_of as bounds_of
 from .tables import cells_of as cells_of
 from .tables import draw_intervals as draw_intervals
+from .tables import first_seeds as first_seeds
+from .tables import interval_of as interval_of
 from .tables import interval_text as interval_text
 from .tables import percent as percent
 from .tables import points as points
+from .tables import text_of as text_of

@@ -1,7 +1,7 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
 Does not belong here: the comparison of one domain (`comparison`), or how a page looks
-(`dashboard`).
+(extensions).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from react_pipeline.evaluation.compared import Overview, write_pages
 from react_pipeline.evaluation.comparison import comparison_is_current, correct_of
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, mean_interval
@@ -28,6 +29,7 @@ from react_pipeline.evaluation.tables import (
     values_of,
     write_tables,
 )
+from react_pipeline.extension import required
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
@@ -77,8 +79,6 @@ def write_overview(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    from react_pipeline.evaluation.dashboard import overview_page
-
     table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
 
     @cache  # one result is compared with several
@@ -95,16 +95,17 @@ def write_overview(
     means = table[table["domain"] == MEAN]
     total = len(comparisons) + len(skipped)
     draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
-    (directory / "dashboard.html").write_text(overview_page(table, comparisons), encoding="utf-8")
+    shown = Overview(table, comparisons)
+    write_pages(required(lambda extension: extension.overview_pages(shown)), directory)
     by_method = means.set_index("method")
-    shown = (*METRICS, "delta_top1", "gain_over_control")
-    shown += tuple(name for name in SEED_COLUMNS if name in table)
+    columns = (*METRICS, "delta_top1", "gain_over_control")
+    columns += tuple(name for name in SEED_COLUMNS if name in table)
     return {
         "domains": len(comparisons),
         "domains_known": total,
         "skipped": dict(skipped),
         "covers": {method: str(status) for method, status in by_method["status"].items()},
-        **{name: values_of(by_method[name]) for name in shown},
+        **{name: values_of(by_method[name]) for name in columns},
     }
 
 

@@ -3,7 +3,7 @@ page.
 
 Belongs here: which results may share a table, differences to the base and to the control. Does not
 belong here: measuring (`domain_results`), intervals (`intervals`), how tables and page look
-(`tables`, `dashboard`).
+(`tables`, and pages of extensions).
 """
 
 import json
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from react_pipeline.evaluation.compared import Compared, write_pages
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
@@ -27,6 +28,7 @@ from react_pipeline.evaluation.tables import (
     values_of,
     write_tables,
 )
+from react_pipeline.extension import required
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
@@ -89,8 +91,6 @@ def _write_comparison(
     evidence: Mapping[str, Evidence],
     directory: Path,
 ) -> None:
-    from react_pipeline.evaluation.dashboard import domain_page
-
     checkpoints = {
         method: project.store.open(
             CUSTOMIZED_CHECKPOINT, result.key, result.parents[CUSTOMIZED_CHECKPOINT]
@@ -113,9 +113,17 @@ def _write_comparison(
     draw_methods(table, directory / "comparison.png", slug)
     # For display alone: another title makes no other comparison.
     title = project.domain(slug).title
-    shown = next(iter(retrieved.values()), None)
-    page = domain_page(slug, table, classes, results, checkpoints, shown, title, evidence)
-    (directory / "dashboard.html").write_text(page, encoding="utf-8")
+    compared = Compared(
+        slug=slug,
+        title=title,
+        table=table,
+        classes=classes,
+        results=results,
+        checkpoints=checkpoints,
+        retrieved=next(iter(retrieved.values()), None),
+        evidence=evidence,
+    )
+    write_pages(required(lambda extension: extension.comparison_pages(compared)), directory)
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:

@@ -1,7 +1,7 @@
 """Tables of a comparison: their columns, numbers as people read them, Markdown, and a small
 picture.
 
-Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
+Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (an extension).
 """
 
 from collections.abc import Collection, Mapping, Sequence

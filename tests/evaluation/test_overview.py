@@ -14,11 +14,11 @@ from support.results import publish_results
 
 from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing
-from react_pipeline.evaluation import dashboard
 from react_pipeline.evaluation.all_domains import comparison_table, overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.intervals import mean_interval, paired_interval, share_interval
 from react_pipeline.evaluation.tables import INTERVALS, MEAN, columns
+from react_pipeline.extensions.dashboard import pages
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import MissingArtifact, StaleArtifact
@@ -150,7 +150,7 @@ def test_spoilt_comparison_is_named_and_other_domains_are_shown(
 def test_the_page_of_many_domains_shows_those_that_changed_most(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashboard, "MAX_DOMAINS", 1)
+    monkeypatch.setattr(pages, "MAX_DOMAINS", 1)
     compared(project, "shapes", 0.25, 0.5)
     compared(project, "colours", 0.25, 0.75)
     page = overview(project).file("dashboard.html").read_text()

@@ -102,12 +102,12 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = LAYOUTS[corpus.layout]
     image = layout.image.replace("VECTOR", corpus.vector_column)
-    files_by_name = {
+    by_name = {
         name: _numbers(folder, file_of(name))
         for name in (image, layout.text, layout.metadata)
         if name
     }
-    for name, numbers in files_by_name.items():
+    for name, numbers in by_name.items():
         if not numbers:
             more = (
                 "; set `clip-retrieval-images` if only images have vectors"
@@ -119,7 +119,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 f"{Path(file_of(name)).name.replace('{}', 'N')}, which "
                 f"`corpus.layout: {corpus.layout}` needs{more}"
             )
-        for other, others in files_by_name.items():
+        for other, others in by_name.items():
             if lacking := sorted(others.keys() - numbers.keys()):
                 raise CorpusError(
                     f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for "
@@ -128,7 +128,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 )
     parts = []
     for number in tqdm(
-        sorted(files_by_name[image]), desc="checking files", unit="part", disable=None, leave=False
+        sorted(by_name[image]), desc="checking files", unit="part", disable=None, leave=False
     ):
         text = layout.text.format(number)
         parts.append(
@@ -138,7 +138,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                     number,
                     image.format(number),
                     text,
-                    tuple(files_by_name[layout.metadata][number]),
+                    tuple(by_name[layout.metadata][number]),
                 ),
             )
         )

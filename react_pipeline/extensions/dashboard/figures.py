@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.tables import MEAN, bounds_of
+from react_pipeline.evaluation import MEAN, bounds_of
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, first_seed
 
 if TYPE_CHECKING:

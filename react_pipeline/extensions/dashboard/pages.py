@@ -1,8 +1,8 @@
 """Dashboards: a comparison, or the overview of all domains, as one HTML page that needs nothing but
 itself.
 
-Belongs here: what is on a page (`templates` say how). Does not belong here: figures
-(`dashboard_figures`), pictures (`dashboard_examples`), the text at its head (`findings`).
+Belongs here: what is on a page (`templates` say how). Does not belong here: figures (`figures`),
+pictures (`examples`), the text at its head (`evaluation.findings`).
 
 A page holds plotly's script and every picture, and its policy forbids the browser to load anything.
 Class names, captions, file names and reasons come from outside: the templates escape them, or they
@@ -17,28 +17,27 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from react_pipeline.evaluation.dashboard_examples import (
-    read_curves,
-    read_examples,
-    shown_classes,
-)
-from react_pipeline.evaluation.dashboard_figures import (
-    classes_figure,
-    costs_figure,
-    curves_figure,
-    domains_figure,
-    intervals_figure,
-)
-from react_pipeline.evaluation.evidence import Evidence, added_columns
-from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
-from react_pipeline.evaluation.tables import (
+from react_pipeline.evaluation import (
     MEAN,
+    Compared,
+    Evidence,
+    added_columns,
     cells_of,
+    find_in_domain,
+    find_over_domains,
     first_seeds,
     interval_of,
     percent,
     points,
     text_of,
+)
+from react_pipeline.extensions.dashboard.examples import read_curves, read_examples, shown_classes
+from react_pipeline.extensions.dashboard.figures import (
+    classes_figure,
+    costs_figure,
+    curves_figure,
+    domains_figure,
+    intervals_figure,
 )
 from react_pipeline.pages import render
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -57,27 +56,13 @@ _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the fi
 _MEASURED = {"top1": "Top-1 accuracy, %", "delta_top1": "Difference to the base, points"}
 
 
-def domain_page(
-    slug: str,
-    table: pd.DataFrame,
-    classes: pd.DataFrame,
-    results: Mapping[str, Artifact],
-    checkpoints: Mapping[str, Artifact],
-    retrieved: Artifact | None,
-    title: str,
-    evidence: Mapping[str, Evidence],
-) -> str:
-    """The page of one domain.
-
-    Args:
-        checkpoints: The trained model behind each method's result.
-        retrieved: The pairs that the methods were trained on; None where nothing was trained on
-            retrieved pairs.
-        title: Of the domain, as it was when the page was built; empty: the slug is shown.
-        evidence: On models beside labelled images.
-    """
+def domain_page(compared: Compared) -> str:
+    """The page of one domain."""
+    table = compared.table
+    title = compared.title or compared.slug
+    evidence = compared.evidence
     finding = find_in_domain(table, evidence.values())
-    classes = first_seeds(classes)
+    classes = first_seeds(compared.classes)
     methods = _trained_methods(table, finding.method)
     changed = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
     moved = [method for method in methods if method in changed]
@@ -87,13 +72,13 @@ def domain_page(
         figures["costs"] = costs_figure(first_seeds(table))
     if moved:
         figures["classes"] = classes_figure(classes, moved)
-    if curves := read_curves(checkpoints):
+    if curves := read_curves(compared.checkpoints):
         figures["curves"] = curves_figure(curves)
     return _page(
         "domain.html",
-        page_title=f"{title or slug}: comparison",
-        kind=f"Comparison of methods on one domain: {slug}",
-        title=title or slug,
+        page_title=f"{title}: comparison",
+        kind=f"Comparison of methods on one domain: {compared.slug}",
+        title=title,
         finding=finding,
         tiles=_tiles(table, finding.method),
         figures=_drawn(figures),
@@ -101,11 +86,11 @@ def domain_page(
         evidence=evidence,
         classes=_class_table(classes) if methods and classes["delta"].notna().any() else None,
         still=[method for method in methods if method not in moved],
-        retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),
+        retrieved=compared.retrieved and _examples(compared.retrieved, classes, finding.method),
         datasets=sorted({str(name) for name in table["dataset"].dropna()}),
         origins=[
-            (method, made.fingerprint, _origin(checkpoints.get(method)))
-            for method, made in results.items()
+            (method, result.fingerprint, _origin(compared.checkpoints.get(method)))
+            for method, result in compared.results.items()
         ],
     )
 
@@ -175,7 +160,7 @@ def _most_changed(table: pd.DataFrame, method: str) -> list[str]:
 def _page(template: str, **values: Any) -> str:
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
 
-    return render("evaluation", template, plotly=Markup(get_plotlyjs()), **values)  # noqa: S704  # plotly's own
+    return render("extensions/dashboard", template, plotly=Markup(get_plotlyjs()), **values)  # noqa: S704  # plotly's own
 
 
 def _trained_methods(table: pd.DataFrame, first: str) -> list[str]:

@@ -1,0 +1,57 @@
+"""What is shown of a comparison, and of the overview of all domains, by pages of extensions.
+
+Does not belong here: any page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from react_pipeline.store import Artifact
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from react_pipeline.evaluation.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The methods of one domain.
+
+    Attributes:
+        title: Of the domain, as it is now; "" if it has none.
+        table: A row a method, as in `table.parquet`.
+        classes: A row a method and class, as in `per_class.parquet`.
+        results: By method, its `domain_results`.
+        checkpoints: By method, the trained model behind its result.
+        retrieved: The pairs that the methods were trained on; None where nothing was trained on
+            retrieved pairs.
+        evidence: On models beside labelled images.
+    """
+
+    slug: str
+    title: str
+    table: pd.DataFrame
+    classes: pd.DataFrame
+    results: Mapping[str, Artifact]
+    checkpoints: Mapping[str, Artifact]
+    retrieved: Artifact | None
+    evidence: Mapping[str, Evidence]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All domains: a row a domain and method, and the comparison of each domain."""
+
+    table: pd.DataFrame
+    comparisons: Mapping[str, Artifact]
+
+
+def write_pages(pages: Mapping[str, str], directory: Path) -> None:
+    """Write pages, by file name."""
+    for name, page in pages.items():
+        (directory / name).write_text(page, encoding="utf-8")

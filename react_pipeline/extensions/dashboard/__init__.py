@@ -1,0 +1,1 @@
+"""Comparisons as pages that need nothing but themselves."""
