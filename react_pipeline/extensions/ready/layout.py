@@ -102,12 +102,12 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = LAYOUTS[corpus.layout]
     image = layout.image.replace("VECTOR", corpus.vector_column)
-    by_name = {
+    files = {
         name: _numbers(folder, file_of(name))
         for name in (image, layout.text, layout.metadata)
         if name
     }
-    for name, numbers in by_name.items():
+    for name, numbers in files.items():
         if not numbers:
             more = (
                 "; set `clip-retrieval-images` if only images have vectors"
@@ -119,7 +119,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 f"{Path(file_of(name)).name.replace('{}', 'N')}, which "
                 f"`corpus.layout: {corpus.layout}` needs{more}"
             )
-        for other, others in by_name.items():
+        for other, others in files.items():
             if lacking := sorted(others.keys() - numbers.keys()):
                 raise CorpusError(
                     f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for "
@@ -128,20 +128,11 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 )
     parts = []
     for number in tqdm(
-        sorted(by_name[image]), desc="checking files", unit="part", disable=None, leave=False
+        sorted(files[image]), desc="checking files", unit="part", disable=None, leave=False
     ):
         text = layout.text.format(number)
-        parts.append(
-            _measured(
-                folder,
-                Part(
-                    number,
-                    image.format(number),
-                    text,
-                    tuple(by_name[layout.metadata][number]),
-                ),
-            )
-        )
+        metadata = tuple(files[layout.metadata][number])
+        parts.append(_measured(folder, Part(number, image.format(number), text, metadata)))
         for name in parts[-1].metadata:
             _check_columns(folder / name, corpus)
         if parts[-1].dimension != parts[0].dimension:
