@@ -24,7 +24,7 @@ from react_pipeline.commands.command_line import (
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
-from react_pipeline.commands.results import report, results
+from react_pipeline.commands.results import results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error
@@ -44,7 +44,6 @@ app.add_typer(domains_app, name="domains")
 app.command()(init)
 app.command()(status)
 app.command()(results)
-app.command()(report)
 app.command()(export)
 app.command()(predict)
 app.command()(embed)

@@ -1,6 +1,8 @@
 from .all_domains import comparison_table as comparison_table
+from .all_domains import current_comparisons as current_comparisons
 from .all_domains import overview as overview
 from .all_domains import overview_is_current as overview_is_current
+from .all_domains import write_overview as write_overview
 from .compared import Compared as Compared
 from .compared import Overview as Overview
 from .comparison import MUST_AGREE as MUST_AGREE
@@ -31,8 +33,6 @@ from .protocols import load_model as load_model
 from .protocols import read_all as read_all
 from .protocols import require_encoder as require_encoder
 from .protocols import results_to_compare as results_to_compare
-from .report import FORMATS as FORMATS
-from .report import write_report as write_report
 from .tables import MEAN as MEAN
 from .tables import SEED_COLUMNS as SEED_COLUMNS
 from .tables import bounds_of as bounds_of

@@ -18,7 +18,7 @@ from react_pipeline.commands.cli import app
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.evaluation.report import write_report
+from react_pipeline.extensions.dashboard.report import write_report
 from react_pipeline.project import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact

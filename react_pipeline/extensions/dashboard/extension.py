@@ -1,4 +1,6 @@
-"""What dashboards add: `dashboard.html` of a comparison, and of the overview of all domains."""
+"""What dashboards add: `dashboard.html` of a comparison, and of the overview of all domains, and the
+command `report`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from typing import TYPE_CHECKING
 from react_pipeline.extension import Extension
 
 if TYPE_CHECKING:
+    import typer
+
     from react_pipeline.evaluation import Compared, Overview
 
 
@@ -25,3 +29,9 @@ class Dashboards(Extension):
         from react_pipeline.extensions.dashboard.pages import overview_page
 
         return {"dashboard.html": overview_page(overview.table, overview.comparisons)}
+
+    def add_commands(self, app: typer.Typer) -> None:
+        """`react-pipeline report`."""
+        from react_pipeline.extensions.dashboard.commands import report
+
+        app.command()(report)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from react_pipeline.evaluation.all_domains import current_comparisons, write_overview
+from react_pipeline.evaluation import current_comparisons, write_overview
 from react_pipeline.pages import render
 from react_pipeline.project import Project
 from react_pipeline.stage import OVERVIEW
@@ -79,7 +79,11 @@ def write_report(
                 *((slug, slug) for slug in comparisons),
             ]
             page = render(
-                "evaluation", "index.html", page_title="Report", links=links, missing=missing
+                "extensions/dashboard",
+                "index.html",
+                page_title="Report",
+                links=links,
+                missing=missing,
             )
             report.index = directory / "index.html"
             report.index.write_text(page, encoding="utf-8")
