@@ -82,7 +82,7 @@ def test_a_value_that_is_missing_is_an_error(templates: Path) -> None:
         render("any", "page.html", name="x")
 
 
-@pytest.mark.parametrize("room", ["evaluation", "retrieval", "use"])
+@pytest.mark.parametrize("room", ["extensions/dashboard", "retrieval", "use"])
 def test_the_templates_are_found_in_the_package(room: str) -> None:
     assert PackageLoader("react_pipeline", f"{room}/templates").list_templates()
 
@@ -90,7 +90,7 @@ def test_the_templates_are_found_in_the_package(room: str) -> None:
 def test_the_index_of_a_report_shows_names_and_reasons_as_text() -> None:  # FAULTS 34
     evil = "<script>alert(1)</script>"
     values = {"links": [(evil, "a' onclick='alert(1)")], "missing": {evil: evil}}
-    page = render("evaluation", "index.html", page_title=evil, **values)
+    page = render("extensions/dashboard", "index.html", page_title=evil, **values)
 
     class Tags(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
