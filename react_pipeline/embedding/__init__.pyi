@@ -1,4 +1,3 @@
-from .earlier_embeddings import LEDGER_FILE as LEDGER_FILE
 from .embed import embed_corpus as embed_corpus
 from .encoder import CPU_IMAGES as CPU_IMAGES
 from .encoder import LONG_RUN as LONG_RUN

@@ -28,4 +28,3 @@ from .recall import draw_queries as draw_queries
 from .scan import search_all as search_all
 from .vectors import SIDES as SIDES
 from .vectors import StoredVectors as StoredVectors
-from .vectors import cut as cut

@@ -27,4 +27,3 @@ from .sources import Unavailable as Unavailable
 from .sources import is_inside as is_inside
 from .sources import open_once as open_once
 from .sources import open_zip as open_zip
-from .sources import split_location as split_location

@@ -54,5 +54,4 @@ from .training import TrainingConfig as TrainingConfig
 from .yaml_files import compose_yaml as compose_yaml
 from .yaml_files import edit_yaml as edit_yaml
 from .yaml_files import in_brackets as in_brackets
-from .yaml_files import parse_yaml as parse_yaml
 from .yaml_files import read_yaml as read_yaml
