@@ -1,4 +1,4 @@
-"""Results of a domain, their comparison, the overview of all domains, and their pages.
+"""Results of a domain, their comparison, the overview of all domains, and what pages show of them.
 
 Does not belong here: ELEVATER's benchmark, or who becomes champion.
 """

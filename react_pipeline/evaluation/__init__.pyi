@@ -20,8 +20,6 @@ from .evidence import added_differences as added_differences
 from .evidence import evidence_of as evidence_of
 from .findings import HEADLINE_METHOD as HEADLINE_METHOD
 from .findings import Finding as Finding
-from .findings import find_in_domain as find_in_domain
-from .findings import find_over_domains as find_over_domains
 from .findings import headline_method as headline_method
 from .findings import interval_in_words as interval_in_words
 from .findings import is_trained as is_trained

@@ -2,7 +2,7 @@
 itself.
 
 Belongs here: what is on a page (`templates` say how). Does not belong here: figures (`figures`),
-pictures (`examples`), the text at its head (`evaluation.findings`).
+pictures (`examples`), the text at its head (`findings`).
 
 A page holds plotly's script and every picture, and its policy forbids the browser to load anything.
 Class names, captions, file names and reasons come from outside: the templates escape them, or they
@@ -23,8 +23,6 @@ from react_pipeline.evaluation import (
     Evidence,
     added_columns,
     cells_of,
-    find_in_domain,
-    find_over_domains,
     first_seeds,
     interval_of,
     percent,
@@ -39,6 +37,7 @@ from react_pipeline.extensions.dashboard.figures import (
     domains_figure,
     intervals_figure,
 )
+from react_pipeline.extensions.dashboard.findings import find_in_domain, find_over_domains
 from react_pipeline.pages import render
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
