@@ -298,7 +298,7 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
     key = place[1]
     config = project.config
     parents = row.parents_of(key, config.two_encoders, config.all_methods)
-    for parent in failed.intersection(parents.items()):
+    for parent in failed.intersection(parents.values()):
         return named(parent)
     for gathered in row.gathers:
         results = [

@@ -90,6 +90,15 @@ def evaluation_set() -> None:
 
 
 @asset_text
+def few_shot_set() -> None:
+    """The domain's `shots`: a few labelled pictures of each class, for the methods that train on
+    them beside pairs.
+
+    None shows an evaluation image, by its bytes or nearly. Their controls use the same pictures.
+    """
+
+
+@asset_text
 def retrieved_set() -> None:
     """REACT's first idea: the pairs of the corpus that matter for this domain, found from its class
     names alone.

@@ -232,7 +232,7 @@ class Tick:
         parents = {
             task: STAGES[task.stage]
             .parents_of(task.key, config.two_encoders, config.all_methods)
-            .items()
+            .values()
             for task in tasks
         }
         self._read_checks({place for places in parents.values() for place in places})

@@ -52,9 +52,7 @@ def resolve(
         if "/" in key:
             project.method(key.split("/")[1])
         places = _parents_of(project, row, key)
-        parents = {
-            name: _fresh(project, name, parent_key, found) for name, parent_key in places.items()
-        }
+        parents = {name: _fresh(project, *place, found) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
@@ -108,8 +106,8 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
             f"{', '.join(f'`{name}`' for name in fields)}"
         )
         raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
-    for name, parent_key in _parents_of(project, row, key).items():
-        parent = _fresh(project, name, parent_key, found)
+    for name, place in _parents_of(project, row, key).items():
+        parent = _fresh(project, *place, found)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "
@@ -118,7 +116,7 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     return artifact
 
 
-def _parents_of(project: Project, row: Stage, key: str) -> dict[str, str]:
+def _parents_of(project: Project, row: Stage, key: str) -> dict[str, tuple[str, str]]:
     return row.parents_of(key, project.config.two_encoders, project.config.all_methods)
 
 

@@ -29,6 +29,7 @@ from react_pipeline.stage import (
     BASE_CHECKPOINT,
     CORPUS_EMBEDDINGS,
     CUSTOMIZED_CHECKPOINT,
+    FEW_SHOT_SET,
     RETRIEVAL_CHECKPOINT,
     Stage,
     model_parents,
@@ -62,7 +63,7 @@ class Core(Extension):
 
 def _parents_of_training(method: Method) -> tuple[str, ...]:
     vectors = (CORPUS_EMBEDDINGS,) if method.reads_vectors else ()
-    return (BASE_CHECKPOINT, *vectors, method.pairs)
+    return (BASE_CHECKPOINT, *vectors, *method.parents, method.pairs)
 
 
 def _parents_of_results(method: Method) -> tuple[str, ...]:
@@ -179,11 +180,24 @@ STAGES_OF_CORE = (
         priority=70,
     ),
     Stage(
+        FEW_SHOT_SET,
+        "a few labelled pictures of each class to train on; only for methods that use them",
+        "domain",
+        step=lambda project, slug: retrieval.publish_few_shot_set(project, slug),
+        parents=(RETRIEVAL_CHECKPOINT, "evaluation_set"),
+        identity=identity.few_shot_set,
+        outside=outside.of_shots,
+        group="domain",
+        kinds=("parquet",),
+        pool="gpu",
+        priority=70,
+    ),
+    Stage(
         CUSTOMIZED_CHECKPOINT,
         "one training: its losses, and the model",
         "trained",
         step=lambda project, slug, method: training.customize(project, slug, method),
-        parents=(BASE_CHECKPOINT, CORPUS_EMBEDDINGS, "retrieved_set", "control_set"),
+        parents=(BASE_CHECKPOINT, CORPUS_EMBEDDINGS, FEW_SHOT_SET, "retrieved_set", "control_set"),
         parents_of_method=_parents_of_training,
         identity=identity.customized_checkpoint,
         version="3",

@@ -77,9 +77,11 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
                         f"{missing}; correct the path, or remove it",
                     )
                 )
-    for field, images in domain.evaluation.places().items() if domain.evaluation else ():
-        if not images.exists():
-            missing = absence(images) or f"there is no file or folder {images}"
-            remedy = "correct the path, or remove `evaluation`: then nothing is measured"
-            problems.append(Problem(path, f"evaluation.{field}", f"{missing}; {remedy}"))
+    for name, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
+        for field, images in labelled.places().items() if labelled else ():
+            if not images.exists():
+                missing = absence(images) or f"there is no file or folder {images}"
+                less = {"evaluation": "measured", "shots": "trained on"}[name]
+                remedy = f"correct the path, or remove `{name}`: then nothing is {less}"
+                problems.append(Problem(path, f"{name}.{field}", f"{missing}; {remedy}"))
     return problems

@@ -30,6 +30,7 @@ FAISS_INDEX = "faiss_index"
 EVALUATION_SET = "evaluation_set"
 RETRIEVED_SET = "retrieved_set"
 CONTROL_SET = "control_set"
+FEW_SHOT_SET = "few_shot_set"
 CUSTOMIZED_CHECKPOINT = "customized_checkpoint"
 DOMAIN_RESULTS = "domain_results"
 COMPARISON = "comparison"
@@ -107,8 +108,9 @@ class Stage:
 
     def parents_of(
         self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
-    ) -> dict[str, str]:
-        """Parent stage -> key, of the artifact of one key.
+    ) -> dict[str, tuple[str, str]]:
+        """Stage and key of each parent of the artifact of one key, by the stage, or by the method
+        that it joins.
 
         Args:
             two_encoders: As in `PipelineConfig`.
@@ -119,7 +121,10 @@ class Stage:
         if self.parents_of_method is not None:
             names = self.parents_of_method(table[method])
         names = as_configured(names, two_encoders)
-        return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
+        keys = {"all": ALL, "domain": slug}
+        places = {name: (name, keys.get(STAGES[name].scope, key)) for name in names}
+        members = (table[method].of if self.scope == "trained" else None) or ()
+        return places | {one: (self.name, method_key(slug, one)) for one in members}
 
     def is_for(self, method: str, table: Mapping[str, Method] = METHODS) -> bool:
         """Whether there is one for a method: `base` is not `trained`, and a head is no `encoder`."""

@@ -219,8 +219,9 @@ class _Look:
     def _made(self, row: Stage, key: str) -> State:
         stage = row.name
         config = self.project.config
-        parents = list(row.parents_of(key, config.two_encoders, config.all_methods).items())
-        if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
+        parents = row.parents_of(key, config.two_encoders, config.all_methods)
+        states = [self.found.states.get(place, State.FAILED) for place in parents.values()]
+        if blocked := _joined(states):
             return blocked
         look = look_outside(self.project, stage, key)
         try:
@@ -234,7 +235,7 @@ class _Look:
         inputs = {
             "config": row.identity(self.project, key),
             "code": row.version,
-            "parents": {name: self.artifacts[name, parent].fingerprint for name, parent in parents},
+            "parents": {name: self.artifacts[place].fingerprint for name, place in parents.items()},
             "outside": look.seen if look else "",
         }
         if row.scope == "trained":

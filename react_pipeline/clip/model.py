@@ -70,8 +70,8 @@ class Clip:
 
     @property
     def dimension(self) -> int:
-        """D, the width of the joint space."""
-        return int(self.model_cfg["embed_dim"])
+        """D, the width of the joint space; that of joined image towers is their own."""
+        return int(getattr(self.model.visual, "joint_dimension", self.model_cfg["embed_dim"]))
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from react_pipeline.settings import (
     misnamed,
     read_yaml,
 )
-from react_pipeline.stage import ALL
+from react_pipeline.stage import ALL, FEW_SHOT_SET
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 _MOST_COUNTED = 10_000_000
@@ -197,14 +197,18 @@ def problems_beside(project: Project, slug: str) -> list[Problem]:
             except InputError as without_domain:
                 path = project.path if str(without_domain) == str(error) else path
             problems.append(Problem(path, "", str(error)))
+    few_shot = [name for name in used if FEW_SHOT_SET in project.method(name).parents]
+    if few_shot and project.domain(slug).shots is None:
+        message = f"is missing, and {min(few_shot)} is trained on them; add it, or leave that out"
+        problems.append(Problem(project.config.domains / f"{slug}.yaml", "shots", message))
     return problems
 
 
 def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     """Check a domain file and copy it into the project's folder of domains; safe to repeat.
 
-    A relative path of its evaluation set is written out in full, because it is read relative to the
-    file.
+    Relative paths of its labelled images are written out in full, because they are read relative to
+    the file.
 
     Returns:
         The copy and the domain.
@@ -217,11 +221,12 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     directory = project.config.domains
     text = file.read_text(encoding="utf-8")
     raw = read_yaml(file)
-    places = domain.evaluation.places() if domain.evaluation else {}
-    relative = [name for name in places if not Path(raw["evaluation"].get(name, "/")).is_absolute()]
-    if relative and file.resolve().parent != directory:
-        raw["evaluation"].update({name: str(places[name].resolve()) for name in relative})
-        text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
+        places = labelled.places() if labelled else {}
+        relative = [name for name in places if not Path(raw[field].get(name, "/")).is_absolute()]
+        if relative and file.resolve().parent != directory:
+            raw[field].update({name: str(places[name].resolve()) for name in relative})
+            text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
     target = directory / f"{domain.slug}.yaml"
     if not target.exists():
         write_atomically(target, text)

@@ -75,7 +75,8 @@ def compare(project: Project, slug: str) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
         _write_comparison(project, slug, results, read, skipped, evidence, directory)
         # A further seed that is not configured is not missing.
-        possible = dict.fromkeys([*METHODS, *project.config.methods])
+        installed = [name for name, method in METHODS.items() if method.needs_nothing]
+        possible = dict.fromkeys([*installed, *project.config.methods])
         absent = [method for method in possible if method not in {*results, *skipped}]
         return _counts(pd.read_parquet(directory / "table.parquet"), skipped, absent)
 

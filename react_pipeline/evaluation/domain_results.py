@@ -131,8 +131,8 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
     """Publish the zero-shot result of a method on the domain's evaluation set.
 
     Zero-shot, because no labelled image is learned from: heads too are fitted to retrieved pairs
-    alone. In fp32 on any device, so that results of two machines, and those of the benchmark,
-    may be compared.
+    alone; but for methods with `few_shot_set` among their parents. In fp32 on any device, so that
+    results of two machines, and those of the benchmark, may be compared.
 
     Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available,
     `predictions.parquet` (image, class_id, predicted: class ids of the first min(5, C), probability

@@ -53,7 +53,10 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
 
 
 def publish_labelled_set(
-    project: Project, domain: DomainConfig, inputs_of: Callable[[Mapping[str, Any]], Inputs]
+    project: Project,
+    domain: DomainConfig,
+    inputs_of: Callable[[Mapping[str, Any]], Inputs],
+    require: Callable[[pd.DataFrame], None] = lambda images: None,
 ) -> Artifact:
     """Publish labelled images: their paths, classes and digests.
 
@@ -64,6 +67,8 @@ def publish_labelled_set(
 
     Args:
         inputs_of: Inputs of the artifact, from the identity of the images.
+        require: Raises if an image may not be among them; gets columns path (a location that
+            `kind.read_image` reads) and sha256.
 
     Raises:
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be
@@ -79,7 +84,10 @@ def publish_labelled_set(
         return unavailable(_NOT_CONFIGURED)
     if (made_from := evaluation.made_from()) is not None:
         return _publish(
-            project, domain, inputs_of(made_from), lambda folder: _made(project, domain, folder)
+            project,
+            domain,
+            inputs_of(made_from),
+            lambda folder: _made(project, domain, folder, require),
         )
     try:
         images, notes = evaluation.images(domain)
@@ -92,6 +100,7 @@ def publish_labelled_set(
 
     def build(_folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         _require_decodable(locations, project.config.corpus.max_pixels)
+        require(images.assign(path=locations))
         described = {"name": evaluation.name, "root": str(root), **notes}
         return images, {**described, **_coverage(images, domain)}
 
@@ -99,7 +108,10 @@ def publish_labelled_set(
 
 
 def _made(
-    project: Project, domain: DomainConfig, folder: Path
+    project: Project,
+    domain: DomainConfig,
+    folder: Path,
+    require: Callable[[pd.DataFrame], None],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Images that the kind draws into the artifact."""
     evaluation = domain.evaluation
@@ -109,7 +121,9 @@ def _made(
     locations = [str(folder / name) for name in images["path"]]
     _require_decodable(locations, project.config.corpus.max_pixels)
     notes = {"name": evaluation.name, "root": "", **_coverage(images, domain)}
-    return _with_digests(images, locations), notes
+    images = _with_digests(images, locations)
+    require(images.assign(path=locations))
+    return images, notes
 
 
 def count_images(domain: DomainConfig) -> int:
@@ -171,7 +185,8 @@ class PublishedImages:
         data = read_image(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
             raise InputError(
-                f"{path}: changed since the set was published; rematerialize `{EVALUATION_SET}`"
+                f"{path}: changed since its set was published; rematerialize `{EVALUATION_SET}`, or "
+                "`few_shot_set` for one of `shots`"
             )
         return decode(path, data, self.max_pixels, lazy=lazy)
 

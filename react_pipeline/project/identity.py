@@ -91,6 +91,13 @@ def labelled_set(domain: DomainConfig) -> dict[str, Any]:
     return {"evaluation": described, "classes": domain.class_names}
 
 
+def few_shot_set(project: Project, slug: str) -> dict[str, Any]:
+    """The pictures to learn from, and what they must not show."""
+    near = project.retrieval(slug).near_duplicate_similarity
+    described = labelled_set(project.domain(slug).with_shots)
+    return {**described, "near_duplicate_similarity": near, **_kept_out(project, slug)}
+
+
 def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     """Names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)

@@ -76,7 +76,16 @@ def _weights(encoder: EncoderConfig) -> Files:
 
 def of_labelled_images(project: Project, slug: str) -> Files:
     """What the kind of a domain's labelled images names."""
-    evaluation = project.domain(slug).evaluation
+    return _of_labelled(project.domain(slug))
+
+
+def of_shots(project: Project, slug: str) -> Files:
+    """What the kind of a domain's `shots` names."""
+    return _of_labelled(project.domain(slug).with_shots)
+
+
+def _of_labelled(domain: DomainConfig) -> Files:
+    evaluation = domain.evaluation
     if evaluation is None:
         return Files()
     packages = _present(evaluation.packages)

@@ -1,6 +1,7 @@
 from .control import draw_control as draw_control
 from .decontamination import leaked_images as leaked_images
 from .examination import REFILL_ROUNDS as REFILL_ROUNDS
+from .few_shot_set import publish_few_shot_set as publish_few_shot_set
 from .name_counts import domain_names as domain_names
 from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs

@@ -63,27 +63,39 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
 def encode_seeds(
     project: Project, slug: str, seeds: pd.DataFrame, evaluation: EvaluationImages, clip: Clip
 ) -> NDArray[np.float32]:
-    """Unit vectors (S, D) by the encoder that retrieves, as the corpus' images were encoded.
+    """Unit vectors (S, D) by the encoder that retrieves, as the corpus' images were encoded; errors
+    as of `encode_apart`.
+    """
+    return encode_apart(project, seeds, evaluation, clip, f"{slug}.yaml, classes.seeds")
+
+
+def encode_apart(
+    project: Project, images: pd.DataFrame, evaluation: EvaluationImages, clip: Clip, where: str
+) -> NDArray[np.float32]:
+    """Unit vectors (S, D) of a user's own images, which must show no evaluation image.
+
+    Args:
+        images: With columns path and sha256.
+        where: File and field that name them.
 
     Raises:
-        InputError: If a seed is an evaluation image, by its bytes or nearly; or is not an image.
+        InputError: If one is an evaluation image, by its bytes or nearly; or is not an image.
     """
     refused = [
-        f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]
+        f"{path} (the same file)" for path in images.loc[evaluation.holds(images["sha256"]), "path"]
     ]
-    vectors = encode_images(project.config, clip, seeds)
+    vectors = encode_images(project.config, clip, images)
     if not refused:
         similarity = evaluation.similarity(vectors)
         near = similarity >= evaluation.near
         refused = [
             f"{path} (cosine {cosine:.3f} with one)"
-            for path, cosine in zip(seeds.loc[near, "path"], similarity[near], strict=True)
+            for path, cosine in zip(images.loc[near, "path"], similarity[near], strict=True)
         ]
     if refused:
         raise InputError(
-            f"{slug}.yaml, classes.seeds: {len(refused)} of the seeds show evaluation images, "
-            "which nothing may be "
-            f"chosen by; take other images\n{lines_of(refused)}"
+            f"{where}: {len(refused)} of these show evaluation images, which nothing may be chosen "
+            f"by or trained on; take other images\n{lines_of(refused)}"
         )
     return vectors
 

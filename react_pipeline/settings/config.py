@@ -183,6 +183,7 @@ class DomainConfig(Section):
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
     evaluation: SerializeAsAny[EvaluationSetConfig] | None = None
+    shots: SerializeAsAny[EvaluationSetConfig] | None = None
 
     @field_validator("slug")
     @classmethod
@@ -244,6 +245,11 @@ class DomainConfig(Section):
         return fields if self.prompts else {"templates": fields["templates"]}
 
     @property
+    def with_shots(self) -> Self:
+        """The same with `shots` as its labelled images."""
+        return self.model_copy(update={"evaluation": self.shots})
+
+    @property
     def class_names(self) -> list[str]:
         """What each class is called, all different, in the order of the file; the index is the
         class id.
@@ -257,14 +263,16 @@ class DomainConfig(Section):
 
 
 def whole_domain_model(raw: Mapping[str, Any]) -> type[DomainConfig]:
-    """What a domain file must fit: `DomainConfig` with its kind of labelled images."""
-    return _domain_with(kind_of_labelled(raw))
+    """What a domain file must fit: `DomainConfig` with its kinds of labelled images."""
+    return _domain_with(kind_of_labelled(raw), kind_of_labelled(raw, "shots"))
 
 
 @cache
-def _domain_with(kind: type[EvaluationSetConfig]) -> type[DomainConfig]:
-    evaluation: Any = (kind | None, None)
-    return create_model("DomainConfig", __base__=DomainConfig, evaluation=evaluation)
+def _domain_with(
+    kind: type[EvaluationSetConfig], of_shots: type[EvaluationSetConfig]
+) -> type[DomainConfig]:
+    fields: dict[str, Any] = {"evaluation": (kind | None, None), "shots": (of_shots | None, None)}
+    return create_model("DomainConfig", __base__=DomainConfig, **fields)
 
 
 _ADDRESS = Field(
@@ -402,8 +410,10 @@ class PipelineConfig(Section):
     @field_validator("variants")
     @classmethod
     def _variants_have_names(cls, variants: Mapping[str, VariantConfig]) -> Any:
-        for name in variants:
+        for name, variant in variants.items():
             require_free(name, METHODS)
+            if METHODS[variant.method].of is not None or variant.of:
+                _require_members(name, variant, variants)
         return variants
 
     @field_validator("seeds")
@@ -429,9 +439,15 @@ class PipelineConfig(Section):
         named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
         others = [name for name in variants if name not in named]
         measured = [*methods, *others, *(name + CONTROL_SUFFIX for name in others)]
-        return tuple(
-            dict.fromkeys([*measured, *(name for name in table if first_seed(name) in measured)])
-        )
+        if bare := [name for name in measured if table[name].of == ()]:
+            raise ValueError(
+                f"{bare[0]!r} joins other methods: name them in `variants`, such as both: "
+                f"{{method: {bare[0]}, of: [gated-image, gda]}}"
+            )
+        chosen = [*measured, *(name for name in table if first_seed(name) in measured)]
+        members = [member for name in chosen for member in table[name].of or ()]
+        every = dict.fromkeys([*chosen, *members])
+        return tuple(sorted(every, key=lambda name: table[name].of is not None))
 
     @field_validator("promotion")
     @classmethod
@@ -446,6 +462,23 @@ class PipelineConfig(Section):
                     f"`methods`: {method!r} cannot become champion; choose from {choices}"
                 )
         return promotion
+
+
+def _require_members(
+    name: str, variant: VariantConfig, variants: Mapping[str, VariantConfig]
+) -> None:
+    """Refuse `of` where it does nothing, and what it cannot join."""
+    if METHODS[variant.method].of is None:
+        raise ValueError(f"{name}: `of` does nothing for the method {variant.method}; remove it")
+    methods = {one: one for one in trained_methods()}
+    methods |= {one: other.method for one, other in variants.items()}
+    possible = [one for one, method in methods.items() if METHODS[method].of is None]
+    for member in variant.of:
+        if member not in possible:
+            meant = did_you_mean(member, possible, f"choose from {', '.join(possible)}")
+            raise ValueError(f"{name}: `of` cannot name {member!r}; {meant}")
+    if len({*variant.of}) != 2 or len(variant.of) != 2:
+        raise ValueError(f"{name}: `of` needs two different methods")
 
 
 @cache

@@ -109,7 +109,9 @@ def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
     return kinds_of_extensions(lambda extension: extension.labelled_kinds())
 
 
-def kind_of_labelled(raw: Mapping[str, Any]) -> type[EvaluationSetConfig]:
-    """The kind that a domain file names."""
+def kind_of_labelled(
+    raw: Mapping[str, Any], field: str = "evaluation"
+) -> type[EvaluationSetConfig]:
+    """The kind that a field of a domain file names."""
     kinds = labelled_kinds()
-    return kinds.get(name_of_kind(raw.get("evaluation"), kinds), UnknownSet)
+    return kinds.get(name_of_kind(raw.get(field), kinds), UnknownSet)

@@ -174,9 +174,10 @@ def _load_domain(path: Path) -> DomainConfig:
             ]
         )
     base = path.resolve().parent
-    if config.evaluation is not None:
-        located = config.evaluation.located(partial(_absolute, base))
-        config = config.model_copy(update={"evaluation": located})
+    for field in ("evaluation", "shots"):
+        if labelled := getattr(config, field):
+            located = labelled.located(partial(_absolute, base))
+            config = config.model_copy(update={field: located})
     classes = tuple(
         entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes
     )

@@ -44,6 +44,9 @@ class Method:
         by_class: Whether its training depends on the names of the classes.
         spreads: Whether several processes can share a training.
         step0_tolerance: How much the model may differ from the base before the first step.
+        parents: Further stages that it is trained on.
+        of: The methods that it joins, by name: empty until a variant names them. None: it is
+            trained itself.
         is_control: Whether its pairs are random.
         draw: Folder of its pairs in the control set; only the control of a further seed has one.
         overrides: Fields of `TrainingConfig` that a variant or a seed sets, over all others.
@@ -60,6 +63,8 @@ class Method:
     by_class: bool = False
     spreads: bool = False
     step0_tolerance: float = 0.0
+    parents: tuple[str, ...] = ()
+    of: tuple[str, ...] | None = None
     is_control: bool = False
     draw: str = ""
     overrides: Mapping[str, Any] = {}
@@ -80,6 +85,11 @@ class Method:
     def cost(self, planned: PlannedTraining) -> CheckpointCost:
         """What one training costs."""
         raise NotImplementedError
+
+    @property
+    def needs_nothing(self) -> bool:
+        """Whether any project can train it: else a variant or the domain names what it needs."""
+        return not self.parents and self.of is None
 
 
 class Base(Method):
@@ -151,12 +161,17 @@ def project_methods(
 
     A variant is its method with `overrides`; of several seeds, the first is the method itself, and
     each other is a copy called `<method>-seed<number>`. The attribute `name` stays that of the
-    installed method.
+    installed method. What joins methods comes after them; a control joins their controls.
     """
     methods = dict(METHODS)
-    for name, variant in variants.items():
+    for name, variant in sorted(variants.items(), key=lambda item: bool(item[1].of)):
         for suffix in ("", CONTROL_SUFFIX):
-            methods[name + suffix] = _copy(METHODS[variant.method + suffix], variant.overrides)
+            copied = _copy(METHODS[variant.method + suffix], variant.overrides)
+            if copied.of is not None:
+                copied.of = tuple(member + suffix for member in variant.of)
+                parents = [name for member in variant.of for name in methods[member].parents]
+                copied.parents = tuple(dict.fromkeys(parents))
+            methods[name + suffix] = copied
     if not seeds:
         return methods
     seeded: dict[str, Method] = {}
@@ -165,11 +180,12 @@ def project_methods(
             seeded[name] = method
             continue
         seeded[name] = _copy(method, {"seed": seeds[0]})
-        trained, suffix = name.removesuffix(CONTROL_SUFFIX), CONTROL_SUFFIX * method.is_control
         for seed in seeds[1:]:
             repeated = _copy(method, {"seed": seed})
             repeated.draw = draw_folder(seed) if method.is_control else ""
-            seeded[f"{trained}-seed{seed}{suffix}"] = repeated
+            if method.of is not None:
+                repeated.of = tuple(_with_seed(member, seed) for member in method.of)
+            seeded[_with_seed(name, seed)] = repeated
     return seeded
 
 
@@ -177,6 +193,11 @@ def _copy(method: Method, overrides: Mapping[str, Any]) -> Method:
     same = copy(method)
     same.overrides = {**method.overrides, **overrides}
     return same
+
+
+def _with_seed(name: str, seed: int) -> str:
+    method = name.removesuffix(CONTROL_SUFFIX)
+    return f"{method}-{draw_folder(seed)}{name.removeprefix(method)}"
 
 
 def draw_folder(seed: int) -> str:

@@ -189,14 +189,18 @@ def _trained_method(name: str) -> str:
 
 
 class VariantConfig(TrainingOverrides):
-    """A method under another name, with fields of its own over those of `customization`."""
+    """A method under another name, with fields of its own over those of `customization`; `of` names
+    the methods that it joins, if it joins any.
+    """
 
     method: Annotated[str, AfterValidator(_trained_method)]
+    of: tuple[Name, ...] = ()
 
     @property
     def overrides(self) -> dict[str, Any]:
         """The fields of its own."""
-        return {name: value for name, value in _set_fields(self).items() if name != "method"}
+        own = _set_fields(self).items()
+        return {name: value for name, value in own if name not in ("method", "of")}
 
 
 class CustomizationConfig(Section):

@@ -3,8 +3,13 @@ from .cost import PlannedTraining as PlannedTraining
 from .customization import Customization as Customization
 from .customization import customize as customize
 from .head import HeadSamples as HeadSamples
+from .head import class_accuracy as class_accuracy
+from .head import split_labelled as split_labelled
+from .head_samples import PairVectors as PairVectors
+from .head_samples import label_pairs as label_pairs
 from .head_steps import Head as Head
 from .kept_tokens import may_keep as may_keep
+from .log import METRICS_FILE as METRICS_FILE
 from .log import TrainingLog as TrainingLog
 from .losses import contrastive_loss as contrastive_loss
 from .methods.gated_image import GatedImage as GatedImage

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -91,9 +91,10 @@ def train_head(
     domain, pairs, training = customization.domain, customization.pairs, customization.training
     zero_shot = domain_head(clip, domain).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
-    trained_on, held_out, near_copies = _split(customization, vectors, labels)
+    trained_on, held_out, near_copies = split_labelled(customization, vectors, labels, [training])
     interpolation = _interpolation(method, training, len(held_out), len(pairs))
-    samples = HeadSamples.of(zero_shot, vectors, labels, trained_on)
+    of_pairs = HeadSamples.of(zero_shot, vectors, labels, trained_on)
+    samples = method.samples(of_pairs, customization, clip)
     trained, counts = _fit(method, samples, customization, directory / METRICS_FILE, clip.device)
 
     def joined(fraction: float) -> ClassHead:
@@ -108,7 +109,7 @@ def train_head(
     fraction, scores = choose(
         interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid, tie
     )
-    about = _about(domain, samples, labels.source, fraction, scores)
+    about = _about(domain, of_pairs, labels.source, fraction, scores)
     _write(directory, joined(fraction), trained, about)
     numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
@@ -129,20 +130,25 @@ def train_head(
     }
 
 
-def _split(
-    customization: Customization, vectors: PairVectors, labels: Labels
+def split_labelled(
+    customization: Customization,
+    vectors: PairVectors,
+    labels: Labels,
+    trainings: Iterable[TrainingConfig],
 ) -> tuple[Tensor, Tensor, int]:
-    """Positions of the pairs to train on and of the held-out ones, all with a class; and how many
-    held-out ones were left out as near copies.
+    """Positions of the pairs that a training is fitted to and of those that all hold out, all with
+    a class; and how many held-out ones were left out as near copies.
     """
-    pairs, training = customization.pairs, customization.training
+    fitted = torch.zeros(len(customization.pairs), dtype=torch.bool)
+    for training in trainings:
+        fitted[split(customization.pairs, training.held_out_fraction, training.seed)[0]] = True
+    has_class = labels.class_ids >= 0
     trained_on, held_out = (
-        positions[labels.class_ids[positions] >= 0]
-        for positions in split(pairs, training.held_out_fraction, training.seed)
+        (chosen & has_class).nonzero().squeeze(1) for chosen in (fitted, ~fitted)
     )
     if not len(trained_on):
         raise RetrievalError(
-            f"{customization.domain.slug}: of {len(pairs)} pairs none to train on has a class of "
+            f"{customization.domain.slug}: of {len(fitted)} pairs none to train on has a class of "
             "the domain; rematerialize `retrieved_set`"
         )
     near = customization.near_duplicate_similarity

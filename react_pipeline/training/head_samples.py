@@ -7,7 +7,7 @@ Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimensi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from react_pipeline.settings import DomainConfig, EmbeddingConfig
 from react_pipeline.store import Artifact
 from react_pipeline.training.data import Views
 
+if TYPE_CHECKING:
+    from react_pipeline.training.customization import Customization
+
 COMPARED_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
 
@@ -32,6 +35,14 @@ class PairVectors:
 
     images: Tensor
     captions: Tensor
+
+    @classmethod
+    def of(cls, customization: Customization, clip: Clip) -> Self:
+        """Of the pairs to train on; they are encoded only where another encoder retrieves."""
+        c = customization
+        if c.project.config.two_encoders:
+            return cls.encode(c.pairs, clip, c.project.config.embedding)
+        return cls.read(c.pairs, c.inputs.parents["corpus_embeddings"])
 
     @classmethod
     def read(cls, pairs: CollectedPairs, embeddings: Artifact) -> Self:

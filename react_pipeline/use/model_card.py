@@ -18,7 +18,7 @@ from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
 from react_pipeline.settings import CONTROL_SUFFIX, encoders
-from react_pipeline.stage import ALL, RETRIEVAL_CHECKPOINT, method_key
+from react_pipeline.stage import ALL, FEW_SHOT_SET, RETRIEVAL_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 
@@ -175,8 +175,18 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dic
         "corpus": project.store.open("corpus", ALL, pairs.parents["corpus"]),
         "base": fields_of("base_checkpoint", checkpoint),
         "retrieval": fields_of(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
+        "shots": _count_shots(project, checkpoint),
         "trains": methods[method].about if method in methods else "see the documentation",
     }
+
+
+def _count_shots(project: Project, checkpoint: Artifact) -> int:
+    """Labelled pictures that it was trained on."""
+    if FEW_SHOT_SET not in checkpoint.parents:
+        return 0
+    slug = checkpoint.key.split("/")[0]
+    shots = project.store.open(FEW_SHOT_SET, slug, checkpoint.parents[FEW_SHOT_SET])
+    return int(shots.counts["images"])
 
 
 def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:

@@ -1,10 +1,11 @@
-"""A variant and two seeds, from partitions to the comparison and MLflow."""
+"""A variant, an ensemble and two seeds, from partitions to the comparison and MLflow."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -21,6 +22,8 @@ from react_pipeline.tracking.log import Tracking
 from react_pipeline.upkeep import survey
 
 TRAINED = ["head", "head-seed1", "head-control", "head-seed1-control"]
+JOINED = [name.replace("head", "two") for name in TRAINED]
+MEMBERS = [name.replace("head", "ncm") for name in TRAINED]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,10 @@ def launched(
     mlflow_database: Path,
 ) -> Iterator[tuple[Project, Summary]]:
     directory = tmp_path_factory.mktemp("variants")
-    variants = {"head": {"method": "linear-head", "learning_rate": 5e-4}}
+    variants: dict[str, dict[str, Any]] = {
+        "two": {"method": "ensemble", "of": ["head", "ncm"]},
+        "head": {"method": "linear-head", "learning_rate": 5e-4},
+    }
     project = write_project(
         directory, tiny_checkpoint, drawings, methods=["base"], variants=variants, seeds=[0, 1]
     )
@@ -66,11 +72,19 @@ def test_all_of_them_are_trained_and_compared(launched: tuple[Project, Summary])
     assert len(heads) == 4
     table = pd.read_parquet(project.store.current("comparison", "shapes").file("table.parquet"))
     rows = table.set_index("method")
-    assert list(rows.index) == ["base", *TRAINED]
+    assert list(rows.index) == ["base", *MEMBERS, *TRAINED, *JOINED]
     values = rows.loc[["head", "head-seed1"], "top1"]
     assert rows.loc["head", "seeds"] == 2
     assert rows.loc["head", "top1_mean"] == pytest.approx(values.mean())
     assert rows.loc["head", "top1_std"] == pytest.approx(values.std())
+    joined = {
+        name: project.store.current("customized_checkpoint", f"shapes/{name}") for name in JOINED
+    }
+    for name, checkpoint in joined.items():
+        parents = [name.replace("two", of) for of in ("head", "ncm")]
+        assert [checkpoint.parents[one] for one in parents] == [
+            project.store.pointer("customized_checkpoint", f"shapes/{one}") for one in parents
+        ]
     assert not survey(project, ["shapes"]).tasks
 
 

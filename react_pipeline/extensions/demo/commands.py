@@ -43,7 +43,8 @@ def demo(
         raise InputError(
             f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`"
         )
-    methods = tuple(METHODS) if all_methods else project.config.methods
+    trainable = tuple(name for name, method in METHODS.items() if method.needs_nothing)
+    methods = trainable if all_methods else project.config.methods
     failed = materialize_assets(project, "*", DEMO_DOMAINS, methods)
     print_start_page(project, DEMO_DOMAINS)
     raise typer.Exit(failed)

@@ -9,10 +9,14 @@ from react_pipeline.settings import Method
 
 
 class Methods(Extension):
-    """Gated blocks with both towers, weights of low rank, whole towers, and heads that take no step."""
+    """Gated blocks with both towers, weights of low rank, whole towers, heads that take no step or
+    learn from shots, and two methods as one.
+    """
 
     def methods(self) -> Iterable[Method]:
-        """Those that train a model, then those that fit a head."""
+        """Those that train a model, then those that fit a head, then what joins two."""
+        from react_pipeline.extensions.methods.ensemble import Ensemble
+        from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
         from react_pipeline.extensions.methods.full import Full
         from react_pipeline.extensions.methods.gated_both import GatedBoth
         from react_pipeline.extensions.methods.gda import Gda
@@ -23,4 +27,4 @@ class Methods(Extension):
         from react_pipeline.extensions.methods.ncm import Ncm
 
         yield from (GatedBoth(), LoraImage(), LoraBoth(), LockedText(), LockedImage(), Full())
-        yield from (Gda(), Ncm())
+        yield from (Gda(), Ncm(), FewShotGda(), FewShotNcm(), Swat(), Ensemble())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from react_pipeline.settings import Method, TrainingConfig
 
 if TYPE_CHECKING:
-    from react_pipeline.clip import ClassHead
+    from react_pipeline.clip import ClassHead, Clip
     from react_pipeline.training.cost import CheckpointCost, PlannedTraining
     from react_pipeline.training.customization import Customization
     from react_pipeline.training.head import HeadSamples
@@ -56,6 +56,12 @@ class HeadMethod(Method):
         """Whether it takes no steps."""
         return "steps" in self.unused_fields
 
+    def samples(
+        self, of_pairs: HeadSamples, customization: Customization, clip: Clip
+    ) -> HeadSamples:
+        """What `fit` learns from: the pairs, and whatever a method adds to them."""
+        return of_pairs
+
     def fit(
         self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
     ) -> tuple[ClassHead, dict[str, Any]]:
@@ -99,11 +105,7 @@ class HeadMethod(Method):
         if c.staging is None:
             return {}
         clip = loaded_base(c.base.path, c.world.device)
-        if c.project.config.two_encoders:
-            vectors = PairVectors.encode(c.pairs, clip, c.project.config.embedding)
-        else:
-            vectors = PairVectors.read(c.pairs, c.inputs.parents["corpus_embeddings"])
-        return train_head(self, c, clip, vectors, c.staging)
+        return train_head(self, c, clip, PairVectors.of(c, clip), c.staging)
 
     def cost(self, planned: PlannedTraining) -> CheckpointCost:
         """Prompts are encoded; vectors of pairs are read."""
