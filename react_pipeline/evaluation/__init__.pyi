@@ -23,6 +23,7 @@ from .findings import Finding as Finding
 from .findings import headline_method as headline_method
 from .findings import interval_in_words as interval_in_words
 from .findings import is_trained as is_trained
+from .intervals import gains_of as gains_of
 from .intervals import paired_interval as paired_interval
 from .intervals import sign_test as sign_test
 from .protocols import PROGRESS as PROGRESS

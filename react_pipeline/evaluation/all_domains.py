@@ -4,8 +4,7 @@ Does not belong here: the comparison of one domain (`comparison`), or how a page
 (extensions).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from react_pipeline.evaluation.compared import Overview, write_pages
-from react_pipeline.evaluation.comparison import comparison_is_current, correct_of
-from react_pipeline.evaluation.domain_results import METRICS, EvalResult
-from react_pipeline.evaluation.intervals import Correct, mean_interval
+from react_pipeline.evaluation.comparison import AllGains, comparison_is_current, summary_of
+from react_pipeline.evaluation.domain_results import METRICS
+from react_pipeline.evaluation.intervals import mean_interval
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
@@ -33,7 +32,7 @@ from react_pipeline.extension import required
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
-from react_pipeline.stage import ALL, COMPARISON, DOMAIN_RESULTS, OVERVIEW, method_key
+from react_pipeline.stage import ALL, COMPARISON, DOMAIN_RESULTS, OVERVIEW
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -41,6 +40,9 @@ from react_pipeline.store import (
     MissingArtifact,
     StaleArtifact,
 )
+
+Summaries = Mapping[str, tuple[str, AllGains]]
+"""Of each domain, from `summary_of`."""
 
 
 def overview(project: Project) -> Artifact:
@@ -79,17 +81,10 @@ def write_overview(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
-
-    @cache  # one result is compared with several
-    def correct(slug: str, name: str) -> Correct:
-        fingerprint = comparisons[slug].parents[name]
-        return correct_of(
-            project.store.open(DOMAIN_RESULTS, method_key(slug, name), fingerprint)
-        ).to_numpy()
-
+    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
+    table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped, summaries)
     for position, method in table.loc[table["domain"] == MEAN, "method"].items():
-        for names, value in _intervals(table, str(method), correct).items():
+        for names, value in _intervals(table, str(method), summaries).items():
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
@@ -146,7 +141,8 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
         # One command builds all that the error would have a reader follow step by step.
         problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]
         skipped[slug] = f"{problem}; fix: react-pipeline materialize --domain {slug}"
-    return average(project, slugs, comparisons, skipped)
+    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
+    return average(project, slugs, comparisons, skipped, summaries)
 
 
 def average(
@@ -154,6 +150,7 @@ def average(
     slugs: Sequence[str],
     comparisons: Mapping[str, Artifact],
     skipped: Mapping[str, str],
+    summaries: Summaries,
 ) -> pd.DataFrame:
     """Comparisons of several domains in one table, with a mean of each method.
 
@@ -170,7 +167,7 @@ def average(
     """
     methods = project.config.all_methods
     tables = []
-    versions = {}
+    versions = {slug: version for slug, (version, _) in summaries.items()}
     for slug in slugs:
         if slug in skipped:
             tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
@@ -178,13 +175,6 @@ def average(
         table = pq.ParquetFile(comparisons[slug].file("table.parquet")).read().to_pandas()
         # Extensions that add columns come and go.
         tables.append(table.reindex(columns=columns()))
-        # One comparison is of one evaluator.
-        parents = comparisons[slug].parents.items()
-        method, fingerprint = next(parent for parent in parents if parent[0] in methods)
-        result = EvalResult.read(
-            project.store.open(DOMAIN_RESULTS, method_key(slug, method), fingerprint)
-        )
-        versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
         listed = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(
@@ -196,7 +186,7 @@ def average(
 
 
 def _intervals(
-    table: pd.DataFrame, method: str, correct: Callable[[str, str], Correct]
+    table: pd.DataFrame, method: str, summaries: Summaries
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
@@ -204,8 +194,8 @@ def _intervals(
     intervals = {}
     for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
-            pairs = [(correct(slug, method), correct(slug, other)) for slug in covered]
-            intervals[f"{prefix}_low", f"{prefix}_high"] = mean_interval(pairs)
+            gains = [summaries[slug][1][method][other] for slug in covered]
+            intervals[f"{prefix}_low", f"{prefix}_high"] = mean_interval(gains)
     return intervals
 
 

@@ -18,7 +18,13 @@ import pyarrow.parquet as pq
 from react_pipeline.evaluation.compared import Compared, write_pages
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
-from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
+from react_pipeline.evaluation.intervals import (
+    Correct,
+    Gains,
+    gains_of,
+    paired_interval,
+    share_interval,
+)
 from react_pipeline.evaluation.tables import (
     SEED_COLUMNS,
     draw_methods,
@@ -32,7 +38,7 @@ from react_pipeline.extension import required
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
-from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
+from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, method_key
 from react_pipeline.store import Artifact, InputError, MissingArtifact
 
 COSTS = ("pairs", "trainable_parameters", "seconds")
@@ -40,6 +46,12 @@ COSTS = ("pairs", "trainable_parameters", "seconds")
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
 """Fields that two comparable results share."""
+
+GAINS = "gains.json"
+"""The file that an overview reads instead of results."""
+
+AllGains = Mapping[str, Mapping[str, Gains]]
+"""By method, and by what it is compared with."""
 
 
 def compare(project: Project, slug: str) -> Artifact:
@@ -53,7 +65,7 @@ def compare(project: Project, slug: str) -> Artifact:
     standard deviation are in `tables.SEED_COLUMNS`. Evidence adds columns of its own.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`,
-    `per_class.parquet`, `per_class.csv`, and `dashboard.html`, which shows all of it and loads
+    `per_class.parquet`, `per_class.csv`, `gains.json`, and `dashboard.html`, which shows all of it and loads
     nothing from elsewhere.
 
     Raises:
@@ -102,7 +114,8 @@ def _write_comparison(
     retrieved = _retrieved_sets(project, slug, checkpoints)
     pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
     order = [name for name in project.config.all_methods if name in {**results, **skipped}]
-    table = over_seeds(_table(slug, order, results, read, checkpoints, skipped, evidence))
+    gains = _gains(slug, results, read)
+    table = over_seeds(_table(slug, order, gains, read, checkpoints, skipped, evidence))
     classes = per_class_table(read, pairs)
     write_tables(table, directory)
     classes.to_parquet(directory / "per_class.parquet", index=False)
@@ -112,6 +125,8 @@ def _write_comparison(
         json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     )
     draw_methods(table, directory / "comparison.png", slug)
+    version = next(iter(read.values())).evaluator_version
+    (directory / GAINS).write_text(json.dumps({"evaluator_version": version, "gains": gains}))
     # For display alone: another title makes no other comparison.
     title = project.domain(slug).title
     compared = Compared(
@@ -159,7 +174,7 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
 def _table(
     slug: str,
     methods: Sequence[str],
-    results: Mapping[str, Artifact],
+    gains: AllGains,
     read: Mapping[str, EvalResult],
     checkpoints: Mapping[str, Artifact],
     skipped: Mapping[str, str],
@@ -168,11 +183,6 @@ def _table(
     rows: list[dict[str, Any]] = []
     fingerprints = {method: result.checkpoint_fingerprint for method, result in read.items()}
     added = [one.rows(fingerprints) for one in evidence.values()]
-    right = {
-        method: correct_of(results[method])
-        for method, result in read.items()
-        if result.top1 is not None
-    }
     for method in methods:
         row: dict[str, Any] = {"domain": slug, "method": method}
         rows.append(row)
@@ -198,11 +208,45 @@ def _table(
             "base": ("delta_top1", "delta_low", "delta_high"),
             method + CONTROL_SUFFIX: ("gain_over_control", "gain_low", "gain_high"),
         }.items():
-            reference = read[other].top1 if other in right else None
+            reference = read[other].top1 if other in gains[method] else None
             if reference is not None:
-                low, high = paired_interval(*_on_the_same_images(slug, right[method], right[other]))
+                low, high = paired_interval(gains[method][other])
                 row |= dict(zip(names, (result.top1 - reference, low, high), strict=True))
     return typed(rows)
+
+
+def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
+    """Of each measured method, over the base and over its control."""
+    right = {
+        method: correct_of(results[method])
+        for method, result in read.items()
+        if result.top1 is not None
+    }
+    return {
+        method: {
+            other: gains_of(*_on_the_same_images(slug, right[method], right[other]))
+            for other in ("base", method + CONTROL_SUFFIX)
+            if other in right
+        }
+        for method in right
+    }
+
+
+def summary_of(project: Project, comparison: Artifact) -> tuple[str, AllGains]:
+    """The version of the evaluator that a published comparison is of, and its gains; only of an
+    older one are results read.
+    """
+    if GAINS in comparison.manifest["files"]:
+        summary = json.loads(comparison.file(GAINS).read_text())
+        return summary["evaluator_version"], summary["gains"]
+    methods = project.config.all_methods
+    results = {
+        method: project.store.open(DOMAIN_RESULTS, method_key(comparison.key, method), fingerprint)
+        for method, fingerprint in comparison.parents.items()
+        if method in methods
+    }
+    read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
+    return next(iter(read.values())).evaluator_version, _gains(comparison.key, results, read)
 
 
 def _retrieved_sets(

@@ -16,29 +16,33 @@ _SEED = 0
 Correct = np.ndarray[Any, Any]
 
 
-def paired_interval(
-    method_correct: Correct, base_correct: Correct, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Two-sided bootstrap interval of the difference in accuracy of two methods on the same N
-    images, as fractions.
+Gains = tuple[int, int, int]
+"""On how many images one method is right and the other is not, on how many it is the other way
+round, and of how many images."""
+
+
+def gains_of(method_correct: Correct, base_correct: Correct) -> Gains:
+    """The gains of a method, from whether it and the base are right on the same N images."""
+    difference = method_correct.astype(int) - base_correct.astype(int)
+    return int((difference == 1).sum()), int((difference == -1).sum()), len(difference)
+
+
+def paired_interval(gains: Gains, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided bootstrap interval of the difference in accuracy of two methods on the same images,
+    as fractions.
     """
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(_differences(method_correct, base_correct, _SEED), [tail, 100 - tail])
+    low, high = np.percentile(_differences(gains, _SEED), [tail, 100 - tail])
     return float(low), float(high)
 
 
-def mean_interval(pairs: Sequence[tuple[Correct, Correct]]) -> tuple[float, float]:
+def mean_interval(gains: Sequence[Gains]) -> tuple[float, float]:
     """95% interval of the mean difference over several sets, each with equal weight.
 
     Images are resampled within each set and independently between sets (a stratified bootstrap). So
     it says how well these sets are known, not what another set would give.
-
-    Args:
-        pairs: For each set, whether the method and whether the base is right on each of its images.
     """
-    resampled = [
-        _differences(method, base, (_SEED, number)) for number, (method, base) in enumerate(pairs)
-    ]
+    resampled = [_differences(of_set, (_SEED, number)) for number, of_set in enumerate(gains)]
     low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
     return float(low), float(high)
 
@@ -64,12 +68,10 @@ def sign_test(differences: NDArray[Any]) -> float:
     return float(binom.sf(won - 1, (differences != 0).sum(), 0.5))
 
 
-def _differences(
-    method_correct: Correct, base_correct: Correct, seed: int | tuple[int, ...]
-) -> NDArray[np.float64]:
+def _differences(gains: Gains, seed: int | tuple[int, ...]) -> NDArray[np.float64]:
     # Resampling N images is drawing from the multinomial of (gained, lost, equal), so no image is
     # ever copied.
-    difference = method_correct.astype(int) - base_correct.astype(int)
-    shares = [float((difference == value).mean()) for value in (1, -1, 0)]
-    gained, lost, _ = np.random.default_rng(seed).multinomial(len(difference), shares, RESAMPLES).T
-    return (gained - lost) / len(difference)
+    gained, lost, images = gains
+    shares = [count / images for count in (gained, lost, images - gained - lost)]
+    drawn = np.random.default_rng(seed).multinomial(images, shares, RESAMPLES)
+    return (drawn[:, 0] - drawn[:, 1]) / images

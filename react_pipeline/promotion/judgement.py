@@ -18,6 +18,7 @@ from react_pipeline.evaluation import (
     MUST_AGREE,
     EvalResult,
     correct_of,
+    gains_of,
     paired_interval,
     sign_test,
 )
@@ -297,7 +298,9 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     if not method.correct.index.equals(other.correct.index):
         raise InputError(f"{names} were not measured on the same images")
     difference = method.correct.to_numpy(dtype=int) - other.correct.to_numpy(dtype=int)
-    low, high = paired_interval(method.correct.to_numpy(), other.correct.to_numpy(), confidence)
+    low, high = paired_interval(
+        gains_of(method.correct.to_numpy(), other.correct.to_numpy()), confidence
+    )
     return PairedTest(
         gain=float(difference.mean()),
         low=low,

@@ -16,7 +16,12 @@ from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing
 from react_pipeline.evaluation.all_domains import comparison_table, overview
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.evaluation.intervals import mean_interval, paired_interval, share_interval
+from react_pipeline.evaluation.intervals import (
+    gains_of,
+    mean_interval,
+    paired_interval,
+    share_interval,
+)
 from react_pipeline.evaluation.tables import INTERVALS, MEAN, columns
 from react_pipeline.extensions.dashboard import pages
 from react_pipeline.project.project import Project
@@ -87,11 +92,31 @@ def test_the_interval_of_a_mean_resamples_each_set_by_itself() -> None:
     by_hand = [
         np.mean([random.choice(d, len(d)).mean() for d in differences]) for _ in range(4_000)
     ]
+    gains = [gains_of(*pair) for pair in pairs]
     np.testing.assert_allclose(
-        mean_interval(pairs), np.percentile(by_hand, [2.5, 97.5]), atol=0.012
+        mean_interval(gains), np.percentile(by_hand, [2.5, 97.5]), atol=0.012
     )
-    low, high = mean_interval(pairs[:1])
-    np.testing.assert_allclose((low, high), paired_interval(*pairs[0]), atol=0.02)
+    low, high = mean_interval(gains[:1])
+    np.testing.assert_allclose((low, high), paired_interval(gains[0]), atol=0.02)
+
+
+def test_an_overview_reads_results_of_older_comparisons_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(comparing, "GAINS", "other.json")
+        compared(project, "shapes", 0.25, 0.5, 0.3)
+        compared(project, "colours", 0.5, 0.6, 0.3)
+    older = pd.read_parquet(overview(project).file("table.parquet"))
+    for stage in ("comparison", "overview"):
+        shutil.rmtree(project.store.root / stage)
+    for slug in ("shapes", "colours"):
+        compare(project, slug)
+    monkeypatch.setattr(comparing, "correct_of", None)
+    monkeypatch.setattr(comparing.EvalResult, "read", None)
+    artifact = overview(project)
+    assert artifact.counts["domains"] == 2 and older["gain_low"].notna().any()
+    pd.testing.assert_frame_equal(pd.read_parquet(artifact.file("table.parquet")), older)
 
 
 def test_the_interval_of_a_share_stays_within_it() -> None:

@@ -17,6 +17,7 @@ from react_pipeline.evaluation import (
     EvalResult,
     Evidence,
     correct_of,
+    gains_of,
     paired_interval,
     percent,
     points,
@@ -180,7 +181,7 @@ def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Ch
         reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
         return replace(change, unavailable=reason)
     right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
-    low, high = paired_interval(*right)
+    low, high = paired_interval(gains_of(*right))
     return replace(
         change,
         top1=result.top1,
