@@ -84,6 +84,9 @@ def predict(
         Path | None,
         typer.Option(help="Link the pictures into one folder per class below this one."),
     ] = None,
+    by_shard: Annotated[
+        bool, typer.Option("--by-shard", help="One file of labels per shard (.tar); on Spark too.")
+    ] = False,
     column: Column = None,
     workers: Workers = 2,
     overwrite: Overwrite = False,
@@ -106,6 +109,9 @@ def predict(
         "transductive": transductive,
     }
     options, classifier = _prepared(domain, model, config, fields)
+    if by_shard:
+        _label_shards(domain, model, config, classifier, source, output, options)
+        return
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(done.calibration)
@@ -113,6 +119,21 @@ def predict(
         links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
         console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before")
     console.print(f"open {output / 'index.html'} in a browser")
+
+
+def _label_shards(
+    domain: str,
+    model: str,
+    config: Path | None,
+    classifier: Classifier,
+    source: str,
+    output: Path,
+    options: Options,
+) -> None:
+    from react_pipeline.use import Loading, predict_shards
+
+    loading = Loading.of(domain, model, config, classifier)
+    _report(predict_shards(loading, classifier, source, output, options), output, classifier)
 
 
 def embed(
@@ -143,9 +164,11 @@ def _prepared(
     # An exported folder needs no project; where there is one, its rules for pictures from outside
     # hold.
     if config is not None or not is_exported(domain):
-        corpus = load_project(config).config.corpus
+        settings = load_project(config).config
+        corpus = settings.corpus
         storage, download = corpus.access()
         options |= {"max_pixels": corpus.max_pixels, "download": download, "storage": storage}
+        options["distributor"] = settings.distributor
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:
         print_error(f"note: {classifier.note}")

@@ -17,5 +17,7 @@ from .predict import Done as Done
 from .predict import Options as Options
 from .predict import embed_pictures as embed_pictures
 from .predict import predict_pictures as predict_pictures
+from .shard_labels import Loading as Loading
+from .shard_labels import predict_shards as predict_shards
 from .sort_into import folder_names as folder_names
 from .sort_into import sort_into as sort_into

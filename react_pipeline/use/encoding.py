@@ -40,7 +40,8 @@ PART_PICTURES = 4_096
 Columns = Callable[[NDArray[np.float32]], dict[str, pa.Array]]
 """What is kept of unit vectors (B, D): columns of B rows."""
 
-_LEDGER = b"skipped"
+LEDGER = b"skipped"
+"""In the metadata of a file of rows: what was skipped, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def read_parts(folder: Path) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:
     """Each part in the order of the pictures: its rows (path, and `columns`), and what was skipped."""
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
-        ledger = [tuple(row) for row in json.loads(table.schema.metadata[_LEDGER])]
+        ledger = [tuple(row) for row in json.loads(table.schema.metadata[LEDGER])]
         yield table.replace_schema_metadata(None), ledger
 
 
@@ -187,7 +188,7 @@ def _part(folder: Path, start: int) -> Path:
 
 def _write(path: Path, rows: Sequence[pa.Table], ledger: Sequence[LedgerRow]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    table = pa.concat_tables(rows).replace_schema_metadata({_LEDGER: json.dumps(ledger)})
+    table = pa.concat_tables(rows).replace_schema_metadata({LEDGER: json.dumps(ledger)})
     pq.write_table(table, partial)
     rename_synced(partial, path)
     fsync(path.parent)

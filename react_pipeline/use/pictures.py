@@ -124,7 +124,7 @@ def find_pictures(
     skipped: list[LedgerRow] = []
     for path in _files(source, storage or StorageConfig()):
         if not isinstance(path, Path) or path.suffix.lower() == ".tar":
-            pictures, refused = _of_shard(path)
+            pictures, refused = pictures_of_shard(path)
             skipped += refused
         elif path.suffix.lower() in _TABLES:
             pictures = _named(_column(path, column), path.parent)
@@ -238,7 +238,26 @@ def _images_below(folder: Path) -> Iterator[Path]:
         )
 
 
-def _of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRow]]:
+def shards_of(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
+    """The webdataset shards of a SOURCE, sorted, as every machine finds them.
+
+    Raises:
+        InputError: If it names anything else, or nothing.
+        SourceUnavailable: If a server does not answer.
+    """
+    files = _files(source, storage)
+    others = [path for path in files if isinstance(path, Path) and path.suffix.lower() != ".tar"]
+    if others:
+        raise InputError(f"{others[0]}: is no shard; --by-shard needs files that end with .tar")
+    return [path.absolute() if isinstance(path, Path) else path for path in files]
+
+
+def pictures_of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRow]]:
+    """The pictures of a shard, and the members that are none.
+
+    Raises:
+        CorpusError: If it cannot be read.
+    """
     index = index_shard(path)
     pictures = []
     skipped = [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused]

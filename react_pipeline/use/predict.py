@@ -35,7 +35,12 @@ from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
-from react_pipeline.settings import MAX_PIXELS, DownloadConfig, StorageConfig
+from react_pipeline.settings import (
+    MAX_PIXELS,
+    DistributorConfig,
+    DownloadConfig,
+    StorageConfig,
+)
 from react_pipeline.store import InputError, StoreWriteError, lock, rename_synced, write_atomically
 from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
 from react_pipeline.use.encoding import Columns, encode_pictures, read_parts
@@ -46,11 +51,12 @@ from react_pipeline.use.transduction import transduce
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
 WORK = ".work"
-PREDICTIONS = "predictions"
+PREDICTIONS, LABELS = "predictions", "labels"
 WRITTEN = {
     RUN_FILE,
     LEDGER_FILE,
     WORK,
+    LABELS,
     "index.html",
     "predictions.parquet",
     "predictions.csv",
@@ -73,6 +79,7 @@ class Options:
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
         overwrite: Replace an earlier run of another model, source or options.
+        distributor: Where shards are labelled (`shard_labels`).
     """
 
     top_k: int = 5
@@ -84,6 +91,7 @@ class Options:
     download: DownloadConfig = field(default_factory=DownloadConfig)
     storage: StorageConfig = StorageConfig()
     overwrite: bool = False
+    distributor: DistributorConfig = DistributorConfig()
 
 
 @dataclass(frozen=True)
@@ -106,13 +114,25 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         InputError: If the source has no usable picture, or the folder holds something else.
         ReactError: If a decoding process dies.
     """
+    if not options.transductive:
+        columns = label_columns(classifier, options)
+        return _run(classifier, source, output, options, PREDICTIONS, columns)
+    classifier = classifier.uncalibrated
+    columns = label_columns(classifier, options)
+    return _run(classifier, source, output, options, PREDICTIONS, _vectors, columns)
+
+
+def label_columns(classifier: Classifier, options: Options) -> Columns:
+    """What is written of each picture.
+
+    Raises:
+        InputError: If a class has the name that pictures below the threshold get.
+    """
     if options.threshold and UNKNOWN in classifier.classes:
         raise InputError(
             f"a class is called {UNKNOWN!r}, which a threshold gives to other pictures; rename "
             "the class"
         )
-    if options.transductive:
-        classifier = classifier.uncalibrated
     top_k = min(options.top_k, len(classifier.classes))
     names = np.asarray(classifier.classes, dtype=object)
 
@@ -131,21 +151,12 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         head = {"predicted": pa.array(labels, pa.string()), "confidence": pa.array(confidence)}
         return {**head, "margin": pa.array(margins(scores)), **ranked}
 
-    settings = {
-        "top_k": top_k,
-        "threshold": options.threshold,
-        "temperature": classifier.temperature,
-        "transductive": options.transductive,
-    }
-    if options.transductive:
-        return _run(classifier, source, output, options, settings, PREDICTIONS, _vectors, columns)
-    return _run(classifier, source, output, options, settings, PREDICTIONS, columns)
+    return columns
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
     """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    settings = {"dimension": classifier.clip.dimension}
-    return _run(classifier, source, output, options, settings, "vectors", _vectors)
+    return _run(classifier, source, output, options, "vectors", _vectors)
 
 
 def _vectors(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
@@ -158,7 +169,6 @@ def _run(
     source: str,
     output: Path,
     options: Options,
-    settings: dict[str, Any],
     name: str,
     columns: Columns,
     of_all: Columns | None = None,
@@ -167,18 +177,8 @@ def _run(
     parts keep then.
     """
     pictures, refused = find_pictures(source, options.column, options.storage)
-    identity: dict[str, Any] = {
-        "output": name,
-        "model": str(classifier.origin),
-        "fingerprint": classifier.origin.fingerprint,
-        "source": source,
-        "pictures": identity_of(pictures),
-        "classes": list(classifier.classes),
-        "wanted_precision": classifier.precision,
-        "max_pixels": options.max_pixels,
-        **settings,
-    }
-    with _held(output, identity, options.overwrite) as record:
+    identity = identity_of_run(classifier, source, options, name, identity_of(pictures))
+    with held_run(output, identity, options.overwrite) as record:
         if "used" not in record:
             local = _encode(classifier, pictures, output, options, columns, record)
             used, skipped = _join(output, name, refused, of_all)
@@ -191,10 +191,35 @@ def _run(
             if name == PREDICTIONS:
                 by_name = {picture.name: picture for picture in local}
                 write_page(output, classifier, source, by_name, skipped)
-            _write_record(output, record)
+            write_record(output, record)
         shutil.rmtree(output / WORK, ignore_errors=True)
     by_name = {picture.name: picture for picture in pictures}
     return Done(record["used"], record["skipped"], by_name, classifier.calibration)
+
+
+def identity_of_run(
+    classifier: Classifier, source: str, options: Options, name: str, pictures: str
+) -> dict[str, Any]:
+    """What a run that resumes must agree in; `pictures` is a digest."""
+    settings: dict[str, Any] = {"dimension": classifier.clip.dimension}
+    if name != "vectors":
+        settings = {
+            "top_k": min(options.top_k, len(classifier.classes)),
+            "threshold": options.threshold,
+            "temperature": classifier.temperature,
+            "transductive": options.transductive,
+        }
+    return {
+        "output": name,
+        "model": str(classifier.origin),
+        "fingerprint": classifier.origin.fingerprint,
+        "source": source,
+        "pictures": pictures,
+        "classes": list(classifier.classes),
+        "wanted_precision": classifier.precision,
+        "max_pixels": options.max_pixels,
+        **settings,
+    }
 
 
 def _encode(
@@ -209,7 +234,7 @@ def _encode(
     device = classifier.clip.device
     # The precision that `auto` came to is measured, so a run that resumes keeps it.
     record.setdefault("precision", choose_precision(classifier.precision, device))
-    _write_record(output, record)
+    write_record(output, record)
     work = output / WORK
     local = fetch_urls(pictures, work / "downloads", options.download, options.max_pixels)
     encode_pictures(
@@ -238,7 +263,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
-def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
+def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
     """The record of the run of this identity in a folder that no other process writes to."""
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -295,7 +320,8 @@ def _record(output: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _write_record(output: Path, record: dict[str, Any]) -> None:
+def write_record(output: Path, record: dict[str, Any]) -> None:
+    """Write what is known of a run."""
     write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -334,10 +360,15 @@ def _join(
                     writers.append(files.enter_context(writer(work / file, rows.schema)))
             for writer in writers:
                 writer.write_table(rows)
-    with (work / LEDGER_FILE).open("w", encoding="utf-8", newline="") as ledger_file:
-        lines = csv_rows.writer(ledger_file)
-        lines.writerow(("path", "reason", "detail"))
-        lines.writerows(ledger)
+    write_ledger(work / LEDGER_FILE, ledger)
     for file in (*formats, LEDGER_FILE):
         rename_synced(work / file, output / file)
     return used, dict(Counter(reason for _, reason, _ in ledger).most_common())
+
+
+def write_ledger(path: Path, ledger: Sequence[LedgerRow]) -> None:
+    """Write what could not be used."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv_rows.writer(file)
+        lines.writerow(("path", "reason", "detail"))
+        lines.writerows(ledger)

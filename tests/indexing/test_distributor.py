@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from support.drawings import draw, encode, pair, write_shard
 from support.web import served
@@ -33,6 +35,9 @@ from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.artifacts import Artifact, manifest_digest
 from react_pipeline.store.errors import ConfigError, CorpusError, InputError, ReactError
+from react_pipeline.use.classifier import Classifier
+from react_pipeline.use.predict import Options
+from react_pipeline.use.shard_labels import Loading, predict_shards
 
 MakeProject = Callable[..., Project]
 
@@ -349,6 +354,22 @@ def test_names_are_counted_on_spark_as_here(
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 20)
     pd.testing.assert_frame_equal(name_counts.count_names(domain, embeddings, SETTINGS), here)
     assert here["captions"].any()
+
+
+def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_path: Path) -> None:
+    for number in range(3):
+        write_shard(tmp_path / f"{number}.tar", {"one": pair("circle", "red", number)})
+    (tmp_path / "3.tar").write_bytes(b"no tar" * 400)
+    classifier = Classifier.load("shapes", "base", config=retrieved_project.path)
+    loading = Loading.of("shapes", "base", retrieved_project.path, classifier)
+    here, there = tmp_path / "here", tmp_path / "there"
+    source, options = str(tmp_path / "*.tar"), Options(workers=0)
+    done = predict_shards(loading, classifier, source, here, options)
+    options = replace(options, distributor=SETTINGS)
+    assert predict_shards(loading, classifier, source, there, options) == done
+    assert done.used == 3 and done.skipped == {"unreadable_shard": 1}
+    for path in sorted(here.glob("labels/*")):
+        assert pq.read_table(path).equals(pq.read_table(there / "labels" / path.name))
 
 
 def test_a_task_of_a_search_names_vector_that_cannot_be_ranked(tmp_path: Path) -> None:
