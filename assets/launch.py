@@ -192,8 +192,9 @@ def plan(
     """What a selection names, in the order of the runs: what belongs to no domain, domains, the
     overview of all.
 
-    Of a domain first what all methods need, then method after method, then what gathers their
-    results.
+    What is made from a domain's files alone comes first for all of them, so that a pass over the
+    corpus serves them all. Of a domain then what all methods need, then method after method, then
+    what gathers their results.
 
     Raises:
         InputError: If the selection names nothing that is made for these domains and methods.
@@ -218,6 +219,8 @@ def plan(
     def turn(place: Place) -> tuple[int, bool, int]:
         row = STAGES[place[0]]
         (slug, _, method) = place[1].partition("/")
+        if row.scope == "domain" and not (row.parents or row.gathers):
+            return -1, True, slugs.index(slug)
         domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
         return domain, bool(row.gathers), order.index(method) if method else -1
 

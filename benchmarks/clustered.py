@@ -26,7 +26,7 @@ sixteenth does for 0.95, so what cells gain on real image vectors may be less th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,13 @@ def publish_parents(project: Project, content: Any) -> dict[str, Artifact]:
 
 
 def publish_embeddings(
-    project: Project, chunks: Iterator[tuple[Vectors, Vectors]], dimension: int
+    project: Project,
+    chunks: Iterator[tuple[Vectors, Vectors]],
+    dimension: int,
+    columns: Callable[[Any], dict[str, Any]] = lambda rows: {},
 ) -> Artifact:
     """Publish vectors as `corpus_embeddings`, one file a chunk, with captions and URLs that name
-    the row.
+    the row, or other columns of the numbers of rows, which are texts.
     """
     chunks = iter(chunks)
     parents = {stage: project.store.current(stage, ALL) for stage in ("corpus", "base_checkpoint")}
@@ -146,6 +149,7 @@ def publish_embeddings(
                 "image_path": np.char.zfill(names, 9),
                 "caption": np.char.add("a synthetic pair, number ", names),
                 "url": np.char.add("https://images.example/", np.char.zfill(names, 9)),
+                **columns(names),
             }
             pd.DataFrame(table).to_parquet(
                 directory / "metadata" / f"metadata_{number:04}.parquet", index=False

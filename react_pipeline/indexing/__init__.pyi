@@ -8,12 +8,14 @@ from .choice import BYTES_PER_SECOND as BYTES_PER_SECOND
 from .choice import OPERATIONS_PER_SECOND as OPERATIONS_PER_SECOND
 from .choice import Searched as Searched
 from .choice import estimate as estimate
+from .choice import reading_seconds as reading_seconds
 from .files import find_rows as find_rows
 from .files import innermost as innermost
 from .files import inverted_lists as inverted_lists
 from .files import read_index as read_index
 from .files import search_parameters as search_parameters
 from .files import set_parameters as set_parameters
+from .filling import write_once as write_once
 from .index import Index as Index
 from .index import build_index as build_index
 from .keys import GRAPH_KEY as GRAPH_KEY
@@ -25,6 +27,10 @@ from .keys import choose_key as choose_key
 from .keys import machine_memory_bytes as machine_memory_bytes
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
+from .scan import Search as Search
+from .scan import choose_way as choose_way
+from .scan import kept_array as kept_array
 from .scan import search_all as search_all
+from .scan import search_together as search_together
 from .vectors import SIDES as SIDES
 from .vectors import StoredVectors as StoredVectors

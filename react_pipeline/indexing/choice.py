@@ -58,7 +58,12 @@ class Choice:
         recall = {
             f"recall_at_{k}": float(artifact.counts[f"recall_at_{k}"][side]) for k in (10, 100)
         }
-        return {**asdict(self), **(dict.fromkeys(recall, 1.0) if self.way == "exact" else recall)}
+        if self.way == "exact":
+            recall = dict.fromkeys(recall, 1.0)
+        seconds = {
+            name: round(getattr(self, name), 1) for name in ("exact_seconds", "index_seconds")
+        }
+        return {**asdict(self), **seconds, **recall}
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def estimate(
     rate = OPERATIONS_PER_SECOND["cuda"]
     if device == "cpu":
         rate = cores * OPERATIONS_PER_SECOND[precision]
-    exact_seconds = exact / rate + 2 * rows * width / BYTES_PER_SECOND
+    exact_seconds = exact / rate + reading_seconds(rows, width)
     index = exact
     index_seconds = exact_seconds
     if built.probed:
@@ -161,7 +166,12 @@ def estimate(
     way, reason = _choose(
         wanted, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads
     )
-    return Choice(way, reason, exact, round(exact_seconds, 1), index, round(index_seconds, 1))
+    return Choice(way, reason, exact, exact_seconds, index, index_seconds)
+
+
+def reading_seconds(rows: int, width: int) -> float:
+    """Of the vectors of one side."""
+    return 2 * rows * width / BYTES_PER_SECOND
 
 
 def _choose(

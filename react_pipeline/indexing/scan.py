@@ -1,17 +1,20 @@
-"""All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
+"""All queries of a domain, or of several, against the corpus: here or on a cluster; a killed search
+is resumed.
 
 Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of
-each query are a file; the k best of all are among these. Tasks need the vectors and the file of
-queries, and no index. Shapes: Q queries, D width.
+each query are a file; the k best of all are among these, and are a file too. Tasks need the vectors
+and the file of queries, and no index. Shapes: Q queries, D width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,6 +35,9 @@ PART_ROWS = 4_000_000
 """Rows of a task: 4 GB of vectors of 512 numbers in half precision."""
 _HIT = np.dtype([("similarity", "<f4"), ("row", "<i8")])
 _MERGED_QUERIES = 8_192
+
+Hits = np.ndarray[Any, np.dtype[np.void]]
+"""Tables (Q, k) of similarities and rows, of type `_HIT`."""
 
 
 def search_all(
@@ -64,20 +70,10 @@ def search_all(
     Raises:
         InputError: As of `Index.search`; or if a stored vector is not finite or not of unit length.
     """
-    from react_pipeline.clip import choose_device
-
     queries = index.checked(queries, k)
     k = min(k, index.rows)
     settings = distributor or DistributorConfig()
-    device = choose_device(index.device)
-    choice = estimate(
-        wanted,
-        Searched.built(index.artifact, side),
-        len(queries),
-        k,
-        device=device,
-        spreads=settings.kind != "local",
-    )
+    choice = choose_way(index, side, len(queries), k, wanted=wanted, distributor=settings)
     logger.info(
         "%s queries against %s rows: %s (%s)",
         f"{len(queries):,}",
@@ -86,7 +82,8 @@ def search_all(
         choice,
     )
     if choice.way == "exact":
-        hits = _scan(index.stored_vectors(side), queries, k, scratch, index.device, settings)
+        kept = _scan(index, side, Search(queries, k, scratch), settings)
+        hits = np.ascontiguousarray(kept["similarity"]), np.ascontiguousarray(kept["row"])
     elif has_whole_cells(opened := index.opened(side)):
         hits = cell_hits(opened, queries, k, index.rerank(side), index.stored_vectors(side))
     else:
@@ -94,22 +91,95 @@ def search_all(
     return *hits, choice
 
 
-def _scan(
-    stored: StoredVectors,
-    queries: Vectors,
+def choose_way(
+    index: Index,
+    side: Side,
+    queries: int,
     k: int,
+    *,
+    wanted: Literal["auto", "exact", "index"],
+    distributor: DistributorConfig,
+) -> Choice:
+    """How `search_all` searches so many queries."""
+    from react_pipeline.clip import choose_device
+
+    return estimate(
+        wanted,
+        Searched.built(index.artifact, side),
+        queries,
+        min(k, index.rows),
+        device=choose_device(index.device),
+        spreads=distributor.kind != "local",
+    )
+
+
+class Search(NamedTuple):
+    """Queries (Q, D), hits per query, and the `scratch` of `search_all`."""
+
+    queries: Vectors
+    k: int
+    scratch: Path
+
+
+def search_together(
+    index: Index,
+    side: Side,
+    searches: Sequence[Search],
     scratch: Path,
-    device: str,
-    settings: DistributorConfig,
-) -> tuple[Vectors, Rows]:
+    distributor: DistributorConfig,
+) -> list[Hits]:
+    """Read the vectors of a side once for several exact searches. `search_all`, called with the
+    same queries, k and scratch, finds its hits there.
+
+    Hits of a query do not depend on the others (`indexing.best`).
+
+    Args:
+        scratch: For parts of the result, which a later call with the same searches resumes.
+
+    Returns:
+        The hits (Q, k) of each search.
+    """
+    checked = [index.checked(search.queries, search.k) for search in searches]
+    most = min(max(search.k for search in searches), index.rows)
+    hits = _scan(index, side, Search(np.concatenate(checked), most, scratch), distributor)
+    parts = np.split(hits, np.cumsum([len(queries) for queries in checked])[:-1])
+    stored = index.stored_vectors(side)
+    of_searches = []
+    for queries, search, part in zip(checked, searches, parts, strict=True):
+        k = min(search.k, index.rows)
+        path = _hits_file(stored, Search(queries, k, search.scratch))
+        of_searches.append(kept_array(path, partial(np.copy, part[:, :k])))
+    return of_searches
+
+
+def _hits_file(stored: StoredVectors, search: Search) -> Path:
+    queries, k, scratch = search
     identity = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
     name = hashlib.sha256(identity + queries.tobytes()).hexdigest()[:16]
-    task = ScanTask(stored.artifact, stored.side, scratch / f"{name}.npy", k, device)
-    scratch.mkdir(parents=True, exist_ok=True)
-    write_once(task.queries, lambda path: _save(path, queries))
-    parts = stored.runs(PART_ROWS)
-    spread(task, parts, settings, f"searching the {stored.side} vectors")
-    return merge_parts([task.file(first) for first, _ in parts], k)
+    return scratch / f"{name}.hits.npy"
+
+
+def _scan(index: Index, side: Side, search: Search, settings: DistributorConfig) -> Hits:
+    """The hits (Q, k) of a search whose queries are checked."""
+    stored = index.stored_vectors(side)
+    path = _hits_file(stored, search)
+
+    def scan() -> Hits:
+        queries = path.with_name(path.name.replace(".hits", ""))
+        kept_array(queries, lambda: search.queries)
+        task = ScanTask(stored.artifact, side, queries, search.k, index.device)
+        parts = stored.runs(PART_ROWS)
+        spread(task, parts, settings, f"searching the {side} vectors")
+        return merge_parts([task.file(first) for first, _ in parts], search.k)
+
+    return kept_array(path, scan)
+
+
+def kept_array(path: Path, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The array in a file of a scratch, computed if it is not there or is damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_once(path, lambda place: _save(place, compute()))
+    return np.load(path)
 
 
 @dataclass(frozen=True)
@@ -142,22 +212,21 @@ class ScanTask:
         write_once(self.file(rows[0]), write)
 
 
-def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
-    """The k best of all parts, as of `search_all`."""
+def merge_parts(paths: list[Path], k: int) -> Hits:
+    """The k best hits (Q, k) of all parts."""
     parts = [np.load(path, mmap_mode="r") for path in paths]
-    similarities = np.empty((len(parts[0]), k), np.float32)
-    rows = np.empty((len(parts[0]), k), np.int64)
-    for start in range(0, len(rows), _MERGED_QUERIES):
+    merged = np.empty((len(parts[0]), k), _HIT)
+    for start in range(0, len(merged), _MERGED_QUERIES):
         some = slice(start, start + _MERGED_QUERIES)
         hits = np.concatenate([part[some] for part in parts], axis=1)
         query, place = np.nonzero(hits["row"] >= 0)
         best = hits[query, place]
-        similarities[some], rows[some] = ranked_hits(
+        merged["similarity"][some], merged["row"][some] = ranked_hits(
             query, best["row"], best["similarity"], len(hits), k
         )
-    return similarities, rows
+    return merged
 
 
-def _save(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
+def _save(path: Path, array: np.ndarray[Any, Any]) -> None:
     with path.open("wb") as file:  # of a name, numpy changes the end
         np.save(file, array)

@@ -5,5 +5,6 @@ from .few_shot_set import publish_few_shot_set as publish_few_shot_set
 from .name_counts import domain_names as domain_names
 from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
+from .together import passes_of as passes_of
 from .unnamed import unnamed_classes as unnamed_classes
 from .unnamed import unnamed_message as unnamed_message

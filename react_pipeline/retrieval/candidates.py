@@ -15,17 +15,17 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing import Index, StoredVectors, search_all
+from react_pipeline.indexing import Index, StoredVectors, kept_array, search_all
 from react_pipeline.retrieval.fusion import apply_filter, best_hits
 from react_pipeline.retrieval.lexical import lexical_hits
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
-from react_pipeline.settings import DistributorConfig, RetrievalConfig
+from react_pipeline.settings import DistributorConfig, Mode, RetrievalConfig
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
-SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
+SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches; `lexical` searches words."""
 
 
@@ -35,11 +35,13 @@ class Queries:
 
     Attributes:
         prompts: From `prompts.class_prompts`.
+        prompt_vectors: From `encode_prompts` (Q, D).
         seeds: From `seeds.read_seeds`.
         seed_vectors: (S, D).
     """
 
     prompts: pd.DataFrame
+    prompt_vectors: Vectors
     seeds: pd.DataFrame
     seed_vectors: Vectors
 
@@ -49,6 +51,14 @@ class Queries:
         return pd.concat(
             [self.prompts["prompt"], "seed: " + self.seeds["name"].astype(str)], ignore_index=True
         )
+
+    def of_modes(self, settings: RetrievalConfig) -> dict[Mode, Vectors]:
+        """The vectors (n, D) that each mode searches the index with; where all pairs are taken,
+        none does.
+        """
+        modes = [mode for mode in settings.modes if settings.choose != "all" and mode in SIDES]
+        vectors = {m: self.seed_vectors if m == "i2i" else self.prompt_vectors for m in modes}
+        return {mode: of_mode for mode, of_mode in vectors.items() if len(of_mode)}
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,14 @@ class Candidates:
     searches: dict[str, dict[str, Any]]
 
 
+def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Path) -> Vectors:
+    """Unit vectors (Q, D) of the prompts, which are kept in `scratch`, and may be already."""
+    return kept_array(
+        scratch / "prompts.npy", lambda: clip.encode_texts(prompts["prompt"].tolist()).numpy()
+    )
+
+
 def find_candidates(
-    clip: Clip,
     index: Index,
     embeddings: Artifact,
     queries: Queries,
@@ -79,30 +95,31 @@ def find_candidates(
 
     Args:
         embeddings: The vectors of images, for `fusion: filter`.
-        scratch: As of `search_all`.
+        scratch: As of `search_all`, `lexical_hits`.
         distributor: Where vectors are compared.
     """
-    prompt_vectors = clip.encode_texts(queries.prompts["prompt"].tolist()).numpy()
+    prompt_vectors = queries.prompt_vectors
     if settings.choose == "all":
         captions = StoredVectors(embeddings, "text")
         return _every_pair(queries.prompts, prompt_vectors, captions, settings)
     tables: list[pd.DataFrame] = []
     searches: dict[str, dict[str, Any]] = {}
+    vectors = queries.of_modes(settings)
     for mode in settings.modes:
         if mode == "lexical":
             tables.append(
-                lexical_hits(embeddings, queries.prompts, prompt_vectors, settings, distributor)
+                lexical_hits(
+                    embeddings, queries.prompts, prompt_vectors, settings, scratch, distributor
+                )
             )
-            continue
-        vectors = queries.seed_vectors if mode == "i2i" else prompt_vectors
-        if not len(vectors):
+        if mode not in vectors:
             continue
         side = SIDES[mode]
         started = time.perf_counter()
         similarities, rows, choice = search_all(
             index,
             side,
-            vectors,
+            vectors[mode],
             settings.k_per_prompt,
             scratch,
             wanted=settings.search,

@@ -5,14 +5,40 @@ Source: REAL (Parashar et al. 2024, arXiv 2401.12425). Does not belong here: how
 (`name_counts`). Shapes: Q prompts, D width.
 """
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Vectors
+from react_pipeline.indexing import kept_array
 from react_pipeline.retrieval.name_counts import equal_names, said_in_corpus
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import DistributorConfig, RetrievalConfig
 from react_pipeline.store import Artifact
+
+_SAID = "said.npy"
+
+
+def keep_said(
+    prompts: Sequence[pd.DataFrame],
+    scratches: Sequence[Path],
+    embeddings: Artifact,
+    distributor: DistributorConfig,
+) -> None:
+    """Look for the names of several domains in one scan; `lexical_hits` finds what captions say in
+    its scratch.
+    """
+    groups = [_named(of_domain)["name"].tolist() for of_domain in prompts]
+    found = said_in_corpus(embeddings, groups, distributor) if groups else []
+    for scratch, said in zip(scratches, found, strict=True):
+        kept_array(scratch / _SAID, partial(np.copy, said))
+
+
+def _named(prompts: pd.DataFrame) -> pd.DataFrame:
+    return prompts[prompts["name"] != ""].drop_duplicates(["class_id", "name"])
 
 
 def lexical_hits(
@@ -20,6 +46,7 @@ def lexical_hits(
     prompts: pd.DataFrame,
     vectors: Vectors,
     settings: RetrievalConfig,
+    scratch: Path,
     distributor: DistributorConfig,
 ) -> pd.DataFrame:
     """The hits of mode `lexical`: of each class the captions that say one of its names, those
@@ -28,14 +55,17 @@ def lexical_hits(
     Args:
         prompts: From `prompts.class_prompts`.
         vectors: Of the prompts (Q, D).
+        scratch: Where the captions that say names are kept, and may be already.
 
     Returns:
         Columns query (the first prompt of the name that is said), row, similarity, rank, mode,
         class_id.
     """
-    named = prompts[prompts["name"] != ""].drop_duplicates(["class_id", "name"])
+    named = _named(prompts)
     names = named["name"].tolist()
-    rows, said = said_in_corpus(embeddings, names, distributor)
+    rows, said = kept_array(
+        scratch / _SAID, lambda: said_in_corpus(embeddings, [names], distributor)[0]
+    )
     queries = named.assign(query=named.index, said=equal_names(names))[
         ["query", "class_id", "said"]
     ]

@@ -22,11 +22,16 @@ import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
-from react_pipeline.embedding import row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.retrieval.candidates import Candidates, Queries, find_candidates
+from react_pipeline.retrieval.candidate_rows import candidate_metadata
+from react_pipeline.retrieval.candidates import (
+    Candidates,
+    Queries,
+    encode_prompts,
+    find_candidates,
+)
 from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import class_report, write_report
 from react_pipeline.retrieval.control import load_encoder
@@ -37,6 +42,7 @@ from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.review import Review
 from react_pipeline.retrieval.row_filter import passes
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
+from react_pipeline.retrieval.together import SEARCH, read_together
 from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.stage import encoder_in
@@ -70,6 +76,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         InputError: If seed images are missing, or show evaluation images.
     """
     inputs = resolve(project, "retrieved_set", slug)
+    read_together(project, inputs)
     retrieval = _Retrieval(project, slug, inputs.parents)
     return project.store.build(inputs, retrieval.write)
 
@@ -88,19 +95,19 @@ class _Retrieval:
         scratch = scratch_of(directory)
         clip = load_encoder(self.project, self.parents[encoder_in(self.parents)])
         evaluation = self._evaluation(clip)
-        queries = self._queries(evaluation, clip)
-        search = self._search(clip, queries, scratch)
+        queries = self._queries(evaluation, clip, scratch / SEARCH)
+        search = self._search(queries, scratch / SEARCH)
         source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
-        candidates = self._described(search.table, source, evaluation)
+        candidates = self._described(search.table, source, evaluation, scratch / SEARCH)
         examination = Examination(source, self.embeddings, self.settings, self.review)
         examination.choose(candidates, evaluation)
         classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
         if not classes["kept"].any():
             raise RetrievalError(_nothing_found(self.slug, classes))
-        unnamed = self._count_names(classes, directory)
+        unnamed = self._count_names(classes, directory, scratch / SEARCH)
         pairs = write_pairs(
             directory,
-            self._chosen(candidates, queries, source),
+            self._chosen(candidates, queries, source, scratch / SEARCH),
             source,
             shard_pairs=self.settings.shard_pairs,
             max_pixels=self.project.config.corpus.max_pixels,
@@ -151,12 +158,13 @@ class _Retrieval:
         require_subjects(self.embeddings, evaluation)
         return evaluation
 
-    def _queries(self, evaluation: EvaluationImages, clip: Clip) -> Queries:
+    def _queries(self, evaluation: EvaluationImages, clip: Clip, scratch: Path) -> Queries:
+        prompts = class_prompts(self.domain)
         seeds = read_seeds(self.project, self.slug)
-        vectors = encode_seeds(self.project, self.slug, seeds, evaluation, clip)
-        return Queries(class_prompts(self.domain), seeds, vectors)
+        seed_vectors = encode_seeds(self.project, self.slug, seeds, evaluation, clip)
+        return Queries(prompts, encode_prompts(clip, prompts, scratch), seeds, seed_vectors)
 
-    def _search(self, clip: Clip, queries: Queries, scratch: Path) -> Candidates:
+    def _search(self, queries: Queries, scratch: Path) -> Candidates:
         config = self.project.config
         index = Index(
             self.parents["faiss_index"],
@@ -165,22 +173,20 @@ class _Retrieval:
             device=config.device,
         )
         return find_candidates(
-            clip,
-            index,
-            self.embeddings,
-            queries,
-            self.settings,
-            scratch / "search",
-            config.distributor,
+            index, self.embeddings, queries, self.settings, scratch, config.distributor
         )
 
     def _described(
-        self, candidates: pd.DataFrame, source: ImageSource, evaluation: EvaluationImages
+        self,
+        candidates: pd.DataFrame,
+        source: ImageSource,
+        evaluation: EvaluationImages,
+        scratch: Path,
     ) -> pd.DataFrame:
         """The candidates in their order, with what identifies equal images and evaluation images."""
         rows = candidates["row"].drop_duplicates()
         columns = [source.identity, *evaluation.row_columns]
-        metadata = row_metadata(self.embeddings, rows, columns)
+        metadata = candidate_metadata(self.embeddings, rows, columns, scratch)
         metadata["evaluation_similarity"] = evaluation.similarity_of_rows(
             self.embeddings, rows.to_numpy(), self.project.config.distributor
         )
@@ -207,7 +213,7 @@ class _Retrieval:
         return candidates
 
     def _chosen(
-        self, candidates: pd.DataFrame, queries: Queries, source: ImageSource
+        self, candidates: pd.DataFrame, queries: Queries, source: ImageSource, scratch: Path
     ) -> pd.DataFrame:
         """The kept candidates by class, with everything that is published or needed to collect
         them.
@@ -218,13 +224,17 @@ class _Retrieval:
         pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
         pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
         more = [column for column in source.columns if column not in pairs]
-        return pairs.join(row_metadata(self.embeddings, pairs["row"], more), on="row")
+        described = candidate_metadata(self.embeddings, pairs["row"], more, scratch)
+        return pairs.join(described, on="row")
 
-    def _count_names(self, classes: pd.DataFrame, directory: Path) -> dict[str, list[str]]:
+    def _count_names(
+        self, classes: pd.DataFrame, directory: Path, scratch: Path
+    ) -> dict[str, list[str]]:
         """Write how many captions say each name, also into the table of classes; returns the counts
         of classes that none names.
         """
-        names = count_names(self.domain, self.embeddings, self.project.config.distributor)
+        distributor = self.project.config.distributor
+        names = count_names(self.domain, self.embeddings, distributor, scratch)
         names.to_parquet(directory / NAMES, index=False)
         texts = names["name"] + " " + names["captions"].map("{:,}".format)
         classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)

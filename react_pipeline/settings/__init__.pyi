@@ -40,6 +40,7 @@ from .near_names import did_you_mean as did_you_mean
 from .near_names import near_names as near_names
 from .promotion import PromotionConfig as PromotionConfig
 from .retrieval import Idle as Idle
+from .retrieval import Mode as Mode
 from .retrieval import RetrievalConfig as RetrievalConfig
 from .secrets import has_secret as has_secret
 from .secrets import without_secrets as without_secrets

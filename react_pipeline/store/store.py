@@ -188,6 +188,21 @@ class Store:
             waiting = True
             time.sleep(POLL_SECONDS)
 
+    def is_begun(self, inputs: Inputs) -> bool:
+        """Whether the artifact of these inputs is published, or anything was done for it."""
+        slug = slug_of(inputs.stage, inputs.key, inputs.fingerprint)
+        return inputs.fingerprint in self.versions(inputs.stage, inputs.key) or bool(
+            attempts(self.staging, slug)
+        )
+
+    def leave(self, inputs: Inputs, scratch: Path) -> None:
+        """Let the next build of these inputs resume from a folder on the disk of the store, as if
+        it had been killed after it wrote that.
+        """
+        self._mark()
+        slug = slug_of(inputs.stage, inputs.key, inputs.fingerprint)
+        scratch.rename(new_attempt(self.staging, slug).scratch)
+
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """A published artifact, every file checked against its manifest (bytes and SHA-256;
         `artifacts.verify`).

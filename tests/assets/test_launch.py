@@ -367,13 +367,16 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
         ("comparison", "a"),
     ]
     everything = plan(build_defs(), "*", ["b", "a"], ["base"])
-    domain = ["evaluation_set", "retrieved_set", "domain_results", "comparison", "promotion"]
+    domain = ["retrieved_set", "domain_results", "comparison", "promotion"]
     shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
-    assert [stage for stage, _ in everything] == [*shared, *domain, *domain, "overview"]
+    sets = ["evaluation_set"] * 2
+    assert [stage for stage, _ in everything] == [*shared, *sets, *domain, *domain, "overview"]
     assert [key.split("/")[0] for _, key in everything] == [
         *["all"] * 4,
-        *["b"] * 5,
-        *["a"] * 5,
+        "b",
+        "a",
+        *["b"] * 4,
+        *["a"] * 4,
         "all",
     ]
 

@@ -133,6 +133,7 @@ def test_all_prompts_are_searched_in_parts_and_resume(
         np.testing.assert_array_equal(rows, expected(queries, stored.take(np.arange(ROWS)), 10)[1])
         parts = sorted((tmp_path / "scratch").glob("*.[0-9]*.npy"))
         assert len(parts) == 4
+        next((tmp_path / "scratch").glob("*.hits.npy")).unlink()
         parts[1].unlink()
         for part, damage in (
             (parts[2], b"\x93"),

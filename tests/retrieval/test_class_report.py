@@ -54,7 +54,8 @@ def candidates(hits: pd.DataFrame, config: RetrievalConfig) -> pd.DataFrame:
 
 def report(hits: pd.DataFrame, candidates: pd.DataFrame, config: RetrievalConfig) -> pd.DataFrame:
     counted = hits.groupby(["class_id", "mode"]).size().unstack(fill_value=0)
-    queries = Queries(class_prompts(DOMAIN), SEEDS, np.zeros((2, 2), np.float32))
+    vectors = np.zeros((2, 2), np.float32)
+    queries = Queries(class_prompts(DOMAIN), vectors, SEEDS, vectors)
     return class_report(DOMAIN, queries, counted, candidates, config)
 
 

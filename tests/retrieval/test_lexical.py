@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -29,8 +31,20 @@ def test_which_captions_say_which_names() -> None:
     assert equal_names(["tiger", "shark", "tiger shark", "TIGER"]).tolist() == [0, 1, 2, 0]
 
 
+def test_groups_of_names_are_looked_for_alone_and_together() -> None:
+    captions = pa.array(["a tiger shark", None, "Tiger, tiger!", "a shark and a tiger", "shark"])
+    groups = [["tiger", "shark", "tiger shark", "TIGER"], [], ["shark", "&"], ["tiger", "Shark"]]
+    rows, names = said_in(captions, *groups)
+    for start, group in zip((0, 4, 4, 6), groups, strict=True):
+        mine = (names >= start) & (names < start + len(group))
+        alone = said_in(captions, group)
+        assert rows[mine].tolist() == alone[0].tolist()
+        assert (names[mine] - start).tolist() == alone[1].tolist()
+    assert equal_names(*groups).tolist() == [0, 1, 2, 0, 4, 5, 6, 7]
+
+
 def test_captions_that_say_a_name_by_likeness(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 11)
@@ -39,7 +53,7 @@ def test_captions_that_say_a_name_by_likeness(
     clip = load(indexed_project.store.current("base_checkpoint", "all").path)
     vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
     settings = RetrievalConfig(modes=("t2t", "lexical"), k_per_prompt=2)
-    hits = lexical_hits(embeddings, prompts, vectors, settings, DistributorConfig())
+    hits = lexical_hits(embeddings, prompts, vectors, settings, tmp_path, DistributorConfig())
     captions = read_metadata(embeddings, ["caption"])["caption"].fillna("")
     texts = read_vectors(embeddings, "text")
     for class_id, of_class in prompts.groupby("class_id"):

@@ -9,6 +9,7 @@ import pytest
 
 from react_pipeline.store import artifacts
 from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.attempts import scratch_of
 from react_pipeline.store.durable import sha256_of
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.store.store import Store
@@ -48,6 +49,24 @@ def test_building_again_reuses_and_does_not_write(store: Store) -> None:
         raise AssertionError("built twice")
 
     assert store.build(inputs(), refuse).reused
+
+
+def test_a_build_resumes_from_what_was_left_for_it(store: Store) -> None:
+    left = store.root / "left"
+    left.mkdir(parents=True)
+    (left / "state").write_text("here")
+    assert not store.is_begun(inputs())
+    store.leave(inputs(), left)
+    assert store.is_begun(inputs()) and not store.is_begun(inputs(2))
+    states = []
+
+    def write(directory: Path) -> dict[str, int]:
+        states.append((scratch_of(directory) / "state").read_text())
+        return write_one(directory)
+
+    artifact = store.build(inputs(), write)
+    assert states == ["here"] and store.is_begun(inputs())
+    assert "state" not in artifact.manifest["files"]
 
 
 def test_a_fingerprint_follows_config_parents_and_version(store: Store) -> None:

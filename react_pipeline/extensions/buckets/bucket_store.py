@@ -101,6 +101,15 @@ class BucketStore(Store):
             self._set_current(artifact)
             return artifact
 
+    def is_begun(self, inputs: Inputs) -> bool:
+        """As of `Store`, on this machine."""
+        versions = self.versions(inputs.stage, inputs.key)
+        return inputs.fingerprint in versions or self._workshop.is_begun(inputs)
+
+    def leave(self, inputs: Inputs, scratch: Path) -> None:
+        """As of `Store`, on this machine."""
+        self._workshop.leave(inputs, scratch)
+
     def _published(self, inputs: Inputs) -> Artifact | None:
         """The artifact of these inputs if it is there and whole; one that is damaged is removed."""
         path = f"{inputs.stage}/{inputs.key}/{inputs.fingerprint}/{MANIFEST}"

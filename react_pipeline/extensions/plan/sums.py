@@ -28,10 +28,11 @@ from react_pipeline.indexing import (
     Key,
     Searched,
     estimate,
+    reading_seconds,
 )
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
-from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
+from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs, passes_of
 from react_pipeline.settings import DomainConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError, ReactError
@@ -277,33 +278,45 @@ class Sums:
         cost = Cost(alone=0)
         pairs = 0
         draws = max(len(self.settings.seeds), 1) if stage == "control_set" else 1
-        for slug, domain in self.domains.items():
+        for domain in self.domains.values():
             towers = domain.images * encoding.image
             alone = START_SECONDS + draws * domain.pairs * PAIR_SECONDS
             if stage == "retrieved_set":
                 towers += domain.prompts * encoding.text
-                alone += self._search_seconds(slug, domain)
             if self.settings.corpus.fetches_images:
                 alone += draws * self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
             cost += Cost(towers, domain.images * encoding.prepare, alone)
             pairs += draws * domain.pairs
+        if stage == "retrieved_set":
+            cost += Cost(alone=self._search_seconds())
         size = pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
         return self.timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
 
-    def _search_seconds(self, slug: str, domain: PlannedDomain) -> float:
-        """Seconds of searching the prompts of a domain on the cores."""
-        settings = self.project.retrieval(slug)
-        if settings.choose == "all":
-            return 0
+    def _search_seconds(self) -> float:
+        """Seconds of searching the prompts of all domains on the cores; exact searches of several
+        domains share the reading.
+        """
         built = Searched.planned(self.key, self.corpus.pairs, self.retrieval.encoder.dimension)
-        choice = estimate(
-            settings.search,
-            built,
-            domain.prompts,
-            settings.k_per_prompt,
-            cores=self.machine.cores,
-        )
-        return len(settings.modes) * choice.seconds
+        reading = reading_seconds(built.rows, built.width)
+        compared = []
+        indexed = 0.0
+        queries = most_modes = 0
+        for slug, domain in self.domains.items():
+            settings = self.project.retrieval(slug)
+            if settings.choose == "all":
+                continue
+            k = settings.k_per_prompt
+            cores = self.machine.cores
+            choice = estimate(settings.search, built, domain.prompts, k, cores=cores)
+            modes = len(settings.modes)
+            if choice.way == "index":
+                indexed += modes * choice.seconds
+                continue
+            compared.append(modes * (choice.exact_seconds - reading))
+            queries += modes * domain.prompts
+            most_modes = max(most_modes, modes)
+        passes = min(len(compared), passes_of(sum(compared), queries))
+        return indexed + sum(compared) + passes * most_modes * reading
 
     def trainings_step(self) -> Step:
         """Every training, as its method says."""

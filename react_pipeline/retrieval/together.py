@@ -1,0 +1,217 @@
+"""One pass over the corpus for several domains: what each would read alone is read once for all whose
+pairs are due.
+
+The hits, and the counts of names, are left in the scratch from which each domain's build resumes,
+as if it had been killed after its search. So a pass that fails or is left out costs time, and
+changes no byte of a retrieved set. Does not belong here: searching (`candidates`), counting
+(`name_counts`), choosing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from react_pipeline.clip import class_prompts
+from react_pipeline.corpus import open_source
+from react_pipeline.embedding import Rows, Side
+from react_pipeline.indexing import Index, Search, choose_way, reading_seconds, search_together
+from react_pipeline.labelled import encode_images
+from react_pipeline.lineage import fresh_or_none, resolve
+from react_pipeline.project import Manifests, Project
+from react_pipeline.retrieval.candidate_rows import keep_metadata
+from react_pipeline.retrieval.candidates import SIDES, Queries, encode_prompts
+from react_pipeline.retrieval.control import load_encoder
+from react_pipeline.retrieval.lexical import keep_said
+from react_pipeline.retrieval.name_counts import keep_counts
+from react_pipeline.retrieval.seeds import read_seeds
+from react_pipeline.settings import DomainConfig, RetrievalConfig, load_domains
+from react_pipeline.stage import encoder_in
+from react_pipeline.store import Inputs, ReactError
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import Clip
+
+logger = logging.getLogger(__name__)
+
+SEARCH = "search"
+"""Folder of a scratch that holds what a search has found."""
+
+OTHERS_SECONDS = 1_800.0
+"""Time to compare the queries of other domains in one pass, by the estimate: the first domain waits
+for it."""
+MAX_QUERIES = 200_000
+"""Queries of a pass: at 50 hits about 400 MB."""
+MAX_ROWS = 2_000_000
+"""Rows whose metadata is read in a pass: about 1 GB. What further domains found is read by each."""
+
+
+def passes_of(seconds: float, queries: int) -> int:
+    """About how many passes serve domains whose queries take so long to compare."""
+    return max(1, math.ceil(seconds / OTHERS_SECONDS), math.ceil(queries / MAX_QUERIES))
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A domain whose pairs are due, and the folder that becomes the scratch of its build."""
+
+    inputs: Inputs
+    domain: DomainConfig
+    settings: RetrievalConfig
+    queries: Queries
+    scratch: Path
+
+
+def read_together(project: Project, inputs: Inputs) -> None:
+    """Read the corpus for a domain, and for others whose retrieved set could be built now.
+
+    Processes do this one after another: each then finds what an earlier one has left for it.
+
+    Args:
+        inputs: Of the domain's retrieved set.
+    """
+    store = project.store
+    if store.is_begun(inputs):
+        return
+    with store.locked("corpus-pass") as held:
+        if held and not store.is_begun(inputs):
+            try:
+                _Pass(project, inputs).run()
+            except OSError as error:
+                logger.warning("%s: the corpus is read for %s alone", error, inputs.key)
+
+
+class _Pass:
+    def __init__(self, project: Project, first: Inputs) -> None:
+        self.project = project
+        self.first = first
+        self.folder = project.store.staging / ".pass"
+        self.distributor = project.config.distributor
+        self.embeddings = first.parents["corpus_embeddings"]
+        self.encoder = first.parents[encoder_in(first.parents)]
+        self.read = {
+            name: parent.fingerprint
+            for name, parent in first.parents.items()
+            if name != "evaluation_set"
+        }
+        self.index = Index(
+            first.parents["faiss_index"],
+            self.encoder.fingerprint,
+            embeddings=self.embeddings,
+            device=project.config.device,
+        )
+
+    def run(self) -> None:
+        """Leave what was found; a killed pass is resumed by the next one of the same domains."""
+        members = list(self._members(load_encoder(self.project, self.encoder)))
+        if len(members) > 1:
+            logger.info("reading the corpus for %d domains at once", len(members))
+            self._search(members)
+            self._find_names(members)
+        for member in members:
+            self.project.store.leave(member.inputs, member.scratch)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _search(self, members: list[_Member]) -> None:
+        searches: dict[Side, list[Search]] = {}
+        for member in members:
+            k = member.settings.k_per_prompt
+            for mode, vectors in member.queries.of_modes(member.settings).items():
+                if self._seconds(SIDES[mode], len(vectors), member.settings) is not None:
+                    search = Search(vectors, k, member.scratch / SEARCH)
+                    searches.setdefault(SIDES[mode], []).append(search)
+        rows: dict[Path, Rows] = {}
+        for side, of_side in searches.items():
+            hits = search_together(self.index, side, of_side, self.folder / side, self.distributor)
+            for search, of_search in zip(of_side, hits, strict=True):
+                others = rows.get(search.scratch, np.empty(0, np.int64))
+                rows[search.scratch] = np.union1d(others, of_search["row"])
+        self._read_rows({place: some[some >= 0] for place, some in rows.items()})
+
+    def _read_rows(self, rows: Mapping[Path, Rows]) -> None:
+        """Leave the metadata of hits, of `MAX_ROWS` at most."""
+        total = np.cumsum([len(some) for some in rows.values()])
+        shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
+        if shared:
+            source = open_source(self.project, self.first.parents["corpus"], self.folder / "images")
+            columns = list(dict.fromkeys([source.identity, *source.columns]))
+            keep_metadata(self.embeddings, list(shared.values()), columns, list(shared))
+
+    def _find_names(self, members: list[_Member]) -> None:
+        scratches = [member.scratch / SEARCH for member in members]
+        domains = [member.domain for member in members]
+        keep_counts(domains, scratches, self.embeddings, self.distributor)
+        lexical = [member for member in members if "lexical" in member.settings.modes]
+        keep_said(
+            [member.queries.prompts for member in lexical],
+            [member.scratch / SEARCH for member in lexical],
+            self.embeddings,
+            self.distributor,
+        )
+
+    def _members(self, clip: Clip) -> Iterator[_Member]:
+        """The first domain, and as many others as a pass takes."""
+        queries = 0
+        seconds = 0.0
+        for inputs in self._due():
+            try:
+                settings = self.project.retrieval(inputs.key)
+                domain = self.project.domain(inputs.key)
+                prompts = class_prompts(domain)
+                seeds = read_seeds(self.project, inputs.key)
+            except ReactError:  # its own step says so
+                continue
+            for mode in settings.modes:
+                count = len(seeds if mode == "i2i" else prompts)
+                queries += count
+                if mode in SIDES and inputs is not self.first:
+                    seconds += self._seconds(SIDES[mode], count, settings) or 0.0
+            if inputs is not self.first and (seconds > OTHERS_SECONDS or queries > MAX_QUERIES):
+                return
+            scratch = self.folder / inputs.fingerprint
+            try:
+                seed_vectors = encode_images(self.project.config, clip, seeds)
+            except ReactError:
+                continue
+            vectors = encode_prompts(clip, prompts, scratch / SEARCH)
+            all_queries = Queries(prompts, vectors, seeds, seed_vectors)
+            yield _Member(inputs, domain, settings, all_queries, scratch)
+
+    def _due(self) -> Iterator[Inputs]:
+        """The inputs of the retrieved sets that could be built now, the first domain's first."""
+        yield self.first
+        look = Manifests.of(self.project)
+        slugs = sorted(load_domains(self.project.config.domains)[0])
+        key = self.first.key
+        for slug in [*(s for s in slugs if s > key), *(s for s in slugs if s < key)]:
+            try:
+                if fresh_or_none(look, "retrieved_set", slug) is not None:
+                    continue
+                inputs = resolve(look, "retrieved_set", slug)
+            except ReactError:
+                continue
+            others = {name: inputs.parents[name].fingerprint for name in self.read}
+            if others == self.read and not self.project.store.is_begun(inputs):
+                yield inputs
+
+    def _seconds(self, side: Side, queries: int, settings: RetrievalConfig) -> float | None:
+        """To compare so many queries; None where the index is searched."""
+        choice = choose_way(
+            self.index,
+            side,
+            queries,
+            settings.k_per_prompt,
+            wanted=settings.search,
+            distributor=self.distributor,
+        )
+        if choice.way == "index":
+            return None
+        return choice.exact_seconds - reading_seconds(self.index.rows, self.index.dimension)

@@ -1,0 +1,174 @@
+"""One pass over the corpus for several domains: the same pairs, and each vector and caption is read
+once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.drawings import draw, encode
+from support.retrieval import configure
+
+from react_pipeline.indexing import scan
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval import candidate_rows, name_counts, retrieve, together
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store import Artifact, ReactError
+
+SLUGS = ("shapes", "colours")
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    (indexed_project.config.domains / "seed.png").write_bytes(encode(draw("circle", "red", 5000)))
+    configure(
+        indexed_project,
+        seeds={"circle": ["seed.png"]},
+        modes=["lexical", "t2t", "t2i", "i2i"],
+        k_per_prompt=7,
+    )
+    configure(indexed_project, "colours", modes=["t2i", "lexical"])
+    for slug in SLUGS:
+        publish_evaluation_set(indexed_project, slug)
+    return indexed_project
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Rows of each side that searches read, and captions that names are looked for in."""
+    rows: Counter[str] = Counter()
+    hits, captions = scan.exact_hits, name_counts.read_captions
+
+    def counted_hits(stored: Any, *args: Any, **named: Any) -> Any:
+        rows[stored.side] += stored.rows
+        return hits(stored, *args, **named)
+
+    def counted_captions(embeddings: Artifact, some: tuple[int, int]) -> Any:
+        rows["captions"] += some[1] - some[0]
+        return captions(embeddings, some)
+
+    monkeypatch.setattr(scan, "exact_hits", counted_hits)
+    monkeypatch.setattr(name_counts, "read_captions", counted_captions)
+    return rows
+
+
+@pytest.fixture
+def alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
+    """The retrieved sets as each domain makes its own, which leave the store again."""
+    with monkeypatch.context() as patched:
+        patched.setattr(retrieve, "read_together", lambda project, inputs: None)
+        artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
+    shutil.rmtree(project.store.root / "retrieved_set")
+    return artifacts
+
+
+def files_of(artifacts: list[Artifact]) -> list[Any]:
+    """Fingerprint, and digest of each file; a report says how many seconds it took."""
+    return [
+        (one.fingerprint, {n: f for n, f in one.manifest["files"].items() if n != "report.md"})
+        for one in artifacts
+    ]
+
+
+def test_domains_that_are_due_share_what_is_read(
+    alone: list[Artifact], project: Project, reads: Counter[str]
+) -> None:
+    artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
+    rows = artifacts[0].manifest["counts"]["candidates"] and int(
+        project.store.current("corpus_embeddings", "all").counts["rows"]
+    )
+    assert files_of(artifacts) == files_of(alone)
+    assert artifacts[0].counts["pairs_by_mode"]["lexical"] > 0
+    # Captions: to count names, and to find those that say one.
+    assert reads == {"text": rows, "image": rows, "captions": 2 * rows}
+    assert not list(project.store.staging.glob("*")) + list(project.store.staging.glob(".pass"))
+
+
+def test_metadata_of_candidates_is_read_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for slug in SLUGS:
+        configure(project, slug, modes=["t2t", "t2i"])
+    calls: list[int] = []
+    read = candidate_rows.row_metadata
+
+    def counted(embeddings: Artifact, rows: Any, columns: list[str]) -> Any:
+        calls.append(len(rows))
+        return read(embeddings, rows, columns)
+
+    monkeypatch.setattr(candidate_rows, "row_metadata", counted)
+    with monkeypatch.context() as patched:
+        patched.setattr(retrieve, "read_together", lambda project, inputs: None)
+        alone = [retrieve_pairs(project, slug) for slug in SLUGS]
+    shutil.rmtree(project.store.root / "retrieved_set")
+    assert len(calls) == 4
+    artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
+    assert len(calls) == 5 and files_of(artifacts) == files_of(alone)
+
+
+def test_what_a_pass_left_may_be_damaged_or_gone(alone: list[Artifact], project: Project) -> None:
+    artifacts = [retrieve_pairs(project, "shapes")]
+    (left,) = project.store.staging.glob("retrieved_set--colours--*.scratch")
+    for path in (left / "search").glob("*.npy"):
+        path.unlink() if path.name in ("said.npy", "prompts.npy") else path.write_bytes(b"")
+    artifacts.append(retrieve_pairs(project, "colours"))
+    assert files_of(artifacts) == files_of(alone)
+
+
+def test_a_killed_pass_is_resumed(
+    alone: list[Artifact],
+    project: Project,
+    reads: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def kill(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(together, "keep_counts", kill)
+        with pytest.raises(KeyboardInterrupt):
+            retrieve_pairs(project, "shapes")
+    before = dict(reads)
+    assert files_of([retrieve_pairs(project, slug) for slug in SLUGS]) == files_of(alone)
+    assert (reads["text"], reads["image"]) == (before["text"], before["image"])
+
+
+def spoil_seeds(project: Project) -> None:
+    configure(project, "colours", seeds={"red": ["gone.png"]}, modes=["i2i"])
+
+
+def take_down_evaluation_set(project: Project) -> None:
+    shutil.rmtree(project.store.root / "evaluation_set" / "colours")
+
+
+def fill_disk(project: Project) -> None:
+    (project.store.root / ".staging" / ".pass").write_text("in the way")
+
+
+@pytest.mark.parametrize("harm", [spoil_seeds, take_down_evaluation_set, fill_disk])
+def test_a_domain_is_read_for_alone_where_another_fails(
+    alone: list[Artifact], project: Project, harm: Callable[[Project], None]
+) -> None:
+    harm(project)
+    assert files_of([retrieve_pairs(project, "shapes")]) == files_of(alone[:1])
+    if harm is not fill_disk:
+        with pytest.raises(ReactError):
+            retrieve_pairs(project, "colours")
+
+
+def test_a_pass_takes_no_more_than_its_limits(
+    alone: list[Artifact],
+    project: Project,
+    reads: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(together, "MAX_QUERIES", 1)
+    assert files_of([retrieve_pairs(project, slug) for slug in SLUGS]) == files_of(alone)
+    assert reads["image"] == 3 * int(alone[0].counts["candidates"] > 0) * int(
+        project.store.current("corpus_embeddings", "all").counts["rows"]
+    )
