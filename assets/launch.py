@@ -77,6 +77,22 @@ def open_instance(project: Project) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
+def open_local_instance(project: Project) -> dg.DagsterInstance:
+    """The instance, whose runs are processes of this machine.
+
+    Raises:
+        InputError: If it has another launcher: a run of this process would not have its resources.
+    """
+    instance = open_instance(project)
+    launcher = instance.get_ref().run_launcher_data
+    if launcher is not None and launcher.class_name != dg.DefaultRunLauncher.__name__:
+        raise InputError(
+            f"{instance.root_directory}: runs are started by {launcher.class_name}, so nothing is "
+            "built in this process; give the address of the webserver: --remote URL"
+        )
+    return instance
+
+
 def materialize(
     selection: str = "*",
     domains: Sequence[str] = (),
@@ -119,7 +135,11 @@ def materialize(
     summary = Summary()
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with open_instance(project) as instance, held_open(instance), registered(instance) as name:
+    with (
+        open_local_instance(project) as instance,
+        held_open(instance),
+        registered(instance) as name,
+    ):
         _register(instance, project, shown)
         logged = Tracking.of(project).logged(project)
         for place in places:

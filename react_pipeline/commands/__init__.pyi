@@ -1,8 +1,10 @@
 from .command_line import Config as Config
 from .command_line import Domain as Domain
+from .command_line import Person as Person
 from .command_line import console as console
 from .command_line import load_project as load_project
 from .command_line import materialize_assets as materialize_assets
+from .command_line import name_of as name_of
 from .start_page import print_start_page as print_start_page
 from .terminal import print_error as print_error
 from .terminal import print_table as print_table

@@ -2,7 +2,10 @@
 assets.
 """
 
+import getpass
+import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +30,20 @@ Config = Annotated[
     ),
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
+Person = Annotated[
+    str | None, typer.Option("--by", help="Who decides. Default: the name in git's configuration.")
+]
+
+
+def name_of(person: str | None) -> str:
+    """The name of who decides: that of `--by`, else of git's configuration, else of the system."""
+    name = person or ""
+    if not name.strip():
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "config", "user.name"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+            name = done.stdout
+    return " ".join(name.split()) or getpass.getuser()
 
 
 def load_project(config: Path | None) -> Project:
@@ -75,3 +92,16 @@ def materialize_assets(
         for place, why in places.items():
             print_error(f"error: {launch.named(place)} {state}: {' '.join(why.split())}")
     return 1 if summary.failed or summary.skipped else 0
+
+
+def ask_server(
+    project: Project, url: str, select: str, domains: Sequence[str], methods: Sequence[str]
+) -> int:
+    """Let a server run a selection of assets, and wait for it; returns the exit code."""
+    from react_pipeline.assets import remote
+
+    def show(line: str) -> None:
+        print_line(f"  {line}")
+
+    succeeded = remote.materialize_remotely(url, select, domains, methods, project.path, show)
+    return 0 if succeeded else 1

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, Domain, console, load_project
+from react_pipeline.commands.command_line import (
+    Config,
+    Domain,
+    Person,
+    console,
+    load_project,
+    name_of,
+)
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
@@ -76,6 +83,7 @@ def promote_model(
     reason: Annotated[
         str, typer.Option(help="Why. It is recorded with the decision and shown by `models list`.")
     ],
+    by: Person = None,
     config: Config = None,
 ) -> None:
     """Make a method's model champion by your decision. It must have been measured on the champion's
@@ -84,7 +92,7 @@ def promote_model(
     from react_pipeline.promotion import promote
 
     project = _project_with(domain, config)
-    _print_decision(project, promote(project, domain, method, reason))
+    _print_decision(project, promote(project, domain, method, reason, person=name_of(by)))
 
 
 @models_app.command("rollback")
@@ -92,13 +100,15 @@ def roll_back_model(
     domain: Domain,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     to_base: Annotated[bool, typer.Option("--to-base", help="Restore the base instead.")] = False,
+    by: Person = None,
     config: Config = None,
 ) -> None:
     """Restore the previous champion. The rule never promotes the model that it replaces again."""
     from react_pipeline.promotion import roll_back
 
     project = _project_with(domain, config)
-    _print_decision(project, roll_back(project, domain, reason, to_base=to_base))
+    verdict = roll_back(project, domain, reason, to_base=to_base, person=name_of(by))
+    _print_decision(project, verdict)
 
 
 @models_app.command("reevaluate")

@@ -84,9 +84,12 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
     return artifact
 
 
-def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
+def promote(project: Project, slug: str, method: str, reason: str, *, person: str = "") -> Artifact:
     """Make a method's model champion by a person's decision; the figures are recorded, and decide
     nothing.
+
+    Args:
+        person: Name of who decides.
 
     Raises:
         InputError: If the method cannot be champion, its result is missing, stale or unavailable,
@@ -110,11 +113,12 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
         test = None if chosen.is_same(before) else _test_over_champion(case, entry)
         tested = "" if test is None else f" ({test})"
         because = (
-            f"a person made {chosen.identity} champion instead of {before.identity}{tested}: "
+            f"{person or 'a person'} made {chosen.identity} champion instead of "
+            f"{before.identity}{tested}: "
             f"{reason.strip()}"
         )
         judgement = Judgement("promoted", because, challenger=chosen, test=test)
-        return conclude(case, chosen, judgement, by="person", note=reason)
+        return conclude(case, chosen, judgement, by="person", person=person, note=reason)
 
 
 def _test_over_champion(case: Case, entry: Measured) -> PairedTest:
@@ -126,8 +130,13 @@ def _test_over_champion(case: Case, entry: Measured) -> PairedTest:
         raise InputError(f"{case.slug}: {error}; {way_out(case)}") from error
 
 
-def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = False) -> Artifact:
+def roll_back(
+    project: Project, slug: str, reason: str = "", *, to_base: bool = False, person: str = ""
+) -> Artifact:
     """Restore the previous champion, or the base; the rule never promotes the replaced model again.
+
+    Args:
+        person: Name of who decides.
 
     Raises:
         InputError: If the base is champion, or the files of the model before are gone.
@@ -148,9 +157,11 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
                 raise InputError(
                     f"{slug}: {target.method} was champion before, and {error}; use --to-base"
                 ) from error
-        because = f"a person rolled back from {verdict.champion.identity} to {target.identity}"
+        because = f"{person or 'a person'} rolled back from {verdict.champion.identity} to "
+        because += target.identity
         because += f": {reason.strip()}" if reason.strip() else ""
-        return conclude(case, target, Judgement("rolled back", because), by="person", note=reason)
+        judgement = Judgement("rolled back", because)
+        return conclude(case, target, judgement, by="person", person=person, note=reason)
 
 
 def _apply_rule(case: Case, edit: RegistryEdit | None) -> Artifact:

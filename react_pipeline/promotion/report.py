@@ -42,7 +42,7 @@ def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, 
     """
     if not rows and verdict.challenger is not None:
         promoted = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
-        rows = [promoted.row(verdict.decision, f"decided by a {verdict.by}")]
+        rows = [promoted.row(verdict.decision, f"decided by {verdict.person or 'a person'}")]
     blank = dict.fromkeys(_TEXTS, "")
     table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)
     kinds = {

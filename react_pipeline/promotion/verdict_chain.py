@@ -27,6 +27,7 @@ def conclude(
     judgement: Judgement,
     *,
     by: By = "rule",
+    person: str = "",
     rows: Sequence[Mapping[str, Any]] = (),
     note: str = "",
     registry: str | None = None,
@@ -38,7 +39,7 @@ def conclude(
         rows: Of the table of candidates.
         registry: The version that a person's edit of the registry names, if it was considered.
     """
-    verdict = _next(case, champion, judgement, by)
+    verdict = _next(case, champion, judgement, by, person)
     result = case.result_of(verdict.champion)
     seen = case.seen_with(result) | ({} if registry is None else {"registry": registry})
     content = {
@@ -71,7 +72,7 @@ def conclude(
     return case.project.store.build(inputs, write)
 
 
-def _next(case: Case, champion: Contender, judgement: Judgement, by: By) -> Verdict:
+def _next(case: Case, champion: Contender, judgement: Judgement, by: By, person: str) -> Verdict:
     """A model that is rolled back is rejected from then on, until a person promotes it."""
     before = case.verdict
     if champion.method == BASE_METHOD and BASE_METHOD in case.results:
@@ -96,6 +97,7 @@ def _next(case: Case, champion: Contender, judgement: Judgement, by: By) -> Verd
         domain=case.slug,
         decision=judgement.decision,
         by=by,
+        person=person,
         reason=judgement.reason,
         challenger=judgement.challenger,
         champion_before=before.champion,

@@ -93,6 +93,7 @@ class HistoryEntry(_Stored):
     decided: str
     decision: Decision
     by: By
+    person: str = ""
     champion: Contender
     challenger: Contender | None = None
     test: PairedTest | None = None
@@ -108,6 +109,7 @@ class Verdict(_Stored):
             `incomparable`; `nothing`: there was no candidate; `rolled back`: a person restored an
             earlier champion.
         by: The rule of the configuration, a person's command, or a person's edit of the registry.
+        person: The name of who gave the command.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
         test: Challenger against `champion_before`.
         candidates: How many candidates were tested at once (K).
@@ -122,6 +124,7 @@ class Verdict(_Stored):
     domain: str
     decision: Decision
     by: By = "rule"
+    person: str = ""
     reason: str
     challenger: Contender | None = None
     champion_before: Contender
@@ -139,7 +142,7 @@ class Verdict(_Stored):
     def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
         """This verdict, published as `artifact`, as an entry of the history."""
         fields = self.model_dump(
-            include={"decision", "by", "champion", "challenger", "test", "reason"}
+            include={"decision", "by", "person", "champion", "challenger", "test", "reason"}
         )
         return HistoryEntry(
             promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields

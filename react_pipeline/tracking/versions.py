@@ -125,7 +125,7 @@ def describe(
     tags = {
         "verdict": title,
         "decided": decided,
-        "decided_by": verdict.by,
+        "decided_by": verdict.person or verdict.by,
         "reason": verdict.reason,
     }
     if contender is not None and contender.top1 is not None:

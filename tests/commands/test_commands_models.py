@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from support.promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
+from react_pipeline.commands.command_line import name_of
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide
@@ -111,15 +112,30 @@ def test_a_control_differs_from_a_model_that_was_never_judged(project: Project, 
 
 
 def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -> None:
-    code, out, reported = run("promote", "shapes", "locked-text", "--reason", "smaller")
+    code, out, reported = run(
+        "promote", "shapes", "locked-text", "--reason", "smaller", "--by", "Ann Lee"
+    )
     assert code == 0, reported
+    assert "Ann Lee made locked-text" in out
     assert re.search(r"locked-text \(\w{8}\) is champion \(before: gated-image \(\w{8}\)\)", out)
     version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
     assert version.tags["method"] == "locked-text"
-    assert version.tags["decided_by"] == "person"
+    assert version.tags["decided_by"] == "Ann Lee"
     assert "smaller" in version.description
     code, out, _ = run("list", "shapes")
     assert "champion" in out and "smaller" in out and " 1 " in out
+
+
+def test_git_knows_who_decides_unless_the_command_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text("[user]\n  name = Ann  Lee\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOGNAME", "ann")
+    assert (name_of(None), name_of("Bo")) == ("Ann Lee", "Bo")
+    monkeypatch.setenv("PATH", "")
+    assert name_of(None) == "ann"
 
 
 def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run) -> None:

@@ -389,18 +389,16 @@ def test_rolling_back_is_not_undone_by_the_rule(
 ) -> None:
     first = promoted(project).champion
     promoted(project, LOCKED, 180)
-    back = verdict_of(roll_back(project, "shapes", "slow on the phone"))
-    assert (back.decision, back.by, back.champion.checkpoint) == (
-        "rolled back",
-        "person",
-        first.checkpoint,
-    )
-    assert "slow on the phone" in back.reason
+    back = verdict_of(roll_back(project, "shapes", "slow on the phone", person="Ann"))
+    assert (back.decision, back.by, back.person) == ("rolled back", "person", "Ann")
+    assert back.champion.checkpoint == first.checkpoint
+    assert "Ann rolled back" in back.reason and "slow on the phone" in back.reason
     assert decide(project, "shapes").counts["decision"] == "rolled back"
     result(project, "shapes", "full", outcomes(120))  # news, so the rule looks again
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.champion.checkpoint == first.checkpoint
     assert [entry.decision for entry in verdict.history] == ["promoted", "promoted", "rolled back"]
+    assert [entry.person for entry in verdict.history] == ["", "", "Ann"]
     assert verdict_of(roll_back(project, "shapes")).champion.method == "base"
     with pytest.raises(InputError, match="nothing to roll back"):
         roll_back(project, "shapes")

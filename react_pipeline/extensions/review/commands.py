@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated
 
 import typer
 
-from react_pipeline.commands import Config, Domain, console, load_project, print_table
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    Person,
+    console,
+    load_project,
+    name_of,
+    print_table,
+)
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 
 
 def review(
     domain: Domain,
-    person: Annotated[
-        str | None, typer.Option("--by", help="Name of the reviewer. Default: the user's name.")
-    ] = None,
+    by: Person = None,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
     ] = 1236,
@@ -43,7 +48,7 @@ def review(
         )
 
     pairs = ReviewedSet(project, domain)
-    with open_log(project, domain, person or getpass.getuser()) as log:
+    with open_log(project, domain, name_of(by)) as log:
         try:
             serve_app(lambda: create_page(pairs, log), port, start)
         except KeyboardInterrupt:
