@@ -12,12 +12,13 @@ RUN pip install --no-cache-dir -c constraints.txt . && pip install --no-cache-di
 RUN useradd --create-home react && mkdir -p /data /opt/dagster && chown react /data /opt/dagster
 WORKDIR /data
 
-# Code server, webserver and daemon.
+# Code server, webserver and daemon, and every run in Kubernetes.
 FROM package AS production
-RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[production,s3]' \
+RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[alerts,kubernetes]' \
+    && install -D /opt/react/dagster_home/production/dagster-webserver /opt/guarded/dagster-webserver \
     && cat /opt/react/dagster_home/dagster.yaml /opt/react/dagster_home/production/storage.yaml > /opt/dagster/dagster.yaml \
     && cp /opt/react/dagster_home/production/workspace.yaml /opt/dagster/workspace.yaml
-ENV DAGSTER_HOME=/opt/dagster DAGSTER_COMPUTE_LOGS=/data/logs REACT_PIPELINE_CONFIG=/data/pipeline.yaml
+ENV PATH=/opt/guarded:$PATH DAGSTER_HOME=/opt/dagster DAGSTER_COMPUTE_LOGS=/data/logs REACT_PIPELINE_CONFIG=/data/pipeline.yaml
 USER react
 
 FROM package AS demo

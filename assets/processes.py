@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +34,11 @@ from react_pipeline.store import (
     InputError,
     Inputs,
     ReactError,
+    Store,
     StoreWriteError,
     TrainingError,
     error_type,
+    has_locks,
     locked,
     write_atomically,
 )
@@ -46,6 +48,10 @@ from react_pipeline.training import TrainingObserver
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
 """Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for
 several nodes.
+"""
+NODES_VARIABLE = "REACT_NODE_LAUNCHER"
+"""A command that runs the one behind it on every node, such as `srun --kill-on-bad-exit`, and ends
+all of them when one fails or it is told to end.
 """
 
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
@@ -143,11 +149,11 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
             f"customization.batch_size {batch_size} does not divide among {processes} processes"
         )
     arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
-    with _exchange() as exchange:
-        client = dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_SECONDS)
-        command = torchrun_command(
-            processes, arguments_for_several_nodes(project, method), arguments
-        )
+    several = arguments_for_several_nodes(project, method)
+    starter = shlex.split(os.environ.get(NODES_VARIABLE, "")) if several else []
+    with _exchange(project.store if starter else None) as exchange:
+        client = _client(exchange if starter else None)
+        command = [*starter, *torchrun_command(processes, several, arguments)]
         context.log.info(shlex.join(command))
         try:
             client.run(context=context, command=command, env=environment(processes, exchange))
@@ -186,11 +192,25 @@ def environment(processes: int, exchange: Path) -> dict[str, str]:
     return shared
 
 
+def _client(exchange: Path | None) -> dg.PipesSubprocessClient:
+    """Dagster Pipes to processes of this machine, or of others through a shared folder."""
+    reader = None if exchange is None else dg.PipesFileMessageReader(str(exchange / "messages"))
+    return dg.PipesSubprocessClient(
+        context_injector=None if exchange is None else dg.PipesEnvContextInjector(),
+        message_reader=reader,
+        termination_timeout_seconds=TERMINATION_SECONDS,
+    )
+
+
 @contextmanager
-def _exchange() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="react-training-") as name:
+def _exchange(store: Store | None) -> Iterator[Path]:
+    """A folder that the processes see: of this machine, or next to the artifacts for other nodes."""
+    root = None if store is None else store.root
+    if root is not None:
+        root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".react-training-", dir=root) as name:
         directory = Path(name)
-        with locked(directory / LIFELINE):
+        with locked(directory / LIFELINE) if root is None or has_locks(root) else nullcontext():
             yield directory
 
 

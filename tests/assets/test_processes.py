@@ -15,10 +15,12 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from support.launch import dagster_home
+from support.services import free_port
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.processes import (
+    NODES_VARIABLE,
     TORCHRUN_VARIABLE,
     Progress,
     environment,
@@ -302,3 +304,84 @@ def test_a_process_killed_by_the_system_fails_with_a_remedy(
     assert (
         run.info.status == "FAILED" and "exited without an error message" in run.data.tags["error"]
     )
+
+
+def launched_on_two_nodes(project: Project) -> subprocess.Popen[str]:
+    """A materialization whose torchrun runs twice on this machine, as on two nodes."""
+    port = free_port()
+    meeting = f"--rdzv-backend c10d --rdzv-id test --rdzv-endpoint 127.0.0.1:{port}"
+    launcher = Path(__file__).parents[1] / "support" / "local_nodes.py"
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCHING, str(project.path)],
+        env={
+            **os.environ,
+            TORCHRUN_VARIABLE: f"--nnodes 2 --max-restarts 2 {meeting}",
+            NODES_VARIABLE: f"{sys.executable} {launcher} 2",
+        },
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_signals,
+    )
+
+
+def training_processes(project: Project) -> list[int]:
+    """Those that train: neither torchrun nor the launcher of nodes."""
+    found = processes_with(str(project.path))
+    return [
+        one
+        for one in found
+        if b"training_process" in Path(f"/proc/{one}/cmdline").read_bytes()
+        and b"torch.distributed.run" not in Path(f"/proc/{one}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.slow
+def test_two_nodes_resume_after_a_process_was_killed(
+    prepare: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = prepare(steps=40)
+    Tracking.of(project).runs.connect()
+    with dagster_home(tmp_path / "home"):
+        launching = launched_on_two_nodes(project)
+        try:
+            states = project.store.staging
+            wait_until(
+                lambda: list(states.rglob("step-*.json")) or launching.poll() is not None, 120, ""
+            )
+            os.kill(max(training_processes(project)), signal.SIGKILL)
+            reported, _ = launching.communicate(timeout=180)
+        finally:
+            launching.kill()
+            for left in processes_with(str(project.path)):
+                os.kill(left, signal.SIGKILL)
+        with open_instance(project) as instance:
+            told = messages(instance, instance.get_runs()[0].run_id)
+    assert reported.strip() == "[]"
+    artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
+    assert artifact.counts["processes"] == 2
+    # Dagster heard of both beginnings, wherever rank 0 was.
+    assert any("from the start" in line for line in told)
+    assert any("resuming at step" in line for line in told)
+    assert not list(project.store.root.glob(".react-training-*"))
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_ends_all_its_nodes(
+    prepare: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = prepare(steps=1_000_000)
+    Tracking.of(project).runs.connect()
+    with dagster_home(tmp_path / "home"):
+        launching = launched_on_two_nodes(project)
+        try:
+            wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 120, "")
+            assert len(training_processes(project)) == 2
+            launching.send_signal(signal.SIGINT)
+            launching.wait(90)
+            wait_until(lambda: not processes_with(str(project.path)), 60, "a process was left")
+        finally:
+            launching.kill()
+            for left in processes_with(str(project.path)):
+                os.kill(left, signal.SIGKILL)
+    assert not project.store.keys("customized_checkpoint")

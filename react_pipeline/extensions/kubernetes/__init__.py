@@ -1,0 +1,1 @@
+"""Runs in Kubernetes: what the pod of each run asks for."""

@@ -1,0 +1,123 @@
+"""Resources: what the pod of a run asks for, by the stages that the run builds.
+
+Belongs here: the sizes, and the pod that follows from them. Does not belong here: setting it on a
+run (`assets`), what a step really needs (`react-pipeline plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from react_pipeline.stage import STAGES, Stage
+from react_pipeline.store import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one pod may use.
+
+    Attributes:
+        cpu: Cores that are reserved; the pod may use more.
+        memory_gib: Memory, reserved and the limit; it includes what is in `/dev/shm`.
+        gpus: GPUs of NVIDIA.
+        shm_gib: Size of `/dev/shm`, through which loaders hand over batches; 0: the 64 MB of a
+            container.
+        hours: After this time the run is ended, and fails.
+        nodes: Pods of this size that train together; of `customized_checkpoint` alone.
+    """
+
+    cpu: float
+    memory_gib: float
+    gpus: int = 0
+    shm_gib: float = 0
+    hours: float = 24
+    nodes: int = 1
+
+
+GPU_RESOURCE = "nvidia.com/gpu"
+"""Also the key by which nodes with GPUs keep other pods away."""
+
+NODE_LAUNCHER = "react_pipeline.extensions.kubernetes.nodes"
+NODES_ACCOUNT = "react-nodes"
+"""The service account that may create the job of the other nodes (kubernetes.yaml)."""
+RESTARTS = 3
+"""As often torchrun begins again from the last state when a process or a node was lost."""
+
+GATHERING, CPU, GPU = "gathering", "cpu", "gpu"
+KINDS = {
+    GATHERING: Resources(cpu=1, memory_gib=4),
+    CPU: Resources(cpu=4, memory_gib=16, hours=168),
+    GPU: Resources(cpu=8, memory_gib=32, gpus=1, shm_gib=8, hours=168),
+}
+"""Stages that only gather results, those that need no device, those of the pool `gpu`."""
+
+
+def kind_of(stage: Stage) -> str:
+    """The kind of a stage: its pool decides whether it needs a GPU."""
+    if stage.pool == "gpu":
+        return GPU
+    return GATHERING if stage.gathers else CPU
+
+
+def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
+    """The resources of every stage.
+
+    Args:
+        changes: Fields of `Resources` that differ, by kind or by stage; a stage's come last.
+
+    Raises:
+        InputError: If a kind, stage or field is unknown.
+    """
+    if unknown := changes.keys() - KINDS.keys() - STAGES.keys():
+        raise InputError(
+            f"run_coordinator: resources.{min(unknown)}: no kind or stage; there are "
+            f"{', '.join([*KINDS, *STAGES])}"
+        )
+    names = {field.name for field in fields(Resources)}
+    for name, change in changes.items():
+        if unknown := change.keys() - names:
+            raise InputError(
+                f"run_coordinator: resources.{name}.{min(unknown)}: unknown; there are "
+                f"{', '.join(sorted(names))}"
+            )
+    rows = {}
+    for name, stage in STAGES.items():
+        kind = kind_of(stage)
+        change = {**changes.get(kind, {}), **changes.get(name, {})}
+        rows[name] = replace(KINDS[kind], **change)
+    return rows
+
+
+def largest(rows: Iterable[Resources]) -> Resources:
+    """What is enough for each of these, one after another in one pod."""
+    columns = zip(*(asdict(row).values() for row in rows), strict=True)
+    return Resources(*map(max, columns))
+
+
+def pod(resources: Resources) -> dict[str, Any]:
+    """The value of the tag `dagster-k8s/config` of a run."""
+    memory = f"{resources.memory_gib:g}Gi"
+    limits: dict[str, str] = {"memory": memory}
+    requests = {"cpu": f"{resources.cpu:g}", "memory": memory}
+    container: dict[str, Any] = {"resources": {"requests": requests, "limits": limits}}
+    spec: dict[str, Any] = {"automount_service_account_token": False}
+    if resources.gpus:
+        limits[GPU_RESOURCE] = str(resources.gpus)
+        spec["tolerations"] = [{"key": GPU_RESOURCE, "operator": "Exists"}]
+    if resources.nodes > 1:
+        container["env"] = [
+            {"name": "REACT_NODES", "value": str(resources.nodes)},
+            {"name": "REACT_NODE_LAUNCHER", "value": f"python -m {NODE_LAUNCHER}"},
+            {
+                "name": "REACT_TORCHRUN_ARGS",
+                "value": f"--nnodes {resources.nodes} --max-restarts {RESTARTS}",
+            },
+        ]
+        spec |= {"automount_service_account_token": True, "service_account_name": NODES_ACCOUNT}
+    if resources.shm_gib:
+        size = f"{resources.shm_gib:g}Gi"
+        container["volume_mounts"] = [{"name": "shm", "mount_path": "/dev/shm"}]  # noqa: S108
+        spec["volumes"] = [{"name": "shm", "empty_dir": {"medium": "Memory", "size_limit": size}}]
+    return {"container_config": container, "pod_spec_config": spec}

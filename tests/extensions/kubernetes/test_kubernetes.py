@@ -1,0 +1,287 @@
+"""Runs in Kubernetes: the jobs that Dagster's launcher sends to the API server with the values of
+`dagster_home/production`, stage by stage, compared with Kubernetes' own schema.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import kubernetes_validate
+import pytest
+import yaml
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+
+from react_pipeline.assets.resources import REPOSITORY
+from react_pipeline.extensions.kubernetes.assets import CONFIG_TAG, StageRunCoordinator
+from react_pipeline.extensions.kubernetes.resources import (
+    KINDS,
+    NODES_ACCOUNT,
+    table,
+)
+from react_pipeline.stage import STAGES
+from react_pipeline.store.errors import InputError
+
+PRODUCTION = REPOSITORY / "dagster_home" / "production"
+VERSION = "1.33"
+OTHER = "asset_of_another_team"
+Job = dict[str, Any]
+Launch = Callable[..., Job]
+
+
+def values() -> dict[str, Any]:
+    return yaml.safe_load((PRODUCTION / "kubernetes-values.yaml").read_text())
+
+
+def snake(fields: dict[str, Any]) -> dict[str, Any]:
+    """Names of the first level, as the chart writes them into `dagster.yaml`."""
+    return {re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", name): v for name, v in fields.items()}
+
+
+def dagster_yaml(kubeconfig: Path) -> dict[str, Any]:
+    """The parts of the chart's ConfigMap that decide the jobs; the API server is the test's."""
+    chart = values()
+    launcher = snake(chart["runLauncher"]["config"]["k8sRunLauncher"])
+    launcher["run_k8s_config"] = snake(launcher["run_k8s_config"])
+    launcher |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
+    launcher |= {
+        "job_namespace": "react",
+        "service_account_name": "dagster",
+        "instance_config_map": "dagster-instance",
+        "postgres_password_secret": chart["global"]["postgresqlSecretName"],
+    }
+    return {
+        "run_launcher": {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": launcher},
+        "run_coordinator": chart["dagsterDaemon"]["runCoordinator"]["config"][
+            "customRunCoordinator"
+        ],
+        **chart["additionalInstanceConfig"],
+    }
+
+
+def code_location() -> dict[str, Any]:
+    """What the chart passes on from the code server to its runs."""
+    (server,) = values()["dagster-user-deployments"]["deployments"]
+    pod = {"automount_service_account_token": True, "init_containers": server["initContainers"]}
+    return {
+        "k8s": {
+            "image_pull_policy": server["image"]["pullPolicy"],
+            "env_secrets": [one["name"] for one in server["envSecrets"]],
+            "env": server["env"],
+            "volumes": server["volumes"],
+            "volume_mounts": server["volumeMounts"],
+            "resources": server["resources"],
+            "service_account_name": "react-runs",
+            "run_k8s_config": {"pod_spec_config": pod},
+        }
+    }
+
+
+@pytest.fixture
+def jobs() -> Iterator[tuple[int, list[Job]]]:
+    """A server that takes jobs as Kubernetes' API server does: its port, and what it got."""
+    taken: list[Job] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            taken.append(json.loads(body))
+            self.send_response(201)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, taken
+    server.shutdown()
+
+
+@dg.job
+def empty() -> None:
+    pass
+
+
+REPOSITORY_ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("react-code"), "react")
+JOB_ORIGIN = RemoteJobOrigin(REPOSITORY_ORIGIN, "empty")
+
+
+def asset_job() -> dg.JobDefinition:
+    """A job of assets that have the names of all stages, and of one of another team."""
+    bodies = [dg.asset(name=name)(lambda: None) for name in [*STAGES, OTHER]]
+    return dg.Definitions(bodies).resolve_implicit_global_asset_job_def()
+
+
+@pytest.fixture
+def launch(
+    jobs: tuple[int, list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Launch]:
+    """Gives the job of a run of these assets."""
+    port, taken = jobs
+    monkeypatch.setenv("no_proxy", "*")
+    kubeconfig = tmp_path / "kubeconfig"
+    cluster = {"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}
+    context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
+    config = {"apiVersion": "v1", "clusters": [cluster], "contexts": [context]}
+    users = [{"name": "test", "user": {}}]
+    kubeconfig.write_text(yaml.safe_dump({**config, "users": users, "current-context": "test"}))
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(dagster_yaml(kubeconfig)))
+    origin = dg.reconstructable(empty).get_python_origin()
+    location = origin.repository_origin._replace(
+        container_image="registry.example.com/react-pipeline:0.1.0",
+        container_context=code_location(),
+    )
+    origin = origin._replace(repository_origin=location)
+    job = asset_job()
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+
+        def launched(*assets: str, tags: dict[str, str] | None = None) -> Job:
+            keys = frozenset(map(dg.AssetKey, assets)) or None
+            origins = {"job_code_origin": origin, "remote_job_origin": JOB_ORIGIN}
+            run = instance.create_run_for_job(job, tags=tags, asset_selection=keys, **origins)
+            instance.submit_run(run.run_id, None)  # type: ignore[arg-type]
+            instance.launch_run(run.run_id, None)  # type: ignore[arg-type]
+            return taken.pop()
+
+        yield launched
+
+
+def container(job: Job) -> dict[str, Any]:
+    return job["spec"]["template"]["spec"]["containers"][0]
+
+
+def gpus(job: Job) -> str | None:
+    return container(job)["resources"]["limits"].get("nvidia.com/gpu")
+
+
+def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
+    asking = set()
+    for name, stage in STAGES.items():
+        job = launch(name)
+        kubernetes_validate.validate(job, VERSION, strict=True)
+        spec = job["spec"]["template"]["spec"]
+        assert spec["serviceAccountName"] == "react-runs"
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert not container(job)["securityContext"]["allowPrivilegeEscalation"]
+        mounts = {mount["mountPath"] for mount in container(job)["volumeMounts"]}
+        assert ("/dev/shm" in mounts) == (stage.pool == "gpu")  # noqa: S108
+        assert {"/project", "/scratch"} <= mounts
+        assert spec["initContainers"][0]["restartPolicy"] == "Always"
+        if gpus(job):
+            asking.add(name)
+    assert asking == {name for name, stage in STAGES.items() if stage.pool == "gpu"}
+    assert 0 < len(asking) < len(STAGES)
+
+
+def test_a_run_of_several_stages_has_enough_for_each(launch: Launch) -> None:
+    together, index, pairs = (
+        container(launch(*names))["resources"]
+        for names in (("faiss_index", "retrieved_set"), ("faiss_index",), ("retrieved_set",))
+    )
+    assert together["limits"] == {**index["limits"], "nvidia.com/gpu": "1"}
+    assert together["requests"] == index["requests"] != pairs["requests"]
+
+
+def test_runs_of_other_assets_and_tags_of_people_stay(launch: Launch) -> None:
+    ordinary = values()["runLauncher"]["config"]["k8sRunLauncher"]["resources"]["requests"]
+    for job in (launch(), launch(OTHER)):
+        # Of the code server, which Dagster merges over the launcher's.
+        assert not gpus(job) and container(job)["resources"]["requests"] != ordinary
+    own = {"container_config": {"resources": {"limits": {"memory": "1Ti"}}}}
+    job = launch("promotion", tags={CONFIG_TAG: json.dumps(own)})
+    assert container(job)["resources"]["limits"]["memory"] == "1Ti"
+
+
+def test_the_time_of_a_run_is_limited(tmp_path: Path) -> None:
+    coordinator = {
+        "module": StageRunCoordinator.__module__,
+        "class": "StageRunCoordinator",
+        "config": {"resources": {"gpu": {"hours": 2}, "retrieved_set": {"hours": 0.5}}},
+    }
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"run_coordinator": coordinator}))
+    limits = []
+    job = asset_job()
+    code = dg.reconstructable(empty).get_python_origin()
+    origins = {"job_code_origin": code, "remote_job_origin": JOB_ORIGIN}
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        for name in ("customized_checkpoint", "retrieved_set"):
+            keys = frozenset([dg.AssetKey(name)])
+            run = instance.create_run_for_job(job, asset_selection=keys, **origins)
+            queued = instance.submit_run(run.run_id, None)  # type: ignore[arg-type]
+            assert queued.status == dg.DagsterRunStatus.QUEUED
+            limits.append(queued.tags["dagster/max_runtime"])
+    assert limits == ["7200", "1800"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "token"),
+    [
+        ({"retrieved": {"cpu": 1}}, "resources.retrieved:"),
+        ({"gpu": {"ram": 1}}, "resources.gpu.ram"),
+    ],
+)
+def test_an_unknown_stage_or_field_is_refused(changes: dict[str, Any], token: str) -> None:
+    with pytest.raises(InputError, match=re.escape(token)):
+        table(changes)
+
+
+def test_the_code_server_gives_its_runs_no_more_than_they_need() -> None:
+    (server,) = values()["dagster-user-deployments"]["deployments"]
+    # Dagster merges these field by field: a limit that a stage does not set would be a run's too.
+    assert set(server["resources"]["limits"]) == {"memory"}
+    assert set(server["resources"]["requests"]) == {"cpu", "memory"}
+    assert all(kind.memory_gib >= kind.shm_gib for kind in KINDS.values())
+
+
+def test_every_manifest_is_one_of_kubernetes() -> None:
+    manifests = list(yaml.safe_load_all((PRODUCTION / "kubernetes.yaml").read_text()))
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+        assert manifest["metadata"].get("namespace", "react") == "react"
+    accounts = [one["metadata"]["name"] for one in manifests if one["kind"] == "ServiceAccount"]
+    deployments = values()["dagster-user-deployments"]
+    assert accounts == [deployments["serviceAccount"]["name"], NODES_ACCOUNT]
+    claims = [m["metadata"]["name"] for m in manifests if m["kind"] == "PersistentVolumeClaim"]
+    volumes = deployments["deployments"][0]["volumes"]
+    assert claims == [
+        v["persistentVolumeClaim"]["claimName"]
+        for v in volumes
+        if len(v) == 2 and "persistentVolumeClaim" in v
+    ]
+
+
+def test_probes_of_the_chart_pass_the_guard() -> None:
+    web = values()["dagsterWebserver"]
+    for probe in (web["readinessProbe"], web["livenessProbe"]):
+        ask = probe["httpGet"]
+        assert ask["port"] == web["service"]["port"]
+        assert {"name": "Host", "value": "localhost"} in ask["httpHeaders"]
+
+
+def test_the_program_that_the_chart_starts_is_guarded(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = [PRODUCTION / "dagster-webserver", "-h", "0.0.0.0", "-p", "3000"]  # noqa: S104
+    path = f"{tmp_path}:/usr/bin:/bin"
+    said = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
+    assert said.stdout == "-m react_pipeline.assets.webserver -h 0.0.0.0 -p 3000\n"
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
+    assert (
+        "/opt/guarded/dagster-webserver" in dockerfile and "PATH=/opt/guarded:$PATH" in dockerfile
+    )
