@@ -3,6 +3,7 @@ from .checks import warning_below as warning_below
 from .declared import artifact_check as artifact_check
 from .declared import asset_text as asset_text
 from .declared import check as check
+from .declared import declare_schedule as declare_schedule
 from .declared import declare_sensor as declare_sensor
 from .declared import stage_asset as stage_asset
 from .partitions import key_of as key_of

@@ -39,6 +39,7 @@ class Check:
 
 _checks: list[Check] = []
 _sensors: dict[str, dg.SensorDefinition] = {}
+_schedules: dict[str, dg.ScheduleDefinition] = {}
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
@@ -79,6 +80,17 @@ def declare_sensor(sensor: dg.SensorDefinition) -> dg.SensorDefinition:
 def declared_sensors() -> list[dg.SensorDefinition]:
     """The sensors of extensions."""
     return list(_sensors.values())
+
+
+def declare_schedule(schedule: dg.ScheduleDefinition) -> dg.ScheduleDefinition:
+    """Add a schedule of an extension, with its job, to the definitions."""
+    _schedules[schedule.name] = schedule
+    return schedule
+
+
+def declared_schedules() -> list[dg.ScheduleDefinition]:
+    """The schedules of extensions."""
+    return list(_schedules.values())
 
 
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:

@@ -10,7 +10,12 @@ from typing import Any
 import dagster as dg
 
 from react_pipeline.assets import automation, checks, promotion, stages  # noqa: F401
-from react_pipeline.assets.declared import assets_of, checks_of, declared_sensors
+from react_pipeline.assets.declared import (
+    assets_of,
+    checks_of,
+    declared_schedules,
+    declared_sensors,
+)
 from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
 from react_pipeline.extension import brought, extensions
@@ -59,7 +64,7 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, partitioned, table)],
         asset_checks=checks_of(rows, partitioned, table),
-        schedules=automation.recustomize(settings, rows),
+        schedules=[*automation.recustomize(settings, rows), *declared_schedules()],
         sensors=[
             automation.domain_files,
             automation.freshness,

@@ -1,0 +1,1 @@
+"""Operations: backups, and a schedule that removes what is old."""

@@ -1,0 +1,90 @@
+"""The job `retention` and its schedule, which a person switches on.
+
+Belongs here: which runs of Dagster are removed, and calling those who remove the rest. Does not
+belong here: which artifacts are in use (`store`). Ticks are removed by Dagster itself, as
+`retention` of `dagster.yaml` says.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from react_pipeline.assets import ProjectParam, declare_schedule
+from react_pipeline.extensions.operations.backup import MLFLOW_VARIABLE
+from react_pipeline.extensions.operations.databases import apart
+from react_pipeline.extensions.operations.settings import RetentionConfig
+from react_pipeline.project import Project
+from react_pipeline.settings import without_secrets
+
+ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+@dg.op(description="Removes old runs, artifacts that nothing uses, and what was deleted in MLflow.")
+def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectParam) -> None:
+    """Remove what `retention` of pipeline.yaml calls old."""
+    pipeline = project.load()
+    settings = pipeline.config.section(RetentionConfig)
+    runs = remove_runs(context.instance, datetime.now(UTC) - timedelta(days=settings.run_days))
+    context.log.info(f"{runs} runs removed")
+    paths = pipeline.store.prune(keep_seconds=settings.artifact_days * 86_400)
+    context.log.info(f"{len(paths)} folders of the store removed")
+    context.log.info(empty_trash(pipeline, settings.mlflow_days))
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def retention() -> None:
+    """Weekly: removes what nobody will look at again."""
+    remove_what_is_old()
+
+
+weekly = declare_schedule(
+    dg.ScheduleDefinition(
+        job=retention,
+        cron_schedule="30 4 * * 0",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Off until it is switched on here; the days are `retention` in pipeline.yaml.",
+    )
+)
+
+
+def remove_runs(instance: dg.DagsterInstance, before: datetime) -> int:
+    """Remove the runs that ended before, but for those that made what an asset shows now."""
+    old = instance.get_run_ids(dg.RunsFilter(statuses=ENDED, updated_before=before))
+    removable = [run_id for run_id in old if not _is_shown(instance, run_id)]
+    for run_id in removable:
+        instance.delete_run(run_id)
+    return len(removable)
+
+
+def _is_shown(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run made the last materialization of an asset or of one of its partitions."""
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    for entry in entries:
+        event = entry.get_dagster_event()
+        if event.asset_key is None:
+            continue
+        made = dg.AssetRecordsFilter(
+            event.asset_key, asset_partitions=[event.partition] if event.partition else None
+        )
+        last = instance.fetch_materializations(made, limit=1).records
+        if last and last[0].run_id == run_id:
+            return True
+    return False
+
+
+def empty_trash(project: Project, days: float) -> str:
+    """Let MLflow remove the runs that were deleted so long ago; returns what became of it."""
+    uri = project.config.tracking_uri or ""
+    database = os.environ.get(MLFLOW_VARIABLE) if uri.startswith("http") else uri
+    if not database:
+        return f"MLflow: {MLFLOW_VARIABLE} is not set, so nothing is removed there"
+    address, password = apart(database)
+    command = [sys.executable, "-m", "mlflow", "gc", f"--older-than={days * 24:.0f}h"]
+    command.append(f"--backend-store-uri={address}")
+    variables = {**os.environ, **password, "MLFLOW_TRACKING_URI": uri}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)  # noqa: S603
+    lines = (done.stdout or done.stderr).strip().splitlines() or [""]
+    return without_secrets(f"mlflow gc: exit code {done.returncode}: {lines[-1]}")
