@@ -51,7 +51,7 @@ several nodes.
 """
 NODES_VARIABLE = "REACT_NODE_LAUNCHER"
 """A command that runs the one behind it on every node, such as `srun --kill-on-bad-exit`, and ends
-all of them when one fails or it is told to end.
+all of them when one fails or when it gets SIGTERM.
 """
 
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"

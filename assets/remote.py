@@ -145,7 +145,7 @@ def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: If it does not answer, or not with data.
     """
-    body = {"query": query, "variables": variables}
+    body: dict[str, Any] = {"query": query, "variables": variables}
     try:
         answer = requests.post(f"{url.rstrip('/')}/graphql", json=body, timeout=ANSWER_SECONDS)
         if answer.status_code == requests.codes.unauthorized:

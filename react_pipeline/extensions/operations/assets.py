@@ -36,7 +36,7 @@ def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectParam) ->
 
 @dg.job(executor_def=dg.in_process_executor)
 def retention() -> None:
-    """Weekly: removes what nobody will look at again."""
+    """Removes what is old, weekly."""
     remove_what_is_old()
 
 

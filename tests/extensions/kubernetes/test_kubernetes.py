@@ -61,7 +61,10 @@ def dagster_yaml(kubeconfig: Path) -> dict[str, Any]:
         "instance_config_map": "dagster-instance",
         "postgres_password_secret": chart["global"]["postgresqlSecretName"],
     }
+    logs = snake(chart["computeLogManager"]["config"]["s3ComputeLogManager"])
+    s3 = {"module": "dagster_aws.s3.compute_log_manager", "class": "S3ComputeLogManager"}
     return {
+        "compute_logs": {**s3, "config": logs},
         "run_launcher": {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": launcher},
         "run_coordinator": chart["dagsterDaemon"]["runCoordinator"]["config"][
             "customRunCoordinator"
