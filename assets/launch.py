@@ -77,7 +77,7 @@ def open_instance(project: Project) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def open_local_instance(project: Project) -> dg.DagsterInstance:
+def open_local(project: Project) -> dg.DagsterInstance:
     """The instance, whose runs are processes of this machine.
 
     Raises:
@@ -135,11 +135,7 @@ def materialize(
     summary = Summary()
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with (
-        open_local_instance(project) as instance,
-        held_open(instance),
-        registered(instance) as name,
-    ):
+    with open_local(project) as instance, held_open(instance), registered(instance) as name:
         _register(instance, project, shown)
         logged = Tracking.of(project).logged(project)
         for place in places:

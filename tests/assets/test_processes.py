@@ -347,7 +347,9 @@ def test_two_nodes_resume_after_a_process_was_killed(
         try:
             states = project.store.staging
             wait_until(
-                lambda: list(states.rglob("step-*.json")) or launching.poll() is not None, 120, ""
+                lambda: list(states.rglob("step-*.json")) or launching.poll() is not None,
+                300,
+                "no state",
             )
             os.kill(max(training_processes(project)), signal.SIGKILL)
             reported, _ = launching.communicate(timeout=180)
@@ -375,7 +377,9 @@ def test_a_cancelled_run_ends_all_its_nodes(
     with dagster_home(tmp_path / "home"):
         launching = launched_on_two_nodes(project)
         try:
-            wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 120, "")
+            wait_until(
+                lambda: runs_of_training(project) or launching.poll() is not None, 300, "no state"
+            )
             assert len(training_processes(project)) == 2
             launching.send_signal(signal.SIGINT)
             launching.wait(90)
