@@ -32,7 +32,6 @@ from react_pipeline.store import (
     CURRENT,
     MANIFEST,
     MAX_JSON_BYTES,
-    BucketStore,
     InputError,
     fsync_tree,
     read_json_bounded,
@@ -73,10 +72,9 @@ def back_up(project: Project, target: Path) -> Report:
         # First the runs, then what they published: no restored run shows what is not there.
         _copy_dagster(locate_home(project.path.parent), staging, report)
         _copy_mlflow(project, staging, report)
-        if isinstance(project.store, BucketStore):
+        if project.config.store_url:
             report.notes.append(
-                f"{project.store.address('', '')}: not copied; use versions or replication of the "
-                "bucket"
+                f"{project.config.store_url}: not copied; use versions or replication of the bucket"
             )
         else:
             with project.store.locked("prune"):
@@ -112,7 +110,7 @@ def restore(source: Path, folder: Path) -> Report:
     report = Report(copied=record["copied"])
     home = locate_home(folder)
     places = {DOMAINS: project.config.domains, DAGSTER: home}
-    if (source / STORE).is_dir() and not project.config.bucket:
+    if (source / STORE).is_dir() and not project.config.store_url:
         places[STORE] = project.store.root
     database = _sqlite_of(project)
     if database is not None:

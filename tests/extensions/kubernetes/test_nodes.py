@@ -138,11 +138,11 @@ def test_the_others_are_removed_when_the_first_ends(cluster: Cluster) -> None:
 
 def test_the_first_ends_when_another_fails_for_good(cluster: Cluster) -> None:
     cluster.conditions = [{"type": "Failed", "status": "True"}]
-    assert cluster.run("import time; time.sleep(600)") == -signal.SIGTERM
+    assert cluster.run("import time; time.sleep(60)") == -signal.SIGTERM
     assert cluster.asked[-1] == "DELETE"
 
 
 def test_a_cancelled_run_ends_all_nodes(cluster: Cluster) -> None:
     cluster.interrupts = True
-    assert cluster.run("import time; time.sleep(600)") == -signal.SIGTERM
+    assert cluster.run("import time; time.sleep(60)") == -signal.SIGTERM
     assert cluster.asked[-1] == "DELETE"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,13 @@ def test_a_backup_that_fails_leaves_nothing(
     with pytest.raises(InputError, match="DAGSTER_POSTGRES_URL"):
         back_up(project, tmp_path / "saved")
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_store_in_a_bucket_is_left_to_the_bucket(project: Project, tmp_path: Path) -> None:
+    elsewhere = replace(project, config=project.config.with_store_at("s3://bucket/prefix"))
+    report = back_up(elsewhere, tmp_path / "saved")
+    assert "s3://bucket/prefix" in report.notes[0] and "store" not in report.copied
+    assert not (tmp_path / "saved" / "store").exists()
 
 
 def test_the_commands_say_what_was_copied(project: Project, tmp_path: Path) -> None:
