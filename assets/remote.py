@@ -81,7 +81,7 @@ def materialize_remotely(
     params = {
         "partitionsByAssets": _partitions_by_assets(places),
         "tags": [{"key": USER_TAG, "value": COMMAND_LINE}],
-        "title": f"react-pipeline materialize --select {selection}",
+        "title": "react-pipeline materialize",
     }
     launched = _ask(url, _LAUNCH, {"params": params})["launchPartitionBackfill"]
     if "backfillId" not in launched:
@@ -150,11 +150,10 @@ def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         answer = requests.post(f"{url.rstrip('/')}/graphql", json=body, timeout=ANSWER_SECONDS)
         if answer.status_code == requests.codes.unauthorized:
             raise InputError(f"--remote {url}: asks for a password; write it into ~/.netrc")
-        answer.raise_for_status()
         found = answer.json()
-        data = found.get("data")
-    except (requests.RequestException, ValueError, AttributeError) as error:
+        if problems := found.get("errors"):  # such as an unknown partition
+            raise InputError(f"--remote {url}: {problems[0]['message']}")
+        answer.raise_for_status()
+        return dict(found["data"])
+    except (requests.RequestException, ValueError, AttributeError, LookupError, TypeError) as error:
         raise InputError(f"--remote {url}: {error}; is this a Dagster webserver?") from error
-    if not isinstance(data, dict):
-        raise InputError(f"--remote {url}: {found.get('errors')}")
-    return data

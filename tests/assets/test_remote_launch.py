@@ -34,6 +34,7 @@ class Server:
         self.launched: dict[str, Any] = {"backfillId": "abcdefgh"}
         self.looks: list[dict[str, Any] | None] = [{"status": "COMPLETED_SUCCESS"}]
         self.status = 200
+        self.errors: list[dict[str, str]] = []
         self.asked: list[dict[str, Any]] = []
         outer = self
 
@@ -50,7 +51,8 @@ class Server:
                     look = {"partitionBackfillOrError": look}
                 self.send_response(outer.status)
                 self.end_headers()
-                self.wfile.write(json.dumps({"data": look}).encode())
+                errors = {"errors": outer.errors} if outer.errors else {}
+                self.wfile.write(json.dumps({"data": look, **errors}).encode())
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -135,6 +137,9 @@ def test_a_refusal_and_a_silent_server_are_one_clear_error(
     server.launched = {"__typename": "PartitionKeysNotFoundError"}
     with pytest.raises(InputError, match="PartitionKeysNotFoundError"):
         ask(server.url)
+    server.errors = [{"message": "no partition `shapes`"}]
+    with pytest.raises(InputError, match="no partition `shapes`$"):
+        ask(server.url)
     server.status = 401
     with pytest.raises(InputError, match="netrc"):
         ask(server.url)
@@ -165,5 +170,5 @@ def test_a_real_server_builds_what_is_asked(tiny_project: Project) -> None:
         CliRunner().invoke(app, [*add, "--config", str(tiny_project.path)])
         said = CliRunner().invoke(app, [*command, *config])
         assert said.exit_code == 0, said.output
-        assert "5 of 5 made" in said.output
+        assert "6 of 6 made" in said.output
     assert tiny_project.store.current("retrieved_set", "shapes")
