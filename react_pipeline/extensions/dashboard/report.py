@@ -74,25 +74,20 @@ def write_report(
             _clear(target, set(FORMATS) - set(formats))
             report.files += sorted(target.iterdir())
         if "html" in formats:
-            links = [
-                *([] if domains else [("All domains", OVERVIEW)]),
-                *((slug, slug) for slug in comparisons),
-            ]
-            page = render(
-                "extensions/dashboard",
-                "index.html",
-                page_title="Report",
-                links=links,
-                missing=missing,
-            )
-            report.index = directory / "index.html"
-            report.index.write_text(page, encoding="utf-8")
-            report.files.append(report.index)
+            links = [] if domains else [("All domains", OVERVIEW)]
+            _write_index(report, directory, [*links, *((slug, slug) for slug in comparisons)])
     except OSError as error:
         raise InputError(
             f"{error.filename or directory}: {error.strerror}; give another --output"
         ) from error
     return report
+
+
+def _write_index(report: Report, directory: Path, links: Sequence[tuple[str, str]]) -> None:
+    values = {"page_title": "Report", "links": links, "missing": report.missing}
+    report.index = directory / "index.html"
+    report.index.write_text(render("extensions/dashboard", "index.html", **values), "utf-8")
+    report.files.append(report.index)
 
 
 def _clear(target: Path, formats: Collection[str]) -> None:
