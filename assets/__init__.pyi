@@ -5,13 +5,15 @@ from .declared import asset_text as asset_text
 from .declared import check as check
 from .declared import declare_schedule as declare_schedule
 from .declared import declare_sensor as declare_sensor
+from .declared import instigators_of as instigators_of
 from .declared import stage_asset as stage_asset
 from .partitions import key_of as key_of
 from .reporting import publish as publish
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
-from .resources import ProjectParam as ProjectParam
+from .resources import ProjectResource as ProjectResource
 from .runs import ending_of as ending_of
 from .runs import is_under_way as is_under_way
+from .runs import last_ticks as last_ticks
 from .upkeep_sensor import TRY_TAG as TRY_TAG
 from .upkeep_sensor import WAIT_HOURS as WAIT_HOURS

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.declared import check
+from react_pipeline.assets.declared import check, declare_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions
 from react_pipeline.assets.reporting import DATA_VERSION_TAG
-from react_pipeline.assets.resources import CheckContext, ProjectParam
+from react_pipeline.assets.resources import CheckContext, ProjectResource
 from react_pipeline.assets.runs import DOMAIN_TAG, REASON_TAG, reap_abandoned
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project, outside
@@ -32,22 +32,21 @@ CHECKS = {
 MAX_LISTED = 20
 
 
-@dg.sensor(
-    name="domain_files",
+@declare_sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Makes every valid file of the domains folder a partition and reports its "
     "changes. A broken file is reported here in the tick and holds up no other. A domain whose "
     "file is gone is kept and reported. Starts no run.",
 )
-def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
+def domain_files(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
     """Register new domain files and report changed ones."""
     try:
         folder = project.load().config.domains
         domains, problems = load_domains(folder)
     except ReactError as error:
         return dg.SensorResult(skip_reason=str(error))
-    registered = sorted(context.instance.get_dynamic_partitions(DOMAINS))
+    registered = sorted(context.instance.get_dynamic_partitions(project.name(DOMAINS)))
     new = sorted(set(domains).difference(registered))
     gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
     lines = [
@@ -55,24 +54,28 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
         *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
     ]
     lines += [f"registered {', '.join(new)}"] if new else []
+    partitions = domain_partitions(project)
     return dg.SensorResult(
-        dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
-        asset_events=changed_files(context.instance, folder, domains),
+        dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
+        asset_events=changed_files(context.instance, project, folder, domains),
         skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
     )
 
 
 def changed_files(
-    instance: dg.DagsterInstance, folder: Path, domains: Mapping[str, DomainConfig]
+    instance: dg.DagsterInstance,
+    project: ProjectResource,
+    folder: Path,
+    domains: Mapping[str, DomainConfig],
 ) -> list[dg.AssetMaterialization]:
     """Events for the domain files that Dagster shows no version of, or another one."""
     shown = instance.event_log_storage.get_latest_tags_by_partition(
-        dg.AssetKey(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+        project.key(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
     versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in domains.items()}
     return [
         dg.AssetMaterialization(
-            DOMAIN_FILE,
+            project.key(DOMAIN_FILE),
             partition=slug,
             tags={DATA_VERSION_TAG: versions[slug]},
             metadata={
@@ -88,42 +91,43 @@ def changed_files(
     ]
 
 
-def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.ScheduleDefinition]:
+def recustomize(
+    settings: AutomationConfig, stages: Iterable[Stage], project: ProjectResource
+) -> list[dg.ScheduleDefinition]:
     """The schedule of those stages that read files outside the store; none if the configuration has
     none.
     """
     if settings.schedule is None:
         return []
     looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
-    shared = [dg.AssetKey(row.name) for row in looking if row.scope == "all"]
+    shared = [project.key(row.name) for row in looking if row.scope == "all"]
     of_domain = [row for row in looking if row.scope == "domain"]
 
     @dg.schedule(
-        name="recustomize",
+        name=project.name("recustomize"),
         cron_schedule=settings.schedule,
         execution_timezone=settings.timezone,
-        target=dg.AssetSelection.assets(*shared, *(row.name for row in of_domain)),
+        target=dg.AssetSelection.assets(*shared, *(project.key(row.name) for row in of_domain)),
         default_status=dg.DefaultScheduleStatus.RUNNING
         if settings.enabled
         else dg.DefaultScheduleStatus.STOPPED,
         description="Lists the corpus, the base checkpoint and the labelled images. What follows "
         "from a change is asked for by the sensor `upkeep`.",
     )
-    def look_outside(
-        context: dg.ScheduleEvaluationContext, project: ProjectParam
-    ) -> Iterator[dg.RunRequest]:
+    def look_outside(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
         tags = {REASON_TAG: "schedule", "dagster/priority": "90"}
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=shared, tags=tags)
         pipeline = project.load()
         domains, _problems = load_domains(pipeline.config.domains)
-        for slug in filter(domains.__contains__, context.instance.get_dynamic_partitions(DOMAINS)):
+        registered = context.instance.get_dynamic_partitions(project.name(DOMAINS))
+        for slug in filter(domains.__contains__, registered):
             reading = [
                 row
                 for row in of_domain
                 if row.outside and row.outside(pipeline, slug) != outside.Files()
             ]
-            assets = [dg.AssetKey(row.name) for row in reading]
+            assets = [project.key(row.name) for row in reading]
             tags = {**tags, DOMAIN_TAG: slug}
             if assets:
                 yield dg.RunRequest(
@@ -134,41 +138,42 @@ def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.
 
 
 @check("retrieved_set", partitioned=False)
-def pairs_are_up_to_date(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+def pairs_are_up_to_date(context: CheckContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or
     base.
     """
-    return look_at(project.load(), context.instance)["retrieved_set"]
+    return look_at(project, context.instance)["retrieved_set"]
 
 
 @check("customized_checkpoint", partitioned=False)
-def checkpoints_are_up_to_date(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+def checkpoints_are_up_to_date(
+    context: CheckContext, project: ProjectResource
+) -> dg.AssetCheckResult:
     """Warns of trainings that would see other pairs or settings today, and says what
     `automation.training` holds back.
 
     Trained again are those that are not held back, if automation is switched on.
     """
-    return look_at(project.load(), context.instance)["customized_checkpoint"]
+    return look_at(project, context.instance)["customized_checkpoint"]
 
 
-@dg.sensor(
-    name="freshness",
+@declare_sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Evaluates the checks `pairs_are_up_to_date` and `checkpoints_are_up_to_date` "
     "again when their answer has changed, so that the UI shows what is out of date and why. Closes "
     "runs of the command line whose process was killed. Starts no run.",
 )
-def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
+def freshness(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
     """Report what the UI does not show yet."""
     reap_abandoned(context.instance)
     try:
-        answers = look_at(project.load(), context.instance)
+        answers = look_at(project, context.instance)
     except ReactError as error:
         return dg.SensorResult(skip_reason=str(error))
     new = []
     for stage, answer in answers.items():
-        key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
+        key = dg.AssetCheckKey(project.key(stage), CHECKS[stage])
         record = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(
             [key]
         ).get(key)
@@ -191,10 +196,12 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
     )
 
 
-def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckResult]:
+def look_at(
+    project: ProjectResource, instance: dg.DagsterInstance
+) -> dict[str, dg.AssetCheckResult]:
     """The status of each watched asset."""
-    look = Manifests.of(project)
-    slugs = sorted(instance.get_dynamic_partitions(DOMAINS))
+    look = Manifests.of(project.load())
+    slugs = sorted(instance.get_dynamic_partitions(project.name(DOMAINS)))
     held = {
         task.place: f"; held back by the policy: {task.reason}" for task in survey(look, slugs).held
     }
@@ -205,7 +212,7 @@ def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.Asse
         lines = [f"{key}: {reason}{held.get((stage, key), '')}" for key, reason in reasons.items()]
         more = [f"and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
         answers[stage] = dg.AssetCheckResult(
-            asset_key=stage,
+            asset_key=project.key(stage),
             check_name=CHECKS[stage],
             passed=not reasons,
             severity=dg.AssetCheckSeverity.WARN,

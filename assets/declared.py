@@ -14,13 +14,15 @@ import dagster as dg
 
 from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
-from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
+from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
 from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
 from react_pipeline.store import Artifact
 
 ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
+SensorBody = Callable[[dg.SensorEvaluationContext, ProjectResource], dg.SensorResult]
+ScheduleOfProject = Callable[[ProjectResource], dg.ScheduleDefinition]
 Described = TypeVar("Described", bound=Callable[..., Any])
 
 _bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
@@ -38,8 +40,8 @@ class Check:
 
 
 _checks: list[Check] = []
-_sensors: dict[str, dg.SensorDefinition] = {}
-_schedules: dict[str, dg.ScheduleDefinition] = {}
+_sensors: dict[str, tuple[SensorBody, dict[str, Any]]] = {}
+_schedules: list[ScheduleOfProject] = []
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
@@ -71,26 +73,42 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
     return declared
 
 
-def declare_sensor(sensor: dg.SensorDefinition) -> dg.SensorDefinition:
-    """Add a sensor of an extension to the definitions."""
-    _sensors[sensor.name] = sensor
-    return sensor
+def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:
+    """Make a function of context and project a sensor with its name; options of `dagster.sensor`."""
+
+    def declared(body: SensorBody) -> SensorBody:
+        _sensors[body.__name__] = body, options
+        return body
+
+    return declared
 
 
-def declared_sensors() -> list[dg.SensorDefinition]:
-    """The sensors of extensions."""
-    return list(_sensors.values())
+def sensors_of(project: ProjectResource) -> list[dg.SensorDefinition]:
+    """The declared sensors, for one project."""
+
+    def sensor(body: SensorBody, options: dict[str, Any]) -> dg.SensorDefinition:
+        def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+            return body(context, project)
+
+        return dg.sensor(name=project.name(body.__name__), **options)(look)
+
+    return [sensor(body, options) for body, options in _sensors.values()]
 
 
-def declare_schedule(schedule: dg.ScheduleDefinition) -> dg.ScheduleDefinition:
-    """Add a schedule of an extension, with its job, to the definitions."""
-    _schedules[schedule.name] = schedule
-    return schedule
+def instigators_of(project: ProjectResource) -> set[str]:
+    """The names of the sensors and of the schedule of a project."""
+    return {project.name(name) for name in ("recustomize", "upkeep", *_sensors)}
 
 
-def declared_schedules() -> list[dg.ScheduleDefinition]:
-    """The schedules of extensions."""
-    return list(_schedules.values())
+def declare_schedule(build: ScheduleOfProject) -> ScheduleOfProject:
+    """Add a schedule of an extension, with its job, to the definitions of each project."""
+    _schedules.append(build)
+    return build
+
+
+def schedules_of(project: ProjectResource) -> list[dg.ScheduleDefinition]:
+    """The schedules of extensions, for one project."""
+    return [build(project) for build in _schedules]
 
 
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:
@@ -100,7 +118,7 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
     """
 
     def declared(body: ArtifactCheck) -> ArtifactCheck:
-        def checked(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+        def checked(context: CheckContext, project: ProjectResource) -> dg.AssetCheckResult:
             pipeline = project.load()
             return body(pipeline, pipeline.store.current(stage, key_of(context)))
 
@@ -113,7 +131,10 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
 
 
 def assets_of(
-    stages: Iterable[Stage], methods: Sequence[str], table: Mapping[str, Method]
+    stages: Iterable[Stage],
+    methods: Sequence[str],
+    table: Mapping[str, Method],
+    project: ProjectResource,
 ) -> list[dg.AssetsDefinition]:
     """The assets of these stages, where these methods are wanted. A stage without a function of its
     own gets one.
@@ -122,27 +143,39 @@ def assets_of(
     assets = []
     for stage in rows.values():
         deps = [
-            dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods, table))
+            dg.AssetDep(project.key(name), partition_mapping=_mapping(name, stage, methods, table))
             for name in deps_of(stage, rows)
         ]
         declare = dg.asset(
-            name=stage.name,
+            key=project.key(stage.name),
             description=_texts.get(stage.name) or stage.about,
             deps=deps,
-            partitions_def=partitions_of(stage, methods, table),
-            group_name=stage.group,
+            partitions_def=partitions_of(stage, methods, table, project),
+            group_name=project.name(stage.group),
             kinds=set(stage.kinds),
             owners=["team:react"],
             code_version=stage.version,
             pool=stage.pool,
             retry_policy=RETRIES,
         )
-        assets.append(declare(_bodies.get(stage.name, _publish)))
+        assets.append(declare(_of_project(_bodies.get(stage.name, publish), project)))
     return assets
 
 
+def _of_project(
+    body: Callable[..., dg.MaterializeResult], project: ProjectResource
+) -> Callable[..., dg.MaterializeResult]:
+    def run(context: Context) -> dg.MaterializeResult:
+        return body(context, project)
+
+    return run
+
+
 def checks_of(
-    stages: Iterable[Stage], methods: Sequence[str], table: Mapping[str, Method]
+    stages: Iterable[Stage],
+    methods: Sequence[str],
+    table: Mapping[str, Method],
+    project: ProjectResource,
 ) -> list[dg.AssetChecksDefinition]:
     """The checks of these stages, in the order of declaration."""
     names = {stage.name for stage in stages}
@@ -150,21 +183,33 @@ def checks_of(
     for declared in _checks:
         if declared.stage not in names:
             continue
-        partitions = partitions_of(STAGES[declared.stage], methods, table)
+        partitions = partitions_of(STAGES[declared.stage], methods, table, project)
         declare = dg.asset_check(
-            asset=dg.AssetKey(declared.stage),
+            asset=project.key(declared.stage),
+            name=declared.body.__name__,
+            description=getdoc(declared.body),
             retry_policy=RETRIES,
             partitions_def=partitions if declared.partitioned else None,
             **declared.options,
         )
-        checks.append(declare(readable_failures()(declared.body)))
+        checks.append(declare(_checking(declared.body, project)))
     return checks
 
 
-def blocking_checks(stage: str) -> list[dg.AssetCheckKey]:
+def _checking(
+    body: Callable[..., dg.AssetCheckResult], project: ProjectResource
+) -> Callable[..., dg.AssetCheckResult]:
+    def run(context: CheckContext) -> dg.AssetCheckResult:
+        with readable_failures():
+            return body(context, project)
+
+    return run
+
+
+def blocking_checks(stage: str, project: ProjectResource) -> list[dg.AssetCheckKey]:
     """The checks of a stage's asset that must pass before anything is built on it."""
     return [
-        dg.AssetCheckKey(dg.AssetKey(stage), declared.body.__name__)
+        dg.AssetCheckKey(project.key(stage), declared.body.__name__)
         for declared in _checks
         if declared.stage == stage and declared.options.get("blocking")
     ]
@@ -198,7 +243,3 @@ def _mapping(
     parent: str, child: Stage, methods: Iterable[str], table: Mapping[str, Method]
 ) -> dg.PartitionMapping | None:
     return mapping_of(STAGES[parent], child, methods, table) if parent in STAGES else None
-
-
-def _publish(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    return publish(context, project)

@@ -4,46 +4,48 @@ Belongs here: the list of what there is. Does not belong here: any asset, check,
 itself.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import dagster as dg
 
 from react_pipeline.assets import automation, checks, promotion, stages  # noqa: F401
-from react_pipeline.assets.declared import (
-    assets_of,
-    checks_of,
-    declared_schedules,
-    declared_sensors,
-)
-from react_pipeline.assets.resources import ProjectResource, fixed
+from react_pipeline.assets.declared import assets_of, checks_of, schedules_of, sensors_of
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.upkeep_sensor import upkeep
 from react_pipeline.extension import brought, extensions
 
 # Importing these declares their assets and checks.
-from react_pipeline.settings import METHODS, AutomationConfig
+from react_pipeline.settings import METHODS, AutomationConfig, Method
 from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import left_out_stages
 
 
-def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
+def build_defs(
+    methods: Sequence[str] = (),
+    project: ProjectResource | None = None,
+    executor: dg.ExecutorDefinition | None = dg.in_process_executor,
+) -> dg.Definitions:
     """All definitions, of the stages that have keys for the methods, and data where they measure on
     data of their own.
 
     Args:
         methods: Partitions in addition to those that `methods` of pipeline.yaml names, for one
             launch.
-        resource_overrides: Replace `project`, in tests or from the command line.
+        project: Unset: what the environment names, with no prefix.
+        executor: By default all in one process: one for each step and check would load torch and
+            these definitions again and again.
     """
+    project = project or ProjectResource()
     whole = {name for name, _ in brought(lambda extension: extension.declare_assets())}
     # Without its blocking checks a stage is not shown.
     unchecked = {
         row.name for name, ext in extensions().items() if name not in whole for row in ext.stages()
     }
-    resources = {"project": ProjectResource(), **resource_overrides}
+    configured: Collection[str]
+    table: Mapping[str, Method]
     try:
-        config = resources["project"].load().config
+        config = project.load().config
         configured = config.methods
         table = config.all_methods
         settings = config.automation
@@ -62,18 +64,11 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
         and row.keys(["any"], partitioned, two_encoders, table)
     ]
     return dg.Definitions(
-        assets=[stages.domain_file, *assets_of(rows, partitioned, table)],
-        asset_checks=checks_of(rows, partitioned, table),
-        schedules=[*automation.recustomize(settings, rows), *declared_schedules()],
-        sensors=[
-            automation.domain_files,
-            automation.freshness,
-            upkeep(settings, {row.name for row in rows}),
-            *declared_sensors(),
-        ],
-        # A process for each step and check would load torch and these definitions again and again.
-        executor=dg.in_process_executor,
-        resources={name: fixed(resource) for name, resource in resources.items()},
+        assets=[stages.domain_file(project), *assets_of(rows, partitioned, table, project)],
+        asset_checks=checks_of(rows, partitioned, table, project),
+        schedules=[*automation.recustomize(settings, rows, project), *schedules_of(project)],
+        sensors=[upkeep(settings, [row.name for row in rows], project), *sensors_of(project)],
+        executor=executor,
     )
 
 

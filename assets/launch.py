@@ -121,7 +121,7 @@ def materialize(
     methods = methods or project.config.methods
     for method in methods:
         project.method(method)
-    defs = build_defs(methods, project=ProjectResource(config_path=str(project.path)))
+    defs = build_defs(methods, ProjectResource(str(project.path)))
     slugs, problems, is_refused = _usable(project, domains)
     places = plan(defs, selection, slugs, methods, project.config.all_methods)
     shown = sorted({key.split("/")[0] for _, key in places} - {ALL})
@@ -174,7 +174,7 @@ def _register(instance: dg.DagsterInstance, project: Project, slugs: Sequence[st
     """Show the domains, and changes of their files, in Dagster."""
     files = {slug: project.domain(slug) for slug in slugs}
     instance.add_dynamic_partitions(DOMAINS, slugs)
-    for event in changed_files(instance, project.config.domains, files):
+    for event in changed_files(instance, ProjectResource(), project.config.domains, files):
         instance.report_runless_asset_event(event)
 
 

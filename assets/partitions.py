@@ -9,31 +9,38 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from react_pipeline.assets.resources import CheckContext, Context
+from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
 from react_pipeline.settings import METHODS, SLUG, Method
 from react_pipeline.stage import ALL, Stage
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"
-"""Name of the dynamic partitions in the Dagster instance."""
-
-domain_partitions = dg.DynamicPartitionsDefinition(name=DOMAINS)
+"""Name of the dynamic partitions in the Dagster instance, after the prefix of the project."""
 
 to_domain = dg.MultiToSingleDimensionPartitionMapping(DOMAIN)
 """Between a domain and all its methods, in either direction."""
 
 
+def domain_partitions(project: ProjectResource) -> dg.DynamicPartitionsDefinition:
+    """The partitions of what there is one of for each domain."""
+    return dg.DynamicPartitionsDefinition(name=project.name(DOMAINS))
+
+
 def partitions_of(
-    stage: Stage, methods: Iterable[str], table: Mapping[str, Method] = METHODS
+    stage: Stage,
+    methods: Iterable[str],
+    table: Mapping[str, Method],
+    project: ProjectResource,
 ) -> dg.PartitionsDefinition | None:
     """The partitions of a stage where these methods are wanted; None where there is one artifact
     for all domains.
     """
+    domains = domain_partitions(project)
     if stage.scope in ("all", "domain"):
-        return None if stage.scope == "all" else domain_partitions
+        return None if stage.scope == "all" else domains
     names = [method for method in methods if stage.is_for(method, table)]
     return dg.MultiPartitionsDefinition(
-        {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(names)}
+        {DOMAIN: domains, METHOD: dg.StaticPartitionsDefinition(names)}
     )
 
 

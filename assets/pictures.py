@@ -62,11 +62,15 @@ def picture_at(path: str) -> bytes | None:
 
 
 def _read(run_id: str, asset: str, name: str) -> bytes:
-    instance = _instance()
+    instance = served_instance()
     if instance.has_run(run_id):  # SQLite makes a file for any run that it is asked for
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
             event = entry.asset_materialization
-            if event is not None and event.asset_key.path == [asset] and PICTURES in event.metadata:
+            if (
+                event is not None
+                and "__".join(event.asset_key.path) == asset
+                and PICTURES in event.metadata
+            ):
                 pictures = dict(_EMBEDDED.findall(str(event.metadata[PICTURES].value)))
                 return base64.b64decode(pictures.get(name, ""))
     return b""
@@ -82,5 +86,6 @@ def _preview(picture: bytes) -> bytes:
 
 
 @cache
-def _instance() -> dg.DagsterInstance:
+def served_instance() -> dg.DagsterInstance:
+    """The instance of the webserver."""
     return dg.DagsterInstance.get()

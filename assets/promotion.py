@@ -10,7 +10,7 @@ import dagster as dg
 from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.reporting import publish, readable_failures
-from react_pipeline.assets.resources import Context, ProjectParam
+from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
@@ -20,7 +20,7 @@ from react_pipeline.tracking import Tracking
 
 
 @stage_asset
-def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+def promotion(context: Context, project: ProjectResource) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
     Every trained method is tested against the current champion (the base, at first) on the same

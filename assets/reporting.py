@@ -13,7 +13,7 @@ import dagster as dg
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.pictures import with_addresses
-from react_pipeline.assets.resources import Context, ProjectParam
+from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES, Stage
@@ -49,7 +49,7 @@ INTERRUPTED = "interrupted"
 
 def publish(
     context: Context,
-    project: ProjectParam,
+    project: ProjectResource,
     step: Callable[..., Artifact] | None = None,
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
@@ -76,7 +76,7 @@ def publish(
         run_id = context.run.run_id
         shown = describe(artifact, _logged(pipeline, artifact, run_id))
         return dg.MaterializeResult(
-            metadata=with_addresses(shown, run_id, stage.name),
+            metadata=with_addresses(shown, run_id, project.name(stage.name)),
             data_version=dg.DataVersion(artifact.fingerprint),
             tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )

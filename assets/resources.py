@@ -1,15 +1,15 @@
-"""Resources: the project, as every asset is given it.
+"""Resources: the project, as every asset, check, sensor and schedule is given it.
 
-Belongs here: where the configuration is found when Dagster runs a step. Does not belong here:
-reading or checking it (`react_pipeline.settings.config`).
+Belongs here: where the configuration is found when Dagster runs a step, and the names of what the
+project has in a Dagster instance that it shares. Does not belong here: reading or checking the
+configuration (`react_pipeline.settings.config`).
 
-It is a plain object, which `fixed` keeps out of the configuration of a run: who launches a run
-chooses what it makes, and only who starts the servers chooses the files it reads and where it logs.
+It is no resource of Dagster, and so not in the configuration of a run: who launches a run chooses
+what it makes, and only who starts the servers chooses the files it reads and where it logs.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -20,11 +20,6 @@ REPOSITORY = Path(react_pipeline.__file__).resolve().parents[1]
 """The folder that holds the package: a clone, or site-packages."""
 
 
-def fixed(resource: Any) -> dg.ResourceDefinition:
-    """The resource as it is: a run that brings a configuration of its own for it is refused."""
-    return dg.ResourceDefinition(lambda _: resource, config_schema={})
-
-
 @dataclass(frozen=True)
 class ProjectResource:
     """The pipeline that the assets belong to.
@@ -32,9 +27,11 @@ class ProjectResource:
     Attributes:
         config_path: A `pipeline.yaml`; empty: what `REACT_PIPELINE_CONFIG` names, else
             `pipeline.yaml` here.
+        key_prefix: In front of every asset key and name, so that projects can share an instance.
     """
 
     config_path: str = ""
+    key_prefix: tuple[str, ...] = ()
 
     def load(self) -> Project:
         """Read the configuration again, so that an edit applies from the next run on.
@@ -44,9 +41,16 @@ class ProjectResource:
         """
         return Project.load(self.config_path)
 
+    def key(self, stage: str) -> dg.AssetKey:
+        """The key of the asset of a stage."""
+        return dg.AssetKey([*self.key_prefix, stage])
 
-ProjectParam = dg.ResourceParam[ProjectResource]
-"""By this annotation Dagster hands the resource to an asset, check, sensor or schedule."""
+    def name(self, name: str) -> str:
+        """The name of a sensor, schedule, group or partitions definition, and the step of a stage;
+        as Dagster names the step of an asset by its key.
+        """
+        return "__".join([*self.key_prefix, name])
+
 
 Context = dg.AssetExecutionContext
 CheckContext = dg.AssetCheckExecutionContext

@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
 
 from react_pipeline.assets.partitions import name_of
 from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project import SETTINGS_FILE, Project, locate_home
 from react_pipeline.stage import ALL
 from react_pipeline.store import lock, locked
@@ -33,7 +34,7 @@ USER_TAG, COMMAND_LINE = "user", "command line"
 HIDDEN = ".dagster/react-"
 """Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 INPUTS_TAG = f"{HIDDEN}inputs."
-"""Followed by the name of a stage, the tag with the digest of all inputs of its artifact."""
+"""Followed by the step of a stage, the tag with the digest of all inputs of its artifact."""
 
 WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own tag of a failed run that its daemon is about to start again."""
@@ -66,15 +67,16 @@ def is_under_way(run: dg.DagsterRun) -> bool:
 
 
 class LastRuns:
-    """The last run of each artifact, as the runs were when this was made.
+    """The last run of each artifact of a project, as the runs were when this was made.
 
     Whoever looks at files afterwards takes a run that has ended meanwhile for one in progress, not
     for one that built nothing.
     """
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, project: ProjectResource) -> None:
         """Read which runs are queued or in progress: thousands, so by their ids."""
         self._instance = instance
+        self._project = project
         self._unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))
         self._attempts: dict[str, Mapping[str, tuple[str, int]]] = {}
 
@@ -98,13 +100,13 @@ class LastRuns:
             attempts = (
                 storage.get_latest_asset_partition_materialization_attempts_without_materializations
             )
-            self._attempts[stage] = attempts(dg.AssetKey(stage))
+            self._attempts[stage] = attempts(self._project.key(stage))
         return self._attempts[stage].get(str(name_of(key)), (None,))[0]
 
     def planned(self, place: Place) -> str | None:
         """The last run that was to build an artifact."""
         plan = self._instance.event_log_storage.get_latest_planned_materialization_info(
-            dg.AssetKey(place[0]), name_of(place[1])
+            self._project.key(place[0]), name_of(place[1])
         )
         return plan.run_id if plan else None
 
@@ -112,7 +114,7 @@ class LastRuns:
         self, stage: str, tasks: Sequence[Task]
     ) -> list[tuple[dg.DagsterRun | None, dg.RunRecord | None]]:
         """The `attempt` of each task of a stage, and the last run with its inputs."""
-        tag = INPUTS_TAG + stage
+        tag = INPUTS_TAG + self._project.name(stage)
         inputs = dg.RunsFilter(tags={tag: [task.inputs for task in tasks]})
         records: dict[str, dg.RunRecord] = {}
         for record in self._instance.get_run_records(inputs):  # the newest first
@@ -194,6 +196,13 @@ def reason_of(event: dg.DagsterEvent) -> str:
     error = data.error.cause or data.error if data.error else None
     text = " ".join((description or (error.message if error else "") or "see its log").split())
     return _OUR_ERROR.sub("", text)
+
+
+def last_ticks(instance: dg.DagsterInstance) -> Iterator[tuple[str, Any]]:
+    """The last tick of each sensor and schedule that has one, by its name."""
+    for state in instance.all_instigator_state():
+        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
+            yield state.instigator_name, tick
 
 
 def instance_with_runs(project: Project) -> dg.DagsterInstance | None:

@@ -12,7 +12,7 @@ from react_pipeline.assets.declared import asset_text, stage_asset
 from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.processes import train
 from react_pipeline.assets.reporting import publish
-from react_pipeline.assets.resources import Context, ProjectParam
+from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.project import Project
 from react_pipeline.stage import DOMAIN_FILE
 from react_pipeline.store import Artifact
@@ -67,17 +67,19 @@ def faiss_index() -> None:
     """
 
 
-domain_file = dg.AssetSpec(
-    DOMAIN_FILE,
-    group_name="domain",
-    partitions_def=domain_partitions,
-    kinds={"yaml"},
-    owners=["team:react"],
-    description="The file of a domain in the folder `domains/`: class names, synonyms, prompts, "
-    "where labelled images are, and what differs from pipeline.yaml. You write it; the sensor "
-    "`domain_files` registers it and reports its changes, so that what was built by another "
-    "version is shown as unsynced.",
-)
+def domain_file(project: ProjectResource) -> dg.AssetSpec:
+    """The asset of the domain files of a project."""
+    return dg.AssetSpec(
+        project.key(DOMAIN_FILE),
+        group_name=project.name("domain"),
+        partitions_def=domain_partitions(project),
+        kinds={"yaml"},
+        owners=["team:react"],
+        description="The file of a domain in the folder `domains/`: class names, synonyms, "
+        "prompts, where labelled images are, and what differs from pipeline.yaml. You write it; "
+        "the sensor `domain_files` registers it and reports its changes, so that what was built by "
+        "another version is shown as unsynced.",
+    )
 
 
 @asset_text
@@ -119,7 +121,7 @@ def control_set() -> None:
 
 
 @stage_asset
-def customized_checkpoint(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+def customized_checkpoint(context: Context, project: ProjectResource) -> dg.MaterializeResult:
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved pairs;
     its own weights stay.
 

@@ -24,7 +24,7 @@ import react_pipeline
 from react_pipeline import assets
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of, partitions_of
-from react_pipeline.assets.resources import ProjectParam
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
     HIDDEN,
     INPUTS_TAG,
@@ -36,7 +36,7 @@ from react_pipeline.assets.runs import (
 )
 from react_pipeline.extension import extensions
 from react_pipeline.project import Manifests, Project
-from react_pipeline.settings import METHODS, AutomationConfig, Method
+from react_pipeline.settings import AutomationConfig, Method
 from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
@@ -56,15 +56,17 @@ WAIT_HOURS = (1, 2, 4, 8, 16)
 """Wait before each further try after a transient fault: together longer than an outage of a day."""
 
 
-def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefinition:
+def upkeep(
+    settings: AutomationConfig, loaded: Collection[str], project: ProjectResource
+) -> dg.SensorDefinition:
     """The sensor; it runs from the start only if `automation.enabled` is set.
 
     It asks for nothing but the stages `loaded`, whose assets Dagster has.
     """
 
     @dg.sensor(
-        name="upkeep",
-        asset_selection=dg.AssetSelection.all(),
+        name=project.name("upkeep"),
+        asset_selection=dg.AssetSelection.assets(*map(project.key, loaded)),
         minimum_interval_seconds=settings.interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING
         if settings.enabled
@@ -73,13 +75,13 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
         "once for the same inputs; the policy of training is `automation` in pipeline.yaml. A "
         "tick's log says what is asked for and why, and what is held back.",
     )
-    def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
             looked = Manifests.of(project.load())
             deadline = time.monotonic() + JUDGE_SECONDS
             start = context.cursor or ""
-            tick = Tick(context.instance, looked, loaded, MAX_REQUESTS, deadline, start)
-            tick.look(sorted(context.instance.get_dynamic_partitions(DOMAINS)))
+            tick = Tick(context.instance, looked, project, loaded, MAX_REQUESTS, deadline, start)
+            tick.look(sorted(context.instance.get_dynamic_partitions(project.name(DOMAINS))))
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error))
         requested = dict(islice(tick.asked.items(), MAX_REQUESTS))
@@ -95,7 +97,8 @@ def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefi
         lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
         table = looked.config.all_methods
         requests = [
-            request_of(task, tick.code, tries, table) for task, (tries, _) in requested.items()
+            request_of(task, tick.code, tries, table, project)
+            for task, (tries, _) in requested.items()
         ]
         skipped = (
             None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
@@ -110,6 +113,7 @@ class Tick:
     """One look at what is due, and at its runs; it writes nothing.
 
     Attributes:
+        resource: How Dagster names what the project has.
         limit, deadline: When so many are asked for, or the monotonic clock is there, the rest is
             left to the next tick.
         cursor: The place that was judged last when the time was over: the next tick begins after
@@ -120,6 +124,7 @@ class Tick:
 
     instance: dg.DagsterInstance
     project: Project
+    resource: ProjectResource = field(default_factory=ProjectResource)
     loaded: Collection[str] = field(default_factory=lambda: STAGES)
     limit: float = math.inf
     deadline: float = math.inf
@@ -134,7 +139,7 @@ class Tick:
 
     def look(self, slugs: Sequence[str]) -> None:
         """Judge what is due, then again without what failed, since others need not wait for it."""
-        self.runs = LastRuns(self.instance)
+        self.runs = LastRuns(self.instance, self.resource)
         before = -1
         while before != len(self.failed) and (before < 0 or time.monotonic() < self.deadline):
             before = len(self.failed)
@@ -186,20 +191,21 @@ class Tick:
         It follows from the last run of the artifact, and the last with today's inputs.
         """
         run = record.dagster_run if record else None
+        step = self.resource.name(task.stage)
         if self.runs.is_under_way(attempt) or self.runs.is_under_way(run):
             return 0, ""
         if run is None or record is None:
-            if not attempt or attempt.is_success or INPUTS_TAG + task.stage in attempt.tags:
+            if not attempt or attempt.is_success or INPUTS_TAG + step in attempt.tags:
                 return 1, ""  # never asked for
             # As a person started it.
-            return 1, ending_of(self.instance, attempt, task.stage).text
+            return 1, ending_of(self.instance, attempt, step).text
         if (not attempt or attempt.is_success) and self.runs.planned(task.place) not in (
             None,
             run.run_id,
         ):
             return 1, ""  # another version was built since
         tries = int(run.tags.get(TRY_TAG, "1"))
-        why, is_interrupted, is_transient = ending_of(self.instance, run, task.stage)
+        why, is_interrupted, is_transient = ending_of(self.instance, run, step)
         if run.status == dg.DagsterRunStatus.CANCELED:
             return 0, f"{why}; materialize it to run it again"
         if run.tags.get(CODE_TAG, self.code) != self.code:
@@ -248,7 +254,8 @@ class Tick:
                 continue
             run = self.instance.get_run_by_id(check.latest_planned_run_id)
             if not self.runs.is_under_way(run):
-                why = f": {ending_of(self.instance, run, place[0]).text}" if run else ""
+                step = self.resource.name(place[0])
+                why = f": {ending_of(self.instance, run, step).text}" if run else ""
                 fingerprint = self.project.store.current(*place).fingerprint
                 repeated[task] = Task(*place, f"{what} was not evaluated{why}", fingerprint)
         if repeated:
@@ -263,7 +270,7 @@ class Tick:
         new = {place for place in places if place not in self.checks}
         self.checks.update(dict.fromkeys(new))
         for stage in {stage for stage, _ in new}:
-            keys = blocking_checks(stage)
+            keys = blocking_checks(stage, self.resource)
             partitions = {name_of(key): key for name, key in new if name == stage}
             names = None if None in partitions else [str(name) for name in partitions]
             read = self.instance.event_log_storage.get_asset_check_partition_info
@@ -279,17 +286,18 @@ def priority_of(task: Task) -> int:
 
 
 def request_of(
-    task: Task, code: str, tries: int, table: Mapping[str, Method] = METHODS
+    task: Task, code: str, tries: int, table: Mapping[str, Method], project: ProjectResource
 ) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
     key_tags = tags_of_key(task.key)
     partition = partition_of(task.key)
-    definition = partitions_of(STAGES[task.stage], [key_tags.get(METHOD_TAG, "")], table)
+    methods = [key_tags.get(METHOD_TAG, "")]
+    definition = partitions_of(STAGES[task.stage], methods, table, project)
     tags = {
         **key_tags,
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
-        INPUTS_TAG + task.stage: task.inputs,
+        INPUTS_TAG + project.name(task.stage): task.inputs,
         CODE_TAG: code,
         TRY_TAG: str(tries),
         "dagster/priority": str(priority_of(task)),
@@ -297,7 +305,7 @@ def request_of(
     }
     tags = {name: tag for name, tag in tags.items() if tag}
     return dg.RunRequest(
-        partition_key=partition, tags=tags, asset_selection=[dg.AssetKey(task.stage)]
+        partition_key=partition, tags=tags, asset_selection=[project.key(task.stage)]
     )
 
 

@@ -101,15 +101,14 @@ class Ticks:
     def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
         """Load the definitions."""
         self.instance, self.seconds = instance, list[float]()
-        self._resource = ProjectResource(config_path=str(project.path))
-        self._repository = build_defs(project=self._resource).get_repository_def()
+        resource = ProjectResource(config_path=str(project.path))
+        self._repository = build_defs(project=resource).get_repository_def()
 
     def tick(self) -> list[dg.RunRequest]:
         """What one tick asks for."""
         context = dg.build_sensor_context(
             instance=self.instance,
             repository_def=self._repository,
-            resources={"project": self._resource},
         )
         began = time.process_time()
         data = self._repository.get_sensor_def("upkeep").evaluate_tick(context)
@@ -129,7 +128,9 @@ class Ticks:
 
 @cache
 def _asset(key: dg.AssetKey) -> dg.AssetsDefinition:
-    @dg.asset(key=key, partitions_def=partitions_of(STAGES[key.path[-1]], METHODS))
+    stage = STAGES[key.path[-1]]
+
+    @dg.asset(key=key, partitions_def=partitions_of(stage, METHODS, METHODS, ProjectResource()))
     def made() -> None: ...
 
     return made

@@ -238,7 +238,6 @@ GUARDS = (
     Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
     Guard("assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "assets/test_webserver.py"),
     Guard("assets/webserver.py", '!= "application/json"', "== 0", "assets/test_webserver.py"),
-    Guard("assets/resources.py", ", config_schema={})", ")", "assets/test_definitions.py"),
     Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "house/test_pages.py"),
     Guard("react_pipeline/browse/serve.py", "        channel_timeout=SILENT_SECONDS,\n", "", BOUNDED),
     Guard("react_pipeline/browse/serve.py", "        threads=ANSWERED_AT_ONCE,\n", "        threads=64,\n", BOUNDED),

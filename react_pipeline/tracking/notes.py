@@ -19,7 +19,7 @@ knows its port.
 NOTE_TAG = "mlflow.note.content"
 """The description that MLflow's page of a run shows."""
 
-RUN_URL_TAG, ASSET_URL_TAG = "dagster.run_url", "dagster.asset_url"
+RUN_URL_TAG = "dagster.run_url"
 
 
 def dagster_url(project: Project) -> str:
@@ -40,12 +40,9 @@ def mlflow_url(configured: str | None, tracking_uri: str) -> str:
     return address or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
 
 
-def links(stage: str, dagster: str, dagster_run_id: str) -> dict[str, str]:
-    """Tags that lead to the asset and to the run in Dagster; none where its address is not known."""
-    if not dagster:
-        return {}
-    run = {RUN_URL_TAG: f"{dagster}/runs/{dagster_run_id}"} if dagster_run_id else {}
-    return {ASSET_URL_TAG: f"{dagster}/assets/{stage}", **run}
+def links(dagster: str, dagster_run_id: str) -> dict[str, str]:
+    """The tag that leads to the run in Dagster; none where its address is not known."""
+    return {RUN_URL_TAG: f"{dagster}/runs/{dagster_run_id}"} if dagster and dagster_run_id else {}
 
 
 def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
@@ -56,16 +53,9 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
         f"**{stage}**{of}: "
         f"{STAGES[stage].about if stage in STAGES else 'an artifact of the pipeline'}."
     ]
-    addresses = links(stage, dagster, dagster_run_id)
-    if addresses:
-        shown = [f"[asset]({addresses[ASSET_URL_TAG]})"]
-        shown += (
-            [f"[run {dagster_run_id[:8]}]({addresses[RUN_URL_TAG]})"]
-            if RUN_URL_TAG in addresses
-            else []
-        )
-        lines.append(f"In Dagster: {', '.join(shown)}.")
-    elif dagster_run_id:
+    for address in links(dagster, dagster_run_id).values():
+        lines.append(f"In Dagster: [run {dagster_run_id[:8]}]({address}).")
+    if dagster_run_id and not dagster:
         lines.append(f"Made by the Dagster run `{dagster_run_id}`.")
     return "\n\n".join(lines)
 

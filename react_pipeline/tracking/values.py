@@ -122,7 +122,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         "code_version": version,
         "path": path,
         "dagster.run_id": dagster_run_id,
-        **links(source.stage, dagster, dagster_run_id),
+        **links(dagster, dagster_run_id),
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }
     return _filled(tags)

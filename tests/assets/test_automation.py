@@ -339,7 +339,10 @@ def test_small_trainings_go_first_and_the_benchmark_last() -> None:
         Task("customized_checkpoint", "a/full", "", images=10**8),
         Task("benchmark_results", "a/full", ""),
     ]
-    priorities = [int(request_of(task, "", 1).tags["dagster/priority"]) for task in tasks]
+    priorities = [
+        int(request_of(task, "", 1, METHODS, ProjectResource()).tags["dagster/priority"])
+        for task in tasks
+    ]
     assert priorities == sorted(priorities, reverse=True)
     assert len(set(priorities)) == 3
 
@@ -377,7 +380,6 @@ def test_the_schedule_looks_outside_and_needs_a_cron_line(
             instance,
             datetime(2026, 1, 1, tzinfo=UTC),
             repository_def=loaded,
-            resources={"project": ProjectResource(config_path=str(project.path))},
         )
         requests = schedule.evaluate_tick(context).run_requests
     assert [

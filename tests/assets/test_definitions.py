@@ -24,7 +24,9 @@ graph = build_defs(project=ProjectResource(config_path="nowhere.yaml")).resolve_
 def upstream(partition: str, stage: str) -> set[str]:
     parent, child = STAGES["customized_checkpoint"], STAGES[stage]
     mapping = mapping_of(parent, child, METHODS)
-    parent_def, child_def = partitions_of(parent, METHODS), partitions_of(child, METHODS)
+    parent_def, child_def = (
+        partitions_of(row, METHODS, METHODS, ProjectResource()) for row in (parent, child)
+    )
     assert mapping is not None and child_def is not None
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes", "colours"])
@@ -180,21 +182,14 @@ def test_checks_block_except_those_that_compare() -> None:
     assert len(checks) == 20
 
 
-def test_resources_can_be_overridden() -> None:
-    other = build_defs(project=ProjectResource(config_path="elsewhere.yaml"))
-    with dg.build_resources({"project": other.resources["project"]}) as resources:
-        assert resources.project.config_path == "elsewhere.yaml"
-
-
 def test_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42
     defs = build_defs()
-    job = defs.resolve_implicit_global_asset_job_def()
-    dg.validate_run_config(job, {})
-    assert set(defs.resources or {}) == {"project"}
-    with pytest.raises(dg.DagsterInvalidConfigError):
-        dg.validate_run_config(
-            job, {"resources": {"project": {"config": {"config_path": "/evil.yaml"}}}}
-        )
+    needed = {
+        key
+        for asset in defs.resolve_asset_graph().assets_defs
+        for key in asset.required_resource_keys
+    }
+    assert not defs.resources and needed <= {"io_manager"}  # none that a run could configure
 
 
 @pytest.mark.parametrize(

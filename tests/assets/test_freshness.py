@@ -48,10 +48,10 @@ class Home:
         return last if isinstance(last, dg.AssetCheckEvaluation) else None
 
 
-def check_of_checkpoints() -> dg.AssetChecksDefinition:
+def check_of_checkpoints(resource: ProjectResource) -> dg.AssetChecksDefinition:
     return next(
         found
-        for found in checks_of(STAGES.values(), [], METHODS)
+        for found in checks_of(STAGES.values(), [], METHODS, resource)
         if CHECKS[CHECKPOINTS] in {key.name for key in found.check_keys}
     )
 
@@ -117,9 +117,8 @@ def test_a_missing_check_of_a_run_is_made_up_for(trained: Project, home: Home) -
         raise dg.Failure("out of memory", allow_retries=False)
 
     check = dg.materialize(
-        [failing, check_of_checkpoints()],
+        [failing, check_of_checkpoints(home.resource)],
         instance=home.instance,
-        resources={"project": home.resource},
         raise_on_error=False,
     )
     assert not check.success and home.shown(CHECKPOINTS) is None
@@ -133,9 +132,7 @@ def test_check_that_runs_with_a_materialization_says_the_same(trained: Project, 
 
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     reported = home.tick()[CHECKPOINTS]
-    done = dg.materialize(
-        [made, check_of_checkpoints()], instance=home.instance, resources={"project": home.resource}
-    )
+    done = dg.materialize([made, check_of_checkpoints(home.resource)], instance=home.instance)
     (evaluation,) = done.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.description) == (reported.passed, reported.description)
     assert not reported.passed

@@ -133,7 +133,7 @@ def test_runs_carry_only_tags_that_people_filter_by(launched: Launched) -> None:
 def test_pictures_come_first_and_are_read_from_the_event_log(
     launched: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "_instance", lambda: launched.instance)
+    monkeypatch.setattr(pictures, "served_instance", lambda: launched.instance)
     seen = set()
     for run_id in launched.first.run_ids:
         (entry,) = launched.instance.all_logs(

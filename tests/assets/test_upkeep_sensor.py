@@ -23,6 +23,7 @@ from support.upkeep import METHODS, build, build_all, edit_domain
 from react_pipeline.assets import declared, runs, upkeep_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
 from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import INPUTS_TAG, LastRuns
 from react_pipeline.assets.upkeep_sensor import TRY_TAG, WAIT_HOURS, code_digest
 from react_pipeline.evaluation import comparison
@@ -282,16 +283,16 @@ def test_runs_are_read_before_files(upkeep: Upkeep, monkeypatch: pytest.MonkeyPa
 def test_a_partition_whose_run_goes_on_is_awaited(upkeep: Upkeep) -> None:
     begin(upkeep, None)
     place = ("evaluation_set", "shapes")
-    assert not LastRuns(upkeep.instance).is_awaited(place)
+    assert not LastRuns(upkeep.instance, ProjectResource()).is_awaited(place)
 
-    @dg.asset(name=place[0], partitions_def=domain_partitions)
+    @dg.asset(name=place[0], partitions_def=domain_partitions(ProjectResource()))
     def made() -> None: ...
 
     job = dg.Definitions(assets=[made]).resolve_implicit_global_asset_job_def()
     tags = {"dagster/partition": place[1]}
     upkeep.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
-    assert LastRuns(upkeep.instance).is_awaited(place)
-    assert not LastRuns(upkeep.instance).is_awaited((place[0], "colours"))
+    assert LastRuns(upkeep.instance, ProjectResource()).is_awaited(place)
+    assert not LastRuns(upkeep.instance, ProjectResource()).is_awaited((place[0], "colours"))
 
 
 def test_a_failure_with_a_clock_years_ahead_is_retried(
@@ -308,11 +309,11 @@ def test_a_failure_with_a_clock_years_ahead_is_retried(
 def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
     """The check `classes_have_pairs` of a domain is planned, and raises instead of being evaluated."""
 
-    @dg.asset(name="retrieved_set", partitions_def=domain_partitions)
+    @dg.asset(name="retrieved_set", partitions_def=domain_partitions(ProjectResource()))
     def made() -> None:
         pass
 
-    @dg.asset_check(asset=made, blocking=True, partitions_def=domain_partitions)
+    @dg.asset_check(asset=made, blocking=True, partitions_def=domain_partitions(ProjectResource()))
     @readable_failures()
     def classes_have_pairs() -> dg.AssetCheckResult:
         raise OSError("stale file handle")
@@ -350,7 +351,7 @@ def test_an_unanswered_check_is_asked_for_again_and_awaited(
     with monkeypatch.context() as patch:
         patch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
         assert ("retrieved_set", "shapes") in upkeep.tick(), "whatever the error of the check"
-    for check in declared.blocking_checks("retrieved_set"):
+    for check in declared.blocking_checks("retrieved_set", ProjectResource()):
         answer = dg.AssetCheckEvaluation(
             check.asset_key, check.name, passed=True, blocking=True, partition="shapes"
         )
@@ -410,7 +411,7 @@ def test_passing_faults_of_a_check_are_retried(
     def broken() -> dg.AssetCheckResult:
         raise KeyError("rows")
 
-    checks = declared.checks_of([STAGES["corpus"]], [], ALL_METHODS)
+    checks = declared.checks_of([STAGES["corpus"]], [], ALL_METHODS, ProjectResource())
     done = dg.materialize([corpus, *checks], raise_on_error=False)
     assert len(calls) == 2 and [
         found.check_name for found in done.get_asset_check_evaluations()
@@ -418,7 +419,7 @@ def test_passing_faults_of_a_check_are_retried(
     (event,) = [event for event in done.all_events if event.is_step_failure]
     assert event.step_failure_data.user_failure_data.description == "KeyError: 'rows'"
     assert next(iter(checks[0].check_specs)).description == "Says why."
-    assert [key.name for key in declared.blocking_checks("corpus")] == ["broken"]
+    assert [key.name for key in declared.blocking_checks("corpus", ProjectResource())] == ["broken"]
 
 
 @pytest.mark.slow

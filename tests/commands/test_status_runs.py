@@ -12,6 +12,7 @@ from support.launch import dagster_home
 from support.upkeep import METHODS, build_all
 
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import INPUTS_TAG
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES
@@ -37,7 +38,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def fail(home: Path, **tags: str) -> None:
     """A run of the checkpoint that is due, with a reason that no other has."""
 
-    @dg.asset(name=PLACE[0], partitions_def=partitions_of(STAGES[PLACE[0]], METHODS))
+    partitions = partitions_of(STAGES[PLACE[0]], METHODS, METHODS, ProjectResource())
+
+    @dg.asset(name=PLACE[0], partitions_def=partitions)
     def training() -> None:
         raise dg.Failure("the loss is not finite", allow_retries=False)
 

@@ -49,7 +49,6 @@ class Upkeep:
             repository_def=self.repository,
             cursor=self.cursor,
             sensor_name="upkeep",
-            resources={"project": ProjectResource(config_path=str(self.project.path))},
         )
         lines = logging.handlers.BufferingHandler(10_000)
         context.log.addHandler(lines)
@@ -79,7 +78,7 @@ class Upkeep:
 
         @dg.asset(
             name=stage,
-            partitions_def=partitions_of(STAGES[stage], METHODS),
+            partitions_def=partitions_of(STAGES[stage], METHODS, METHODS, ProjectResource()),
             retry_policy=dg.RetryPolicy(max_retries=1),
         )
         def made() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -15,10 +16,12 @@ import dagster as dg
 from react_pipeline.assets import (
     TRY_TAG,
     WAIT_HOURS,
-    ProjectParam,
+    ProjectResource,
     declare_sensor,
     ending_of,
+    instigators_of,
     is_under_way,
+    last_ticks,
 )
 from react_pipeline.extensions.alerts.messages import (
     Message,
@@ -31,6 +34,7 @@ from react_pipeline.extensions.alerts.messages import (
 from react_pipeline.extensions.alerts.settings import AlertsConfig
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
+from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 
 INTERVAL_SECONDS = 60
@@ -38,16 +42,14 @@ MAX_RUNS = 100
 """Failed runs that one tick reports."""
 
 
-@declare_sensor
-@dg.sensor(
-    name="alerts",
+@declare_sensor(
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends what people must know to the addresses of `alerts.to`: runs that failed for "
     "good or were blocked by a check, ticks that fail, decisions on champions, a disk that is "
     "nearly full. Starts no run.",
 )
-def alerts(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
+def alerts(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
     """Report what is new since the last tick; the first one only remembers how things are."""
     try:
         pipeline = project.load()
@@ -55,8 +57,9 @@ def alerts(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.Sen
         if not names:
             return dg.SensorResult(skip_reason="alerts.to names no address")
         before = json.loads(context.cursor) if context.cursor else None
-        state = _state(context.instance, pipeline)
-        texts = list(_news(context.instance, pipeline, before, state)) if before else []
+        look = Look(context.instance, project, pipeline)
+        state = look.state()
+        texts = list(look.news(before, state)) if before else []
     except ReactError as error:
         return dg.SensorResult(skip_reason=str(error))
     faults = problems(names)
@@ -76,60 +79,68 @@ def alerts(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.Sen
     )
 
 
-def _state(instance: dg.DagsterInstance, project: Project) -> dict[str, Any]:
-    """How things are now, as far as the next tick compares with it."""
-    newest = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]),
-        limit=MAX_RUNS,
-        order_by="update_timestamp",
-    )
-    return {
-        "runs": [record.dagster_run.run_id for record in newest],
-        "ticks": _failing_ticks(instance),
-        "decisions": decisions(project),
-        "disk": disk_text(project),
-    }
+@dataclass(frozen=True)
+class Look:
+    """One look at what people must know of a project, of an instance that it may share."""
 
+    instance: dg.DagsterInstance
+    resource: ProjectResource
+    project: Project
 
-def _news(
-    instance: dg.DagsterInstance, project: Project, before: dict[str, Any], now: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Topic and text of everything that the last tick did not know."""
-    for run_id in now["runs"]:
-        run = instance.get_run_by_id(run_id) if run_id not in before["runs"] else None
-        if run is not None and (text := _ended_for_good(instance, run)):
-            yield "a run failed", text
-    for name, error in now["ticks"].items():
-        if name not in before["ticks"]:
-            yield f"the sensor {name} fails", error
-    for text in decision_texts(project, before["decisions"], now["decisions"]):
-        yield "champion", text
-    if now["disk"] and not before["disk"]:
-        yield "the disk is nearly full", now["disk"]
+    def state(self) -> dict[str, Any]:
+        """How things are now, as far as the next tick compares with it."""
+        newest = self.instance.get_run_records(
+            dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]),
+            limit=MAX_RUNS,
+            order_by="update_timestamp",
+        )
+        return {
+            "runs": [record.dagster_run.run_id for record in newest],
+            "ticks": self._failing_ticks(),
+            "decisions": decisions(self.project),
+            "disk": disk_text(self.project),
+        }
 
+    def news(self, before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Topic and text of everything that the last tick did not know."""
+        for run_id in now["runs"]:
+            run = self.instance.get_run_by_id(run_id) if run_id not in before["runs"] else None
+            if run is not None and (text := self._ended_for_good(run)):
+                yield "a run failed", text
+        for name, error in now["ticks"].items():
+            if name not in before["ticks"]:
+                yield f"the sensor {name} fails", error
+        for text in decision_texts(self.project, before["decisions"], now["decisions"]):
+            yield "champion", text
+        if now["disk"] and not before["disk"]:
+            yield "the disk is nearly full", now["disk"]
 
-def _ended_for_good(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """How a run failed; "" if it is started again, by Dagster or by `upkeep`."""
-    if is_under_way(run):
-        return ""
-    failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    step = next((entry.step_key or "" for entry in failures), "")
-    ending = ending_of(instance, run, step)
-    tries = int(run.tags.get(TRY_TAG, "0"))
-    again = ending.is_interrupted or (ending.is_transient and tries <= len(WAIT_HOURS))
-    if tries and again:
-        return ""
-    partition = run.tags.get("dagster/partition", "")
-    place = f"{step} {partition}".strip()
-    return f"{place}: {ending.text}" if place else ending.text
+    def _ended_for_good(self, run: dg.DagsterRun) -> str:
+        """How a run failed; "" if it is started again, by Dagster or by `upkeep`, or made no asset
+        of the project.
+        """
+        planned = self.instance.all_logs(
+            run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        )
+        keys = {event.asset_key for entry in planned if (event := entry.dagster_event)}
+        if is_under_way(run) or keys.isdisjoint(map(self.resource.key, STAGES)):
+            return ""
+        failures = self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        step = next((entry.step_key or "" for entry in failures), "")
+        ending = ending_of(self.instance, run, step)
+        tries = int(run.tags.get(TRY_TAG, "0"))
+        again = ending.is_interrupted or (ending.is_transient and tries <= len(WAIT_HOURS))
+        if tries and again:
+            return ""
+        partition = run.tags.get("dagster/partition", "")
+        place = f"{step} {partition}".strip()
+        return f"{place}: {ending.text}" if place else ending.text
 
-
-def _failing_ticks(instance: dg.DagsterInstance) -> dict[str, str]:
-    """The error of each sensor and schedule whose last tick failed, by name."""
-    failing = {}
-    for state in instance.all_instigator_state():
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-        if ticks and ticks[0].status.value == "FAILURE":
-            error = ticks[0].error
-            failing[state.instigator_name] = " ".join((error.message if error else "").split())
-    return failing
+    def _failing_ticks(self) -> dict[str, str]:
+        """The error of each sensor and schedule of the project whose last tick failed, by name."""
+        names = instigators_of(self.resource)
+        return {
+            name: " ".join((tick.error.message if tick.error else "").split())
+            for name, tick in last_ticks(self.instance)
+            if name in names and tick.status.value == "FAILURE"
+        }

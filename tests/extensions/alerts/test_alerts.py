@@ -12,10 +12,11 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from support.automation import Upkeep, repository
+from support.automation import Upkeep
 from support.promotion import measured_folder
 from typer.testing import CliRunner
 
+from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.commands.cli import app
 from react_pipeline.project import Project
@@ -68,21 +69,21 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 class Ticks:
     """Ticks of the sensor `alerts`, one after another."""
 
-    def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
-        self.project = project
+    def __init__(self, project: Project, instance: dg.DagsterInstance, *prefix: str) -> None:
+        resource = ProjectResource(str(project.path), prefix)
+        self.name = resource.name("alerts")
         self.instance = instance
         self.cursor: str | None = None
-        self.repository = repository(project)
+        self.repository = build_defs(project=resource).get_repository_def()
 
     def tick(self) -> str:
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             repository_def=self.repository,
-            sensor_name="alerts",
-            resources={"project": ProjectResource(config_path=str(self.project.path))},
+            sensor_name=self.name,
         )
-        result = self.repository.get_sensor_def("alerts").evaluate_tick(context)
+        result = self.repository.get_sensor_def(self.name).evaluate_tick(context)
         self.cursor = result.cursor
         return str(result.skip_message)
 
@@ -112,6 +113,18 @@ def test_a_run_that_failed_for_good_is_reported_once(
     assert len(receiver.texts) == 1
     assert "tars/x.tar: damaged" in receiver.texts[0]
     assert "corpus" in receiver.texts[0]
+
+
+def test_a_run_of_another_project_is_not_reported(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    upkeep = Upkeep(project, instance, "shapes")
+    ticks = Ticks(project, instance, "birds")
+    ticks.tick()
+    upkeep.tick()
+    upkeep.run("corpus", None, InputError("tars/x.tar: damaged"))
+    ticks.tick()
+    assert receiver.texts == []
 
 
 def test_a_fault_that_is_retried_is_not_reported(

@@ -1,0 +1,71 @@
+"""The component `ReactProjectComponent`: a project as a part of a team's Dagster, from YAML.
+
+Belongs here: what the YAML of the component holds. Does not belong here: any definition
+(`definitions`). The entry point in pyproject.toml shows it to `dg`.
+"""
+
+import re
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from react_pipeline.assets.resources import ProjectResource
+
+PART = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class ScaffoldParams(dg.Model):
+    """The option of `dg scaffold defs`."""
+
+    config: str = "pipeline.yaml"
+
+
+class ProjectScaffolder(dg.Scaffolder[ScaffoldParams]):
+    """Writes the YAML of a component."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[ScaffoldParams]:
+        """The option, with its default."""
+        return ScaffoldParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
+        """Take the name of the component's folder as the prefix."""
+        prefix = re.sub(r"\W", "_", request.target_path.name)
+        attributes = {"config": request.params.config, "key_prefix": [prefix]}
+        dg.scaffold_component(request, attributes)
+
+
+@dg.scaffold_with(ProjectScaffolder)
+class ReactProjectComponent(dg.Component, dg.Resolvable, dg.Model):
+    """The assets, checks, sensors and schedule of one project of react_pipeline."""
+
+    config: str = Field(description="The pipeline.yaml, seen from the folder of the component.")
+    key_prefix: list[str] = Field(
+        default=[],
+        description="In front of all asset keys, and of the names of sensors, groups and "
+        "partitions. Projects of one Dagster instance need different ones.",
+    )
+
+    @field_validator("key_prefix")
+    @classmethod
+    def _parts(cls, prefix: list[str]) -> list[str]:
+        for part in prefix:
+            if not PART.fullmatch(part):
+                raise ValueError(f"{part!r}: use letters, digits and _, beginning with a letter")
+        return prefix
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The definitions of the project, run by the executor of the code location.
+
+        Raises:
+            dagster.DagsterInvalidDefinitionError: If there is no such file.
+        """
+        from react_pipeline.assets.definitions import build_defs
+
+        path = (context.path / self.config).resolve()
+        if not path.is_file():
+            raise dg.DagsterInvalidDefinitionError(
+                f"{context.path}: config: there is no file {path}; `react-pipeline init` makes one"
+            )
+        project = ProjectResource(str(path), tuple(self.key_prefix))
+        return build_defs(project=project, executor=None)

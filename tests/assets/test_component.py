@@ -1,0 +1,178 @@
+"""The component: projects and another team's asset in one code location, on one instance."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from conftest import write_project
+from dagster.components.testing import DefsFolderSandbox, create_defs_folder_sandbox
+from pydantic import ValidationError
+from support.upkeep import edit_domain
+
+from react_pipeline.assets.component import ReactProjectComponent
+from react_pipeline.assets.resources import REPOSITORY
+from react_pipeline.project import Project
+
+PROJECTS = ("birds", "fish")
+OTHER_ASSET = "import dagster as dg\n\n@dg.asset\ndef corpus() -> None: ...\n"
+
+
+@dataclass
+class Team:
+    """A code location on an instance, and what the daemon does there."""
+
+    sandbox: DefsFolderSandbox
+    defs: dg.Definitions
+    instance: dg.DagsterInstance
+
+    def __post_init__(self) -> None:
+        self.repository = self.defs.get_repository_def()
+
+    def tick(self, project: str, sensor: str) -> dg.SensorExecutionData:
+        """One tick of a sensor, whose domains are registered."""
+        name = f"{project}__{sensor}"
+        context = dg.build_sensor_context(
+            self.instance, repository_def=self.repository, sensor_name=name
+        )
+        tick = self.repository.get_sensor_def(name).evaluate_tick(context)
+        for request in tick.dynamic_partitions_requests or ():
+            self.instance.add_dynamic_partitions(
+                request.partitions_def_name, request.partition_keys
+            )
+        for event in tick.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return tick
+
+    def asked(self, project: str) -> dict[str, dg.RunRequest]:
+        """What upkeep asks for, by asset and partition."""
+        requests = self.tick(project, "upkeep").run_requests or ()
+        return {
+            " ".join(filter(None, (key.to_user_string(), request.partition_key))): request
+            for request in requests
+            for key in request.asset_selection or ()
+        }
+
+    def run(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+        """Carry out a run as it was asked for."""
+        return self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=self.instance,
+            asset_selection=list(request.asset_selection or ()),
+            partition_key=request.partition_key,
+            tags=request.tags,
+        )
+
+
+@pytest.fixture
+def sandbox() -> Iterator[DefsFolderSandbox]:
+    with create_defs_folder_sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def team(
+    sandbox: DefsFolderSandbox,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    mlflow_database: Path,
+) -> Iterator[Team]:
+    for name in PROJECTS:
+        folder = tmp_path / name
+        folder.mkdir()
+        project = write_project(folder, tiny_checkpoint, drawings, methods=["base"])
+        shutil.copy(mlflow_database, folder)
+        sandbox.scaffold_component(
+            ReactProjectComponent, name, scaffold_params={"config": str(project.path)}
+        )
+    (tmp_path / "birds" / "domains" / "colours.yaml").unlink()
+    (sandbox.defs_folder_path / "other.py").write_text(OTHER_ASSET)
+    with (
+        sandbox.load_component_and_build_defs(sandbox.defs_folder_path) as (_, defs),
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+    ):
+        yield Team(sandbox, defs, instance)
+
+
+def test_projects_and_other_assets_are_in_one_graph(team: Team) -> None:
+    graph = team.defs.resolve_asset_graph()
+    corpora = {key.to_user_string() for key in graph.get_all_asset_keys() if "corpus" in key.path}
+    assert corpora == {"corpus", "birds/corpus", "fish/corpus"}
+    parents = graph.get(dg.AssetKey(["fish", "faiss_index"])).parent_keys
+    assert parents == {dg.AssetKey(["fish", "corpus_embeddings"])}
+    checks = {key.asset_key.path[0] for key in graph.asset_check_keys}
+    assert checks == set(PROJECTS)
+    assert graph.get(dg.AssetKey(["fish", "corpus"])).group_name == "fish__corpus"
+
+
+def test_domains_of_projects_are_apart(team: Team) -> None:
+    for project in PROJECTS:
+        team.tick(project, "domain_files")
+    assert team.instance.get_dynamic_partitions("birds__domains") == ["shapes"]
+    assert team.instance.get_dynamic_partitions("fish__domains") == ["colours", "shapes"]
+    assert team.instance.get_dynamic_partitions("domains") == []
+    key = dg.AssetKey(["birds", "domain_file"])
+    assert team.instance.get_materialized_partitions(key) == {"shapes"}
+
+
+def test_upkeep_sees_no_run_of_another_project(team: Team) -> None:
+    before = team.asked("fish")
+    # Of the same files and settings, so the inputs of both are the same.
+    assert team.run(team.asked("birds")["birds/corpus"]).success
+    assert "birds/corpus" not in team.asked("birds")
+    assert team.asked("fish").keys() == before.keys() >= {"fish/corpus"}
+    assert team.run(before["fish/corpus"]).success
+    assert "fish/corpus" not in team.asked("fish")
+
+
+def test_checks_of_projects_are_apart(team: Team, tmp_path: Path, _retrieved_store: Path) -> None:
+    for project in PROJECTS:
+        team.tick(project, "domain_files")
+        store = tmp_path / project / "store"
+        shutil.copytree(_retrieved_store, store)
+        shutil.rmtree(store / "retrieved_set")
+    team.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(["birds", "faiss_index"]),
+            check_name="recall_is_sufficient",
+            passed=False,
+            metadata={},
+            blocking=True,
+        )
+    )
+    pairs = "retrieved_set shapes"
+    assert f"birds/{pairs}" not in team.asked("birds")
+    made = team.run(team.asked("fish")[f"fish/{pairs}"])
+    assert made.success and {
+        check.asset_key.path[0] for check in made.get_asset_check_evaluations()
+    } == {"fish"}
+    edit_domain(Project.load(tmp_path / "fish" / "pipeline.yaml"), "shapes", templates=["a {}"])
+    assert not team.tick("birds", "freshness").asset_events
+    (reported,) = team.tick("fish", "freshness").asset_events
+    assert reported.asset_key == dg.AssetKey(["fish", "retrieved_set"])
+
+
+def test_a_part_of_a_key_must_name_a_sensor_too() -> None:
+    with pytest.raises(ValidationError, match="my birds"):
+        ReactProjectComponent(config="pipeline.yaml", key_prefix=["my birds"])
+
+
+def test_a_missing_file_is_named(sandbox: DefsFolderSandbox) -> None:
+    path = sandbox.scaffold_component(ReactProjectComponent, "my-birds")
+    with (
+        pytest.raises(Exception, match="my-birds") as error,
+        sandbox.load_component_and_build_defs(path),
+    ):
+        pass
+    assert f"{path / 'pipeline.yaml'}" in str(error.value.__cause__)
+
+
+def test_dg_is_shown_the_component() -> None:
+    groups = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
+    (module,) = groups["dagster_dg_cli.registry_modules"].values()
+    assert module == ReactProjectComponent.__module__
