@@ -2,8 +2,8 @@
 `dagster-webserver` is.
 
 Belongs here: what is refused of Dagster's requests, and what is answered in its place: the start
-page, and the pictures of materializations (`pictures`). Does not belong here: what any server
-refuses (`react_pipeline.browse.cross_site`).
+page, the metrics (`metrics`), and the pictures of materializations (`pictures`). Does not belong
+here: what any server refuses (`react_pipeline.browse.cross_site`).
 
 Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor
 Origin, so that each page its user visits could launch runs. Behind a proxy, `REACT_DAGSTER_URL`
@@ -15,13 +15,15 @@ from collections.abc import Collection
 
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from react_pipeline.assets.pictures import picture_at
+from react_pipeline.assets.metrics import metrics_text
+from react_pipeline.assets.pictures import picture_at, served_instance
 from react_pipeline.browse import SAFE_METHODS, origin_of, refusal
 from react_pipeline.stage import STAGES
 from react_pipeline.tracking import DAGSTER_VARIABLE
@@ -88,6 +90,9 @@ async def _own_answer(path: str) -> Response | None:
         # Dagster would show a timeline of its jobs, which is empty where runs were launched from
         # the command line.
         return RedirectResponse(LINEAGE_PAGE)
+    if path == "/metrics":
+        text = await run_in_threadpool(lambda: metrics_text(served_instance()))
+        return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
     if (picture := await run_in_threadpool(picture_at, path)) is None:
         return None
     headers = {

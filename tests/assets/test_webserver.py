@@ -6,12 +6,14 @@ import asyncio
 import importlib
 import re
 import uuid
+from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
-from react_pipeline.assets import pictures
+from react_pipeline.assets import pictures, webserver
 from react_pipeline.assets.webserver import Guard, guard
 from react_pipeline.stage import STAGES
 
@@ -103,6 +105,15 @@ def test_a_picture_is_answered_from_the_event_log(monkeypatch: pytest.MonkeyPatc
     )
     assert ask("GET", f"{address}/faiss_index/sheet", LOOPBACK)[0] == 404
     assert ask("GET", f"{address}/corpus/sheet", {"host": "rebound.example"})[0] == 403
+
+
+def test_metrics_are_answered_and_guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        monkeypatch.setattr(webserver, "served_instance", lambda: instance)
+        status, answered = ask("GET", "/metrics", LOOPBACK)
+    assert status == 200 and answered["content-type"].startswith("text/plain")
+    assert ask("GET", "/metrics", {"host": "rebound.example"})[0] == 403
+    assert ask("POST", "/metrics", JSON)[1].get("content-type") is None  # Dagster's to refuse
 
 
 def test_a_websocket_of_a_foreign_page_is_refused() -> None:

@@ -1,0 +1,103 @@
+"""Metrics: what Prometheus reads of a Dagster instance, at `/metrics` of `webserver`.
+
+Belongs here: which figures there are. All are read from the instance's database, by its indices, and
+from the file system's own counters: no scrape walks the store.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+from react_pipeline.assets.automation import CHECKS
+from react_pipeline.assets.runs import last_ticks
+from react_pipeline.project import Project
+from react_pipeline.store import ReactError
+
+
+class Metrics:
+    """A collector of `prometheus_client`."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        """`instance`: all projects and other assets in it are counted."""
+        self._instance = instance
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All families."""
+        ticks = dict(last_ticks(self._instance))
+        failed = {name: tick.status.value == "FAILURE" for name, tick in ticks.items()}
+        times = {name: tick.timestamp for name, tick in ticks.items()}
+        yield _gauge("tick_timestamp_seconds", "Start of the last tick.", "name", times)
+        yield _gauge("tick_failed", "Whether the last tick failed.", "name", failed)
+        counts = {
+            status.value: self._instance.get_runs_count(dg.RunsFilter(statuses=[status]))
+            for status in dg.DagsterRunStatus
+        }
+        yield _gauge("runs", "Runs by their state.", "status", counts)
+        keys = list(self._instance.get_asset_keys())
+        yield from self._out_of_date(keys)
+        yield from self._materializations(keys)
+        yield from _disk()
+
+    def _out_of_date(self, keys: Iterable[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
+        """As the sensor `freshness` reported it last."""
+        watched = {
+            dg.AssetCheckKey(key, CHECKS[key.path[-1]]) for key in keys if key.path[-1] in CHECKS
+        }
+        read = self._instance.event_log_storage.get_latest_asset_check_execution_by_key
+        due = {
+            key.asset_key.to_user_string(): record.evaluation.metadata["out_of_date"].value
+            for key, record in read(list(watched)).items()
+            if isinstance(record.evaluation, dg.AssetCheckEvaluation)
+        }
+        yield _gauge("due", "Artifacts that are out of date.", "asset", due)
+
+    def _materializations(self, keys: list[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
+        last = {
+            record.asset_entry.asset_key.to_user_string(): event
+            for record in self._instance.get_asset_records(keys)
+            if (event := record.asset_entry.last_materialization_record)
+        }
+        ids = [event.run_id for event in last.values()]
+        records = self._instance.get_run_records(dg.RunsFilter(run_ids=ids)) if ids else []
+        runs = {record.dagster_run.run_id: record for record in records}
+        sizes, seconds = {}, {}
+        for name, event in last.items():
+            made = event.asset_materialization
+            if made and "bytes" in made.metadata:
+                sizes[name] = made.metadata["bytes"].value
+            run = runs.get(event.run_id)
+            if run and run.start_time and run.end_time:
+                seconds[name] = run.end_time - run.start_time
+        times = {name: event.timestamp for name, event in last.items()}
+        label = "asset"
+        yield _gauge("materialization_timestamp_seconds", "Last materialization.", label, times)
+        yield _gauge("materialization_bytes", "Size of the last artifact.", label, sizes)
+        yield _gauge("run_seconds", "Duration of the run that made it.", label, seconds)
+
+
+def metrics_text(instance: dg.DagsterInstance) -> bytes:
+    """All metrics in the text format of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(Metrics(instance))
+    return generate_latest(registry)
+
+
+def _disk() -> Iterator[GaugeMetricFamily]:
+    """Of the store of the project that the environment names, if there is one."""
+    try:
+        usage = shutil.disk_usage(Project.load().store.root)
+    except (ReactError, OSError):
+        return
+    disk = {"free": usage.free, "total": usage.total}
+    yield _gauge("disk_bytes", "The disk of the store.", "kind", disk)
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"react_{name}", text, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], float(number))
+    return family

@@ -1,0 +1,80 @@
+"""Metrics: ticks, runs, what is due, seconds and bytes, as Prometheus reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from react_pipeline.assets.metrics import metrics_text
+from react_pipeline.project import Project
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def scraped(instance: dg.DagsterInstance) -> dict[tuple[str, str], float]:
+    """The value of each metric and label."""
+    text = metrics_text(instance).decode()
+    return {
+        (sample.name.removeprefix("react_"), label): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        for label in sample.labels.values()
+    }
+
+
+def test_runs_seconds_and_bytes_are_reported(
+    instance: dg.DagsterInstance, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.asset(key=["birds", "corpus"])
+    def made() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"bytes": 7})
+
+    @dg.asset(key=["others", "table"])
+    def broken() -> None:
+        raise ValueError
+
+    monkeypatch.setenv("REACT_PIPELINE_CONFIG", str(tiny_project.path))
+    tiny_project.store.root.mkdir(parents=True)
+    dg.materialize([made], instance=instance)
+    dg.materialize([broken], instance=instance, raise_on_error=False)
+    values = scraped(instance)
+    assert values["runs", "SUCCESS"] == values["runs", "FAILURE"] == 1
+    assert values["materialization_bytes", "birds/corpus"] == 7
+    assert values["run_seconds", "birds/corpus"] > 0
+    assert values["disk_bytes", "total"] >= values["disk_bytes", "free"] > 0
+    assert ("materialization_bytes", "others/table") not in values
+
+
+def test_what_is_due_is_as_freshness_reported_it(instance: dg.DagsterInstance) -> None:
+    key = dg.AssetKey(["birds", "retrieved_set"])
+    instance.report_runless_asset_event(dg.AssetMaterialization(key))
+    for due in (1, 3):
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=key,
+                check_name="pairs_are_up_to_date",
+                passed=False,
+                metadata={"out_of_date": due},
+            )
+        )
+    assert scraped(instance)["due", "birds/retrieved_set"] == 3
+
+
+def test_a_tick_that_failed_is_reported(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [SimpleNamespace(instigator_name="upkeep", instigator_origin_id="a", selector_id="b")]
+    tick = SimpleNamespace(status=SimpleNamespace(value="FAILURE"), timestamp=12.0)
+    monkeypatch.setattr(instance, "all_instigator_state", lambda: states)
+    monkeypatch.setattr(instance, "get_ticks", lambda *_, limit: [tick])
+    values = scraped(instance)
+    assert values["tick_failed", "upkeep"] == 1 and values["tick_timestamp_seconds", "upkeep"] == 12
