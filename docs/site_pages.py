@@ -17,6 +17,7 @@ ROOT_FILES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
     "LICENSE",
     "NOTICE",
     "CITATION.cff",
