@@ -21,7 +21,8 @@ from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stag
 from react_pipeline.store import Artifact
 
 ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
-SensorBody = Callable[[dg.SensorEvaluationContext, ProjectResource], dg.SensorResult]
+SensorContext = dg.SensorEvaluationContext
+SensorBody = Callable[[SensorContext, ProjectResource], dg.SensorResult]
 ScheduleOfProject = Callable[[ProjectResource], dg.ScheduleDefinition]
 Described = TypeVar("Described", bound=Callable[..., Any])
 
@@ -85,14 +86,10 @@ def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:
 
 def sensors_of(project: ProjectResource) -> list[dg.SensorDefinition]:
     """The declared sensors, for one project."""
-
-    def sensor(body: SensorBody, options: dict[str, Any]) -> dg.SensorDefinition:
-        def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-            return body(context, project)
-
-        return dg.sensor(name=project.name(body.__name__), **options)(look)
-
-    return [sensor(body, options) for body, options in _sensors.values()]
+    return [
+        dg.sensor(name=project.name(name), **options)(_of_project(body, project, SensorContext))
+        for name, (body, options) in _sensors.items()
+    ]
 
 
 def instigators_of(project: ProjectResource) -> set[str]:
@@ -158,16 +155,19 @@ def assets_of(
             pool=stage.pool,
             retry_policy=RETRIES,
         )
-        assets.append(declare(_of_project(_bodies.get(stage.name, publish), project)))
+        assets.append(declare(_of_project(_bodies.get(stage.name, publish), project, Context)))
     return assets
 
 
 def _of_project(
-    body: Callable[..., dg.MaterializeResult], project: ProjectResource
-) -> Callable[..., dg.MaterializeResult]:
-    def run(context: Context) -> dg.MaterializeResult:
+    body: Callable[..., Any], project: ProjectResource, context_type: type
+) -> Callable[..., Any]:
+    """The body for Dagster, which takes every argument but the context for an input."""
+
+    def run(context: Any) -> Any:
         return body(context, project)
 
+    run.__annotations__ = {"context": context_type}
     return run
 
 
@@ -192,18 +192,10 @@ def checks_of(
             partitions_def=partitions if declared.partitioned else None,
             **declared.options,
         )
-        checks.append(declare(_checking(declared.body, project)))
+        checks.append(
+            declare(_of_project(readable_failures()(declared.body), project, CheckContext))
+        )
     return checks
-
-
-def _checking(
-    body: Callable[..., dg.AssetCheckResult], project: ProjectResource
-) -> Callable[..., dg.AssetCheckResult]:
-    def run(context: CheckContext) -> dg.AssetCheckResult:
-        with readable_failures():
-            return body(context, project)
-
-    return run
 
 
 def blocking_checks(stage: str, project: ProjectResource) -> list[dg.AssetCheckKey]:
