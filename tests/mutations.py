@@ -238,6 +238,8 @@ GUARDS = (
     Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
     Guard("assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "assets/test_webserver.py"),
     Guard("assets/webserver.py", '!= "application/json"', "== 0", "assets/test_webserver.py"),
+    Guard("assets/resources.py", '"__".join([*self.key_prefix, name])', "name", "assets/test_component.py"),
+    Guard("react_pipeline/extensions/alerts/assets.py", " or keys.isdisjoint(map(self.resource.key, STAGES))", "", "extensions/alerts/test_alerts.py"),
     Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "house/test_pages.py"),
     Guard("react_pipeline/browse/serve.py", "        channel_timeout=SILENT_SECONDS,\n", "", BOUNDED),
     Guard("react_pipeline/browse/serve.py", "        threads=ANSWERED_AT_ONCE,\n", "        threads=64,\n", BOUNDED),

@@ -38,6 +38,7 @@ from react_pipeline.assets.upkeep_sensor import request_of
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.settings import METHODS as ALL_METHODS
 from react_pipeline.store.errors import InputError
 from react_pipeline.upkeep import Task, survey
 
@@ -340,7 +341,7 @@ def test_small_trainings_go_first_and_the_benchmark_last() -> None:
         Task("benchmark_results", "a/full", ""),
     ]
     priorities = [
-        int(request_of(task, "", 1, METHODS, ProjectResource()).tags["dagster/priority"])
+        int(request_of(task, "", 1, ALL_METHODS, ProjectResource()).tags["dagster/priority"])
         for task in tasks
     ]
     assert priorities == sorted(priorities, reverse=True)

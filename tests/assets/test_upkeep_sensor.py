@@ -400,7 +400,7 @@ def test_passing_faults_of_a_check_are_retried(
         pass
 
     @declared.check("corpus")
-    def flaky() -> dg.AssetCheckResult:
+    def flaky(_context: object, _project: object) -> dg.AssetCheckResult:
         """Says why."""
         calls.append(1)
         if len(calls) == 1:
@@ -408,7 +408,7 @@ def test_passing_faults_of_a_check_are_retried(
         return dg.AssetCheckResult(passed=True)
 
     @declared.check("corpus", blocking=True)
-    def broken() -> dg.AssetCheckResult:
+    def broken(_context: object, _project: object) -> dg.AssetCheckResult:
         raise KeyError("rows")
 
     checks = declared.checks_of([STAGES["corpus"]], [], ALL_METHODS, ProjectResource())

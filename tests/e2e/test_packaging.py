@@ -99,6 +99,7 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     (tmp_path / "assets.py").unlink()
     assert "materialize" in run("react-pipeline", "--help")
     assert "react-pipeline init" in run("react-pipeline", "doctor")
+    assert "ReactProjectComponent" in run("dg", "list", "components", "--json")
     run("react-pipeline", "init", ".", "--corpus", "demo")
     assert "activities, objects, symbols" in run("react-pipeline", "doctor")
     out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")
