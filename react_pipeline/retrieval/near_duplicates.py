@@ -33,7 +33,7 @@ LAG_ROWS = 512
 rows is compared alone.
 """
 
-SEARCHED_ROWS = 16_384
+SEARCHED_ROWS = 4_096
 """From so many taken rows on, a block is compared with them by a search."""
 
 TILE_ROWS = 1_024
@@ -85,9 +85,10 @@ class _Reduced:
         for number, tile in enumerate(self._tiles):
             alike = reduced @ tile.T >= similarity - MARGIN
             if alike.any():
-                pairs.append(np.stack(alike.nonzero()) + [[0], [number * TILE_ROWS]])
-        vector, row = np.concatenate(pairs, axis=1)
-        return vector, row
+                vector, row = alike.nonzero()
+                pairs.append(np.stack([vector, row + number * TILE_ROWS]))
+        numbers, rows = np.concatenate(pairs, axis=1)
+        return numbers, rows
 
     def _of(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         inside = vectors @ self._basis
