@@ -55,7 +55,7 @@ BUCKET = "extensions/buckets/test_bucket_store.py"
 BACKUP = "extensions/operations/test_backup.py"
 KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
 EARLIER = "embedding/test_earlier_embeddings.py"
-EXPORT = "use/test_export.py::test_neither_links_nor_foreign_files_are_touched"
+EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
 COSTLY = "faults/test_costly_images.py"
@@ -150,12 +150,12 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "            if attempt.is_dead(locked=held):", "            if True:", PRUNING),
     Guard("react_pipeline/store/pruning.py", "with _kept_if_refused():\n                directory.rename", "if True:\n                directory.rename", PRUNING),
     Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
-    Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
-    Guard("react_pipeline/use/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "use/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
+    Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
+    Guard("react_pipeline/extensions/hub/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "extensions/hub/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
     Guard("react_pipeline/use/sort_into.py", "if directory.is_symlink():", "if False:", "use/test_predict.py::test_pictures_are_linked_by_class_and_no_file_is_touched"),
     Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/use/encoding.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
-    Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
+    Guard("react_pipeline/extensions/hub/staged_folder.py", "if others := _others(target):", "if others := []:", "extensions/hub/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == host_of(self.root):', "if locked:", PRUNING),
     Guard("react_pipeline/store/attempts.py", "abs(age) > LEASE_SECONDS", "age > LEASE_SECONDS", PRUNING + "::test_a_lease_dated_in_the_future_blocks_nothing"),
     Guard("react_pipeline/store/attempts.py", 'f"{boot} {mounts} {root.stat().st_dev}"', 'f"{boot} {root.stat().st_dev}"', PRUNING + "::test_the_lock_of_another_mount_proves_nothing"),

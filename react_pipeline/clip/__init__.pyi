@@ -19,6 +19,7 @@ from .gated import GatedBlock as GatedBlock
 from .gated import add_gated_blocks as add_gated_blocks
 from .gated import gate_values as gate_values
 from .gated import gated_layers as gated_layers
+from .gated import register_gated_blocks as register_gated_blocks
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
 from .model import WEIGHTS_FILE as WEIGHTS_FILE

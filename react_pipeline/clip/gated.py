@@ -6,12 +6,14 @@ W width.
 """
 
 import copy
+import functools
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from react_pipeline.clip.attention import feed_forward, self_attention
@@ -102,6 +104,32 @@ def _block_for(host: Any) -> GatedBlock:
 
 def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (host.gated_attn_block(args[0]), *args[1:])
+
+
+def register_gated_blocks() -> None:
+    """Let open_clip itself build models with gated blocks, for the rest of this process.
+
+    Its `create_model` then loads exported folders, models of the Hub and configurations whose
+    `vision_cfg` has `react_cfg`, which it refuses otherwise.
+    """
+    for model in (CLIP, CustomTextCLIP):
+        model.__init__ = _with_gated_blocks(model.__init__)
+
+
+def _with_gated_blocks(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def build(
+        model: nn.Module, embed_dim: int, vision_cfg: Any, *args: Any, **options: Any
+    ) -> None:
+        react_cfg: dict[str, Any] = {}
+        if isinstance(vision_cfg, dict):
+            vision_cfg = dict(vision_cfg)
+            react_cfg = vision_cfg.pop("react_cfg", None) or {}
+        init(model, embed_dim, vision_cfg, *args, **options)
+        if react_cfg.get("enabled"):
+            add_gated_blocks(model, react_cfg["last_k_layers"])
+
+    return build
 
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:

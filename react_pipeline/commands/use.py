@@ -1,4 +1,4 @@
-"""The commands `react-pipeline export`, `predict` and `embed`: models put to use."""
+"""The commands `react-pipeline predict` and `embed`: models put to use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from react_pipeline.commands.command_line import Config, Domain, console, load_project
+from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_error
 
 if TYPE_CHECKING:
@@ -34,32 +34,6 @@ Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
 ]
-
-
-def export(
-    domain: Domain,
-    method: Annotated[
-        str, typer.Argument(help="A trained method, such as gated-image, or champion.")
-    ],
-    to: Annotated[Path, typer.Option("--to", help="The folder to create.")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier export.")
-    ] = False,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also write model.onnx, for onnxruntime.")
-    ] = False,
-    config: Config = None,
-) -> None:
-    """Write a customized model with its model card as a folder of its own, for open_clip or for
-    this package.
-
-    A method means its current model; `champion` the current champion, which may be an older one.
-    """
-    from react_pipeline.use import export as write_folder
-
-    project = load_project(config)
-    folder = write_folder(project, domain, method, to, overwrite=overwrite, onnx=onnx)
-    console.print(f"{folder}: README.md says how to load it")
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""A customized model outside the project: the exported folder and its model card.
+"""A customized model outside the project: the exported folder, and predictions.
 
 Does not belong here: training it.
 """

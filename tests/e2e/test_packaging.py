@@ -16,8 +16,8 @@ import pytest
 from support.customized import customized
 from support.drawings import draw, encode
 
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.project.project import Project
-from react_pipeline.use.exported_folder import export
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -21,8 +21,8 @@ sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
 from harness import lineage  # noqa: E402
 from test_golden import features  # noqa: E402
 
+from react_pipeline.extensions.hub.export import export  # noqa: E402
 from react_pipeline.project import Project  # noqa: E402
-from react_pipeline.use import export  # noqa: E402
 
 
 def main() -> None:

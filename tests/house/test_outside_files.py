@@ -21,6 +21,7 @@ ROOMS = (
     "extensions/corpus_page",
     "extensions/dense",
     "extensions/elevater",
+    "extensions/hub",
     "extensions/images",
     "extensions/labels",
     "extensions/ready",
@@ -78,6 +79,7 @@ OWN = {
     ("extensions/elevater/submission.py", "_merged"): OURS,
     ("extensions/elevater/submission.py", "write_submission"): OURS,
     ("extensions/elevater/webdatasets.py", "_label"): BYTES,
+    ("extensions/hub/staged_folder.py", "_others"): OURS,
     ("extensions/labels/export.py", "read_run"): OURS,
     ("extensions/labels/writers.py", "write_coco"): "the header of a picture that was decoded",
     ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",
@@ -94,7 +96,6 @@ OWN = {
     ("use/prediction_page.py", "write_page"): OURS,
     ("use/shard_labels.py", "__call__"): OURS,
     ("use/sort_into.py", "sort_into"): OURS,
-    ("use/staged_folder.py", "_others"): OURS,
 }
 """Module and function that open files in another way, and why that is bounded."""
 

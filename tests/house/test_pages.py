@@ -82,7 +82,7 @@ def test_a_value_that_is_missing_is_an_error(templates: Path) -> None:
         render("any", "page.html", name="x")
 
 
-@pytest.mark.parametrize("room", ["extensions/dashboard", "retrieval", "use"])
+@pytest.mark.parametrize("room", ["extensions/dashboard", "retrieval", "extensions/hub"])
 def test_the_templates_are_found_in_the_package(room: str) -> None:
     assert PackageLoader("react_pipeline", f"{room}/templates").list_templates()
 

@@ -26,12 +26,12 @@ from support.services import answer, free_port, running
 
 from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact, _remembered, _stamp
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.customization import customize
-from react_pipeline.use.exported_folder import export
 
 URI = "models:/react-shapes@champion"
 

@@ -27,6 +27,7 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extension import Extension, broken_extensions
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.plan import plan_of
 from react_pipeline.lineage import fresh
@@ -38,7 +39,6 @@ from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError
 from react_pipeline.training.customization import customize
-from react_pipeline.use.exported_folder import export
 
 PAGE = module_of_page()
 Adapter, ClassMeans, Mine = PAGE["Adapter"], PAGE["ClassMeans"], PAGE["Mine"]
@@ -166,7 +166,7 @@ def test_status_plan_and_partitions_have_them(project: Project, processor: None)
 
 def test_exported_it_is_used_where_its_extension_is(project: Project, tmp_path: Path) -> None:
     checkpoint = trained(project, "adapter")
-    folder = export(project, "shapes", "adapter", tmp_path / "exported", onnx=True)
+    folder = export(project, "shapes", "adapter", tmp_path / "exported", formats=["onnx"])
     card = (folder / "README.md").read_text()
     assert "modules of the method adapter" in card and "a thin layer" in card
     ours = load(folder).encode_images(IMAGES)

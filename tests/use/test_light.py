@@ -14,11 +14,11 @@ from support.customized import customized
 from support.drawings import draw, encode
 
 from react_pipeline.commands.command_line import missing_extra
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.project.project import Project
 from react_pipeline.settings.corpus import MAX_PIXELS, DownloadConfig
 from react_pipeline.store.errors import InputError
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.exported_folder import export
 from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures
 
 ROOT = Path(__file__).parents[2]

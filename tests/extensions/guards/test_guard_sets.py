@@ -21,6 +21,7 @@ from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
 from react_pipeline.extensions.guards.drops import GUARD_DROPS
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import case
@@ -31,7 +32,6 @@ from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
 from react_pipeline.upkeep import left_out_stages, places
-from react_pipeline.use.exported_folder import export
 
 GATED, CONTROL, HEAD = "gated-image", "gated-image-control", "linear-head"
 PHOTOS: dict[str, Any] = {"name": "photos", "kind": "folder", "path": "photos"}

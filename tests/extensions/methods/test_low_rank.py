@@ -22,13 +22,13 @@ from react_pipeline.clip.attention import is_plain
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.text_tower import encode_text
 from react_pipeline.clip.tower import ImageTower
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.low_rank import LowRank
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.customization import customize
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.use.exported_folder import export
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a red circle", "a drawing of a square"]

@@ -7,10 +7,12 @@ pixels.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -38,8 +40,15 @@ class _Model(nn.Module):
         return vectors, ClassHead(self.vectors, self.bias).scores(vectors)
 
 
-def write_onnx(folder: Path) -> float:
-    """Add `model.onnx` to a folder that holds a model and its class vectors.
+def opened(file: Path) -> Any:
+    """A session of onnxruntime, on the processor."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def write_onnx(folder: Path, target: Path) -> float:
+    """Write the model and the class vectors of a folder as one graph.
 
     Its input `batch` (B, 3, H, W), float32, is what the model's preprocessing gives; its outputs
     are `vectors` (B, D), unit vectors, and `similarities` (B, C), the scores of the classes in
@@ -51,36 +60,33 @@ def write_onnx(folder: Path) -> float:
     Raises:
         ReactError: If the model cannot be converted, or its outputs differ.
     """
-    import onnxruntime  # type: ignore[import-untyped]
-
     clip = load(folder)
     model = _Model(clip.model.visual, ClassHead.read(folder / HEAD_FILE)).eval()
-    images = torch.stack([clip.preprocess(picture) for picture in _pictures(CHECKED)])
+    images = torch.stack([clip.preprocess(picture) for picture in random_pictures(CHECKED)])
     try:
-        write_graph(model, images[:2], str(folder / ONNX_FILE), OUTPUTS, free=(0,))
-        session = onnxruntime.InferenceSession(
-            str(folder / ONNX_FILE), providers=["CPUExecutionProvider"]
-        )
-        outputs = session.run(list(OUTPUTS), {"batch": images.numpy()})
+        write_graph(model, images[:2], str(target), OUTPUTS, free=(0,))
+        outputs = opened(target).run(list(OUTPUTS), {"batch": images.numpy()})
     except Exception as error:  # whatever a converter of any architecture raises
         raise ReactError(
             f"this model cannot be written as ONNX: {' '.join(str(error).split())[:300]}"
         ) from error
     with torch.inference_mode():
         expected = [output.numpy() for output in model(images)]
-    difference = max(
-        float(np.abs(ours - exact).max() / max(1.0, np.abs(exact).max()))
-        for ours, exact in zip(outputs, expected, strict=True)
-    )
+    difference = max(map(largest_difference, outputs, expected))
     if not difference <= MAX_DIFFERENCE:
         raise ReactError(
             f"written as ONNX this model differs from torch's by {difference:g}; export without "
-            "--onnx"
+            "--format onnx"
         )
     return difference
 
 
-def _pictures(count: int) -> list[Image.Image]:
+def largest_difference(ours: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+    """Between two outputs, of the largest value or of 1."""
+    return float(np.abs(ours - exact).max() / max(1.0, np.abs(exact).max()))
+
+
+def random_pictures(count: int) -> list[Image.Image]:
     """Pictures of random colours in large and small squares."""
     chance = np.random.default_rng(0)
     return [

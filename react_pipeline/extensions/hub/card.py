@@ -1,61 +1,53 @@
 """The model card: a README in Markdown that says what an exported model is made of, how good it is,
 how it is loaded.
 
-Belongs here: the text, and the escaping of what comes from outside. Does not belong here: writing
-files (`export`), measuring (`evaluate`). Every figure is read from a verified artifact, of the
-exported checkpoint's own making where it is not today's; unknown figures are marked as such.
+Belongs here: the text with the Hub's metadata, and the escaping of what comes from outside. Does
+not belong here: writing files (`export`), measuring (`evaluate`). Every figure is read from a
+verified artifact, of the exported checkpoint's own making where it is not today's; unknown figures
+are marked as such.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import open_clip
+from huggingface_hub import EvalResult as HubResult
+from huggingface_hub import ModelCardData
 from markupsafe import Markup
 
+from react_pipeline.clip import GATED_PREFIX, encoder_fields
 from react_pipeline.evaluation import EvalResult, evidence_of
+from react_pipeline.extensions.hub.formats import Exported, Facts
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
-from react_pipeline.settings import CONTROL_SUFFIX, encoders
+from react_pipeline.settings import CONTROL_SUFFIX, HUB_PREFIX, encoders
 from react_pipeline.stage import ALL, FEW_SHOT_SET, RETRIEVAL_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, InputError
-from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
+from react_pipeline.use import pairs_of_checkpoint
 
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
 
 
-@dataclass(frozen=True)
-class Loading:
-    """How an exported folder is read.
-
-    Attributes:
-        new_modules: Which modules it has that plain open_clip does not know; empty for none.
-        registered: Name under which plain open_clip 2.32 gets the architecture; None where plain
-            open_clip refuses it.
-        from_inside: Parts are found by relative paths, so open_clip must run inside the folder.
-        head: Its class vectors were trained, on the base's model; else they are those of the class
-            names.
-        onnx_difference: Of `model.onnx` from torch; None if it was not written.
-    """
-
-    new_modules: str
-    registered: str | None
-    from_inside: bool
-    head: bool
-    onnx_difference: float | None = None
-
-
 def model_card(
-    project: Project, checkpoint: Artifact, loading: Loading, decision: HistoryEntry | None = None
+    exported: Exported,
+    formats: Mapping[str, Facts],
+    licence: str,
+    decision: HistoryEntry | None = None,
 ) -> str:
-    """The README of an exported checkpoint, in Markdown; `decision` made it champion, if it is
-    exported as that.
+    """The README of an exported checkpoint, in Markdown.
+
+    Args:
+        formats: What was measured of each further format.
+        licence: Its identifier on the Hub.
+        decision: What made it champion, if it is exported as that.
 
     Raises:
         MissingArtifact: If something that the checkpoint was made from is gone.
     """
+    project, checkpoint = exported.project, exported.checkpoint
     slug, method = checkpoint.key.split("/")
     try:
         domain = project.domain(slug)
@@ -65,28 +57,103 @@ def model_card(
         title = slug
         description = ""
     pairs = pairs_of_checkpoint(project, checkpoint)
-    measured, figures = _figures(project, checkpoint, decision)
-    return render(
-        "use",
+    results = _shown_results(project, checkpoint, decision)
+    measured, figures = _figures(method, results, decision)
+    made_from = _ingredients(project, checkpoint, pairs)
+    text = render(
+        "extensions/hub",
         "model_card.md",
         title=title,
         description=description,
         slug=slug,
         method=method,
         decision=decision,
-        loading=loading,
+        loading=exported.loading,
+        formats=formats,
         measured=measured,
         figures=figures,
         evidence=_evidence(project, checkpoint, labels=measured is not None),
-        class_names=trained_for(project, checkpoint).class_names,
+        class_names=exported.domain.class_names,
         max_names=MAX_NAMES,
         control=method.endswith(CONTROL_SUFFIX),
-        **_ingredients(project, checkpoint, pairs),
+        **made_from,
         **ingredients(project),
+    )
+    metadata = _metadata(exported, formats, licence, results, made_from["base"])
+    return f"---\n{metadata.to_yaml()}\n---\n\n{text}"
+
+
+def _metadata(
+    exported: Exported,
+    formats: Mapping[str, Facts],
+    licence: str,
+    results: Mapping[str, EvalResult | None],
+    base: Mapping[str, Any],
+) -> ModelCardData:
+    """What the Hub reads of a card: how it is found and loaded, and its own result."""
+    slug, method = exported.checkpoint.key.split("/")
+    library = "open_clip" if exported.loading.registered else "react_pipeline"
+    measured = _hub_results(method, results)
+    return ModelCardData(
+        license=licence,
+        library_name="transformers" if "transformers" in formats else library,
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "react", method],
+        base_model=_base_on_hub(base),
+        model_name=f"{slug}/{method}" if measured else None,
+        eval_results=measured,
+        **({"title": f"{slug} ({method})", **formats["space"]} if "space" in formats else {}),
     )
 
 
+def _base_on_hub(base: Mapping[str, Any]) -> str | None:
+    """The name of a base model on the Hub; None where it has none."""
+    pretrained = str(base.get("pretrained"))
+    if pretrained.startswith(HUB_PREFIX):
+        return pretrained.removeprefix(HUB_PREFIX).partition("@")[0]
+    name = str(base["model"]).removeprefix(GATED_PREFIX)
+    tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    return str(tag.get("hf_hub") or "").strip("/") or None
+
+
+def _hub_results(method: str, results: Mapping[str, EvalResult | None]) -> list[HubResult] | None:
+    """The model's own top-1, a fraction, with those of the base and the control beside it; none if
+    it was not measured.
+    """
+    own = results[method]
+    if own is None or own.top1 is None:
+        return None
+    others = {
+        name: result.top1
+        for name, result in results.items()
+        if name != method and result is not None and result.top1 is not None
+    }
+    return [
+        HubResult(
+            task_type="zero-shot-image-classification",
+            dataset_type=own.domain,
+            dataset_name=own.dataset,
+            dataset_args={"images": own.n, "classes": own.n_classes},
+            metric_type="accuracy",
+            metric_name="top-1",
+            metric_value=own.top1,
+            metric_args=others or None,
+        )
+    ]
+
+
 def _shown_results(
+    project: Project, checkpoint: Artifact, decision: HistoryEntry | None
+) -> dict[str, EvalResult | None]:
+    """Of the base, the model and its control; None where there is none."""
+    artifacts = _shown_artifacts(project, checkpoint, decision)
+    return {
+        name: None if artifact is None else EvalResult.read(artifact)
+        for name, artifact in artifacts.items()
+    }
+
+
+def _shown_artifacts(
     project: Project, checkpoint: Artifact, decision: HistoryEntry | None
 ) -> dict[str, Artifact | None]:
     """Of the base, the model and its control: the fresh results; of an older champion its own, and
@@ -115,18 +182,16 @@ def _shown_results(
 
 
 def _figures(
-    project: Project, checkpoint: Artifact, decision: HistoryEntry | None
+    method: str, results: Mapping[str, EvalResult | None], decision: HistoryEntry | None
 ) -> tuple[EvalResult | None, Markup]:
     """A result that says on what was measured, and the table."""
-    method = checkpoint.key.split("/")[1]
     measured: EvalResult | None = None
     rows: list[list[Any]] = []
     missing = "not evaluated, or not in the same way" if decision else "not evaluated"
-    for name, artifact in _shown_results(project, checkpoint, decision).items():
+    for name, result in results.items():
         shown = Markup(escaped(name))  # noqa: S704
         if name == method:
             shown = Markup("**{}** (this model)").format(shown)
-        result = None if artifact is None else EvalResult.read(artifact)
         if result is None:
             rows.append([shown, missing, "", ""])
         elif result.top1 is None:
@@ -160,7 +225,6 @@ def _evidence(
 
 def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dict[str, Any]:
     """What the checkpoint was made from, for the template."""
-    from react_pipeline.clip import encoder_fields  # loads torch
 
     def fields_of(stage: str, of: Artifact) -> dict[str, Any]:
         encoder = project.store.open(stage, ALL, of.parents[stage])

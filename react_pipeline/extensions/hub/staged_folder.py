@@ -1,6 +1,6 @@
 """A folder that is written next to its place under a hidden name, and renamed when it is complete.
 
-Does not belong here: what is in it (`exported_folder`).
+Does not belong here: what is in it (`export`).
 """
 
 import json
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from react_pipeline.store import InputError, fsync, fsync_tree
-from react_pipeline.use.classifier import RECORD_FILE
+from react_pipeline.use import RECORD_FILE
 
 
 def refuse_occupied(target: Path, overwrite: bool) -> None:

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,17 @@ from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.gated import gated_layers
+from react_pipeline.clip.gated import gated_layers, register_gated_blocks
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
+from react_pipeline.extensions.hub import export as exporting
+from react_pipeline.extensions.hub import staged_folder
+from react_pipeline.extensions.hub.card import ingredients
+from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.hub.staged_folder import staged
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.pages import escaped, render
@@ -47,12 +54,8 @@ from react_pipeline.store.errors import (
     StaleArtifact,
     StoreWriteError,
 )
-from react_pipeline.use import exported_folder as exporting
-from react_pipeline.use import staged_folder
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.exported_folder import export, write_model
-from react_pipeline.use.model_card import Loading, ingredients
-from react_pipeline.use.staged_folder import staged
+from react_pipeline.use.exported_folder import ModelForm, write_model
 
 Make = Callable[..., Project]
 
@@ -117,7 +120,37 @@ def test_plain_open_clip_loads_a_model_by_the_readme_lines(
     assert same(features(load(folder)), features(load(checkpoint.path)))
 
 
-def test_a_gated_model_loads_here_and_not_in_plain_open_clip(
+WITHOUT_THIS_PACKAGE = """
+import pathlib, re, sys
+sys.modules["react_pipeline"] = None
+import torch
+from PIL import Image
+blocks = re.findall(r"```python\\n(.*?)```", pathlib.Path(sys.argv[1], "README.md").read_text(), re.S)
+(block,) = [block for block in blocks if sys.argv[2] in block]
+exec(block.replace("path/of/this/folder", sys.argv[1]))
+pixels = torch.linspace(0, 255, 50 * 40 * 3).to(torch.uint8).view(40, 50, 3).numpy()
+with torch.no_grad():
+    image = model.encode_image(preprocess(Image.fromarray(pixels))[None])
+    texts = model.encode_text(tokenizer(["a circle", "a red square of paper"]))
+torch.save([image, texts], sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_open_clip_learns_gated_blocks_from_the_folder(
+    project: Project, tmp_path: Path, way: str
+) -> None:
+    checkpoint = customized(project, "gated-image")
+    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+    place = tmp_path / "features.pt"
+    command = [sys.executable, "-c", WITHOUT_THIS_PACKAGE, str(folder), way, str(place)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    expected = features(load(checkpoint.path))
+    assert same(tuple(torch.load(place)), expected)
+    assert not same(features(load(project.store.current("base_checkpoint", "all").path)), expected)
+
+
+def test_a_gated_model_loads_here_and_is_refused_without_its_file(
     project: Project, tmp_path: Path
 ) -> None:
     checkpoint = customized(project, "gated-image")
@@ -125,25 +158,34 @@ def test_a_gated_model_loads_here_and_not_in_plain_open_clip(
     clip = run_readme(folder, "react_pipeline.clip.model")["clip"]
     assert list(gated_layers(clip.model)) == [0, 1]
     assert same(features(clip), features(load(checkpoint.path)))
-    assert not same(
-        features(clip), features(load(project.store.current("base_checkpoint", "all").path))
-    )
-
-    assert "create_model" not in (folder / "README.md").read_text()
+    weights = str(folder / "open_clip_model.safetensors")
     cfg = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     (tmp_path / "forced.json").write_text(json.dumps(cfg))
     open_clip.add_model_config(tmp_path / "forced.json")
     with pytest.raises(TypeError, match="react_cfg"):
-        open_clip.create_model("forced", pretrained=str(folder / "open_clip_model.safetensors"))
+        open_clip.create_model("forced", pretrained=weights)
     # Nor does it load into an architecture without them.
     cfg["vision_cfg"].pop("react_cfg")
     (tmp_path / "plain.json").write_text(json.dumps(cfg))
     open_clip.add_model_config(tmp_path / "plain.json")
     with pytest.raises(RuntimeError, match="gated_attn_block"):
-        open_clip.create_model("plain", pretrained=str(folder / "open_clip_model.safetensors"))
-    if NEWER:
-        with pytest.raises(TypeError, match="react_cfg"):
-            open_clip.create_model(f"local-dir:{folder}")
+        open_clip.create_model("plain", pretrained=weights)
+
+
+def test_open_clip_learns_gated_blocks_from_this_package(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in (open_clip.model.CLIP, open_clip.model.CustomTextCLIP):
+        monkeypatch.setattr(model, "__init__", model.__init__)  # as it was, after the test
+    checkpoint = customized(project, "gated-image")
+    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+    register_gated_blocks()
+    (registered,) = folder.glob("react-*.json")
+    open_clip.add_model_config(registered)
+    weights = str(folder / "open_clip_model.safetensors")
+    model = open_clip.create_model(registered.stem, pretrained=weights).eval()
+    ours = load(checkpoint.path)
+    assert same(features((model, ours.preprocess, ours.tokenizer)), features(ours))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -205,8 +247,12 @@ def test_the_demo_architecture_is_refused_by_plain_open_clip(
     folder = tmp_path / "out"
     folder.mkdir()
     loading = write_model(tiny_project, tiny_project.store.build(inputs, write), folder)
-    assert loading == Loading(new_modules="", registered=None, from_inside=False, head=False)
-    assert "plain open_clip does not know it" in render("use", "loading.md", loading=loading)
+    assert loading == ModelForm(
+        gated=False, new_modules="", registered=None, from_inside=False, head=False
+    )
+    assert "plain open_clip does not know it" in render(
+        "extensions/hub", "loading.md", loading=loading, formats={}
+    )
     assert {path.name for path in folder.iterdir()} == {
         "open_clip_config.json",
         "open_clip_model.safetensors",
@@ -249,7 +295,7 @@ def test_onnxruntime_gives_torchs_classes_from_one_file(
 ) -> None:
     evaluate(project, "shapes", "base")
     customized(project, method)
-    folder = export(project, "shapes", method, tmp_path / "exported", onnx=True)
+    folder = export(project, "shapes", method, tmp_path / "exported", formats=["onnx"])
     pictures = [
         Path(path)
         for path in read_images(project.store.current("evaluation_set", "shapes"))["path"]
@@ -284,9 +330,9 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customized(project, "gated-image")
-    monkeypatch.setattr("react_pipeline.use.onnx_model.MAX_DIFFERENCE", -1.0)
+    monkeypatch.setattr("react_pipeline.extensions.hub.onnx_model.MAX_DIFFERENCE", -1.0)
     with pytest.raises(ReactError, match="differs"):
-        export(project, "shapes", "gated-image", tmp_path / "exported", onnx=True)
+        export(project, "shapes", "gated-image", tmp_path / "exported", formats=["onnx"])
     assert not (tmp_path / "exported").exists()
 
 
@@ -338,7 +384,8 @@ def test_the_record_lists_every_file_and_no_other_comes_along(
     assert record["parents"] == checkpoint.parents
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "export.json", "open_clip_config.json", "open_clip_model.safetensors"),
-        *("calibration.json", "head.json", "head.safetensors"),
+        *("calibration.json", "head.json", "head.safetensors", "gated_blocks.py"),
+        f"react-{checkpoint.fingerprint}.json",
     }  # fmt: skip
     assert record["files"] == {name: sha256_of(folder / name) for name in record["files"]}
     assert set(record["files"]) == {path.name for path in folder.iterdir()} - {"export.json"}
@@ -545,7 +592,7 @@ def test_champion_is_exported_though_its_method_has_newer_model(
 
 
 def licences(project: Project) -> str:
-    return render("use", "licences.md", **ingredients(project))
+    return render("extensions/hub", "licences.md", **ingredients(project))
 
 
 def test_the_demo_licences_are_listed_by_package(

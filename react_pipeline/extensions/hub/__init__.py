@@ -1,0 +1,1 @@
+"""Giving a model away: the exported folder with its card and further formats, and the Hub."""
