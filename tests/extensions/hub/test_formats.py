@@ -1,0 +1,259 @@
+"""Further formats of an exported model, each read by the program that it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from open_clip.model import CLIP, CustomTextCLIP
+from PIL import Image
+from support.customized import customized
+from support.drawings import draw, encode
+
+from react_pipeline.clip import from_parts, load, save
+from react_pipeline.evaluation import EvalResult, evaluate
+from react_pipeline.extensions.hub.card import _base_on_hub
+from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.hub.formats import Exported
+from react_pipeline.extensions.hub.onnx_model import random_pictures
+from react_pipeline.extensions.hub.transformers_model import write_transformers
+from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.project import Project
+from react_pipeline.retrieval import draw_control, retrieve_pairs
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import InputError
+from react_pipeline.use import Classifier, Loading
+
+TEXTS = ["a drawing of a circle", "Robin's nest, 3 eggs"]
+MODEL_CFG: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def saved(folder: Path, **fields: Any) -> Exported:
+    """A folder with a random model, as `write_transformers` takes it."""
+    cfg = {**MODEL_CFG, **fields}
+    kind = CustomTextCLIP if cfg.get("custom_text") else CLIP
+    torch.manual_seed(0)
+    model = kind(**{name: value for name, value in cfg.items() if name != "custom_text"})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save(from_parts(model, cfg, {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}, None), folder)
+    domain = DomainConfig(slug="shapes", classes=("circle", "square"), templates=("a {} shape",))
+    plain = Loading(False, "", "react-x", False, False)
+    return Exported(None, None, folder, domain, plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"quick_gelu": True}, {"custom_text": True}], ids=lambda fields: str(*fields)
+)
+def test_transformers_gives_open_clips_features(tmp_path: Path, fields: dict[str, Any]) -> None:
+    from transformers import CLIPModel, CLIPProcessor
+
+    assert write_transformers(saved(tmp_path, **fields)) < 1e-4
+    model = CLIPModel.from_pretrained(tmp_path).eval()
+    processor = CLIPProcessor.from_pretrained(tmp_path)
+    pictures = [picture.resize((32, 32)) for picture in random_pictures(3)]
+    inputs = processor(text=TEXTS, images=pictures, return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    ours = load(tmp_path)
+    images = torch.stack([ours.preprocess(picture) for picture in pictures])
+    expected = ours.encode_images(images)
+    torch.testing.assert_close(outputs.image_embeds, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(outputs.text_embeds, ours.encode_texts(TEXTS), atol=1e-4, rtol=0)
+    assert not torch.allclose(expected[0], expected[1], atol=1e-2)
+
+
+def test_transformers_gets_pictures_of_any_size_alike(tmp_path: Path) -> None:
+    from transformers import CLIPProcessor
+
+    write_transformers(saved(tmp_path))
+    picture = random_pictures(3)[2]
+    theirs = CLIPProcessor.from_pretrained(tmp_path)(images=picture, return_tensors="pt")
+    ours = load(tmp_path).preprocess(picture)
+    assert (theirs["pixel_values"][0] - ours).abs().mean() < 0.01
+
+
+def test_what_transformers_cannot_compute_is_refused(tmp_path: Path) -> None:
+    pooled = {**MODEL_CFG["vision_cfg"], "pool_type": "avg"}
+    with pytest.raises(InputError, match="would differ"):
+        write_transformers(saved(tmp_path / "pooled", vision_cfg=pooled))
+    scaled = {**MODEL_CFG["vision_cfg"], "ls_init_value": 0.1}
+    with pytest.raises(InputError, match="ls_1"):
+        write_transformers(saved(tmp_path / "scaled", vision_cfg=scaled))
+    layers = {**MODEL_CFG["vision_cfg"], "layers": [1, 1, 1, 1]}
+    with pytest.raises(InputError, match="no vision transformer"):
+        write_transformers(saved(tmp_path / "resnet", vision_cfg=layers))
+
+
+def test_a_gated_model_is_refused_as_transformers(
+    retrieved_project: Project, tmp_path: Path
+) -> None:
+    customized(retrieved_project, "gated-image")
+    with pytest.raises(InputError, match="gated blocks"):
+        export(
+            retrieved_project, "shapes", "gated-image", tmp_path / "to", formats=["transformers"]
+        )
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_loss_of_8_bits_is_measured_on_labelled_images(
+    retrieved_project: Project, tmp_path: Path
+) -> None:
+    customized(retrieved_project, "gated-image")
+    measured = EvalResult.read(evaluate(retrieved_project, "shapes", "gated-image"))
+    folder = export(
+        retrieved_project, "shapes", "gated-image", tmp_path / "to", formats=["onnx", "onnx-int8"]
+    )
+    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
+    images = read_images(retrieved_project.store.current("evaluation_set", "shapes"))
+    preprocess = load(folder).preprocess
+    batch = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in images["path"]])
+    ids = {}
+    for name in ("model.onnx", "model.int8.onnx"):
+        session = onnxruntime.InferenceSession(str(folder / name))
+        ids[name] = session.run(["similarities"], {"batch": batch.numpy()})[0].argmax(axis=1)
+    ours, exact = ids["model.int8.onnx"], ids["model.onnx"]
+    labels = images["class_id"].to_numpy()
+    assert loss == {
+        "pictures": len(images),
+        "of": "drawn shapes",
+        "agreement": float(np.mean(ours == exact)),
+        "top1": float(np.mean(ours == labels)),
+        "top1_fp32": float(np.mean(exact == labels)),
+    }
+    assert loss["top1_fp32"] == measured.top1
+    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+    card = (folder / "README.md").read_text()
+    assert f"for {100 * loss['agreement']:.1f}%" in card
+    assert f"top-1 {100 * loss['top1']:.1f}%" in card
+
+
+WITHOUT_THIS_PACKAGE = """
+import runpy, sys
+sys.modules["react_pipeline"] = sys.modules["gradio"] = None
+sys.path.insert(0, sys.argv[1])
+classify = runpy.run_path(sys.argv[1] + "/app.py")["classify"]
+import json
+from PIL import Image
+print(json.dumps([classify(Image.open(sys.argv[2])), classify(None)]))
+"""
+
+
+@pytest.mark.skipif("not hasattr(__import__('open_clip').factory, 'LOCAL_DIR_PREFIX')")
+def test_the_app_of_a_space_labels_as_this_package_does(
+    retrieved_project: Project, tmp_path: Path
+) -> None:
+    customized(retrieved_project, "gated-image")
+    evaluate(retrieved_project, "shapes", "gated-image")
+    folder = export(
+        retrieved_project, "shapes", "gated-image", tmp_path / "space", formats=["space"]
+    )
+    card = ModelCard.load(folder / "README.md").data
+    assert (card.sdk, card.app_file) == ("gradio", "app.py")
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(encode(draw("circle", "red", 1)))
+    command = [sys.executable, "-c", WITHOUT_THIS_PACKAGE, str(folder), str(picture)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    labels, nothing = json.loads(done.stdout)
+    assert nothing == {}
+    (exact,) = Classifier.load(folder, precision="fp32").predict([picture])
+    assert max(labels, key=labels.get) == exact.classes[0]
+    assert labels[exact.classes[0]] == pytest.approx(exact.confidence, abs=1e-4)
+    assert sum(labels.values()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_app_of_a_space_answers_on_its_page(retrieved_project: Project, tmp_path: Path) -> None:
+    reason = "gradio is not installed: it needs pillow below 13"
+    pytest.importorskip("gradio", reason=reason)
+    from gradio_client import Client, handle_file
+
+    customized(retrieved_project, "locked-text")
+    folder = export(
+        retrieved_project, "shapes", "locked-text", tmp_path / "space", formats=["space"]
+    )
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(encode(draw("circle", "red", 1)))
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
+    app = subprocess.Popen(
+        [sys.executable, "-u", str(folder / "app.py")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        assert app.stdout is not None
+        line = next(line for line in app.stdout if "http" in line)
+        answer = Client(line.split()[-1]).predict(handle_file(picture), api_name="/classify")
+    finally:
+        app.terminate()
+        app.wait()
+    (exact,) = Classifier.load(folder, precision="fp32").predict([picture])
+    assert answer["label"] == exact.classes[0]
+
+
+def test_a_card_has_the_results_of_the_artifact(retrieved_project: Project, tmp_path: Path) -> None:
+    customized(retrieved_project, "locked-text")
+
+    def card(name: str) -> Any:
+        to = tmp_path / name
+        export(retrieved_project, "shapes", "locked-text", to)
+        return ModelCard.load(to / "README.md").data
+
+    before = card("before")
+    assert before.eval_results is None and "model-index" not in before.to_dict()
+    assert (before.library_name, before.base_model) == ("open_clip", None)
+    assert before.tags == ["clip", "react", "locked-text"]
+    base = EvalResult.read(evaluate(retrieved_project, "shapes", "base"))
+    own = EvalResult.read(evaluate(retrieved_project, "shapes", "locked-text"))
+    (result,) = card("after").eval_results
+    assert result.metric_value == own.top1 and result.metric_args == {"base": base.top1}
+    assert result.dataset_args == {"images": own.n, "classes": 4}
+    assert (result.dataset_name, result.metric_type) == ("drawn shapes", "accuracy")
+
+
+def test_without_labels_no_result_is_claimed(retrieved_project: Project, tmp_path: Path) -> None:
+    path = retrieved_project.config.domains / "shapes.yaml"
+    lines = path.read_text().split("evaluation:")[0]
+    path.write_text(lines)
+    for publish in (publish_evaluation_set, retrieve_pairs, draw_control):
+        publish(retrieved_project, "shapes")
+    customized(retrieved_project, "locked-text")
+    assert EvalResult.read(evaluate(retrieved_project, "shapes", "locked-text")).top1 is None
+    folder = export(
+        retrieved_project, "shapes", "locked-text", tmp_path / "to", formats=["onnx-int8"]
+    )
+    assert ModelCard.load(folder / "README.md").data.eval_results is None
+    assert "unavailable" in (folder / "README.md").read_text()
+    # The loss of 8 bits is then measured on pairs, whose labels nobody checked.
+    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
+    pairs = retrieved_project.store.current("retrieved_set", "shapes").counts["pairs"]
+    assert loss.keys() == {"pictures", "of", "agreement"} and loss["pictures"] == pairs
+    assert not (folder / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "name"),
+    [
+        ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        ("hf-hub:timm/ViT-B-16-SigLIP2@main", "timm/ViT-B-16-SigLIP2"),
+        ("/some/folder", None),
+        (None, None),
+    ],
+)
+def test_a_base_is_named_as_on_the_hub(pretrained: str | None, name: str | None) -> None:
+    assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name
