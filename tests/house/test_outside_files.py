@@ -79,6 +79,7 @@ OWN = {
     ("extensions/elevater/submission.py", "_merged"): OURS,
     ("extensions/elevater/submission.py", "write_submission"): OURS,
     ("extensions/elevater/webdatasets.py", "_label"): BYTES,
+    ("extensions/hub/commands.py", "export"): OURS,
     ("extensions/hub/staged_folder.py", "_others"): OURS,
     ("extensions/labels/export.py", "read_run"): OURS,
     ("extensions/labels/writers.py", "write_coco"): "the header of a picture that was decoded",

@@ -52,7 +52,7 @@ def _statements(module: ModuleType) -> dict[str, ast.stmt]:
             for alias in node.names:
                 bound = alias.asname or alias.name.partition(".")[0]
                 statements[bound] = ast.Import([alias])
-        elif isinstance(node, ast.ImportFrom) and not node.module.startswith("react_pipeline"):
+        elif isinstance(node, ast.ImportFrom) and not str(node.module).startswith("react_pipeline"):
             for alias in node.names:
                 statements[alias.name] = ast.ImportFrom(node.module, [alias], 0)
     return statements

@@ -5,6 +5,7 @@ Does not belong here: the graph in full precision (`onnx_model`). Shapes: N pict
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +56,7 @@ def write_int8(exported: Exported) -> dict[str, Any]:
         if not full.exists():
             full = Path(scratch) / ONNX_FILE
             write_onnx(exported.folder, full)
+        logging.disable(logging.WARNING)  # it advises a preparation for models with fixed shapes
         try:
             nodes = onnx.load(str(full), load_external_data=False).graph.node
             products = [node.name for node in nodes if node.op_type == "MatMul"]
@@ -73,6 +75,8 @@ def write_int8(exported: Exported) -> dict[str, Any]:
             raise ReactError(
                 f"this model cannot be written in 8 bits: {' '.join(str(error).split())[:300]}"
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
         return _loss(exported, full, target)
 
 

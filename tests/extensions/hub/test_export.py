@@ -150,9 +150,7 @@ def test_open_clip_learns_gated_blocks_from_the_folder(
     assert not same(features(load(project.store.current("base_checkpoint", "all").path)), expected)
 
 
-def test_a_gated_model_loads_here_and_is_refused_without_its_file(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_gated_model_is_refused_without_its_file(project: Project, tmp_path: Path) -> None:
     checkpoint = customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
     clip = run_readme(folder, "react_pipeline.clip.model")["clip"]
