@@ -61,6 +61,7 @@ BOUNDED_FILES = "faults/test_bounded_files.py"
 COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
+PUSH, FORMS = "extensions/hub/test_push.py", "extensions/hub/test_formats.py"
 STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",
@@ -155,6 +156,12 @@ GUARDS = (
     Guard("react_pipeline/use/sort_into.py", "if directory.is_symlink():", "if False:", "use/test_predict.py::test_pictures_are_linked_by_class_and_no_file_is_touched"),
     Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/use/encoding.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
+    Guard("react_pipeline/extensions/hub/push.py", "if files <= _OF_A_NEW_ONE or (overwrite and RECORD_FILE in files):", "if True:", PUSH),
+    Guard("react_pipeline/extensions/hub/push.py", "if get_token() is None:", "if False:", PUSH),
+    Guard("react_pipeline/extensions/hub/push.py", '_QUERY.sub("", " ".join(f"{error} {error.__cause__ or \'\'}".split()))', '" ".join(f"{error} {error.__cause__ or \'\'}".split())', PUSH),
+    Guard("react_pipeline/extensions/hub/transformers_model.py", "if not difference <= MAX_DIFFERENCE:", "if False:", FORMS),
+    Guard("react_pipeline/extensions/hub/card.py", "if own is None or own.top1 is None:", "if own is None:", FORMS),
+    Guard("react_pipeline/extensions/hub/space.py", "if exported.loading.registered is None:", "if False:", FORMS),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "if others := _others(target):", "if others := []:", "extensions/hub/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == host_of(self.root):', "if locked:", PRUNING),
     Guard("react_pipeline/store/attempts.py", "abs(age) > LEASE_SECONDS", "age > LEASE_SECONDS", PRUNING + "::test_a_lease_dated_in_the_future_blocks_nothing"),

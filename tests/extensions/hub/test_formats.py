@@ -25,6 +25,7 @@ from react_pipeline.extensions.hub.card import _base_on_hub
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.hub.formats import Exported
 from react_pipeline.extensions.hub.onnx_model import random_pictures
+from react_pipeline.extensions.hub.space import write_space
 from react_pipeline.extensions.hub.transformers_model import write_transformers
 from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.project import Project
@@ -173,6 +174,13 @@ def test_the_app_of_a_space_labels_as_this_package_does(
     assert max(labels, key=labels.get) == exact.classes[0]
     assert labels[exact.classes[0]] == pytest.approx(exact.confidence, abs=1e-4)
     assert sum(labels.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_space_needs_a_model_that_open_clip_loads(tmp_path: Path) -> None:
+    ours = Loading(False, "modules of the method x", None, False, False)
+    with pytest.raises(InputError, match="Space"):
+        write_space(Exported(None, None, tmp_path, None, ours))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

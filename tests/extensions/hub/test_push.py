@@ -191,6 +191,8 @@ def test_a_dry_run_shows_all_and_asks_nobody(
     assert run(retrieved_project, "--to", str(to), "--dry-run").exit_code != 0
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_the_command_pushes_what_it_exports(
     hub: HubServer, retrieved_project: Project, tmp_path: Path
 ) -> None:
