@@ -47,16 +47,13 @@ def export(
     """Write the customized checkpoint of a domain and method as a folder of its own, with a model
     card.
 
-    The folder appears when it is complete: it is written next to its place under a hidden name, and
-    renamed last. With `overwrite` an earlier export at this place is kept until the new one is
-    complete.
+    The folder appears when it is complete (`staged_folder`); until then an earlier export stays.
 
     Args:
         method: Its present checkpoint. `champion`: the champion's, also when it is an older one of
             its method, made from other inputs than today's, or of a domain whose file is gone.
         directory: The folder to make; empty or absent.
-        overwrite: Replace an earlier export. Folders that hold anything that no export wrote are
-            never replaced.
+        overwrite: Replace an earlier export, and nothing else.
         formats: Names of `FORMATS`, which are written beside open_clip's form.
         licence: Of the model, by its identifier on the Hub.
 
@@ -64,11 +61,10 @@ def export(
         The folder, as an absolute path.
 
     Raises:
-        MissingArtifact: If the method was not customized for this domain yet, or the champion's
-            files are gone.
+        MissingArtifact: If the method was not customized yet, or the champion's files are gone.
         StaleArtifact: If it was made from other inputs than today's.
-        InputError: If the folder is in use, or holds something that may not be replaced; if the
-            base is champion; if a format is unknown, or not for this model.
+        InputError: If the folder may not be replaced, the base is champion, or a format is unknown
+            or not for this model.
         StoreWriteError: If the disk refuses a write; the folder is then as it was.
     """
     if unknown := sorted({*formats} - FORMATS.keys()):
