@@ -44,14 +44,13 @@ def export(
     formats: Collection[str] = (),
     licence: str = "other",
 ) -> Path:
-    """Write the customized checkpoint of a domain and method as a folder of its own, with a model
-    card.
+    """Write the customized checkpoint of a domain and method as a folder with a model card.
 
-    The folder appears when it is complete (`staged_folder`); until then an earlier export stays.
+    It appears when it is complete (`staged_folder`); until then an earlier export stays.
 
     Args:
         method: Its present checkpoint. `champion`: the champion's, also when it is an older one of
-            its method, made from other inputs than today's, or of a domain whose file is gone.
+            its method, made from other inputs, or of a domain whose file is gone.
         directory: The folder to make; empty or absent.
         overwrite: Replace an earlier export, and nothing else.
         formats: Names of `FORMATS`, which are written beside open_clip's form.
