@@ -32,7 +32,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import InputError
-from react_pipeline.use import Classifier, Loading
+from react_pipeline.use import Classifier, ModelForm
 
 TEXTS = ["a drawing of a circle", "Robin's nest, 3 eggs"]
 MODEL_CFG: dict[str, Any] = {
@@ -52,7 +52,7 @@ def saved(folder: Path, **fields: Any) -> Exported:
         torch.nn.init.normal_(parameter, std=0.2)
     save(from_parts(model, cfg, {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}, None), folder)
     domain = DomainConfig(slug="shapes", classes=("circle", "square"), templates=("a {} shape",))
-    plain = Loading(False, "", "react-x", False, False)
+    plain = ModelForm(False, "", "react-x", False, False)
     return Exported(None, None, folder, domain, plain)  # type: ignore[arg-type]
 
 
@@ -177,7 +177,7 @@ def test_the_app_of_a_space_labels_as_this_package_does(
 
 
 def test_a_space_needs_a_model_that_open_clip_loads(tmp_path: Path) -> None:
-    ours = Loading(False, "modules of the method x", None, False, False)
+    ours = ModelForm(False, "modules of the method x", None, False, False)
     with pytest.raises(InputError, match="Space"):
         write_space(Exported(None, None, tmp_path, None, ours))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
