@@ -15,5 +15,6 @@ from .resources import ProjectResource as ProjectResource
 from .runs import ending_of as ending_of
 from .runs import is_under_way as is_under_way
 from .runs import last_ticks as last_ticks
+from .runs import planned_assets as planned_assets
 from .upkeep_sensor import TRY_TAG as TRY_TAG
 from .upkeep_sensor import WAIT_HOURS as WAIT_HOURS

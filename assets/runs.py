@@ -198,6 +198,12 @@ def reason_of(event: dg.DagsterEvent) -> str:
     return _OUR_ERROR.sub("", text)
 
 
+def planned_assets(instance: dg.DagsterInstance, run_id: str) -> set[dg.AssetKey | None]:
+    """The assets that a run was to make."""
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+    return {entry.get_dagster_event().asset_key for entry in entries}
+
+
 def last_ticks(instance: dg.DagsterInstance) -> Iterator[tuple[str, Any]]:
     """The last tick of each sensor and schedule that has one, by its name."""
     for state in instance.all_instigator_state():

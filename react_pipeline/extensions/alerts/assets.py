@@ -22,6 +22,7 @@ from react_pipeline.assets import (
     instigators_of,
     is_under_way,
     last_ticks,
+    planned_assets,
 )
 from react_pipeline.extensions.alerts.messages import (
     Message,
@@ -119,10 +120,7 @@ class Look:
         """How a run failed; "" if it is started again, by Dagster or by `upkeep`, or made no asset
         of the project.
         """
-        planned = self.instance.all_logs(
-            run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
-        )
-        keys = {event.asset_key for entry in planned if (event := entry.dagster_event)}
+        keys = planned_assets(self.instance, run.run_id)
         if is_under_way(run) or keys.isdisjoint(map(self.resource.key, STAGES)):
             return ""
         failures = self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)

@@ -12,47 +12,61 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from react_pipeline.assets import ProjectParam, declare_schedule
+from react_pipeline.assets import ProjectResource, declare_schedule, planned_assets
 from react_pipeline.extensions.operations.backup import MLFLOW_VARIABLE
 from react_pipeline.extensions.operations.databases import apart
 from react_pipeline.extensions.operations.settings import RetentionConfig
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
+from react_pipeline.stage import STAGES
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
-@dg.op(description="Removes old runs, artifacts that nothing uses, and what was deleted in MLflow.")
-def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectParam) -> None:
+def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectResource) -> None:
     """Remove what `retention` of pipeline.yaml calls old."""
     pipeline = project.load()
     settings = pipeline.config.section(RetentionConfig)
-    runs = remove_runs(context.instance, datetime.now(UTC) - timedelta(days=settings.run_days))
+    before = datetime.now(UTC) - timedelta(days=settings.run_days)
+    runs = remove_runs(context.instance, before, project)
     context.log.info(f"{runs} runs removed")
     paths = pipeline.store.prune(keep_seconds=settings.artifact_days * 86_400)
     context.log.info(f"{len(paths)} folders of the store removed")
     context.log.info(empty_trash(pipeline, settings.mlflow_days))
 
 
-@dg.job(executor_def=dg.in_process_executor)
-def retention() -> None:
-    """Removes what is old, weekly."""
-    remove_what_is_old()
+@declare_schedule
+def retention(project: ProjectResource) -> dg.ScheduleDefinition:
+    """The job of a project, weekly."""
 
+    @dg.op(
+        name=project.name("remove_what_is_old"),
+        description="Removes old runs, artifacts that nothing uses, and what was deleted in MLflow.",
+    )
+    def remove(context: dg.OpExecutionContext) -> None:
+        remove_what_is_old(context, project)
 
-weekly = declare_schedule(
-    dg.ScheduleDefinition(
-        job=retention,
+    @dg.job(name=project.name("retention"), executor_def=dg.in_process_executor)
+    def weekly() -> None:
+        """Removes what is old, weekly."""
+        remove()
+
+    return dg.ScheduleDefinition(
+        job=weekly,
         cron_schedule="30 4 * * 0",
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description="Off until it is switched on here; the days are `retention` in pipeline.yaml.",
     )
-)
 
 
-def remove_runs(instance: dg.DagsterInstance, before: datetime) -> int:
-    """Remove the runs that ended before, but for those that made what an asset shows now."""
+def remove_runs(instance: dg.DagsterInstance, before: datetime, project: ProjectResource) -> int:
+    """Remove the runs that ended before, but for those that made what an asset shows now; with a
+    prefix, those of the project alone.
+    """
     old = instance.get_run_ids(dg.RunsFilter(statuses=ENDED, updated_before=before))
+    if project.key_prefix:
+        keys = set(map(project.key, STAGES))
+        old = [run_id for run_id in old if not keys.isdisjoint(planned_assets(instance, run_id))]
     removable = [run_id for run_id in old if not _is_shown(instance, run_id)]
     for run_id in removable:
         instance.delete_run(run_id)

@@ -48,12 +48,13 @@ def test_runs_that_made_what_is_shown_stay() -> None:
             dg.materialize([parted], partition_key="b", **options),
             dg.materialize([whole], **options),
         ]
-        assert remove_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
-        assert remove_runs(instance, LATER) == 3
+        assert remove_runs(instance, datetime.now(UTC) - timedelta(days=1), ProjectResource()) == 0
+        assert remove_runs(instance, LATER, ProjectResource(key_prefix=("birds",))) == 0
+        assert remove_runs(instance, LATER, ProjectResource()) == 3
         assert not any(instance.has_run(result.run_id) for result in old)
         assert all(instance.has_run(result.run_id) for result in new)
         assert instance.get_materialized_partitions(parted.key) == {"a", "b"}
-        assert remove_runs(instance, LATER) == 0
+        assert remove_runs(instance, LATER, ProjectResource()) == 0
 
 
 def test_the_schedule_is_there_and_off(tiny_project: Project) -> None:
@@ -77,9 +78,8 @@ def test_the_job_removes_what_is_old(
     run = client.create_run(client.create_experiment("trash"))
     client.delete_run(run.info.run_id)
     job = repository(project).get_job("retention")
-    resource = ProjectResource(config_path=str(project.path))
     with dg.DagsterInstance.ephemeral() as instance:
-        result = job.execute_in_process(instance=instance, resources={"project": resource})
+        result = job.execute_in_process(instance=instance)
         lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert result.success
     assert any("exit code 0" in line for line in lines), lines
