@@ -92,7 +92,13 @@ def test_work_on_the_device_shares_one_pool() -> None:
         "customized_checkpoint",
         "domain_results",
     }
-    of_extensions = {"benchmark_features", "benchmark_results", "dense_results", "guard_results"}
+    of_extensions = {
+        "benchmark_features",
+        "benchmark_results",
+        "dense_results",
+        "few_shot_set",
+        "guard_results",
+    }
     assert pools == on_device | of_extensions
 
 

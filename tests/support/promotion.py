@@ -56,7 +56,7 @@ def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Art
     """
     config = project.config
     parents = STAGES[stage].parents_of(key, config.two_encoders, config.all_methods)
-    for name, parent in parents.items():
+    for name, parent in parents.values():
         try:
             fresh(project, name, parent)
         except Exception:
@@ -97,7 +97,7 @@ def result(
         checkpoint(project, slug, method, seed)
     config = project.config
     parents = STAGES["domain_results"].parents_of(key, config.two_encoders, config.all_methods)
-    for name, parent in parents.items():
+    for name, parent in parents.values():
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(
