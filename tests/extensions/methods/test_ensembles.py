@@ -16,6 +16,7 @@ from support.customized import customized
 from react_pipeline import Classifier
 from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.joining import best_weight
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
@@ -23,7 +24,6 @@ from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
 from react_pipeline.training.customization import customize
 from react_pipeline.upkeep import places, survey
-from react_pipeline.use.exported_folder import export
 
 BOTH = {"both": {"method": "ensemble", "of": ["gated-image", "gda"]}}
 HEADS = {"heads": {"method": "ensemble", "of": ["ncm", "gda"]}}
@@ -76,7 +76,7 @@ def test_an_exported_ensemble_gives_the_same_scores(
     for name in ("gated-image", "gda"):
         customized(project, name)
     customize(project, "shapes", "both")
-    folder = export(project, "shapes", "both", tmp_path / "exported", onnx=True)
+    folder = export(project, "shapes", "both", tmp_path / "exported", formats=["onnx"])
     classifier = Classifier.load(folder)
     images = torch.randn(3, 3, 32, 32)
     ours = classifier.head.scores(classifier.clip.encode_images(images))

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from react_pipeline.commands.domains import add_domain_file, problems_beside
 from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
 from react_pipeline.extensions.methods.few_shot_samples import joined
 from react_pipeline.lineage import fresh, run
@@ -25,7 +26,6 @@ from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.training.customization import customize
 from react_pipeline.training.head import HeadSamples
 from react_pipeline.use.chosen_model import load_chosen
-from react_pipeline.use.exported_folder import export
 
 FEW_SHOT = ("few-shot-gda", "few-shot-ncm", "swat")
 D, C = 6, 3
