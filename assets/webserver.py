@@ -3,7 +3,8 @@
 
 Belongs here: what is refused of Dagster's requests, and what is answered in its place: the start
 page, the metrics (`metrics`), and the pictures of materializations (`pictures`). Does not belong
-here: what any server refuses (`react_pipeline.browse.cross_site`).
+here: what any server refuses (`react_pipeline.browse.cross_site`), how large a query may be
+(`graphql_limits`).
 
 Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor
 Origin, so that each page its user visits could launch runs. Behind a proxy, `REACT_DAGSTER_URL`
@@ -22,6 +23,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from react_pipeline.assets.graphql_limits import MAX_BODY_BYTES, too_much
 from react_pipeline.assets.metrics import metrics_text
 from react_pipeline.assets.pictures import picture_at, served_instance
 from react_pipeline.browse import SAFE_METHODS, origin_of, refusal
@@ -66,6 +68,15 @@ class Guard:
         ):
             await own(scope, receive, send_unframed)
             return
+        if scope["path"].endswith("/graphql"):
+            if scope.get("method") == "POST":
+                body = await _body(receive)
+                if reason := too_much(body):
+                    await PlainTextResponse(reason, 400)(scope, receive, send)
+                    return
+                receive = _given(body, receive)
+            elif scope["type"] == "websocket":
+                receive = _bounded(receive, send)
         await self._app(scope, receive, send_unframed)
 
     def _refusal(self, scope: Scope) -> tuple[int, str]:
@@ -82,6 +93,41 @@ class Guard:
         if method in SAFE_METHODS and scope["path"].endswith("/graphql") and scope["query_string"]:
             return 405, "send GraphQL by POST"
         return 0, ""
+
+
+async def _body(receive: Receive) -> bytes:
+    """The body of a request, or of a longer one more than is allowed."""
+    body = b""
+    while len(body) <= MAX_BODY_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return body
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read, and then what comes."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return next_message
+
+
+def _bounded(receive: Receive, send: Send) -> Receive:
+    """Closes a websocket at a message that asks too much."""
+
+    async def next_message() -> Message:
+        message = await receive()
+        text = message.get("text") or message.get("bytes")
+        if message["type"] == "websocket.receive" and text and (reason := too_much(text)):
+            await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
+            return {"type": "websocket.disconnect", "code": 1008}
+        return message
+
+    return next_message
 
 
 async def _own_answer(path: str) -> Response | None:

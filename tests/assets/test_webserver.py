@@ -4,6 +4,7 @@ built with it.
 
 import asyncio
 import importlib
+import json
 import re
 import uuid
 from pathlib import Path
@@ -21,14 +22,26 @@ LOOPBACK = {"host": "127.0.0.1:3000"}
 JSON = {**LOOPBACK, "content-type": "application/json"}
 
 
+QUERY = json.dumps({"query": "{ version }"}).encode()
+
+
 def ask(
-    method: str, path: str, headers: dict[str, str], kind: str = "http"
+    method: str, path: str, headers: dict[str, str], kind: str = "http", body: bytes = QUERY
 ) -> tuple[int, dict[str, str]]:
-    """Status and headers of the answer; 200 is that of the application behind the guard."""
+    """Status and headers of the answer; 200 is that of the application behind the guard, which
+    gets the body that was sent.
+    """
     sent: list[dict[str, Any]] = []
+    parts = [body[start : start + 500_000] for start in range(0, len(body), 500_000)]
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
+        if method == "POST" and path.endswith("/graphql"):
+            assert (await receive())["body"] == body
         await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> dict[str, Any]:
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -38,7 +51,7 @@ def ask(
     scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
     if kind == "http":
         scope["method"] = method
-    asyncio.run(Guard(inner, {"https://your.host"})(scope, None, send))
+    asyncio.run(Guard(inner, {"https://your.host"})(scope, receive, send))
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
@@ -114,6 +127,55 @@ def test_metrics_are_answered_and_guarded(tmp_path: Path, monkeypatch: pytest.Mo
     assert status == 200 and answered["content-type"].startswith("text/plain")
     assert ask("GET", "/metrics", {"host": "rebound.example"})[0] == 403
     assert ask("POST", "/metrics", JSON)[1].get("content-type") is None  # Dagster's to refuse
+
+
+TOO_MUCH = {
+    "aliases": b"{" + b" ".join(b"a%d: version" % number for number in range(501)) + b"}",
+    "tokens": b"{" + b"version " * 20_001 + b"}",
+    "depth": b"{a" * 61 + b"}" * 61,
+}
+
+
+@pytest.mark.parametrize("kind", [*TOO_MUCH, "batch", "bytes", "nested"])
+def test_a_query_that_costs_too_much_is_refused(kind: str) -> None:
+    body = json.dumps({"query": TOO_MUCH.get(kind, b"").decode()}).encode()
+    other = {"batch": b"[" + body + b"]", "bytes": body + b" " * (1 << 20), "nested": b"[" * 9_999}
+    assert ask("POST", "/graphql", JSON, body=other.get(kind, body))[0] == 400
+
+
+def test_a_query_with_many_arguments_passes() -> None:
+    arguments = ", ".join(f"a{number}: {number}" for number in range(600))
+    body = json.dumps({"query": f"{{ runs({arguments}) {{ id }} }}"}).encode()
+    assert ask("POST", "/graphql", JSON, body=body)[0] == 200
+    assert ask("POST", "/graphql", JSON, body=json.dumps({"query": "{ %"}).encode())[0] == 200
+
+
+def test_a_websocket_that_asks_too_much_is_closed() -> None:
+    query = TOO_MUCH["aliases"].decode()
+    messages = [
+        {"type": "websocket.receive", "text": json.dumps({"type": "connection_init"})},
+        {
+            "type": "websocket.receive",
+            "text": json.dumps({"type": "start", "payload": {"query": query}}),
+        },
+    ]
+    sent: list[dict[str, Any]] = []
+    received: list[str] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        received.extend([(await receive())["type"], (await receive())["type"]])
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/graphql", "query_string": b"", "headers": []}
+    scope["headers"] = [(b"host", b"127.0.0.1:3000")]
+    asyncio.run(Guard(inner, ())(scope, receive, send))
+    assert received == ["websocket.receive", "websocket.disconnect"]
+    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 def test_a_websocket_of_a_foreign_page_is_refused() -> None:
