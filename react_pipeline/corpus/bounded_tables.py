@@ -5,6 +5,7 @@ need not be true. So the headers of all pages are read, which is what PyArrow de
 belong here: which columns there must be (`text_columns`).
 """
 
+import errno
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ MAX_PAGE_BYTES = 256 << 20
 MAX_VALUES_PER_BYTE = 16
 """In one column, per byte of the file: URLs, paths and vectors differ from row to row."""
 _PAGE_HEADER_BYTES = 1 << 16
+_OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 _BINARY = 8
 _STRUCT = 12
 
@@ -73,7 +75,13 @@ def whole_table(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:  # Arrow's own is one
+        raise CorpusError(
+            f"{path}: there is not enough memory to read it; end what else uses memory"
+        ) from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) in _OF_THE_MACHINE:
+            raise
         words = " ".join(str(error).split())[:200]
         raise CorpusError(
             f"{path}: the {path.suffix[1:]} file is truncated or damaged ({words}); copy it again"

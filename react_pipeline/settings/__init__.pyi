@@ -36,6 +36,7 @@ from .methods import add_method as add_method
 from .methods import draw_folder as draw_folder
 from .methods import first_seed as first_seed
 from .methods import trained_methods as trained_methods
+from .names import Name as Name
 from .near_names import did_you_mean as did_you_mean
 from .near_names import near_names as near_names
 from .promotion import PromotionConfig as PromotionConfig
@@ -49,7 +50,6 @@ from .shard_patterns import expand as expand
 from .shard_patterns import has_wildcard as has_wildcard
 from .shard_patterns import is_url as is_url
 from .training import SPEED_FIELDS as SPEED_FIELDS
-from .training import Name as Name
 from .training import Section as Section
 from .training import TrainingConfig as TrainingConfig
 from .yaml_files import compose_yaml as compose_yaml

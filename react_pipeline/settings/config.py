@@ -39,13 +39,13 @@ from react_pipeline.settings.methods import (
     require_free,
     trained_methods,
 )
+from react_pipeline.settings.names import ClassName, Name, folded
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.training import (
     CustomizationConfig,
-    Name,
     Precision,
     Section,
     TrainingOverrides,
@@ -139,9 +139,9 @@ class ClassConfig(Section):
     file; evaluation images are refused.
     """
 
-    name: Name
-    id: Name | None = None
-    synonyms: tuple[Name, ...] = ()
+    name: ClassName
+    id: ClassName | None = None
+    synonyms: tuple[ClassName, ...] = ()
     seeds: tuple[Path, ...] = ()
 
     @property
@@ -151,10 +151,6 @@ class ClassConfig(Section):
 
 
 Sentence = Annotated[str, Field(min_length=1, max_length=1_000)]
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.lower().split())
 
 
 def _class_from_text(value: Any) -> Any:
@@ -200,7 +196,7 @@ class DomainConfig(Section):
         named: dict[str, list[ClassConfig]] = {}
         for entry in classes:
             for name in (entry.name, *entry.synonyms):
-                holders = named.setdefault(_folded(name), [])
+                holders = named.setdefault(folded(name), [])
                 twins = entry.id and entry not in holders and name == entry.name
                 if holders and not (
                     twins and all(other.id and other.name == name for other in holders)
@@ -210,7 +206,7 @@ class DomainConfig(Section):
                         "classes may share a `name` if each has an `id`"
                     )
                 holders.append(entry)
-        label, times = Counter(_folded(entry.label) for entry in classes).most_common(1)[0]
+        label, times = Counter(folded(entry.label) for entry in classes).most_common(1)[0]
         if times > 1:
             raise ValueError(
                 f"`id` {label!r} occurs twice, as an id or as the name of a class without one"

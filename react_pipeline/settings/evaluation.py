@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
-from react_pipeline.settings.training import Name
+from react_pipeline.settings.names import Name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,10 @@ credentials come from (the environment, read by the libraries that need them).
 
 import re
 
-_USER = re.compile(r"(?<=//)[^/?#\s'\"]*@")
-_FIELD = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|secret|token|key|sig)[^=&;\s]*=)[^&;\s'\"]+")
+_USER = re.compile(r"(:/{1,2}|(?<![\w:/])//)[^/?#\s'\"]*@")
+_FIELD = re.compile(
+    r"(?i)([?&;][^=&;\s]*(?:auth|cred|pass|pwd|secret|token|key|sig)[^=&;\s]*=)[^&;\s'\"]+"
+)
 
 
 def has_secret(address: str) -> bool:
@@ -19,4 +21,4 @@ def has_secret(address: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """A text with what is secret in its addresses left out."""
-    return _FIELD.sub(r"\1…", _USER.sub("…@", text))
+    return _FIELD.sub(r"\1…", _USER.sub(r"\1…@", text))

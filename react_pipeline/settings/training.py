@@ -19,12 +19,12 @@ from pydantic import (
 )
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
+from react_pipeline.settings.names import Name
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.store import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):

@@ -1,4 +1,4 @@
-"""Refusals of the system: a file or database that cannot be written, as one line.
+"""Refusals of the system: a file, a database or memory that it does not give, as one line.
 
 Does not belong here: our own errors (`errors`), which say it themselves.
 """
@@ -7,16 +7,35 @@ import errno
 import sqlite3
 
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_OF_DATABASES = frozenset(
-    {
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-    }
-)
+_SPACE = "free space"
+_REMEDIES = {
+    **dict.fromkeys(NOT_WRITABLE, "make it writable, or use another folder"),
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`)",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`) to 1,024 or more",
+    errno.ENFILE: "end other programs: the machine has no more open files",
+    errno.ENOMEM: "end what else uses memory, or use a machine with more",
+}
+_OF_DATABASES = {
+    **dict.fromkeys(
+        (
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_PERM,
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR,
+        ),
+        "make its folder writable, or free space",
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "end the process that holds it, or wait"
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
+        "restore it, or remove it: it holds history, and no result",
+    ),
+}
 
 
 def refusal_in(error: BaseException) -> str:
@@ -25,20 +44,13 @@ def refusal_in(error: BaseException) -> str:
     """
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, OSError) and link.errno in NOT_WRITABLE | _DISK_FULL:
-            remedy = (
-                "free space"
-                if link.errno in _DISK_FULL
-                else "make it writable, or use another folder"
-            )
-            return f"{link.filename or 'a file'}: {link.strerror}; {remedy}"
+        if isinstance(link, OSError) and link.errno in _REMEDIES:
+            return f"{link.filename or 'a file'}: {link.strerror}; {_REMEDIES[link.errno]}"
+        if isinstance(link, MemoryError):
+            return f"out of memory; {_REMEDIES[errno.ENOMEM]}"
         # The low byte is the code itself, the others are details.
-        if (
-            isinstance(link, sqlite3.Error)
-            and getattr(link, "sqlite_errorcode", 0) & 0xFF in _OF_DATABASES
-        ):
-            return (
-                f"a database of Dagster or MLflow: {link}; make its folder writable, or free space"
-            )
+        code = getattr(link, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(link, sqlite3.Error) and code in _OF_DATABASES:
+            return f"a database of Dagster or MLflow: {link}; {_OF_DATABASES[code]}"
         link = link.__cause__ or link.__context__
     return ""

@@ -40,7 +40,37 @@ def read_only_database(folder: Path) -> None:
             raise OperationalError("CREATE TABLE", {}, error) from error
 
 
-@pytest.mark.parametrize("refuse", [read_only_folder, full_disk, read_only_database])
+def no_more_files(folder: Path) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(folder / "store"))
+
+
+def no_memory(_folder: Path) -> None:
+    raise MemoryError("no store")
+
+
+def damaged_database(folder: Path) -> None:
+    (folder / "store").write_bytes(b"no database" * 100)
+    sqlite3.connect(folder / "store").execute("PRAGMA schema_version")
+
+
+def locked_database(folder: Path) -> None:
+    first, second = (sqlite3.connect(folder / "store", timeout=0) for _ in range(2))
+    first.execute("BEGIN EXCLUSIVE")
+    second.execute("CREATE TABLE made (name)")
+
+
+REFUSALS: dict[Callable[[Path], None], str] = {
+    read_only_folder: "writable",
+    full_disk: "free space",
+    read_only_database: "database",
+    no_more_files: "ulimit -n",
+    no_memory: "out of memory",
+    damaged_database: "restore it",
+    locked_database: "the process that holds it",
+}
+
+
+@pytest.mark.parametrize("refuse", REFUSALS)
 def test_what_the_system_refuses_takes_a_line(
     refuse: Callable[[Path], None],
     tmp_path: Path,
@@ -52,11 +82,7 @@ def test_what_the_system_refuses_takes_a_line(
     with pytest.raises(SystemExit) as ended:
         cli.main(["prune"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        ended.value.code == 1
-        and line.startswith("error: ")
-        and ("store" in line or "database" in line)
-    )
+    assert ended.value.code == 1 and line.startswith("error: ") and REFUSALS[refuse] in line
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

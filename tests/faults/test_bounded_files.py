@@ -4,6 +4,7 @@ without end.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
@@ -22,7 +23,7 @@ from torch import nn
 from react_pipeline.clip.architecture import read_config
 from react_pipeline.clip.weights import at_most, read_weights
 from react_pipeline.corpus import bounded_tables, text_columns
-from react_pipeline.corpus.bounded_tables import open_table
+from react_pipeline.corpus.bounded_tables import open_table, whole_table
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
@@ -131,6 +132,15 @@ def test_long_cells_are_refused_before_all_are_decoded(
     monkeypatch.setattr(text_columns, "MAX_BATCH_BYTES", 4_500_000)
     with pytest.raises(InputError, match=": 4 rows"):  # not all 9
         next(text_batches(path, ["text"]))
+
+
+def test_a_fault_of_the_machine_is_no_damage_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with pytest.raises(InputError, match="memory"), whole_table(path):
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+    with pytest.raises(OSError) as caught, whole_table(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+    assert caught.value.errno == errno.EMFILE
 
 
 FIFOS: dict[str, tuple[str, Reader]] = {

@@ -32,6 +32,9 @@ DATABASE = f"postgresql://react:{SECRET}@db.example:5432/mlflow"
         f"postgresql://db.example/mlflow?user=react&password={SECRET}",
         f"mssql+pyodbc://db/x?PWD={SECRET}",
         f"https://host/path?X-Amz-Signature={SECRET}",
+        f"http:/react:{SECRET}@mlflow.example",
+        f"https://host/path?auth={SECRET}",
+        f"//react:{SECRET}@mlflow.example",
     ],
 )
 def test_a_secret_in_an_address_is_left_out_of_text(address: str) -> None:

@@ -1,0 +1,42 @@
+"""Names that people write in settings: each can be seen, differs from the others as it is read, and
+is plain text in a spreadsheet.
+
+Does not belong here: slugs, which are folders too (`config`).
+"""
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+_FORMULA = re.compile(r"[=@].|[+-](.*[|!]|\s*\w+\()")
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They change the order in which a text is shown."""
+
+
+def folded(name: str) -> str:
+    """What a person takes two names for one by: case, blanks, and what is not seen left out."""
+    visible = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).lower().split())
+
+
+def _require_visible(name: str) -> str:
+    if any(unicodedata.category(mark) == "Cc" or mark in _BIDI for mark in name):
+        raise ValueError(f"{name!r}: holds control characters; write it without")
+    if not folded(name):
+        raise ValueError(f"{name!r}: holds nothing that can be seen; write a name")
+    return name
+
+
+def _require_no_formula(name: str) -> str:
+    if _FORMULA.match(name.lstrip()):
+        raise ValueError(
+            f"{name!r}: a spreadsheet runs it as a formula, in the tables of results; write it in "
+            "another way"
+        )
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_require_visible)]
+ClassName = Annotated[Name, AfterValidator(_require_no_formula)]
