@@ -16,8 +16,8 @@ from .cost import CorpusSize as CorpusSize
 from .cost import CorpusWork as CorpusWork
 from .cost import require_local as require_local
 from .cost import size_of_images as size_of_images
-from .decoding_limits import limit_memory as limit_memory
 from .decoding_process import decode_apart as decode_apart
+from .decoding_process import load_batches as load_batches
 from .downloads import download_images as download_images
 from .image_source import ImageSource as ImageSource
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
@@ -57,6 +57,4 @@ from .shards import shard_file as shard_file
 from .text_columns import read_text_table as read_text_table
 from .text_columns import require_text_columns as require_text_columns
 from .text_columns import text_batches as text_batches
-from .web_access import REFUSED_URL as REFUSED_URL
 from .web_access import guarded_opener as guarded_opener
-from .web_access import plain_url as plain_url

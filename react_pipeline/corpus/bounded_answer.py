@@ -1,14 +1,18 @@
-"""Answers of web servers that hold shards: no more bytes than asked for, and an end to waiting.
+"""The HTTP policy for web servers that hold shards: a session of aiohttp, as fsspec uses it.
 
-fsspec bounds neither: it waits as long as single bytes come, and keeps whatever a range brings.
-Does not belong here: images at the URLs of strangers (`web_access`), MLflow (`tracking`).
+fsspec itself waits as long as single bytes come, and keeps whatever a range brings. Does not belong
+here: the policy itself (`web_policy`).
 """
 
 import asyncio
+import socket
 import weakref
 from typing import Any
 
 import aiohttp
+
+from react_pipeline.corpus.remote_store import CONNECT_SECONDS, READ_SECONDS
+from react_pipeline.web_policy import BoundedBody, RefusedAccess, require_public
 
 MAX_ANSWER_BYTES = 16 << 20
 """Twice the largest range that is asked for. A whole shard is not an answer: it is copied."""
@@ -17,6 +21,33 @@ HEAD_SECONDS = 30.0
 ANSWER_SECONDS = 120.0
 """For the answer to a request of a range, or of headers alone."""
 _PART_BYTES = 1 << 16
+
+
+async def open_session(**options: Any) -> aiohttp.ClientSession:
+    """A session whose answers are bounded; `get_client` of fsspec.
+
+    Args:
+        options: `only_public`: connections go to public addresses alone, those of redirects too.
+    """
+    factory = _socket_to_public if options.pop("only_public") else None
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(socket_factory=factory),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
+        ),
+        trust_env=True,
+        response_class=BoundedAnswer,
+        # A few bytes of gzip may be gigabytes.
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
+        **options,
+    )
+
+
+def _socket_to_public(address: Any) -> socket.socket:
+    family, kind, protocol, _, place = address
+    require_public(str(place[0]))
+    return socket.socket(family, kind, protocol)
 
 
 class BoundedAnswer(aiohttp.ClientResponse):
@@ -38,18 +69,17 @@ class BoundedAnswer(aiohttp.ClientResponse):
         """Read the body.
 
         Raises:
-            aiohttp.ClientPayloadError: If it is longer than `MAX_ANSWER_BYTES`.
+            RefusedAccess: If it is longer than `MAX_ANSWER_BYTES`.
         """
         if self._body is None:
-            parts = []
-            size_bytes = 0
-            async for part in self.content.iter_chunked(_PART_BYTES):
-                parts.append(part)
-                size_bytes += len(part)
-                if size_bytes > MAX_ANSWER_BYTES:
-                    self.close()
-                    raise aiohttp.ClientPayloadError(f"more than {MAX_ANSWER_BYTES:,} bytes")
-            self._body = b"".join(parts)
+            body = BoundedBody(MAX_ANSWER_BYTES)
+            try:
+                async for part in self.content.iter_chunked(_PART_BYTES):
+                    body.add(part)
+            except RefusedAccess:
+                self.close()
+                raise
+            self._body = body.whole()
         return self._body
 
 

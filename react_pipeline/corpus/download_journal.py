@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
+from react_pipeline.web_policy import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
 
 HASH_MISMATCH = "hash_mismatch"
 

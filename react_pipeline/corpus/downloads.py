@@ -3,7 +3,7 @@
 The directory of a download is a journal: what is on record decides what is tried next, so a call
 that was killed and one that is repeated take the same way. Does not belong here: what runs in the
 downloading processes (`download_process`), the form of the journal (`download_journal`), what may
-be connected to (`web_access`).
+be connected to (`web_policy`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from react_pipeline.corpus.download_journal import Journal, Kept, reason_of
-from react_pipeline.corpus.web_access import REFUSED_URL, plain_url
 from react_pipeline.project import held, require_shared, spread
 from react_pipeline.settings import DistributorConfig, DownloadConfig
 from react_pipeline.store import CorpusError
+from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 IMAGE_COLUMNS = ["row", "source_sha256"]
 LEDGER_COLUMNS = ["row", "url", "reason", "detail", "attempts"]

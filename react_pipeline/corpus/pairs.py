@@ -12,7 +12,8 @@ from typing import IO
 
 from PIL import Image
 
-from react_pipeline.corpus.images import BadSample, decode_image
+from react_pipeline.corpus.decoding_process import decode_apart
+from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.shards import Member, Sample, read_member
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import MAX_IMAGE_BYTES
@@ -77,7 +78,7 @@ def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
             "too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}"
         )
     data = read_member(file, sample.image)
-    image = decode_image(data, corpus.max_pixels)
+    image, _ = decode_apart(data, corpus.max_pixels)
     fields = {} if sample.metadata is None else _read_fields(file, sample.metadata)
     return Pair(
         image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None

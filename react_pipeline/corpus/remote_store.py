@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from react_pipeline.installation import install_command
 from react_pipeline.settings import StorageConfig
 from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
+from react_pipeline.web_policy import RefusedAccess, is_public_server
 
 ATTEMPTS = 4
 """Of each request, if it fails in a way that may pass."""
@@ -75,21 +76,10 @@ def file_system(shard: RemoteShard) -> Any:
     storage = shard.storage
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("http", "https"):
-        import aiohttp
+        from react_pipeline.corpus.bounded_answer import open_session
 
-        from react_pipeline.corpus.bounded_answer import BoundedAnswer
-
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
-        )
-        options["client_kwargs"] = {
-            "timeout": timeout,
-            "trust_env": True,
-            "response_class": BoundedAnswer,
-            # A few bytes of gzip may be gigabytes.
-            "auto_decompress": False,
-            "headers": {"Accept-Encoding": "identity"},
-        }
+        options["get_client"] = open_session
+        options["client_kwargs"] = {"only_public": is_public_server(shard.url)}
     elif scheme == "s3":
         options |= {"anon": storage.anonymous, "requester_pays": storage.requester_pays}
         options |= {"profile": storage.profile} if storage.profile else {}
@@ -153,6 +143,8 @@ def _chain(error: BaseException) -> list[Any]:
 
 
 def _is_transient(chain: list[Any], status: int | None) -> bool:
+    if any(isinstance(link, RefusedAccess) for link in chain):
+        return False
     if status is not None:
         return status in _TRANSIENT_STATUS
     return any(
@@ -163,7 +155,10 @@ def _is_transient(chain: list[Any], status: int | None) -> bool:
 
 
 def _explained(shard: RemoteShard, chain: list[Any], status: int | None) -> CorpusError:
-    if status in (401, 403) or any(isinstance(link, PermissionError) for link in chain):
+    refused = next((link for link in chain if isinstance(link, RefusedAccess)), None)
+    if refused is not None:
+        what = f"is not read ({_words(refused)})"
+    elif status in (401, 403) or any(isinstance(link, PermissionError) for link in chain):
         what = "access is refused; check the credentials of the environment or `corpus.storage`"
     elif any(type(link).__name__ == "NoCredentialsError" for link in chain):
         what = (

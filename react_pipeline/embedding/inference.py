@@ -10,7 +10,6 @@ pairs of a batch, L token ids, D dimension, H x W pixels.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from react_pipeline.corpus import (
     BadSample,
     Sample,
     ShardLocation,
     fields_of,
-    limit_memory,
+    load_batches,
     open_shard,
     read_pair,
 )
@@ -132,8 +131,7 @@ def read_shards(
     begun: deque[EmbeddedShard] = deque()
 
     def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
-        # The workers are forked before this is first asked, so none inherits a lock that the thread
-        # holds.
+        # The first workers are forked before this is asked, so none inherits a lock of the thread.
         ahead = ThreadPoolExecutor(1)
         try:
             pending = ahead.submit(next, shards, None)
@@ -148,15 +146,9 @@ def read_shards(
             # both would wait for ever.
             ahead.shutdown(wait=False)
 
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches_of_samples(),  # of samples, not of numbers
-        num_workers=workers,
-        collate_fn=dataset.collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+    batches = load_batches(
+        dataset, batches_of_samples(), workers, dataset.collate, pin_memory=pin_memory
     )
-    batches = iter(loader)
     while True:
         # Asking for the next batch is what brings the next shards in, some of which have none.
         held: Any = next(batches, None)
@@ -169,13 +161,6 @@ def read_shards(
         else:
             if held is None:
                 return
-
-
-def _start_worker(_number: int) -> None:
-    # transformers' tokenizers warn where a process forks after their own threads began; here they
-    # need none.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    limit_memory()
 
 
 class PairReader:

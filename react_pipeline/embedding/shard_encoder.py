@@ -8,7 +8,6 @@ recorded (`embedded_shards`).
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.inference import ClipMapper, PairDataset, StatsLogger, read_shards
 from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import CorpusError
 
 require_clip_retrieval()
 with warnings.catch_warnings():
@@ -66,9 +64,9 @@ class ShardEncoder:
                 costs its start.
 
         Raises:
-            CorpusError: If a decoding process dies, a shard cannot be read, or a vector is not
-                finite or zero.
+            CorpusError: If a shard cannot be read, or a vector is not finite or zero.
             SourceUnavailable: If a server does not answer.
+            ReactError: If a decoding process dies for want of memory.
         """
         size = self._embedding.batch_size
         workers = (
@@ -79,39 +77,22 @@ class ShardEncoder:
         stream = read_shards(
             shards, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda"
         )
-        with _dead_workers_explained():
-            # Waiting for a shard's first batch, and for the workers to start, is part of what it
-            # takes.
+        # Waiting for a shard's first batch, and for the workers to start, is part of what it takes.
+        started = time.perf_counter()
+        for shard, reader in stream:
+            logger = StatsLogger(bar)
+            runner = Runner(
+                lambda _sampler, reader=reader: reader,
+                lambda: self._mapper,
+                lambda partition: NumpyWriter(
+                    partition, str(directory), True, True, True, self._count
+                ),
+                lambda _partition, logger=logger: logger,
+                self._count,
+            )
+            runner(shard.number)
+            shard.ledger += reader.ledger
+            seconds = time.perf_counter() - started
+            yield shard, {"rows": logger.pairs, **reader.counts, "seconds": seconds}
+            shard.samples = []
             started = time.perf_counter()
-            for shard, reader in stream:
-                logger = StatsLogger(bar)
-                runner = Runner(
-                    lambda _sampler, reader=reader: reader,
-                    lambda: self._mapper,
-                    lambda partition: NumpyWriter(
-                        partition, str(directory), True, True, True, self._count
-                    ),
-                    lambda _partition, logger=logger: logger,
-                    self._count,
-                )
-                runner(shard.number)
-                shard.ledger += reader.ledger
-                seconds = time.perf_counter() - started
-                yield shard, {"rows": logger.pairs, **reader.counts, "seconds": seconds}
-                shard.samples = []
-                started = time.perf_counter()
-
-
-@contextmanager
-def _dead_workers_explained() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        # torch raises it wherever this process happens to be.
-        if "DataLoader worker" not in str(error):
-            raise
-        raise CorpusError(
-            "embedding: a decoding process died, probably out of memory; finished shards "
-            "are kept: run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` "
-            "or `corpus.max_pixels`, or (in a container) more shared memory"
-        ) from error

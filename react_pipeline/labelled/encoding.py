@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
-from react_pipeline.corpus import BadImage, decode_what_is_there
+from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.store import CorruptArtifact, InputError
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -74,7 +73,7 @@ class PreprocessedImages:
         data = self.read(number)
         digest = hashlib.sha256(data).digest()
         try:
-            image, truncated = decode_what_is_there(data, self.max_pixels)
+            image, truncated = decode_apart(data, self.max_pixels, is_lenient=True)
         except BadImage as error:
             raise InputError(
                 f"{self.name(number)}: no usable image ({error}); fix or replace the file"
@@ -111,7 +110,7 @@ def encode(
         SHA-256 of each file, uint8 (N, 32), and how many were truncated.
 
     Raises:
-        InputError: If an image cannot be used.
+        InputError: If an image cannot be used, or kills the process that decodes it.
         CorruptArtifact: If a feature is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +119,10 @@ def encode(
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
-    loader: DataLoader[Any] = DataLoader(
-        images,  # type: ignore[arg-type]  # a dataset by its methods
-        batch_size,
-        sampler=range(count),
-        num_workers=min(workers, count // batch_size),
-        collate_fn=_collate,
-    )
+    batches = [
+        range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)
+    ]
+    loader = load_batches(images, batches, min(workers, count // batch_size), _collate)
     with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
         for pixels, about, problem in loader:
             if problem:

@@ -100,12 +100,17 @@ def read_image(location: str) -> bytes:
     return read_file(Path(name)) if kind is None else kind.read(Path(root), name)
 
 
+def is_lenient(location: str) -> bool:
+    """Whether of a truncated file the part that is there is used."""
+    kind = kind_of(location)[0]
+    return kind is not None and kind.is_lenient
+
+
 def decode(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-    """An image, RGB; a truncated file is refused unless its kind is lenient."""
+    """An image, RGB, of a set that was published: each of its files was decoded apart before."""
     from react_pipeline.corpus import decode_image, decode_what_is_there
 
-    kind = kind_of(location)[0]
-    if kind is not None and kind.is_lenient:
+    if is_lenient(location):
         return decode_what_is_there(data, max_pixels)[0]
     return decode_image(data, max_pixels, lazy=lazy)
 

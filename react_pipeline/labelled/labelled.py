@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import BadImage
-from react_pipeline.labelled.kind import decode, locate, read_image
+from react_pipeline.corpus import BadImage, decode_apart
+from react_pipeline.labelled.kind import decode, is_lenient, locate, read_image
 from react_pipeline.labelled.labels import lines_of, read_manifest
 from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.lineage import resolve
@@ -298,7 +298,8 @@ def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
     problems = []
     for location in locations:
         try:
-            decode(location, read_image(location), max_pixels)
+            lenient = is_lenient(location)
+            decode_apart(read_image(location), max_pixels, is_lenient=lenient)
         except BadImage as error:
             problems.append(f"{location}: {error}")
     if problems:

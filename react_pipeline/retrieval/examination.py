@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import REFUSED_URL, ImageSource, plain_url
+from react_pipeline.corpus import ImageSource
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
@@ -26,6 +26,7 @@ from react_pipeline.retrieval.ranking import NO_REVIEW, mark_drops
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
+from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 REFILL_ROUNDS = 3
 """How often the next best pairs are fetched in place of chosen ones whose image is not available.

@@ -1,9 +1,10 @@
-"""Bounded HTTP: what a tracking server that is down, slow or endless may cost in time and memory.
+"""The HTTP policy for tracking servers, which may be down, slow or endless: an adapter of requests.
 
 MLflow bounds each wait for a byte, so a server that drips, or never ends, holds its client for
 good. Here one request as a whole has a deadline, its answer a size, and all requests that fail
 share an allowance of seconds. Belongs here: requests of MLflow's client to the servers named to
-`bound`. Does not belong here: what is asked, and the queue.
+`bound`. Does not belong here: the policy
+itself (`web_policy`), what is asked, and the queue.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+
+from react_pipeline.web_policy import BoundedBody, RefusedAccess
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SETTINGS = {
@@ -212,15 +215,11 @@ class _Exchange(threading.Thread):
 
 
 def _body(answer: requests.Response) -> bytes:
-    parts = []
-    size_bytes = 0
-    for part in answer.iter_content(_READ_BYTES):
-        parts.append(part)
-        size_bytes += len(part)
-        if size_bytes > MAX_ANSWER_BYTES:
-            answer.close()
-            raise requests.RequestException(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes")
-    return b"".join(parts)
+    try:
+        return BoundedBody(MAX_ANSWER_BYTES).extend(answer.iter_content(_READ_BYTES))
+    except RefusedAccess as error:
+        answer.close()
+        raise requests.RequestException(str(error)) from error
 
 
 class _Watched:

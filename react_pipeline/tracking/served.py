@@ -17,6 +17,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL.Image import Image
 
@@ -69,10 +70,18 @@ class ServedClassifier(PythonModel):
             For each row `label`, `confidence`, whether it is `calibrated` (else it is CLIP's own
             softmax), `margin`,
             `classes` and `scores` (nearest first), and `error`.
+
+        Raises:
+            MlflowException: If the column is missing, or `top_k` below 1.
         """
         options = params or {}
         top_k = int(options.get("top_k", 5))
         threshold = float(options.get("threshold", 0.0))
+        if COLUMN not in model_input or top_k < 1:
+            # Of MLflow's kind, which its server answers in one line.
+            raise MlflowException.invalid_parameter_value(
+                f"give a column {COLUMN!r}, and a `top_k` of at least 1"
+            )
         values = list(model_input[COLUMN])
         calibrated = self._classifier.temperature is not None
         rows: list[tuple[Any, ...]] = []
@@ -109,7 +118,7 @@ def _batches(values: list[object]) -> Iterator[list[Image | str]]:
 def _decoded(value: object) -> Image | str:
     """The image, or what is wrong with it."""
     try:
-        return decode_apart(_bytes(value), MAX_PIXELS)
+        return decode_apart(_bytes(value), MAX_PIXELS)[0]
     except (BadImage, OSError, ValueError) as error:
         return str(error)
 

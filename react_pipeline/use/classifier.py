@@ -165,10 +165,12 @@ class Classifier:
             A prediction for each picture, in their order.
 
         Raises:
-            InputError: Naming the picture that cannot be read.
+            InputError: Naming the picture that cannot be read, or the argument.
         """
         if errors not in ("raise", "skip"):
             raise InputError(f"errors: {errors!r}; give 'raise' or 'skip'")
+        if top_k < 1:
+            raise InputError(f"top_k: {top_k}; give at least 1")
         pictures = _listed(images)
         failed = dict[int, str]()
         vectors = self._encoded(pictures, failed if errors == "skip" else None)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, decode_image, limit_memory
+from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.embedding import Encoder
 from react_pipeline.store import ReactError, fsync, rename_synced
 from react_pipeline.use.pictures import LedgerRow, Picture
@@ -56,7 +54,7 @@ class _Decoded:
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | BadImage | ReactError]:
         try:
-            image = decode_image(self.pictures[number].read(), self.max_pixels)
+            image, _ = decode_apart(self.pictures[number].read(), self.max_pixels)
             return number, self.to_tensor(image)
         except (BadImage, ReactError) as error:
             # Raised by a worker, that of a shard on a server would be a traceback.
@@ -97,23 +95,22 @@ def encode_pictures(
         workers: Decoding processes; 0: this one.
 
     Raises:
-        ReactError: If a decoding process dies, or the model gives a vector that is not finite.
+        ReactError: If a decoding process dies for want of memory, or a vector is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     batches = _missing_batches(folder, len(pictures), batch_size)
-    loader: DataLoader[Any] = DataLoader(
-        _Decoded(pictures, encoder.to_tensor, max_pixels),  # type: ignore[arg-type]  # a dataset by its methods
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=min(workers, len(batches)),
-        collate_fn=_collate,
-        worker_init_fn=limit_memory,
+    loader = load_batches(
+        _Decoded(pictures, encoder.to_tensor, max_pixels),
+        batches,
+        min(workers, len(batches)),
+        _collate,
         pin_memory=encoder.clip.device != "cpu",
     )
     finished = len(pictures) - sum(map(len, batches))
     rows: list[pa.Table] = []
     ledger: list[LedgerRow] = []
     bar = tqdm(total=len(pictures), initial=finished, unit="picture", disable=None, leave=False)
-    with bar, _readable_death():
+    with bar:
         for numbers, batch in zip(batches, loader, strict=True):
             if batch["fatal"] is not None:
                 raise batch["fatal"]
@@ -159,19 +156,6 @@ def _encode(
             "precision fp32"
         )
     return pa.table({"path": pa.array(names, pa.string()), **columns(vectors)})
-
-
-@contextmanager
-def _readable_death() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ReactError(
-            "a decoding process died, most likely for lack of memory; what is done is kept: use "
-            "fewer workers"
-        ) from error
 
 
 def read_parts(folder: Path) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:

@@ -25,7 +25,6 @@ from react_pipeline.corpus import (
     identify,
     index_shard,
     open_shard,
-    plain_url,
 )
 from react_pipeline.installation import install_command
 from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
@@ -37,6 +36,7 @@ from react_pipeline.store import (
     outside_stamp,
     read_bounded,
 )
+from react_pipeline.web_policy import plain_url
 
 _TABLES = (".parquet", ".csv")
 _COLUMNS = ("path", "url", "image", "file")

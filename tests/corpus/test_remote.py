@@ -15,7 +15,9 @@ import pytest
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 from support.sick_servers import sick_server
+from support.web import redirected, served
 
+from react_pipeline import web_policy
 from react_pipeline.corpus import bounded_answer, remote, remote_store
 from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.remote import identify, list_tars
@@ -245,5 +247,32 @@ def test_a_range_brings_no_more_than_a_range(
     monkeypatch.setattr(bounded_answer, "MAX_ANSWER_BYTES", 1_000)
     monkeypatch.setattr(remote_store, "ATTEMPTS_SECONDS", 0.0)
     shard = RemoteShard(f"{server.url}/large.tar")
-    with open_shard(shard) as file, pytest.raises(SourceUnavailable, match="1,000"):
+    with open_shard(shard) as file, pytest.raises(CorpusError, match="1,000"):
         file.read(512)
+
+
+@pytest.mark.parametrize("is_public", [True, False])
+def test_a_public_server_leads_to_no_private_one(
+    server: ShardServer, monkeypatch: pytest.MonkeyPatch, is_public: bool
+) -> None:
+    monkeypatch.setattr(remote_store, "is_public_server", lambda _: is_public)
+    monkeypatch.setattr(web_policy, "is_public", lambda address: address == "127.0.0.2")
+    target = f"{server.url}/small.tar"
+    with served({"/a.tar": redirected(target)}, "127.0.0.2") as web:
+        shard = RemoteShard(f"{web.url}/a.tar")
+        if is_public:
+            with pytest.raises(CorpusError, match="private_address"):
+                open_shard(shard).read(512)
+            assert not server.requests
+        else:
+            assert len(open_shard(shard).read(512)) == 512
+
+
+def test_only_a_server_asked_directly_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    assert web_policy.is_public_server("http://93.184.216.34/a.tar")
+    assert not web_policy.is_public_server("http://10.0.0.1/a.tar")
+    assert not web_policy.is_public_server("http://nowhere.invalid/a.tar")
+    monkeypatch.setenv("http_proxy", "http://10.0.0.1:3128")
+    assert not web_policy.is_public_server("http://93.184.216.34/a.tar")

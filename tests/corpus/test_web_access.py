@@ -11,7 +11,8 @@ import support.web
 from support.web import Web, served
 
 from react_pipeline.corpus import web_access
-from react_pipeline.corpus.web_access import guarded_opener, is_public, plain_url
+from react_pipeline.corpus.web_access import guarded_opener
+from react_pipeline.web_policy import MAX_REDIRECTS, is_public, plain_url
 
 
 def huge(handler: Any, _before: int) -> None:
@@ -71,7 +72,7 @@ def test_a_redirect_to_another_scheme_is_refused(web: Web, path: str) -> None:
 def test_a_circle_of_redirects_ends(web: Web) -> None:
     with pytest.raises(urllib.error.HTTPError):
         fetch(f"{web.url}/loop")
-    assert web.asked["/loop"] <= web_access.MAX_REDIRECTS + 1
+    assert web.asked["/loop"] <= MAX_REDIRECTS + 1
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "data:text/plain,x", "ftp://example.org/x"])

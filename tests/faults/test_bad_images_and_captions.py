@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from PIL import Image
+from support.deadly_images import MARK, deadly_images
 from support.drawings import draw, encode, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
@@ -102,8 +103,10 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
         "no-image": {"txt": b"a"},
         "blank": {"png": PNG, "txt": b" \n\t"},
         "latin1": {"png": PNG, "txt": "caf\xe9 au lait".encode("latin-1")},
+        "deadly": {"png": PNG + MARK, "txt": b"a"},
     }
-    artifact = embedded(make_project, tmp_path / "a.tar", {**good, **bad}, max_bad_fraction=0.7)
+    with deadly_images():
+        artifact = embedded(make_project, tmp_path / "a.tar", {**good, **bad}, max_bad_fraction=0.7)
     assert ledger(artifact) == {
         "empty": "empty",
         "html": "not_an_image",
@@ -113,9 +116,10 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
         "no-image": "no_image",
         "blank": "empty_caption",
         "latin1": "caption_not_utf8",
+        "deadly": "killed_decoder",
     }
-    assert (artifact.counts["rows"], artifact.counts["skipped"]) == (4, 8)
-    assert sum(artifact.counts["reasons"].values()) == 8
+    assert (artifact.counts["rows"], artifact.counts["skipped"]) == (4, 9)
+    assert sum(artifact.counts["reasons"].values()) == 9
     assert list(read_metadata(artifact)["image_path"]) == list(good)
 
 
@@ -125,7 +129,7 @@ def test_an_image_file_of_too_many_bytes_is_skipped_unread(
     shard = write_shard(tmp_path / "a.tar", {"a": pair("circle", "red", 0)})
     (sample,) = index_shard(shard).samples
     monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", sample.image.size_bytes - 1)
-    monkeypatch.setattr(pairs, "decode_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(pairs, "decode_apart", lambda *_: pytest.fail("decoded"))
     with shard.open("rb") as file, pytest.raises(pairs.BadSample) as caught:
         pairs.read_pair(file, sample, Webdataset(shards=[str(shard)]))
     assert caught.value.reason == "too_many_bytes"

@@ -12,13 +12,16 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.deadly_images import MARK, deadly_images
 
 from react_pipeline.corpus import decoding_limits, decoding_process, images
-from react_pipeline.corpus.decoding_process import decode_apart
+from react_pipeline.corpus.decoding_process import decode_apart, load_batches
 from react_pipeline.corpus.images import BadImage, decode_image
 
 MAX_PIXELS = 1_000_000
@@ -88,7 +91,11 @@ def test_bands_of_a_large_image_give_the_same_pixels(
 
 def test_a_decoding_process_gives_the_same_pixels_and_reasons() -> None:
     data = png(100, "RGBA")
-    assert decode_apart(data, MAX_PIXELS).tobytes() == decode_image(data, MAX_PIXELS).tobytes()
+    image, truncated = decode_apart(data, MAX_PIXELS)
+    assert image.tobytes() == decode_image(data, MAX_PIXELS).tobytes() and not truncated
+    noise = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(noise, "PNG")
+    assert decode_apart(noise.getvalue()[:2_000], MAX_PIXELS, is_lenient=True)[1]
     with pytest.raises(BadImage) as caught:
         decode_apart(b"noise", MAX_PIXELS)
     assert caught.value.reason == "not_an_image"
@@ -106,7 +113,7 @@ def test_what_kills_a_decoding_process_costs_one_image() -> None:
     with pytest.raises(BadImage) as caught:
         decode_apart(png(8), MAX_PIXELS)
     assert caught.value.reason == "killed_decoder" and "SIGKILL" in caught.value.detail
-    assert decode_apart(png(8), MAX_PIXELS).size == (8, 8)
+    assert decode_apart(png(8), MAX_PIXELS)[0].size == (8, 8)
 
 
 def test_a_decoding_process_has_limits_of_memory_and_time() -> None:
@@ -126,3 +133,28 @@ def test_an_image_beyond_the_memory_of_a_worker_is_counted() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=png(8_000), capture_output=True)
     assert b"too_much_memory" in done.stderr
+
+
+@dataclass
+class Files:
+    """A dataset of torch: sizes of decoded images, or why there is none."""
+
+    files: list[bytes]
+
+    def __getitem__(self, number: int) -> tuple[int, int] | str:
+        try:
+            return decode_apart(self.files[number], MAX_PIXELS)[0].size
+        except BadImage as error:
+            return error.reason
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_kills_its_worker_costs_no_other(workers: int) -> None:
+    files = [png(side) for side in range(1, 13)]
+    files[5] += MARK
+    batches = [range(start, start + 2) for start in range(0, 12, 2)]
+    with deadly_images():
+        loaded = list(load_batches(Files(files), batches, workers, list))
+    expected: list[Any] = [(side, side) for side in range(1, 13)]
+    expected[5] = "killed_decoder"
+    assert [row for batch in loaded for row in batch] == expected

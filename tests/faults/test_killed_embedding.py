@@ -26,7 +26,7 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.attempts import SCRATCH, scratch_of
-from react_pipeline.store.errors import CorpusError, MissingArtifact
+from react_pipeline.store.errors import MissingArtifact, ReactError
 from react_pipeline.store.store import Store
 
 SHARDS, PAIRS = 20, 4
@@ -181,7 +181,7 @@ def test_a_killed_decoding_process_is_one_error_and_resumes(
         return read_pair(*given)
 
     monkeypatch.setattr(inference, "read_pair", killed)
-    with pytest.raises(CorpusError, match=r"embedding\.workers"):
+    with pytest.raises(ReactError, match="fewer workers"):
         embed_corpus(project)
     monkeypatch.undo()
     assert embed_corpus(project).counts["rows"] == 96

@@ -31,7 +31,7 @@ from react_pipeline.tracking.queue import PENDING
 from react_pipeline.tracking.runs import Runs
 
 REASONS = {
-    **dict.fromkeys(("endless_body", "bomb"), "has more than"),
+    **dict.fromkeys(("endless_body", "bomb"), "too_many_bytes"),
     **dict.fromkeys(("silent", "dripping_body", "dripping_head"), "no whole answer"),
     **{"overloaded": "503", "looping": "307", "down": "refused"},
 }

@@ -26,6 +26,7 @@ ROOMS = (
     "extension",
     "stop",
     "installation",
+    "web_policy",
     "pages",
     "settings",
     "project",

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from support.deadly_images import MARK, deadly_images
 from support.drawings import COLOURS, SHAPES, encode, evaluation_image
 
 from react_pipeline.labelled.kind import FolderOfClasses
@@ -204,6 +205,14 @@ def test_an_image_changed_after_publishing_is_refused(
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     with pytest.raises(InputError, match=r"evaluation_set"):
         encode_images(project.config, load(tiny_checkpoint), images)
+
+
+def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder: Path) -> None:
+    with (folder / "circle" / "0.png").open("ab") as file:
+        file.write(MARK)
+    project = with_evaluation(tiny_project, kind="folder", path=str(folder))
+    with deadly_images(), pytest.raises(InputError, match=r"circle/0\.png.*killed_decoder"):
+        publish_evaluation_set(project, "shapes")
 
 
 def test_classes_of_one_name_are_kept_apart_by_their_ids(

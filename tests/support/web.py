@@ -34,14 +34,14 @@ class Web:
     was asked for.
     """
 
-    def __init__(self, answers: Mapping[str, Answer], port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, answers: Mapping[str, Answer], url: str) -> None:
+        self.url = url
         self.answers = dict(answers)
         self.asked: Counter[str] = Counter()
 
 
 @contextmanager
-def served(answers: Mapping[str, Answer]) -> Iterator[Web]:
+def served(answers: Mapping[str, Answer], host: str = "127.0.0.1") -> Iterator[Web]:
     """Serve until the block ends; paths without an answer are 404."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,8 +63,8 @@ def served(answers: Mapping[str, Answer]) -> Iterator[Web]:
         daemon_threads = True
         request_queue_size = 256  # of 5, the default, many connections at once wait a second
 
-    server = Server(("127.0.0.1", 0), Handler)
-    web = Web(answers, server.server_port)
+    server = Server((host, 0), Handler)
+    web = Web(answers, f"http://{host}:{server.server_port}")
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
     )

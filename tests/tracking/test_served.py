@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from support.drawings import draw
 from support.services import answer, free_port, running
 
@@ -89,6 +90,10 @@ def test_the_served_champion_classifies_as_the_export_does(
         pd.DataFrame({"image": [data]}), params={"top_k": 2, "threshold": 1.0}
     ).iloc[0]
     assert near["label"] == "unknown" and len(near["classes"]) == len(near["scores"]) == 2
+    for frame, params in (({"image": [data]}, {"top_k": 0}), ({"picture": [data]}, None)):
+        with pytest.raises(MlflowException, match="image") as caught:
+            model.predict(pd.DataFrame(frame), params=params)
+        assert caught.value.get_http_status_code() == 400
 
 
 @pytest.mark.slow

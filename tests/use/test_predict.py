@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from support.deadly_images import MARK, deadly_images
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.processes import killed
 from support.shard_server import serve_folder
@@ -110,6 +111,8 @@ def test_predictions_equal_the_checkpoint_in_every_format(
         np.asarray(Image.open(picture)),
     ):
         (one,) = classifier.predict([same], top_k=2)
+        with pytest.raises(InputError, match="top_k"):
+            classifier.predict([same], top_k=0)
         assert (one.label, one.classes[0]) == (found[0]["predicted"], found[0]["class_1"])
         assert one.scores == pytest.approx(
             [float(found[0][f"score_{place}"]) for place in (1, 2)], abs=1e-5
@@ -214,11 +217,19 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
     (photos / "b" / "text.jpg").write_text("<html>")
     (photos / "gone.png").symlink_to(photos / "nothing")
     os.mkfifo(photos / "pipe.png")
-    done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
-    assert done.skipped == {"truncated": 1, "not_an_image": 1, "unreadable": 2}
+    (photos / "deadly.png").write_bytes(encode(draw("circle", "red", 1)) + MARK)
+    with deadly_images():
+        done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    assert done.skipped == {
+        "killed_decoder": 1,
+        "truncated": 1,
+        "not_an_image": 1,
+        "unreadable": 2,
+    }
     assert sorted(ledger(tmp_path / "out")) == [
         *[
             ("cut.png", "truncated"),
+            ("deadly.png", "killed_decoder"),
             ("gone.png", "unreadable"),
             ("pipe.png", "unreadable"),
             ("text.jpg", "not_an_image"),

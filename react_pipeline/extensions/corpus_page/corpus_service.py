@@ -28,7 +28,6 @@ from react_pipeline.corpus import (
     decode_apart,
     decode_image,
     open_source,
-    plain_url,
 )
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index, StoredVectors
@@ -36,6 +35,7 @@ from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, ReactError
+from react_pipeline.web_policy import plain_url
 
 with warnings.catch_warnings():
     # clip-retrieval imports packages that warn of their own age.
@@ -303,7 +303,7 @@ def _known(name: str | None, resources: dict[str, Any]) -> Any:
 
 def _decoded(text: str, max_pixels: int) -> Any:
     try:
-        return decode_apart(base64.b64decode(text, validate=True), max_pixels)
+        return decode_apart(base64.b64decode(text, validate=True), max_pixels)[0]
     except binascii.Error as error:
         raise ValueError("image: not base64") from error
     except BadImage as error:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_image
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
 from react_pipeline.labelled import (
     FileSource,
     Unavailable,
@@ -82,7 +82,7 @@ class DenseImages:
         """
         data = self.source.read(position)
         try:
-            image = decode_image(data, max_pixels)
+            image, _ = decode_apart(data, max_pixels)
         except BadImage as error:
             raise InputError(
                 f"{self.names[position]}: no usable image ({error}); replace the file"

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from react_pipeline.corpus import BadImage, decode_what_is_there
+from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.labelled import Unavailable
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import MAX_PIXELS
@@ -139,7 +139,7 @@ def _decode_some(images: LabelledImages) -> list[str]:
     truncated = []
     for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
         try:
-            if decode_what_is_there(images.read(int(position)), MAX_PIXELS)[1]:
+            if decode_apart(images.read(int(position)), MAX_PIXELS, is_lenient=True)[1]:
                 truncated.append(
                     f"{images.locations[position]}: truncated; the decodable part is used"
                 )

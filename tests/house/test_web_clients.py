@@ -1,0 +1,34 @@
+"""Each module that makes requests applies the HTTP policy (`web_policy`), or asks servers of ours."""
+
+from __future__ import annotations
+
+import ast
+
+from support.rooms import LIBRARY, modules_of_library
+
+CLIENTS = {"aiohttp", "http.client", "httpx", "requests", "urllib.request", "urllib3"}
+POLICY = "of the policy"
+OURS = "a server that we started, or that the settings name, under a deadline and a size"
+USERS = {
+    "clip/hub.py": "asks the environment for proxies",
+    "commands/doctor.py": OURS,
+    "commands/servers.py": OURS,
+    "corpus/bounded_answer.py": POLICY,
+    "corpus/download_process.py": POLICY,
+    "corpus/web_access.py": POLICY,
+    "tracking/bounded_http.py": POLICY,
+    "web_policy.py": POLICY,
+}
+"""Modules that import a client, and why."""
+
+
+def test_no_other_module_makes_requests() -> None:
+    users = set()
+    for path in modules_of_library():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if CLIENTS & {*names, *(name.partition(".")[0] for name in names)}:
+                users.add(str(path.relative_to(LIBRARY)))
+    assert users == set(USERS)
