@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval tracking use)
 
-.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-operations test-oldest test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -48,6 +48,9 @@ test-slow: install ## the tests that take minutes
 
 test-mutations: install ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
 	$(BIN)/python tests/mutations.py
+
+test-attacks: install ## attack each reader of strangers' files, URLs and answers; prints how each attack ended, its seconds and memory
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/corpus $(BIN)/python -m harness.attacks
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m operations

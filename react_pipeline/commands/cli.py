@@ -7,6 +7,7 @@ imports `assets`.
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -33,6 +34,11 @@ from react_pipeline.commands.use import embed, predict
 from react_pipeline.extension import brought
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
+
+OPEN_FILES = 4_096
+"""A usual limit of a shell is 1,024."""
+FEWEST_OPEN_FILES = 128
+"""With 64 a tiny project is built; databases, workers and shards take more."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -142,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     log_to_terminal()
     try:
+        _require_open_files()
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
@@ -155,6 +162,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(refusal, 1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _require_open_files() -> None:
+    """Let this process and its children open the files that Dagster needs, as far as the system
+    allows.
+
+    Raises:
+        InputError: If that is too few.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in range(OPEN_FILES):
+        soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft in range(FEWEST_OPEN_FILES):
+        raise InputError(
+            f"{soft} files may be open at a time, {FEWEST_OPEN_FILES} at least are needed: raise "
+            f"the limit, such as `ulimit -n {OPEN_FILES}`"
+        )
 
 
 def _fail(message: str, code: int) -> None:

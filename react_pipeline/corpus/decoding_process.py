@@ -24,14 +24,19 @@ from typing import IO, Any
 from PIL import Image
 
 from react_pipeline.corpus.decoding_limits import limit_memory, limit_time
-from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
+from react_pipeline.corpus.images import (
+    LARGE_PIXELS,
+    BadImage,
+    decode_image,
+    decode_what_is_there,
+)
 from react_pipeline.store import ReactError
 
 _REQUEST = struct.Struct("<QQ?")
 """Bytes of the file, `max_pixels`, and whether it may be truncated; the file follows."""
 _ANSWER = struct.Struct("<II?Q")
-"""Width, height, whether the file is truncated, and bytes of the pixels, which follow; of size 0:
-why there are none.
+"""Width, height, whether the file is truncated; the pixels follow. Or the bytes of the reason why
+there are none, which follows.
 """
 _PROGRAM = [sys.executable, "-m", __name__]
 _KILLED = "killed_decoder"
@@ -180,11 +185,14 @@ class _Decoder:
         process.stdin.write(_REQUEST.pack(len(data), max_pixels, is_lenient) + data)
         process.stdin.flush()
         head = _whole(process.stdout, _ANSWER.size)
-        width, height, is_truncated, size_bytes = _ANSWER.unpack(head)
-        answer = _whole(process.stdout, size_bytes)
-        if not width:
-            raise BadImage(*answer.decode().split("\0"))
-        return Image.frombytes("RGB", (width, height), answer), is_truncated
+        width, height, is_truncated, reason_bytes = _ANSWER.unpack(head)
+        if reason_bytes:
+            raise BadImage(*_whole(process.stdout, reason_bytes).decode().split("\0"))
+        image = Image.new("RGB", (width, height))
+        for top, rows in _bands(width, height):
+            band = _whole(process.stdout, 3 * width * rows)
+            image.paste(Image.frombytes("RGB", (width, rows), band), (0, top))
+        return image, is_truncated
 
     def end(self) -> str:
         """End the process; says what it died of."""
@@ -226,16 +234,25 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while head := requests.read(_REQUEST.size):
         size_bytes, max_pixels, is_lenient = _REQUEST.unpack(head)
         data = _whole(requests, size_bytes)
-        size, is_truncated = (0, 0), False
         try:
             image, is_truncated = _decode(data, max_pixels, is_lenient=is_lenient)
-            pixels = image.tobytes()
-            size = image.size
         except BadImage as error:
-            pixels = f"{error.reason}\0{error.detail}".encode("utf-8", "replace")
-        answers.write(_ANSWER.pack(*size, is_truncated, len(pixels)))
-        answers.write(pixels)
+            reason = f"{error.reason}\0{error.detail}".encode("utf-8", "replace")
+            answers.write(_ANSWER.pack(0, 0, False, len(reason)) + reason)
+        else:
+            answers.write(_ANSWER.pack(*image.size, is_truncated, 0))
+            for top, rows in _bands(*image.size):
+                answers.write(image.crop((0, top, image.width, top + rows)).tobytes())
         answers.flush()
+
+
+def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of the parts in which an image is sent: all of it at once would
+    take its memory twice.
+    """
+    most = max(1, LARGE_PIXELS // width)
+    for top in range(0, height, most):
+        yield top, min(most, height - top)
 
 
 if __name__ == "__main__":

@@ -245,4 +245,4 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode not in _PLAIN_MODES:
         raise BadImage("unsupported_mode", image.mode)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -13,9 +13,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from react_pipeline.corpus.inventory import (
-    SHARDS_FILE,
     remember_locations,
     take_stock,
+    write_stock,
 )
 from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.remote import each, find_remote
@@ -33,8 +33,8 @@ _PROBED_SHARDS = 8
 
 
 def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
-    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with shard, path, bytes
-    and sha256 (see `inventory.take_stock`).
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with shard, path (below
+    the count `root`), bytes and sha256 (see `inventory.take_stock`).
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a
     corpus that is moved to another folder stays the same corpus. With `keys: by_folder` which of
@@ -58,8 +58,7 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
 
     def write(staging: Path) -> dict[str, Any]:
         counts = _checked(locations, corpus.caption_extension)
-        table.to_parquet(staging / SHARDS_FILE, index=False)
-        return {"shards": len(table), "bytes": int(table["bytes"].sum()), **counts}
+        return {**write_stock(table, staging), **counts}
 
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
     remember_locations(artifact, locations)

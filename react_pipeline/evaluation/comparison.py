@@ -41,7 +41,7 @@ from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, method_key
 from react_pipeline.store import Artifact, InputError, MissingArtifact
 
-COSTS = ("pairs", "trainable_parameters", "seconds")
+COSTS = ("pairs", "trainable_parameters")
 """Counts of a training; the base has none."""
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")

@@ -31,7 +31,6 @@ NUMBERS = (
     "gain_low",
     "gain_high",
     *COUNTS,
-    "seconds",
 )
 
 CLASS_COLUMNS = [
@@ -68,7 +67,8 @@ SEED_COLUMNS = (
 
 
 def columns() -> list[str]:
-    """Columns of a comparison: fractions, counts, seconds of the training.
+    """Columns of a comparison: fractions and counts. Times are in manifests and MLflow alone, so that
+    equal results give equal tables.
 
     `delta_` is the difference to the base, `gain_` that to the control. Those of evidence are not
     measured on labelled images.
@@ -91,7 +91,6 @@ def headings() -> dict[str, str]:
         "n": "images",
         "pairs": "pairs",
         "trainable_parameters": "trained parameters",
-        "seconds": "seconds",
     }
 
 

@@ -26,7 +26,7 @@ _OF_DATABASES = {
             sqlite3.SQLITE_FULL,
             sqlite3.SQLITE_IOERR,
         ),
-        "make its folder writable, or free space",
+        "make its folder writable, free space, or raise `ulimit -f`",
     ),
     **dict.fromkeys(
         (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "end the process that holds it, or wait"
@@ -45,7 +45,7 @@ def refusal_in(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno in _REMEDIES:
-            return f"{link.filename or 'a file'}: {link.strerror}; {_REMEDIES[link.errno]}"
+            return f"{link.filename or 'a file or the output'}: {link.strerror}; {_REMEDIES[link.errno]}"
         if isinstance(link, MemoryError):
             return f"out of memory; {_REMEDIES[errno.ENOMEM]}"
         # The low byte is the code itself, the others are details.

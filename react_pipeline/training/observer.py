@@ -17,8 +17,8 @@ class TrainingObserver:
         """A training begins, or resumes at `first_step` after it was killed."""
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """A step is done; `record` is one line of `metrics.jsonl` (with `step` and `time_ms`, since
-        1970).
+        """A step is done; `record` is one line of `metrics.jsonl` (with `step`), and in addition
+        `time_ms` since 1970, speed and memory.
         """
 
     def failed(self, error: BaseException) -> None:

@@ -108,3 +108,21 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("limits", "expected"), [((64, 64), None), ((256, 512), (512, 512))])
+def test_too_few_open_files_are_raised_or_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    limits: tuple[int, int],
+    expected: tuple[int, int] | None,
+) -> None:
+    allowed = []
+    monkeypatch.setattr(cli.resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(cli.resource, "setrlimit", lambda _, given: allowed.append(given))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    if expected is None:
+        assert ended.value.code == 2 and "ulimit -n" in capsys.readouterr().err
+    else:
+        assert ended.value.code == 0 and allowed == [expected]

@@ -93,6 +93,10 @@ def test_a_decoding_process_gives_the_same_pixels_and_reasons() -> None:
     data = png(100, "RGBA")
     image, truncated = decode_apart(data, MAX_PIXELS)
     assert image.tobytes() == decode_image(data, MAX_PIXELS).tobytes() and not truncated
+    large = io.BytesIO()
+    Image.effect_noise((6_000, 3_000), 90).save(large, "JPEG")
+    image, _ = decode_apart(large.getvalue(), 20 * MAX_PIXELS)
+    assert image.tobytes() == decode_image(large.getvalue(), 20 * MAX_PIXELS).tobytes()
     noise = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(noise, "PNG")
     assert decode_apart(noise.getvalue()[:2_000], MAX_PIXELS, is_lenient=True)[1]

@@ -65,41 +65,28 @@ def intervals_figure(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
 
 
 def costs_figure(table: pd.DataFrame) -> Figure:
-    """Top-1 against what was trained and how long it took; the base as a line, for it costs
-    nothing.
-    """
+    """Top-1 against what was trained; the base as a line, for it costs nothing."""
     rows = table[
         table["top1"].notna()
         & (table["method"] != "base")
         & (table["trainable_parameters"].fillna(0) > 0)
     ]
-    figure = _side_by_side(
-        "Trained parameters (log)", "Seconds of training (log)", shared_yaxes=True
-    )
-    for column, cost in enumerate(("trainable_parameters", "seconds"), start=1):
-        for method, row in rows.groupby("method", sort=False):
-            figure.add_scatter(
-                x=row[cost].astype(float).tolist(),
-                y=(100 * row["top1"]).tolist(),
-                mode="markers",
-                name=method,
-                legendgroup=method,
-                showlegend=column == 1,
-                marker={"size": 11, "color": colour_of(method), "symbol": _symbol(method)},
-                error_y=_reach(row, "top1", method),
-                hovertemplate=f"{method}<br>top-1 %{{y:.1f}}%<br>%{{x:,.0f}}<extra></extra>",
-                row=1,
-                col=column,
-            )
-        note = (
-            {"annotation_text": "base", "annotation_position": "bottom right"}
-            if column == 1
-            else {}
+    figure = _side_by_side("Trained parameters (log)")
+    for method, row in rows.groupby("method", sort=False):
+        figure.add_scatter(
+            x=row["trainable_parameters"].astype(float).tolist(),
+            y=(100 * row["top1"]).tolist(),
+            mode="markers",
+            name=method,
+            marker={"size": 11, "color": colour_of(method), "symbol": _symbol(method)},
+            error_y=_reach(row, "top1", method),
+            hovertemplate=f"{method}<br>top-1 %{{y:.1f}}%<br>%{{x:,.0f}}<extra></extra>",
         )
-        for top1 in _base(table):
-            figure.add_hline(top1, line_dash="dot", line_color=BASE, row=1, col=column, **note)
-        figure.update_xaxes(type="log", row=1, col=column)
-    figure.update_yaxes(title="top-1 %", rangemode="tozero", col=1)
+    note = {"annotation_text": "base", "annotation_position": "bottom right"}
+    for top1 in _base(table):
+        figure.add_hline(top1, line_dash="dot", line_color=BASE, **note)
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(title="top-1 %", rangemode="tozero")
     return _styled(figure, 430, legend=True)
 
 

@@ -112,24 +112,9 @@ def published(folder: Path, last: int = len(TASKS)) -> dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Reference:
-    """What an undisturbed run publishes: only what two of them have alike."""
+    """What an undisturbed run publishes (`published`)."""
 
     files: dict[str, dict[str, str]]
-
-    @classmethod
-    def of(cls, one: dict[str, dict[str, str]], other: dict[str, dict[str, str]]) -> Reference:
-        """Leave out files that hold times."""
-        return cls(
-            {
-                # Tables hold whole seconds, which two runs have alike by chance.
-                task: {
-                    name: digest
-                    for name, digest in files.items()
-                    if other[task].get(name) == digest and name != "table.md"
-                }
-                for task, files in one.items()
-            }
-        )
 
     def differences(self, folder: Path, last: int = len(TASKS)) -> list[str]:
         """What a folder has otherwise, a line each."""

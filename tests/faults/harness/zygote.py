@@ -36,20 +36,16 @@ class Zygote:
     """The project before each task, in `folder`, and what an undisturbed run ends with."""
 
     def __init__(self, folder: Path, tasks: int) -> None:
-        """Run the first tasks of the lineage twice."""
+        """Run the first tasks of the lineage."""
         self.folder, self.tasks, self.state = folder, tasks, attached()
-        found = []
-        for name in ("undisturbed", "elsewhere"):
-            undisturbed = folder / name
-            undisturbed.mkdir()
-            lineage.write_inputs(undisturbed)
-            for task in range(tasks):
-                if not self.before(task).exists():
-                    shutil.copytree(undisturbed, self.before(task))
-                lineage.run(undisturbed, task, task + 1)
-                lineage.forget()
-            found.append(lineage.published(undisturbed, tasks))
-        self.reference = lineage.Reference.of(*found)
+        undisturbed = folder / "undisturbed"
+        undisturbed.mkdir()
+        lineage.write_inputs(undisturbed)
+        for task in range(tasks):
+            shutil.copytree(undisturbed, self.before(task))
+            lineage.run(undisturbed, task, task + 1)
+            lineage.forget()
+        self.reference = lineage.Reference(lineage.published(undisturbed, tasks))
 
     def before(self, task: int) -> Path:
         """The project as it was before a task."""
