@@ -256,4 +256,5 @@ def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
+    with suppress(OSError):  # who asked has ended
+        _serve(sys.stdin.buffer, sys.stdout.buffer)

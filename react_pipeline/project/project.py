@@ -6,6 +6,7 @@ Does not belong here: the form of the files (`settings`), what is made from what
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,8 +44,17 @@ class Project:
 
         Raises:
             ConfigError: If the file is missing or wrong.
+            InputError: If its path is not text.
         """
         located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
+        try:
+            str(located).encode()
+        except UnicodeEncodeError as error:  # databases and pages hold it as text
+            problem = (
+                f"{str(located)!r}: is no text in {sys.getfilesystemencoding()}; rename the folder, "
+                "or set PYTHONUTF8=1"
+            )
+            raise InputError(problem) from error
         return cls(located, load_pipeline(located))
 
     @cached_property
