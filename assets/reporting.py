@@ -109,7 +109,8 @@ def readable_failures() -> Iterator[None]:
         # Dagster would try the step again: its retry policy holds for interruptions too.
         raise dg.Failure(INTERRUPTED, allow_retries=False) from error
     except Exception as error:
-        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+        text = refusal_in(error) or f"{type(error).__name__}: {error}"
+        raise dg.Failure(text, allow_retries=False) from error
 
 
 @contextmanager

@@ -286,6 +286,17 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
     Guard("react_pipeline/extensions/dense/assets.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
     Guard("react_pipeline/extensions/labels/seeds.py", "if digest in tested:", "if False:", "extensions/labels/test_seeds_from_predictions.py"),
+    # Found by samples (`mutation_sample.py`)
+    Guard("react_pipeline/use/predict.py", "if not lock(descriptor, wait=False):", "if False:", "use/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
+    Guard("react_pipeline/use/encoding.py", "    if broken.any():\n", "    if False:\n", "use/test_predict.py::test_a_vector_that_is_not_finite_is_an_error_of_model"),
+    Guard("react_pipeline/use/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "use/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
+    Guard("react_pipeline/extensions/judging/log.py", " and sign_test(values) <= level for", " for", "extensions/judging/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
+    Guard("react_pipeline/tracking/queue.py", "        if not path.exists():\n", "        if True:\n", "tracking/test_tracking.py::test_an_entry_waits_once_as_it_was_first"),
+    Guard("react_pipeline/corpus/web_access.py", "            self._sock.settimeout(left)\n", "            pass\n", "corpus/test_web_access.py::test_each_read_has_what_is_left_of_the_time"),
+    Guard("react_pipeline/retrieval/control.py", 'self._evaluation.holds(pairs["image_sha256"])', 'pairs["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
+    Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_download_made_smaller"),
+    Guard("assets/graphql_limits.py", "tokens > MAX_TOKENS or ", "", "assets/test_webserver.py::test_a_query_that_costs_too_much_is_refused"),
+    Guard("react_pipeline/settings/names.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
     Guard("react_pipeline/use/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "use/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
 )

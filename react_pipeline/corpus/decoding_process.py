@@ -39,6 +39,8 @@ _ANSWER = struct.Struct("<II?Q")
 there are none, which follows.
 """
 _PROGRAM = [sys.executable, "-m", __name__]
+_PIPE_BYTES = 1 << 20
+"""A smaller pipe is filled and emptied many times an image."""
 _KILLED = "killed_decoder"
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid")
 
@@ -104,7 +106,7 @@ def load_batches(
     while True:
         loader: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=source,  # type: ignore[arg-type]
+            batch_sampler=source,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin_memory,
@@ -188,8 +190,12 @@ class _Decoder:
         width, height, is_truncated, reason_bytes = _ANSWER.unpack(head)
         if reason_bytes:
             raise BadImage(*_whole(process.stdout, reason_bytes).decode().split("\0"))
+        bands = _bands(width, height)
+        if len(bands) == 1:
+            pixels = _whole(process.stdout, 3 * width * height)
+            return Image.frombytes("RGB", (width, height), pixels), is_truncated
         image = Image.new("RGB", (width, height))
-        for top, rows in _bands(width, height):
+        for top, rows in bands:
             band = _whole(process.stdout, 3 * width * rows)
             image.paste(Image.frombytes("RGB", (width, rows), band), (0, top))
         return image, is_truncated
@@ -213,6 +219,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C is for the server, which then ends it
+                pipesize=_PIPE_BYTES,
             )
         return self._process
 
@@ -241,18 +248,19 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             answers.write(_ANSWER.pack(0, 0, False, len(reason)) + reason)
         else:
             answers.write(_ANSWER.pack(*image.size, is_truncated, 0))
-            for top, rows in _bands(*image.size):
-                answers.write(image.crop((0, top, image.width, top + rows)).tobytes())
+            bands = _bands(*image.size)
+            for top, rows in bands:
+                part = image if len(bands) == 1 else image.crop((0, top, image.width, top + rows))
+                answers.write(part.tobytes())
         answers.flush()
 
 
-def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+def _bands(width: int, height: int) -> list[tuple[int, int]]:
     """First row and number of rows of the parts in which an image is sent: all of it at once would
     take its memory twice.
     """
     most = max(1, LARGE_PIXELS // width)
-    for top in range(0, height, most):
-        yield top, min(most, height - top)
+    return [(top, min(most, height - top)) for top in range(0, height, most)]
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ enormous.
 """
 
 LARGE_PIXELS = 1 << 24
-"""Of larger images one at a time is decoded in a process, and so many pixels are converted at a
-time.
+"""Of larger images one at a time is decoded in a process, and a quarter of so many pixels is
+converted at a time.
 """
 
 THUMBNAIL_PIXELS = 88
@@ -224,7 +224,7 @@ def _in_bands(image: Image.Image) -> Image.Image:
     """As `_rgb`, a band of rows at a time: a large image with transparency would take 20 bytes a
     pixel.
     """
-    rows = max(1, LARGE_PIXELS // image.width)
+    rows = max(1, LARGE_PIXELS // 4 // image.width)
     if image.height <= rows or image.mode == "RGB":
         return _rgb(image)
     whole = Image.new("RGB", image.size)

@@ -39,6 +39,8 @@ PackedSample = tuple[str, bytes, bytes, dict[str, str]]
 
 MAX_NAME_BYTES = 64 << 10
 """Of a long name or an extended header, which tarfile reads whole."""
+MAX_PADDING_BYTES = 16 << 20
+"""After the end-of-archive mark; tar itself writes 10 KiB."""
 MAX_DIGITS = 100
 """In a row in an extended header; the parser of older Pythons takes the square of their number."""
 
@@ -280,9 +282,9 @@ def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
             f"{path}: {what} at byte {end:,}, so the shard is truncated or damaged; copy it again, "
             "or take it out of `corpus.shards`"
         )
-    while block := file.read(1 << 20):
-        if block.strip(b"\0"):
-            raise CorpusError(
-                f"{path}: has data after its end-of-archive mark; keep concatenated tars as "
-                "single files"
-            )
+    padding = file.read(MAX_PADDING_BYTES + 1)
+    if len(padding) > MAX_PADDING_BYTES or padding.strip(b"\0"):
+        raise CorpusError(
+            f"{path}: has data after its end-of-archive mark; keep concatenated tars as single "
+            "files"
+        )

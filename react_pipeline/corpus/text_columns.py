@@ -15,8 +15,9 @@ from react_pipeline.corpus.bounded_tables import open_table
 from react_pipeline.store import CorpusError
 
 BATCH_ROWS = 65_536
-MAX_BATCH_BYTES = 256 << 20
-"""Text of as many rows; 4 KB a row."""
+MAX_BATCH_BYTES = 192 << 20
+"""Text of as many rows; 3 KB a row."""
+MAX_TABLE_BYTES = 256 << 20
 MAX_TABLE_ROWS = 4_000_000
 
 
@@ -67,7 +68,7 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
 
 
 def read_text_table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of text as a whole, at most `MAX_BATCH_BYTES` and `MAX_TABLE_ROWS`; errors as of
+    """Columns of text as a whole, at most `MAX_TABLE_BYTES` and `MAX_TABLE_ROWS`; errors as of
     `text_batches`.
     """
     batches = []
@@ -77,9 +78,9 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pa.Table:
         batches.append(batch)
         size_bytes += batch.nbytes
         rows += batch.num_rows
-        if size_bytes > MAX_BATCH_BYTES or rows > MAX_TABLE_ROWS:
+        if size_bytes > MAX_TABLE_BYTES or rows > MAX_TABLE_ROWS:
             raise CorpusError(
-                f"{path}: more than {MAX_TABLE_ROWS:,} rows or {MAX_BATCH_BYTES:,} bytes; divide "
+                f"{path}: more than {MAX_TABLE_ROWS:,} rows or {MAX_TABLE_BYTES:,} bytes; divide "
                 "it into several tables"
             )
     return pa.Table.from_batches(batches, None if batches else pa.schema([]))

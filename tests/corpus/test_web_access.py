@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 from collections.abc import Iterator
 from typing import Any
@@ -99,6 +100,20 @@ def test_an_answer_that_comes_byte_by_byte_meets_the_time_out(web: Web) -> None:
     # No single read takes so long; and at its end the answer would be cut, which is another error.
     with pytest.raises(TimeoutError):
         fetch(f"{web.url}/drip", timeout=0.5)
+
+
+def test_each_read_has_what_is_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(web_access.time, "monotonic", lambda: now[0])
+    client, server = socket.socketpair()
+    with client, server:
+        reader = web_access._DeadlineReader(client, client.makefile("rb", 0), 5.0)
+        server.sendall(b"ab")
+        now[0] += 3
+        assert reader.read(1) == b"a" and client.gettimeout() == 2.0
+        now[0] += 2
+        with pytest.raises(TimeoutError):
+            reader.read(1)
 
 
 @pytest.mark.parametrize(

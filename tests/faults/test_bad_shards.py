@@ -82,6 +82,14 @@ def test_an_extended_header_of_gigabytes_is_refused_unread(tmp_path: Path, kind:
         index_shard(path)
 
 
+def test_zeros_without_end_are_not_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"a": pair("circle", "red", 0)})
+    with (tmp_path / "a.tar").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CorpusError, match="end-of-archive"):
+        index_shard(tmp_path / "a.tar")
+
+
 def test_a_cut_shard_stops_the_corpus(
     make_project: Callable[..., Project], drawings: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,12 @@ import yaml
 from PIL import Image
 from support.drawings import encode, evaluation_image
 
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
+from react_pipeline.retrieval import decontamination
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.decontamination import EvaluationImages, Leaks, leaked_images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -100,6 +103,30 @@ def test_the_check_sees_an_image_that_was_let_in(indexed_project: Project, reenc
     configure(indexed_project, evaluation=reencoded.parent / "same")
     publish_evaluation_set(indexed_project, "shapes")
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(1, 0, 1)
+
+
+def test_the_check_sees_an_image_that_download_made_smaller(
+    indexed_project: Project, reencoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(indexed_project, evaluation=reencoded)
+    publish_evaluation_set(indexed_project, "shapes")
+    for publish in (retrieve_pairs, draw_control):
+        publish(indexed_project, "shapes")
+    (reencoded.parent / "same" / "circle").mkdir(parents=True)
+    (reencoded.parent / "same" / "circle" / "0.png").write_bytes(
+        encode(evaluation_image("circle", 0))
+    )
+    configure(indexed_project, evaluation=reencoded.parent / "same")
+    publish_evaluation_set(indexed_project, "shapes")
+    monkeypatch.setattr(
+        decontamination,
+        "CollectedPairs",
+        lambda *given: [
+            SimpleNamespace(row=pair.row, image=b"smaller") for pair in CollectedPairs(*given)
+        ],
+    )
+    for stage in ("retrieved_set", "control_set"):
+        assert leaked_images(indexed_project, stage, "shapes") == Leaks(1, 0, 1)
 
 
 def test_the_check_compares_images_itself(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from support.drawings import pair, write_shard
+from support.retrieval import NOTHING
 from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
@@ -20,7 +23,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.control import RandomRows, draw_control
+from react_pipeline.retrieval.control import Draw, RandomRows, draw_control
 from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact
@@ -149,6 +152,27 @@ def test_what_is_nearly_an_evaluation_image_is_not_drawn(
         > loose.counts["dropped"]["evaluation_image_near"]
     )
     assert pd.read_parquet(strict.file("pairs.parquet"))["evaluation_similarity"].max() < 0.9
+
+
+class Fetched:
+    """Images that are fetched: those of odd rows are an evaluation image."""
+
+    columns = ["image_path", "caption"]
+    identity = "image_path"
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        digests = ["measured" if row % 2 else f"digest {row}" for row in rows["row"]]
+        for pair_ in rows.assign(image_sha256=digests).itertuples(index=False):
+            yield pair_, b""
+
+
+def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
+    evaluation = replace(NOTHING, sha256=frozenset({"measured"}))
+    embeddings = project.store.current("corpus_embeddings", "all")
+    drawing = Draw(evaluation, embeddings, Fetched(), np.random.default_rng(0))  # type: ignore[arg-type]
+    pairs = drawing.take(20)
+    assert len(pairs) and not (pairs["row"] % 2).any()
+    assert drawing.dropped["evaluation_image_hash"]
 
 
 def draw_after(project: Project) -> Artifact:

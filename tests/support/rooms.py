@@ -95,7 +95,7 @@ def definitions_of(module: str) -> frozenset[str]:
             named = (
                 inner
                 for inner in ast.walk(node)
-                if isinstance(inner, ast.ClassDef | ast.FunctionDef)
+                if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             )
             found |= {name.id for name in stored} | {inner.name for inner in named}
     return frozenset(found)

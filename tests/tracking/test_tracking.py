@@ -19,6 +19,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.queue import Queue
 from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
 
@@ -398,3 +399,11 @@ def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
     assert len(steps) == 2_466
     rows = rows_of_record({"step": 1_999, "time_ms": 5, "loss": 1.0, "evaluation_top1": 0.5})
     assert list(rows) == [("training/evaluation_top1", 0.5, 1_999, 5)]
+
+
+def test_an_entry_waits_once_as_it_was_first(tmp_path: Path) -> None:
+    queue = Queue("sqlite://", tmp_path)
+    for run in ("one", "two"):
+        path = queue.put("promotion--shapes--1", {"dagster_run_id": run})
+    assert queue.entries() == queue.verdicts("shapes") == [path]
+    assert json.loads(path.read_text()) == {"dagster_run_id": "one"}

@@ -26,11 +26,12 @@ from support.web import served
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.corpus import remote_store
-from react_pipeline.corpus.images import decode_image
+from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError, MissingArtifact, SourceUnavailable
-from react_pipeline.use import encoding
+from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
+from react_pipeline.use import encoding, pictures, predict
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.pictures import Picture, find_pictures
 from react_pipeline.use.predict import Options, embed_pictures, predict_pictures
@@ -243,6 +244,36 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
     with pytest.raises(InputError, match="not_an_image 1"):
         predict_pictures(classifier, str(photos), tmp_path / "none", NOW)
     assert ledger(tmp_path / "none") == [("text.jpg", "not_an_image")]
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    with predict._held(tmp_path / "out", {}, False), pytest.raises(InputError, match="another run"):
+        predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    assert not (tmp_path / "out" / "run.json").exists()
+    predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+
+
+def test_a_vector_that_is_not_finite_is_an_error_of_model(
+    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Encoder.images
+    monkeypatch.setattr(Encoder, "images", lambda *given: images(*given) * torch.nan)
+    with pytest.raises(ReactError, match="not finite"):
+        predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+
+
+@pytest.mark.parametrize("size_bytes", [None, 1_000])
+def test_a_picture_of_too_many_bytes_is_not_read_whole(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int | None
+) -> None:
+    path = photos / "large.png"
+    path.write_bytes(b"x" * 2_000)
+    monkeypatch.setattr(pictures, "MAX_IMAGE_BYTES", 999)
+    with pytest.raises(BadImage) as caught:
+        Picture("large", path, size_bytes=size_bytes).read()
+    assert caught.value.reason == "too_many_bytes"
 
 
 def predict_until_killed(config: Path, source: str, output: Path, transductive: bool) -> None:

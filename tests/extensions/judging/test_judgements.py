@@ -19,6 +19,7 @@ from support.promotion import checkpoint
 
 import react_pipeline.evaluation.comparison as comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
+from react_pipeline.extensions.judging import log as judging_log
 from react_pipeline.extensions.judging.judgements import STATUS, judgements_of
 from react_pipeline.extensions.judging.log import (
     Session,
@@ -285,3 +286,11 @@ def test_without_a_difference_no_verdict_is_forecast(project: Project, tmp_path:
         for number in range(10):
             log.answer(number, number % 2)
         assert log.session.clicks_left == 50
+
+
+def test_nothing_is_clear_before_the_exact_test_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = np.ones(8, np.int64)
+    assert judging_log._is_clear(answers, answers, 10_000)
+    monkeypatch.setattr(judging_log, "sign_test", lambda _: 0.5)
+    assert not judging_log._is_clear(answers, answers, 10_000)
+    assert judging_log._is_clear(answers, answers, 8)  # nothing is left to judge

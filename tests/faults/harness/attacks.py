@@ -24,6 +24,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ MAX_SECONDS = 30
 MAX_BYTES = 1 << 30
 CAP = 100_000_000
 """Pixels."""
-REFUSALS = (ReactError, BadSample, requests.RequestException, OSError)
+REFUSALS = (ReactError, BadSample, requests.RequestException, HTTPException, OSError)
 
 Attack = Callable[[Path], Any]
 """Prepares in a folder, and returns what to call with nothing: the attack itself."""
