@@ -31,7 +31,7 @@ def test_every_folder_of_tests_is_a_room_or_named() -> None:
 
 def test_support_code_is_one_package() -> None:
     beside = {path.name for path in TESTS.glob("*.py")}
-    assert beside == {"conftest.py", "mutations.py", "support_rooms.py"}
+    assert beside == {"conftest.py", "mutation_sample.py", "mutations.py", "support_rooms.py"}
     assert not list(TESTS.rglob("*/support_*.py"))
 
 

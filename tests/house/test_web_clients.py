@@ -11,8 +11,8 @@ POLICY = "of the policy"
 OURS = "a server that we started, or that the settings name, under a deadline and a size"
 USERS = {
     "clip/hub.py": "asks the environment for proxies",
-    "commands/doctor.py": OURS,
-    "commands/servers.py": OURS,
+    "extensions/doctor/diagnosis.py": OURS,
+    "extensions/ui/servers.py": OURS,
     "corpus/bounded_answer.py": POLICY,
     "corpus/download_process.py": POLICY,
     "corpus/web_access.py": POLICY,
