@@ -4,6 +4,7 @@ from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .few_shot_set import publish_few_shot_set as publish_few_shot_set
 from .name_counts import domain_names as domain_names
 from .retrieve import most_pairs as most_pairs
+from .retrieve import preview_pairs as preview_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .together import passes_of as passes_of
 from .unnamed import unnamed_classes as unnamed_classes

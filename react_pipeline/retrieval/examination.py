@@ -75,24 +75,28 @@ class Examination:
             refused = [plain_url(url) is None for url in candidates["url"]]
             self.failed.update(dict.fromkeys(candidates.loc[refused, "row"].tolist(), REFUSED_URL))
         while True:
-            failed = set(self.failed)
-            if self.rounds > REFILL_ROUNDS:
-                # What could not be fetched by now is given up: choose among what was.
-                failed |= set(candidates["row"]) - self.sha256.keys()
-            mark_drops(
-                candidates,
-                evaluation,
-                self._settings,
-                failed=failed,
-                near=self.near,
-                review=self._review,
-            )
+            self.rank(candidates, evaluation)
             new = self._to_fetch(candidates) if self._fetches else []
             if not new:
                 return
             self._seen.update(new)
             self._fetch(np.array(new, np.int64))
             self._fill_in(candidates)
+
+    def rank(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
+        """Fill `dropped` by what is known so far; nothing is fetched."""
+        failed = set(self.failed)
+        if self.rounds > REFILL_ROUNDS:
+            # What could not be fetched by now is given up: choose among what was.
+            failed |= set(candidates["row"]) - self.sha256.keys()
+        mark_drops(
+            candidates,
+            evaluation,
+            self._settings,
+            failed=failed,
+            near=self.near,
+            review=self._review,
+        )
 
     def counts(self) -> dict[str, Any]:
         """The counts of the manifest: rounds of fetching, and why images were not available."""

@@ -11,6 +11,7 @@ similarity floor, all classes of a pair, and a report.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +82,20 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, retrieval.write)
 
 
+def preview_pairs(project: Project, slug: str) -> pd.DataFrame:
+    """The candidates of a domain as `retrieve_pairs` ranks them; nothing is fetched or published.
+
+    Returns:
+        Columns class_id, row, similarity, mode, dropped ("" where kept) and more, the best first.
+
+    Raises:
+        MissingArtifact, StaleArtifact: If what it is made from has to be materialized first.
+    """
+    parents = resolve(project, "retrieved_set", slug).parents
+    with tempfile.TemporaryDirectory() as folder:
+        return _Retrieval(project, slug, parents).preview(Path(folder))
+
+
 @dataclass(frozen=True)
 class _Retrieval:
     """The retrieval of one domain."""
@@ -93,12 +108,7 @@ class _Retrieval:
         """Search, choose and collect pairs, and report; returns the counts."""
         started = time.monotonic()
         scratch = scratch_of(directory)
-        clip = load_encoder(self.project, self.parents[encoder_in(self.parents)])
-        evaluation = self._evaluation(clip)
-        queries = self._queries(evaluation, clip, scratch / SEARCH)
-        search = self._search(queries, scratch / SEARCH)
-        source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
-        candidates = self._described(search.table, source, evaluation, scratch / SEARCH)
+        evaluation, queries, search, source, candidates = self._candidates(scratch)
         examination = Examination(source, self.embeddings, self.settings, self.review)
         examination.choose(candidates, evaluation)
         classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
@@ -126,6 +136,25 @@ class _Retrieval:
         sheets = sheets_of(pairs)
         write_report(directory, title, classes, candidates, self.settings, counts, sheets)
         return counts
+
+    def preview(self, scratch: Path) -> pd.DataFrame:
+        """The candidates, ranked by what is known before any image is fetched."""
+        evaluation, _, _, source, candidates = self._candidates(scratch)
+        examination = Examination(source, self.embeddings, self.settings, self.review)
+        examination.rank(candidates, evaluation)
+        return candidates
+
+    def _candidates(
+        self, scratch: Path
+    ) -> tuple[EvaluationImages, Queries, Candidates, ImageSource, pd.DataFrame]:
+        """What is kept out, the queries, their hits, the images, and what is known of each hit."""
+        clip = load_encoder(self.project, self.parents[encoder_in(self.parents)])
+        evaluation = self._evaluation(clip)
+        queries = self._queries(evaluation, clip, scratch / SEARCH)
+        search = self._search(queries, scratch / SEARCH)
+        source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
+        candidates = self._described(search.table, source, evaluation, scratch / SEARCH)
+        return evaluation, queries, search, source, candidates
 
     @cached_property
     def domain(self) -> DomainConfig:
