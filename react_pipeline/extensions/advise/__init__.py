@@ -1,0 +1,1 @@
+"""Advice: what to expect of each method on a domain, before anything is trained."""

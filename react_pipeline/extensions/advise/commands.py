@@ -1,0 +1,139 @@
+"""The command `react-pipeline advise`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from react_pipeline.commands import Config, Domain, console, load_project, print_table
+
+if TYPE_CHECKING:
+    from react_pipeline.extensions.advise.advice import Option
+    from react_pipeline.extensions.advise.forecast import Measurements
+    from react_pipeline.extensions.advise.signs import Signs
+
+LISTED = 10
+"""Classes that are listed."""
+
+
+def advise(
+    domain: Domain,
+    pictures: Annotated[
+        str | None,
+        typer.Option(help="Unlabelled pictures of the domain, a few hundred: a SOURCE of `embed`."),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Say what to expect of each method before anything is trained: classes that the corpus lacks,
+    expected gains with intervals, costs, and the command to run next.
+
+    The corpus must be indexed, and the evaluation set of the domain materialized.
+    """
+    from react_pipeline.extensions.advise.advice import next_command, options_of, recommended
+    from react_pipeline.extensions.advise.forecast import Measurements
+    from react_pipeline.extensions.advise.signs import encode_unlabelled, signs_of
+
+    project = load_project(config)
+    vectors = None if pictures is None else encode_unlabelled(project, domain, pictures)
+    signs = signs_of(project, domain, vectors)
+    _print_classes(signs)
+    measured = Measurements.read()
+    options = options_of(project, domain, signs, measured)
+    _print_options(options)
+    _print_calibration(options, signs, measured)
+    lacking = int((signs.classes["pairs"] < project.retrieval(domain).min_per_class).sum())
+    if lacking > project.retrieval(domain).max_starving_fraction * len(signs.classes):
+        console.print(
+            f"next: add names or synonyms to {domain}.yaml; {lacking} classes have too few pairs, and "
+            "no method trains on so few"
+        )
+        return
+    choice = recommended(options)
+    if choice is None:
+        console.print(
+            f"next: add names to {domain}.yaml, or use another corpus; no method is expected to gain"
+        )
+        return
+    console.print(f"next: {next_command(project, domain, choice)}")
+
+
+def _print_classes(signs: Signs) -> None:
+    classes = signs.classes
+    unnamed = classes[~classes["named"]]
+    console.print(
+        f"{len(classes):,} classes, {classes['pairs'].sum():,} pairs; {len(unnamed):,} classes are "
+        f"named in no caption, {(classes['pairs'] == 0).sum():,} have no pair"
+    )
+    if unnamed.empty:
+        return
+    rows = [
+        [
+            name,
+            f"{pairs:,}",
+            near,
+            " ".join(str(caption).split())[:60],
+        ]
+        for name, pairs, near, caption in unnamed[["class", "pairs", "near", "caption"]]
+        .head(LISTED)
+        .itertuples(index=False)
+    ]
+    print_table(["not named", "pairs", "similar name", "caption of the best pair"], rows, right=2)
+    if (more := len(unnamed) - LISTED) > 0:
+        console.print(f"and {more:,} more")
+    console.print("a synonym that captions use finds better pairs")
+
+
+def _print_options(options: Sequence[Option]) -> None:
+    rows = []
+    for option in options:
+        gain = interval = "not measured"
+        if (of := option.expected) is not None:
+            gain = _points(of.expected)
+            interval = f"{_points(of.low)} to {_points(of.high)}"
+            if math.isinf(of.high):
+                interval = "too few domains"
+        held_out = "not measured"
+        if (numbers := option.held_out) is not None:
+            held_out = f"{_points(numbers.own)}, control {_points(numbers.control)}"
+            held_out += ": lost" if numbers.lost else ""
+        price = [f"{option.seconds:,.0f} s", f"{option.memory / 1e6:,.0f} MB"]
+        rows.append([option.method, gain, interval, held_out, *price])
+    columns = ["method", "expected gain", "interval", "held-out pairs", "time", "memory"]
+    print_table(columns, rows, right=len(columns))
+    console.print(
+        "gains are points of top-1 over the base; memory is without activations; what lost to its "
+        "control on held-out pairs is not recommended"
+    )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}"
+
+
+def _print_calibration(options: Sequence[Option], signs: Signs, measured: Measurements) -> None:
+    from react_pipeline.extensions.advise.forecast import COVERAGE, outside
+
+    console.print(
+        f"intervals should hold {COVERAGE:.0%} of gains; domains of the demo, drawings and a weak CLIP, "
+        "left out in turn:"
+    )
+    for option in options:
+        if (of := option.calibration) is not None:
+            console.print(
+                f"  {option.method}: {of.domains} domains, rank correlation "
+                f"{of.rank_correlation:.2f}, {of.coverage:.0%} of gains inside, mean width "
+                + ("unbounded" if math.isinf(of.width) else f"{100 * of.width:.1f} points")
+            )
+    beyond = {
+        name
+        for option in options
+        if option.expected is not None
+        for name in outside(measured.domains, option.method, signs.values)
+    }
+    if beyond:
+        console.print(
+            f"beyond all measured domains: {', '.join(sorted(beyond))}; expect less of the intervals"
+        )

@@ -1,0 +1,247 @@
+"""Signs: what names, corpus and pictures say of a domain before anything is trained.
+
+Does not belong here: what gain they promise (`forecast`), what follows (`advice`). Shapes: N pairs,
+C classes, D embedding dimension, P pictures.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from react_pipeline.clip import (
+    ClassHead,
+    Clip,
+    choose_device,
+    class_prompts,
+    domain_head,
+    loaded_base,
+)
+from react_pipeline.embedding import row_metadata, vectors_of
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
+from react_pipeline.retrieval import domain_names, preview_pairs, unnamed_classes
+from react_pipeline.settings import METHODS, TrainingConfig
+from react_pipeline.stage import encoder_in
+from react_pipeline.store import Artifact, InputError, RetrievalError
+from react_pipeline.training import HeadMethod, HeadSamples, nearest_class
+from react_pipeline.use import Classifier, Options, embed_pictures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADS = ("gda", "ncm")
+"""Fitted in closed form, so that they can be tried here."""
+
+FOLDS = 2
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Accuracy of heads on pairs that they were not fitted to, as a fraction: of the zero-shot head,
+    of one fitted to retrieved pairs, and of one fitted to random pairs.
+    """
+
+    base: float
+    own: float
+    control: float
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What is known of a domain.
+
+    Attributes:
+        values: By name: `named` (share of classes that a caption names), `similarity` (mean over
+            classes of the best kept hit's, 0 for a class without one), `held_out_gain` (of the gda
+            head over the zero-shot head, on held-out pairs), `classes` (log2 of their number); and
+            of pictures `nearness` (mean cosine with the nearest kept image) and `margin` (mean lead
+            of the zero-shot head's first class over its second).
+        tried: By head.
+        classes: One row a class: class, pairs, named (by a caption), near (the nearest name that
+            captions have, "" if there is none), caption (of its best hit).
+        samples: The kept pairs as a head is fitted to them, in the order of the corpus.
+    """
+
+    values: Mapping[str, float]
+    tried: Mapping[str, Tried]
+    classes: pd.DataFrame
+    samples: HeadSamples
+
+
+def signs_of(project: Project, slug: str, pictures: NDArray[np.float32] | None = None) -> Signs:
+    """Search the corpus as retrieval would, and try the heads on what it finds.
+
+    Args:
+        pictures: Unit vectors (P, D) of unlabelled pictures of the domain.
+
+    Raises:
+        MissingArtifact, StaleArtifact: If index or evaluation set have to be materialized first.
+        RetrievalError: If retrieval would keep no pair.
+    """
+    import torch
+
+    embeddings = fresh(project, "corpus_embeddings")
+    candidates = preview_pairs(project, slug)
+    kept = candidates[candidates["dropped"] == ""].sort_values("row")
+    if kept.empty:
+        raise RetrievalError(
+            f"{slug}: retrieval would keep no pair of {len(candidates)} candidates; correct the "
+            "names, or use a corpus that shows these classes"
+        )
+    encoder = fresh(project, encoder_in(embeddings.parents))
+    clip = loaded_base(encoder.path, choose_device(project.config.device))
+    samples = _samples(project, slug, clip, embeddings, kept)
+    classes = _classes(project, slug, embeddings, kept)
+    best = kept.groupby("class_id")["similarity"].max().reindex(classes.index, fill_value=0.0)
+    tried = _tried(samples, embeddings, kept["row"].to_numpy())
+    values = {
+        "named": float(classes["named"].mean()),
+        "similarity": float(best.mean()),
+        "held_out_gain": tried["gda"].own - tried["gda"].base,
+        "classes": float(np.log2(len(classes))),
+    }
+    if pictures is not None:
+        values |= _picture_signs(torch.from_numpy(pictures), samples)
+    return Signs(values, tried, classes, samples)
+
+
+def _samples(
+    project: Project, slug: str, clip: Clip, embeddings: Artifact, kept: pd.DataFrame
+) -> HeadSamples:
+    import torch
+
+    domain = project.domain(slug)
+    prompts = class_prompts(domain)
+    rows = kept["row"].to_numpy()
+    return HeadSamples(
+        zero_shot=domain_head(clip, domain).contiguous(),
+        images=_unit(vectors_of(embeddings, "image", rows)),
+        captions=_unit(vectors_of(embeddings, "text", rows)),
+        class_ids=torch.tensor(kept["class_id"].to_numpy(), dtype=torch.long),
+        prompts=clip.encode_texts(prompts["prompt"].tolist()),
+        prompt_ids=torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long),
+    )
+
+
+def _unit(vectors: NDArray[np.float32]) -> Tensor:
+    import torch
+    from torch.nn.functional import normalize
+
+    return normalize(torch.from_numpy(vectors), dim=1)
+
+
+def _classes(project: Project, slug: str, embeddings: Artifact, kept: pd.DataFrame) -> pd.DataFrame:
+    unnamed = unnamed_classes(domain_names(project, slug), embeddings)
+    classes = pd.DataFrame({"class": project.domain(slug).class_names})
+    sizes = kept.groupby("class_id").size()
+    classes["pairs"] = sizes.reindex(classes.index, fill_value=0)
+    # Without captions no class is named.
+    classes["named"] = False if unnamed is None else ~classes["class"].isin(unnamed)
+    classes["near"] = classes["class"].map(unnamed or {}).fillna("")
+    first = kept.loc[kept.groupby("class_id")["similarity"].idxmax()]
+    texts = row_metadata(embeddings, first["row"], ["caption"])["caption"].fillna("")
+    by_class = pd.Series(texts.to_numpy(), first["class_id"].to_numpy())
+    classes["caption"] = by_class.reindex(classes.index, fill_value="")
+    return classes
+
+
+def _tried(samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]) -> dict[str, Tried]:
+    """Each head on each half of the pairs (of these rows), fitted to the other half, or to as many
+    random pairs that are none of them.
+    """
+    import torch
+
+    fold = (
+        pd.Series(samples.class_ids.numpy()).groupby(samples.class_ids.numpy()).cumcount() % FOLDS
+    )
+    held_out = [torch.from_numpy((fold == number).to_numpy()) for number in range(FOLDS)]
+    random = _random(samples, embeddings, rows)
+
+    def accuracy(head: ClassHead, at: Tensor) -> float:
+        right = head.scores(samples.images[at]).argmax(dim=1) == samples.class_ids[at]
+        return float(right.double().mean()) if len(right) else 0.0
+
+    zero_shot = ClassHead(samples.zero_shot)
+    base = float(np.mean([accuracy(zero_shot, at) for at in held_out]))
+    tried = {}
+    for name in HEADS:
+        method = METHODS[name]
+        assert isinstance(method, HeadMethod)  # noqa: S101 - as their names say
+        of_random = zero_shot if random is None else _fit(method, random)
+        own = [accuracy(_fit(method, at_positions(samples, ~at)), at) for at in held_out]
+        control = [accuracy(of_random, at) for at in held_out]
+        tried[name] = Tried(base, float(np.mean(own)), float(np.mean(control)))
+    return tried
+
+
+def _fit(method: HeadMethod, samples: HeadSamples) -> ClassHead:
+    head, _ = method.fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
+    return head
+
+
+def at_positions(samples: HeadSamples, at: Tensor) -> HeadSamples:
+    """The pairs at some positions, or where a mask is true; all prompts."""
+    return HeadSamples(
+        samples.zero_shot,
+        samples.images[at],
+        samples.captions[at],
+        samples.class_ids[at],
+        samples.prompts,
+        samples.prompt_ids,
+    )
+
+
+def _random(
+    samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]
+) -> HeadSamples | None:
+    """Random pairs, half as many as those of these rows and none of them, each with the class whose
+    prompt is nearest to its caption, as in a control; None if the corpus has no others.
+    """
+    random = np.random.default_rng(0)
+    drawn = random.integers(int(embeddings.counts["rows"]), size=4 * len(rows))
+    others = np.setdiff1d(drawn, rows)
+    if not len(others):
+        return None
+    chosen = random.permutation(others)[: max(len(rows) // FOLDS, 1)]
+    captions = _unit(vectors_of(embeddings, "text", chosen))
+    class_ids = nearest_class(captions, samples.prompts, samples.prompt_ids)
+    images = _unit(vectors_of(embeddings, "image", chosen))
+    return HeadSamples(
+        samples.zero_shot, images, captions, class_ids, samples.prompts, samples.prompt_ids
+    )
+
+
+def _picture_signs(pictures: Tensor, samples: HeadSamples) -> dict[str, float]:
+    nearest = (pictures @ samples.images.T).amax(dim=1)
+    first, second = (pictures @ samples.zero_shot).topk(2, dim=1).values.T
+    return {"nearness": float(nearest.mean()), "margin": float((first - second).mean())}
+
+
+def encode_unlabelled(project: Project, slug: str, source: str) -> NDArray[np.float32]:
+    """Unit vectors (P, D) of the pictures of a SOURCE, as for `embed`; those that cannot be decoded
+    are left out.
+
+    Raises:
+        InputError: If there is none, or another encoder made the vectors of the corpus.
+    """
+    if project.config.two_encoders:
+        raise InputError(
+            "--pictures: the corpus has vectors of `retrieval_encoder`, which pictures of the base "
+            "cannot be compared with; leave --pictures out"
+        )
+    precision = project.config.embedding.precision
+    classifier = Classifier.load(slug, "base", config=project.path, precision=precision)
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(workers=project.config.embedding.workers)
+        embed_pictures(classifier, source, Path(folder) / "out", options)
+        vectors = pq.read_table(Path(folder) / "out" / "vectors.parquet")["vector"]
+        return np.asarray(vectors.combine_chunks().flatten()).reshape(len(vectors), -1).copy()
