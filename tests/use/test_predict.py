@@ -249,7 +249,10 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
 def test_a_folder_that_another_run_writes_to_is_refused(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
-    with predict._held(tmp_path / "out", {}, False), pytest.raises(InputError, match="another run"):
+    with (
+        predict.held_run(tmp_path / "out", {}, False),
+        pytest.raises(InputError, match="another run"),
+    ):
         predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
     assert not (tmp_path / "out" / "run.json").exists()
     predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
