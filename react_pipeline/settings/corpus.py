@@ -258,7 +258,7 @@ def _placeholder(info: FieldInfo) -> str:
     return "..."
 
 
-class UnknownCorpus(UnknownKind, CorpusConfig):
+class UnknownCorpus(UnknownKind, CorpusConfig, extra="ignore"):
     """A corpus of a kind that nothing brings."""
 
 

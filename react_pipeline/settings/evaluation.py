@@ -99,7 +99,7 @@ class EvaluationSetConfig(Kind):
         return labelled_kinds()
 
 
-class UnknownSet(UnknownKind, EvaluationSetConfig):
+class UnknownSet(UnknownKind, EvaluationSetConfig, extra="ignore"):
     """Labelled images of a kind that nothing brings."""
 
 

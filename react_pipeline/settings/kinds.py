@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, field_validator
+from pydantic import field_validator
 
 from react_pipeline.extension import Extension, brought_by_name
 from react_pipeline.settings.near_names import did_you_mean
@@ -40,9 +40,9 @@ class Kind(Section):
 
 
 class UnknownKind(Kind):
-    """A `kind` that nothing brings, so that its other fields cannot be checked."""
-
-    model_config = ConfigDict(extra="ignore")
+    """A `kind` that nothing brings, so that its other fields cannot be checked: a subclass sets
+    `extra="ignore"`, as its last base decides.
+    """
 
     @field_validator("kind")
     @classmethod

@@ -95,7 +95,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
 def test_evidence_is_shown_and_decides_without_labels(
     project: Project, install: Callable[..., None]
 ) -> None:
-    install(votes=Votes())
+    install(votes=Votes(), dashboard=extension.extensions()["dashboard"])
     artifact = compare(project, SLUG)
     assert "votes" in artifact.parents
     row = pd.read_parquet(artifact.file("table.parquet")).set_index("method").loc[GATED]
