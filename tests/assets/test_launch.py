@@ -103,6 +103,8 @@ def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -
         assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_a_fresh_dagster_home_gets_every_event_and_check(
     launched: Launched, tmp_path: Path
 ) -> None:

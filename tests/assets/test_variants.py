@@ -59,6 +59,8 @@ def test_variants_and_seeds_are_partitions(make_project: Callable[..., Project])
     assert "base" in results.get_partitions_def_for_dimension("method").get_partition_keys()
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_all_of_them_are_trained_and_compared(launched: tuple[Project, Summary]) -> None:
     project, summary = launched
     assert not summary.failed and not summary.skipped

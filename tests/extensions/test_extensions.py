@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.drawings import draw, encode
 from support.rooms import LIBRARY
 
@@ -88,6 +89,8 @@ def python(code: str, *arguments: object, path: Path, folder: Path) -> tuple[str
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_the_core_builds_up_to_a_verdict_without_any_extension(
     indexed_project: Project, tmp_path: Path
 ) -> None:

@@ -49,6 +49,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "DAGSTER_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_the_example_is_used_from_the_corpus_to_mlflow(
     tiny_project: Project, environment: dict[str, str], tmp_path: Path
 ) -> None:

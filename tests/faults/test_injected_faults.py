@@ -70,6 +70,8 @@ def survived(campaign: Campaign) -> bool:
     return not campaign.problems
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_sampled_faults_and_power_losses_leave_nothing_torn() -> None:
     with harness(TRAINED) as found:
         campaign = found.inject(SAMPLE, to_end_every=20)

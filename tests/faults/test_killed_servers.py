@@ -80,6 +80,8 @@ def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
     assert not process_groups.living([process.pid])
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_servers_end_even_if_ui_is_killed_by_sigkill(tmp_path: Path) -> None:
     code = """
 import subprocess, time

@@ -147,6 +147,8 @@ def test_killed_twice_in_mid_epoch_every_record_is_the_same(
     assert not list(project.config.store.glob(".staging/*"))
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_kept_tokens_outlive_the_kill(
     _killed: Killed, copied: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:

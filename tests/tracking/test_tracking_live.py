@@ -269,6 +269,8 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_steps_are_streamed_to_server_and_its_page_has_address(server: str) -> None:
     tracking = Tracking(Runs(server, "tiny"))
     with live_run(tracking) as live:

@@ -161,6 +161,8 @@ def accuracies(path: str | Path) -> list[float]:
     return [record["evaluation_top1"] for record in records if "evaluation_top1" in record]
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize(("name", "method"), [("gated", "gated-image"), ("full", "full")])
 def test_two_processes_take_the_steps_of_one(together: Together, name: str, method: str) -> None:
     one = customize(together.alone, "shapes", method)

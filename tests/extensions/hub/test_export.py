@@ -136,6 +136,8 @@ torch.save([image, texts], sys.argv[3])
 """
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize("way", WAYS)
 def test_open_clip_learns_gated_blocks_from_the_folder(
     project: Project, tmp_path: Path, way: str
@@ -419,6 +421,8 @@ def export_until_killed(path: Path, target: Path, where: str) -> None:
     export(Project.load(path), "shapes", "locked-text", target, overwrite=True)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize("where", ["model_card", "fsync_tree"])
 def test_killed_in_middle_it_leaves_no_folder_or_earlier_one(  # FAULTS 1
     project: Project, tmp_path: Path, where: str
