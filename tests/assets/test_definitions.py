@@ -83,6 +83,12 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
     assert node.code_version == STAGES[stage].version
 
 
+def test_no_launch_can_bring_its_own_project() -> None:
+    loaded = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
+    jobs = loaded.get_repository_def().get_all_jobs()
+    assert jobs and not any("project" in job.resource_defs for job in jobs)
+
+
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
     on_device = {

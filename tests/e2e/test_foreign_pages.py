@@ -180,13 +180,3 @@ def test_both_servers_refuse_foreign_host_and_foreign_origin(
         post(f"{served.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 1}, headers)[0]
         == 403
     )
-
-
-def test_a_launch_that_brings_its_own_project_is_refused(served: Served) -> None:
-    body = launch({"resources": {"project": {"config": {"config_path": "/evil.yaml"}}}})
-    status, answered = post(f"{served.dagster}/graphql", body)
-    assert (status, answered["data"]["launchPipelineExecution"]["__typename"]) == (
-        200,
-        "RunConfigValidationInvalid",
-    )
-    assert runs(served) == []
