@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
-OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval tracking use)
+OLDEST_TESTS := $(addprefix tests/,browse clip embedding extensions/hub extensions/methods indexing retrieval tracking use)
 
 .PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
