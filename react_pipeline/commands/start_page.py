@@ -123,7 +123,7 @@ def _links(
     )
     yield (
         "",
-        "react-pipeline serve     the corpus in a browser; `search 'a red bird'`: in the terminal",
+        "react-pipeline serve     the corpus in a browser; `search 'a bird'`: in the terminal",
     )
     yield "", "react-pipeline init      FOLDER starts a project of your own"
 

@@ -60,7 +60,7 @@ class Option:
 
 
 def options_of(project: Project, slug: str, signs: Signs, measured: Measurements) -> list[Option]:
-    """The methods of the project and the measured ones, the highest expected gain first."""
+    """The methods of the project and the measured ones, the one that is surest to gain first."""
     table = project.config.all_methods
     names = [
         name
@@ -80,23 +80,26 @@ def options_of(project: Project, slug: str, signs: Signs, measured: Measurements
         )
         for name in names
     ]
-    return sorted(options, key=lambda option: -_expected(option))
+    return sorted(options, key=lambda option: -_sure(option))
 
 
-def _expected(option: Option) -> float:
-    return -np.inf if option.expected is None else option.expected.expected
+def _sure(option: Option) -> float:
+    """The lower end of the interval: a high gain that few domains speak for is no reason."""
+    return -np.inf if option.expected is None else option.expected.low
 
 
 def recommended(options: Sequence[Option]) -> Option | None:
-    """The method with the highest expected gain, of those that are expected to gain and did not lose
-    to their control; None if there is none.
+    """The method that is surest to gain, of those that are expected to gain and did not lose to their
+    control; None if there is none.
     """
     good = [
         option
         for option in options
-        if _expected(option) > 0 and not (option.held_out and option.held_out.lost)
+        if option.expected is not None
+        and option.expected.expected > 0
+        and not (option.held_out and option.held_out.lost)
     ]
-    return max(good, key=_expected, default=None)
+    return max(good, key=_sure, default=None)
 
 
 def next_command(project: Project, slug: str, option: Option) -> str:

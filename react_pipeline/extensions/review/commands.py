@@ -56,10 +56,8 @@ def review(
             console.print("stopping ...")
         verdicts = [decision.verdict for decision in log.decisions.values()]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("reject", "move", "pin"))
-    console.print(
-        f"{len(verdicts)} decisions ({counts}); next: react-pipeline materialize --select "
-        f"'key:retrieved_set*' --domain {domain}"
-    )
+    command = f"; next: react-pipeline materialize --select 'key:retrieved_set*' --domain {domain}"
+    console.print(f"{len(verdicts)} decisions ({counts}){command if verdicts else ''}")
 
 
 def takedown(

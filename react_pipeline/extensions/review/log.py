@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 
 from react_pipeline.extensions.review.pairs import ReviewedPair
@@ -82,7 +83,8 @@ def open_log(project: Project, slug: str, person: str) -> Iterator[ReviewLog]:
             f"{path}: {error.strerror}; make the folder of the domain files writable"
         ) from error
     try:
-        if not lock(descriptor, wait=False):
+        # Whoever ends without a decision removes the empty file, while it holds the lock.
+        if not lock(descriptor, wait=False) or not _is_file_of(descriptor, path):
             raise InputError(
                 f"{path}: another `react-pipeline review` has it open; use its page, or stop it"
             )
@@ -93,5 +95,14 @@ def open_log(project: Project, slug: str, person: str) -> Iterator[ReviewLog]:
             Decision.model_validate_json(last)
             append(descriptor, last + b"\n")
         yield ReviewLog(project, slug, person, descriptor)
+        if not os.fstat(descriptor).st_size:
+            path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

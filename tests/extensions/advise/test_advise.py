@@ -104,6 +104,8 @@ def test_what_lost_to_its_control_is_never_recommended() -> None:
     assert recommended([best, *others]) is None
     won = replace(best, held_out=HeldOut(0.2, 0.1))
     assert recommended([second, won]) is won
+    guess = Option("full", Forecast(0.5, -0.4, 1.4), None, None, 1.0, 1.0)
+    assert recommended([guess, second]) is second
 
 
 def test_numbers_of_the_store_decide_for_trained_methods(

@@ -118,6 +118,12 @@ def test_a_review_is_resumed_and_held_by_one(
     assert [decision.by for decision in decisions.values()] == ["ann", "bob"]
 
 
+def test_a_review_without_a_decision_leaves_no_file(retrieved_project: Project) -> None:
+    with open_log(retrieved_project, SLUG, "ann"):
+        assert review_file(retrieved_project, SLUG).exists()
+    assert not review_file(retrieved_project, SLUG).exists()
+
+
 @pytest.mark.parametrize("line", ["{}", "[1]", '{"image": "x"}'])
 def test_a_wrong_line_is_named(retrieved_project: Project, line: str) -> None:
     review_file(retrieved_project, SLUG).write_text(line + "\n")
