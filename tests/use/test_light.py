@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import fsspec  # noqa: F401 - its registry
 import pytest
 from support.customized import customized
 from support.drawings import draw, encode
@@ -97,6 +98,9 @@ def test_pictures_on_servers_need_an_extra_that_is_named(
 ) -> None:
     for module in ("pandas", "aiohttp"):
         monkeypatch.setitem(sys.modules, module, None)
+    # What another test loaded would not be looked for.
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "https", raising=False)
     with pytest.raises(InputError, match=r"pip install .*\[pipeline\]"):
         fetch_urls([Picture("http://host/a.png", None)], tmp_path, DownloadConfig(), MAX_PIXELS)
     with pytest.raises(ModuleNotFoundError) as missing:
