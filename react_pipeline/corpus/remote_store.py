@@ -44,7 +44,13 @@ _TRANSIENT_TYPES = frozenset(
     }
 )
 """Names of exceptions of fsspec's back ends, which need not be installed."""
-_EXTRAS = {"s3": f"s3fs ({install_command('s3')})", "gs": "gcsfs (pip install gcsfs)"}
+_OF_HTTP = f"aiohttp ({install_command('pipeline')})"
+_EXTRAS = {
+    "http": _OF_HTTP,
+    "https": _OF_HTTP,
+    "s3": f"s3fs ({install_command('s3')})",
+    "gs": "gcsfs (pip install gcsfs)",
+}
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
