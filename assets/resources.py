@@ -1,4 +1,4 @@
-"""Resources: the project, as every asset, check, sensor and schedule is given it.
+"""Resources: the project that every asset, check, sensor and schedule receives.
 
 Belongs here: where the configuration is found when Dagster runs a step, and the names of what the
 project has in a Dagster instance that it shares. Does not belong here: reading or checking the

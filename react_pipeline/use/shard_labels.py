@@ -142,7 +142,7 @@ class ShardTask:
             work = self.folder / f".{number:06d}-{uuid4().hex}"
             try:
                 self._label(shard, work)
-                rename_synced(work / path.name.replace(path.stem, "labels"), path)
+                rename_synced(work / "labels.parquet", path)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
         with pq.ParquetFile(path) as file:

@@ -165,9 +165,9 @@ def test_training_in_the_assets_process_is_streamed(
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
         with open_instance(project) as instance:
-            told = messages(instance, summary.run_ids[0])
+            logged = messages(instance, summary.run_ids[0])
     assert not summary.failed
-    assert any("training shapes/gated-image: from the start" in line for line in told)
+    assert any("training shapes/gated-image: from the start" in line for line in logged)
     (run,) = runs_of_training(project)
     assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
     client = MlflowClient(project.config.tracking_uri)
@@ -358,13 +358,13 @@ def test_two_nodes_resume_after_a_process_was_killed(
             for left in processes_with(str(project.path)):
                 os.kill(left, signal.SIGKILL)
         with open_instance(project) as instance:
-            told = messages(instance, instance.get_runs()[0].run_id)
+            logged = messages(instance, instance.get_runs()[0].run_id)
     assert reported.strip() == "[]"
     artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
     assert artifact.counts["processes"] == 2
     # Dagster heard of both beginnings, wherever rank 0 was.
-    assert any("from the start" in line for line in told)
-    assert any("resuming at step" in line for line in told)
+    assert any("from the start" in line for line in logged)
+    assert any("resuming at step" in line for line in logged)
     assert not list(project.store.root.glob(".react-training-*"))
 
 
