@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -64,6 +65,17 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     yield receiver
     receiver.released.set()
     receiver.server.shutdown()
+
+
+def set_free_disk(monkeypatch: pytest.MonkeyPatch, percent: int) -> None:
+    usage = SimpleNamespace(total=100, used=100 - percent, free=percent)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+
+
+@pytest.fixture(autouse=True)
+def _disk_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk that runs the tests may be nearly full itself, which is an alert."""
+    set_free_disk(monkeypatch, 50)
 
 
 class Ticks:
@@ -177,14 +189,10 @@ def test_a_disk_that_fills_up_is_reported_once(
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import shutil
-    from collections import namedtuple
-
-    usage = namedtuple("usage", "total used free")
     project.config.store.mkdir(parents=True, exist_ok=True)
     ticks = Ticks(project, instance)
     ticks.tick()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    set_free_disk(monkeypatch, 1)
     ticks.tick()
     ticks.tick()
     assert len(receiver.texts) == 1
