@@ -352,7 +352,7 @@ def test_two_nodes_resume_after_a_process_was_killed(
                 "no state",
             )
             os.kill(max(training_processes(project)), signal.SIGKILL)
-            reported, _ = launching.communicate(timeout=180)
+            reported, _ = launching.communicate(timeout=600)
         finally:
             launching.kill()
             for left in processes_with(str(project.path)):
