@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import typer
 
     from react_pipeline.clip import BuiltEncoder
+    from react_pipeline.corpus import Server
     from react_pipeline.evaluation import Column, Compared, Evidence, Overview
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
@@ -62,6 +63,10 @@ class Extension:
 
     def stores(self) -> Mapping[str, OpenStore]:
         """Stores on servers: what opens one, by the scheme of its URL in `store`."""
+        return {}
+
+    def servers(self) -> Mapping[str, Server]:
+        """Servers of shards and images, by the scheme of their URLs."""
         return {}
 
     def sections(self) -> Mapping[str, type[Section]]:

@@ -53,8 +53,8 @@ class Core(Extension):
         return (corpus.Webdataset,)
 
     def installs(self) -> Mapping[str, str]:
-        """Packages of a cluster, and for tars in object storage."""
-        return {"pyspark": install_command("spark"), "s3fs": install_command("s3")}
+        """Packages of a cluster."""
+        return {"pyspark": install_command("spark")}
 
     def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """A folder for each class, or a table."""

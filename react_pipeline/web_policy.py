@@ -1,8 +1,8 @@
 """The HTTP policy: which servers of strangers may be connected to, how much an answer may bring, and
 for how long.
 
-Each client applies it in the way of its library: `corpus.web_access` (images), `corpus.remote_store`
-and `corpus.bounded_answer` (shards), `tracking.bounded_http` (MLflow). Each bounds a whole answer in
+Each client applies it in the way of its library: `web.web_access` (images), `web.remote_store`
+and `web.bounded_answer` (shards), `tracking.bounded_http` (MLflow). Each bounds a whole answer in
 time, counts its bytes as they come, and pauses as long as we say, whatever `Retry-After` asks for.
 Addresses are checked where a connection is made, so for each redirect, and a name that resolves to
 another address the second time gains nothing.

@@ -18,7 +18,7 @@ from .cost import require_local as require_local
 from .cost import size_of_images as size_of_images
 from .decoding_process import decode_apart as decode_apart
 from .decoding_process import load_batches as load_batches
-from .downloads import download_images as download_images
+from .image_source import LEDGER_COLUMNS as LEDGER_COLUMNS
 from .image_source import ImageSource as ImageSource
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage
@@ -33,13 +33,15 @@ from .inventory import place_of as place_of
 from .inventory import remember_place as remember_place
 from .inventory import take_stock_of as take_stock_of
 from .kinds.sharded import ShardedCorpus as ShardedCorpus
-from .kinds.table_columns import TableColumns as TableColumns
 from .kinds.webdataset import Webdataset as Webdataset
 from .packed_pairs import publish_pairs as publish_pairs
 from .pairs import fields_of as fields_of
 from .pairs import read_pair as read_pair
-from .remote import find_remote as find_remote
-from .remote import identify as identify
+from .servers import Identity as Identity
+from .servers import RemoteShard as RemoteShard
+from .servers import Server as Server
+from .servers import identify as identify
+from .servers import server_of as server_of
 from .shards import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .shards import SHARDS as SHARDS
 from .shards import Member as Member
@@ -57,4 +59,3 @@ from .shards import shard_file as shard_file
 from .text_columns import read_text_table as read_text_table
 from .text_columns import require_text_columns as require_text_columns
 from .text_columns import text_batches as text_batches
-from .web_access import guarded_opener as guarded_opener

@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.corpus.downloads import LEDGER_COLUMNS
 from react_pipeline.corpus.shards import Member, ShardLocation, open_shard, read_member
 from react_pipeline.store import CorpusError
+
+LEDGER_COLUMNS = ["row", "url", "reason", "detail", "attempts"]
+"""Columns of the ledger of images that are not available."""
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""

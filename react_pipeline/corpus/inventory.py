@@ -14,8 +14,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from react_pipeline.corpus.remote import each, identify
-from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.corpus.servers import RemoteShard, each, identify
 from react_pipeline.corpus.shards import ShardLocation
 from react_pipeline.settings import StorageConfig, is_url
 from react_pipeline.store import (
@@ -36,7 +35,7 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
     storage too.
 
     `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the
-    digest of what its server reports (size and `tag`, see `remote.Identity`). In both cases equal
+    digest of what its server reports (size and `tag`, see `servers.Identity`). In both cases equal
     digests mean equal shards. The store remembers those of local shards; with None nothing is
     remembered.
 

@@ -18,8 +18,7 @@ from react_pipeline.corpus.inventory import (
     write_stock,
 )
 from react_pipeline.corpus.kinds.webdataset import Webdataset
-from react_pipeline.corpus.remote import each, find_remote
-from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.corpus.servers import RemoteShard, each, server_of
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
@@ -72,14 +71,15 @@ def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
         CorpusError: Naming the pattern that finds no tar.
         SourceUnavailable: If an object store does not answer.
     """
-    found: dict[ShardLocation, ShardLocation] = {}
+    locations: dict[ShardLocation, ShardLocation] = {}
     for pattern in corpus.shards:
         if is_url(pattern):
-            found |= {shard: shard for shard in find_remote(pattern, corpus.storage, _FIELD)}
+            shards = server_of(pattern).find(pattern, corpus.storage, _FIELD)
+            locations |= {shard: shard for shard in shards}
         else:
             files = find_files([pattern], (".tar",), _FIELD)
-            found |= {path.resolve(): path for path in files if path.resolve() not in found}
-    return list(found.values())
+            locations |= {path.resolve(): path for path in files if path.resolve() not in locations}
+    return list(locations.values())
 
 
 def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:

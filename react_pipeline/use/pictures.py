@@ -21,10 +21,10 @@ from react_pipeline.corpus import (
     IMAGE_SUFFIXES,
     BadImage,
     ShardLocation,
-    find_remote,
     identify,
     index_shard,
     open_shard,
+    server_of,
 )
 from react_pipeline.installation import install_command
 from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
@@ -175,16 +175,13 @@ def fetch_urls(
         return list(pictures)
     try:
         import pandas as pd
-
-        from react_pipeline.corpus import download_images
     except ModuleNotFoundError as error:
         command = install_command("pipeline")
         raise InputError(
             f"{urls[0][1]}: URLs of images need the downloader: {command}, or give files"
         ) from error
-    fetched = download_images(
-        pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels
-    )
+    table = pd.DataFrame(urls, columns=["row", "url"])
+    fetched = server_of(urls[0][1]).download(table, folder, settings, max_pixels)
     local = list(pictures)
     for row in map(int, fetched.images["row"]):
         place = fetched.kept[row]
@@ -208,7 +205,7 @@ def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
                     f"{source}: of a server, give shards (.tar), or a list or table of the URLs "
                     "of images"
                 )
-            return find_remote(source, storage, "SOURCE")
+            return server_of(source).find(source, storage, "SOURCE")
         if path.is_dir():
             return sorted(_images_below(path))
         if path.exists():

@@ -20,8 +20,8 @@ import pytest
 from support.drawings import draw, encode
 from support.web import keep_img2dataset_loaded, send, served
 
-from react_pipeline.corpus.downloads import download_images
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
+from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.settings.corpus import DownloadConfig
 
 URLS = 60
@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 import pandas as pd
 from react_pipeline.settings.corpus import DownloadConfig
-from react_pipeline.corpus.downloads import download_images
+from react_pipeline.extensions.web.downloads import download_images
 settings = DownloadConfig.model_validate_json({SETTINGS.model_dump_json()!r})
 urls = [sys.argv[1] + f"/{{n}}" for n in range({URLS})]
 download_images(pd.DataFrame({{"row": range({URLS}), "url": urls}}), Path(sys.argv[2]), settings, 10_000)

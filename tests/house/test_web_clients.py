@@ -13,9 +13,9 @@ USERS = {
     "clip/hub.py": "asks the environment for proxies",
     "extensions/doctor/diagnosis.py": OURS,
     "extensions/ui/servers.py": OURS,
-    "corpus/bounded_answer.py": POLICY,
-    "corpus/download_process.py": POLICY,
-    "corpus/web_access.py": POLICY,
+    "extensions/web/bounded_answer.py": POLICY,
+    "extensions/web/download_process.py": POLICY,
+    "extensions/web/web_access.py": POLICY,
     "tracking/bounded_http.py": POLICY,
     "web_policy.py": POLICY,
 }

@@ -17,9 +17,9 @@ from support.web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.downloads import download_images
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.indexing import scan
 from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.index import Index

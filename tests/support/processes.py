@@ -20,7 +20,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 def preload() -> None:
     """Name what the process that all are forked from loads; it starts with the first of them."""
     _CONTEXT.set_forkserver_preload(
-        ["react_pipeline.training.customization", "react_pipeline.corpus.download_process"]
+        ["react_pipeline.training.customization", "react_pipeline.extensions.web.download_process"]
     )
 
 

@@ -17,9 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
 
-from react_pipeline.corpus import guarded_opener
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, broken_extensions, brought, extensions
+from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
 from react_pipeline.preflight import encoder_problems, file_problems, store_problems
 from react_pipeline.project import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from react_pipeline.corpus import TableColumns
+from react_pipeline.extensions.web import TableColumns
 from react_pipeline.settings import DistributorConfig
 
 if TYPE_CHECKING:

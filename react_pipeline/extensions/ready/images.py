@@ -1,6 +1,6 @@
 """Images of chosen rows, by their URLs.
 
-Does not belong here: which rows are chosen (`retrieval`), fetching (`corpus.downloads`).
+Does not belong here: which rows are chosen (`retrieval`), fetching (`web.downloads`).
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.corpus import ImageSource, TableColumns, download_images
+from react_pipeline.corpus import ImageSource
+from react_pipeline.extensions.web import TableColumns, download_images
 from react_pipeline.settings import DistributorConfig
 
 URL_COLUMNS = ["url", "caption"]

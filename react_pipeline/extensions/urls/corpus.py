@@ -3,7 +3,7 @@ artifact `corpus`.
 
 Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`,
 `failed.parquet`. Does not belong here: reading the tables (`tables`), fetching
-(`corpus.downloads`).
+(`web.downloads`).
 """
 
 import logging
@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from react_pipeline.corpus import (
     SHARDS,
     add_member,
-    download_images,
     index_shard,
     new_tar,
     open_shard,
@@ -33,6 +32,7 @@ from react_pipeline.corpus import (
 )
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import UrlRow, find_tables, read_rows
+from react_pipeline.extensions.web import download_images
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held
 from react_pipeline.settings import DistributorConfig

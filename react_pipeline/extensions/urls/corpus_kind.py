@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from react_pipeline.corpus import ShardedCorpus, TableColumns
+from react_pipeline.corpus import ShardedCorpus
+from react_pipeline.extensions.web import TableColumns
 from react_pipeline.settings import LocalNames
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import pyarrow as pa
 from pyarrow import csv
 
 from react_pipeline.corpus import (
-    TableColumns,
     require_text_columns,
     schema_of_table,
     text_batches,
     whole_table,
 )
+from react_pipeline.extensions.web import TableColumns
 from react_pipeline.project import find_files
 from react_pipeline.store import open_regular
 

@@ -54,10 +54,10 @@ from react_pipeline.clip.weights import read_weights
 from react_pipeline.corpus import decode_apart, guarded_opener, index_shard, open_shard
 from react_pipeline.corpus.decoding_process import _decoder
 from react_pipeline.corpus.images import BadSample
-from react_pipeline.corpus.remote_store import RemoteShard
-from react_pipeline.corpus.web_access import MAX_RESPONSE_BYTES
+from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
 from react_pipeline.settings import load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.store import ReactError

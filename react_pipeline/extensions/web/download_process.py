@@ -15,9 +15,9 @@ from typing import IO, Any
 
 from PIL import Image
 
-from react_pipeline.corpus.download_journal import HASH_MISMATCH, JournalWriter
-from react_pipeline.corpus.images import BadImage, decode_image
-from react_pipeline.corpus.web_access import guarded_opener
+from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.extensions.web.download_journal import HASH_MISMATCH, JournalWriter
+from react_pipeline.extensions.web.web_access import guarded_opener
 from react_pipeline.settings import DownloadConfig
 
 # Else one of its packages asks a server for a newer version of itself.

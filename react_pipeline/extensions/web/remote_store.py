@@ -1,4 +1,4 @@
-"""One remote shard's address, and requests about it: fsspec's options, time-outs, retries, errors
+"""Requests about one remote shard: fsspec's options, time-outs, retries, errors
 that name it.
 
 Does not belong here: which names are allowed (`settings.shard_patterns`), what is asked for
@@ -9,11 +9,10 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from react_pipeline.corpus import RemoteShard
 from react_pipeline.installation import install_command
-from react_pipeline.settings import StorageConfig
 from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
 from react_pipeline.web_policy import RefusedAccess, is_public_server
 
@@ -56,24 +55,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RemoteShard:
-    """A shard by its URL and the way to its store. It holds no connection, so it may go to another
-    process.
-    """
-
-    url: str
-    storage: StorageConfig = StorageConfig()
-
-    def __str__(self) -> str:
-        return self.url
-
-    @property
-    def name(self) -> str:
-        """The last part of the URL."""
-        return self.url.rpartition("/")[2]
-
-
 def file_system(shard: RemoteShard) -> Any:
     """Of fsspec, which keeps one a process and set of options, and makes a fresh one after a fork."""
     import fsspec  # type: ignore[import-untyped]
@@ -82,7 +63,7 @@ def file_system(shard: RemoteShard) -> Any:
     storage = shard.storage
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("http", "https"):
-        from react_pipeline.corpus.bounded_answer import open_session
+        from react_pipeline.extensions.web.bounded_answer import open_session
 
         options["get_client"] = open_session
         options["client_kwargs"] = {"only_public": is_public_server(shard.url)}

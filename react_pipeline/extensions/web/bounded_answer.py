@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from react_pipeline.corpus.remote_store import CONNECT_SECONDS, READ_SECONDS
+from react_pipeline.extensions.web.remote_store import CONNECT_SECONDS, READ_SECONDS
 from react_pipeline.web_policy import BoundedBody, RefusedAccess, require_public
 
 MAX_ANSWER_BYTES = 16 << 20

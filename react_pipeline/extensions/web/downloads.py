@@ -27,14 +27,14 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from react_pipeline.corpus.download_journal import Journal, Kept, reason_of
+from react_pipeline.corpus import LEDGER_COLUMNS
+from react_pipeline.extensions.web.download_journal import Journal, Kept, reason_of
 from react_pipeline.project import held, require_shared, spread
 from react_pipeline.settings import DistributorConfig, DownloadConfig
 from react_pipeline.store import CorpusError
 from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 IMAGE_COLUMNS = ["row", "source_sha256"]
-LEDGER_COLUMNS = ["row", "url", "reason", "detail", "attempts"]
 
 LOCAL = DistributorConfig()
 _URLS_PER_TASK = 1_000
@@ -240,7 +240,7 @@ class DownloadTask:
 
     def fetch(self, item: tuple[int, str]) -> None:
         """Fetch a file of URLs, given by its number and path."""
-        from react_pipeline.corpus.download_process import fetch_file
+        from react_pipeline.extensions.web.download_process import fetch_file
 
         fetch_file(item, self.directory, self.per_task, self.settings, self.max_pixels)
 

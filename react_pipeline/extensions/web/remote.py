@@ -1,8 +1,8 @@
 """Shards on object stores and web servers: opened like files, identified without being read.
 
 Does not belong here: single requests (`remote_store`), which names are allowed
-(`settings.shard_patterns`), what a tar holds (`shards`). Everything else opens shards through
-`shards.open_shard`, which takes local paths too.
+(`settings.shard_patterns`), what a tar holds (`corpus.shards`). Everything else opens shards through
+`corpus.open_shard`, which takes local paths too.
 """
 
 import errno
@@ -11,16 +11,14 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from react_pipeline.corpus.remote_store import READ_SECONDS, RemoteShard, attempt, file_system
+from react_pipeline.corpus import Identity, RemoteShard
+from react_pipeline.extensions.web.remote_store import READ_SECONDS, attempt, file_system
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
 from react_pipeline.store import CorpusError, ReactError
 
-PARALLEL_REQUESTS = 16
 READ_THROUGH_BYTES = 256 << 10
 """A shorter gap between two reads is fetched too: a request of its own costs as much as its
 transfer.
@@ -35,25 +33,7 @@ MIN_COPY_BYTES_PER_SECOND = 64 << 10
 _BUFFER_BYTES = 8 << 10
 _SAMPLED_BYTES = 1 << 20
 _TAGS = ("md5Hash", "Content-MD5", "ETag", "etag", "Last-Modified")
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-
-class Identity(NamedTuple):
-    """Identifies a remote shard, so that a changed one is noticed.
-
-    Attributes:
-        tag: A checksum or ETag of the store; else the time of its last change; where a server
-            reports none of these, a digest of the first and the last MiB (of everything, if it does
-            not serve ranges).
-        digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size
-            and time of change, the path of the URL; used in place of the SHA-256 of a local shard's
-            bytes.
-    """
-
-    size_bytes: int
-    tag: str
-    digest: str
 
 
 def open_remote(shard: RemoteShard) -> BinaryIO:
@@ -95,12 +75,6 @@ def _read_identity(shard: RemoteShard) -> tuple[int, str]:
         return size, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Iterator[T]:
-    """Call a function that waits for a server on many shards at once; results in their order."""
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        yield from pool.map(function, shards)
-
-
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
     """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted; raises as
     `open_remote`.
@@ -122,7 +96,7 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
         CorpusError: Naming what finds no tar, or as `open_remote`.
         SourceUnavailable: Likewise.
     """
-    found: list[RemoteShard] = []
+    all_shards: list[RemoteShard] = []
     for url in expand(pattern):
         shard = RemoteShard(url, storage)
         shards = list_tars(shard) if has_wildcard(url) else [shard]
@@ -130,8 +104,8 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
             raise CorpusError(
                 f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
             )
-        found += shards
-    return found
+        all_shards += shards
+    return all_shards
 
 
 class _RangedFile(io.RawIOBase):

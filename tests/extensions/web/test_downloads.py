@@ -20,8 +20,8 @@ from support.drawings import COLOURS, SHAPES, draw, encode
 from support.web import Web, served
 
 from react_pipeline.corpus import downloads
-from react_pipeline.corpus.download_journal import reason_of
-from react_pipeline.corpus.downloads import Downloaded, download_images
+from react_pipeline.extensions.web.download_journal import reason_of
+from react_pipeline.extensions.web.downloads import Downloaded, download_images
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.store.errors import CorpusError
 
