@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
+    from react_pipeline.embedding import TakeOver
     from react_pipeline.evaluation import Column, Compared, Evidence, Overview
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
+    from react_pipeline.store import Inputs
 
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
@@ -68,6 +70,10 @@ class Extension:
     def servers(self) -> Mapping[str, Server]:
         """Servers of shards and images, by the scheme of their URLs."""
         return {}
+
+    def earlier_shards(self, store: Store, inputs: Inputs) -> Iterable[TakeOver]:
+        """Ways to take over shards that were embedded before, for a build of these inputs."""
+        return ()
 
     def sections(self) -> Mapping[str, type[Section]]:
         """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""

@@ -54,7 +54,7 @@ CHECKS, CROSS, SHARDS = (
 BUCKET = "extensions/buckets/test_bucket_store.py"
 BACKUP = "extensions/operations/test_backup.py"
 KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
-EARLIER = "embedding/test_earlier_embeddings.py"
+EARLIER = "extensions/reuse/test_earlier_embeddings.py"
 EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
@@ -92,7 +92,7 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
     Guard("react_pipeline/store/durable.py", "sha256_of((folder or marker.parent) / name) == digest", "True", "store/test_sealed.py"),
     Guard("react_pipeline/training/resume.py", "if record is None:", "if False:", "training/test_resume.py"),
-    Guard("react_pipeline/embedding/earlier_embeddings.py", "(records.staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_shard_that_cannot_be_linked_whole_is_encoded_anew"),
+    Guard("react_pipeline/extensions/reuse/earlier_embeddings.py", "(records.staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_shard_that_cannot_be_linked_whole_is_encoded_anew"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
     Guard("react_pipeline/indexing/best.py", "if len(unsettled):", "if False:", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),

@@ -1,4 +1,14 @@
+from .embed import LEDGER_FILE as LEDGER_FILE
+from .embed import TakeOver as TakeOver
 from .embed import embed_corpus as embed_corpus
+from .embedded_shards import DUPLICATE as DUPLICATE
+from .embedded_shards import SHARD_LEDGER_COLUMNS as SHARD_LEDGER_COLUMNS
+from .embedded_shards import EmbeddedShard as EmbeddedShard
+from .embedded_shards import LedgerRow as LedgerRow
+from .embedded_shards import Records as Records
+from .embedded_shards import files_of_shard as files_of_shard
+from .embedded_shards import metadata_file as metadata_file
+from .embedded_shards import recorded_keys as recorded_keys
 from .encoder import CPU_IMAGES as CPU_IMAGES
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
@@ -17,6 +27,7 @@ from .parts import Vectors as Vectors
 from .parts import bad_rows as bad_rows
 from .parts import holding as holding
 from .parts import starts_of as starts_of
+from .seen_keys import SeenKeys as SeenKeys
 from .vectors import FOLDERS as FOLDERS
 from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import METADATA as METADATA

@@ -2,14 +2,14 @@
 by its own writer.
 
 Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here:
-the record of a shard (`embedded_shards`), taking over what was embedded before (`earlier_embeddings`), encoding
+the record of a shard (`embedded_shards`), taking over what was embedded before (extensions), encoding
 (`shard_encoder`, `spread`).
 """
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
-from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.embedded_shards import (
-    LEDGER_COLUMNS,
     LEDGER_SCHEMA,
+    SHARD_LEDGER_COLUMNS,
     EmbeddedShard,
     Records,
 )
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
+from react_pipeline.extension import brought
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
@@ -46,6 +46,13 @@ from react_pipeline.store import (
     sealed,
 )
 
+LEDGER_FILE = "ledger.parquet"
+
+TakeOver = Callable[[EmbeddedShard, Records, SeenKeys], dict[str, Any] | None]
+"""Links the files of a shard that was embedded before into a build; the counts of its record, or
+None if it has to be encoded. The shard gets its ledger and the number of its samples, and its keys
+enter the register."""
+
 _UNIT = "shard"
 """What is finished at once."""
 _OF_ONE_BUILD = ("seconds", "reused_rows")
@@ -59,7 +66,7 @@ def embed_corpus(project: Project) -> Artifact:
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
     sample's own fields), `ledger.parquet`, `groups.jsonl` (a line a shard). N counts shards; a
     killed build resumes with the first unfinished one, and a shard that was embedded before is
-    linked (`earlier_embeddings`). A kind of corpus may bring vectors instead (`adopt_embeddings`).
+    linked (`Extension.earlier_shards`). A kind of corpus may bring vectors instead (`adopt_embeddings`).
 
     Raises:
         CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad
@@ -82,7 +89,8 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
-    earlier = EarlierEmbeddings(project.store, inputs)
+    offers = brought(lambda extension: tuple(extension.earlier_shards(project.store, inputs)))
+    earlier = [take_over for _, offer in offers for take_over in offer]
     scratch = scratch_of(staging)
     _require_own(staging, scratch)
     records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
@@ -104,7 +112,7 @@ class _Build:
     config: PipelineConfig
     records: Records
     digests: list[str]
-    earlier: EarlierEmbeddings
+    earlier: Sequence[TakeOver]
     base: Artifact
     seen: SeenKeys
 
@@ -147,7 +155,8 @@ class _Build:
             for name in records.files(number):
                 # What a kill left may be a link to a published file: removed, never written over.
                 (records.staging / name).unlink(missing_ok=True)
-            taken = self.earlier.take_over(shard, records, self.seen)
+            tries = (take_over(shard, records, self.seen) for take_over in self.earlier)
+            taken = next(filter(None, tries), None)
             if taken is None:
                 shard.read_headers(records.locations, self.seen.enter)
                 yield shard
@@ -188,7 +197,7 @@ def _finish(
             record = {name: value for name, value in record.items() if name not in _OF_ONE_BUILD}
             if rows:
                 # A row group of its own, so that a later build reads no other.
-                columns = dict(zip(LEDGER_COLUMNS, zip(*rows, strict=True), strict=True))
+                columns = dict(zip(SHARD_LEDGER_COLUMNS, zip(*rows, strict=True), strict=True))
                 table = pa.Table.from_pydict(columns, schema=LEDGER_SCHEMA)
                 ledger.write_table(table, row_group_size=len(rows))
                 row_groups += 1

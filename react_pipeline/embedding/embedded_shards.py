@@ -1,8 +1,7 @@
 """Shards, the units in which a corpus is embedded, published, taken over and resumed.
 
 Belongs here: the files of an embedded shard, what is recorded of it. Does not belong here: encoding
-(`inference`), where a shard may be taken over from (`earlier_embeddings`), summing records up
-(`embed`).
+(`inference`), where a shard may be taken over from (extensions), summing records up (`embed`).
 """
 
 import math
@@ -19,9 +18,9 @@ from react_pipeline.corpus import Sample, ShardLocation, index_shard
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.store import CorpusError, seal, sealed
 
-LEDGER_COLUMNS = ["shard", "key", "reason", "detail", "source"]
+SHARD_LEDGER_COLUMNS = ["shard", "key", "reason", "detail", "source"]
 LEDGER_SCHEMA = pa.schema(
-    [("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])]
+    [("shard", pa.int32()), *((name, pa.string()) for name in SHARD_LEDGER_COLUMNS[1:])]
 )
 DUPLICATE = "duplicate_key"
 """Reason of a sample whose key an earlier shard holds. It is not bad; too many of them are judged
@@ -46,13 +45,13 @@ class EmbeddedShard:
         number: Its place in the corpus.
         digest: SHA-256 (of a remote shard, the digest of its identity).
         samples: What is to be read and encoded.
-        found: How many samples it holds, good or bad.
+        total: How many samples it holds, good or bad.
     """
 
     number: int
     digest: str
     samples: list[Sample] = field(default_factory=list)
-    found: int = 0
+    total: int = 0
     ledger: list[LedgerRow] = field(default_factory=list)
 
     def read_headers(
@@ -65,7 +64,7 @@ class EmbeddedShard:
         """
         index = index_shard(locations[self.number])
         duplicates = duplicates_of(self.number, [sample.key for sample in index.samples])
-        self.found = len(index.samples) + len(index.refused)
+        self.total = len(index.samples) + len(index.refused)
         self.ledger += [(self.number, name, reason, "", "") for name, reason in index.refused]
         held = "an earlier shard holds this key"
         self.ledger += [
@@ -83,7 +82,7 @@ class EmbeddedShard:
         """
         reasons = Counter(row[2] for row in self.ledger)
         repeated = reasons.pop(DUPLICATE, 0)
-        keys = self.found - sum(reasons[reason] for reason in WITHOUT_KEY)
+        keys = self.total - sum(reasons[reason] for reason in WITHOUT_KEY)
         if repeated > max_bad_fraction * keys:
             raise CorpusError(
                 f"{location}: {repeated:,} of {keys:,} keys are held by earlier shards "
@@ -94,7 +93,7 @@ class EmbeddedShard:
                 "or rename its keys; if it is a copy, remove it; or raise "
                 "`corpus.max_bad_fraction`, and its samples of these keys are left out"
             )
-        if reasons.total() > max_bad_fraction * self.found:
+        if reasons.total() > max_bad_fraction * self.total:
             raise CorpusError(self._bad(location, reasons, max_bad_fraction))
 
     def _bad(self, location: ShardLocation, reasons: Counter[str], allowed: float) -> str:
@@ -108,8 +107,8 @@ class EmbeddedShard:
             else ""
         )
         return (
-            f"{'corpus' if sources else location}: {reasons.total()} of {self.found} samples are bad "
-            f"({reasons.total() / self.found:.0%}, allowed are {allowed:.0%}), most often {reason} "
+            f"{'corpus' if sources else location}: {reasons.total()} of {self.total} samples are bad "
+            f"({reasons.total() / self.total:.0%}, allowed are {allowed:.0%}), most often {reason} "
             f"({times}){such}; fix or remove {'these files' if sources else 'the shard'}, or raise "
             "`corpus.max_bad_fraction`"
         )
@@ -120,7 +119,7 @@ class EmbeddedShard:
         return {
             "first_shard": self.number,
             "shards": [self.digest],
-            "found": [self.found],
+            "found": [self.total],
             "reasons": dict(Counter(row[2] for row in self.ledger)),
             **counts,
         }

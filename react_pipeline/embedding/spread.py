@@ -37,11 +37,11 @@ def tasks_of(shards: Iterable[EmbeddedShard]) -> Iterator[list[Item]]:
     run: list[Item] = []
     for shard in shards:
         duplicates = {key for _, key, reason, *_ in shard.ledger if reason == DUPLICATE}
-        run.append((EmbeddedShard(shard.number, shard.digest, found=shard.found), duplicates))
+        run.append((EmbeddedShard(shard.number, shard.digest, total=shard.total), duplicates))
         # Those of all shards would not fit into memory.
         shard.samples.clear()
         shard.ledger.clear()
-        if sum(one.found for one, _ in run) >= TASK_PAIRS:
+        if sum(one.total for one, _ in run) >= TASK_PAIRS:
             yield run
             run = []
     if run:
@@ -60,7 +60,7 @@ def encode_shards(
     require_shared(records.scratch)
     encoder = _encoder(config, checkpoint, records)
     missing = [item for item in items if records.finished(item[0].number) is None]
-    pairs = sum(shard.found for shard, _ in missing)
+    pairs = sum(shard.total for shard, _ in missing)
     attempt = records.scratch / f"attempt-{uuid4().hex}"
 
     def prepared() -> Iterator[EmbeddedShard]:

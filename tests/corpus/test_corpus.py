@@ -12,11 +12,11 @@ from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.corpus import count_pairs, publish_corpus
 from react_pipeline.corpus.inventory import check_shards, shard_paths
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorpusError
 

@@ -100,7 +100,17 @@ def test_the_core_builds_up_to_a_verdict_without_any_extension(
     out, errors = python(LINEAGE, indexed_project.path, path=copy, folder=tmp_path)
     assert "domain_results shapes/linear-head 0." in out
     assert "promotion shapes 0." in out
-    for name in ("buckets", "demo", "dense", "elevater", "judging", "methods", "ready", "urls", "web"):
+    for name in (
+        "buckets",
+        "demo",
+        "dense",
+        "elevater",
+        "judging",
+        "methods",
+        "ready",
+        "urls",
+        "web",
+    ):
         assert f"the extension {name} is left out" in errors
         assert f"{name} is left out: ModuleNotFoundError" in out
 

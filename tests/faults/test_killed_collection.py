@@ -19,10 +19,10 @@ from support.ready import CAPTIONS, encoded, write_ready
 from support.web import keep_img2dataset_loaded, served
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import downloads
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.extensions.web import downloads
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project

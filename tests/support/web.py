@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.corpus import downloads
+from react_pipeline.extensions.web import downloads
 from support.processes import preload
 
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]

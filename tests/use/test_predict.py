@@ -25,10 +25,10 @@ from support.web import served
 
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier
-from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
 from react_pipeline.use import encoding, pictures, predict

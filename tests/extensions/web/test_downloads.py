@@ -19,7 +19,7 @@ from PIL import Image
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.web import Web, served
 
-from react_pipeline.corpus import downloads
+from react_pipeline.extensions.web import downloads
 from react_pipeline.extensions.web.download_journal import reason_of
 from react_pipeline.extensions.web.downloads import Downloaded, download_images
 from react_pipeline.settings.corpus import DownloadConfig

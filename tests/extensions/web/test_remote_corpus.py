@@ -15,11 +15,11 @@ from support.vectors import read_vectors
 from support.web import served
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.corpus import open_source, publish_corpus
 from react_pipeline.corpus.image_source import LOCATION
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import SourceUnavailable
 

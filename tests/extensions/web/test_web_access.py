@@ -11,7 +11,7 @@ import pytest
 import support.web
 from support.web import Web, served
 
-from react_pipeline.corpus import web_access
+from react_pipeline.extensions.web import web_access
 from react_pipeline.extensions.web.web_access import guarded_opener
 from react_pipeline.web_policy import MAX_REDIRECTS, is_public, plain_url
 

@@ -51,12 +51,13 @@ from test_costly_images import jpeg_of_scans, tiff_of_one_tile
 from react_pipeline.assets.graphql_limits import too_much
 from react_pipeline.clip import load
 from react_pipeline.clip.weights import read_weights
-from react_pipeline.corpus import decode_apart, guarded_opener, index_shard, open_shard
+from react_pipeline.corpus import decode_apart, index_shard, open_shard
 from react_pipeline.corpus.decoding_process import _decoder
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
 from react_pipeline.settings import load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
@@ -418,7 +419,7 @@ def of_sick(name: str, ask: Callable[[str], Any], _folder: Path) -> Callable[[],
 
 
 def read_shard(address: str) -> bytes:
-    from react_pipeline.corpus import bounded_answer, remote, remote_store
+    from react_pipeline.extensions.web import bounded_answer, remote, remote_store
 
     bounded_answer.HEAD_SECONDS = bounded_answer.ANSWER_SECONDS = remote.READ_SECONDS = 2.0
     remote_store.ATTEMPTS_SECONDS = 0.0

@@ -16,18 +16,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from react_pipeline.embedding.embedded_shards import (
+from react_pipeline.embedding import (
     DUPLICATE,
-    LEDGER_COLUMNS,
+    GROUPS_FILE,
+    LEDGER_FILE,
+    SHARD_LEDGER_COLUMNS,
     EmbeddedShard,
     LedgerRow,
     Records,
+    SeenKeys,
     files_of_shard,
     metadata_file,
     recorded_keys,
 )
-from react_pipeline.embedding.seen_keys import SeenKeys
-from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
     Artifact,
@@ -38,8 +39,6 @@ from react_pipeline.store import (
     link_or_copy,
     verify_files,
 )
-
-LEDGER_FILE = "ledger.parquet"
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class EarlierEmbeddings:
     ) -> dict[str, Any] | None:
         """Link a shard's files into the build, if it was embedded before.
 
-        `shard` gets its ledger and what was found; `seen`, the keys of all shards before, gets its
+        `shard` gets its ledger and how many samples it has; `seen`, the keys of all shards before, gets its
         keys.
 
         Returns:
@@ -136,7 +135,9 @@ class _Source:
         if record["ledger"] is not None:
             table = self._ledger.read_row_group(record["ledger"]).to_pandas()
             # Older ones name no source.
-            table = table.reindex(columns=LEDGER_COLUMNS).fillna("").assign(shard=shard.number)
+            table = (
+                table.reindex(columns=SHARD_LEDGER_COLUMNS).fillna("").assign(shard=shard.number)
+            )
             ledger = list(table.itertuples(index=False, name=None))
         keys = recorded_keys(folder / metadata, ledger)
         repeated = {key for _, key, reason, *_ in ledger if reason == DUPLICATE}
@@ -148,7 +149,7 @@ class _Source:
             else:
                 link_or_copy(folder / name, records.staging / new)
         shard.ledger = ledger
-        (shard.found,) = record["found"]
+        (shard.total,) = record["found"]
         seen.add(shard.number, keys)
         return True
 

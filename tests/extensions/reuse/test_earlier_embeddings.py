@@ -18,11 +18,10 @@ from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding import earlier_embeddings as module
-from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE
-from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.embed import LEDGER_FILE, embed_corpus
 from react_pipeline.embedding.embedded_shards import EmbeddedShard
 from react_pipeline.embedding.vectors import read_metadata, vector_files
+from react_pipeline.extensions.reuse import earlier_embeddings as module
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
