@@ -11,7 +11,7 @@ asked, so that finding extensions loads nothing heavy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -21,10 +21,11 @@ from react_pipeline.store import InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
+    from torch import Tensor, nn
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
-    from react_pipeline.embedding import TakeOver
+    from react_pipeline.embedding import Features, TakeOver
     from react_pipeline.evaluation import Column, Compared, Evidence, Overview
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
@@ -74,6 +75,17 @@ class Extension:
     def earlier_shards(self, store: Store, inputs: Inputs) -> Iterable[TakeOver]:
         """Ways to take over shards that were embedded before, for a build of these inputs."""
         return ()
+
+    def faster_tower(
+        self,
+        tower: Features,
+        model: nn.Module,
+        probes: Sequence[Tensor],
+        precision: str,
+        texts: bool,
+    ) -> Features | None:
+        """A faster way to run a tower on a CPU (`embedding.convert`)."""
+        return None
 
     def sections(self) -> Mapping[str, type[Section]]:
         """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""

@@ -10,10 +10,11 @@ from .embedded_shards import files_of_shard as files_of_shard
 from .embedded_shards import metadata_file as metadata_file
 from .embedded_shards import recorded_keys as recorded_keys
 from .encoder import CPU_IMAGES as CPU_IMAGES
+from .encoder import IMAGES_AT_ONCE as IMAGES_AT_ONCE
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
-from .fused_tower import convert as convert
-from .fused_tower import write_graph as write_graph
+from .encoder import Features as Features
+from .encoder import convert as convert
 from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .installed import require_clip_retrieval as require_clip_retrieval
 from .mapped_vectors import DAMAGED_REMEDY as DAMAGED_REMEDY

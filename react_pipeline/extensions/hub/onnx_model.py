@@ -2,7 +2,7 @@
 that needs no torch.
 
 Belongs here: writing the graph and holding it against torch. Does not belong here: the tracing
-itself (`embedding.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W
+itself (`fused.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W
 pixels.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from react_pipeline.clip import HEAD_FILE, ClassHead, load
-from react_pipeline.embedding import write_graph
+from react_pipeline.extensions.fused import write_graph
 from react_pipeline.store import ReactError
 
 ONNX_FILE = "model.onnx"

@@ -8,11 +8,13 @@ keep weights laid out for the processor.
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+
+from react_pipeline.embedding import IMAGES_AT_ONCE, Features
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +23,10 @@ TOLERANCE = {"fp32": 1e-9, "bf16": 1e-3}
 this precision. In fp32 that is a difference of 5e-5 between unit vectors; measured on the demo's
 image tower: 1e-6."""
 
-IMAGES_AT_ONCE = 16
-"""Images of one pass: what passes between two layers stays in the cache. A shorter part is filled
-up with zeros, as each new shape is compiled again. Measured: 8 to 10% faster than 32."""
-
 OPSET = 17
 
-Features = Callable[[Tensor], Tensor]
 
-
-def convert(
+def fuse(
     tower: Features,
     model: nn.Module,
     probes: Sequence[Tensor],

@@ -14,8 +14,7 @@ from transformers import BertConfig
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
-from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.fused_tower import IMAGES_AT_ONCE, convert
+from react_pipeline.embedding.encoder import IMAGES_AT_ONCE, Encoder, convert
 from react_pipeline.extensions.plan import encoding_cost as cost_module
 from react_pipeline.extensions.plan.encoding_cost import EncodingCost
 

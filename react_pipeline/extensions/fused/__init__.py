@@ -1,0 +1,5 @@
+"""Towers with fused layers, for many images or texts on a CPU."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .fused_tower import write_graph as write_graph
