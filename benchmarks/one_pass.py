@@ -28,10 +28,15 @@ import pyarrow.parquet as pq
 from benchmarks.clustered import publish_embeddings, publish_parents
 from benchmarks.retrieval import project_in
 from react_pipeline.clip import class_prompts
-from react_pipeline.indexing import Index, Search, StoredVectors, build_index, search_together
-from react_pipeline.retrieval.candidate_rows import candidate_metadata, keep_metadata
-from react_pipeline.retrieval.candidates import SIDES, Queries, find_candidates
-from react_pipeline.retrieval.name_counts import count_names, keep_counts
+from react_pipeline.extensions.one_pass.shared_reads import (
+    keep_counts,
+    keep_metadata,
+    search_together,
+)
+from react_pipeline.indexing import Index, Search, StoredVectors, build_index
+from react_pipeline.retrieval.candidate_rows import candidate_metadata
+from react_pipeline.retrieval.candidates import MODE_SIDES, Queries, find_candidates
+from react_pipeline.retrieval.name_counts import count_names
 from react_pipeline.settings import DistributorConfig, DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 
@@ -133,7 +138,7 @@ def together(
         ]
         for place, of_search in zip(
             scratches,
-            search_together(index, SIDES[mode], searches, scratch / "pass", HERE),
+            search_together(index, MODE_SIDES[mode], searches, scratch / "pass", HERE),
             strict=True,
         ):
             rows[place] = np.union1d(rows[place], of_search["row"])

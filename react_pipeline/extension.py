@@ -87,6 +87,11 @@ class Extension:
         """A faster way to run a tower on a CPU (`embedding.convert`)."""
         return None
 
+    def before_retrieval(self, project: Project, inputs: Inputs) -> None:
+        """Called before pairs are retrieved: what is left in the scratch of a build is not done
+        again.
+        """
+
     def sections(self) -> Mapping[str, type[Section]]:
         """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""
         return {}

@@ -27,10 +27,12 @@ from .keys import choose_key as choose_key
 from .keys import machine_memory_bytes as machine_memory_bytes
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
+from .scan import Hits as Hits
 from .scan import Search as Search
 from .scan import choose_way as choose_way
+from .scan import hits_file as hits_file
 from .scan import kept_array as kept_array
+from .scan import scan_exactly as scan_exactly
 from .scan import search_all as search_all
-from .scan import search_together as search_together
 from .vectors import SIDES as SIDES
 from .vectors import StoredVectors as StoredVectors

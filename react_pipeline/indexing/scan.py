@@ -1,4 +1,4 @@
-"""All queries of a domain, or of several, against the corpus: here or on a cluster; a killed search
+"""All queries of a domain against the corpus: here or on a cluster; a killed search
 is resumed.
 
 Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -82,7 +81,7 @@ def search_all(
         choice,
     )
     if choice.way == "exact":
-        kept = _scan(index, side, Search(queries, k, scratch), settings)
+        kept = scan_exactly(index, side, Search(queries, k, scratch), settings)
         hits = np.ascontiguousarray(kept["similarity"]), np.ascontiguousarray(kept["row"])
     elif has_whole_cells(opened := index.opened(side)):
         hits = cell_hits(opened, queries, k, index.rerank(side), index.stored_vectors(side))
@@ -121,48 +120,18 @@ class Search(NamedTuple):
     scratch: Path
 
 
-def search_together(
-    index: Index,
-    side: Side,
-    searches: Sequence[Search],
-    scratch: Path,
-    distributor: DistributorConfig,
-) -> list[Hits]:
-    """Read the vectors of a side once for several exact searches. `search_all`, called with the
-    same queries, k and scratch, finds its hits there.
-
-    Hits of a query do not depend on the others (`indexing.best`).
-
-    Args:
-        scratch: For parts of the result, which a later call with the same searches resumes.
-
-    Returns:
-        The hits (Q, k) of each search.
-    """
-    checked = [index.checked(search.queries, search.k) for search in searches]
-    most = min(max(search.k for search in searches), index.rows)
-    hits = _scan(index, side, Search(np.concatenate(checked), most, scratch), distributor)
-    parts = np.split(hits, np.cumsum([len(queries) for queries in checked])[:-1])
-    stored = index.stored_vectors(side)
-    of_searches = []
-    for queries, search, part in zip(checked, searches, parts, strict=True):
-        k = min(search.k, index.rows)
-        path = _hits_file(stored, Search(queries, k, search.scratch))
-        of_searches.append(kept_array(path, partial(np.copy, part[:, :k])))
-    return of_searches
-
-
-def _hits_file(stored: StoredVectors, search: Search) -> Path:
+def hits_file(stored: StoredVectors, search: Search) -> Path:
+    """Where the hits of a search whose queries are checked are kept."""
     queries, k, scratch = search
     identity = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
     name = hashlib.sha256(identity + queries.tobytes()).hexdigest()[:16]
     return scratch / f"{name}.hits.npy"
 
 
-def _scan(index: Index, side: Side, search: Search, settings: DistributorConfig) -> Hits:
+def scan_exactly(index: Index, side: Side, search: Search, settings: DistributorConfig) -> Hits:
     """The hits (Q, k) of a search whose queries are checked."""
     stored = index.stored_vectors(side)
-    path = _hits_file(stored, search)
+    path = hits_file(stored, search)
 
     def scan() -> Hits:
         queries = path.with_name(path.name.replace(".hits", ""))

@@ -25,7 +25,10 @@ from react_pipeline.store import Artifact
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
-SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
+SEARCH = "search"
+"""Folder of a scratch that holds the results of a search."""
+
+MODE_SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches; `lexical` searches words."""
 
 
@@ -56,7 +59,7 @@ class Queries:
         """The vectors (n, D) that each mode searches the index with; where all pairs are taken,
         none does.
         """
-        modes = [mode for mode in settings.modes if settings.choose != "all" and mode in SIDES]
+        modes = [mode for mode in settings.modes if settings.choose != "all" and mode in MODE_SIDES]
         vectors = {m: self.seed_vectors if m == "i2i" else self.prompt_vectors for m in modes}
         return {mode: of_mode for mode, of_mode in vectors.items() if len(of_mode)}
 
@@ -114,7 +117,7 @@ def find_candidates(
             )
         if mode not in vectors:
             continue
-        side = SIDES[mode]
+        side = MODE_SIDES[mode]
         started = time.perf_counter()
         similarities, rows, choice = search_all(
             index,

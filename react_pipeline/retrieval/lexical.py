@@ -5,8 +5,6 @@ Source: REAL (Parashar et al. 2024, arXiv 2401.12425). Does not belong here: how
 (`name_counts`). Shapes: Q prompts, D width.
 """
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +17,12 @@ from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import DistributorConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 
-_SAID = "said.npy"
+SAID = "said.npy"
+"""File of a scratch: which captions say which names."""
 
 
-def keep_said(
-    prompts: Sequence[pd.DataFrame],
-    scratches: Sequence[Path],
-    embeddings: Artifact,
-    distributor: DistributorConfig,
-) -> None:
-    """Look for the names of several domains in one scan; `lexical_hits` finds what captions say in
-    its scratch.
-    """
-    groups = [_named(of_domain)["name"].tolist() for of_domain in prompts]
-    found = said_in_corpus(embeddings, groups, distributor) if groups else []
-    for scratch, said in zip(scratches, found, strict=True):
-        kept_array(scratch / _SAID, partial(np.copy, said))
-
-
-def _named(prompts: pd.DataFrame) -> pd.DataFrame:
+def named_prompts(prompts: pd.DataFrame) -> pd.DataFrame:
+    """The first prompt of each name of a class."""
     return prompts[prompts["name"] != ""].drop_duplicates(["class_id", "name"])
 
 
@@ -61,10 +46,10 @@ def lexical_hits(
         Columns query (the first prompt of the name that is said), row, similarity, rank, mode,
         class_id.
     """
-    named = _named(prompts)
+    named = named_prompts(prompts)
     names = named["name"].tolist()
     rows, said = kept_array(
-        scratch / _SAID, lambda: said_in_corpus(embeddings, [names], distributor)[0]
+        scratch / SAID, lambda: said_in_corpus(embeddings, [names], distributor)[0]
     )
     queries = named.assign(query=named.index, said=equal_names(names))[
         ["query", "class_id", "said"]

@@ -23,11 +23,13 @@ import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
+from react_pipeline.extension import brought
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import (
+    SEARCH,
     Candidates,
     Queries,
     encode_prompts,
@@ -43,7 +45,6 @@ from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.review import Review
 from react_pipeline.retrieval.row_filter import passes
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
-from react_pipeline.retrieval.together import SEARCH, read_together
 from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.stage import encoder_in
@@ -77,7 +78,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         InputError: If seed images are missing, or show evaluation images.
     """
     inputs = resolve(project, "retrieved_set", slug)
-    read_together(project, inputs)
+    for _ in brought(lambda extension: extension.before_retrieval(project, inputs)):
+        pass
     retrieval = _Retrieval(project, slug, inputs.parents)
     return project.store.build(inputs, retrieval.write)
 

@@ -11,12 +11,19 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import name_counts
-from react_pipeline.retrieval.name_counts import count_in, count_names, domain_names
+from react_pipeline.retrieval.name_counts import (
+    _counts,
+    count_names,
+    domain_names,
+    said_in,
+    words_of,
+)
 from react_pipeline.settings.config import DistributorConfig
 
 
 def counts(names: dict[str, int], *captions: str | None) -> None:
-    assert count_in(pa.array(captions, pa.string()), list(names)).tolist() == list(names.values())
+    _, said = said_in(words_of(pa.array(captions, pa.string())), list(names))
+    assert _counts(said, list(names)).tolist() == list(names.values())
 
 
 def test_name_counts_as_whole_words_once_caption_in_any_case() -> None:

@@ -18,6 +18,7 @@ from react_pipeline.corpus import (
     URLS_PER_CORE_SECOND,
     CorpusSize,
 )
+from react_pipeline.extensions.one_pass import passes_of
 from react_pipeline.extensions.plan.encoding_cost import METADATA_BYTES
 from react_pipeline.extensions.plan.index_cost import index_seconds, planned_key
 from react_pipeline.extensions.plan.machine import Machine
@@ -32,7 +33,7 @@ from react_pipeline.indexing import (
 )
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
-from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs, passes_of
+from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import DomainConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError, ReactError

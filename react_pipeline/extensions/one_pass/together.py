@@ -3,8 +3,7 @@ pairs are due.
 
 The hits, and the counts of names, are left in the scratch from which each domain's build resumes,
 as if it had been killed after its search. So a pass that fails or is left out costs time, and
-changes no byte of a retrieved set. Does not belong here: searching (`candidates`), counting
-(`name_counts`), choosing.
+changes no byte of a retrieved set. Does not belong here: the reading itself (`shared_reads`), choosing.
 """
 
 from __future__ import annotations
@@ -23,16 +22,24 @@ import numpy as np
 from react_pipeline.clip import class_prompts
 from react_pipeline.corpus import open_source
 from react_pipeline.embedding import Rows, Side
-from react_pipeline.indexing import Index, Search, choose_way, reading_seconds, search_together
+from react_pipeline.extensions.one_pass.shared_reads import (
+    keep_counts,
+    keep_metadata,
+    keep_said,
+    search_together,
+)
+from react_pipeline.indexing import Index, Search, choose_way, reading_seconds
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.project import Manifests, Project
-from react_pipeline.retrieval.candidate_rows import keep_metadata
-from react_pipeline.retrieval.candidates import SIDES, Queries, encode_prompts
-from react_pipeline.retrieval.control import load_encoder
-from react_pipeline.retrieval.lexical import keep_said
-from react_pipeline.retrieval.name_counts import keep_counts
-from react_pipeline.retrieval.seeds import read_seeds
+from react_pipeline.retrieval import (
+    MODE_SIDES,
+    SEARCH,
+    Queries,
+    encode_prompts,
+    load_encoder,
+    read_seeds,
+)
 from react_pipeline.settings import DomainConfig, RetrievalConfig, load_domains
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Inputs, ReactError
@@ -42,16 +49,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SEARCH = "search"
-"""Folder of a scratch that holds what a search has found."""
-
 OTHERS_SECONDS = 1_800.0
 """Time to compare the queries of other domains in one pass, by the estimate: the first domain waits
 for it."""
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 MAX_ROWS = 2_000_000
-"""Rows whose metadata is read in a pass: about 1 GB. What further domains found is read by each."""
+"""Rows whose metadata is read in a pass: about 1 GB. Rows of further domains are read by each."""
 
 
 def passes_of(seconds: float, queries: int) -> int:
@@ -110,12 +114,12 @@ class _Pass:
         )
 
     def run(self) -> None:
-        """Leave what was found; a killed pass is resumed by the next one of the same domains."""
+        """Leave the hits; a killed pass is resumed by the next one of the same domains."""
         members = list(self._members(load_encoder(self.project, self.encoder)))
         if len(members) > 1:
             logger.info("reading the corpus for %d domains at once", len(members))
             self._search(members)
-            self._find_names(members)
+            self._count_names(members)
         for member in members:
             self.project.store.leave(member.inputs, member.scratch)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -125,9 +129,9 @@ class _Pass:
         for member in members:
             k = member.settings.k_per_prompt
             for mode, vectors in member.queries.of_modes(member.settings).items():
-                if self._seconds(SIDES[mode], len(vectors), member.settings) is not None:
+                if self._seconds(MODE_SIDES[mode], len(vectors), member.settings) is not None:
                     search = Search(vectors, k, member.scratch / SEARCH)
-                    searches.setdefault(SIDES[mode], []).append(search)
+                    searches.setdefault(MODE_SIDES[mode], []).append(search)
         rows: dict[Path, Rows] = {}
         for side, of_side in searches.items():
             hits = search_together(self.index, side, of_side, self.folder / side, self.distributor)
@@ -145,7 +149,7 @@ class _Pass:
             columns = list(dict.fromkeys([source.identity, *source.columns]))
             keep_metadata(self.embeddings, list(shared.values()), columns, list(shared))
 
-    def _find_names(self, members: list[_Member]) -> None:
+    def _count_names(self, members: list[_Member]) -> None:
         scratches = [member.scratch / SEARCH for member in members]
         domains = [member.domain for member in members]
         keep_counts(domains, scratches, self.embeddings, self.distributor)
@@ -172,8 +176,8 @@ class _Pass:
             for mode in settings.modes:
                 count = len(seeds if mode == "i2i" else prompts)
                 queries += count
-                if mode in SIDES and inputs is not self.first:
-                    seconds += self._seconds(SIDES[mode], count, settings) or 0.0
+                if mode in MODE_SIDES and inputs is not self.first:
+                    seconds += self._seconds(MODE_SIDES[mode], count, settings) or 0.0
             if inputs is not self.first and (seconds > OTHERS_SECONDS or queries > MAX_QUERIES):
                 return
             scratch = self.folder / inputs.fingerprint

@@ -13,10 +13,12 @@ import pytest
 from support.drawings import draw, encode
 from support.retrieval import configure
 
+from react_pipeline.extensions.one_pass import shared_reads, together
+from react_pipeline.extensions.one_pass.extension import OnePass
 from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import candidate_rows, name_counts, retrieve, together
+from react_pipeline.retrieval import candidate_rows, name_counts
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store import Artifact, ReactError
 
@@ -61,7 +63,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
     """The retrieved sets as each domain makes its own, which leave the store again."""
     with monkeypatch.context() as patched:
-        patched.setattr(retrieve, "read_together", lambda project, inputs: None)
+        patched.setattr(OnePass, "before_retrieval", lambda *_: None)
         artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
     shutil.rmtree(project.store.root / "retrieved_set")
     return artifacts
@@ -101,9 +103,10 @@ def test_metadata_of_candidates_is_read_once(
         calls.append(len(rows))
         return read(embeddings, rows, columns)
 
-    monkeypatch.setattr(candidate_rows, "row_metadata", counted)
+    for module in (candidate_rows, shared_reads):
+        monkeypatch.setattr(module, "row_metadata", counted)
     with monkeypatch.context() as patched:
-        patched.setattr(retrieve, "read_together", lambda project, inputs: None)
+        patched.setattr(OnePass, "before_retrieval", lambda *_: None)
         alone = [retrieve_pairs(project, slug) for slug in SLUGS]
     shutil.rmtree(project.store.root / "retrieved_set")
     assert len(calls) == 4

@@ -1,0 +1,1 @@
+from .together import passes_of as passes_of
