@@ -7,9 +7,7 @@ here: repairing anything.
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -18,7 +16,7 @@ from react_pipeline.assets.declared import artifact_check
 from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.retrieval import leaked_images, unnamed_message
+from react_pipeline.retrieval import leaked_images
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact
@@ -87,14 +85,6 @@ def classes_have_pairs(project: Project, artifact: Artifact) -> dg.AssetCheckRes
         f"{', '.join(starving[:20]) or 'none'} (allowed: {settings.max_starving_fraction:.0%} of "
         "the classes)",
     )
-
-
-@artifact_check("retrieved_set")
-def classes_are_named(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
-    """A class that no caption names, such as a misspelt one, is trained on images of something
-    else.
-    """
-    return naming(artifact.counts)
 
 
 @artifact_check("retrieved_set", blocking=True)
@@ -172,20 +162,6 @@ def gain_is_not_shared_by_the_control(project: Project, artifact: Artifact) -> d
         return unmeasured("no method was evaluated together with its control")
     method = min(leads, key=leads.__getitem__)
     return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
-
-
-def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
-    """Whether captions name every class, by the counts of a retrieved set."""
-    if "unnamed" not in counts:
-        return unmeasured("the corpus has no captions, or they were not searched")
-    unnamed = counts["unnamed"]
-    near = counts["near_names"]
-    return dg.AssetCheckResult(
-        passed=not unnamed,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"unnamed": len(unnamed)},
-        description=unnamed_message(unnamed, near) if unnamed else "captions name every class",
-    )
 
 
 def count_bad_vectors(path: Path) -> int:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from benchmarks.clustered import publish_embeddings, publish_parents
 from benchmarks.retrieval import project_in
 from react_pipeline.clip import class_prompts
+from react_pipeline.extensions.names.name_counts import count_names
 from react_pipeline.extensions.one_pass.shared_reads import (
     keep_counts,
     keep_metadata,
@@ -36,7 +37,6 @@ from react_pipeline.extensions.one_pass.shared_reads import (
 from react_pipeline.indexing import Index, Search, StoredVectors, build_index
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import MODE_SIDES, Queries, find_candidates
-from react_pipeline.retrieval.name_counts import count_names
 from react_pipeline.settings import DistributorConfig, DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from react_pipeline.embedding import Features, TakeOver
     from react_pipeline.evaluation import Column, Compared, Evidence, Overview
     from react_pipeline.project import Project
+    from react_pipeline.retrieval import ClassNotes, ClassTable, SearchMode
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
     from react_pipeline.store import Inputs
@@ -86,6 +87,18 @@ class Extension:
     ) -> Features | None:
         """A faster way to run a tower on a CPU (`embedding.convert`)."""
         return None
+
+    def modes(self) -> Mapping[str, SearchMode]:
+        """Modes of retrieval that search neither images nor captions by vectors."""
+        return {}
+
+    def describe_classes(self, table: ClassTable) -> Mapping[str, ClassNotes]:
+        """Counts of and a warning about the classes of a retrieved set, under a name."""
+        return {}
+
+    def domain_notes(self, project: Project, slugs: Iterable[str]) -> Iterable[str]:
+        """Notes on valid domain files, for `domains validate`."""
+        return ()
 
     def before_retrieval(self, project: Project, inputs: Inputs) -> None:
         """Called before pairs are retrieved: what is left in the scratch of a build is not done

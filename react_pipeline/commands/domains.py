@@ -1,41 +1,31 @@
-"""The commands `react-pipeline domains ...`: list, check and add domain files, and choose their
-names.
-"""
+"""The commands `react-pipeline domains ...`: list, check and add domain files."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
 from react_pipeline.commands.command_line import (
     Config,
-    Domain,
     console,
     load_project,
     missing_extra,
 )
 from react_pipeline.commands.terminal import print_error, print_table
-from react_pipeline.lineage import fresh_or_none
+from react_pipeline.extension import brought
 from react_pipeline.preflight import encoder_problems, file_problems, store_problems
 from react_pipeline.project import Project
 from react_pipeline.settings import (
     CONTROL_SUFFIX,
     DomainConfig,
-    compose_yaml,
-    edit_yaml,
-    in_brackets,
     load_domain,
     load_domains,
     misnamed,
     read_yaml,
 )
-from react_pipeline.stage import ALL, FEW_SHOT_SET
+from react_pipeline.stage import FEW_SHOT_SET
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
-
-_MOST_COUNTED = 10_000_000
-"""Captions that `domains validate` reads, of all domains together: half a minute."""
 
 domains_app = typer.Typer(
     no_args_is_help=True, help="The domain files: a YAML file of class names for each domain."
@@ -90,7 +80,10 @@ def validate_domains(
         raise ConfigError(list(dict.fromkeys(problems)))
     console.print(f"{len(checked)} valid")
     if project:
-        _note_unnamed(project, [path.stem for path in checked])
+        slugs = [path.stem for path in checked]
+        for _, notes in brought(lambda one: tuple(one.domain_notes(project, slugs))):
+            for note in notes:
+                print_error(note)
 
 
 def _encoder_problems(project: Project) -> list[Problem]:
@@ -99,27 +92,6 @@ def _encoder_problems(project: Project) -> list[Problem]:
     except ModuleNotFoundError as error:
         print_error(f"note: `encoder` was not checked: {missing_extra(error)}")
         return []
-
-
-def _note_unnamed(project: Project, slugs: Sequence[str]) -> None:
-    """Warn of classes that no caption names, if the corpus is embedded and small."""
-    embeddings = fresh_or_none(project, "corpus_embeddings", ALL)
-    if embeddings is None:
-        return
-    from react_pipeline.retrieval import domain_names, unnamed_classes, unnamed_message
-
-    if (amount := len(slugs) * int(embeddings.counts["rows"])) > _MOST_COUNTED:
-        console.print(
-            f"names were not looked for in {amount:,} captions; see `react-pipeline domains names "
-            "DOMAIN`"
-        )
-        return
-    for slug in slugs:
-        unnamed = unnamed_classes(domain_names(project, slug), embeddings)
-        if unnamed:
-            path = project.config.domains / f"{slug}.yaml"
-            message = unnamed_message(list(unnamed), list(unnamed.values()))
-            print_error(f"warning: {Problem(path, 'classes', message)}")
 
 
 @domains_app.command("add")
@@ -141,37 +113,6 @@ def add_domain(
         f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain "
         f"{domain.slug}"
     )
-
-
-@domains_app.command("names")
-def list_names(
-    domain: Domain,
-    write: Annotated[
-        bool, typer.Option("--write", help="Put the most frequent name of each class first.")
-    ] = False,
-    config: Config = None,
-) -> None:
-    """Count the captions that contain each name of a domain, and show the most frequent name of
-    each class.
-    """
-    from react_pipeline.retrieval import domain_names
-
-    project = load_project(config)
-    counts = domain_names(project, domain)
-    first = project.domain(domain).prompt_names
-    # Of equally frequent names the first one of the file.
-    best = counts.loc[counts.groupby("class_id")["captions"].idxmax(), "name"]
-    others = {number: name for number, name in enumerate(best) if name != first[number]}
-    print_table(
-        ["class", "name", "captions"], counts[["class", "name", "captions"]].to_numpy().tolist()
-    )
-    for number, name in others.items():
-        console.print(f"{first[number]}: {name} is more frequent")
-    if others and write:
-        put_first(project.config.domains / f"{domain}.yaml", others)
-        console.print(f"these are first now; next: react-pipeline materialize --domain {domain}")
-    elif others:
-        console.print("--write puts these first")
 
 
 def problems_beside(project: Project, slug: str) -> list[Problem]:
@@ -233,27 +174,3 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     elif target.read_text(encoding="utf-8") != text:
         raise InputError(f"{target} exists and differs: edit that file, or remove it first")
     return target, domain
-
-
-def put_first(path: Path, names: Mapping[int, str]) -> None:
-    """Swap the names of classes (class id -> a synonym of it); all else in the domain file stays as
-    it is written.
-
-    Raises:
-        InputError: If the text of a name cannot be swapped alone; then nothing is written.
-    """
-    raw = read_yaml(path)
-    root: Any = compose_yaml(path.read_bytes().decode())
-    (classes,) = (value for key, value in root.value if key.value == "classes")
-    edits = []
-    for number, name in names.items():
-        entry = raw["classes"][number]
-        nodes = {key.value: node for key, node in classes.value[number].value}
-        place = entry["synonyms"].index(name)
-        pairs = ((nodes["name"], name), (nodes["synonyms"].value[place], entry["name"]))
-        edits += [
-            (node.start_mark.index, node.end_mark.index, in_brackets(new)) for node, new in pairs
-        ]
-        entry["synonyms"][place] = entry["name"]
-        entry["name"] = name
-    edit_yaml(path, edits, raw)

@@ -7,6 +7,7 @@ which hit is better (`fusion`), which candidate is dropped (`ranking`). Shapes: 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.extension import brought_by_name
 from react_pipeline.indexing import Index, StoredVectors, kept_array, search_all
 from react_pipeline.retrieval.fusion import apply_filter, best_hits
-from react_pipeline.retrieval.lexical import lexical_hits
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import DistributorConfig, Mode, RetrievalConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, InputError
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -29,7 +30,13 @@ SEARCH = "search"
 """Folder of a scratch that holds the results of a search."""
 
 MODE_SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
-"""Which vectors each mode searches; `lexical` searches words."""
+"""Which vectors each mode searches."""
+
+SearchMode = Callable[
+    [Artifact, pd.DataFrame, Vectors, RetrievalConfig, Path, DistributorConfig], pd.DataFrame
+]
+"""A mode of an extension. Maps the embeddings, the prompts, their vectors (Q, D), the settings, the
+scratch and the distributor to hits: columns query, row, similarity, rank, mode, class_id."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def find_candidates(
 
     Args:
         embeddings: The vectors of images, for `fusion: filter`.
-        scratch: As of `search_all`, `lexical_hits`.
+        scratch: As of `search_all`.
         distributor: Where vectors are compared.
     """
     prompt_vectors = queries.prompt_vectors
@@ -109,11 +116,10 @@ def find_candidates(
     searches: dict[str, dict[str, Any]] = {}
     vectors = queries.of_modes(settings)
     for mode in settings.modes:
-        if mode == "lexical":
+        if mode not in MODE_SIDES:
+            search = _search_of(mode)
             tables.append(
-                lexical_hits(
-                    embeddings, queries.prompts, prompt_vectors, settings, scratch, distributor
-                )
+                search(embeddings, queries.prompts, prompt_vectors, settings, scratch, distributor)
             )
         if mode not in vectors:
             continue
@@ -140,6 +146,13 @@ def find_candidates(
         similarity = likeness(embeddings, candidates, means, distributor)
         candidates = apply_filter(candidates, similarity, settings)
     return Candidates(candidates, _count_hits(hits, settings), searches)
+
+
+def _search_of(mode: str) -> SearchMode:
+    modes = brought_by_name(lambda extension: extension.modes())
+    if mode not in modes:
+        raise InputError(f"retrieval.modes: no extension brings {mode}; leave it out")
+    return modes[mode]
 
 
 def _every_pair(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from markupsafe import Markup
 from react_pipeline.pages import markdown_table, render
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
-from react_pipeline.retrieval.unnamed import unnamed_message
-from react_pipeline.settings import DomainConfig, RetrievalConfig
+from react_pipeline.settings import DistributorConfig, DomainConfig, RetrievalConfig
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +29,30 @@ Sheets = Sequence[tuple[str, Sequence[str]]]
 MAX_ROWS = 1_000
 """Classes listed on the page; the fewest pairs first. All of them are in `classes.parquet`."""
 _BINS = 50
+
+
+class ClassTable(NamedTuple):
+    """The classes of a retrieved set, to be described by extensions.
+
+    Attributes:
+        classes: From `class_report`; further columns are shown.
+        directory: Takes further files of the artifact.
+        scratch: Takes what a build that is resumed shall not do again.
+    """
+
+    domain: DomainConfig
+    embeddings: Artifact
+    distributor: DistributorConfig
+    classes: pd.DataFrame
+    directory: Path
+    scratch: Path
+
+
+class ClassNotes(NamedTuple):
+    """What an extension says of the classes: counts of the manifest, and a sentence or ""."""
+
+    counts: Mapping[str, Any]
+    warning: str
 
 
 def class_report(
@@ -72,6 +96,7 @@ def write_report(
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write `classes.parquet`, `similarity.png` and `report.md`.
 
@@ -79,12 +104,13 @@ def write_report(
         classes: From `class_report`.
         counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
         sheets: From `chosen_pairs.sheets_of`.
+        warnings: Of `ClassNotes`.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(
         directory / "similarity.png", metadata={"Software": None}
     )
-    page = report_page(title, classes, settings, counts, sheets)
+    page = report_page(title, classes, settings, counts, sheets, warnings)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
@@ -131,6 +157,7 @@ def report_page(
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
+    warnings: Sequence[str] = (),
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
     reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
@@ -143,9 +170,7 @@ def report_page(
         title=title,
         counts=counts,
         classes=len(classes),
-        unnamed=unnamed_message(counts["unnamed"], counts["near_names"])
-        if counts.get("unnamed")
-        else "",
+        warnings=warnings,
         candidates=int(classes["candidates"].sum()),
         minimum=settings.min_per_class,
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],

@@ -23,7 +23,7 @@ import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
-from react_pipeline.extension import brought
+from react_pipeline.extension import brought, required
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -36,16 +36,14 @@ from react_pipeline.retrieval.candidates import (
     find_candidates,
 )
 from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
-from react_pipeline.retrieval.class_report import class_report, write_report
+from react_pipeline.retrieval.class_report import ClassTable, class_report, write_report
 from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.examination import Examination
-from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.review import Review
 from react_pipeline.retrieval.row_filter import passes
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
-from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
@@ -63,8 +61,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
 
     Files: `pairs.parquet`, `shards/`, `contact_sheet.png` (`contact_sheet_2.png` and so on for
     further classes), and the report: `classes.parquet` (per class: prompts, seeds, candidates,
-    kept, pairs kept for another class, one column a reason of dropping, shortfall of the search,
-    captions that say each name), `names.parquet` (of `count_names`), `similarity.png`, `report.md`.
+    kept, pairs kept for another class, one column a reason of dropping, shortfall of the search),
+    `similarity.png`, `report.md`.
     In `pairs.parquet`, `class` is the class that a pair counts for, `classes` all that want it;
     `score` is what the fusion went by; `evaluation_similarity` is the cosine of an image with the
     nearest evaluation image, NaN without any.
@@ -116,7 +114,15 @@ class _Retrieval:
         classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
         if not classes["kept"].any():
             raise RetrievalError(_nothing_found(self.slug, classes))
-        unnamed = self._count_names(classes, directory, scratch / SEARCH)
+        table = ClassTable(
+            self.domain,
+            self.embeddings,
+            self.project.config.distributor,
+            classes,
+            directory,
+            scratch / SEARCH,
+        )
+        notes = required(lambda extension: extension.describe_classes(table)).values()
         pairs = write_pairs(
             directory,
             self._chosen(candidates, queries, source, scratch / SEARCH),
@@ -126,7 +132,7 @@ class _Retrieval:
         )
         counts = {
             **_count_pairs(pairs, classes, candidates, self.settings),
-            **unnamed,
+            **{name: value for note in notes for name, value in note.counts.items()},
             "search": search.searches,
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
@@ -136,7 +142,8 @@ class _Retrieval:
         }
         title = self.domain.title or self.slug
         sheets = sheets_of(pairs)
-        write_report(directory, title, classes, candidates, self.settings, counts, sheets)
+        warnings = [note.warning for note in notes if note.warning]
+        write_report(directory, title, classes, candidates, self.settings, counts, sheets, warnings)
         return counts
 
     def preview(self, scratch: Path) -> pd.DataFrame:
@@ -257,22 +264,6 @@ class _Retrieval:
         more = [column for column in source.columns if column not in pairs]
         described = candidate_metadata(self.embeddings, pairs["row"], more, scratch)
         return pairs.join(described, on="row")
-
-    def _count_names(
-        self, classes: pd.DataFrame, directory: Path, scratch: Path
-    ) -> dict[str, list[str]]:
-        """Write how many captions say each name, also into the table of classes; returns the counts
-        of classes that none names.
-        """
-        distributor = self.project.config.distributor
-        names = count_names(self.domain, self.embeddings, distributor, scratch)
-        names.to_parquet(directory / NAMES, index=False)
-        texts = names["name"] + " " + names["captions"].map("{:,}".format)
-        classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
-        unnamed = unnamed_classes(names, self.embeddings)
-        if unnamed is None:
-            return {}
-        return {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
 
 
 def _count_pairs(

@@ -27,7 +27,8 @@ from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spark import held, spread
-from react_pipeline.retrieval import name_counts, row_values
+from react_pipeline.extensions.names import name_counts
+from react_pipeline.retrieval import row_values
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig

@@ -26,9 +26,10 @@ from react_pipeline.clip import (
     loaded_base,
 )
 from react_pipeline.embedding import row_metadata, vectors_of
+from react_pipeline.extensions.names import domain_names, unnamed_classes
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.retrieval import domain_names, preview_pairs, unnamed_classes
+from react_pipeline.retrieval import preview_pairs
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError, RetrievalError

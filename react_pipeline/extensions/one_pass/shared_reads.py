@@ -13,6 +13,14 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Rows, Side, row_metadata
+from react_pipeline.extensions.names import (
+    COUNTS,
+    SAID,
+    count_in_corpus,
+    named_prompts,
+    names_of,
+    said_in_corpus,
+)
 from react_pipeline.indexing import (
     Hits,
     Index,
@@ -22,15 +30,7 @@ from react_pipeline.indexing import (
     scan_exactly,
     write_once,
 )
-from react_pipeline.retrieval import (
-    CANDIDATE_ROWS,
-    COUNTS,
-    SAID,
-    count_in_corpus,
-    named_prompts,
-    names_of,
-    said_in_corpus,
-)
+from react_pipeline.retrieval import CANDIDATE_ROWS
 from react_pipeline.settings import DistributorConfig, DomainConfig
 from react_pipeline.store import Artifact
 

@@ -13,12 +13,13 @@ import pytest
 from support.drawings import draw, encode
 from support.retrieval import configure
 
+from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.one_pass import shared_reads, together
 from react_pipeline.extensions.one_pass.extension import OnePass
 from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import candidate_rows, name_counts
+from react_pipeline.retrieval import candidate_rows
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store import Artifact, ReactError
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from react_pipeline.commands.cli import main
-from react_pipeline.commands.domains import put_first
+from react_pipeline.extensions.names.commands import put_first
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain

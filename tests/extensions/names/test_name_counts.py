@@ -9,15 +9,15 @@ import yaml
 
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.retrieval import name_counts
-from react_pipeline.retrieval.name_counts import (
+from react_pipeline.extensions.names import name_counts
+from react_pipeline.extensions.names.name_counts import (
     _counts,
     count_names,
     domain_names,
     said_in,
     words_of,
 )
+from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DistributorConfig
 
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from react_pipeline.assets.checks import naming
 from react_pipeline.commands.cli import main
+from react_pipeline.extensions.names import unnamed
+from react_pipeline.extensions.names.assets import naming
+from react_pipeline.extensions.names.unnamed import unnamed_classes, unnamed_message
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import unnamed
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.retrieval.unnamed import unnamed_classes, unnamed_message
 
 CAPTIONS = [
     "a pair of Scissors",

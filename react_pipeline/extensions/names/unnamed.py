@@ -8,12 +8,19 @@ with the corpus: `_READ_ROWS` captions at most, and `_MOST_SEARCHED` classes.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from react_pipeline.retrieval.name_counts import read_captions, words_of
+from react_pipeline.extensions.names.name_counts import (
+    NAMES,
+    count_names,
+    read_captions,
+    words_of,
+)
+from react_pipeline.retrieval import ClassNotes, ClassTable
 from react_pipeline.settings import near_names
 from react_pipeline.store import Artifact
 
@@ -23,6 +30,21 @@ _MOST_SEARCHED = 100
 _MOST_LISTED = 10
 _LENGTHS = 2
 """Near words are longer or shorter by this many letters at most."""
+
+
+def describe_classes(table: ClassTable) -> ClassNotes:
+    """Write how many captions say each name, also into the table of classes; warns of classes that
+    none names.
+    """
+    names = count_names(table.domain, table.embeddings, table.distributor, table.scratch)
+    names.to_parquet(table.directory / NAMES, index=False)
+    texts = names["name"] + " " + names["captions"].map("{:,}".format)
+    table.classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
+    unnamed = unnamed_classes(names, table.embeddings)
+    if unnamed is None:
+        return ClassNotes({}, "")
+    counts: dict[str, Any] = {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
+    return ClassNotes(counts, unnamed_message(*counts.values()) if unnamed else "")
 
 
 def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> dict[str, str] | None:

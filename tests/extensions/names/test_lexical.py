@@ -14,11 +14,11 @@ from support.vectors import read_vectors
 from react_pipeline.clip.model import load
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.names import name_counts
+from react_pipeline.extensions.names.lexical import lexical_hits
+from react_pipeline.extensions.names.name_counts import equal_names, said_in, words_of
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import name_counts
-from react_pipeline.retrieval.lexical import lexical_hits
-from react_pipeline.retrieval.name_counts import equal_names, said_in, words_of
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.config import DistributorConfig
 from react_pipeline.settings.retrieval import RetrievalConfig

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Vectors
+from react_pipeline.extensions.names.name_counts import equal_names, said_in_corpus
 from react_pipeline.indexing import kept_array
-from react_pipeline.retrieval.name_counts import equal_names, said_in_corpus
-from react_pipeline.retrieval.row_values import likeness, mean_vectors
+from react_pipeline.retrieval import likeness, mean_vectors
 from react_pipeline.settings import DistributorConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 

@@ -1,0 +1,33 @@
+"""The check of names in captions, for Dagster."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from react_pipeline.assets import artifact_check, unmeasured
+from react_pipeline.extensions.names.unnamed import unnamed_message
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
+
+
+@artifact_check("retrieved_set")
+def classes_are_named(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
+    """A class that no caption names, such as a misspelt one, is trained on images of something
+    else.
+    """
+    return naming(artifact.counts)
+
+
+def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """Whether captions name every class, by the counts of a retrieved set."""
+    if "unnamed" not in counts:
+        return unmeasured("the corpus has no captions, or they were not searched")
+    unnamed = counts["unnamed"]
+    near = counts["near_names"]
+    return dg.AssetCheckResult(
+        passed=not unnamed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"unnamed": len(unnamed)},
+        description=unnamed_message(unnamed, near) if unnamed else "captions name every class",
+    )
