@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from react_pipeline.embedding import Features, TakeOver
     from react_pipeline.evaluation import Column, Compared, Evidence, Overview
     from react_pipeline.project import Project
-    from react_pipeline.retrieval import ClassNotes, ClassTable, SearchMode
+    from react_pipeline.retrieval import ClassNotes, ClassTable, NearFilter, ReadVectors, SearchMode
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
     from react_pipeline.store import Inputs
@@ -86,6 +86,10 @@ class Extension:
         texts: bool,
     ) -> Features | None:
         """A faster way to run a tower on a CPU (`embedding.convert`)."""
+        return None
+
+    def near_filter(self, read: ReadVectors, similarity: float) -> NearFilter | None:
+        """The filter of pairs that look alike."""
         return None
 
     def modes(self) -> Mapping[str, SearchMode]:

@@ -11,6 +11,8 @@ from .control import load_encoder as load_encoder
 from .decontamination import leaked_images as leaked_images
 from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .few_shot_set import publish_few_shot_set as publish_few_shot_set
+from .ranking import NearFilter as NearFilter
+from .ranking import ReadVectors as ReadVectors
 from .retrieve import most_pairs as most_pairs
 from .retrieve import preview_pairs as preview_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs

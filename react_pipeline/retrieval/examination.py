@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import ImageSource
 from react_pipeline.embedding import row_metadata, vectors_of
+from react_pipeline.extension import brought
 from react_pipeline.retrieval.decontamination import EvaluationImages
-from react_pipeline.retrieval.near_duplicates import NearDuplicates
-from react_pipeline.retrieval.ranking import NO_REVIEW, mark_drops
+from react_pipeline.retrieval.ranking import NO_REVIEW, NearFilter, ReadVectors, mark_drops
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, InputError
 from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 REFILL_ROUNDS = 3
@@ -53,9 +53,9 @@ class Examination:
         """Start with nothing known."""
         self.sha256: dict[int, str] = {}
         self.failed: dict[int, str] = {}
-        self.near: NearDuplicates | None = None
+        self.near: NearFilter | None = None
         if settings.duplicate_similarity <= 1:
-            self.near = NearDuplicates(
+            self.near = _near_filter(
                 partial(vectors_of, embeddings, "image"), settings.duplicate_similarity
             )
         self.rounds = 0
@@ -132,3 +132,10 @@ class Examination:
     def _fill_in(self, candidates: pd.DataFrame) -> None:
         digests = candidates["row"].map(self.sha256)
         candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
+
+
+def _near_filter(read: ReadVectors, similarity: float) -> NearFilter:
+    for _, near in brought(lambda extension: extension.near_filter(read, similarity)):
+        if near is not None:
+            return near
+    raise InputError("retrieval.duplicate_similarity: no extension compares images; leave it out")

@@ -1,14 +1,15 @@
 """Ranking: of a list of candidates, each one is kept or dropped for one reason.
 
 Does not belong here: the order of the candidates (`fusion`), which images are alike
-(`near_duplicates`), what is learned of images that are fetched (`examination`).
+(`NearFilter`), what is learned of images that are fetched (`examination`).
 
 A candidate is a class and a row of the corpus; a row that several classes want is kept once, for
 one of them, and the pair lists all of them (`classes_of`).
 """
 
 import heapq
-from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,7 +19,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.retrieval.decontamination import EvaluationImages
-from react_pipeline.retrieval.near_duplicates import BLOCK_ROWS, NearDuplicates
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 
@@ -62,8 +62,38 @@ _LOOKED_AT = (
 
 NO_REVIEW = Review()
 
+BLOCK_ROWS = 1_024
+"""Rows that a filter looks at together, at most."""
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""
+
+
+ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Gives the unit vectors (N, D) of row numbers (N,)."""
+
+
+class NearFilter(ABC):
+    """Answers for one row after the other whether it is like one that was taken."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start a new choice: nothing is taken yet."""
+
+    @abstractmethod
+    def knows(self, row: int) -> bool:
+        """Whether `is_near` can answer without a further `look`."""
+
+    @abstractmethod
+    def look(self, rows: Iterable[int]) -> None:
+        """Read rows that will be asked about next."""
+
+    @abstractmethod
+    def is_near(self, row: int) -> bool:
+        """Whether a row that `knows` is like a taken one."""
+
+    @abstractmethod
+    def take(self, row: int) -> None:
+        """Keep a row of which `is_near` has just said that it is like no other."""
 
 
 def mark_drops(
@@ -72,7 +102,7 @@ def mark_drops(
     settings: RetrievalConfig,
     *,
     failed: Set[int] = frozenset(),
-    near: NearDuplicates | None = None,
+    near: NearFilter | None = None,
     review: Review = NO_REVIEW,
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
@@ -224,7 +254,7 @@ class _Choice:
 
     cap: int
     twins: dict[int, list[Hashable]]
-    near: NearDuplicates | None
+    near: NearFilter | None
     chosen: list[int] = field(default_factory=list)
     lost: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in _OF_CHOICE})
     _used: set[Hashable] = field(default_factory=set)

@@ -19,6 +19,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.indexing import scan
 from react_pipeline.indexing.build import build_indices
@@ -27,7 +28,6 @@ from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spark import held, spread
-from react_pipeline.extensions.names import name_counts
 from react_pipeline.retrieval import row_values
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.retrieval import DOMAIN, NOTHING, hits_of
 
+from react_pipeline.extensions.near_duplicates.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits
-from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
 from react_pipeline.settings.retrieval import RetrievalConfig
 
