@@ -58,6 +58,7 @@ OWN = {
     ("extensions/web/remote.py", "__init__"): "bounded there",
     ("corpus/shards.py", "_members"): "a regular file; headers alone, each bounded",
     ("corpus/shards.py", "new_tar"): OURS,
+    ("corpus/shards.py", "open_shard"): "the bounded reader of its server",
     ("embedding/embed.py", "_finish"): OURS,
     ("embedding/embedded_shards.py", "recorded_keys"): OURS,
     ("embedding/mapped_vectors.py", "_mapped_member"): "after `open_vectors` looked at the file",
