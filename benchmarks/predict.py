@@ -23,7 +23,8 @@ from PIL import Image
 from benchmarks.embed_inputs import draw_jpeg
 from react_pipeline.clip import DTYPES, Clip, choose_device, choose_precision, load
 from react_pipeline.clip.model import from_parts
-from react_pipeline.use import Classifier, Options, Origin, predict_pictures
+from react_pipeline.extensions.predict import Options, predict_pictures
+from react_pipeline.use import Classifier, Origin
 
 BATCH = 64
 

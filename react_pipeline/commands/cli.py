@@ -30,7 +30,6 @@ from react_pipeline.commands.results import results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error
-from react_pipeline.commands.use import embed, predict
 from react_pipeline.extension import brought
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
@@ -51,8 +50,6 @@ app.add_typer(domains_app, name="domains")
 app.command()(init)
 app.command()(status)
 app.command()(results)
-app.command()(predict)
-app.command()(embed)
 app.add_typer(models_app, name="models")
 for _ in brought(lambda extension: extension.add_commands(app)):
     pass

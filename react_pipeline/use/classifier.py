@@ -2,15 +2,14 @@
 
 Belongs here: the model with its head, loading it from an exported folder, scores and their
 calibration. Does not belong here: which model of a project is meant (`chosen_model`), thousands of
-pictures (`predict`). Shapes: B pictures, C classes, D embedding dimension. Needs only the light
+pictures (an extension). Shapes: B pictures, C classes, D embedding dimension. Needs only the light
 installation.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +39,6 @@ from react_pipeline.store import (
     read_json_bounded,
     sha256_of,
 )
-from react_pipeline.use.transduction import transduce
 
 RECORD_FILE, CALIBRATION_FILE = "export.json", "calibration.json"
 UNKNOWN = "unknown"
@@ -243,27 +241,6 @@ class Classifier:
         )
         # The largest exponential is exp(0) = 1.
         return ids, scores, (1 / np.exp(logits).sum(axis=1)).astype(np.float32)
-
-    def adapted_to(self, images: Picture | Iterable[Picture]) -> Classifier:
-        """The same model with a head that was fitted to unlabelled pictures of the domain
-        (`transduction`), for further pictures one by one.
-
-        Raises:
-            InputError: If there is no picture, or one cannot be read.
-        """
-        vectors = self.embed(images)
-        if not len(vectors):
-            raise InputError("adapted_to: no picture; give some hundred of all classes")
-        _, head = transduce(vectors, self.head)
-        digest = hashlib.sha256(self.origin.fingerprint.encode() + head.vectors.numpy().tobytes())
-        method = f"{self.origin.method} adapted to {len(vectors):,} pictures"
-        origin = Origin(self.origin.domain, method, digest.hexdigest())
-        return replace(self.uncalibrated, head=head, origin=origin)
-
-    @property
-    def uncalibrated(self) -> Classifier:
-        """The same without a temperature: it was fitted on what the head says of single pictures."""
-        return replace(self, temperature=None, calibrated_on="")
 
     @property
     def calibration(self) -> str:

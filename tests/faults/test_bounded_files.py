@@ -29,6 +29,7 @@ from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.extensions.images.corpus_kind import Images
 from react_pipeline.extensions.images.image_files import _read_table
+from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.labelled.kind import read_file
@@ -38,7 +39,6 @@ from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import bounded
 from react_pipeline.store.bounded import parse_json, read_bounded
 from react_pipeline.store.errors import InputError
-from react_pipeline.use.pictures import find_pictures
 
 Reader = Callable[[Path], Any]
 

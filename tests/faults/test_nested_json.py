@@ -13,13 +13,13 @@ import pytest
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.extensions.web.download_journal import _records
+from react_pipeline.extensions.predict.predict import RUN_FILE, _record
 from react_pipeline.project.dagster_home import LOCK_FILE, _read
 from react_pipeline.store.attempts import LEASE, Attempt
 from react_pipeline.store.durable import sealed
 from react_pipeline.store.errors import CorruptArtifact, InputError
 from react_pipeline.training.log import whole_lines
 from react_pipeline.use.classifier import RECORD_FILE, load_exported
-from react_pipeline.use.predict import RUN_FILE, _record
 
 ROOT = Path(__file__).parents[2]
 NESTED = "[" * 100_000 + "\n"

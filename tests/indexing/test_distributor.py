@@ -21,6 +21,8 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.web.downloads import download_images
+from react_pipeline.extensions.predict.predict import Options
+from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 from react_pipeline.indexing import scan
 from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.index import Index
@@ -37,8 +39,6 @@ from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.artifacts import Artifact, manifest_digest
 from react_pipeline.store.errors import ConfigError, CorpusError, InputError, ReactError
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.predict import Options
-from react_pipeline.use.shard_labels import Loading, predict_shards
 
 MakeProject = Callable[..., Project]
 

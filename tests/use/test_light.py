@@ -16,11 +16,11 @@ from support.drawings import draw, encode
 
 from react_pipeline.commands.command_line import missing_extra
 from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.predict.pictures import Picture, fetch_urls, find_pictures
 from react_pipeline.project.project import Project
 from react_pipeline.settings.corpus import MAX_PIXELS, DownloadConfig
 from react_pipeline.store.errors import CorpusError, InputError
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml"}

@@ -27,9 +27,9 @@ from react_pipeline.extensions.judging.log import (
     Session,
     describe,
 )
+from react_pipeline.extensions.predict import Picture
 from react_pipeline.pages import render
 from react_pipeline.store import InputError, ReactError, StoreWriteError
-from react_pipeline.use import Picture
 
 if TYPE_CHECKING:
     from flask import Flask

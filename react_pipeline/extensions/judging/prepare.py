@@ -22,11 +22,12 @@ from react_pipeline.extensions.judging.judgements import (
     present_model,
 )
 from react_pipeline.extensions.judging.log import Disagreement, Header, Side, create_log
+from react_pipeline.extensions.predict import Picture, fetch_urls, find_pictures, identity_of
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, standing
 from react_pipeline.settings import trained_methods
 from react_pipeline.store import InputError, canonical_json
-from react_pipeline.use import CHAMPION, Picture, fetch_urls, find_pictures, identity_of
+from react_pipeline.use import CHAMPION
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def _classify(
     import torch
 
     from react_pipeline.embedding import LONG_RUN, Encoder
-    from react_pipeline.use import encode_pictures, load_model, read_parts
+    from react_pipeline.extensions.predict import encode_pictures, read_parts
+    from react_pipeline.use import load_model
 
     config = project.config
     checkpoint = model_of(project, slug, side)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from react_pipeline.extensions.labels.writers import WRITERS, LabelledPicture, Predictions
+from react_pipeline.extensions.predict import find_pictures
 from react_pipeline.store import InputError, StoreWriteError, read_json_bounded
-from react_pipeline.use import UNKNOWN, find_pictures
+from react_pipeline.use import UNKNOWN
 
 
 @dataclass(frozen=True)

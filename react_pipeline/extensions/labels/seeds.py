@@ -16,12 +16,12 @@ import yaml
 
 from react_pipeline.extensions.labels.export import read_run
 from react_pipeline.extensions.labels.writers import LabelledPicture
+from react_pipeline.extensions.predict import folder_names
 from react_pipeline.labelled import read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.settings import compose_yaml, edit_yaml, in_brackets, read_yaml
 from react_pipeline.store import InputError, StoreWriteError, read_bounded, rename_synced, sha256_of
-from react_pipeline.use import folder_names
 
 
 @dataclass(frozen=True)

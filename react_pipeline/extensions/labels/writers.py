@@ -17,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
-from react_pipeline.use import folder_names
+from react_pipeline.extensions.predict import folder_names
 
 COCO_FILE = "annotations.json"
 TASKS_FILE = "tasks.json"

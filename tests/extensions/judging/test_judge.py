@@ -24,10 +24,10 @@ from react_pipeline.extensions.judging.judgements import JUDGEMENTS, present_mod
 from react_pipeline.extensions.judging.log import JudgementLog, Session, Side, open_log
 from react_pipeline.extensions.judging.page import create_page
 from react_pipeline.extensions.judging.prepare import prepare_log
+from react_pipeline.extensions.predict import encoding
+from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
-from react_pipeline.use import encoding
-from react_pipeline.use.pictures import find_pictures
 
 GATED = "gated-image"
 HOSTILE = "<img src=x onerror=alert(1)> & 'square'"

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.labels.seeds import add_seeds, put_seeds
+from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.settings import load_domain
 from react_pipeline.store import InputError, MissingArtifact, sha256_of
-from react_pipeline.use import Classifier, Options, predict_pictures
+from react_pipeline.use import Classifier
 
 FILE = """\
 # Birds of Kraków

@@ -25,18 +25,15 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding import Encoder
-from react_pipeline.project import Project, require_shared, spread
-from react_pipeline.store import CorpusError, InputError, rename_synced
-from react_pipeline.use.classifier import Classifier, is_exported
-from react_pipeline.use.encoding import LEDGER, encode_pictures, read_parts
-from react_pipeline.use.pictures import (
+from react_pipeline.extensions.predict.encoding import LEDGER, encode_pictures, read_parts
+from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
     identity_of,
     pictures_of_shard,
     shards_of,
 )
-from react_pipeline.use.predict import (
+from react_pipeline.extensions.predict.predict import (
     CPU_BATCH,
     GPU_BATCH,
     LABELS,
@@ -48,6 +45,9 @@ from react_pipeline.use.predict import (
     write_ledger,
     write_record,
 )
+from react_pipeline.project import Project, require_shared, spread
+from react_pipeline.store import CorpusError, InputError, rename_synced
+from react_pipeline.use import Classifier, is_exported
 
 
 @dataclass(frozen=True)

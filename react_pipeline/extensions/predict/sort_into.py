@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from react_pipeline.extensions.predict.pictures import Picture
 from react_pipeline.store import InputError
-from react_pipeline.use.pictures import Picture
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 

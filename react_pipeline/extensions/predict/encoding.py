@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.embedding import Encoder
+from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.store import ReactError, fsync, rename_synced
-from react_pipeline.use.pictures import LedgerRow, Picture
 
 PART_PICTURES = 4_096
 """Of one file: what a kill costs at most."""

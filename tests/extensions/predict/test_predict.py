@@ -29,14 +29,14 @@ from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.web import remote_store
+from react_pipeline.extensions.predict import encoding, pictures, predict
+from react_pipeline.extensions.predict.pictures import Picture, find_pictures
+from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
+from react_pipeline.extensions.predict.sort_into import folder_names, sort_into
+from react_pipeline.extensions.predict.transduction import adapted_to, transduce
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
-from react_pipeline.use import encoding, pictures, predict
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.pictures import Picture, find_pictures
-from react_pipeline.use.predict import Options, embed_pictures, predict_pictures
-from react_pipeline.use.sort_into import folder_names, sort_into
-from react_pipeline.use.transduction import transduce
 
 Run = Callable[..., Path]
 NOW = Options(workers=0)
@@ -320,7 +320,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     times = [path.stat().st_mtime_ns for path in kept]
     monkeypatch.setattr(encoding, "PART_PICTURES", 4)
     removed = monkeypatch.setattr(
-        "react_pipeline.use.predict.shutil.rmtree", lambda *_args, **_kwargs: None
+        "react_pipeline.extensions.predict.predict.shutil.rmtree", lambda *_args, **_kwargs: None
     )
     assert removed is None
     done = predict_pictures(classifier, str(photos), output, options)
@@ -363,14 +363,14 @@ def test_a_model_adapts_to_pictures_and_judges_others_alone(
     classifier: Classifier, photos: Path
 ) -> None:
     paths = sorted(photos.rglob("*.png"))
-    adapted = classifier.adapted_to(paths)
+    adapted = adapted_to(classifier, paths)
     assert adapted.origin.fingerprint != classifier.origin.fingerprint
     _, head = transduce(classifier.embed(paths), classifier.head)
     (one,) = adapted.predict(paths[3], top_k=1)
     (scores,) = head.scores(torch.from_numpy(classifier.embed(paths[3])))
     assert one.label == classifier.classes[int(scores.argmax())]
     with pytest.raises(InputError, match="no picture"):
-        classifier.adapted_to([])
+        adapted_to(classifier, [])
 
 
 def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
@@ -384,7 +384,8 @@ def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
     first = predict_pictures(classifier, str(photos), output, NOW)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "react_pipeline.use.predict.encode_pictures", lambda *_: pytest.fail("encoded again")
+            "react_pipeline.extensions.predict.predict.encode_pictures",
+            lambda *_: pytest.fail("encoded again"),
         )
         assert predict_pictures(classifier, str(photos), output, NOW).used == first.used
     (output / "mine.txt").write_text("mine")

@@ -14,12 +14,12 @@ from support.drawings import pair, write_shard
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.predict import shard_labels
+from react_pipeline.extensions.predict.predict import Options, predict_pictures
+from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
-from react_pipeline.use import shard_labels
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.predict import Options, predict_pictures
-from react_pipeline.use.shard_labels import Loading, predict_shards
 
 NOW = Options(workers=0)
 

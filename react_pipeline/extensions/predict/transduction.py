@@ -14,8 +14,10 @@ dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.clip import LOGIT_SCALE, ClassHead
+from react_pipeline.store import InputError
+from react_pipeline.use import Classifier, Origin
 
 NEIGHBOURS = 3
 MOST_CONFIDENT = 8
@@ -33,6 +37,32 @@ MIN_VARIANCE = 1e-6
 """Of a unit vector with 512 dimensions the variance is about 5e-4; 0 where all pictures agree."""
 COMPARED_AT_ONCE = 1 << 26
 """Similarities in memory at a time: 256 MB."""
+
+
+def adapted_to(classifier: Classifier, images: Iterable[Any]) -> Classifier:
+    """The same model with a head that was fitted to unlabelled pictures of the domain, for further
+    pictures one by one.
+
+    Args:
+        images: As `Classifier.predict` takes them.
+
+    Raises:
+        InputError: If there is no picture, or one cannot be read.
+    """
+    vectors = classifier.embed(images)
+    if not len(vectors):
+        raise InputError("adapted_to: no picture; give some hundred of all classes")
+    _, head = transduce(vectors, classifier.head)
+    before = classifier.origin
+    digest = hashlib.sha256(before.fingerprint.encode() + head.vectors.numpy().tobytes())
+    method = f"{before.method} adapted to {len(vectors):,} pictures"
+    origin = Origin(before.domain, method, digest.hexdigest())
+    return replace(uncalibrated(classifier), head=head, origin=origin)
+
+
+def uncalibrated(classifier: Classifier) -> Classifier:
+    """The same without a temperature: it was fitted on what the head says of single pictures."""
+    return replace(classifier, temperature=None, calibrated_on="")
 
 
 def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, ClassHead]:

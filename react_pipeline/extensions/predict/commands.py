@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_error
+from react_pipeline.commands import Config, console, load_project, print_error
 
 if TYPE_CHECKING:
-    from react_pipeline.use import Classifier, Done, Options
+    from react_pipeline.extensions.predict.predict import Done, Options
+    from react_pipeline.use import Classifier
 
 
 Model = Annotated[
@@ -71,8 +71,8 @@ def predict(
 
     A killed run resumes when the command is given again.
     """
-    from react_pipeline.use import predict_pictures
-    from react_pipeline.use import sort_into as link_pictures
+    from react_pipeline.extensions.predict.predict import predict_pictures
+    from react_pipeline.extensions.predict.sort_into import sort_into as link_pictures
 
     fields = {
         "column": column,
@@ -104,7 +104,7 @@ def _label_shards(
     output: Path,
     options: Options,
 ) -> None:
-    from react_pipeline.use import Loading, predict_shards
+    from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 
     loading = Loading.of(domain, model, config, classifier)
     _report(predict_shards(loading, classifier, source, output, options), output, classifier)
@@ -123,7 +123,7 @@ def embed(
     config: Config = None,
 ) -> None:
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
-    from react_pipeline.use import embed_pictures
+    from react_pipeline.extensions.predict.predict import embed_pictures
 
     fields = {"column": column, "workers": workers, "overwrite": overwrite}
     options, classifier = _prepared(domain, model, config, fields)
@@ -133,7 +133,8 @@ def embed(
 def _prepared(
     domain: str, model: str, config: Path | None, options: dict[str, Any]
 ) -> tuple[Options, Classifier]:
-    from react_pipeline.use import Classifier, Options, is_exported
+    from react_pipeline.extensions.predict.predict import Options
+    from react_pipeline.use import Classifier, is_exported
 
     # An exported folder needs no project; where there is one, its rules for pictures from outside
     # hold.

@@ -35,6 +35,16 @@ from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.extensions.predict.encoding import Columns, encode_pictures, read_parts
+from react_pipeline.extensions.predict.pictures import (
+    LedgerRow,
+    Picture,
+    fetch_urls,
+    find_pictures,
+    identity_of,
+)
+from react_pipeline.extensions.predict.prediction_page import write_page
+from react_pipeline.extensions.predict.transduction import transduce, uncalibrated
 from react_pipeline.settings import (
     MAX_PIXELS,
     DistributorConfig,
@@ -42,11 +52,7 @@ from react_pipeline.settings import (
     StorageConfig,
 )
 from react_pipeline.store import InputError, StoreWriteError, lock, rename_synced, write_atomically
-from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
-from react_pipeline.use.encoding import Columns, encode_pictures, read_parts
-from react_pipeline.use.pictures import LedgerRow, Picture, fetch_urls, find_pictures, identity_of
-from react_pipeline.use.prediction_page import write_page
-from react_pipeline.use.transduction import transduce
+from react_pipeline.use import UNKNOWN, Classifier, margins
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
@@ -117,7 +123,7 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
     if not options.transductive:
         columns = label_columns(classifier, options)
         return _run(classifier, source, output, options, PREDICTIONS, columns)
-    classifier = classifier.uncalibrated
+    classifier = uncalibrated(classifier)
     columns = label_columns(classifier, options)
     return _run(classifier, source, output, options, PREDICTIONS, _vectors, columns)
 

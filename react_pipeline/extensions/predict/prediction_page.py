@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import BadImage, thumbnail
+from react_pipeline.extensions.predict.pictures import Picture
 from react_pipeline.pages import render
 from react_pipeline.store import ReactError, write_atomically
-from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.pictures import Picture
+from react_pipeline.use import Classifier
 
 MAX_SHOWN = 600
 """Pictures of a page: about 2 MB."""
@@ -56,7 +56,7 @@ def write_page(
         shown = _figures(table.take(rows[places]), pictures)
         sheets.append({"label": label, "count": count, "shown": shown})
     page = render(
-        "use",
+        "extensions/predict",
         "predictions.html",
         page_title=f"Predictions: {source}",
         model=str(classifier.origin),

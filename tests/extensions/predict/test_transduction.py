@@ -10,8 +10,8 @@ from torch.distributions import Normal
 from torch.nn.functional import normalize
 
 from react_pipeline.clip import ClassHead
-from react_pipeline.use import transduction
-from react_pipeline.use.transduction import affinity, transduce
+from react_pipeline.extensions.predict import transduction
+from react_pipeline.extensions.predict.transduction import affinity, transduce
 
 CLASSES, DIMENSION = 5, 64
 
