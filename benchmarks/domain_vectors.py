@@ -30,6 +30,8 @@ from react_pipeline.clip import (
 from react_pipeline.corpus import open_source
 from react_pipeline.embedding import vectors_of
 from react_pipeline.extensions.advise.signs import Signs, at_positions, signs_of
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
+from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
 from react_pipeline.labelled import (
     encode_images,
     preprocessing_for,
@@ -41,10 +43,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval.control import Draw, random_of
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.settings import METHODS, TrainingConfig
-from react_pipeline.training import HeadMethod, HeadSamples, nearest_class
-from react_pipeline.training.head import class_accuracy
-from react_pipeline.training.held_out import split, without_near_copies
-from react_pipeline.training.interpolation import choose
+from react_pipeline.training import choose_fraction, split_held_out
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def fitted(
         near: The cosine from which on two images are near copies.
     """
     ids = samples.class_ids
-    held = split(_Pairs(groups), training.held_out_fraction, training.seed)  # type: ignore[arg-type]  # it asks for no more
+    held = split_held_out(_Pairs(groups), training.held_out_fraction, training.seed)  # type: ignore[arg-type]  # it asks for no more
     trained_on, held_out = held
     held_out = without_near_copies(samples.images, trained_on, held_out, near)
     part = at_positions(samples, trained_on)
@@ -169,7 +168,7 @@ def fitted(
         return class_accuracy(head.scores(samples.images[held_out]), ids[held_out])
 
     tie = max if len(part.class_ids.unique()) == samples.zero_shot.shape[1] else min
-    fraction, _ = choose(setting, score, method.grid, tie)
+    fraction, _ = choose_fraction(setting, score, method.grid, tie)
     return method.join(zero_shot, trained, fraction)
 
 

@@ -44,9 +44,8 @@ class Core(Extension):
         return STAGES_OF_CORE
 
     def methods(self) -> Iterable[Method]:
-        """REACT's own method, and the cheapest."""
-        yield training.GatedImage()
-        yield training.LinearHead()
+        """REACT's own method."""
+        return (training.GatedImage(),)
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tars of images and captions."""

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from react_pipeline.corpus import ShardedCorpus, publish_pairs
 from react_pipeline.extension import Extension
+from react_pipeline.extensions.methods import HeadMethod
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
 from react_pipeline.settings import LocalNames
 from react_pipeline.stage import Stage
 from react_pipeline.store import Artifact, sha256_of
-from react_pipeline.training import HeadMethod
 
 
 class NamedPhotos(ShardedCorpus):

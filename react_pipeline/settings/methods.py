@@ -29,7 +29,7 @@ _SEED = re.compile(rf"-seed\d+(?=({CONTROL_SUFFIX})?$)")
 
 
 class Method:
-    """One way to customize a model. Subclass `training.ModelMethod` or `training.HeadMethod`.
+    """One way to customize a model: a subclass, such as of `training.ModelMethod`.
 
     Attributes:
         name: As in `methods` of pipeline.yaml.

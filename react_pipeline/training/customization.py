@@ -51,11 +51,6 @@ class Customization:
         return self.project.training(*self.inputs.key.split("/"))
 
     @property
-    def near_duplicate_similarity(self) -> float:
-        """The cosine from which on two images are near copies."""
-        return self.project.retrieval(self.domain.slug).near_duplicate_similarity
-
-    @property
     def base(self) -> Artifact:
         """The model to customize."""
         return self.inputs.parents["base_checkpoint"]

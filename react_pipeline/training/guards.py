@@ -1,7 +1,7 @@
 """Guards: when a training must stop, before a bad step is taken or a bad model published."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -80,25 +80,6 @@ def require_steady_scale(step: int, before: float, after: float) -> None:
         raise TrainingError(
             f"the logit scale fell to 1 at step {step}, where all pairs look alike; lower "
             "learning_rate. Nothing was published"
-        )
-
-
-def require_learned(losses: Sequence[float]) -> None:
-    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice
-    that of its first.
-
-    For trainings whose loss cannot become infinite, as that of a head of unit vectors.
-
-    Raises:
-        TrainingError: Naming both losses.
-    """
-    tenth = max(1, len(losses) // 10)
-    first = sum(losses[:tenth]) / tenth
-    last = sum(losses[-tenth:]) / tenth
-    if last > 2 * first:
-        raise TrainingError(
-            f"the training ended far worse than it began: the loss went from {first:.3g} to "
-            f"{last:.3g}; lower learning_rate. Nothing was published"
         )
 
 

@@ -21,7 +21,7 @@ BLOCK = 1_024
 """Rows of similarities computed at once."""
 
 
-def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_held_out(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of the pairs to train on, and of those held out; both in order.
 
     `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have
@@ -41,23 +41,6 @@ def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Te
                 if not remaining:
                     break
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
-
-
-def without_near_copies(
-    images: Tensor, trained_on: Tensor, held_out: Tensor, similarity: float
-) -> Tensor:
-    """The held-out positions whose image (N, D) has no trained image nearer than this cosine; all
-    of them if none is left.
-
-    A near copy of a trained image rewards a head that remembers its images, so the choice of the
-    interpolation would go too near to the training.
-    """
-    queries = images[held_out]
-    nearest = torch.full((len(held_out),), -torch.inf)
-    for part in trained_on.split(BLOCK):
-        nearest = nearest.maximum((queries @ images[part].T).amax(dim=1))
-    apart = held_out[nearest < similarity]
-    return apart if len(apart) else held_out
 
 
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """Interpolation: points on the line between the base and a trained model, and the choice of one of
 them.
 
-Does not belong here: what the points are judged by (`held_out`), the line between two classifiers
-(`methods.head_method`), the line of gates (`methods.gated_image`).
+Does not belong here: what the points are judged by (`held_out`), the line of gates (`methods.gated_image`).
 
 Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and
 after a training often keeps what both know, and costs nothing at inference. New modules change no
@@ -69,7 +68,7 @@ def line(model: nn.Module, start: Mapping[str, Tensor]) -> Callable[[float], Non
 def interpolate(
     move_to: Callable[[float], None], setting: float | str, score: Callable[[], float]
 ) -> tuple[float, dict[float, float]]:
-    """Move a trained model along its line to the point that `choose` chooses, and leave it there.
+    """Move a trained model along its line to the point that `choose_fraction` chooses, and leave it there.
 
     Args:
         score: Of the model where it stands.
@@ -79,12 +78,12 @@ def interpolate(
         move_to(fraction)
         return score()
 
-    fraction, scores = choose(setting, score_at)
+    fraction, scores = choose_fraction(setting, score_at)
     move_to(fraction)
     return fraction, scores
 
 
-def choose(
+def choose_fraction(
     setting: float | str,
     score: Callable[[float], float],
     grid: Sequence[float] = GRID,

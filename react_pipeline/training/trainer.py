@@ -38,7 +38,7 @@ from react_pipeline.training.guards import (
     explained_out_of_memory,
     require_no_collapse,
 )
-from react_pipeline.training.held_out import image_text_recall, split
+from react_pipeline.training.held_out import image_text_recall, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_weights, interpolate, require_held_out
 from react_pipeline.training.kept_tokens import keep_tokens, may_keep
@@ -103,7 +103,9 @@ class Trainer:
         self.scratch = scratch
         self.labelled = labelled
         require_suitable(training.loss, self.model)
-        self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
+        self.trained_on, self.held_out = split_held_out(
+            pairs, training.held_out_fraction, training.seed
+        )
         require_held_out(training.interpolation, len(self.held_out), len(pairs))
         self.views = _views(clip, pairs, training)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)

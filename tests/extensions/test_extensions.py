@@ -25,7 +25,7 @@ from react_pipeline.stage import STAGES
 
 project = Project.load(sys.argv[1])
 for name, row in STAGES.items():
-    for key in row.keys(["shapes"], ["base", "linear-head"]):
+    for key in row.keys(["shapes"], ["base", "gated-image"]):
         artifact = run(project, name, key)
         print(name, key, artifact.counts.get("top1"), artifact.counts.get("decision"))
     if name == "promotion":
@@ -98,7 +98,7 @@ def test_the_core_builds_up_to_a_verdict_without_any_extension(
     leave = shutil.ignore_patterns("extensions", "assets", "__pycache__")
     shutil.copytree(LIBRARY, copy / "react_pipeline", ignore=leave)
     out, errors = python(LINEAGE, indexed_project.path, path=copy, folder=tmp_path)
-    assert "domain_results shapes/linear-head 0." in out
+    assert "domain_results shapes/gated-image 0." in out
     assert "promotion shapes 0." in out
     for name in (
         "buckets",

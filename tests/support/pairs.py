@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.clip.model import Clip
-from react_pipeline.training.head_samples import PairVectors
+from react_pipeline.extensions.methods.head_samples import PairVectors
 from support.drawings import draw
 
 

@@ -486,22 +486,22 @@ def test_the_default_of_a_head_needs_no_held_out_pairs(
     [
         (
             "gated-image",
-            "step.TrainingStep.take",
+            "training.step.TrainingStep.take",
             "with batch_size 16; raise customization.accumulation",
         ),
         (
             "gated-image",
-            "trainer.keep_tokens",
+            "training.trainer.keep_tokens",
             "on cpu, outside the steps of the training; end what else",
         ),
         (
             "linear-head",
-            "head_steps.Head.step",
+            "extensions.methods.head_steps.Head.step",
             "with batch_size 16; lower customization batch_size",
         ),
         (
             "locked-image",
-            "image_encoder.ImageEncoder.frozen",
+            "training.image_encoder.ImageEncoder.frozen",
             "with batch_size 16; raise customization.accumulation",
         ),
     ],
@@ -517,7 +517,7 @@ def test_memory_that_runs_out_is_reported_with_what_to_do(
     def greedy(*_: object, **__: object) -> dict[str, float]:
         return {"loss": float(torch.empty(1 << 60).sum())}
 
-    monkeypatch.setattr(f"react_pipeline.training.{place}", greedy)
+    monkeypatch.setattr(f"react_pipeline.{place}", greedy)
     augmentation = "mild" if method == "locked-image" else "none"
     defaults = {"steps": 2, "batch_size": 16, "last_k_layers": 2, "augmentation": augmentation}
     project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)

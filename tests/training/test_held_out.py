@@ -11,7 +11,7 @@ from support.pairs import DrawnPairs
 from torch import Tensor
 
 from react_pipeline.training import held_out
-from react_pipeline.training.held_out import image_text_recall, split, without_near_copies
+from react_pipeline.training.held_out import image_text_recall, split_held_out
 
 
 def pairs(**counts: int) -> DrawnPairs:
@@ -26,7 +26,7 @@ def pairs(**counts: int) -> DrawnPairs:
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5])
 def test_the_held_out_fraction_leaves_every_pair_on_one_side(fraction: float) -> None:
     given = pairs(circle=20, square=20, cross=20)
-    trained, apart = split(given, fraction, seed=0)
+    trained, apart = split_held_out(given, fraction, seed=0)
     assert len(apart) == int(fraction * 60)
     assert sorted([*trained.tolist(), *apart.tolist()]) == list(range(60))
     assert trained.tolist() == sorted(trained.tolist())
@@ -36,7 +36,7 @@ def test_the_held_out_fraction_leaves_every_pair_on_one_side(fraction: float) ->
 def test_no_class_loses_its_last_pair() -> None:
     given = pairs(circle=1, square=1, cross=2, triangle=12)
     for seed in range(20):
-        trained, apart = split(given, 0.5, seed)
+        trained, apart = split_held_out(given, 0.5, seed)
         assert len(apart) == 8
         left = Counter(given.labels[position] for position in trained.tolist())
         assert set(left) == {"circle", "square", "cross", "triangle"}
@@ -44,36 +44,22 @@ def test_no_class_loses_its_last_pair() -> None:
 
 def test_classes_of_one_pair_are_never_held_out() -> None:
     given = DrawnPairs([("circle", "red")] * 6, classes=list("abcdef"))
-    trained, apart = split(given, 0.5, seed=0)
+    trained, apart = split_held_out(given, 0.5, seed=0)
     assert (len(trained), len(apart)) == (6, 0)
 
 
 def test_the_seed_alone_decides() -> None:
     given = pairs(circle=30, square=30)
     torch.manual_seed(1)
-    first = split(given, 0.3, seed=0)[1]
+    first = split_held_out(given, 0.3, seed=0)[1]
     torch.manual_seed(2)
-    assert torch.equal(split(given, 0.3, seed=0)[1], first)
-    assert not torch.equal(split(given, 0.3, seed=1)[1], first)
+    assert torch.equal(split_held_out(given, 0.3, seed=0)[1], first)
+    assert not torch.equal(split_held_out(given, 0.3, seed=1)[1], first)
 
 
 def test_no_more_are_held_out_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "MAX_HELD_OUT", 7)
-    assert len(split(pairs(circle=60), 0.5, seed=0)[1]) == 7
-
-
-@pytest.mark.parametrize("block", [1, 3, 1_024])
-def test_near_copies_are_dropped_whatever_the_block(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(held_out, "BLOCK", block)
-    images = torch.eye(8)
-    images[5] = functional.normalize(images[3] + 0.1 * images[5], dim=0)
-    images[6] = functional.normalize(images[3] + images[6], dim=0)
-    trained, apart = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([5, 6, 7])
-    assert without_near_copies(images, trained, apart, 0.98).tolist() == [6, 7]
-    assert without_near_copies(images, trained, apart[:1], 0.98).tolist() == [5]
-    assert without_near_copies(images, trained, apart[:0], 0.98).tolist() == []
+    assert len(split_held_out(pairs(circle=60), 0.5, seed=0)[1]) == 7
 
 
 def vectors(count: int) -> tuple[Tensor, Tensor]:

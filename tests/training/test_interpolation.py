@@ -15,7 +15,7 @@ from torch import Tensor
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.model import load
 from react_pipeline.store.errors import TrainingError
-from react_pipeline.training.interpolation import GRID, choose
+from react_pipeline.training.interpolation import GRID, choose_fraction
 
 METHODS = ("gated-image", "locked-text", "full")
 
@@ -147,15 +147,15 @@ def test_gated_blocks_of_base_itself_are_weights_like_any_other(
 def test_the_best_fraction_wins_and_ties_go_to_the_larger(
     score: Callable[[float], float], best: float
 ) -> None:
-    fraction, scores = choose("held-out", score)
+    fraction, scores = choose_fraction("held-out", score)
     assert fraction == best
     assert list(scores) == list(GRID)
 
 
 def test_ties_go_to_the_smaller_fraction_with_min() -> None:
-    assert choose("held-out", lambda fraction: min(fraction, 0.5), tie=min)[0] == 0.5
+    assert choose_fraction("held-out", lambda fraction: min(fraction, 0.5), tie=min)[0] == 0.5
 
 
 def test_scores_that_are_never_finite_choose_nothing() -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
-        choose("held-out", lambda fraction: float("nan"))
+        choose_fraction("held-out", lambda fraction: float("nan"))

@@ -27,6 +27,7 @@ from react_pipeline.clip import (
 )
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.extensions.names import domain_names, unnamed_classes
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
 from react_pipeline.extensions.predict import Options, embed_pictures
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -34,7 +35,6 @@ from react_pipeline.retrieval import preview_pairs
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError, RetrievalError
-from react_pipeline.training import HeadMethod, HeadSamples, nearest_class
 from react_pipeline.use import Classifier
 
 if TYPE_CHECKING:

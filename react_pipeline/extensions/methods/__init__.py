@@ -1,1 +1,5 @@
-"""Methods beside REACT's own and the linear head, a module each."""
+"""Methods beside REACT's own, a module each; `HeadMethod` is what heads build on."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

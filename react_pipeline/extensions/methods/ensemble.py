@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from react_pipeline.extensions.methods.head_method import HeadMethod
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training import HeadMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,22 +9,24 @@ from react_pipeline.settings import Method
 
 
 class Methods(Extension):
-    """Gated blocks with both towers, weights of low rank, whole towers, heads that take no step or
-    learn from shots, and two methods as one.
+    """Heads on the base's vectors, gated blocks with both towers, weights of low rank, whole towers,
+    and two methods as one.
     """
 
     def methods(self) -> Iterable[Method]:
-        """Those that train a model, then those that fit a head, then what joins two."""
+        """The linear head, those that train a model, other heads, and what joins two."""
         from react_pipeline.extensions.methods.ensemble import Ensemble
         from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
         from react_pipeline.extensions.methods.full import Full
         from react_pipeline.extensions.methods.gated_both import GatedBoth
         from react_pipeline.extensions.methods.gda import Gda
+        from react_pipeline.extensions.methods.linear_head import LinearHead
         from react_pipeline.extensions.methods.locked_image import LockedImage
         from react_pipeline.extensions.methods.locked_text import LockedText
         from react_pipeline.extensions.methods.lora_both import LoraBoth
         from react_pipeline.extensions.methods.lora_image import LoraImage
         from react_pipeline.extensions.methods.ncm import Ncm
 
+        yield LinearHead()
         yield from (GatedBoth(), LoraImage(), LoraBoth(), LockedText(), LockedImage(), Full())
         yield from (Gda(), Ncm(), FewShotGda(), FewShotNcm(), Swat(), Ensemble())

@@ -10,15 +10,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.extensions.methods.gda import Gda
+from react_pipeline.extensions.methods.head_method import HeadMethod
+from react_pipeline.extensions.methods.linear_head import LinearHead
 from react_pipeline.extensions.methods.ncm import Ncm
 from react_pipeline.stage import FEW_SHOT_SET
-from react_pipeline.training import HeadMethod, LinearHead
 
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead, Clip
     from react_pipeline.extensions.methods.few_shot_samples import FewShotSamples
+    from react_pipeline.extensions.methods.head import HeadSamples
     from react_pipeline.settings import TrainingConfig
-    from react_pipeline.training import Customization, HeadSamples, TrainingLog
+    from react_pipeline.training import Customization, TrainingLog
 
 
 class UsesShots(HeadMethod):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from react_pipeline.clip import Clip
+from react_pipeline.extensions.methods.head import HeadSamples
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.stage import FEW_SHOT_SET
-from react_pipeline.training import Customization, HeadSamples
+from react_pipeline.training import Customization
 
 
 @dataclass(frozen=True)

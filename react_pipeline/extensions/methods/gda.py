@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from react_pipeline.extensions.methods.head_method import HeadMethod
 from react_pipeline.extensions.methods.ncm import class_means
-from react_pipeline.training import HeadMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from react_pipeline.clip import ClassHead
+    from react_pipeline.extensions.methods.head import HeadSamples
     from react_pipeline.settings import TrainingConfig
-    from react_pipeline.training import HeadSamples, TrainingLog
+    from react_pipeline.training import TrainingLog
 
 
 ROWS_AT_ONCE = 65_536

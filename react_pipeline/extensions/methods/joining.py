@@ -27,17 +27,11 @@ from react_pipeline.clip import (
     prompt_templates,
 )
 from react_pipeline.embedding import Encoder
+from react_pipeline.extensions.methods.head import class_accuracy, split_labelled
+from react_pipeline.extensions.methods.head_samples import PairVectors, label_pairs
 from react_pipeline.extensions.methods.joined_towers import save_joined
 from react_pipeline.store import InputError
-from react_pipeline.training import (
-    METRICS_FILE,
-    Customization,
-    PairVectors,
-    TrainingLog,
-    class_accuracy,
-    label_pairs,
-    split_labelled,
-)
+from react_pipeline.training import METRICS_FILE, Customization, TrainingLog
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Of the first method; the other one has the rest."""

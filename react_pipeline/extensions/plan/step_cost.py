@@ -21,10 +21,11 @@ from react_pipeline.clip import (
     trains_text,
 )
 from react_pipeline.embedding import CPU_IMAGES
+from react_pipeline.extensions.methods import Head
 from react_pipeline.extensions.plan.encoder_cost import core_seconds
 from react_pipeline.extensions.plan.encoding_cost import EncodingCost
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training import Head, ModelMethod, may_keep
+from react_pipeline.training import ModelMethod, may_keep
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The methods of the core, a module each; `ModelMethod` and `HeadMethod` are what they build on.
+"""REACT's own method, and `ModelMethod`, what methods that train a model build on.
 
 The modules load torch only when a training begins: the table of methods is read by every command.
 """

@@ -18,12 +18,12 @@ from react_pipeline import Classifier
 from react_pipeline.clip.class_head import ClassHead
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.methods.gda import Gda
+from react_pipeline.extensions.methods.head import HeadSamples
+from react_pipeline.extensions.methods.head_method import HeadMethod
 from react_pipeline.extensions.methods.ncm import Ncm
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.customization import customize
-from react_pipeline.training.head import HeadSamples
-from react_pipeline.training.methods.head_method import HeadMethod
 
 D, C, EACH = 8, 4, 30
 """Dimensions, classes, of which the last has no pairs, and pairs of each other one."""

@@ -18,13 +18,13 @@ from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
 from react_pipeline.extensions.methods.few_shot_samples import joined
+from react_pipeline.extensions.methods.head import HeadSamples
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.training.customization import customize
-from react_pipeline.training.head import HeadSamples
 from react_pipeline.use.chosen_model import load_chosen
 
 FEW_SHOT = ("few-shot-gda", "few-shot-ncm", "swat")

@@ -12,10 +12,13 @@ from react_pipeline.settings import Method, TrainingConfig
 
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead, Clip
-    from react_pipeline.training.cost import CheckpointCost, PlannedTraining
-    from react_pipeline.training.customization import Customization
-    from react_pipeline.training.head import HeadSamples
-    from react_pipeline.training.log import TrainingLog
+    from react_pipeline.extensions.methods.head import HeadSamples
+    from react_pipeline.training import (
+        CheckpointCost,
+        Customization,
+        PlannedTraining,
+        TrainingLog,
+    )
 
 FIELDS = frozenset({"seed", "held_out_fraction", "interpolation"})
 """Fields of `TrainingConfig` that every head uses."""
@@ -98,8 +101,8 @@ class HeadMethod(Method):
     def train(self, customization: Customization) -> dict[str, Any]:
         """Fit on the vectors of the pairs; only process 0 does."""
         from react_pipeline.clip import loaded_base
-        from react_pipeline.training.head import train_head
-        from react_pipeline.training.head_samples import PairVectors
+        from react_pipeline.extensions.methods.head import train_head
+        from react_pipeline.extensions.methods.head_samples import PairVectors
 
         c = customization
         if c.staging is None:
@@ -109,7 +112,7 @@ class HeadMethod(Method):
 
     def cost(self, planned: PlannedTraining) -> CheckpointCost:
         """Prompts are encoded; vectors of pairs are read."""
-        from react_pipeline.training.cost import CheckpointCost
+        from react_pipeline.training import CheckpointCost
 
         return CheckpointCost(
             towers=(planned.names + planned.prompts) * planned.text_seconds,

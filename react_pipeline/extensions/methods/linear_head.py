@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.training.methods.head_method import HeadMethod, all_but
+from react_pipeline.extensions.methods.head_method import HeadMethod, all_but
 
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead
+    from react_pipeline.extensions.methods.head import HeadSamples
     from react_pipeline.settings import TrainingConfig
-    from react_pipeline.training.cost import PlannedTraining
-    from react_pipeline.training.head import HeadSamples
-    from react_pipeline.training.log import TrainingLog
+    from react_pipeline.training import PlannedTraining, TrainingLog
 
 
 class LinearHead(HeadMethod):
@@ -40,7 +39,7 @@ class LinearHead(HeadMethod):
         self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
     ) -> tuple[ClassHead, dict[str, Any]]:
         """Take steps of cross-entropy from the zero-shot head."""
-        from react_pipeline.training.head_steps import take_steps
+        from react_pipeline.extensions.methods.head_steps import take_steps
 
         return take_steps(samples, training, log)
 

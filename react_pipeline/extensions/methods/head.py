@@ -1,7 +1,7 @@
 """Heads: a classifier fitted to what the frozen base makes of the pairs, joined with the zero-shot
 head, and saved.
 
-Does not belong here: how a head is fitted and joined (`training.methods`), the samples
+Does not belong here: how a head is fitted and joined (`head_method`), the samples
 (`head_samples`), the form of a head on disk and its use (`clip`). Shapes: N images, C classes, D embedding
 dimension, P prompts.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,17 +28,23 @@ from react_pipeline.clip import (
     domain_head,
     prompt_templates,
 )
+from react_pipeline.extensions.methods.head_samples import Labels, PairVectors, label_pairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import RetrievalError, TrainingError
-from react_pipeline.training.guards import require_learned
-from react_pipeline.training.head_samples import Labels, PairVectors, label_pairs
-from react_pipeline.training.held_out import split, without_near_copies
-from react_pipeline.training.interpolation import choose, require_held_out
-from react_pipeline.training.log import METRICS_FILE, TrainingLog
+from react_pipeline.training import (
+    METRICS_FILE,
+    TrainingLog,
+    choose_fraction,
+    require_held_out,
+    split_held_out,
+)
 
 if TYPE_CHECKING:
-    from react_pipeline.training.customization import Customization
-    from react_pipeline.training.methods.head_method import HeadMethod
+    from react_pipeline.extensions.methods.head_method import HeadMethod
+    from react_pipeline.training import Customization
+
+COMPARED_AT_ONCE = 1_024
+"""Trained images that are compared with those held out at once."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def train_head(
 
     # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
     tie = max if len(samples.class_ids.unique()) == len(domain.classes) else min
-    fraction, scores = choose(
+    fraction, scores = choose_fraction(
         interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid, tie
     )
     about = _about(domain, of_pairs, labels.source, fraction, scores)
@@ -141,7 +147,8 @@ def split_labelled(
     """
     fitted = torch.zeros(len(customization.pairs), dtype=torch.bool)
     for training in trainings:
-        fitted[split(customization.pairs, training.held_out_fraction, training.seed)[0]] = True
+        share = training.held_out_fraction
+        fitted[split_held_out(customization.pairs, share, training.seed)[0]] = True
     has_class = labels.class_ids >= 0
     trained_on, held_out = (
         (chosen & has_class).nonzero().squeeze(1) for chosen in (fitted, ~fitted)
@@ -151,9 +158,27 @@ def split_labelled(
             f"{customization.domain.slug}: of {len(fitted)} pairs none to train on has a class of "
             "the domain; rematerialize `retrieved_set`"
         )
-    near = customization.near_duplicate_similarity
+    retrieval = customization.project.retrieval(customization.domain.slug)
+    near = retrieval.near_duplicate_similarity
     apart = without_near_copies(vectors.images, trained_on, held_out, near)
     return trained_on, apart, len(held_out) - len(apart)
+
+
+def without_near_copies(
+    images: Tensor, trained_on: Tensor, held_out: Tensor, similarity: float
+) -> Tensor:
+    """The held-out positions whose image (N, D) has no trained image nearer than this cosine; all
+    of them if none is left.
+
+    A near copy of a trained image rewards a head that remembers its images, so the choice of the
+    interpolation would go too near to the training.
+    """
+    queries = images[held_out]
+    nearest = torch.full((len(held_out),), -torch.inf)
+    for part in trained_on.split(COMPARED_AT_ONCE):
+        nearest = nearest.maximum((queries @ images[part].T).amax(dim=1))
+    apart = held_out[nearest < similarity]
+    return apart if len(apart) else held_out
 
 
 def _write(directory: Path, head: ClassHead, trained: ClassHead, about: dict[str, Any]) -> None:
@@ -201,6 +226,25 @@ def _fit(
         )
     of_steps = {"steps": len(losses), "first_loss": losses[0], "final_loss": losses[-1]}
     return trained, {**of_steps, "step0_max_difference": 0.0, **counts}
+
+
+def require_learned(losses: Sequence[float]) -> None:
+    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice
+    that of its first.
+
+    For trainings whose loss cannot become infinite, as that of a head of unit vectors.
+
+    Raises:
+        TrainingError: Naming both losses.
+    """
+    tenth = max(1, len(losses) // 10)
+    first = sum(losses[:tenth]) / tenth
+    last = sum(losses[-tenth:]) / tenth
+    if last > 2 * first:
+        raise TrainingError(
+            f"the training ended far worse than it began: the loss went from {first:.3g} to "
+            f"{last:.3g}; lower learning_rate. Nothing was published"
+        )
 
 
 def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:

@@ -10,8 +10,8 @@ import torch
 from support.pairs import DrawnPairs
 
 from react_pipeline.clip.model import load
+from react_pipeline.extensions.methods.head_samples import ClassSamples, label_pairs
 from react_pipeline.settings.config import DomainConfig
-from react_pipeline.training.head_samples import ClassSamples, label_pairs
 
 DOMAIN = DomainConfig(
     slug="shapes",

@@ -14,13 +14,16 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from react_pipeline.clip import LOGIT_SCALE, ClassHead
+from react_pipeline.extensions.methods.head import HeadSamples
+from react_pipeline.extensions.methods.head_samples import ClassSamples
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import TrainingError
-from react_pipeline.training.guards import explained_out_of_memory
-from react_pipeline.training.head import HeadSamples
-from react_pipeline.training.head_samples import ClassSamples
-from react_pipeline.training.log import TrainingLog
-from react_pipeline.training.schedule import generator, learning_rate
+from react_pipeline.training import (
+    TrainingLog,
+    explained_out_of_memory,
+    generator,
+    learning_rate,
+)
 
 
 def take_steps(

@@ -20,6 +20,15 @@ from react_pipeline.clip.class_head import ClassHead
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.extensions.methods import head as heads
+from react_pipeline.extensions.methods.head import (
+    class_accuracy,
+    require_learned,
+    train_head,
+    without_near_copies,
+)
+from react_pipeline.extensions.methods.head_samples import PairVectors
+from react_pipeline.extensions.methods.linear_head import LinearHead
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
@@ -28,11 +37,8 @@ from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
-from react_pipeline.training.head import class_accuracy, train_head
-from react_pipeline.training.head_samples import PairVectors
-from react_pipeline.training.held_out import split
+from react_pipeline.training.held_out import split_held_out
 from react_pipeline.training.interpolation import GRID
-from react_pipeline.training.methods.linear_head import LinearHead
 from react_pipeline.training.observer import TrainingObserver
 
 TEMPLATES = ("a {} drawing",)
@@ -77,7 +83,9 @@ def fit(
         training=training,
         observer=observer,
         inputs=INPUTS,
-        near_duplicate_similarity=near,
+        project=SimpleNamespace(
+            retrieval=lambda _slug: SimpleNamespace(near_duplicate_similarity=near)
+        ),
     )
     return train_head(LinearHead(), customization, clip, vectors, directory)
 
@@ -113,7 +121,7 @@ def test_a_head_learns_what_the_zero_shot_head_does_not_know(
     assert accuracy(counts, "before") < 0.5
     assert accuracy(counts, "after") > 0.7
     assert counts["step0_max_difference"] < 1e-6
-    _, held_out = split(coloured, 0.25, 0)
+    _, held_out = split_held_out(coloured, 0.25, 0)
     positions = [int(position) for position in held_out]
     images = coloured.vectors(clip).images[positions]
     truth = torch.tensor([COLOURS.index(coloured.labels[position]) for position in positions])
@@ -125,7 +133,7 @@ def test_a_head_learns_what_the_zero_shot_head_does_not_know(
 def test_held_out_pairs_are_not_trained_on(
     clip: Clip, coloured: DrawnPairs, tmp_path: Path
 ) -> None:
-    _, held_out = split(coloured, 0.25, 0)
+    _, held_out = split_held_out(coloured, 0.25, 0)
     texts = list(coloured.texts)
     for position in held_out:
         texts[int(position)] = "something else altogether"
@@ -191,7 +199,7 @@ def test_near_copies_of_trained_images_are_not_held_out(
     clip: Clip, coloured: DrawnPairs, tmp_path: Path
 ) -> None:
     vectors = coloured.vectors(clip)
-    trained_on, held_out = split(coloured, 0.25, 0)
+    trained_on, held_out = split_held_out(coloured, 0.25, 0)
     noise = torch.randn(vectors.images.shape, generator=torch.Generator().manual_seed(0))
     images = noise / noise.norm(dim=1, keepdim=True)
     images[held_out[:3]] = images[trained_on[:3]]
@@ -228,7 +236,9 @@ def test_a_class_without_pairs_keeps_its_zero_shot_column(clip: Clip, tmp_path: 
 def test_a_tie_goes_to_the_base_where_a_class_has_no_pairs(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("react_pipeline.training.head.class_accuracy", lambda scores, ids: 0.5)
+    monkeypatch.setattr(
+        "react_pipeline.extensions.methods.head.class_accuracy", lambda scores, ids: 0.5
+    )
     for without, fraction in ("green", 0.0), ("", 1.0):
         drawings = [drawing for drawing in DRAWINGS if drawing[1] != without]
         pairs = DrawnPairs(drawings, classes=[colour for _, colour in drawings])
@@ -314,3 +324,23 @@ def test_a_head_trains_on_published_pairs_and_logs_each_step(
     assert [record["step"] for record in records] == list(range(7))
     assert (counts["first_loss"], counts["final_loss"]) == (records[0]["loss"], records[-1]["loss"])
     assert max(record["learning_rate"] for record in records) == training.learning_rate
+
+
+def test_a_training_that_ends_far_worse_is_reported() -> None:
+    require_learned([2.0] * 10 + [3.9] * 10)
+    with pytest.raises(TrainingError, match=r"from 2 to 4\.1"):
+        require_learned([2.0] * 10 + [4.1] * 10)
+
+
+@pytest.mark.parametrize("block", [1, 3, 1_024])
+def test_near_copies_are_dropped_whatever_the_block(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "COMPARED_AT_ONCE", block)
+    images = torch.eye(8)
+    images[5] = torch.nn.functional.normalize(images[3] + 0.1 * images[5], dim=0)
+    images[6] = torch.nn.functional.normalize(images[3] + images[6], dim=0)
+    trained, apart = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([5, 6, 7])
+    assert without_near_copies(images, trained, apart, 0.98).tolist() == [6, 7]
+    assert without_near_copies(images, trained, apart[:1], 0.98).tolist() == [5]
+    assert without_near_copies(images, trained, apart[:0], 0.98).tolist() == []

@@ -20,12 +20,12 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import LONG_RUN, Encoder, Side, vectors_of
 from react_pipeline.settings import DomainConfig, EmbeddingConfig
 from react_pipeline.store import Artifact
-from react_pipeline.training.data import Views
+from react_pipeline.training import Views
 
 if TYPE_CHECKING:
-    from react_pipeline.training.customization import Customization
+    from react_pipeline.training import Customization
 
-COMPARED_AT_ONCE = 256
+CAPTIONS_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
 
 
@@ -115,7 +115,7 @@ def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tens
     """Class id (N,) of the prompt (P, D) that is nearest to each caption (N, D); of equally near
     ones the first.
     """
-    parts = [(part @ prompts.T).argmax(dim=1) for part in captions.split(COMPARED_AT_ONCE)]
+    parts = [(part @ prompts.T).argmax(dim=1) for part in captions.split(CAPTIONS_AT_ONCE)]
     return prompt_ids[torch.cat(parts)]
 
 
