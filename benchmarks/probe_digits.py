@@ -37,6 +37,7 @@ from sklearn.model_selection import train_test_split
 
 from benchmarks.methods import write_section
 from react_pipeline.clip import Clip, choose_device, load
+from react_pipeline.extensions.elevater import PreprocessedImages, encode
 from react_pipeline.extensions.elevater.datasets import Dataset, dataset
 from react_pipeline.extensions.elevater.experiments import Experiment, Measurement, experiments
 from react_pipeline.extensions.elevater.features import Features, SplitFeatures
@@ -47,7 +48,6 @@ from react_pipeline.extensions.elevater.shots import split_training
 from react_pipeline.extensions.elevater.summary import summarize
 from react_pipeline.extensions.elevater.sweep import adapt
 from react_pipeline.extensions.elevater.trainer import FeatureExamples, ImageExamples, Trainer
-from react_pipeline.labelled import PreprocessedImages, encode
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project

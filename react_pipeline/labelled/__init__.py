@@ -1,4 +1,4 @@
-"""Labelled images of every form: folders, manifests, zips and the layouts of ELEVATER.
+"""Labelled images: folders of classes, tables, and what the kinds of extensions share.
 
 Does not belong here: measuring anything on them.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig, labelled_kinds
 from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded
 
@@ -21,6 +20,16 @@ _MARK = "//{kind}:"
 """Between the root and the rest of the location of an image that is no file; paths are normalised,
 so none has it.
 """
+
+
+class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
+    """Data that is not there, as opposed to data that is wrong; `reason` is what is missing and
+    where to get it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class FolderOfClasses(EvaluationSetConfig):

@@ -20,9 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, decode_apart
-from react_pipeline.labelled.kind import decode, is_lenient, locate, read_image
+from react_pipeline.labelled.kind import Unavailable, decode, is_lenient, locate, read_image
 from react_pipeline.labelled.labels import lines_of, read_manifest
-from react_pipeline.labelled.sources import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import (
@@ -35,9 +34,11 @@ from react_pipeline.store import Artifact, InputError, Inputs, canonical_json
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from react_pipeline.clip import Clip
-    from react_pipeline.labelled.encoding import Preprocess
+
+    Preprocess = Callable[[Image.Image], Tensor]
 
 IMAGES = "images.parquet"
 _COLUMNS = ["path", "class", "class_id", "sha256", "subject"]
@@ -191,12 +192,22 @@ class PublishedImages:
         return decode(path, data, self.max_pixels, lazy=lazy)
 
 
+def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
+    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a
+    square.
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if not squash:
+        return clip.preprocess
+    squashing = PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"})
+    return image_transform_v2(squashing, is_train=False)
+
+
 def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
     """The preprocessing that a domain's labelled images are measured with: a data set of ELEVATER
     brings its own.
     """
-    from react_pipeline.labelled.encoding import preprocessing
-
     return preprocessing(clip, squash=domain.evaluation is not None and domain.evaluation.squash)
 
 

@@ -26,6 +26,7 @@ from react_pipeline.corpus import bounded_tables, text_columns
 from react_pipeline.corpus.bounded_tables import open_table, whole_table
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.text_columns import text_batches
+from react_pipeline.extensions.elevater.listing import read_json, read_text
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.extensions.images.corpus_kind import Images
 from react_pipeline.extensions.images.image_files import _read_table
@@ -34,7 +35,6 @@ from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.labelled.kind import read_file
 from react_pipeline.labelled.labels import _read_table as read_manifest_table
-from react_pipeline.labelled.listing import read_json, read_text
 from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import bounded
 from react_pipeline.store.bounded import parse_json, read_bounded

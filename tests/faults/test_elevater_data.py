@@ -19,7 +19,7 @@ from react_pipeline.corpus.images import decode_image
 from react_pipeline.extensions.elevater.check import check_root
 from react_pipeline.extensions.elevater.datasets import DATASETS
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
 

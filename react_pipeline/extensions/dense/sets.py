@@ -19,16 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
-from react_pipeline.labelled import (
+from react_pipeline.extensions.elevater import (
     FileSource,
-    Unavailable,
     is_inside,
-    lines_of,
-    normal,
     open_zip,
     read_json,
     read_lines,
 )
+from react_pipeline.labelled import Unavailable, lines_of, normal
 from react_pipeline.project import Project
 from react_pipeline.store import InputError, canonical_json
 

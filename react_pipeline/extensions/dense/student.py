@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
-from react_pipeline.labelled import FileSource
+from react_pipeline.extensions.elevater import FileSource
 from react_pipeline.store import InputError, TrainingError, seal, sealed
 
 from .maps import Segmenter, normalized, padded, resized

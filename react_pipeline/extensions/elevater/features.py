@@ -203,7 +203,9 @@ class _Writer:
         return load_model(self.project, self.checkpoint)
 
     def _encode(self, images: LabelledImages, digest: str) -> str:
-        from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
+        from react_pipeline.labelled import preprocessing
+
+        from .encoding import PreprocessedImages, encode
 
         started = time.monotonic()
         config = self.project.config

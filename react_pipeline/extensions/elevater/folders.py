@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
-from react_pipeline.labelled import FileSource, images_by_folder, lines_of
+from react_pipeline.labelled import images_by_folder, lines_of
 from react_pipeline.store import InputError
 
 from .datasets import Dataset
 from .images import LabelledImages, labelled_images
 from .names import join_names
+from .sources import FileSource
 
 LAYOUT = "image folder"
 _SUFFIXES = IMAGE_SUFFIXES | {".ppm"}

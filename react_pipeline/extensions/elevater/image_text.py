@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from react_pipeline.evaluation import load_model, require_encoder
-from react_pipeline.labelled import is_inside, lines_of, read_csv
+from react_pipeline.labelled import lines_of, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded, read_json_bounded
+
+from .sources import is_inside
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
@@ -221,7 +223,7 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
-    from react_pipeline.labelled import PreprocessedImages, encode
+    from .encoding import PreprocessedImages, encode
 
     require_encoder(project, method)
     missing = [name for name in captioned.images if not (folder / name).is_file()]

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.labelled import ByteSource
-
 from .datasets import Dataset
+from .sources import ByteSource
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from react_pipeline.labelled import (
-    FileSource,
-    Unavailable,
-    is_inside,
-    lines_of,
-    read_json,
-    read_lines,
-    read_text,
-    require_images,
-)
+from react_pipeline.labelled import Unavailable, lines_of
 from react_pipeline.store import InputError
 
 from .datasets import Dataset, read_data
 from .images import LabelledImages, labelled_images
+from .listing import read_json, read_lines, read_text, require_images
 from .names import join_names
+from .sources import FileSource, is_inside
 
 REGISTRY = "vision_datasets.json"
 LAYOUT = "ELEVATER"

@@ -17,20 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.installation import install_command
-from react_pipeline.labelled import (
-    ByteSource,
-    FileSource,
-    Unavailable,
-    open_once,
-    read_csv,
-    read_lines,
-    require_images,
-)
+from react_pipeline.labelled import Unavailable, read_csv
 from react_pipeline.store import InputError
 
 from .datasets import Dataset
 from .images import LabelledImages, labelled_images
+from .listing import read_lines, require_images
 from .names import join_names
+from .sources import ByteSource, FileSource, open_once
 
 LAYOUT = "torchvision"
 NOT_ELEVATERS_ORDER = (

@@ -172,8 +172,9 @@ class _Measuring:
         """The images that features were made of; looked for only when a tower is trained."""
         import torch
 
-        from react_pipeline.labelled import PreprocessedImages, preprocessing
+        from react_pipeline.labelled import preprocessing
 
+        from .encoding import PreprocessedImages
         from .trainer import ImageExamples
 
         about = features.about

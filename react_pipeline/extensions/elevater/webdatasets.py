@@ -16,12 +16,14 @@ from typing import IO, Any
 import numpy as np
 
 from react_pipeline.corpus import Member, Sample, ShardIndex, index_shard
-from react_pipeline.labelled import Unavailable, lines_of, open_once, read_lines
+from react_pipeline.labelled import Unavailable, lines_of
 from react_pipeline.store import MAX_IMAGE_BYTES, CorpusError, InputError, open_regular
 
 from .datasets import Dataset
 from .images import LabelledImages, labelled_images
+from .listing import read_lines
 from .names import join_names
+from .sources import open_once
 
 LAYOUT = "webdataset"
 _MOST_LABEL_BYTES = 1 << 20

@@ -19,7 +19,7 @@ from support.dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
 
 from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, dense_sets
-from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
 

@@ -26,6 +26,7 @@ from react_pipeline import stage as stage_module
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
+from react_pipeline.extensions.elevater import encoding
 from react_pipeline.extensions.elevater import results as results_module
 from react_pipeline.extensions.elevater.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
@@ -36,7 +37,6 @@ from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.extensions.elevater.submission import check_submission, expected_datasets
 from react_pipeline.extensions.elevater.summary import SUMMARY_COLUMNS
 from react_pipeline.extensions.elevater.summary import to_markdown as table_of
-from react_pipeline.labelled import encoding
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES

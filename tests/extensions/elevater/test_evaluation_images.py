@@ -19,9 +19,13 @@ from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.encoding import preprocessing
 from react_pipeline.labelled.kind import locate, read_image
-from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.labelled.labelled import (
+    encode_images,
+    preprocessing,
+    publish_evaluation_set,
+    read_images,
+)
 from react_pipeline.labelled.labels import normal
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import kept_out

@@ -10,7 +10,7 @@ from support.elevater import png
 from react_pipeline.extensions.elevater.datasets import IMAGENET, dataset, read_data
 from react_pipeline.extensions.elevater.evaluation_images import list_images
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.store.errors import InputError
 

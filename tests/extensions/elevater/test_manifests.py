@@ -12,7 +12,7 @@ from support.elevater import edit_registry, folder_of, png, write_elevater
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
 

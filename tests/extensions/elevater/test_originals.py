@@ -18,7 +18,7 @@ from react_pipeline.corpus.images import decode_image
 from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.extensions.elevater.images import LabelledImages
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
 h5py = pytest.importorskip("h5py")

@@ -13,7 +13,7 @@ from support.elevater import Trap, png
 
 from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.sources import Unavailable
+from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
 NAMES = dataset("cifar-10").class_names[::-1]

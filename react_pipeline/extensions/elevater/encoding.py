@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -22,19 +21,6 @@ from tqdm import tqdm
 from react_pipeline.clip import Clip
 from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.store import CorruptArtifact, InputError
-
-Preprocess = Callable[[Image.Image], Tensor]
-
-
-def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
-    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a
-    square.
-    """
-    if not squash:
-        return clip.preprocess
-    return image_transform_v2(
-        PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"}), is_train=False
-    )
 
 
 class LoadedImage(NamedTuple):
@@ -57,7 +43,7 @@ class PreprocessedImages:
 
     read: Callable[[int], bytes]
     name: Callable[[int], str]
-    preprocess: Preprocess
+    preprocess: Callable[[Image.Image], Tensor]
     max_pixels: int
 
     def __call__(self, number: int) -> Tensor:

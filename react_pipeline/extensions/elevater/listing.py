@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.labelled.labels import lines_of
-from react_pipeline.labelled.sources import Unavailable, is_inside, open_zip, split_location
+from react_pipeline.labelled import Unavailable, lines_of
 from react_pipeline.store import InputError, parse_json, read_bounded
+
+from .sources import is_inside, open_zip, split_location
 
 
 def read_text(path: Path) -> str:

@@ -1,8 +1,7 @@
-"""Sources: where the bytes of labelled images are, and data that are not there.
+"""Sources: where the bytes of labelled images are.
 
-Bytes are read from files and zip archives in place:
-names of members are keys of the archive's own directory, nothing is extracted, no name becomes a
-path.
+Bytes are read from files and zip archives in place: names of members are keys of the archive's own
+directory, nothing is extracted, no name becomes a path.
 """
 
 import os
@@ -15,16 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded, stamp_of
-
-
-class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
-    """Data that is not there, as opposed to data that is wrong; `reason` is what is missing and
-    where to get it.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class ByteSource(Protocol):
