@@ -23,7 +23,8 @@ from react_pipeline.store import Artifact
 ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
 SensorContext = dg.SensorEvaluationContext
 SensorBody = Callable[[SensorContext, ProjectResource], dg.SensorResult]
-ScheduleOfProject = Callable[[ProjectResource], dg.ScheduleDefinition]
+Instigator = dg.ScheduleDefinition | dg.SensorDefinition
+Instigators = Callable[[ProjectResource, Sequence[Stage]], Iterable[Instigator]]
 Described = TypeVar("Described", bound=Callable[..., Any])
 
 _bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
@@ -41,8 +42,7 @@ class Check:
 
 
 _checks: list[Check] = []
-_sensors: dict[str, tuple[SensorBody, dict[str, Any]]] = {}
-_schedules: list[ScheduleOfProject] = []
+_instigators: dict[str, Instigators] = {}
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
@@ -78,34 +78,32 @@ def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:
     """Make a function of context and project a sensor with its name; options of `dagster.sensor`."""
 
     def declared(body: SensorBody) -> SensorBody:
-        _sensors[body.__name__] = body, options
+        def build(project: ProjectResource, _stages: Sequence[Stage]) -> Iterable[Instigator]:
+            sensor = dg.sensor(name=project.name(body.__name__), **options)
+            return [sensor(_of_project(body, project, SensorContext))]
+
+        _instigators[body.__name__] = build
         return body
 
     return declared
 
 
-def sensors_of(project: ProjectResource) -> list[dg.SensorDefinition]:
-    """The declared sensors, for one project."""
-    return [
-        dg.sensor(name=project.name(name), **options)(_of_project(body, project, SensorContext))
-        for name, (body, options) in _sensors.items()
-    ]
-
-
-def instigators_of(project: ProjectResource) -> set[str]:
-    """The names of the sensors and of the schedule of a project."""
-    return {project.name(name) for name in ("recustomize", "upkeep", *_sensors)}
-
-
-def declare_schedule(build: ScheduleOfProject) -> ScheduleOfProject:
-    """Add a schedule of an extension, with its job, to the definitions of each project."""
-    _schedules.append(build)
+def declare_instigators(build: Instigators) -> Instigators:
+    """Add the sensors or schedules that a function with their name builds of each project, from the
+    project and the stages that are its assets.
+    """
+    _instigators[build.__name__] = build
     return build
 
 
-def schedules_of(project: ProjectResource) -> list[dg.ScheduleDefinition]:
-    """The schedules of extensions, for one project."""
-    return [build(project) for build in _schedules]
+def instigators_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
+    """The declared sensors and schedules, for one project."""
+    return [one for build in _instigators.values() for one in build(project, stages)]
+
+
+def instigator_names(project: ProjectResource) -> set[str]:
+    """The names of the sensors and schedules of a project."""
+    return set(map(project.name, _instigators))
 
 
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:

@@ -8,17 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 import dagster as dg
 
-from react_pipeline.assets import automation, checks, promotion, stages  # noqa: F401
-from react_pipeline.assets.declared import assets_of, checks_of, schedules_of, sensors_of
+from react_pipeline.assets import checks, domain_files, promotion, stages  # noqa: F401
+from react_pipeline.assets.declared import assets_of, checks_of, instigators_of
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.upkeep_sensor import upkeep
 from react_pipeline.extension import brought, extensions
 
 # Importing these declares their assets and checks.
-from react_pipeline.settings import METHODS, AutomationConfig, Method
-from react_pipeline.stage import STAGES
+from react_pipeline.settings import METHODS, Method
+from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store import ReactError
-from react_pipeline.upkeep import left_out_stages
 
 
 def build_defs(
@@ -48,12 +46,10 @@ def build_defs(
         config = project.load().config
         configured = config.methods
         table = config.all_methods
-        settings = config.automation
         left_out = left_out_stages(config)
         two_encoders = config.two_encoders
-    except ReactError:  # nothing is automatic then, and no asset or partition disappears
+    except ReactError:  # no asset or partition disappears then
         configured = table = METHODS
-        settings = AutomationConfig(schedule=None)
         left_out = set()
         two_encoders = True
     partitioned = [method for method in table if method in {*configured, *methods}]
@@ -63,11 +59,12 @@ def build_defs(
         if row.name not in {*left_out, *unchecked}
         and row.keys(["any"], partitioned, two_encoders, table)
     ]
+    instigators = instigators_of(project, rows)
     return dg.Definitions(
         assets=[stages.domain_file(project), *assets_of(rows, partitioned, table, project)],
         asset_checks=checks_of(rows, partitioned, table, project),
-        schedules=[*automation.recustomize(settings, rows, project), *schedules_of(project)],
-        sensors=[upkeep(settings, [row.name for row in rows], project), *sensors_of(project)],
+        schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
+        sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],
         executor=executor,
     )
 

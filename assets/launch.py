@@ -2,7 +2,7 @@
 instance.
 
 Belongs here: which runs a selection becomes, in which order, which of them are needed, what happens
-after one fails. Does not belong here: what is out of date (`react_pipeline.upkeep`), what a killed
+after one fails. Does not belong here: what is out of date (`react_pipeline.lineage`), what a killed
 launch leaves behind (`runs`). Every run makes one artifact and looks in the UI like one that was
 started there. One process for all of them imports torch and loads the definitions once.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.automation import changed_files
 from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.domain_files import changed_files
 from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTERRUPTED, checked_by
@@ -33,14 +33,14 @@ from react_pipeline.assets.runs import (
     tags_of,
     tags_of_key,
 )
+from react_pipeline.lineage import up_to_date
 from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES
+from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES, Place
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
-from react_pipeline.upkeep import Place, up_to_date
 
 logger = logging.getLogger(__name__)
 OnLine = Callable[[str], None]

@@ -19,9 +19,9 @@ from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import COMMAND_LINE, USER_TAG
 from react_pipeline.project import Project
 from react_pipeline.settings import load_domains
+from react_pipeline.stage import Place
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError
-from react_pipeline.upkeep import Place
 
 POLL_SECONDS = 5.0
 ANSWER_SECONDS = 60.0

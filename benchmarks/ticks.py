@@ -30,6 +30,7 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.evaluation import EvalResult
+from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project import Manifests, Project
 from react_pipeline.promotion import Contender, Verdict
@@ -37,7 +38,6 @@ from react_pipeline.promotion.case import gather
 from react_pipeline.promotion.verdicts import VERDICT_FILE
 from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store import Artifact
-from react_pipeline.upkeep import survey
 
 METHODS = ["base", "gated-image", "gated-image-control", "locked-text", "linear-head"]
 CLASSES, IMAGES = 20, 40

@@ -9,7 +9,14 @@ come from (`project`).
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from react_pipeline.project import Look, Manifests, Project, look_at, remember_look
+from react_pipeline.project import (
+    Look,
+    Manifests,
+    Project,
+    changed_since_run,
+    look_at,
+    remember_look,
+)
 from react_pipeline.stage import ALL, STAGES, Stage, method_key
 from react_pipeline.store import (
     Artifact,
@@ -229,3 +236,25 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
 def call(step: Callable[..., Artifact], project: Project, key: str) -> Artifact:
     """Call a step with a project and the parts of a key."""
     return step(project, *(() if key == ALL else key.split("/")))
+
+
+def up_to_date(project: Project, stage: str, key: str) -> Artifact:
+    """The artifact of one place, if it is surely what would be built today.
+
+    Raises:
+        MissingArtifact: If it, or one before it, was never built.
+        StaleArtifact: If it, or one before it, was built from other inputs, or only its step can
+            say.
+        CorruptArtifact: If its bytes differ from its manifest.
+    """
+    if STAGES[stage].gathers:
+        return is_current(project, stage, key)
+    artifact = fresh(project, stage, key)
+    look = look_outside(project, stage, key)
+    if look is not None and not look.is_complete:
+        raise StaleArtifact(
+            f"`{stage}` of {key!r}: only its step can say whether its files have changed"
+        )
+    if look is not None and (reason := changed_since_run(project, artifact, look)):
+        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}")
+    return artifact

@@ -7,6 +7,7 @@ an artifact is fresh (`lineage`).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ OVERVIEW = "overview"
 
 DOMAIN_FILE = "domain_file"
 """The asset of a domain's file, which a person writes."""
+
+Place = tuple[str, str]
+"""A stage and a key: where an artifact belongs."""
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -164,6 +170,21 @@ class Stage:
             for method in methods
             if child.is_for(method, table)
         )
+
+
+def left_out_stages(config: PipelineConfig) -> set[str]:
+    """The stages that work on data of their own which are not there."""
+    return {name for name, row in STAGES.items() if row.has_data and not _has_data(row, config)}
+
+
+def _has_data(row: Stage, config: PipelineConfig) -> bool:
+    try:
+        return row.has_data is None or row.has_data(config)
+    except Exception:  # noqa: BLE001 - of an extension, which stops nothing else
+        logger.warning(
+            "%s is left out: whether it has data cannot be said", row.name, exc_info=True
+        )
+        return False
 
 
 def method_key(domain: str, method: str) -> str:

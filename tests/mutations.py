@@ -62,7 +62,7 @@ COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 PUSH, FORMS = "extensions/hub/test_push.py", "extensions/hub/test_formats.py"
-STOP, UPKEEP = "house/test_stop.py", "assets/test_upkeep_sensor.py"
+STOP, UPKEEP = "house/test_stop.py", "extensions/automation/test_upkeep_sensor.py"
 TRAINING, VECTORS, STORE = (
     "faults/test_training_guards.py",
     "extensions/ready/test_vector_files.py",
@@ -98,7 +98,7 @@ GUARDS = (
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "house/test_lineage.py"),
-    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "house/test_upkeep.py"),
+    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "extensions/automation/test_survey.py"),
     Guard("react_pipeline/tracking/bounded_http.py", "            self.join(max(0.0, min(seconds, end - time.monotonic())))\n", "            self.join()\n", SICK),
     Guard("react_pipeline/web_policy.py", "if size_bytes > self._max_bytes:", "if False:", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
@@ -245,8 +245,8 @@ GUARDS = (
     Guard("react_pipeline/browse/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
     Guard("react_pipeline/browse/cross_site.py", "if origin is not None and", "if False and", CROSS),
     Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
-    Guard("assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "assets/test_webserver.py"),
-    Guard("assets/webserver.py", '!= "application/json"', "== 0", "assets/test_webserver.py"),
+    Guard("react_pipeline/extensions/ui/assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "extensions/ui/test_webserver.py"),
+    Guard("react_pipeline/extensions/ui/assets/webserver.py", '!= "application/json"', "== 0", "extensions/ui/test_webserver.py"),
     Guard("assets/resources.py", '"__".join([*self.key_prefix, name])', "name", "assets/test_component.py"),
     Guard("react_pipeline/extensions/alerts/assets.py", " or keys.isdisjoint(map(self.resource.key, STAGES))", "", "extensions/alerts/test_alerts.py"),
     Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "house/test_pages.py"),
@@ -263,13 +263,13 @@ GUARDS = (
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
     Guard("react_pipeline/extension.py", "        joined.update(new)\n    return joined\n\n\ndef brought_by_name", "    return joined\n\n\ndef brought_by_name", "faults/test_evaluation_images_in_retrieved_set.py"),
     # Blocking checks
-    Guard("assets/upkeep_sensor.py", "if stage not in self.loaded:", "if False:", "assets/test_automation.py"),
+    Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "if stage not in self.loaded:", "if False:", "extensions/automation/test_automation.py"),
     # A tick gets somewhere, and asks once
-    Guard("assets/upkeep_sensor.py", "islice(tick.asked.items(), MAX_REQUESTS)", "tick.asked", UPKEEP + "::test_a_tick_leaves_the_rest_to_the_next"),
-    Guard("assets/upkeep_sensor.py", "is_late = bool(self.judged) and", "is_late =", UPKEEP + "::test_a_late_tick_asks_for_something"),
-    Guard("assets/upkeep_sensor.py", "if abs(time.time() - ended) >= wait:", "if time.time() - ended >= wait:", UPKEEP + "::test_a_failure_with_a_clock_years_ahead_is_retried"),
-    Guard("assets/runs.py", "is_under_way(run) or run.run_id in self._unfinished", "is_under_way(run)", UPKEEP + "::test_runs_are_read_before_files"),
-    Guard("react_pipeline/upkeep.py", "10 * len(new) >= len(names)", "False", "house/test_upkeep.py::test_overview_waits_while_little_of_it_is_new"),
+    Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "islice(tick.asked.items(), MAX_REQUESTS)", "tick.asked", UPKEEP + "::test_a_tick_leaves_the_rest_to_the_next"),
+    Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "is_late = bool(self.judged) and", "is_late =", UPKEEP + "::test_a_late_tick_asks_for_something"),
+    Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "if abs(time.time() - ended) >= wait:", "if time.time() - ended >= wait:", UPKEEP + "::test_a_failure_with_a_clock_years_ahead_is_retried"),
+    Guard("react_pipeline/extensions/automation/assets/last_runs.py", "is_under_way(run) or run.run_id in self._unfinished", "is_under_way(run)", UPKEEP + "::test_runs_are_read_before_files"),
+    Guard("react_pipeline/extensions/automation/survey.py", "10 * len(new) >= len(names)", "False", "extensions/automation/test_survey.py::test_overview_waits_while_little_of_it_is_new"),
     Guard("react_pipeline/stage.py", "return not children or any(", "return True or any(", "assets/test_definitions.py"),
     Guard("react_pipeline/stage.py", 'self.scope != "encoder" or table[method].has_model', "True", "assets/test_definitions.py"),
     Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "training/test_new_method.py"),
@@ -295,7 +295,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/web/web_access.py", "            self._sock.settimeout(left)\n", "            pass\n", "extensions/web/test_web_access.py::test_each_read_has_what_is_left_of_the_time"),
     Guard("react_pipeline/retrieval/control.py", 'self._evaluation.holds(pairs["image_sha256"])', 'pairs["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
     Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_download_made_smaller"),
-    Guard("assets/graphql_limits.py", "tokens > MAX_TOKENS or ", "", "assets/test_webserver.py::test_a_query_that_costs_too_much_is_refused"),
+    Guard("react_pipeline/extensions/ui/assets/graphql_limits.py", "tokens > MAX_TOKENS or ", "", "extensions/ui/test_webserver.py::test_a_query_that_costs_too_much_is_refused"),
     Guard("react_pipeline/settings/names.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),

@@ -28,7 +28,6 @@ from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import results
 from react_pipeline.commands.start_page import print_start_page
-from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error
 from react_pipeline.extension import brought
 from react_pipeline.stop import raise_if_stopped
@@ -48,7 +47,6 @@ app = typer.Typer(
 )
 app.add_typer(domains_app, name="domains")
 app.command()(init)
-app.command()(status)
 app.command()(results)
 app.add_typer(models_app, name="models")
 for _ in brought(lambda extension: extension.add_commands(app)):

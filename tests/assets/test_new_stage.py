@@ -12,12 +12,12 @@ from react_pipeline import stage
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.commands.cli import main
+from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.upkeep import survey
 
 ROWS = dict(STAGES)
 

@@ -17,9 +17,9 @@ from support.tracking import runs_of
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, materialize
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.upkeep import survey
 
 TRAINED = ["head", "head-seed1", "head-control", "head-seed1-control"]
 JOINED = [name.replace("head", "two") for name in TRAINED]

@@ -11,7 +11,7 @@ import pytest
 from conftest import write_project
 from support.promotion import outcomes, result
 
-from react_pipeline.assets.automation import domain_files
+from react_pipeline.assets.domain_files import domain_files
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.doctor.diagnosis import diagnose

@@ -15,13 +15,13 @@ from support.upkeep import METHODS, build_all
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.automation.survey import State, survey
 from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from react_pipeline.lineage import fresh, run
 from react_pipeline.preflight import store_problems
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import ConfigError
-from react_pipeline.upkeep import State, survey
 
 SHARED = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
 OF_DOMAIN = ("evaluation_set", "retrieved_set", "control_set")

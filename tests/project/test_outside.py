@@ -10,7 +10,7 @@ import yaml
 
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.extensions.demo.corpus_kind import DrawnCorpus
-from react_pipeline.lineage import look_outside, resolve, run
+from react_pipeline.lineage import look_outside, resolve, run, up_to_date
 from react_pipeline.project import outside
 from react_pipeline.project.outside import MISSING, look_at, remember_look, seed_digests
 from react_pipeline.project.project import Project
@@ -20,7 +20,6 @@ from react_pipeline.store import durable
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.durable import outside_stamp, remembered_sha256, sha256_of, stamp_of
 from react_pipeline.store.errors import InputError, StaleArtifact
-from react_pipeline.upkeep import up_to_date
 
 Make = Callable[..., Project]
 

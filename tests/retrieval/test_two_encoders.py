@@ -22,6 +22,7 @@ from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
+from react_pipeline.extensions.automation.survey import State, places, survey
 from react_pipeline.extensions.corpus_page.corpus_service import open_corpus
 from react_pipeline.extensions.corpus_page.search import search_pairs
 from react_pipeline.extensions.methods.head_samples import PairVectors
@@ -33,7 +34,6 @@ from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store.errors import InputError
-from react_pipeline.upkeep import State, places, survey
 
 METHODS = ["base", "gated-image", "linear-head-control"]
 

@@ -14,11 +14,11 @@ import pandas as pd
 import yaml
 
 from react_pipeline.evaluation.evidence import evidence_of
+from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project.project import Project
-from react_pipeline.stage import ALL, STAGES, method_key
+from react_pipeline.stage import ALL, STAGES, Place, method_key
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.upkeep import Place, survey
 
 METHODS = ("base", "gated-image")
 

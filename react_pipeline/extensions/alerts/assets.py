@@ -14,14 +14,9 @@ from typing import Any
 import dagster as dg
 
 from react_pipeline.assets import (
-    TRY_TAG,
-    WAIT_HOURS,
     ProjectResource,
     declare_sensor,
-    ending_of,
-    instigators_of,
-    is_under_way,
-    last_ticks,
+    instigator_names,
     planned_assets,
 )
 from react_pipeline.extensions.alerts.messages import (
@@ -33,6 +28,13 @@ from react_pipeline.extensions.alerts.messages import (
     send_all,
 )
 from react_pipeline.extensions.alerts.settings import AlertsConfig
+from react_pipeline.extensions.automation import (
+    TRY_TAG,
+    WAIT_HOURS,
+    ending_of,
+    is_under_way,
+    last_ticks,
+)
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.stage import STAGES
@@ -136,7 +138,7 @@ class Look:
 
     def _failing_ticks(self) -> dict[str, str]:
         """The error of each sensor and schedule of the project whose last tick failed, by name."""
-        names = instigators_of(self.resource)
+        names = instigator_names(self.resource)
         return {
             name: " ".join((tick.error.message if tick.error else "").split())
             for name, tick in last_ticks(self.instance)

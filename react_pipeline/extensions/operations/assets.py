@@ -8,17 +8,18 @@ belong here: which artifacts are in use (`store`). Ticks are removed by Dagster 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from react_pipeline.assets import ProjectResource, declare_schedule, planned_assets
+from react_pipeline.assets import ProjectResource, declare_instigators, planned_assets
 from react_pipeline.extensions.operations.backup import MLFLOW_VARIABLE
 from react_pipeline.extensions.operations.databases import apart
 from react_pipeline.extensions.operations.settings import RetentionConfig
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
-from react_pipeline.stage import STAGES
+from react_pipeline.stage import STAGES, Stage
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
@@ -35,8 +36,10 @@ def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectResource)
     context.log.info(empty_trash(pipeline, settings.mlflow_days))
 
 
-@declare_schedule
-def retention(project: ProjectResource) -> dg.ScheduleDefinition:
+@declare_instigators
+def retention(
+    project: ProjectResource, _stages: Sequence[Stage]
+) -> Iterator[dg.ScheduleDefinition]:
     """The job of a project, weekly."""
 
     @dg.op(
@@ -51,7 +54,7 @@ def retention(project: ProjectResource) -> dg.ScheduleDefinition:
         """Removes what is old, weekly."""
         remove()
 
-    return dg.ScheduleDefinition(
+    yield dg.ScheduleDefinition(
         job=weekly,
         cron_schedule="30 4 * * 0",
         default_status=dg.DefaultScheduleStatus.STOPPED,

@@ -1,1 +1,3 @@
-"""The user interfaces of Dagster and MLflow as processes of this machine."""
+"""The user interfaces: Dagster's webserver behind a guard, and it and MLflow as processes of this
+machine.
+"""

@@ -1,7 +1,7 @@
 """Servers: the Dagster and MLflow user interfaces as child processes, bound to loopback.
 
 Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong
-here: what they show or refuse (`assets.webserver`); that they run once over a Dagster home
+here: what they show or refuse (`ui.assets.webserver`); that they run once over a Dagster home
 (`project.dagster_home`).
 
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the
@@ -58,7 +58,7 @@ CODE_SERVER = (
     "--use-python-environment-entry-point",
     "--inject-env-vars-from-instance",
 )
-WEBSERVER = ("-m", "react_pipeline.assets.webserver")
+WEBSERVER = ("-m", "react_pipeline.extensions.ui.assets.webserver")
 _ENTRY_POINT = "entry_points(group='console_scripts', name='dagster-daemon')['dagster-daemon']"
 DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.load()()", "run")
 """The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public

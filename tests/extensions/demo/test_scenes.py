@@ -58,7 +58,7 @@ def test_a_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("project", [ROOT / "pipeline.yaml"])
 def test_the_demo_measures_scenes_only_once_they_are_made(project: Path) -> None:
-    from react_pipeline.upkeep import left_out_stages
+    from react_pipeline.stage import left_out_stages
 
     config = Project.load(project).config
     root = config.section(DenseConfig).root

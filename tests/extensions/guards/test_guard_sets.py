@@ -19,6 +19,7 @@ from support.promotion import checkpoint, outcomes, result
 from react_pipeline.evaluation import comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
+from react_pipeline.extensions.automation.survey import places
 from react_pipeline.extensions.guards.drops import GUARD_DROPS
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS
 from react_pipeline.extensions.hub.export import export
@@ -28,10 +29,9 @@ from react_pipeline.promotion import case
 from react_pipeline.promotion.decision import decide, promotion_is_current
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.files import load_pipeline
-from react_pipeline.stage import STAGES
+from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
-from react_pipeline.upkeep import left_out_stages, places
 
 GATED, CONTROL, HEAD = "gated-image", "gated-image-control", "linear-head"
 PHOTOS: dict[str, Any] = {"name": "photos", "kind": "folder", "path": "photos"}

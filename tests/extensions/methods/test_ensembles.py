@@ -16,6 +16,7 @@ from support.customized import customized
 from react_pipeline import Classifier
 from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extensions.automation.survey import places, survey
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.joining import best_weight
 from react_pipeline.lineage import fresh, resolve
@@ -23,7 +24,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
 from react_pipeline.training.customization import customize
-from react_pipeline.upkeep import places, survey
 
 BOTH = {"both": {"method": "ensemble", "of": ["gated-image", "gda"]}}
 HEADS = {"heads": {"method": "ensemble", "of": ["ncm", "gda"]}}

@@ -48,7 +48,6 @@ from support.web import cut, dripping, redirected, served
 from test_bad_images_and_captions import png_of_size
 from test_costly_images import jpeg_of_scans, tiff_of_one_tile
 
-from react_pipeline.assets.graphql_limits import too_much
 from react_pipeline.clip import load
 from react_pipeline.clip.weights import read_weights
 from react_pipeline.corpus import decode_apart, index_shard, open_shard
@@ -59,6 +58,7 @@ from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
+from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.settings import load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.store import ReactError

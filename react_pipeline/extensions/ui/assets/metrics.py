@@ -12,8 +12,7 @@ import dagster as dg
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from react_pipeline.assets.automation import CHECKS
-from react_pipeline.assets.runs import last_ticks
+from react_pipeline.extensions.automation import CHECKS, last_ticks
 from react_pipeline.project import Project
 from react_pipeline.store import ReactError
 

@@ -14,8 +14,8 @@ import dagster as dg
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
-from react_pipeline.assets import pictures, webserver
-from react_pipeline.assets.webserver import Guard, guard
+from react_pipeline.extensions.ui.assets import pictures, webserver
+from react_pipeline.extensions.ui.assets.webserver import Guard, guard
 from react_pipeline.stage import STAGES
 
 LOOPBACK = {"host": "127.0.0.1:3000"}

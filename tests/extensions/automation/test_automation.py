@@ -1,5 +1,4 @@
-"""Automation: domain files (FAULTS 21 to 23 as Dagster meets them), what is asked for and only
-once, the schedule.
+"""Automation: what is asked for and only once, the schedule.
 
 The last tests run the real daemon and take minutes.
 """
@@ -29,109 +28,24 @@ from support.automation import (
 from support.launch import dagster_home
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from react_pipeline.assets.automation import domain_files
 from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import INPUTS_TAG, WILL_RETRY_TAG
-from react_pipeline.assets.upkeep_sensor import request_of
+from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG, WILL_RETRY_TAG
+from react_pipeline.extensions.automation.assets.upkeep_sensor import request_of
+from react_pipeline.extensions.automation.survey import Task, survey
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings import METHODS as ALL_METHODS
 from react_pipeline.store.errors import InputError
-from react_pipeline.upkeep import Task, survey
 
 Make = Callable[..., Project]
-
-
-def register(project: Project, instance: dg.DagsterInstance) -> dg.SensorResult:
-    """One tick of `domain_files`, carried out as the daemon does."""
-    context = dg.build_sensor_context(instance=instance)
-    result = domain_files(context, project=ProjectResource(config_path=str(project.path)))
-    for request in result.dynamic_partitions_requests:
-        instance.add_dynamic_partitions(DOMAINS, request.partition_keys)
-    for event in result.asset_events:
-        instance.report_runless_asset_event(event)
-    return result
-
-
-def reported(result: dg.SensorResult) -> str:
-    return result.skip_reason.skip_message
 
 
 @pytest.fixture
 def kept_up(make_project: Make) -> Project:
     return make_project(methods=list(METHODS))
-
-
-def test_valid_files_become_partitions_despite_broken_ones(tiny_project: Project) -> None:
-    folder = tiny_project.config.domains
-    (folder / "broken.yaml").write_text("classes: [cat, cat]\ncolour: red\n")
-    (folder / "Shapes.yaml").write_text("classes: [cat]\n")
-    (folder / "tag.yaml").write_text("classes: !!python/object/apply:os.getcwd []\n")
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = register(tiny_project, instance)
-        assert instance.get_dynamic_partitions(DOMAINS) == ["colours", "shapes"]
-        for words in (
-            "broken.yaml: classes",
-            "broken.yaml: colour: unknown field",
-            "Shapes.yaml: slug",
-            "tag.yaml",
-        ):
-            assert words in reported(result)
-
-
-def test_new_file_is_registered_once_and_seen_with_its_version(tiny_project: Project) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        register(tiny_project, instance)
-        (tiny_project.config.domains / "birds.yaml").write_text("classes: [owl, robin]\n")
-        second = register(tiny_project, instance)
-        assert second.dynamic_partitions_requests[0].partition_keys == ["birds"]
-        (event,) = second.asset_events
-        assert (event.asset_key.path[-1], event.partition) == ("domain_file", "birds")
-        assert event.metadata["class_names"].value == "owl, robin"
-        third = register(tiny_project, instance)
-        assert not third.dynamic_partitions_requests and not third.asset_events
-
-
-def test_only_a_change_of_meaning_is_another_version(tiny_project: Project) -> None:
-    path = tiny_project.config.domains / "birds.yaml"
-    versions = []
-    with dg.DagsterInstance.ephemeral() as instance:
-        for text in (
-            "classes: [owl]\n",
-            "# a remark\nclasses:\n  - owl\n",
-            "classes: [owl, robin]\n",
-        ):
-            path.write_text(text)
-            result = register(tiny_project, instance)
-            versions += [
-                event.tags["dagster/data_version"]
-                for event in result.asset_events
-                if event.partition == "birds"
-            ]
-    assert len(versions) == len(set(versions)) == 2
-
-
-def test_domain_whose_file_is_gone_is_kept_and_reported(tiny_project: Project) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        register(tiny_project, instance)
-        (tiny_project.config.domains / "shapes.yaml").unlink()
-        assert "shapes: its file is gone" in reported(register(tiny_project, instance))
-        assert "shapes" in instance.get_dynamic_partitions(DOMAINS)
-
-
-def test_broken_pipeline_file_is_reported_and_changes_nothing(tiny_project: Project) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        register(tiny_project, instance)
-        text = tiny_project.path.read_text()
-        tiny_project.path.write_text("store: 3\n")
-        result = register(tiny_project, instance)
-        assert "corpus" in reported(result)
-        assert not result.dynamic_partitions_requests
-        tiny_project.path.write_text(text)
-        assert not register(tiny_project, instance).asset_events
 
 
 def test_the_same_work_is_asked_for_once_even_without_result(kept_up: Project) -> None:

@@ -13,10 +13,10 @@ from support.upkeep import METHODS, build_all
 
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import INPUTS_TAG
+from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG
+from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES
-from react_pipeline.upkeep import survey
 
 PLACE = ("customized_checkpoint", "shapes/gated-image")
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from react_pipeline.assets.metrics import metrics_text
+from react_pipeline.extensions.ui.assets.metrics import metrics_text
 from react_pipeline.project import Project
 
 

@@ -1,9 +1,9 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what
 fixes it.
 
-Belongs here: printing the result of `upkeep.survey`, and how the runs ended. Does not belong here:
-what counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs
-(`assets.runs`).
+Belongs here: printing the result of `survey`, and how the runs ended. Does not belong here: what
+counts as out of date (`lineage`), what automation would do about it (`survey`), reading runs
+(`last_runs`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_error, print_table
+from react_pipeline.commands import Config, console, load_project, print_error, print_table
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import misnamed
 from react_pipeline.stage import ALL
 
 if TYPE_CHECKING:
-    from react_pipeline.upkeep import Place, Survey
+    from react_pipeline.extensions.automation.survey import Survey
+    from react_pipeline.stage import Place
 
 SHARED = "(shared)"
 """Shown in place of the domain for artifacts of no domain."""
@@ -52,7 +52,7 @@ def status(config: Config = None) -> None:
     """Show what is out of date, held back by the policy of training, waiting or failed, and how to
     fix it.
     """
-    from react_pipeline.upkeep import State
+    from react_pipeline.extensions.automation.survey import State
 
     project = load_project(config)
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
@@ -74,23 +74,23 @@ def status(config: Config = None) -> None:
 
 def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     """What is out of date, with the runs of it where Dagster has any."""
-    from react_pipeline.upkeep import survey as survey_places
+    from react_pipeline.extensions.automation.survey import survey as survey_places
 
     survey = survey_places(project, slugs)
     if not survey.tasks:
         return survey, Runs()
-    from react_pipeline.assets import runs as dagster_runs
-    from react_pipeline.assets import upkeep_sensor
+    from react_pipeline.extensions.automation.assets.last_runs import instance_with_runs
+    from react_pipeline.extensions.automation.assets.upkeep_sensor import Tick
 
     try:
-        with dagster_runs.instance_with_runs(project) or nullcontext() as instance:
+        with instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
                 home = (
                     "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it "
                     "is another"
                 )
                 return survey, Runs(unseen=home)
-            tick = upkeep_sensor.Tick(instance, Manifests.of(project))
+            tick = Tick(instance, Manifests.of(project))
             tick.look(slugs)
             return tick.found, Runs(
                 tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why}
@@ -102,7 +102,7 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
 
 
 def _rows(survey: Survey, runs: Runs, slug: str) -> list[list[str]]:
-    from react_pipeline.upkeep import State
+    from react_pipeline.extensions.automation.survey import State
 
     domain = SHARED if slug == ALL else slug
     states = {place: state for place, state in survey.states.items() if _domain(place) == slug}
@@ -134,7 +134,7 @@ def _rows(survey: Survey, runs: Runs, slug: str) -> list[list[str]]:
 
 
 def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:
-    from react_pipeline.upkeep import State
+    from react_pipeline.extensions.automation.survey import State
 
     behind = {_domain(place) for place, state in survey.states.items() if state is not State.FRESH}
     commands = []

@@ -12,17 +12,17 @@ import pytest
 import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from react_pipeline import upkeep
+from react_pipeline.extensions.automation import survey as survey_module
+from react_pipeline.extensions.automation.survey import State, pairs_distance, places, survey
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.settings import files
 from react_pipeline.settings.automation import require_cron_line
 from react_pipeline.settings.files import load_pipeline
-from react_pipeline.stage import ALL
+from react_pipeline.stage import ALL, Place
 from react_pipeline.store import look
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.store.store import Store
-from react_pipeline.upkeep import Place, State, pairs_distance, places, survey
 
 Make = Callable[..., Project]
 
@@ -354,7 +354,7 @@ def test_the_distance_of_sets_is_the_share_of_unshared_images(
     )
     assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
     assert pairs_distance(trained.store, "retrieved_set", "shapes", "0" * 16, today) == 1
-    monkeypatch.setattr(upkeep.pd, "read_parquet", None)
+    monkeypatch.setattr(survey_module.pd, "read_parquet", None)
     assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
 
 

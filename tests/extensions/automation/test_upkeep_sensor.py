@@ -20,13 +20,18 @@ from support.automation import Upkeep, running_daemon, wait_for
 from support.launch import dagster_home
 from support.upkeep import METHODS, build, build_all, edit_domain
 
-from react_pipeline.assets import declared, runs, upkeep_sensor
+from react_pipeline.assets import declared
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import INPUTS_TAG, LastRuns
-from react_pipeline.assets.upkeep_sensor import TRY_TAG, WAIT_HOURS, code_digest
 from react_pipeline.evaluation import comparison
+from react_pipeline.extensions.automation.assets import last_runs, upkeep_sensor
+from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG, LastRuns
+from react_pipeline.extensions.automation.assets.upkeep_sensor import (
+    TRY_TAG,
+    WAIT_HOURS,
+    code_digest,
+)
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import case
@@ -206,11 +211,11 @@ def test_late_ticks_judge_what_failed_in_turn(
 
 
 def test_endings_are_forgotten_one_by_one(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MAX_ENDINGS", 2)
-    monkeypatch.setattr(runs, "_endings", {("1", "a"): 1, ("2", "b"): 2})
+    monkeypatch.setattr(last_runs, "MAX_ENDINGS", 2)
+    monkeypatch.setattr(last_runs, "_endings", {("1", "a"): 1, ("2", "b"): 2})
     begin(upkeep, InputError("broken"))
     upkeep.tick()
-    assert len(runs._endings) == 2 and ("2", "b") in runs._endings
+    assert len(last_runs._endings) == 2 and ("2", "b") in last_runs._endings
 
 
 def test_queries_are_as_many_for_many_domains(kept_up: Project, upkeep: Upkeep) -> None:

@@ -1,4 +1,4 @@
-"""Upkeep: which artifacts are missing or out of date, which of them can be built right now, and
+"""Survey: which artifacts are missing or out of date, which of them can be built right now, and
 which are held back.
 
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of
@@ -9,7 +9,6 @@ A look depends on nothing but the files, so that it comes to the same result how
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,8 +20,7 @@ import pandas as pd
 
 from react_pipeline.lineage import fresh, is_current, look_outside
 from react_pipeline.project import Manifests, Project, changed_since_run
-from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import ALL, STAGES, Stage
+from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -32,11 +30,6 @@ from react_pipeline.store import (
     Store,
     digest_of,
 )
-
-Place = tuple[str, str]
-"""A stage and a key: where an artifact belongs."""
-
-logger = logging.getLogger(__name__)
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -115,43 +108,6 @@ def survey(
     for stage, key in places(project, readable):
         look.at(stage, key)
     return look.found
-
-
-def up_to_date(project: Project, stage: str, key: str) -> Artifact:
-    """The artifact of one place, if it is surely what would be built today.
-
-    Raises:
-        MissingArtifact: If it, or one before it, was never built.
-        StaleArtifact: If it, or one before it, was built from other inputs, or only its step can
-            say.
-        CorruptArtifact: If its bytes differ from its manifest.
-    """
-    if STAGES[stage].gathers:
-        return is_current(project, stage, key)
-    artifact = fresh(project, stage, key)
-    look = look_outside(project, stage, key)
-    if look is not None and not look.is_complete:
-        raise StaleArtifact(
-            f"`{stage}` of {key!r}: only its step can say whether its files have changed"
-        )
-    if look is not None and (reason := changed_since_run(project, artifact, look)):
-        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}")
-    return artifact
-
-
-def left_out_stages(config: PipelineConfig) -> set[str]:
-    """The stages that work on data of their own which are not there."""
-    return {name for name, row in STAGES.items() if row.has_data and not _has_data(row, config)}
-
-
-def _has_data(row: Stage, config: PipelineConfig) -> bool:
-    try:
-        return row.has_data is None or row.has_data(config)
-    except Exception:  # noqa: BLE001 - of an extension, which stops nothing else
-        logger.warning(
-            "%s is left out: whether it has data cannot be said", row.name, exc_info=True
-        )
-        return False
 
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:

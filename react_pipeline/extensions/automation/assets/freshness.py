@@ -1,27 +1,31 @@
-"""Automation: what runs without a person.
+"""What is out of date, as the UI shows it, and the schedule that looks outside the store.
 
-Belongs here: the sensors that register domains and show what is out of date, and the schedule. Does
-not belong here: asking for what is out of date (`upkeep_sensor`), what is
-(`react_pipeline.upkeep`), what a run does. Dagster's freshness policies judge by time alone, so
-they cannot say what another class name made stale; checks do.
+Does not belong here: asking for what is out of date (`upkeep_sensor`), what is (`survey`). Dagster's
+freshness policies judge by time alone, so they cannot say what another class name made stale;
+checks do.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from react_pipeline.assets.declared import check, declare_sensor
-from react_pipeline.assets.partitions import DOMAINS, domain_partitions
-from react_pipeline.assets.reporting import DATA_VERSION_TAG
-from react_pipeline.assets.resources import CheckContext, ProjectResource
-from react_pipeline.assets.runs import DOMAIN_TAG, REASON_TAG, reap_abandoned
+from react_pipeline.assets import (
+    DOMAIN_TAG,
+    DOMAINS,
+    REASON_TAG,
+    CheckContext,
+    ProjectResource,
+    check,
+    declare_instigators,
+    declare_sensor,
+    reap_abandoned,
+)
+from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project, outside
-from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
-from react_pipeline.stage import DOMAIN_FILE, Stage
-from react_pipeline.store import ReactError, digest_of
-from react_pipeline.upkeep import survey
+from react_pipeline.settings import AutomationConfig, load_domains
+from react_pipeline.stage import Stage
+from react_pipeline.store import ReactError
 
 CHECKS = {
     "retrieved_set": "pairs_are_up_to_date",
@@ -32,73 +36,24 @@ CHECKS = {
 MAX_LISTED = 20
 
 
-@declare_sensor(
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes every valid file of the domains folder a partition and reports its "
-    "changes. A broken file is reported here in the tick and holds up no other. A domain whose "
-    "file is gone is kept and reported. Starts no run.",
-)
-def domain_files(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
-    """Register new domain files and report changed ones."""
+def settings_of(project: ProjectResource) -> AutomationConfig:
+    """The settings of a project; where its configuration is wrong, nothing is automatic."""
     try:
-        folder = project.load().config.domains
-        domains, problems = load_domains(folder)
-    except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error))
-    registered = sorted(context.instance.get_dynamic_partitions(project.name(DOMAINS)))
-    new = sorted(set(domains).difference(registered))
-    gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
-    lines = [
-        *map(str, problems),
-        *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
-    ]
-    lines += [f"registered {', '.join(new)}"] if new else []
-    partitions = domain_partitions(project)
-    return dg.SensorResult(
-        dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
-        asset_events=changed_files(context.instance, project, folder, domains),
-        skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
-    )
+        return project.load().config.automation
+    except ReactError:
+        return AutomationConfig(schedule=None)
 
 
-def changed_files(
-    instance: dg.DagsterInstance,
-    project: ProjectResource,
-    folder: Path,
-    domains: Mapping[str, DomainConfig],
-) -> list[dg.AssetMaterialization]:
-    """Events for the domain files that Dagster shows no version of, or another one."""
-    shown = instance.event_log_storage.get_latest_tags_by_partition(
-        project.key(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
-    )
-    versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in domains.items()}
-    return [
-        dg.AssetMaterialization(
-            project.key(DOMAIN_FILE),
-            partition=slug,
-            tags={DATA_VERSION_TAG: versions[slug]},
-            metadata={
-                "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
-                "title": domain.title or slug,
-                "classes": len(domain.classes),
-                "class_names": ", ".join(domain.class_names[:50]),
-                "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
-            },
-        )
-        for slug, domain in domains.items()
-        if shown.get(slug, {}).get(DATA_VERSION_TAG) != versions[slug]
-    ]
-
-
+@declare_instigators
 def recustomize(
-    settings: AutomationConfig, stages: Iterable[Stage], project: ProjectResource
-) -> list[dg.ScheduleDefinition]:
+    project: ProjectResource, stages: Sequence[Stage]
+) -> Iterator[dg.ScheduleDefinition]:
     """The schedule of those stages that read files outside the store; none if the configuration has
     none.
     """
+    settings = settings_of(project)
     if settings.schedule is None:
-        return []
+        return
     looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
     shared = [project.key(row.name) for row in looking if row.scope == "all"]
     of_domain = [row for row in looking if row.scope == "domain"]
@@ -134,7 +89,7 @@ def recustomize(
                     f"{when} {slug}", asset_selection=assets, partition_key=slug, tags=tags
                 )
 
-    return [look_outside]
+    yield look_outside
 
 
 @check("retrieved_set", partitioned=False)

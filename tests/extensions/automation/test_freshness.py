@@ -11,11 +11,11 @@ import dagster as dg
 import pytest
 from support.upkeep import build, build_all, change_pipeline, edit_domain
 
-from react_pipeline.assets.automation import CHECKS, freshness
 from react_pipeline.assets.declared import checks_of
 from react_pipeline.assets.partitions import DOMAINS
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import LAUNCH_TAG, lock_of
+from react_pipeline.extensions.automation.assets.freshness import CHECKS, freshness
 from react_pipeline.project.project import Project
 from react_pipeline.settings import METHODS
 from react_pipeline.stage import STAGES

@@ -2,7 +2,7 @@
 otherwise.
 
 Belongs here: one tick, when something is asked for again, and the blocking checks before a task.
-Does not belong here: what is due (`react_pipeline.upkeep`), reading a run (`runs`). Runs are the
+Does not belong here: what is due (`survey`), reading a run (`last_runs`). Runs are the
 only memory of what was asked for: their tags hold the digests of the inputs and of the sources, and
 the number of the try.
 """
@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,24 +22,27 @@ import dagster as dg
 
 import react_pipeline
 from react_pipeline import assets
-from react_pipeline.assets.declared import blocking_checks
-from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of, partitions_of
-from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import (
+from react_pipeline.assets import (
+    DOMAINS,
     HIDDEN,
-    INPUTS_TAG,
     METHOD_TAG,
     REASON_TAG,
-    LastRuns,
-    ending_of,
+    ProjectResource,
+    blocking_checks,
+    declare_instigators,
+    name_of,
+    partition_of,
+    partitions_of,
     tags_of_key,
 )
 from react_pipeline.extension import extensions
+from react_pipeline.extensions.automation.assets.freshness import settings_of
+from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG, LastRuns, ending_of
+from react_pipeline.extensions.automation.survey import State, Survey, Task, survey
 from react_pipeline.project import Manifests, Project
-from react_pipeline.settings import AutomationConfig, Method
-from react_pipeline.stage import STAGES
+from react_pipeline.settings import Method
+from react_pipeline.stage import STAGES, Place, Stage
 from react_pipeline.store import ReactError
-from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
 CODE_TAG, TRY_TAG = f"{HIDDEN}code", f"{HIDDEN}try"
 MAX_TAG_CHARS = 250
@@ -56,13 +59,14 @@ WAIT_HOURS = (1, 2, 4, 8, 16)
 """Wait before each further try after a transient fault: together longer than an outage of a day."""
 
 
-def upkeep(
-    settings: AutomationConfig, loaded: Collection[str], project: ProjectResource
-) -> dg.SensorDefinition:
+@declare_instigators
+def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.SensorDefinition]:
     """The sensor; it runs from the start only if `automation.enabled` is set.
 
-    It asks for nothing but the stages `loaded`, whose assets Dagster has.
+    It asks for nothing but these stages, whose assets Dagster has.
     """
+    settings = settings_of(project)
+    loaded = [row.name for row in stages]
 
     @dg.sensor(
         name=project.name("upkeep"),
@@ -105,7 +109,7 @@ def upkeep(
         )
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=tick.cursor)
 
-    return look
+    yield look
 
 
 @dataclass

@@ -1,0 +1,76 @@
+"""Domain files: the sensor that makes each a partition, and the events of their changes.
+
+Does not belong here: reading or checking such a file (`react_pipeline.settings`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from react_pipeline.assets.declared import declare_sensor
+from react_pipeline.assets.partitions import DOMAINS, domain_partitions
+from react_pipeline.assets.reporting import DATA_VERSION_TAG
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.settings import DomainConfig, load_domains
+from react_pipeline.stage import DOMAIN_FILE
+from react_pipeline.store import ReactError, digest_of
+
+
+@declare_sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Makes every valid file of the domains folder a partition and reports its "
+    "changes. A broken file is reported here in the tick and holds up no other. A domain whose "
+    "file is gone is kept and reported. Starts no run.",
+)
+def domain_files(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+    """Register new domain files and report changed ones."""
+    try:
+        folder = project.load().config.domains
+        domains, problems = load_domains(folder)
+    except ReactError as error:
+        return dg.SensorResult(skip_reason=str(error))
+    registered = sorted(context.instance.get_dynamic_partitions(project.name(DOMAINS)))
+    new = sorted(set(domains).difference(registered))
+    gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
+    lines = [
+        *map(str, problems),
+        *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
+    ]
+    lines += [f"registered {', '.join(new)}"] if new else []
+    partitions = domain_partitions(project)
+    return dg.SensorResult(
+        dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
+        asset_events=changed_files(context.instance, project, folder, domains),
+        skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
+    )
+
+
+def changed_files(
+    instance: dg.DagsterInstance,
+    project: ProjectResource,
+    folder: Path,
+    domains: Mapping[str, DomainConfig],
+) -> list[dg.AssetMaterialization]:
+    """Events for the domain files that Dagster shows no version of, or another one."""
+    shown = instance.event_log_storage.get_latest_tags_by_partition(
+        project.key(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+    )
+    versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in domains.items()}
+    return [
+        dg.AssetMaterialization(
+            project.key(DOMAIN_FILE),
+            partition=slug,
+            tags={DATA_VERSION_TAG: versions[slug]},
+            metadata={
+                "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
+                "title": domain.title or slug,
+                "classes": len(domain.classes),
+                "class_names": ", ".join(domain.class_names[:50]),
+                "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
+            },
+        )
+        for slug, domain in domains.items()
+        if shown.get(slug, {}).get(DATA_VERSION_TAG) != versions[slug]
+    ]

@@ -1,0 +1,26 @@
+"""What automation adds: the sensors `freshness` and `upkeep`, a schedule, two checks, and the
+command `status`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from react_pipeline.extension import Extension
+
+if TYPE_CHECKING:
+    import typer
+
+
+class Automation(Extension):
+    """What runs without a person."""
+
+    def declare_assets(self) -> None:
+        """Sensors, checks and the schedule."""
+        import react_pipeline.extensions.automation.assets.upkeep_sensor  # noqa: F401
+
+    def add_commands(self, app: typer.Typer) -> None:
+        """`react-pipeline status`."""
+        from react_pipeline.extensions.automation.status import status
+
+        app.command()(status)

@@ -1,0 +1,1 @@
+"""The guarded Dagster webserver, with metrics and pictures of its instance."""
