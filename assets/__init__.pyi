@@ -18,6 +18,7 @@ from .pictures import EMBEDDED as EMBEDDED
 from .pictures import PICTURES as PICTURES
 from .reporting import INTERRUPTED as INTERRUPTED
 from .reporting import publish as publish
+from .resources import REPOSITORY as REPOSITORY
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
@@ -29,3 +30,5 @@ from .runs import planned_assets as planned_assets
 from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key
+from .training import Progress as Progress
+from .training import customize_here as customize_here

@@ -46,16 +46,18 @@ _instigators: dict[str, Instigators] = {}
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
-    """Make a function the body of the asset of the stage with its name, and its docstring the
-    text.
+    """Make a function the body of the asset of the stage with its name, in the place of an earlier
+    one, and its docstring the text.
     """
     _bodies[body.__name__] = body
     return asset_text(body)
 
 
 def asset_text(described: Described) -> Described:
-    """Make the docstring of a function the text of the asset of the stage with its name."""
-    _texts[described.__name__] = getdoc(described)
+    """Make the docstring of a function the text of the asset of the stage with its name, if it has
+    none.
+    """
+    _texts.setdefault(described.__name__, getdoc(described))
     return described
 
 

@@ -6,16 +6,16 @@ says of it (parents, partitions, kinds, pools: see `declared`), what it reports 
 `promotion`, the checks.
 """
 
+from functools import partial
+
 import dagster as dg
 
 from react_pipeline.assets.declared import asset_text, stage_asset
 from react_pipeline.assets.partitions import domain_partitions
-from react_pipeline.assets.processes import train
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
-from react_pipeline.project import Project
+from react_pipeline.assets.training import customize_here
 from react_pipeline.stage import DOMAIN_FILE
-from react_pipeline.store import Artifact
 
 
 @asset_text
@@ -133,11 +133,7 @@ def customized_checkpoint(context: Context, project: ProjectResource) -> dg.Mate
 
     There is a partition for every domain and each of the `methods` of pipeline.yaml.
     """
-
-    def step(pipeline: Project, domain: str, method: str) -> Artifact:
-        return train(context, pipeline, domain, method)
-
-    return publish(context, project, step)
+    return publish(context, project, partial(customize_here, context))
 
 
 @asset_text

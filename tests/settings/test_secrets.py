@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.assets.processes import torchrun_command
 from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.torchrun.assets.processes import torchrun_command
 from react_pipeline.extensions.ui.servers import _mlflow
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline

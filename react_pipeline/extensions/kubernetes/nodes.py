@@ -2,7 +2,7 @@
 COMMAND ...`, as `REACT_NODE_LAUNCHER` names it.
 
 Belongs here: the Indexed Job with the other nodes. Does not belong here: what torchrun starts
-(`assets.processes`). The pod of the run is the first node and holds the rendezvous. The others are
+(`torchrun`). The pod of the run is the first node and holds the rendezvous. The others are
 copies of it that belong to it, so that Kubernetes removes them however it ends.
 """
 

@@ -1,5 +1,5 @@
 """One process of a training that torchrun started, by `torchrun ... -m
-react_pipeline.assets.training_process`.
+react_pipeline.extensions.torchrun.assets.training_process`.
 
 Belongs here: what surrounds `customize` in such a process: the way to Dagster and to MLflow (the
 writing process only), and an end that the launching process can read. Does not belong here:
@@ -24,7 +24,12 @@ from types import FrameType
 
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
-from react_pipeline.assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
+from react_pipeline.assets import Progress
+from react_pipeline.extensions.torchrun.assets.processes import (
+    EXCHANGE_VARIABLE,
+    LIFELINE,
+    write_failure,
+)
 from react_pipeline.project import Project
 from react_pipeline.tracking import LiveRun
 from react_pipeline.training import TrainingObserver

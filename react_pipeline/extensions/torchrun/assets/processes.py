@@ -18,21 +18,28 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.resources import REPOSITORY, Context
+from react_pipeline.assets import (
+    REPOSITORY,
+    Context,
+    ProjectResource,
+    customize_here,
+    publish,
+    stage_asset,
+)
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
 from react_pipeline.store import (
     Artifact,
     InputError,
-    Inputs,
     ReactError,
     Store,
     StoreWriteError,
@@ -43,7 +50,6 @@ from react_pipeline.store import (
     write_atomically,
 )
 from react_pipeline.tracking import LiveRun
-from react_pipeline.training import TrainingObserver
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
 """Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for
@@ -61,50 +67,11 @@ LIFELINE = "launcher.lock"
 TERMINATION_SECONDS = 45.0
 """torchrun itself gives its processes 30 seconds to end before it kills them."""
 
-PROGRESS_SECONDS = 10.0
 
-
-class Progress(TrainingObserver):
-    """Writes the progress of a training to the run's log and passes everything on to another
-    observer.
-    """
-
-    def __init__(self, observer: TrainingObserver, report: Callable[[str], None]) -> None:
-        """`report` is called with one line, every `PROGRESS_SECONDS` at the most."""
-        self._observer = observer
-        self._report = report
-        self._reported = 0.0
-        self._url_reported = False
-        self._steps = 0
-
-    def started(self, inputs: Inputs, first_step: int) -> None:
-        """Report whether it begins or resumes."""
-        self._steps = int(inputs.config.get("steps", 0))
-        start = f"resuming at step {first_step}" if first_step else "from the start"
-        self._report(f"training {inputs.key}: {start}")
-        self._observer.started(inputs, first_step)
-
-    def stepped(self, record: Mapping[str, float]) -> None:
-        """Report progress from time to time."""
-        self._observer.stepped(record)
-        # A closed form has no steps.
-        if not self._steps or time.monotonic() - self._reported < PROGRESS_SECONDS:
-            return
-        self._reported = time.monotonic()
-        speed = (
-            f", {record['images_per_second']:g} images/s" if "images_per_second" in record else ""
-        )
-        self._report(
-            f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}"
-        )
-        url = getattr(self._observer, "url", None)
-        if url and not self._url_reported:
-            self._url_reported = True
-            self._report(f"MLflow: {url}")
-
-    def failed(self, error: BaseException) -> None:
-        """Pass the error on; the caller of the training logs it."""
-        self._observer.failed(error)
+@stage_asset
+def customized_checkpoint(context: Context, project: ProjectResource) -> dg.MaterializeResult:
+    """The body of the asset, in the place of the core's."""
+    return publish(context, project, partial(train, context))
 
 
 def train(context: Context, project: Project, slug: str, method: str) -> Artifact:
@@ -118,10 +85,7 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
     processes = processes_of(project, slug, method)
     if processes > 1 or arguments_for_several_nodes(project, method):
         return launch(context, project, slug, method, processes)
-    from react_pipeline.training import customize
-
-    with LiveRun.of(project, context.run.run_id) as live:
-        return customize(project, slug, method, Progress(live, context.log.info))
+    return customize_here(context, project, slug, method)
 
 
 def processes_of(project: Project, slug: str, method: str) -> int:
@@ -179,7 +143,7 @@ def torchrun_command(processes: int, several_nodes: list[str], arguments: list[s
         "--nproc-per-node",
         str(processes),
     ]
-    return [*run, "-m", "react_pipeline.assets.training_process", *arguments]
+    return [*run, "-m", "react_pipeline.extensions.torchrun.assets.training_process", *arguments]
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:

@@ -19,17 +19,17 @@ from support.services import free_port
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.processes import (
+from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.training import Progress
+from react_pipeline.extensions.torchrun.assets.processes import (
     NODES_VARIABLE,
     TORCHRUN_VARIABLE,
-    Progress,
     environment,
     failure,
     processes_of,
     torchrun_command,
     write_failure,
 )
-from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
@@ -85,7 +85,7 @@ def test_one_machine_finds_a_port_and_several_get_an_address() -> None:
     assert alone[1:] == [
         *torchrun,
         "-m",
-        "react_pipeline.assets.training_process",
+        "react_pipeline.extensions.torchrun.assets.training_process",
         "--domain",
         "shapes",
     ]

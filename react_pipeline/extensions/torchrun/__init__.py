@@ -1,0 +1,1 @@
+"""Trainings in several processes, of one machine or more, which torchrun starts."""
