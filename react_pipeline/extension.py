@@ -165,6 +165,11 @@ class Extension:
         """Pages of the overview of all domains, by file name."""
         return {}
 
+    def prepare_tracking(self, uri: str) -> None:
+        """Prepare this process, and the tables of a local database, for a tracking URI, before
+        anything is read or written there.
+        """
+
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """Names of the test sets of `test_digests`, as part of the identity of pairs."""
         return {}

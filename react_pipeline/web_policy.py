@@ -2,7 +2,7 @@
 for how long.
 
 Each client applies it in the way of its library: `web.web_access` (images), `web.remote_store`
-and `web.bounded_answer` (shards), `tracking.bounded_http` (MLflow). Each bounds a whole answer in
+and `web.bounded_answer` (shards), `tracking_guard.bounded_http` (MLflow). Each bounds a whole answer in
 time, counts its bytes as they come, and pauses as long as we say, whatever `Retry-After` asks for.
 Addresses are checked where a connection is made, so for each redirect, and a name that resolves to
 another address the second time gains nothing.

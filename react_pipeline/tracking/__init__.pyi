@@ -5,5 +5,6 @@ from .notes import DAGSTER_VARIABLE as DAGSTER_VARIABLE
 from .notes import MLFLOW_VARIABLE as MLFLOW_VARIABLE
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
+from .runs import former_folder as former_folder
 from .values import flatten as flatten
 from .versions import Version as Version

@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from react_pipeline.evaluation import METRICS
+from react_pipeline.extension import extensions
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, ReactError, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
-from react_pipeline.tracking.relocation import FILES, former_folder, relocate
 from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
 from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
@@ -40,6 +42,8 @@ EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_
 """What MLflow calls an experiment of trainings."""
 
 DEFAULT_EXPERIMENT = "0"
+FILES = "mlartifacts"
+"""Folder of the runs' files, where no server keeps them."""
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -106,9 +110,6 @@ class Runs:
             os.environ.setdefault(variable, value)
         from mlflow import MlflowClient
 
-        from react_pipeline.tracking.bounded_http import bound
-
-        bound(self.uri)
         if not self.uri.startswith("sqlite:///"):
             # A server decides for itself; without one MLflow would use the working folder of this
             # process.
@@ -122,11 +123,12 @@ class Runs:
             client = MlflowClient(self.uri, self.uri)
             if self.experiment_id == DEFAULT_EXPERIMENT:
                 client.search_experiments(max_results=1)  # makes the tables
-                relocate(database)
             return self._with_experiment(client, database.parent / FILES)
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
         if self.experiment_id == DEFAULT_EXPERIMENT:
+            for extension in extensions().values():
+                extension.prepare_tracking(self.uri)
             experiment = client.get_experiment_by_name(self.experiment)
             if experiment is None:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
@@ -237,6 +239,23 @@ class Runs:
             )
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
+
+
+def former_folder(location: str, folder: Path) -> Path | None:
+    """The folder that a location `file:///.../mlartifacts` is in; None if it is `folder`, or no
+    such location.
+
+    A folder that is reached by two paths (a link, a second mount) is the same one.
+    """
+    parts = urlsplit(location)
+    former = Path(unquote(parts.path))
+    if parts.scheme != "file" or former.name != FILES or former.parent == folder:
+        return None
+    for one, other in ((former, folder / FILES), (former.parent, folder)):
+        with suppress(OSError):  # one of them is not there
+            if one.samefile(other):
+                return None
+    return former.parent
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

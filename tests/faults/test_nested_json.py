@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
-from react_pipeline.extensions.web.download_journal import _records
 from react_pipeline.extensions.predict.predict import RUN_FILE, _record
+from react_pipeline.extensions.web.download_journal import _records
 from react_pipeline.project.dagster_home import LOCK_FILE, _read
 from react_pipeline.store.attempts import LEASE, Attempt
 from react_pipeline.store.durable import sealed

@@ -22,10 +22,11 @@ from support.sick_servers import SICK, late_reader, overloaded, sick_server, tak
 from support.tracking import artifact_of
 
 from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.tracking_guard import bounded_http
+from react_pipeline.extensions.tracking_guard.bounded_http import Allowance
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking import bounded_http, queue
-from react_pipeline.tracking.bounded_http import Allowance
+from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.queue import PENDING
 from react_pipeline.tracking.runs import Runs

@@ -12,11 +12,11 @@ OURS = "a server that we started, or that the settings name, under a deadline an
 USERS = {
     "clip/hub.py": "asks the environment for proxies",
     "extensions/doctor/diagnosis.py": OURS,
+    "extensions/tracking_guard/bounded_http.py": POLICY,
     "extensions/ui/servers.py": OURS,
     "extensions/web/bounded_answer.py": POLICY,
     "extensions/web/download_process.py": POLICY,
     "extensions/web/web_access.py": POLICY,
-    "tracking/bounded_http.py": POLICY,
     "web_policy.py": POLICY,
 }
 """Modules that import a client, and why."""

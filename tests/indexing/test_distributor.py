@@ -20,9 +20,9 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.extensions.predict.predict import Options
 from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
+from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.indexing import scan
 from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.index import Index

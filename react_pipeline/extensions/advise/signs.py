@@ -26,8 +26,8 @@ from react_pipeline.clip import (
     loaded_base,
 )
 from react_pipeline.embedding import row_metadata, vectors_of
-from react_pipeline.extensions.names import domain_names, unnamed_classes
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
+from react_pipeline.extensions.names import domain_names, unnamed_classes
 from react_pipeline.extensions.predict import Options, embed_pictures
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project

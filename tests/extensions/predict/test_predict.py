@@ -28,12 +28,12 @@ from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.extensions.web import remote_store
 from react_pipeline.extensions.predict import encoding, pictures, predict
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.sort_into import folder_names, sort_into
 from react_pipeline.extensions.predict.transduction import adapted_to, transduce
+from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
 from react_pipeline.use.classifier import Classifier

@@ -56,13 +56,13 @@ from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.tracking_guard.bounded_http import bound
+from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
-from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.settings import load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.store import ReactError
-from react_pipeline.tracking.bounded_http import bound
 from react_pipeline.web_policy import is_public, plain_url
 
 MAX_SECONDS = 30

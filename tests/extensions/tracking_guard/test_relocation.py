@@ -14,10 +14,11 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support.tracking import artifact_of
 
+from react_pipeline.extensions.tracking_guard import relocation
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking import relocation
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.runs import former_folder
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""
@@ -133,10 +134,10 @@ def test_a_folder_with_two_names_is_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "other").symlink_to(tmp_path / "one")  # as a second mount would be
     location = (tmp_path / "other" / "mlartifacts").as_uri()
-    assert relocation.former_folder(location, tmp_path / "one") is None
-    assert relocation.former_folder(location, tmp_path) == tmp_path / "other"
-    assert relocation.former_folder("mlflow-artifacts:/1", tmp_path) is None
-    assert relocation.former_folder((tmp_path / "own files").as_uri(), tmp_path) is None
+    assert former_folder(location, tmp_path / "one") is None
+    assert former_folder(location, tmp_path) == tmp_path / "other"
+    assert former_folder("mlflow-artifacts:/1", tmp_path) is None
+    assert former_folder((tmp_path / "own files").as_uri(), tmp_path) is None
 
 
 def test_nothing_is_rewritten_if_not_everything_is(

@@ -5,7 +5,7 @@ project they lead nowhere, and in a copy they lead into the original, which the 
 write to. A project keeps the files in `FILES` next to its SQLite database, so the database itself
 shows that it is at another place than it was.
 
-Does not belong here: when the database is opened (`runs`).
+Does not belong here: when the database is opened (`react_pipeline.tracking`).
 """
 
 from __future__ import annotations
@@ -14,35 +14,16 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+
+from react_pipeline.tracking import former_folder
 
 logger = logging.getLogger(__name__)
 
-FILES = "mlartifacts"
-"""Folder of the runs' files, where no server keeps them."""
-
 _HISTORIES = ("metrics", "spans")
 """Suffixes of the names of tables that hold no location and may have millions of rows."""
-
-
-def former_folder(location: str, folder: Path) -> Path | None:
-    """The folder that a location `file:///.../mlartifacts` is in; None if it is `folder`, or no
-    such location.
-
-    A folder that is reached by two paths (a link, a second mount) is the same one.
-    """
-    parts = urlsplit(location)
-    former = Path(unquote(parts.path))
-    if parts.scheme != "file" or former.name != FILES or former.parent == folder:
-        return None
-    for one, other in ((former, folder / FILES), (former.parent, folder)):
-        with suppress(OSError):  # one of them is not there
-            if one.samefile(other):
-                return None
-    return former.parent
 
 
 def relocate(database: Path) -> None:
