@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from react_pipeline.corpus import IMAGE_BYTES, URLS_PER_CORE_SECOND
+from react_pipeline.corpus import IMAGE_BYTES
 from react_pipeline.extensions.plan import (
     GPU_PAIRS_PER_SECOND,
     METADATA_BYTES,
@@ -26,6 +26,7 @@ from react_pipeline.extensions.plan import (
     index_seconds,
     training_seconds,
 )
+from react_pipeline.extensions.web import URLS_PER_CORE_SECOND
 from react_pipeline.indexing import (
     SAMPLE_POINTS_PER_CELL,
     Key,

@@ -37,12 +37,11 @@ from react_pipeline.extensions.one_pass.shared_reads import (
 from react_pipeline.indexing import Index, Search, StoredVectors, build_index
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import MODE_SIDES, Queries, find_candidates
-from react_pipeline.settings import DistributorConfig, DomainConfig, RetrievalConfig
+from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 
 WIDTH, CHUNK_ROWS, CLASSES = 512, 10_000, 10
 SETTINGS = RetrievalConfig()
-HERE = DistributorConfig()
 IDENTITY, COLUMNS = ["image_sha256"], ["image_path", "url", "caption"]
 """What is read of all that was found, and of the pairs."""
 
@@ -118,11 +117,11 @@ def retrieve(
     index: Index, embeddings: Artifact, config: DomainConfig, queries: Queries, scratch: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """What a retrieved set reads of the corpus, apart from images."""
-    found = find_candidates(index, embeddings, queries, SETTINGS, scratch, HERE).table
+    found = find_candidates(index, embeddings, queries, SETTINGS, scratch).table
     described = candidate_metadata(embeddings, found["row"].drop_duplicates(), IDENTITY, scratch)
     best = found.groupby("class_id").head(SETTINGS.max_per_class)
     pairs = candidate_metadata(embeddings, best["row"], COLUMNS, scratch)
-    return described, pairs, count_names(config, embeddings, HERE, scratch)
+    return described, pairs, count_names(config, embeddings, scratch)
 
 
 def together(
@@ -138,12 +137,12 @@ def together(
         ]
         for place, of_search in zip(
             scratches,
-            search_together(index, MODE_SIDES[mode], searches, scratch / "pass", HERE),
+            search_together(index, MODE_SIDES[mode], searches, scratch / "pass"),
             strict=True,
         ):
             rows[place] = np.union1d(rows[place], of_search["row"])
     keep_metadata(embeddings, list(rows.values()), [*IDENTITY, *COLUMNS], scratches)
-    keep_counts([config for config, _ in domains], scratches, embeddings, HERE)
+    keep_counts([config for config, _ in domains], scratches, embeddings)
 
 
 def main() -> None:

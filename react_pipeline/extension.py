@@ -11,7 +11,7 @@ asked, so that finding extensions loads nothing heavy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -21,7 +21,6 @@ from react_pipeline.store import InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
-    from torch import Tensor, nn
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
@@ -77,16 +76,9 @@ class Extension:
         """Ways to take over shards that were embedded before, for a build of these inputs."""
         return ()
 
-    def faster_tower(
-        self,
-        tower: Features,
-        model: nn.Module,
-        probes: Sequence[Tensor],
-        precision: str,
-        texts: bool,
-    ) -> Features | None:
-        """A faster way to run a tower on a CPU (`embedding.convert`)."""
-        return None
+    def faster_towers(self) -> Iterable[Callable[..., Features]]:
+        """Functions like `embedding.convert`, which give a tower as it runs faster on a CPU."""
+        return ()
 
     def near_filter(self, read: ReadVectors, similarity: float) -> NearFilter | None:
         """The filter of pairs that look alike."""

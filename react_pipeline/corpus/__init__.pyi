@@ -7,15 +7,11 @@ from .collected import collect_pairs as collect_pairs
 from .corpus import count_pairs as count_pairs
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
-from .cost import ALIVE as ALIVE
-from .cost import DOWNLOADER_SECONDS as DOWNLOADER_SECONDS
 from .cost import IMAGE_BYTES as IMAGE_BYTES
 from .cost import PAIR_BYTES as PAIR_BYTES
-from .cost import URLS_PER_CORE_SECOND as URLS_PER_CORE_SECOND
 from .cost import CorpusSize as CorpusSize
 from .cost import CorpusWork as CorpusWork
 from .cost import require_local as require_local
-from .cost import size_of_images as size_of_images
 from .decoding_process import decode_apart as decode_apart
 from .decoding_process import load_batches as load_batches
 from .image_source import LEDGER_COLUMNS as LEDGER_COLUMNS

@@ -78,11 +78,11 @@ def collect_pairs(
                     numbers[name].append(number)
                 captions.append(pair.caption)
                 labels.append(str(pair.label))
-                about = {"row": int(pair.row), "class": pair.label}
-                about |= (
+                metadata = {"row": int(pair.row), "class": pair.label}
+                metadata |= (
                     {"classes": classes} if (classes := list(getattr(pair, "classes", ()))) else {}
                 )
-                add_pair(tar, f"{int(pair.row):09d}", image, pair.caption.encode(), about)
+                add_pair(tar, f"{int(pair.row):09d}", image, pair.caption.encode(), metadata)
         texts["caption"].append(pa.array(captions, pa.large_string()))
         texts["class"].append(pa.array(labels, pa.large_string()))
     columns = {name: pa.array(np.frombuffer(column, np.int64)) for name, column in numbers.items()}

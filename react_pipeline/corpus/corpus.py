@@ -22,7 +22,7 @@ def publish_corpus(project: Project) -> Artifact:
 
 def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:
     """The source of a corpus' images; `directory` is scratch, as of `UrlSource`."""
-    return project.config.corpus.open_images(corpus, directory, project.config.distributor)
+    return project.config.corpus.open_images(corpus, directory)
 
 
 def count_pairs(corpus: Artifact) -> int | None:

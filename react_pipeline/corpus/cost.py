@@ -3,17 +3,15 @@
 Does not belong here: the sums of a plan (an extension).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.corpus.bounded_tables import rows_of_table
 from react_pipeline.corpus.corpus import count_pairs
-from react_pipeline.corpus.images import IMAGE_SUFFIXES
 from react_pipeline.corpus.shards import ShardLocation, index_shard
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.project import Project, files_below
+from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
 
@@ -21,14 +19,6 @@ PAIR_BYTES = 50_000
 """Of a pair in a shard; assumed."""
 IMAGE_BYTES = 25_000
 """Of an image at 256 pixels; assumed."""
-ALIVE = 0.7
-"""Share of web image URLs still alive after a few years; assumed."""
-URLS_PER_CORE_SECOND = 100e6 / 72_000 / 16
-"""100 million in 20 hours on a machine of 16 cores, by the README of img2dataset."""
-DOWNLOADER_SECONDS = 5.0
-"""To start a downloading process."""
-TAR_BYTES = 2_500
-"""That a tar adds to an image and its caption."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +93,3 @@ def size_of_tars(tars: list[Path], caption_extension: str) -> CorpusSize:
     pairs = max(index_shard(tars[0]).pairs(caption_extension), 1)
     size = tars[0].stat().st_size / pairs
     return CorpusSize(round(sum(path.stat().st_size for path in tars) / size), size)
-
-
-def size_of_images(sources: Iterable[Path]) -> CorpusSize:
-    """Images of folders, and rows of parquet files, with the bytes that one has in a shard."""
-    pairs = 0
-    total = 0
-    for source in sources:
-        if source.is_dir():
-            images = [path for path in files_below(source) if path.suffix.lower() in IMAGE_SUFFIXES]
-            pairs = pairs + len(images)
-            total = total + sum(path.stat().st_size for path in images)
-        else:
-            pairs = pairs + rows_of_table(source)
-            total = total + source.stat().st_size
-    return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))

@@ -44,7 +44,7 @@ class ImageSource(ABC):
     @property
     def ledger(self) -> pd.DataFrame:
         """The same as a table with columns row, url, reason, detail, attempts, sorted by row."""
-        rows = [(row, *about) for row, about in sorted(self._failed.items())]
+        rows = [(row, *entry) for row, entry in sorted(self._failed.items())]
         return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype(
             {"row": "int64", "attempts": "int64"}
         )

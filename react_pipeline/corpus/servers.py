@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from react_pipeline.extension import brought_by_name
 from react_pipeline.settings import DownloadConfig, StorageConfig
@@ -51,26 +50,22 @@ class RemoteShard:
         return self.url
 
 
-class Server(ABC):
+class Server(Protocol):
     """How the servers of some schemes are reached.
 
     Every method raises a CorpusError if what it asks for is not there or access is refused, and
     SourceUnavailable if the server does not answer.
     """
 
-    @abstractmethod
     def find(self, pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
         """The shards that a URL or a pattern names; `field` is for the message."""
 
-    @abstractmethod
     def open(self, shard: RemoteShard) -> BinaryIO:
         """Open a shard for reading, with seeks."""
 
-    @abstractmethod
     def identify(self, shard: RemoteShard) -> Identity:
         """Size and tag of a shard."""
 
-    @abstractmethod
     def download(
         self, urls: pd.DataFrame, directory: Path, settings: DownloadConfig, max_pixels: int
     ) -> Any:

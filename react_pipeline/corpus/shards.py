@@ -163,13 +163,13 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     Raises:
         CorpusError: If the tar ends before the member does, or cannot be read.
     """
-    wanted = member.size_bytes if limit_bytes is None else min(member.size_bytes, limit_bytes)
+    length = member.size_bytes if limit_bytes is None else min(member.size_bytes, limit_bytes)
     try:
         file.seek(member.offset)
-        data = file.read(wanted)
+        data = file.read(length)
     except OSError as error:
         raise _unreadable(file.name, error) from error
-    if len(data) != wanted:
+    if len(data) != length:
         raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
     return data
 
@@ -202,14 +202,16 @@ def new_tar(path: Path) -> tarfile.TarFile:
 
 
 def add_pair(
-    tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: Mapping[str, Any]
+    tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, metadata: Mapping[str, Any]
 ) -> None:
     """Write a sample into a tar: KEY.jpg|png|webp, KEY.txt, KEY.json. Equal samples give equal
     bytes.
     """
     add_member(tar, f"{key}.{extension_of(image)}", image)
     add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
-    add_member(tar, f"{key}.{METADATA_EXTENSION}", json.dumps(about, ensure_ascii=False).encode())
+    add_member(
+        tar, f"{key}.{METADATA_EXTENSION}", json.dumps(metadata, ensure_ascii=False).encode()
+    )
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -7,7 +7,6 @@ the record of a shard (`embedded_shards`), taking over what was embedded before 
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -33,7 +32,7 @@ from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.extension import brought
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, held, spread
+from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
@@ -42,8 +41,6 @@ from react_pipeline.store import (
     CorruptArtifact,
     Inputs,
     scratch_of,
-    seal,
-    sealed,
 )
 
 LEDGER_FILE = "ledger.parquet"
@@ -53,8 +50,6 @@ TakeOver = Callable[[EmbeddedShard, Records, SeenKeys], dict[str, Any] | None]
 None if it has to be encoded. The shard gets its ledger and the number of its samples, and its keys
 enter the register."""
 
-_UNIT = "shard"
-"""What is finished at once."""
 _OF_ONE_BUILD = ("seconds", "reused_rows")
 _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 
@@ -92,16 +87,15 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     offers = brought(lambda extension: tuple(extension.earlier_shards(project.store, inputs)))
     earlier = [take_over for _, offer in offers for take_over in offer]
     scratch = scratch_of(staging)
-    _require_own(staging, scratch)
+    scratch.mkdir(exist_ok=True)
     records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
     build = _Build(project.config, records, digests, earlier, base, seen)
     pairs = count_pairs(corpus)
     bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
-    distributor = project.config.distributor
-    with bar, closing(seen), held(distributor):
-        arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
+    with bar, closing(seen), cluster(project.config.distributor):
+        arithmetic = build.run_spread(bar) if on_cluster() else build.run(bar, pairs)
     return _finish(staging, records, read_config(base.path)[0]["embed_dim"], arithmetic)
 
 
@@ -130,7 +124,6 @@ class _Build:
         tasks = spread(
             partial(encode_shards, self.config, self.base.path, self.records),
             list(tasks_of(self._to_encode(bar))),
-            self.config.distributor,
             "embedding",
         )
         # Executors may differ; the manifest names every device and precision that was used.
@@ -163,16 +156,6 @@ class _Build:
             else:
                 records.done(shard, **taken, reused_rows=taken["rows"])
                 bar.update(taken["rows"])
-
-
-def _require_own(staging: Path, scratch: Path) -> None:
-    """Start over unless a build of this version left what is there: others joined shards."""
-    marker = scratch / "unit"
-    if sealed(marker) != _UNIT:
-        for folder in (staging, scratch):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        seal(marker, about=_UNIT)
 
 
 def _finish(

@@ -185,7 +185,7 @@ def convert(
         texts: Whether batches are token ids (N, L) of any L; else they are images, run
             `IMAGES_AT_ONCE` at a time.
     """
-    towers = brought(
-        lambda extension: extension.faster_tower(tower, model, probes, precision, texts)
-    )
-    return next((faster for _, faster in towers if faster not in (None, tower)), tower)
+    for _, offers in brought(lambda extension: tuple(extension.faster_towers())):
+        for offer in offers:
+            tower = offer(tower, model, probes, precision, texts=texts)
+    return tower

@@ -18,6 +18,7 @@ from .files import set_parameters as set_parameters
 from .filling import write_once as write_once
 from .index import Index as Index
 from .index import build_index as build_index
+from .index import hits_table as hits_table
 from .keys import GRAPH_KEY as GRAPH_KEY
 from .keys import GRAPH_ROWS as GRAPH_ROWS
 from .keys import SAMPLE_POINTS_PER_CELL as SAMPLE_POINTS_PER_CELL

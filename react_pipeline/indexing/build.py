@@ -25,11 +25,11 @@ from react_pipeline.indexing.filling import add_rows, filled, train, training_ro
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import SIDES, StoredVectors
-from react_pipeline.settings import DistributorConfig, IndexConfig
+from react_pipeline.project import on_cluster
+from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, scratch_of, seal, sealed
 
-LOCAL = DistributorConfig()
 GRAPH_BREADTH = (16, 4_096)
 """efSearch, where tuning starts and stops."""
 
@@ -56,7 +56,6 @@ def build_indices(
     staging: Path,
     *,
     device: str = "auto",
-    distributor: DistributorConfig = LOCAL,
 ) -> dict[str, Any]:
     """Write `image.index` and `text.index` and return the counts.
 
@@ -80,7 +79,7 @@ def build_indices(
         if record is not None and record["key"] == key:
             sides[side] = Built(**record)
             continue
-        sides[side] = build_side(config, key, embeddings, side, path, queries, device, distributor)
+        sides[side] = build_side(config, key, embeddings, side, path, queries, device)
         seal(marker, [path], asdict(sides[side]), staging)
     return index_counts(embeddings, config, sides, reason, queries, staging)
 
@@ -93,7 +92,6 @@ def build_side(
     path: Path,
     queries: Queries,
     device: str = "auto",
-    distributor: DistributorConfig = LOCAL,
 ) -> Built:
     """Write the index of one side.
 
@@ -109,7 +107,7 @@ def build_side(
     neighbours = Neighbours(stored, queries)
     built = Built(key)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
-    if distributor.kind == "local" or inverted_lists(index) is None:
+    if not on_cluster() or inverted_lists(index) is None:
         train(index, parsed, stored, sample, device)
         add_rows(index, stored, device)
     else:
@@ -117,7 +115,7 @@ def build_side(
         if not trained.exists():
             train(index, parsed, stored, sample, device)
             write_index(index, trained)
-        index = filled(trained, stored, distributor)
+        index = filled(trained, stored)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)
@@ -182,9 +180,10 @@ def index_counts(
         "reason": "; ".join([reason, *notes]),
         "parameters": {side: built.parameters for side, built in sides.items() if built.parameters},
         "rerank": {side: built.rerank for side, built in sides.items() if built.rerank > 1},
-        "tuned_recall": {side: built.tuned_recall for side, built in sides.items()},
-        "recall_at_10": {side: built.recall_at_10 for side, built in sides.items()},
-        "recall_at_100": {side: built.recall_at_100 for side, built in sides.items()},
+        **{
+            name: {side: getattr(built, name) for side, built in sides.items()}
+            for name in ("tuned_recall", "recall_at_10", "recall_at_100")
+        },
         "recall_queries": len(queries.rows[::2]),
         "target_recall": config.target_recall,
         "seconds": round(sum(built.seconds for built in sides.values()), 2),

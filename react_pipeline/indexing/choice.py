@@ -48,11 +48,6 @@ class Choice:
         """Of the way taken."""
         return self.exact_seconds if self.way == "exact" else self.index_seconds
 
-    @property
-    def operations(self) -> float:
-        """Of the way taken."""
-        return self.exact_operations if self.way == "exact" else self.index_operations
-
     def record(self, artifact: Artifact, side: Side) -> dict[str, Any]:
         """The fields that the manifest keeps, with the recall of the chosen way."""
         recall = {
@@ -73,7 +68,7 @@ class Searched:
     Attributes:
         probed: Cells that a query is compared with; 0 without cells.
         walked: Rows that a query keeps while it walks a graph; 0 without one.
-        rerank: How many times the hits wanted are ranked again by the stored vectors.
+        rerank: How many times the hits requested are ranked again by the stored vectors.
     """
 
     rows: int
@@ -123,7 +118,7 @@ class Searched:
 
 
 def estimate(
-    wanted: Literal["auto", "exact", "index"],
+    requested: Literal["auto", "exact", "index"],
     built: Searched,
     queries: int,
     k: int,
@@ -136,7 +131,7 @@ def estimate(
     """Choose how all queries are searched, by the sums alone.
 
     Args:
-        wanted: `retrieval.search`.
+        requested: `retrieval.search`.
         queries: How many.
         k: Hits per query.
         device: `cpu` or `cuda`.
@@ -164,7 +159,7 @@ def estimate(
     if built.rerank > 1:
         index_seconds += min(queries * k * built.rerank, rows) / RANDOM_READS_PER_SECOND
     way, reason = _choose(
-        wanted, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads
+        requested, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads
     )
     return Choice(way, reason, exact, exact_seconds, index, index_seconds)
 
@@ -175,11 +170,11 @@ def reading_seconds(rows: int, width: int) -> float:
 
 
 def _choose(
-    wanted: str, exact: float, index: float, approximate: bool, spreads: bool
+    requested: str, exact: float, index: float, approximate: bool, spreads: bool
 ) -> tuple[Way, str]:
-    if wanted == "index":
+    if requested == "index":
         return "index", "configured"
-    if wanted == "exact":
+    if requested == "exact":
         return "exact", "configured"
     if spreads:
         return "exact", "tasks of a cluster read the vectors and need no index"

@@ -24,7 +24,7 @@ from react_pipeline.indexing.files import inverted_lists, read_index, rotated, w
 from react_pipeline.indexing.keys import Key, memory_budget
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
-from react_pipeline.settings import DistributorConfig, IndexConfig
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Artifact, InputError, rename_synced, seal, sealed
 
 logger = logging.getLogger(__name__)
@@ -126,13 +126,13 @@ def _exact_on_gpu(
         return None
 
 
-def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) -> Any:
+def filled(trained: Path, stored: StoredVectors) -> Any:
     """The trained, empty index of cells in a file, with all rows. Parts that a killed build had
     finished are used.
     """
     task = AddTask(stored.artifact, stored.side, trained)
     parts = stored.runs(PART_ROWS)
-    spread(task, parts, settings, f"adding to the {stored.side} index")
+    spread(task, parts, f"adding to the {stored.side} index")
     index = read_index(trained, mapped=False)
     for first, _ in parts:
         index.merge_from(read_index(task.file(first), mapped=False), index.ntotal)

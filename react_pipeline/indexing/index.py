@@ -19,7 +19,7 @@ from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
+from react_pipeline.project import Project, cluster
 from react_pipeline.store import Artifact, CorruptArtifact, InputError
 
 
@@ -43,11 +43,10 @@ def build_index(project: Project) -> Artifact:
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path) -> dict[str, Any]:
-        device = project.config.device
-        distributor = project.config.distributor
-        return build_indices(config, embeddings, staging, device=device, distributor=distributor)
+        return build_indices(config, embeddings, staging, device=project.config.device)
 
-    return project.store.build(inputs, write, resumable=True)
+    with cluster(project.config.distributor):
+        return project.store.build(inputs, write, resumable=True)
 
 
 class Index:
@@ -102,15 +101,7 @@ class Index:
                 is below 1.
             CorruptArtifact: If the index cannot be read.
         """
-        similarities, rows = self.hits(side, self.checked(queries, k), k)
-        query, rank = np.nonzero(rows >= 0)
-        columns = {
-            "query": query,
-            "row": rows[query, rank],
-            "similarity": similarities[query, rank],
-            "rank": rank,
-        }
-        return pd.DataFrame(columns)
+        return hits_table(*self.hits(side, self.checked(queries, k), k))
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Like `find_rows`, for queries that were `checked`."""
@@ -162,3 +153,15 @@ class Index:
         if self._embeddings is None:
             self._embeddings = self.artifact.open_parent("corpus_embeddings")
         return StoredVectors(self._embeddings, side)
+
+
+def hits_table(similarities: Vectors, rows: Rows) -> pd.DataFrame:
+    """Hits (Q, K) as a table, with columns as of `Index.search`."""
+    query, rank = np.nonzero(rows >= 0)
+    columns = {
+        "query": query,
+        "row": rows[query, rank],
+        "similarity": similarities[query, rank],
+        "rank": rank,
+    }
+    return pd.DataFrame(columns)

@@ -10,7 +10,7 @@ equally right.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,16 +27,11 @@ _EQUAL = 1e-5
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class Queries:
+class Queries(NamedTuple):
     """Caption vectors (Q, D) and the rows of the corpus they are from."""
 
     vectors: Vectors
     rows: Rows
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.rows)
 
 
 def draw_queries(embeddings: Artifact, size: int) -> Queries:
@@ -64,7 +59,7 @@ class Neighbours:
         """
         self._stored = stored
         self._queries = queries
-        self._own = queries.rows if stored.side == "text" else np.full(len(queries), -1)
+        self._own = queries.rows if stored.side == "text" else np.full(len(queries.rows), -1)
         # One hit more: on the text side the query's own row is taken out again.
         similarities, rows = exact_hits(stored, queries.vectors, max(DEPTHS) + 1)
         self._similarities = np.where(rows == self._own[:, None], -np.inf, similarities)

@@ -24,8 +24,7 @@ from react_pipeline.indexing.choice import Choice, Searched, estimate
 from react_pipeline.indexing.filling import write_once
 from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.project import spread
-from react_pipeline.settings import DistributorConfig
+from react_pipeline.project import on_cluster, spread
 from react_pipeline.store import Artifact
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,7 @@ def search_all(
     k: int,
     scratch: Path,
     *,
-    wanted: Literal["auto", "exact", "index"] = "auto",
-    distributor: DistributorConfig | None = None,
+    requested: Literal["auto", "exact", "index"] = "auto",
 ) -> tuple[Vectors, Rows, Choice]:
     """The k rows most similar to each of many queries.
 
@@ -58,8 +56,7 @@ def search_all(
         k: Hits per query.
         scratch: A folder for parts of the result, which a later call with the same queries resumes;
             made if missing. On a cluster all machines must see it.
-        wanted: `retrieval.search`.
-        distributor: Where the parts of an exact search run; None: here.
+        requested: `retrieval.search`.
 
     Returns:
         Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
@@ -71,8 +68,7 @@ def search_all(
     """
     queries = index.checked(queries, k)
     k = min(k, index.rows)
-    settings = distributor or DistributorConfig()
-    choice = choose_way(index, side, len(queries), k, wanted=wanted, distributor=settings)
+    choice = choose_way(index, side, len(queries), k, requested=requested)
     logger.info(
         "%s queries against %s rows: %s (%s)",
         f"{len(queries):,}",
@@ -81,7 +77,7 @@ def search_all(
         choice,
     )
     if choice.way == "exact":
-        kept = scan_exactly(index, side, Search(queries, k, scratch), settings)
+        kept = scan_exactly(index, side, Search(queries, k, scratch))
         hits = np.ascontiguousarray(kept["similarity"]), np.ascontiguousarray(kept["row"])
     elif has_whole_cells(opened := index.opened(side)):
         hits = cell_hits(opened, queries, k, index.rerank(side), index.stored_vectors(side))
@@ -96,19 +92,18 @@ def choose_way(
     queries: int,
     k: int,
     *,
-    wanted: Literal["auto", "exact", "index"],
-    distributor: DistributorConfig,
+    requested: Literal["auto", "exact", "index"],
 ) -> Choice:
     """How `search_all` searches so many queries."""
     from react_pipeline.clip import choose_device
 
     return estimate(
-        wanted,
+        requested,
         Searched.built(index.artifact, side),
         queries,
         min(k, index.rows),
         device=choose_device(index.device),
-        spreads=distributor.kind != "local",
+        spreads=on_cluster(),
     )
 
 
@@ -128,7 +123,7 @@ def hits_file(stored: StoredVectors, search: Search) -> Path:
     return scratch / f"{name}.hits.npy"
 
 
-def scan_exactly(index: Index, side: Side, search: Search, settings: DistributorConfig) -> Hits:
+def scan_exactly(index: Index, side: Side, search: Search) -> Hits:
     """The hits (Q, k) of a search whose queries are checked."""
     stored = index.stored_vectors(side)
     path = hits_file(stored, search)
@@ -138,7 +133,7 @@ def scan_exactly(index: Index, side: Side, search: Search, settings: Distributor
         kept_array(queries, lambda: search.queries)
         task = ScanTask(stored.artifact, side, queries, search.k, index.device)
         parts = stored.runs(PART_ROWS)
-        spread(task, parts, settings, f"searching the {side} vectors")
+        spread(task, parts, f"searching the {side} vectors")
         return merge_parts([task.file(first) for first, _ in parts], search.k)
 
     return kept_array(path, scan)

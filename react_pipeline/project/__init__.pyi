@@ -29,7 +29,8 @@ from .review import read_decisions as read_decisions
 from .review import review_file as review_file
 from .review import takedown_file as takedown_file
 from .review import taken_down as taken_down
-from .spark import held as held
+from .spark import cluster as cluster
+from .spark import on_cluster as on_cluster
 from .spark import require_shared as require_shared
 from .spark import spread as spread
 from .template import templates as templates

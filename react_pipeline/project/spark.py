@@ -13,8 +13,9 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,15 +33,35 @@ _MARK = "react-pipeline error: "
 _OURS = re.compile(re.escape(_MARK) + r"(\[.*?\])$", re.MULTILINE)
 
 
-def spread(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    settings: DistributorConfig,
-    what: str,
-) -> list[Result]:
+_session: ContextVar[Callable[[], Any] | None] = ContextVar("session", default=None)
+"""Gives the session of the cluster that this thread works on; None: it works alone."""
+
+
+@contextmanager
+def cluster(settings: DistributorConfig) -> Iterator[None]:
+    """Let `spread` use a cluster within, if one is configured. Its session begins with the first
+    work, and ends on leaving.
+    """
+    if settings.kind == "local" or on_cluster():
+        yield
+        return
+    with ExitStack() as stack:
+        token = _session.set(cache(lambda: stack.enter_context(_opened(settings))))
+        try:
+            yield
+        finally:
+            _session.reset(token)
+
+
+def on_cluster() -> bool:
+    """Whether `spread` uses a cluster here."""
+    return _session.get() is not None
+
+
+def spread(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
     """The results of a function, in the order of the items.
 
-    Locally the items come one after the other. On Spark each is a task: function, items and results
+    They come one after the other, or within `cluster` each is a task: function, items and results
     are pickled, the executors import this package, and a task that fails is tried again as
     `spark.task.maxFailures` says; so a task must be able to run twice.
 
@@ -52,35 +73,27 @@ def spread(
         ReactError: What a task raised, if it is one of ours; else with the last line of its
             traceback.
     """
-    if settings.kind == "local":
+    session = _session.get()
+    if session is None:
         return [function(item) for item in items]
     if not items:
         return []
-    with held(settings) as spark:
-        context = spark.sparkContext
-        context.setJobDescription(what)
-        try:
-            return context.parallelize(items, len(items)).map(partial(_marked, function)).collect()
-        except KeyboardInterrupt:
-            context.cancelAllJobs()
-            raise
-        except Exception as error:
-            raise _brought_back(str(error), what) from None
-        finally:
-            context.setJobDescription(None)
+    context = session().sparkContext
+    context.setJobDescription(what)
+    try:
+        return context.parallelize(items, len(items)).map(partial(_marked, function)).collect()
+    except KeyboardInterrupt:
+        context.cancelAllJobs()
+        raise
+    except Exception as error:
+        raise _brought_back(str(error), what) from None
+    finally:
+        context.setJobDescription(None)
 
 
 @contextmanager
-def held(settings: DistributorConfig) -> Iterator[Any]:
-    """Keep one session for all that is spread within: the running one, or one that is stopped on
-    leaving; locally None.
-
-    Raises:
-        InputError: If PySpark or Java is missing, or the session cannot be started.
-    """
-    if settings.kind == "local":
-        yield None
-        return
+def _opened(settings: DistributorConfig) -> Iterator[Any]:
+    """The running session, or one that is stopped on leaving; errors as of `spread`."""
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:

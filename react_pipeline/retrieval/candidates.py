@@ -17,10 +17,10 @@ import pandas as pd
 
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.extension import brought_by_name
-from react_pipeline.indexing import Index, StoredVectors, kept_array, search_all
+from react_pipeline.indexing import Index, StoredVectors, hits_table, kept_array, search_all
 from react_pipeline.retrieval.fusion import apply_filter, best_hits
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
-from react_pipeline.settings import DistributorConfig, Mode, RetrievalConfig
+from react_pipeline.settings import Mode, RetrievalConfig
 from react_pipeline.store import Artifact, InputError
 
 if TYPE_CHECKING:
@@ -32,11 +32,9 @@ SEARCH = "search"
 MODE_SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""
 
-SearchMode = Callable[
-    [Artifact, pd.DataFrame, Vectors, RetrievalConfig, Path, DistributorConfig], pd.DataFrame
-]
-"""A mode of an extension. Maps the embeddings, the prompts, their vectors (Q, D), the settings, the
-scratch and the distributor to hits: columns query, row, similarity, rank, mode, class_id."""
+SearchMode = Callable[[Artifact, pd.DataFrame, Vectors, RetrievalConfig, Path], pd.DataFrame]
+"""A mode of an extension. Maps the embeddings, the prompts, their vectors (Q, D), the settings and
+the scratch to hits: columns query, row, similarity, rank, mode, class_id."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +97,12 @@ def find_candidates(
     queries: Queries,
     settings: RetrievalConfig,
     scratch: Path,
-    distributor: DistributorConfig,
 ) -> Candidates:
     """Search every prompt and seed, and fuse the hits.
 
     Args:
         embeddings: The vectors of images, for `fusion: filter`.
         scratch: As of `search_all`.
-        distributor: Where vectors are compared.
     """
     prompt_vectors = queries.prompt_vectors
     if settings.choose == "all":
@@ -118,9 +114,7 @@ def find_candidates(
     for mode in settings.modes:
         if mode not in MODE_SIDES:
             search = _search_of(mode)
-            tables.append(
-                search(embeddings, queries.prompts, prompt_vectors, settings, scratch, distributor)
-            )
+            tables.append(search(embeddings, queries.prompts, prompt_vectors, settings, scratch))
         if mode not in vectors:
             continue
         side = MODE_SIDES[mode]
@@ -131,8 +125,7 @@ def find_candidates(
             vectors[mode],
             settings.k_per_prompt,
             scratch,
-            wanted=settings.search,
-            distributor=distributor,
+            requested=settings.search,
         )
         seconds = round(time.perf_counter() - started, 1)
         searches[mode] = {**choice.record(index.artifact, side), "measured_seconds": seconds}
@@ -143,7 +136,7 @@ def find_candidates(
         means = mean_vectors(queries.prompts["class_id"], prompt_vectors)
         if settings.filter_by == "seeds":
             means = mean_vectors(queries.seeds["class_id"], queries.seed_vectors)
-        similarity = likeness(embeddings, candidates, means, distributor)
+        similarity = likeness(embeddings, candidates, means)
         candidates = apply_filter(candidates, similarity, settings)
     return Candidates(candidates, _count_hits(hits, settings), searches)
 
@@ -186,19 +179,15 @@ def _hits(
     mode: str, similarities: Vectors, rows: Rows, queries: Queries, settings: RetrievalConfig
 ) -> pd.DataFrame:
     """The hits (Q, k) of one mode as a table."""
-    query, rank = np.nonzero(rows >= 0)
+    hits = hits_table(similarities, rows)
     of_seeds = mode == "i2i"
     class_ids = (queries.seeds if of_seeds else queries.prompts)["class_id"].to_numpy()
-    code = settings.modes.index(mode)
-    columns = {
-        "query": query + (len(queries.prompts) if of_seeds else 0),
-        "row": rows[query, rank],
-        "similarity": similarities[query, rank],
-        "rank": rank,
-        "mode": pd.Categorical.from_codes(np.full(len(query), code, np.int8), list(settings.modes)),
-        "class_id": class_ids[query],
-    }
-    return pd.DataFrame(columns)
+    codes = np.full(len(hits), settings.modes.index(mode), np.int8)
+    return hits.assign(
+        query=hits["query"] + (len(queries.prompts) if of_seeds else 0),
+        mode=pd.Categorical.from_codes(codes, list(settings.modes)),
+        class_id=class_ids[hits["query"]],
+    )
 
 
 def _count_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from react_pipeline.pages import markdown_table, render
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
-from react_pipeline.settings import DistributorConfig, DomainConfig, RetrievalConfig
+from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ class ClassTable(NamedTuple):
 
     domain: DomainConfig
     embeddings: Artifact
-    distributor: DistributorConfig
     classes: pd.DataFrame
     directory: Path
     scratch: Path

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, taken_down
+from react_pipeline.project import Project, cluster, taken_down
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.retrieval.ranking import NO_REVIEW
-from react_pipeline.retrieval.review import Review
-from react_pipeline.retrieval.row_filter import passes
+from react_pipeline.retrieval.review import Review, refusals
 from react_pipeline.settings import draw_folder
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
@@ -91,7 +90,8 @@ def draw_control(project: Project, slug: str) -> Artifact:
             "seconds": round(time.monotonic() - started, 2),
         }
 
-    return project.store.build(inputs, write)
+    with cluster(project.config.distributor):
+        return project.store.build(inputs, write)
 
 
 def _write_draw(
@@ -144,17 +144,14 @@ class Draw:
         reasons = ["evaluation_image_hash", "evaluation_image_near", "exact_duplicate"]
         if evaluation.subjects:
             reasons.append("evaluation_subject")
-        if review.removed:
-            reasons.append("rejected")
-        if where is not None:
-            reasons.append("filtered")
+        self._refusals = refusals(review, embeddings, where)
+        reasons += self._refusals
         if source.identity != "image_sha256":
             reasons.append("not_collected")
         self.dropped = dict.fromkeys(reasons, 0)
         self._evaluation = evaluation
         self._random = random
         self._review = review
-        self._where = where
         self._embeddings = embeddings
         self._source = source
         self._seen: set[str] = set()
@@ -163,7 +160,7 @@ class Draw:
         if source.identity == "image_sha256" and rows <= LISTED_ROWS:
             listed = iter(self._distinct())
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
-        if where is not None or review.removed:
+        if self._refusals:
             self._next = self._allowed(self._next)
 
     def take(self, size: int) -> pd.DataFrame:
@@ -204,14 +201,10 @@ class Draw:
         def take(count: int) -> NDArray[np.int64]:
             nonlocal spare
             while len(spare) < count and len(rows := draw(FILTERED_ROWS)):
-                removed = self._review.removed_rows(self._embeddings, rows)
-                if self._review.removed:
-                    self.dropped["rejected"] += int(removed.sum())
-                rows = rows[~removed]
-                if self._where is not None:
-                    passed = passes(self._embeddings, rows, self._where)
-                    self.dropped["filtered"] += int((~passed).sum())
-                    rows = rows[passed]
+                for reason, refuses in self._refusals.items():
+                    refused = refuses(rows)
+                    self.dropped[reason] += int(refused.sum())
+                    rows = rows[~refused]
                 spare = np.concatenate([spare, rows])
             taken = spare[:count]
             spare = spare[count:]

@@ -28,9 +28,8 @@ from react_pipeline.embedding import has_field, row_metadata
 from react_pipeline.extension import required
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
-from react_pipeline.project import Project, other_evaluation_sets
+from react_pipeline.project import Project, cluster, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
-from react_pipeline.settings import DistributorConfig
 from react_pipeline.stage import ALL, encoder_in
 from react_pipeline.store import Artifact, InputError
 
@@ -75,14 +74,11 @@ class EvaluationImages:
         self,
         embeddings: Artifact,
         rows: NDArray[np.int64],
-        distributor: DistributorConfig | None = None,
     ) -> NDArray[np.float32]:
         """Like `similarity`, for the images of corpus rows, whose vectors are read in parts."""
         if not len(self.vectors):
             return np.full(len(rows), np.nan, np.float32)
-        return values_of_rows(
-            embeddings, rows, lambda vectors, _: self.similarity(vectors), None, distributor
-        )
+        return values_of_rows(embeddings, rows, lambda vectors, _: self.similarity(vectors))
 
     def holds(self, sha256: pd.Series) -> pd.Series:
         """Whether each digest is an evaluation image's."""
@@ -210,9 +206,8 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         clip = loaded_base(checkpoint.path, choose_device(project.config.device))
     images = kept_out(project, slug, own, scope, clip)
     if clip is not None:
-        similarity = images.similarity_of_rows(
-            embeddings, pairs["row"].to_numpy(), project.config.distributor
-        )
+        with cluster(project.config.distributor):
+            similarity = images.similarity_of_rows(embeddings, pairs["row"].to_numpy())
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     described = row_metadata(embeddings, pairs["row"], images.row_columns)
     by_subject = images.shows_same_subject(described).to_numpy()

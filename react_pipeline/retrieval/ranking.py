@@ -8,11 +8,10 @@ one of them, and the pair lists all of them (`classes_of`).
 """
 
 import heapq
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -72,26 +71,21 @@ ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Gives the unit vectors (N, D) of row numbers (N,)."""
 
 
-class NearFilter(ABC):
+class NearFilter(Protocol):
     """Answers for one row after the other whether it is like one that was taken."""
 
-    @abstractmethod
     def begin(self) -> None:
         """Start a new choice: nothing is taken yet."""
 
-    @abstractmethod
     def knows(self, row: int) -> bool:
         """Whether `is_near` can answer without a further `look`."""
 
-    @abstractmethod
     def look(self, rows: Iterable[int]) -> None:
         """Read rows that will be asked about next."""
 
-    @abstractmethod
     def is_near(self, row: int) -> bool:
         """Whether a row that `knows` is like a taken one."""
 
-    @abstractmethod
     def take(self, row: int) -> None:
         """Keep a row of which `is_near` has just said that it is like no other."""
 

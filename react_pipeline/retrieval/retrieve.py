@@ -26,7 +26,7 @@ from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.extension import brought, required
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
+from react_pipeline.project import Project, cluster
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import (
     SEARCH,
@@ -41,9 +41,8 @@ from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
-from react_pipeline.retrieval.review import Review
-from react_pipeline.retrieval.row_filter import passes
-from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
+from react_pipeline.retrieval.review import Review, refusals
+from react_pipeline.retrieval.seeds import encode_apart, read_seeds
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
@@ -76,10 +75,15 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         InputError: If seed images are missing, or show evaluation images.
     """
     inputs = resolve(project, "retrieved_set", slug)
-    for _ in brought(lambda extension: extension.before_retrieval(project, inputs)):
-        pass
-    retrieval = _Retrieval(project, slug, inputs.parents)
-    return project.store.build(inputs, retrieval.write)
+    with cluster(project.config.distributor):
+        for _ in brought(lambda extension: extension.before_retrieval(project, inputs)):
+            pass
+
+        def write(directory: Path) -> dict[str, Any]:
+            scratch = scratch_of(directory)
+            return _Retrieval(project, slug, inputs.parents, scratch).write(directory)
+
+        return project.store.build(inputs, write)
 
 
 def preview_pairs(project: Project, slug: str) -> pd.DataFrame:
@@ -92,41 +96,35 @@ def preview_pairs(project: Project, slug: str) -> pd.DataFrame:
         MissingArtifact, StaleArtifact: If what it is made from has to be materialized first.
     """
     parents = resolve(project, "retrieved_set", slug).parents
-    with tempfile.TemporaryDirectory() as folder:
-        return _Retrieval(project, slug, parents).preview(Path(folder))
+    with cluster(project.config.distributor), tempfile.TemporaryDirectory() as folder:
+        return _Retrieval(project, slug, parents, Path(folder)).preview()
 
 
 @dataclass(frozen=True)
 class _Retrieval:
-    """The retrieval of one domain."""
+    """The retrieval of one domain. `scratch` keeps what a build that is resumed does not repeat."""
 
     project: Project
     slug: str
     parents: Mapping[str, Artifact]
+    scratch: Path
 
     def write(self, directory: Path) -> dict[str, Any]:
         """Search, choose and collect pairs, and report; returns the counts."""
         started = time.monotonic()
-        scratch = scratch_of(directory)
-        evaluation, queries, search, source, candidates = self._candidates(scratch)
-        examination = Examination(source, self.embeddings, self.settings, self.review)
-        examination.choose(candidates, evaluation)
-        classes = class_report(self.domain, queries, search.hits, candidates, self.settings)
+        candidates = self._candidates()
+        examination = self._examination()
+        examination.choose(candidates, self.evaluation)
+        search = self.search
+        classes = class_report(self.domain, self.queries, search.hits, candidates, self.settings)
         if not classes["kept"].any():
             raise RetrievalError(_nothing_found(self.slug, classes))
-        table = ClassTable(
-            self.domain,
-            self.embeddings,
-            self.project.config.distributor,
-            classes,
-            directory,
-            scratch / SEARCH,
-        )
+        table = ClassTable(self.domain, self.embeddings, classes, directory, self.search_scratch)
         notes = required(lambda extension: extension.describe_classes(table)).values()
         pairs = write_pairs(
             directory,
-            self._chosen(candidates, queries, source, scratch / SEARCH),
-            source,
+            self._chosen(candidates),
+            self.source,
             shard_pairs=self.settings.shard_pairs,
             max_pixels=self.project.config.corpus.max_pixels,
         )
@@ -134,8 +132,8 @@ class _Retrieval:
             **_count_pairs(pairs, classes, candidates, self.settings),
             **{name: value for note in notes for name, value in note.counts.items()},
             "search": search.searches,
-            "evaluation_images": len(evaluation.vectors),
-            "evaluation_sets": dict(evaluation.sets),
+            "evaluation_images": len(self.evaluation.vectors),
+            "evaluation_sets": dict(self.evaluation.sets),
             **examination.counts(),
             **({"pins_missing": lost} if (lost := self.review.missing_pins(pairs)) else {}),
             "seconds": round(time.monotonic() - started, 2),
@@ -146,24 +144,11 @@ class _Retrieval:
         write_report(directory, title, classes, candidates, self.settings, counts, sheets, warnings)
         return counts
 
-    def preview(self, scratch: Path) -> pd.DataFrame:
+    def preview(self) -> pd.DataFrame:
         """The candidates, ranked by what is known before any image is fetched."""
-        evaluation, _, _, source, candidates = self._candidates(scratch)
-        examination = Examination(source, self.embeddings, self.settings, self.review)
-        examination.rank(candidates, evaluation)
+        candidates = self._candidates()
+        self._examination().rank(candidates, self.evaluation)
         return candidates
-
-    def _candidates(
-        self, scratch: Path
-    ) -> tuple[EvaluationImages, Queries, Candidates, ImageSource, pd.DataFrame]:
-        """What is kept out, the queries, their hits, the images, and what is known of each hit."""
-        clip = load_encoder(self.project, self.parents[encoder_in(self.parents)])
-        evaluation = self._evaluation(clip)
-        queries = self._queries(evaluation, clip, scratch / SEARCH)
-        search = self._search(queries, scratch / SEARCH)
-        source = open_source(self.project, self.parents["corpus"], scratch / "fetched")
-        candidates = self._described(search.table, source, evaluation, scratch / SEARCH)
-        return evaluation, queries, search, source, candidates
 
     @cached_property
     def domain(self) -> DomainConfig:
@@ -189,81 +174,95 @@ class _Retrieval:
         """The vectors that are searched."""
         return self.parents["corpus_embeddings"]
 
-    def _evaluation(self, clip: Clip) -> EvaluationImages:
+    @property
+    def search_scratch(self) -> Path:
+        """Where the results of a search are kept."""
+        return self.scratch / SEARCH
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The encoder that retrieves."""
+        return load_encoder(self.project, self.parents[encoder_in(self.parents)])
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The images."""
+        return open_source(self.project, self.parents["corpus"], self.scratch / "fetched")
+
+    @cached_property
+    def evaluation(self) -> EvaluationImages:
+        """The images that are kept out."""
         labelled = self.parents["evaluation_set"]
         scope = self.settings.decontaminate
-        evaluation = kept_out(self.project, self.slug, labelled, scope, clip)
+        evaluation = kept_out(self.project, self.slug, labelled, scope, self.clip)
         require_subjects(self.embeddings, evaluation)
         return evaluation
 
-    def _queries(self, evaluation: EvaluationImages, clip: Clip, scratch: Path) -> Queries:
-        prompts = class_prompts(self.domain)
+    @cached_property
+    def queries(self) -> Queries:
+        """The prompts and seeds, and their vectors."""
         seeds = read_seeds(self.project, self.slug)
-        seed_vectors = encode_seeds(self.project, self.slug, seeds, evaluation, clip)
-        return Queries(prompts, encode_prompts(clip, prompts, scratch), seeds, seed_vectors)
+        place = f"{self.slug}.yaml, classes.seeds"
+        seed_vectors = encode_apart(self.project, seeds, self.evaluation, self.clip, place)
+        prompts = class_prompts(self.domain)
+        vectors = encode_prompts(self.clip, prompts, self.search_scratch)
+        return Queries(prompts, vectors, seeds, seed_vectors)
 
-    def _search(self, queries: Queries, scratch: Path) -> Candidates:
-        config = self.project.config
+    @cached_property
+    def search(self) -> Candidates:
+        """The hits of all queries."""
         index = Index(
             self.parents["faiss_index"],
             self.parents[encoder_in(self.parents)].fingerprint,
             embeddings=self.embeddings,
-            device=config.device,
+            device=self.project.config.device,
         )
         return find_candidates(
-            index, self.embeddings, queries, self.settings, scratch, config.distributor
+            index, self.embeddings, self.queries, self.settings, self.search_scratch
         )
 
-    def _described(
-        self,
-        candidates: pd.DataFrame,
-        source: ImageSource,
-        evaluation: EvaluationImages,
-        scratch: Path,
-    ) -> pd.DataFrame:
-        """The candidates in their order, with what identifies equal images and evaluation images."""
+    def _examination(self) -> Examination:
+        return Examination(self.source, self.embeddings, self.settings, self.review)
+
+    def _candidates(self) -> pd.DataFrame:
+        """The hits in their order, with what identifies equal images and evaluation images."""
+        candidates = self.search.table
         rows = candidates["row"].drop_duplicates()
-        columns = [source.identity, *evaluation.row_columns]
-        metadata = candidate_metadata(self.embeddings, rows, columns, scratch)
-        metadata["evaluation_similarity"] = evaluation.similarity_of_rows(
-            self.embeddings, rows.to_numpy(), self.project.config.distributor
+        metadata = self._metadata(rows, [self.source.identity, *self.evaluation.row_columns])
+        metadata["evaluation_similarity"] = self.evaluation.similarity_of_rows(
+            self.embeddings, rows.to_numpy()
         )
         described = candidates.join(metadata, on="row")
         if "image_sha256" not in described:
             described = described.assign(image_sha256="")
-        self.review.require_corpus(described, self.embeddings, source.identity)
+        self.review.require_corpus(described, self.embeddings, self.source.identity)
         return self._filtered(self.review.place(described))
+
+    def _metadata(self, rows: pd.Series, columns: list[str]) -> pd.DataFrame:
+        return candidate_metadata(self.embeddings, rows, columns, self.search_scratch)
 
     def _filtered(self, candidates: pd.DataFrame) -> pd.DataFrame:
         """The candidates, with those marked that a person took down or of which `where` is not
         true.
         """
-        is_open = candidates["dropped"] == ""
-        rows = candidates.loc[is_open, "row"].unique()
-        removed = rows[self.review.removed_rows(self.embeddings, rows)]
-        candidates.loc[is_open & candidates["row"].isin(removed), "dropped"] = "rejected"
-        where = self.settings.where
-        if where is not None:
+        for reason, refuses in refusals(self.review, self.embeddings, self.settings.where).items():
             is_open = candidates["dropped"] == ""
             rows = candidates.loc[is_open, "row"].unique()
-            refused = rows[~passes(self.embeddings, rows, where)]
-            candidates.loc[is_open & candidates["row"].isin(refused), "dropped"] = "filtered"
+            refused = rows[refuses(rows)]
+            candidates.loc[is_open & candidates["row"].isin(refused), "dropped"] = reason
         return candidates
 
-    def _chosen(
-        self, candidates: pd.DataFrame, queries: Queries, source: ImageSource, scratch: Path
-    ) -> pd.DataFrame:
+    def _chosen(self, candidates: pd.DataFrame) -> pd.DataFrame:
         """The kept candidates by class, with everything that is published or needed to collect
         them.
         """
         names = self.domain.class_names
         pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
         pairs["class"] = pd.Series(names)[pairs["class_id"]].to_numpy()
-        pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
+        pairs["prompt"] = self.queries.texts[pairs["query"]].to_numpy()
         pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
-        more = [column for column in source.columns if column not in pairs]
-        described = candidate_metadata(self.embeddings, pairs["row"], more, scratch)
-        return pairs.join(described, on="row")
+        more = [column for column in self.source.columns if column not in pairs]
+        return pairs.join(self._metadata(pairs["row"], more), on="row")
 
 
 def _count_pairs(

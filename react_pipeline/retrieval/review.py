@@ -7,8 +7,9 @@ brings an evaluation image back. Does not belong here: the file of decisions (`p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.project import Project, current_decisions, review_file, taken_down
+from react_pipeline.retrieval.row_filter import passes
 from react_pipeline.store import Artifact, InputError
 
 
@@ -71,11 +73,7 @@ class Review:
         """Mask (N,) of the rows of the corpus that show an image that no class may have, by the
         digest and URL that the corpus brings.
         """
-        if not self.removed:
-            return np.zeros(len(rows), bool)
-        keys = row_metadata(embeddings, rows, ["image_sha256", "url"])
-        removed: NDArray[np.bool_] = keys.isin(list(self.removed)).any(axis=1).to_numpy()
-        return removed
+        return self.removes(row_metadata(embeddings, rows, ["image_sha256", "url"])).to_numpy(bool)
 
     def place(self, candidates: pd.DataFrame) -> pd.DataFrame:
         """Candidates with reviewed images in the classes that a person gave them, pinned ones
@@ -121,6 +119,20 @@ class Review:
                 f"{self.source}: none of its images is in this corpus; it was made for another one: "
                 "remove or rename it"
             )
+
+
+def refusals(
+    review: Review, embeddings: Artifact, where: str | None
+) -> dict[str, Callable[[NDArray[np.int64]], NDArray[np.bool_]]]:
+    """Masks (N,) of the rows (N,) of the corpus that no domain may have, by reason: what people
+    took down, and that of which `where` is not true.
+    """
+    by_reason: dict[str, Callable[[NDArray[np.int64]], NDArray[np.bool_]]] = {}
+    if review.removed:
+        by_reason["rejected"] = partial(review.removed_rows, embeddings)
+    if where is not None:
+        by_reason["filtered"] = lambda rows: ~passes(embeddings, rows, where)
+    return by_reason
 
 
 def _key_columns(rows: pd.DataFrame) -> list[str]:

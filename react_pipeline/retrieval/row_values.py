@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from react_pipeline.embedding import Rows, Side, Vectors, vectors_of
 from react_pipeline.project import spread
-from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import Artifact
 
 _CHUNK_ROWS, _TASK_ROWS = 8_192, 1_000_000
@@ -27,7 +26,6 @@ def values_of_rows(
     rows: Rows,
     compute: Compute,
     beside: NDArray[Any] | None = None,
-    distributor: DistributorConfig | None = None,
     side: Side = "image",
 ) -> Vectors:
     """The number of each row (N,).
@@ -37,7 +35,6 @@ def values_of_rows(
         rows: Their numbers (N,), in any order, also repeated.
         compute: Computes the numbers of some rows.
         beside: Per-row side data (N,) for `compute`; None: the row numbers.
-        distributor: Where it runs; None: here.
         side: Whose vectors.
     """
     # In the order of the corpus, so that a chunk reads neighbouring pages of the vectors.
@@ -46,7 +43,7 @@ def values_of_rows(
     extra = rows if beside is None else beside
     items = [(rows[part], extra[part]) for part in parts]
     task = partial(_compute_rows, embeddings, compute, side)
-    results = spread(task, items, distributor or DistributorConfig(), "comparing chosen rows")
+    results = spread(task, items, "comparing chosen rows")
     values = np.empty(len(rows), np.float32)
     for part, numbers in zip(parts, results, strict=True):
         values[part] = numbers
@@ -77,7 +74,6 @@ def likeness(
     embeddings: Artifact,
     candidates: pd.DataFrame,
     means: dict[int, Vectors],
-    distributor: DistributorConfig | None = None,
     side: Side = "image",
 ) -> Vectors:
     """Cosine of each candidate's image, or caption, with the mean vector of its class, (N,)."""
@@ -89,4 +85,4 @@ def likeness(
         return products
 
     rows = candidates["row"].to_numpy()
-    return values_of_rows(embeddings, rows, cosines, position, distributor, side)
+    return values_of_rows(embeddings, rows, cosines, position, side)

@@ -60,19 +60,11 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["class", "class_id", "name", "path", "sha256"])
 
 
-def encode_seeds(
-    project: Project, slug: str, seeds: pd.DataFrame, evaluation: EvaluationImages, clip: Clip
-) -> NDArray[np.float32]:
-    """Unit vectors (S, D) by the encoder that retrieves, as the corpus' images were encoded; errors
-    as of `encode_apart`.
-    """
-    return encode_apart(project, seeds, evaluation, clip, f"{slug}.yaml, classes.seeds")
-
-
 def encode_apart(
     project: Project, images: pd.DataFrame, evaluation: EvaluationImages, clip: Clip, where: str
 ) -> NDArray[np.float32]:
-    """Unit vectors (S, D) of a user's own images, which must show no evaluation image.
+    """Unit vectors (S, D) of a user's own images by the encoder that retrieves, as the corpus'
+    images were encoded. They must show no evaluation image.
 
     Args:
         images: With columns path and sha256.

@@ -30,7 +30,6 @@ from react_pipeline.settings.training import Fraction, Section
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
     from react_pipeline.project import Project
-    from react_pipeline.settings.distributor import DistributorConfig
     from react_pipeline.store import Artifact
 
 MAX_PIXELS = 89_478_485
@@ -169,9 +168,7 @@ class CorpusConfig(Kind):
         """
         raise NotImplementedError
 
-    def open_images(
-        self, corpus: "Artifact", directory: Path, distributor: "DistributorConfig"
-    ) -> "ImageSource":
+    def open_images(self, corpus: "Artifact", directory: Path) -> "ImageSource":
         """Where the images of chosen rows come from; `directory` is scratch of a fetch."""
         raise NotImplementedError
 

@@ -125,7 +125,7 @@ def test_all_prompts_are_searched_in_parts_and_resume(
     index = Index(build_index(project))
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
     similarities, rows, choice = search_all(
-        index, "image", queries, 10, tmp_path / "scratch", wanted=wanted
+        index, "image", queries, 10, tmp_path / "scratch", requested=wanted
     )
     whole = index.search("image", queries, 10)
     if wanted == "exact":
@@ -148,7 +148,7 @@ def test_all_prompts_are_searched_in_parts_and_resume(
             return once(*args, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(scan, "exact_hits", counted)
-        again = search_all(index, "image", queries, 10, tmp_path / "scratch", wanted=wanted)
+        again = search_all(index, "image", queries, 10, tmp_path / "scratch", requested=wanted)
         np.testing.assert_array_equal(again[1], rows)
         assert len(seen) == 3
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.project.spark import held, spread
+from react_pipeline.project.spark import _opened, cluster, spread
 from react_pipeline.retrieval import row_values
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness
@@ -59,7 +59,7 @@ def _session() -> object:
     pytest.importorskip("pyspark", reason="PySpark is not installed: pip install '.[spark]'")
     if shutil.which("java") is None:
         pytest.skip("Java is not installed: apt-get install openjdk-17-jre-headless")
-    with held(SETTINGS) as session:
+    with _opened(SETTINGS) as session:
         # One for all tests: they use the session that runs.
         yield session
 
@@ -68,32 +68,31 @@ def test_results_come_in_the_order_of_the_items() -> None:
     def square(number: int) -> int:
         return number * number
 
-    assert spread(square, range(20), SETTINGS, "squares") == [
-        number * number for number in range(20)
-    ]
-    assert spread(square, [], SETTINGS, "nothing") == []
-    assert spread(square, [3], DistributorConfig(), "here") == [9]
+    with cluster(SETTINGS):
+        assert spread(square, range(20), "squares") == [number * number for number in range(20)]
+        assert spread(square, [], "nothing") == []
+    assert spread(square, [3], "here") == [9]
 
 
 def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
     def fail(number: int) -> None:
         raise CorpusError(f"data/{number}.tar: broken\nin two lines")
 
-    with pytest.raises(CorpusError, match=r"^data/7.tar"):
-        spread(fail, [7], SETTINGS, "failing")
+    with cluster(SETTINGS), pytest.raises(CorpusError, match=r"^data/7.tar"):
+        spread(fail, [7], "failing")
 
     def divide(number: int) -> float:
         return 1 / number
 
-    with pytest.raises(ReactError, match="dividing: .*ZeroDivisionError"):
-        spread(divide, [0], SETTINGS, "dividing")
+    with cluster(SETTINGS), pytest.raises(ReactError, match="dividing: .*ZeroDivisionError"):
+        spread(divide, [0], "dividing")
 
 
 def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
     from react_pipeline.project.spark import require_shared
 
-    with pytest.raises(InputError, match="executors must see the store"):
-        spread(require_shared, [tmp_path / "elsewhere"], SETTINGS, "looking")
+    with cluster(SETTINGS), pytest.raises(InputError, match="executors must see the store"):
+        spread(require_shared, [tmp_path / "elsewhere"], "looking")
 
 
 @pytest.mark.parametrize(
@@ -241,9 +240,8 @@ def test_an_index_filled_on_spark_is_local_one_byte_for_byte(
     counts = {}
     for place, settings in (("here", DistributorConfig()), ("there", SETTINGS)):
         (tmp_path / place).mkdir()
-        counts[place] = build_indices(
-            config, embeddings, tmp_path / place, device="cpu", distributor=settings
-        )
+        with cluster(settings):
+            counts[place] = build_indices(config, embeddings, tmp_path / place, device="cpu")
     for side in ("image", "text"):
         here, there = (tmp_path / place / f"{side}.index" for place in ("here", "there"))
         assert here.read_bytes() == there.read_bytes()
@@ -254,6 +252,14 @@ def test_an_index_filled_on_spark_is_local_one_byte_for_byte(
     assert {**counts["here"], "seconds": 0} == {**counts["there"], "seconds": 0}
 
 
+@pytest.fixture
+def on_spark() -> Iterator[None]:
+    """All that the test spreads runs on the cluster."""
+    with cluster(SETTINGS):
+        yield
+
+
+@pytest.mark.usefixtures("on_spark")
 def test_parts_of_a_killed_build_are_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,14 +270,14 @@ def test_parts_of_a_killed_build_are_used_again(
     config = IndexConfig(key="IVF16,SQ8", recall_queries=20)
     for place in ("undisturbed", "killed"):
         (tmp_path / place).mkdir()
-    build_indices(config, embeddings, tmp_path / "undisturbed", device="cpu", distributor=SETTINGS)
+    build_indices(config, embeddings, tmp_path / "undisturbed", device="cpu")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(build, "tune_and_measure", killed)
-        build_indices(config, embeddings, tmp_path / "killed", device="cpu", distributor=SETTINGS)
+        build_indices(config, embeddings, tmp_path / "killed", device="cpu")
     parts = {path: path.stat().st_ino for path in (tmp_path / "killed.scratch").glob("*.part")}
     assert len(parts) == 2
     train, merged = build.train, {}
@@ -282,7 +288,7 @@ def test_parts_of_a_killed_build_are_used_again(
         return train(*given)
 
     monkeypatch.setattr(build, "train", counted)
-    build_indices(config, embeddings, tmp_path / "killed", device="cpu", distributor=SETTINGS)
+    build_indices(config, embeddings, tmp_path / "killed", device="cpu")
     # Neither trained nor filled again.
     assert merged == parts
     for side in ("image", "text"):
@@ -297,8 +303,8 @@ def test_a_vector_that_cannot_be_ranked_is_named_by_its_task(tmp_path: Path) -> 
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
     config = IndexConfig(key="IVF4,SQ8", recall_queries=2, training_rows=200)
     (tmp_path / "index").mkdir()
-    with pytest.raises(InputError, match=r"img_emb_1\.npy"):
-        build_indices(config, embeddings, tmp_path / "index", device="cpu", distributor=SETTINGS)
+    with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy"):
+        build_indices(config, embeddings, tmp_path / "index", device="cpu")
 
 
 def test_search_on_spark_finds_row_for_row_what_one_here_finds(
@@ -317,9 +323,10 @@ def test_search_on_spark_finds_row_for_row_what_one_here_finds(
     # Of the index there is no file: nobody needs one.
     index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
     queries = clustered(130, 5).astype(np.float32)
-    here = search_all(index, "image", queries, 40, tmp_path / "here", wanted="exact")
+    here = search_all(index, "image", queries, 40, tmp_path / "here", requested="exact")
     monkeypatch.setattr(scan, "PART_ROWS", 800)
-    there = search_all(index, "image", queries, 40, tmp_path / "there", distributor=SETTINGS)
+    with cluster(SETTINGS):
+        there = search_all(index, "image", queries, 40, tmp_path / "there")
     assert there[2].way == "exact" and len(list((tmp_path / "there").glob("*.[0-9]*.npy"))) == 2
     np.testing.assert_array_equal(there[1], here[1])
     np.testing.assert_array_equal(there[0], here[0])
@@ -331,14 +338,16 @@ def test_search_on_spark_finds_row_for_row_what_one_here_finds(
     kept_out = EvaluationImages(frozenset(), clustered(70, 6).astype(np.float32), 0.9)
     rows = np.random.default_rng(0).integers(0, 2_500, 1_000)
     monkeypatch.setattr(row_values, "_TASK_ROWS", 300)
-    nearest = kept_out.similarity_of_rows(embeddings, rows, SETTINGS)
+    with cluster(SETTINGS):
+        nearest = kept_out.similarity_of_rows(embeddings, rows)
     np.testing.assert_array_equal(nearest, kept_out.similarity_of_rows(embeddings, rows))
     np.testing.assert_allclose(
         nearest, (everything[rows] @ kept_out.vectors.T).max(axis=1), atol=1e-6
     )
     wanted = pd.DataFrame({"row": rows, "class_id": rows % 3})
     means = {class_id: everything[class_id] for class_id in range(3)}
-    alike = likeness(embeddings, wanted, means, SETTINGS)
+    with cluster(SETTINGS):
+        alike = likeness(embeddings, wanted, means)
     np.testing.assert_allclose(
         alike, (everything[rows] * everything[rows % 3]).sum(axis=1), atol=1e-6
     )
@@ -351,9 +360,10 @@ def test_names_are_counted_on_spark_as_here(
         fresh(indexed_project, "corpus_embeddings"),
         indexed_project.domain("shapes"),
     )
-    here = name_counts.count_names(domain, embeddings, DistributorConfig())
+    here = name_counts.count_names(domain, embeddings)
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 20)
-    pd.testing.assert_frame_equal(name_counts.count_names(domain, embeddings, SETTINGS), here)
+    with cluster(SETTINGS):
+        pd.testing.assert_frame_equal(name_counts.count_names(domain, embeddings), here)
     assert here["captions"].any()
 
 
@@ -386,10 +396,8 @@ def test_a_task_of_a_search_names_vector_that_cannot_be_ranked(tmp_path: Path) -
         "rerank": {},
     }
     index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
-    with pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
-        search_all(
-            index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path, distributor=SETTINGS
-        )
+    with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
+        search_all(index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path)
 
 
 def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
@@ -433,7 +441,8 @@ def test_downloads_on_spark_are_the_local_ones(
         table = pd.DataFrame({"row": range(len(paths)), "url": [web.url + path for path in paths]})
         here = download_images(table, tmp_path / "here", settings, 10_000)
         web.asked.clear()
-        there = download_images(table, tmp_path / "there", settings, 10_000, SETTINGS)
+        with cluster(SETTINGS):
+            there = download_images(table, tmp_path / "there", settings, 10_000)
         assert dict(web.asked) == {**dict.fromkeys(images, 1), "/page.png": 2, "/gone.png": 1}
         pd.testing.assert_frame_equal(there.images, here.images)
         pd.testing.assert_frame_equal(there.failed, here.failed)
@@ -442,5 +451,6 @@ def test_downloads_on_spark_are_the_local_ones(
         # next round.
         (tmp_path / "died").mkdir()
         (tmp_path / "died" / "000000.images").write_bytes(b"half")
-        again = download_images(table, tmp_path / "died", settings, 10_000, SETTINGS)
+        with cluster(SETTINGS):
+            again = download_images(table, tmp_path / "died", settings, 10_000)
         assert [again.read(row) for row in again.images["row"]] == list(images.values())

@@ -101,9 +101,9 @@ def test_queries_are_captions_of_their_rows_and_same_each_time(
 ) -> None:
     queries = draw_queries(embeddings, 100)
     assert (queries.vectors == read_vectors(embeddings, "text")[queries.rows]).all()
-    assert len(queries) == len(set(queries.rows)) == 100
+    assert len(queries.rows) == len(set(queries.rows)) == 100
     assert (draw_queries(embeddings, 100).rows == queries.rows).all()
-    assert len(draw_queries(embeddings, 10 * ROWS)) == ROWS
+    assert len(draw_queries(embeddings, 10 * ROWS).rows) == ROWS
 
 
 def test_chunks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from react_pipeline.settings import CorpusConfig, DistributorConfig
+from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ class ShardedCorpus(CorpusConfig):
 
     noun: ClassVar[str] = "files"
 
-    def open_images(
-        self, corpus: Artifact, directory: Path, distributor: DistributorConfig
-    ) -> ImageSource:
+    def open_images(self, corpus: Artifact, directory: Path) -> ImageSource:
         """Byte ranges of the tars."""
         from react_pipeline.corpus.image_source import TarSource
         from react_pipeline.corpus.inventory import shard_paths

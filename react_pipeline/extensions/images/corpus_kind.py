@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact
 
 
+TAR_BYTES = 2_500
+"""That a tar adds to an image and its caption."""
+
+
 class Images(ShardedCorpus):
     """They are copied once, into tar shards of the artifact."""
 
@@ -62,10 +66,22 @@ class Images(ShardedCorpus):
         return path or fields.get("url", "")
 
     def size(self) -> CorpusSize:
-        """Of the files and rows there are."""
-        from react_pipeline.corpus import size_of_images
+        """Images of folders, and rows of parquet files, with the bytes that one has in a shard."""
+        from react_pipeline.corpus import IMAGE_SUFFIXES, CorpusSize, rows_of_table
+        from react_pipeline.project import files_below
 
-        return size_of_images(self.sources())
+        pairs = 0
+        total = 0
+        for source in self.sources():
+            if source.is_dir():
+                files = list(files_below(source))
+                images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+                pairs += len(images)
+                total += sum(path.stat().st_size for path in images)
+            else:
+                pairs += rows_of_table(source)
+                total += source.stat().st_size
+        return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))
 
     def sources(self) -> Sequence[Path]:
         """The folders and files."""

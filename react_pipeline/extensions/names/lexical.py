@@ -14,7 +14,7 @@ from react_pipeline.embedding import Vectors
 from react_pipeline.extensions.names.name_counts import equal_names, said_in_corpus
 from react_pipeline.indexing import kept_array
 from react_pipeline.retrieval import likeness, mean_vectors
-from react_pipeline.settings import DistributorConfig, RetrievalConfig
+from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
 
 SAID = "said.npy"
@@ -32,7 +32,6 @@ def lexical_hits(
     vectors: Vectors,
     settings: RetrievalConfig,
     scratch: Path,
-    distributor: DistributorConfig,
 ) -> pd.DataFrame:
     """The hits of mode `lexical`: of each class the captions that say one of its names, those
     nearest to the mean of its prompts first; `k_per_prompt` for each of its prompts.
@@ -48,16 +47,14 @@ def lexical_hits(
     """
     named = named_prompts(prompts)
     names = named["name"].tolist()
-    rows, said = kept_array(
-        scratch / SAID, lambda: said_in_corpus(embeddings, [names], distributor)[0]
-    )
+    rows, said = kept_array(scratch / SAID, lambda: said_in_corpus(embeddings, [names])[0])
     queries = named.assign(query=named.index, said=equal_names(names))[
         ["query", "class_id", "said"]
     ]
     hits = pd.DataFrame({"row": rows, "said": said}).merge(queries, on="said")
     hits = hits.sort_values("query", kind="stable").drop_duplicates(["class_id", "row"])
     means = mean_vectors(prompts["class_id"], vectors)
-    hits["similarity"] = likeness(embeddings, hits, means, distributor, side="text")
+    hits["similarity"] = likeness(embeddings, hits, means, side="text")
     hits = hits.iloc[np.lexsort((hits["row"], -hits["similarity"]))]
     hits["rank"] = hits.groupby("class_id").cumcount()
     most = settings.k_per_prompt * prompts.groupby("class_id").size()

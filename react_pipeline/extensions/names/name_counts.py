@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from react_pipeline.embedding import row_metadata
 from react_pipeline.indexing import kept_array
 from react_pipeline.lineage import fresh
-from react_pipeline.project import Project, spread
-from react_pipeline.settings import DistributorConfig, DomainConfig
+from react_pipeline.project import Project, cluster, spread
+from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
 
 NAMES = "names.parquet"
@@ -51,13 +51,13 @@ def domain_names(project: Project, slug: str) -> pd.DataFrame:
         pairs = list(zip(names["class_id"], names["name"], strict=True))
         if set(pairs) == set(counts.index):
             return names.assign(captions=counts[pairs].to_numpy())
-    return count_names(domain, embeddings, project.config.distributor)
+    with cluster(project.config.distributor):
+        return count_names(domain, embeddings)
 
 
 def count_names(
     domain: DomainConfig,
     embeddings: Artifact,
-    distributor: DistributorConfig,
     scratch: Path | None = None,
 ) -> pd.DataFrame:
     """Count all names of a domain in one scan of the captions, here or on a cluster.
@@ -72,7 +72,7 @@ def count_names(
     names = names_of(domain)
 
     def count() -> NDArray[Any]:
-        (counts,) = count_in_corpus(embeddings, [names["name"].tolist()], distributor)
+        (counts,) = count_in_corpus(embeddings, [names["name"].tolist()])
         return counts
 
     return names.assign(captions=kept_array(scratch / COUNTS, count) if scratch else count())
@@ -85,23 +85,19 @@ def names_of(domain: DomainConfig) -> pd.DataFrame:
     return names.rename_axis("class_id").reset_index()
 
 
-def count_in_corpus(
-    embeddings: Artifact, groups: Sequence[list[str]], distributor: DistributorConfig
-) -> list[NDArray[Any]]:
+def count_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
     """How many captions of a corpus say each name (N,), for each group of names, as `said_in`."""
     task = partial(_count_in_rows, embeddings, groups)
-    parts = spread(task, _tasks(embeddings), distributor, "counting names")
+    parts = spread(task, _tasks(embeddings), "counting names")
     return [np.stack(of_group).sum(axis=0) for of_group in zip(*parts, strict=True)]
 
 
-def said_in_corpus(
-    embeddings: Artifact, groups: Sequence[list[str]], distributor: DistributorConfig
-) -> list[NDArray[Any]]:
+def said_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
     """As `said_in`, of all captions of a corpus: for each group numbers of captions and of its
     names (2, n).
     """
     task = partial(_said_in_rows, embeddings, groups)
-    parts = spread(task, _tasks(embeddings), distributor, "looking for names")
+    parts = spread(task, _tasks(embeddings), "looking for names")
     return [np.concatenate(of_group, axis=1) for of_group in zip(*parts, strict=True)]
 
 

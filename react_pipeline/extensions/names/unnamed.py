@@ -36,7 +36,7 @@ def describe_classes(table: ClassTable) -> ClassNotes:
     """Write how many captions say each name, also into the table of classes; warns of classes that
     none names.
     """
-    names = count_names(table.domain, table.embeddings, table.distributor, table.scratch)
+    names = count_names(table.domain, table.embeddings, table.scratch)
     names.to_parquet(table.directory / NAMES, index=False)
     texts = names["name"] + " " + names["captions"].map("{:,}".format)
     table.classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)

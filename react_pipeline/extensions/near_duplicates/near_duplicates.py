@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.retrieval import NearFilter, ReadVectors
+from react_pipeline.retrieval import ReadVectors
 
 CHUNK_ROWS = 8_192
 """Taken rows that a block is compared with at a time: 32 MiB of cosines."""
@@ -43,7 +43,7 @@ class _Block:
     compared: int = 0
 
 
-class NearDuplicates(NearFilter):
+class NearDuplicates:
     """Answers for one row after the other whether it is like one that was taken."""
 
     def __init__(self, read: ReadVectors, similarity: float) -> None:

@@ -5,12 +5,14 @@ Does not belong here: which domains share a pass (`together`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from react_pipeline.embedding import Rows, Side, row_metadata
 from react_pipeline.extensions.names import (
@@ -31,7 +33,7 @@ from react_pipeline.indexing import (
     write_once,
 )
 from react_pipeline.retrieval import CANDIDATE_ROWS
-from react_pipeline.settings import DistributorConfig, DomainConfig
+from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
 
 
@@ -40,7 +42,6 @@ def search_together(
     side: Side,
     searches: Sequence[Search],
     scratch: Path,
-    distributor: DistributorConfig,
 ) -> list[Hits]:
     """Read the vectors of a side once for several exact searches. `search_all`, called with the
     same queries, k and scratch, takes its hits from there.
@@ -55,7 +56,7 @@ def search_together(
     """
     checked = [index.checked(search.queries, search.k) for search in searches]
     most = min(max(search.k for search in searches), index.rows)
-    hits = scan_exactly(index, side, Search(np.concatenate(checked), most, scratch), distributor)
+    hits = scan_exactly(index, side, Search(np.concatenate(checked), most, scratch))
     parts = np.split(hits, np.cumsum([len(queries) for queries in checked])[:-1])
     stored = index.stored_vectors(side)
     of_searches = []
@@ -86,27 +87,25 @@ def keep_counts(
     domains: Sequence[DomainConfig],
     scratches: Sequence[Path],
     embeddings: Artifact,
-    distributor: DistributorConfig,
 ) -> None:
     """Count the names of several domains in one scan; `count_names` takes them from its scratch."""
     groups = [names_of(domain)["name"].tolist() for domain in domains]
-    all_counts = count_in_corpus(embeddings, groups, distributor)
-    for scratch, counts in zip(scratches, all_counts, strict=True):
-        kept_array(scratch / COUNTS, partial(np.copy, counts))
+    _keep(scratches, COUNTS, count_in_corpus(embeddings, groups))
 
 
 def keep_said(
     prompts: Sequence[pd.DataFrame],
     scratches: Sequence[Path],
     embeddings: Artifact,
-    distributor: DistributorConfig,
 ) -> None:
     """Look for the names of several domains in one scan; `lexical_hits` takes what captions say
     from its scratch.
     """
     if prompts:
         groups = [named_prompts(of_domain)["name"].tolist() for of_domain in prompts]
-        for scratch, said in zip(
-            scratches, said_in_corpus(embeddings, groups, distributor), strict=True
-        ):
-            kept_array(scratch / SAID, partial(np.copy, said))
+        _keep(scratches, SAID, said_in_corpus(embeddings, groups))
+
+
+def _keep(scratches: Sequence[Path], name: str, arrays: Iterable[NDArray[Any]]) -> None:
+    for scratch, array in zip(scratches, arrays, strict=True):
+        kept_array(scratch / name, partial(np.copy, array))

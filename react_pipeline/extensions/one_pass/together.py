@@ -28,7 +28,7 @@ from react_pipeline.extensions.one_pass.shared_reads import (
     keep_said,
     search_together,
 )
-from react_pipeline.indexing import Index, Search, choose_way, reading_seconds
+from react_pipeline.indexing import Index, Search, choose_way
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.project import Manifests, Project
@@ -49,18 +49,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OTHERS_SECONDS = 1_800.0
-"""Time to compare the queries of other domains in one pass, by the estimate: the first domain waits
-for it."""
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 MAX_ROWS = 2_000_000
 """Rows whose metadata is read in a pass: about 1 GB. Rows of further domains are read by each."""
 
 
-def passes_of(seconds: float, queries: int) -> int:
-    """About how many passes serve domains whose queries take so long to compare."""
-    return max(1, math.ceil(seconds / OTHERS_SECONDS), math.ceil(queries / MAX_QUERIES))
+def passes_of(queries: int) -> int:
+    """About how many passes serve domains with so many queries."""
+    return math.ceil(queries / MAX_QUERIES)
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,6 @@ class _Pass:
         self.project = project
         self.first = first
         self.folder = project.store.staging / ".pass"
-        self.distributor = project.config.distributor
         self.embeddings = first.parents["corpus_embeddings"]
         self.encoder = first.parents[encoder_in(first.parents)]
         self.read = {
@@ -129,12 +125,12 @@ class _Pass:
         for member in members:
             k = member.settings.k_per_prompt
             for mode, vectors in member.queries.of_modes(member.settings).items():
-                if self._seconds(MODE_SIDES[mode], len(vectors), member.settings) is not None:
+                if self._is_exact(MODE_SIDES[mode], len(vectors), member.settings):
                     search = Search(vectors, k, member.scratch / SEARCH)
                     searches.setdefault(MODE_SIDES[mode], []).append(search)
         rows: dict[Path, Rows] = {}
         for side, of_side in searches.items():
-            hits = search_together(self.index, side, of_side, self.folder / side, self.distributor)
+            hits = search_together(self.index, side, of_side, self.folder / side)
             for search, of_search in zip(of_side, hits, strict=True):
                 others = rows.get(search.scratch, np.empty(0, np.int64))
                 rows[search.scratch] = np.union1d(others, of_search["row"])
@@ -152,19 +148,17 @@ class _Pass:
     def _count_names(self, members: list[_Member]) -> None:
         scratches = [member.scratch / SEARCH for member in members]
         domains = [member.domain for member in members]
-        keep_counts(domains, scratches, self.embeddings, self.distributor)
+        keep_counts(domains, scratches, self.embeddings)
         lexical = [member for member in members if "lexical" in member.settings.modes]
         keep_said(
             [member.queries.prompts for member in lexical],
             [member.scratch / SEARCH for member in lexical],
             self.embeddings,
-            self.distributor,
         )
 
     def _members(self, clip: Clip) -> Iterator[_Member]:
         """The first domain, and as many others as a pass takes."""
         queries = 0
-        seconds = 0.0
         for inputs in self._due():
             try:
                 settings = self.project.retrieval(inputs.key)
@@ -173,12 +167,8 @@ class _Pass:
                 seeds = read_seeds(self.project, inputs.key)
             except ReactError:  # its own step says so
                 continue
-            for mode in settings.modes:
-                count = len(seeds if mode == "i2i" else prompts)
-                queries += count
-                if mode in MODE_SIDES and inputs is not self.first:
-                    seconds += self._seconds(MODE_SIDES[mode], count, settings) or 0.0
-            if inputs is not self.first and (seconds > OTHERS_SECONDS or queries > MAX_QUERIES):
+            queries += sum(len(seeds if mode == "i2i" else prompts) for mode in settings.modes)
+            if inputs is not self.first and queries > MAX_QUERIES:
                 return
             scratch = self.folder / inputs.fingerprint
             try:
@@ -193,11 +183,9 @@ class _Pass:
         """The inputs of the retrieved sets that could be built now, the first domain's first."""
         yield self.first
         look = Manifests.of(self.project)
-        slugs = sorted(load_domains(self.project.config.domains)[0])
-        key = self.first.key
-        for slug in [*(s for s in slugs if s > key), *(s for s in slugs if s < key)]:
+        for slug in sorted(load_domains(self.project.config.domains)[0]):
             try:
-                if fresh_or_none(look, "retrieved_set", slug) is not None:
+                if slug == self.first.key or fresh_or_none(look, "retrieved_set", slug):
                     continue
                 inputs = resolve(look, "retrieved_set", slug)
             except ReactError:
@@ -206,16 +194,8 @@ class _Pass:
             if others == self.read and not self.project.store.is_begun(inputs):
                 yield inputs
 
-    def _seconds(self, side: Side, queries: int, settings: RetrievalConfig) -> float | None:
-        """To compare so many queries; None where the index is searched."""
-        choice = choose_way(
-            self.index,
-            side,
-            queries,
-            settings.k_per_prompt,
-            wanted=settings.search,
-            distributor=self.distributor,
-        )
-        if choice.way == "index":
-            return None
-        return choice.exact_seconds - reading_seconds(self.index.rows, self.index.dimension)
+    def _is_exact(self, side: Side, queries: int, settings: RetrievalConfig) -> bool:
+        """Whether so many queries are compared with all vectors."""
+        k = settings.k_per_prompt
+        choice = choose_way(self.index, side, queries, k, requested=settings.search)
+        return choice.way == "exact"

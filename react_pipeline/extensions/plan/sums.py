@@ -12,10 +12,7 @@ from functools import partial
 
 from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import (
-    ALIVE,
-    DOWNLOADER_SECONDS,
     PAIR_BYTES,
-    URLS_PER_CORE_SECOND,
     CorpusSize,
 )
 from react_pipeline.extensions.one_pass import passes_of
@@ -24,6 +21,7 @@ from react_pipeline.extensions.plan.index_cost import index_seconds, planned_key
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.processor import Processor
 from react_pipeline.extensions.plan.step_cost import head_step_seconds
+from react_pipeline.extensions.web import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
 from react_pipeline.indexing import (
     BYTES_PER_SECOND,
     Key,
@@ -316,7 +314,7 @@ class Sums:
             compared.append(modes * (choice.exact_seconds - reading))
             queries += modes * domain.prompts
             most_modes = max(most_modes, modes)
-        passes = min(len(compared), passes_of(sum(compared), queries))
+        passes = min(len(compared), passes_of(queries))
         return indexed + sum(compared) + passes * most_modes * reading
 
     def trainings_step(self) -> Step:

@@ -45,7 +45,7 @@ from react_pipeline.extensions.predict.predict import (
     write_ledger,
     write_record,
 )
-from react_pipeline.project import Project, require_shared, spread
+from react_pipeline.project import Project, cluster, require_shared, spread
 from react_pipeline.store import CorpusError, InputError, rename_synced
 from react_pipeline.use import Classifier, is_exported
 
@@ -112,7 +112,8 @@ def predict_shards(
             (output / LABELS).mkdir(exist_ok=True)
             task = ShardTask(loading, options, (output / LABELS).resolve())
             items = list(enumerate(shards))
-            counted = spread(task, items, options.distributor, f"labelling {source}")
+            with cluster(options.distributor):
+                counted = spread(task, items, f"labelling {source}")
             ledger = [row for _, rows in counted for row in rows]
             write_ledger(output / f".{LABELS}", ledger)
             rename_synced(output / f".{LABELS}", output / "ledger.csv")

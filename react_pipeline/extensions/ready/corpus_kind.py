@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from react_pipeline.extensions.web import TableColumns
-from react_pipeline.settings import DistributorConfig
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
@@ -48,13 +47,11 @@ class ReadyEmbeddings(TableColumns):
 
         return publish_inventory(project, self)
 
-    def open_images(
-        self, corpus: Artifact, directory: Path, distributor: DistributorConfig
-    ) -> ImageSource:
+    def open_images(self, corpus: Artifact, directory: Path) -> ImageSource:
         """Their URLs."""
         from react_pipeline.extensions.ready.images import UrlSource
 
-        return UrlSource(self, directory, distributor)
+        return UrlSource(self, directory)
 
     @property
     def has_index(self) -> bool:

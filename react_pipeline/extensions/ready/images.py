@@ -11,7 +11,6 @@ import pandas as pd
 
 from react_pipeline.corpus import ImageSource
 from react_pipeline.extensions.web import TableColumns, download_images
-from react_pipeline.settings import DistributorConfig
 
 URL_COLUMNS = ["url", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
@@ -22,16 +21,13 @@ class UrlSource(ImageSource):
     for images.
     """
 
-    def __init__(
-        self, corpus: TableColumns, directory: Path, distributor: DistributorConfig
-    ) -> None:
+    def __init__(self, corpus: TableColumns, directory: Path) -> None:
         """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is
         there.
         """
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus = corpus
         self.directory = directory
-        self.distributor = distributor
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Fetch what is not there yet, then read each image; a row without a caption fails as
@@ -55,7 +51,7 @@ class UrlSource(ImageSource):
         table = described_rows[["row", *self.columns]].drop(columns="caption")
         settings = self.corpus.download
         max_pixels = self.corpus.max_pixels
-        got = download_images(table, self.directory, settings, max_pixels, self.distributor)
+        got = download_images(table, self.directory, settings, max_pixels)
         self._failed.update(
             {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
         )

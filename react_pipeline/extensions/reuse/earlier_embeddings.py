@@ -20,7 +20,6 @@ from react_pipeline.embedding import (
     DUPLICATE,
     GROUPS_FILE,
     LEDGER_FILE,
-    SHARD_LEDGER_COLUMNS,
     EmbeddedShard,
     LedgerRow,
     Records,
@@ -52,8 +51,8 @@ class EarlierEmbeddings:
         for artifact in _alike(store, inputs):
             source = _Source(artifact)
             for number, record in enumerate(source.records):
-                if len(record["shards"]) == 1:
-                    self._places.setdefault(record["shards"][0], []).append((source, number))
+                (digest,) = record["shards"]
+                self._places.setdefault(digest, []).append((source, number))
 
     def take_over(
         self, shard: EmbeddedShard, records: Records, seen: SeenKeys
@@ -134,10 +133,7 @@ class _Source:
         ledger: list[LedgerRow] = []
         if record["ledger"] is not None:
             table = self._ledger.read_row_group(record["ledger"]).to_pandas()
-            # Older ones name no source.
-            table = (
-                table.reindex(columns=SHARD_LEDGER_COLUMNS).fillna("").assign(shard=shard.number)
-            )
+            table = table.assign(shard=shard.number)
             ledger = list(table.itertuples(index=False, name=None))
         keys = recorded_keys(folder / metadata, ledger)
         repeated = {key for _, key, reason, *_ in ledger if reason == DUPLICATE}

@@ -34,8 +34,7 @@ from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import UrlRow, find_tables, read_rows
 from react_pipeline.extensions.web import download_images
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, held
-from react_pipeline.settings import DistributorConfig
+from react_pipeline.project import Project, cluster
 from react_pipeline.store import (
     Artifact,
     CorpusError,
@@ -95,9 +94,8 @@ def _build(
         )
     remaining = pq.ParquetFile(scratch / "remaining.parquet")
     counted = (Counter(plan["failed"]), plan["taken_over"], plan["shards"])
-    distributor = project.config.distributor
-    progress = _Progress(corpus, distributor, staging, *counted)
-    with held(distributor):
+    progress = _Progress(corpus, staging, *counted)
+    with cluster(project.config.distributor):
         for part in range(remaining.num_row_groups):
             progress.run(part, remaining)
     progress.check()
@@ -166,7 +164,6 @@ class _Progress:
     """
 
     corpus: UrlTables
-    distributor: DistributorConfig
     staging: Path
     reasons: Counter[str]
     pairs: int
@@ -217,9 +214,7 @@ class _Progress:
         settings = corpus.download.model_copy(
             update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1}
         )
-        got = download_images(
-            rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, self.distributor
-        )
+        got = download_images(rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels)
         reasons = {
             str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()
         }

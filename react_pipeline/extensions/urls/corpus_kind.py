@@ -51,13 +51,14 @@ class UrlTables(TableColumns, ShardedCorpus):
 
     def size(self) -> CorpusSize:
         """The rows of parquet files; those of tsv files are not known before they are read."""
-        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize, require_local, size_of_images
+        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize, require_local, rows_of_table
 
-        return CorpusSize(size_of_images(require_local(self.sources())).pairs, IMAGE_BYTES)
+        return CorpusSize(sum(map(rows_of_table, require_local(self.sources()))), IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Downloads."""
-        from react_pipeline.corpus import ALIVE, CorpusWork
+        from react_pipeline.corpus import CorpusWork
+        from react_pipeline.extensions.web import ALIVE
 
         return CorpusWork(
             noun="URLs",

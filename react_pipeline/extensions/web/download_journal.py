@@ -167,13 +167,13 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def reason_of(error: str) -> tuple[str, str]:
     """A short reason for the ledger, made of an error's text, and the text itself."""
-    if found := _OWN_REASON.search(error):
-        return found[1], error[found.end() : found.end() + 200].rstrip(">")
+    if match := _OWN_REASON.search(error):
+        return match[1], error[match.end() : match.end() + 200].rstrip(">")
     # urllib's message for a redirect to another scheme.
     if "Redirection to url" in error:
         return REFUSED_URL, error[:200]
-    if found := re.search(r"HTTP Error (\d{3})", error):
-        return f"http_{found[1]}", error[:200]
+    if match := re.search(r"HTTP Error (\d{3})", error):
+        return f"http_{match[1]}", error[:200]
     reason = next(
         (reason for mark, reason in _REASONS_BY_MARK.items() if mark in error), "unreachable"
     )

@@ -29,14 +29,13 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import LEDGER_COLUMNS
 from react_pipeline.extensions.web.download_journal import Journal, Kept, reason_of
-from react_pipeline.project import held, require_shared, spread
-from react_pipeline.settings import DistributorConfig, DownloadConfig
+from react_pipeline.project import on_cluster, require_shared, spread
+from react_pipeline.settings import DownloadConfig
 from react_pipeline.store import CorpusError
 from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 IMAGE_COLUMNS = ["row", "source_sha256"]
 
-LOCAL = DistributorConfig()
 _URLS_PER_TASK = 1_000
 _TASKS_AT_LEAST = 64
 """Of a cluster, as long as each has two URLs: how many executors there are is not known here."""
@@ -95,7 +94,6 @@ def download_images(
     directory: Path,
     settings: DownloadConfig,
     max_pixels: int,
-    distributor: DistributorConfig = LOCAL,
 ) -> Downloaded:
     """Fetch the images of a table's URLs into `directory`; what is there already is not fetched
     again.
@@ -112,8 +110,7 @@ def download_images(
             row's counts.
         directory: Made if missing.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
-        distributor: On a cluster each file of URLs is a task, and `settings.processes` means
-            nothing.
+        settings: On a cluster each file of URLs is a task, and `processes` means nothing.
 
     Raises:
         CorpusError: If a downloading process dies.
@@ -122,29 +119,28 @@ def download_images(
     directory.mkdir(parents=True, exist_ok=True)
     urls = [plain_url(url) for url in table["url"]]
     hashes = table["hash"].fillna("") if "hash" in table else [""] * len(table)
-    wanted: dict[str, str] = {}
+    hash_of: dict[str, str] = {}
     for url, sha256_or_md5 in zip(urls, hashes, strict=True):
         if url is not None:
-            wanted.setdefault(url, sha256_or_md5)
+            hash_of.setdefault(url, sha256_or_md5)
     journal = Journal.read(directory)
-    with held(distributor), _Processes(settings.processes) as processes:
+    with _Processes(settings.processes) as processes:
         for number in range(settings.retries + 1):
-            missing = [url for url in wanted if journal.is_worth_trying(url, settings.retries)]
+            missing = [url for url in hash_of if journal.is_worth_trying(url, settings.retries)]
             if not missing:
                 break
             if number:
                 time.sleep(number * _PAUSE_SECONDS)
             # img2dataset makes keys of as many digits as this number has, so one URL alone would
             # have none.
-            spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
+            spread_out = _TASKS_AT_LEAST if on_cluster() else settings.processes
             per_task = max(2, min(_URLS_PER_TASK, -(-len(missing) // spread_out)))
             task = DownloadTask(directory, per_task, settings, max_pixels)
             _fetch(
-                {url: wanted[url] for url in missing},
+                {url: hash_of[url] for url in missing},
                 journal.next_number,
                 task,
                 processes,
-                distributor,
             )
             journal = Journal.read(directory)
     return _result(table, urls, directory, journal)
@@ -250,19 +246,16 @@ def _fetch(
     first: int,
     task: DownloadTask,
     processes: _Processes,
-    distributor: DistributorConfig,
 ) -> None:
     """One attempt at each URL, given with the hash that its image must have."""
     tasks = task.directory / _TASKS
     shutil.rmtree(tasks, ignore_errors=True)
     tasks.mkdir()
     files = _write_tasks(urls, tasks, first, task.per_task)
-    if distributor.kind == "local":
+    if not on_cluster():
         processes.run(task, files, len(urls))
     else:
-        failures = [
-            error for error in spread(task, files, distributor, "downloading images") if error
-        ]
+        failures = [error for error in spread(task, files, "downloading images") if error]
         for error in failures:
             logger.warning("a file of URLs was not fetched to its end: %s", error)
         if len(failures) == len(files):
@@ -297,9 +290,9 @@ def _result(
             failed.append(
                 (int(row), str(url)[:200], REFUSED_URL, "not a plain http or https URL", 0)
             )
-        elif found := journal.kept.get(plain):
-            kept[int(row)] = found
-            images.append((int(row), found.source_sha256))
+        elif place := journal.kept.get(plain):
+            kept[int(row)] = place
+            images.append((int(row), place.source_sha256))
         else:
             errors = journal.errors.get(plain, [])
             reason, detail = reason_of(errors[-1]) if errors else ("unknown", "")

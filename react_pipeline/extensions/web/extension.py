@@ -17,10 +17,10 @@ class Web(Extension):
 
     def servers(self) -> Mapping[str, Server]:
         """Object stores and web servers."""
-        from react_pipeline.extensions.web.servers import FsspecServer
+        from react_pipeline.extensions.web.remote import RemoteServer
         from react_pipeline.settings import REMOTE_SCHEMES
 
-        return dict.fromkeys(REMOTE_SCHEMES, FsspecServer())
+        return dict.fromkeys(REMOTE_SCHEMES, RemoteServer())
 
     def installs(self) -> Mapping[str, str]:
         """For tars in object storage."""

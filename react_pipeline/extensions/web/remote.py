@@ -5,19 +5,27 @@ Does not belong here: single requests (`remote_store`), which names are allowed
 `corpus.open_shard`, which takes local paths too.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import io
 import logging
 import tempfile
 import time
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from react_pipeline.corpus import Identity, RemoteShard
 from react_pipeline.extensions.web.remote_store import READ_SECONDS, attempt, file_system
-from react_pipeline.settings import StorageConfig, expand, has_wildcard
+from react_pipeline.settings import DownloadConfig, StorageConfig, expand, has_wildcard
 from react_pipeline.store import CorpusError, ReactError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from react_pipeline.extensions.web.downloads import Downloaded
 
 READ_THROUGH_BYTES = 256 << 10
 """A shorter gap between two reads is fetched too: a request of its own costs as much as its
@@ -36,30 +44,51 @@ _TAGS = ("md5Hash", "Content-MD5", "ETag", "etag", "Last-Modified")
 logger = logging.getLogger(__name__)
 
 
-def open_remote(shard: RemoteShard) -> BinaryIO:
-    """Open a remote shard for reading, with seeks.
+class RemoteServer:
+    """Object stores and web servers, by fsspec; images by img2dataset."""
 
-    The read-ahead grows while reading is dense and shrinks at every jump of more than
-    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come in
-    large pieces. From a server without ranges (or lengths) it is a copy in a temporary file, with
-    one warning a server.
+    def find(self, pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
+        """The shards that a URL, or a pattern of some, names; only buckets are asked."""
+        all_shards: list[RemoteShard] = []
+        for url in expand(pattern):
+            shard = RemoteShard(url, storage)
+            shards = list_tars(shard) if has_wildcard(url) else [shard]
+            if not shards or not all(shard.url.endswith(".tar") for shard in shards):
+                raise CorpusError(
+                    f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
+                )
+            all_shards += shards
+        return all_shards
 
-    Raises:
-        CorpusError: If it is not there, access is refused, or a package for its scheme is missing.
-        SourceUnavailable: If the server cannot be reached or fails, after `ATTEMPTS`.
-    """
-    return io.BufferedReader(_RangedFile(shard), _BUFFER_BYTES)
+    def open(self, shard: RemoteShard) -> BinaryIO:
+        """Open a remote shard for reading, with seeks.
 
+        The read-ahead grows while reading is dense and shrinks at every jump of more than
+        `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come in
+        large pieces. From a server without ranges (or lengths) it is a copy in a temporary file, with
+        one warning a server.
+        """
+        return io.BufferedReader(_RangedFile(shard), _BUFFER_BYTES)
 
-def identify(shard: RemoteShard) -> Identity:
-    """Size and tag, by one request where the server reports them; errors as of `open_remote`."""
-    info = _info(shard)
-    tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")
-    size, tag = (
-        (int(info["size"]), tag) if tag and info.get("size") is not None else _read_identity(shard)
-    )
-    path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
-    return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
+    def identify(self, shard: RemoteShard) -> Identity:
+        """Size and tag, by one request where the server reports them."""
+        info = _info(shard)
+        tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")
+        size, tag = (
+            (int(info["size"]), tag)
+            if tag and info.get("size") is not None
+            else _read_identity(shard)
+        )
+        path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
+        return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
+
+    def download(
+        self, urls: pd.DataFrame, directory: Path, settings: DownloadConfig, max_pixels: int
+    ) -> Downloaded:
+        """As of `download_images`."""
+        from react_pipeline.extensions.web.downloads import download_images
+
+        return download_images(urls, directory, settings, max_pixels)
 
 
 def _read_identity(shard: RemoteShard) -> tuple[int, str]:
@@ -76,9 +105,7 @@ def _read_identity(shard: RemoteShard) -> tuple[int, str]:
 
 
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
-    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted; raises as
-    `open_remote`.
-    """
+    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
     scheme = pattern.url.partition("://")[0]
     names = attempt(pattern, lambda: file_system(pattern).glob(pattern.url))
     return [
@@ -86,26 +113,6 @@ def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
         for name in sorted(names)
         if name.endswith(".tar")
     ]
-
-
-def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
-    """The shards that a URL, or a pattern of some, names; only buckets are asked. `field` is for
-    the message.
-
-    Raises:
-        CorpusError: Naming what finds no tar, or as `open_remote`.
-        SourceUnavailable: Likewise.
-    """
-    all_shards: list[RemoteShard] = []
-    for url in expand(pattern):
-        shard = RemoteShard(url, storage)
-        shards = list_tars(shard) if has_wildcard(url) else [shard]
-        if not shards or not all(shard.url.endswith(".tar") for shard in shards):
-            raise CorpusError(
-                f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
-            )
-        all_shards += shards
-    return all_shards
 
 
 class _RangedFile(io.RawIOBase):
@@ -128,9 +135,9 @@ class _RangedFile(io.RawIOBase):
         else:
             fs = file_system(shard)
             # fsspec's http would ask for the size once more.
-            known = {"size": self._size} if shard.url.startswith("http") else {}
+            options = {"size": self._size} if shard.url.startswith("http") else {}
             self._handle = attempt(
-                shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **known)
+                shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **options)
             )
 
     def readable(self) -> bool:
@@ -152,10 +159,10 @@ class _RangedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), int(self._size or 0) - self._position))
-        if not wanted:
+        size = max(0, min(len(buffer), int(self._size or 0) - self._position))
+        if not size:
             return 0
-        data = self._read(wanted)
+        data = self._read(size)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -166,18 +173,18 @@ class _RangedFile(io.RawIOBase):
                 file.close()
         super().close()
 
-    def _read(self, wanted: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         if self._copy is None:
             inside = self._position - self._start
-            if inside < 0 or inside + wanted > len(self._block):
-                self._fetch(wanted)
+            if inside < 0 or inside + size > len(self._block):
+                self._fetch(size)
                 inside = self._position - self._start
         if self._copy is not None:
             self._copy.seek(self._position)
-            return self._copy.read(wanted)
-        return self._block[inside : inside + wanted]
+            return self._copy.read(size)
+        return self._block[inside : inside + size]
 
-    def _fetch(self, wanted: int) -> None:
+    def _fetch(self, size: int) -> None:
         gap = self._position - (self._start + len(self._block))
         dense = -LARGEST_FETCH_BYTES < gap <= READ_THROUGH_BYTES
         self._fetch_bytes = (
@@ -185,7 +192,7 @@ class _RangedFile(io.RawIOBase):
         )
         # What the buffer above asks for next is fetched along.
         end = min(
-            self._position + max(wanted + _BUFFER_BYTES, self._fetch_bytes), int(self._size or 0)
+            self._position + max(size + _BUFFER_BYTES, self._fetch_bytes), int(self._size or 0)
         )
         try:
             self._block = attempt(self.shard, lambda: self._range(self._position, end))

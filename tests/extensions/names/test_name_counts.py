@@ -18,7 +18,6 @@ from react_pipeline.extensions.names.name_counts import (
     words_of,
 )
 from react_pipeline.project.project import Project
-from react_pipeline.settings.config import DistributorConfig
 
 
 def counts(names: dict[str, int], *captions: str | None) -> None:
@@ -72,7 +71,7 @@ def test_a_domain_is_counted_over_batches_and_tasks_of_corpus(
     captions = read_metadata(embeddings, ["caption"])["caption"].fillna("")
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 7)
     monkeypatch.setattr(name_counts, "_BATCH_ROWS", 3)
-    table = count_names(indexed_project.domain("shapes"), embeddings, DistributorConfig())
+    table = count_names(indexed_project.domain("shapes"), embeddings)
     assert table["name"].tolist()[:2] == ["circle", "disc"] and table["class"].tolist()[:2] == [
         "circle",
         "circle",
@@ -122,5 +121,5 @@ def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Projec
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
     for path in (embeddings.path / "metadata").iterdir():
         pd.read_parquet(path).drop(columns="caption").to_parquet(path)
-    table = count_names(indexed_project.domain("shapes"), embeddings, DistributorConfig())
+    table = count_names(indexed_project.domain("shapes"), embeddings)
     assert table["captions"].tolist() == [0] * len(table)

@@ -15,11 +15,9 @@ from support.web import served
 from react_pipeline.corpus.collected import CollectedPairs, collect_pairs
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.ready.images import UrlSource
-from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
-LOCAL = DistributorConfig()
 IMAGES = [
     encode(draw(SHAPES[n % 4], COLOURS[n // 4 % 4], n), ("png", "jpg", "webp")[n % 3])
     for n in range(12)
@@ -57,7 +55,7 @@ def test_pairs_from_urls_are_fetched_once_with_every_failure(
                 "image_sha256": "",
             }
         )
-        source = UrlSource(corpus(), tmp_path / "fetched", LOCAL)
+        source = UrlSource(corpus(), tmp_path / "fetched")
         fetched = {
             pair.row: pair.image_sha256
             for pair, _ in source.fetch(rows.sample(frac=1, random_state=1))
@@ -97,7 +95,7 @@ def test_where_nothing_is_available_the_reasons_are_recorded(
         rows = pd.DataFrame(
             {"row": [5, 2], "url": [f"{web.url}/0", "pipe:id"], "caption": ["x", "y"]}
         )
-        source = UrlSource(corpus(), tmp_path, LOCAL)
+        source = UrlSource(corpus(), tmp_path)
         assert list(source.fetch(rows)) == []
     assert source.failed == {5: "http_404", 2: "refused_url"}
 
@@ -115,7 +113,7 @@ def test_rows_of_one_url_share_image_and_long_captions_are_cut(
                 "class": "",
             }
         )
-        got = list(UrlSource(corpus(max_caption_chars=10), tmp_path, LOCAL).fetch(rows))
+        got = list(UrlSource(corpus(max_caption_chars=10), tmp_path).fetch(rows))
         assert web.asked["/0"] == 1
     assert [(pair.row, pair.caption, data) for pair, data in got] == [
         (2, "short", IMAGES[0]),

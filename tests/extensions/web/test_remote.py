@@ -19,11 +19,11 @@ from support.web import redirected, served
 
 from react_pipeline import web_policy
 from react_pipeline.corpus.kinds.webdataset import Webdataset
-from react_pipeline.corpus.servers import RemoteShard
+from react_pipeline.corpus.servers import RemoteShard, identify
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.corpus.tar_corpus import locate_shards
 from react_pipeline.extensions.web import bounded_answer, remote, remote_store
-from react_pipeline.extensions.web.remote import identify, list_tars
+from react_pipeline.extensions.web.remote import list_tars
 from react_pipeline.settings.corpus import StorageConfig
 from react_pipeline.store.errors import CorpusError, SourceUnavailable
 
