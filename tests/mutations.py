@@ -100,7 +100,7 @@ GUARDS = (
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "house/test_lineage.py"),
     Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "extensions/automation/test_survey.py"),
     Guard("react_pipeline/extensions/tracking_guard/bounded_http.py", "            self.join(max(0.0, min(seconds, end - time.monotonic())))\n", "            self.join()\n", SICK),
-    Guard("react_pipeline/web_policy.py", "if size_bytes > self._max_bytes:", "if False:", SICK),
+    Guard("react_pipeline/extensions/web/bounded_body.py", "if size_bytes > self._max_bytes:", "if False:", SICK),
     Guard("react_pipeline/extensions/tracking_guard/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
     Guard("react_pipeline/extensions/tracking_guard/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),

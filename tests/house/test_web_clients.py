@@ -1,4 +1,4 @@
-"""Each module that makes requests applies the HTTP policy (`web_policy`), or asks servers of ours."""
+"""Each module that makes requests applies the HTTP policy (`extensions.web`), or asks servers of ours."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ USERS = {
     "extensions/ui/servers.py": OURS,
     "extensions/web/bounded_answer.py": POLICY,
     "extensions/web/download_process.py": POLICY,
+    "extensions/web/public_addresses.py": POLICY,
     "extensions/web/web_access.py": POLICY,
-    "web_policy.py": POLICY,
 }
 """Modules that import a client, and why."""
 

@@ -3,7 +3,7 @@
 MLflow bounds each wait for a byte, so a server that drips, or never ends, holds its client for
 good. Here one request as a whole has a deadline, its answer a size, and all requests that fail
 share an allowance of seconds. Belongs here: requests of MLflow's client to the servers named to
-`bound`. Does not belong here: the policy itself (`web_policy`), what is asked, and the queue.
+`bound`. Does not belong here: the policy itself (`bounded_body`), what is asked, and the queue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from react_pipeline.web_policy import BoundedBody, RefusedAccess
+from react_pipeline.extensions.web import BoundedBody, RefusedAccess
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SETTINGS = {

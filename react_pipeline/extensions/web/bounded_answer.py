@@ -1,7 +1,7 @@
 """The HTTP policy for web servers that hold shards: a session of aiohttp, as fsspec uses it.
 
 fsspec itself waits as long as single bytes come, and keeps whatever a range brings. Does not belong
-here: the policy itself (`web_policy`).
+here: the policy itself (`bounded_body`).
 """
 
 import asyncio
@@ -11,8 +11,9 @@ from typing import Any
 
 import aiohttp
 
+from react_pipeline.extensions.web.bounded_body import BoundedBody, RefusedAccess
+from react_pipeline.extensions.web.public_addresses import require_public
 from react_pipeline.extensions.web.remote_store import CONNECT_SECONDS, READ_SECONDS
-from react_pipeline.web_policy import BoundedBody, RefusedAccess, require_public
 
 MAX_ANSWER_BYTES = 16 << 20
 """Twice the largest range that is asked for. A whole shard is not an answer: it is copied."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from react_pipeline.web_policy import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
+from react_pipeline.extensions.web.bounded_body import TOO_MANY_BYTES
+from react_pipeline.extensions.web.public_addresses import PRIVATE_ADDRESS
+from react_pipeline.web_policy import REFUSED_URL
 
 HASH_MISMATCH = "hash_mismatch"
 

@@ -3,7 +3,7 @@
 The directory of a download is a journal: what is on record decides what is tried next, so a call
 that was killed and one that is repeated take the same way. Does not belong here: what runs in the
 downloading processes (`download_process`), the form of the journal (`download_journal`), what may
-be connected to (`web_policy`).
+be connected to (`public_addresses`).
 """
 
 from __future__ import annotations

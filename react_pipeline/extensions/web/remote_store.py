@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from react_pipeline.corpus import RemoteShard
+from react_pipeline.extensions.web.bounded_body import RefusedAccess
+from react_pipeline.extensions.web.public_addresses import is_public_server
 from react_pipeline.installation import install_command
 from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
-from react_pipeline.web_policy import RefusedAccess, is_public_server
 
 ATTEMPTS = 4
 """Of each request, if it fails in a way that may pass."""

@@ -1,7 +1,7 @@
 """The HTTP policy for images at URLs that strangers wrote: an opener of urllib.
 
 A table of URLs could make this machine call services of its own network (server-side request
-forgery). Does not belong here: the policy itself (`web_policy`).
+forgery). Does not belong here: the policy itself (`bounded_body`).
 """
 
 import http.client
@@ -12,15 +12,11 @@ import urllib.request
 from functools import partial
 from typing import Any
 
-from react_pipeline.web_policy import (
-    MAX_REDIRECTS,
-    REFUSED_URL,
-    BoundedBody,
-    RefusedAccess,
-    connect_to_public,
-    plain_url,
-)
+from react_pipeline.extensions.web.bounded_body import BoundedBody, RefusedAccess
+from react_pipeline.extensions.web.public_addresses import connect_to_public
+from react_pipeline.web_policy import REFUSED_URL, plain_url
 
+MAX_REDIRECTS = 5
 MAX_RESPONSE_BYTES = 32 << 20
 """A larger answer is dropped unread."""
 _READ_AT_ONCE_BYTES = 1 << 20

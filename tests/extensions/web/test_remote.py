@@ -17,12 +17,11 @@ from support.shard_server import ShardServer, serve_folder
 from support.sick_servers import sick_server
 from support.web import redirected, served
 
-from react_pipeline import web_policy
 from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.servers import RemoteShard, identify
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.corpus.tar_corpus import locate_shards
-from react_pipeline.extensions.web import bounded_answer, remote, remote_store
+from react_pipeline.extensions.web import bounded_answer, public_addresses, remote, remote_store
 from react_pipeline.extensions.web.remote import list_tars
 from react_pipeline.settings.corpus import StorageConfig
 from react_pipeline.store.errors import CorpusError, SourceUnavailable
@@ -256,7 +255,7 @@ def test_a_public_server_leads_to_no_private_one(
     server: ShardServer, monkeypatch: pytest.MonkeyPatch, is_public: bool
 ) -> None:
     monkeypatch.setattr(remote_store, "is_public_server", lambda _: is_public)
-    monkeypatch.setattr(web_policy, "is_public", lambda address: address == "127.0.0.2")
+    monkeypatch.setattr(public_addresses, "is_public", lambda address: address == "127.0.0.2")
     target = f"{server.url}/small.tar"
     with served({"/a.tar": redirected(target)}, "127.0.0.2") as web:
         shard = RemoteShard(f"{web.url}/a.tar")
@@ -271,8 +270,8 @@ def test_a_public_server_leads_to_no_private_one(
 def test_only_a_server_asked_directly_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    assert web_policy.is_public_server("http://93.184.216.34/a.tar")
-    assert not web_policy.is_public_server("http://10.0.0.1/a.tar")
-    assert not web_policy.is_public_server("http://nowhere.invalid/a.tar")
+    assert public_addresses.is_public_server("http://93.184.216.34/a.tar")
+    assert not public_addresses.is_public_server("http://10.0.0.1/a.tar")
+    assert not public_addresses.is_public_server("http://nowhere.invalid/a.tar")
     monkeypatch.setenv("http_proxy", "http://10.0.0.1:3128")
-    assert not web_policy.is_public_server("http://93.184.216.34/a.tar")
+    assert not public_addresses.is_public_server("http://93.184.216.34/a.tar")

@@ -12,8 +12,9 @@ import support.web
 from support.web import Web, served
 
 from react_pipeline.extensions.web import web_access
-from react_pipeline.extensions.web.web_access import guarded_opener
-from react_pipeline.web_policy import MAX_REDIRECTS, is_public, plain_url
+from react_pipeline.extensions.web.public_addresses import is_public
+from react_pipeline.extensions.web.web_access import MAX_REDIRECTS, guarded_opener
+from react_pipeline.web_policy import plain_url
 
 
 def huge(handler: Any, _before: int) -> None:

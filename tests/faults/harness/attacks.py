@@ -59,11 +59,12 @@ from react_pipeline.extensions.elevater.submission import MEMBER, check_submissi
 from react_pipeline.extensions.tracking_guard.bounded_http import bound
 from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.extensions.web import guarded_opener
+from react_pipeline.extensions.web.public_addresses import is_public
 from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
 from react_pipeline.settings import load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.store import ReactError
-from react_pipeline.web_policy import is_public, plain_url
+from react_pipeline.web_policy import plain_url
 
 MAX_SECONDS = 30
 MAX_BYTES = 1 << 30
