@@ -48,7 +48,7 @@ DURABLE, PRUNING, FILES = (
 )
 CHECKS, CROSS, SHARDS = (
     "assets/test_blocking_checks.py",
-    "browse/test_cross_site.py",
+    "extensions/ui/test_cross_site.py",
     "faults/test_bad_shards.py",
 )
 BUCKET = "extensions/buckets/test_bucket_store.py"
@@ -59,7 +59,7 @@ EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_ar
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
 COSTLY = "faults/test_costly_images.py"
-BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
+BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 PUSH, FORMS = "extensions/hub/test_push.py", "extensions/hub/test_formats.py"
 STOP, UPKEEP = "house/test_stop.py", "extensions/automation/test_upkeep_sensor.py"
@@ -240,20 +240,20 @@ GUARDS = (
     Guard("react_pipeline/tracking/notes.py", " and not has_secret(address)", "", SECRETS),
     Guard("react_pipeline/extensions/doctor/diagnosis.py", "without_secrets(tracking.uri)", "tracking.uri", SECRETS),
     # Who may ask
-    Guard("react_pipeline/browse/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
+    Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
-    Guard("react_pipeline/browse/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
-    Guard("react_pipeline/browse/cross_site.py", "if origin is not None and", "if False and", CROSS),
-    Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
+    Guard("react_pipeline/extensions/ui/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
+    Guard("react_pipeline/extensions/ui/cross_site.py", "if origin is not None and", "if False and", CROSS),
+    Guard("react_pipeline/extensions/ui/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
     Guard("react_pipeline/extensions/ui/assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "extensions/ui/test_webserver.py"),
     Guard("react_pipeline/extensions/ui/assets/webserver.py", '!= "application/json"', "== 0", "extensions/ui/test_webserver.py"),
     Guard("assets/resources.py", '"__".join([*self.key_prefix, name])', "name", "assets/test_component.py"),
     Guard("react_pipeline/extensions/alerts/assets.py", " or keys.isdisjoint(map(self.resource.key, STAGES))", "", "extensions/alerts/test_alerts.py"),
     Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "house/test_pages.py"),
-    Guard("react_pipeline/browse/serve.py", "        channel_timeout=SILENT_SECONDS,\n", "", BOUNDED),
-    Guard("react_pipeline/browse/serve.py", "        threads=ANSWERED_AT_ONCE,\n", "        threads=64,\n", BOUNDED),
-    Guard("react_pipeline/browse/serve.py", '        max_request_body_size=app.config["MAX_CONTENT_LENGTH"] + 1,  # the first that is refused\n', "", BOUNDED),
-    Guard("react_pipeline/browse/serve.py", "    app.json = Json(app)\n", "", BOUNDED),
+    Guard("react_pipeline/extensions/ui/serve.py", "        channel_timeout=SILENT_SECONDS,\n", "", BOUNDED),
+    Guard("react_pipeline/extensions/ui/serve.py", "        threads=ANSWERED_AT_ONCE,\n", "        threads=64,\n", BOUNDED),
+    Guard("react_pipeline/extensions/ui/serve.py", '        max_request_body_size=app.config["MAX_CONTENT_LENGTH"] + 1,  # the first that is refused\n', "", BOUNDED),
+    Guard("react_pipeline/extensions/ui/serve.py", "    app.json = Json(app)\n", "", BOUNDED),
     # No number from a bad training or an unequal measurement
     Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
     Guard("react_pipeline/training/trainer.py", "if not all(torch.isfinite(parameter).all() for parameter in state.trained.values()):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),

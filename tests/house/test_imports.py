@@ -43,7 +43,6 @@ ROOMS = (
     "promotion",
     "tracking",
     "preflight",
-    "browse",
     "use",
     "pipeline",
     "assets",

@@ -14,7 +14,6 @@ from pathlib import Path
 from support.rooms import LIBRARY
 
 ROOMS = (
-    "browse",
     "clip",
     "corpus",
     "embedding",

@@ -253,7 +253,7 @@ def test_a_server_is_watched_until_it_has_loaded(
         monkeypatch.setattr(module, "stop_in_own_way", lambda: events.append("own way"))
     prepared = SimpleNamespace(log=None, pictures={})
     page = "react_pipeline.extensions.corpus_page.page"
-    for place in ("react_pipeline.browse", "react_pipeline.browse.serve", page):
+    for place in ("react_pipeline.extensions.ui", "react_pipeline.extensions.ui.serve", page):
         monkeypatch.setattr(f"{place}.serve_app", serve)
     monkeypatch.setattr(
         "react_pipeline.extensions.judging.prepare.prepare_log", lambda *_: prepared

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.browse import guard, serve_app
 from react_pipeline.embedding import require_clip_retrieval
+from react_pipeline.extensions.ui import guard, serve_app
 from react_pipeline.pages import render
 from react_pipeline.project import Project
 

@@ -43,11 +43,11 @@ def judge(
     Every answer is on the disk before the next picture is shown, and the same command resumes. The
     interval is valid whenever you stop.
     """
-    from react_pipeline.browse import serve_app
     from react_pipeline.extensions.judging.judgements import judgements_of
     from react_pipeline.extensions.judging.log import Session, describe, open_log
     from react_pipeline.extensions.judging.page import create_page
     from react_pipeline.extensions.judging.prepare import prepare_log
+    from react_pipeline.extensions.ui import serve_app
     from react_pipeline.tracking import Tracking
 
     project = load_project(config)

@@ -1,7 +1,7 @@
 """The page of judging: one picture at a time, two class names in random places, on loopback.
 
 Belongs here: what the page asks and gets. Does not belong here: the log (`log`), who may ask
-(`browse`).
+(`extensions.ui`).
 
 The page does not show which model said what: names change places at random, and until the answer is
 clear the page shows how many clicks are likely left and no bound, which would move after a click
@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.extensions.judging.log import (
     FORECAST_STEP,
@@ -28,6 +27,7 @@ from react_pipeline.extensions.judging.log import (
     describe,
 )
 from react_pipeline.extensions.predict import Picture
+from react_pipeline.extensions.ui import guard
 from react_pipeline.pages import render
 from react_pipeline.store import InputError, ReactError, StoreWriteError
 

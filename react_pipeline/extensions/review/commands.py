@@ -32,10 +32,10 @@ def review(
     Every decision is on the disk before the next pair is shown, in DOMAIN.review.jsonl next to the
     domain's file.
     """
-    from react_pipeline.browse import serve_app
     from react_pipeline.extensions.review.log import open_log
     from react_pipeline.extensions.review.page import create_page
     from react_pipeline.extensions.review.pairs import ReviewedSet
+    from react_pipeline.extensions.ui import serve_app
 
     project = load_project(config)
     project.domain(domain)

@@ -1,7 +1,7 @@
 """The page of a review: one pair at a time, on loopback.
 
 Belongs here: what the page asks and gets. Does not belong here: the decisions (`log`), their order
-(`pairs`), who may ask (`browse`).
+(`pairs`), who may ask (`extensions.ui`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.extensions.review.log import ReviewLog
 from react_pipeline.extensions.review.pairs import ReviewedSet
+from react_pipeline.extensions.ui import guard
 from react_pipeline.pages import render
 from react_pipeline.project import Verdict
 from react_pipeline.store import InputError, ReactError, StoreWriteError

@@ -29,8 +29,8 @@ from typing import TextIO
 
 import yaml
 
-from react_pipeline.browse import origin_of
 from react_pipeline.extensions.ui import process_groups
+from react_pipeline.extensions.ui.cross_site import origin_of
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,

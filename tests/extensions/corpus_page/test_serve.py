@@ -30,13 +30,13 @@ from PIL import Image
 from support.drawings import draw, encode, pair, write_shard
 from support.ready import CAPTIONS, encoded, write_ready
 
-from react_pipeline.browse.serve import CONNECTIONS, HOST
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.extensions.corpus_page.page import create_app, serve_corpus
 from react_pipeline.extensions.corpus_page.search import IMAGE_MODES, TEXT_MODES, search_pairs
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
+from react_pipeline.extensions.ui.serve import CONNECTIONS, HOST
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact

@@ -3,7 +3,7 @@ used as `dagster-webserver` is.
 
 Belongs here: what is refused of Dagster's requests, and what is answered in its place: the start
 page, the metrics (`metrics`), and the pictures of materializations (`pictures`). Does not belong
-here: what any server refuses (`react_pipeline.browse.cross_site`), how large a query may be
+here: what any server refuses (`react_pipeline.extensions.ui.cross_site`), how large a query may be
 (`graphql_limits`).
 
 Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor
@@ -23,10 +23,10 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from react_pipeline.browse import SAFE_METHODS, origin_of, refusal
 from react_pipeline.extensions.ui.assets.graphql_limits import MAX_BODY_BYTES, too_much
 from react_pipeline.extensions.ui.assets.metrics import metrics_text
 from react_pipeline.extensions.ui.assets.pictures import picture_at, served_instance
+from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, origin_of, refusal
 from react_pipeline.stage import STAGES
 from react_pipeline.tracking import DAGSTER_VARIABLE
 

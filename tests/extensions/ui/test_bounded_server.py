@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from flask import Flask, request
 
-from react_pipeline.browse import serve
-from react_pipeline.browse.serve import (
+from react_pipeline.extensions.ui import serve
+from react_pipeline.extensions.ui.serve import (
     ANSWERED_AT_ONCE,
     HOST,
     SILENT_SECONDS,

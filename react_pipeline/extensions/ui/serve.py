@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.browse.cross_site import refusal
+from react_pipeline.extensions.ui.cross_site import refusal
 from react_pipeline.store import InputError
 
 if TYPE_CHECKING:

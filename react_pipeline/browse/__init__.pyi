@@ -1,5 +1,0 @@
-from .cross_site import SAFE_METHODS as SAFE_METHODS
-from .cross_site import origin_of as origin_of
-from .cross_site import refusal as refusal
-from .serve import guard as guard
-from .serve import serve_app as serve_app
