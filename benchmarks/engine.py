@@ -175,10 +175,10 @@ def train(root: Path, began: float, steps: int) -> None:
     from open_clip.model import CLIP
 
     from react_pipeline.clip.model import from_parts
-    from react_pipeline.training.distributed import World
+    from react_pipeline.extensions.torchrun.world import Processes
     from react_pipeline.training.trainer import Trainer
 
-    world = World.join("cpu")
+    world = Processes.join("cpu")
     config: dict[str, Any] = {
         "embed_dim": DIMENSION,
         "vision_cfg": {

@@ -40,8 +40,8 @@ from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Store
 from react_pipeline.training import GatedImage, TrainingObserver
 from react_pipeline.training.data import Views
-from react_pipeline.training.distributed import World
 from react_pipeline.training.trainer import Trainer
+from react_pipeline.training.world import World
 
 Rows = list[tuple[str, Any]]
 CONFIG = PreprocessCfg(size=224)

@@ -28,16 +28,17 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from react_pipeline.clip import ImageTower, add_gated_blocks
+from react_pipeline.extensions.torchrun import world as world_module
+from react_pipeline.extensions.torchrun.gradients import GradientSum
+from react_pipeline.extensions.torchrun.world import Processes
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import GatedImage
-from react_pipeline.training import step as step_module
-from react_pipeline.training.distributed import World
-from react_pipeline.training.gradients import GradientSum
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import parameter_groups
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.texts import DrawnTexts
+from react_pipeline.training.world import World
 
 BATCH, LAYERS, WIDTH = 32, 8, 256
 TRAINING = TrainingConfig(steps=1_000, warmup_steps=2, precision="fp32", last_k_layers=LAYERS)
@@ -93,7 +94,7 @@ class Texts:
 
 def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[TrainingStep, int]:
     """A step of a new model, and the bytes of its gradients."""
-    step_module.GradientSum = gradients
+    world_module.GradientSum = gradients
     torch.manual_seed(0)
     vision = {"image_size": 64, "layers": LAYERS, "width": WIDTH, "head_width": 32, "patch_size": 8}
     text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
@@ -114,7 +115,7 @@ def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[T
 def process(target: Path, repeats: int) -> None:
     """What each process does; the first leaves its seconds and losses."""
     torch.set_num_threads(1)
-    world, link = World.join("cpu"), Link()
+    world, link = Processes.join("cpu"), Link()
     dist.all_reduce = link.all_reduce
     overlapping, size = step_of(world)
     at_end, _ = step_of(world, AtTheEnd)

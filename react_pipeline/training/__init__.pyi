@@ -16,3 +16,5 @@ from .methods.model_method import ModelMethod as ModelMethod
 from .observer import TrainingObserver as TrainingObserver
 from .schedule import generator as generator
 from .schedule import learning_rate as learning_rate
+from .world import Gradients as Gradients
+from .world import World as World

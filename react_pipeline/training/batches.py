@@ -13,8 +13,8 @@ from torch import Tensor
 
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Draw, Views, ahead, on_device
-from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import batch_at, batch_size_of, generator
+from react_pipeline.training.world import World
 
 
 class TrainingBatches:

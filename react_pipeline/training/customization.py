@@ -18,10 +18,10 @@ from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, Method, TrainingConfig
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
-from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.world import World
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ def customize(
     slug: str,
     method: str,
     observer: TrainingObserver = TrainingObserver(),  # noqa: B008 - has no state
+    world: World | None = None,
 ) -> Artifact:
     """Train `method` on the retrieved pairs of a domain (a control: on its random pairs); publish
     the checkpoint.
 
-    A killed run resumes from its newest state and repeats an uninterrupted run's losses. Under
-    torchrun every process calls this alike; process 0 alone writes, and all return the published
+    A killed run resumes from its newest state and repeats an uninterrupted run's losses. Every
+    process of a `world` calls this alike; process 0 alone writes, and all return the published
     artifact.
 
     Raises:
@@ -85,7 +86,7 @@ def customize(
             newest good state stays in the scratch folder of the build (`store.scratch_of`), and the
             observer is notified.
     """
-    world = World.join(choose_device(project.config.device))
+    world = world or World(device=choose_device(project.config.device))
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     _refuse_starving(project, slug, inputs.parents[project.method(method).pairs])
     if not world.is_writer:

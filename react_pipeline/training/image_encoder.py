@@ -17,7 +17,7 @@ from torch import Tensor
 from react_pipeline.clip import DTYPES, ImageTower
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Views
-from react_pipeline.training.distributed import World
+from react_pipeline.training.world import World
 
 ENCODED_AT_ONCE = 128
 

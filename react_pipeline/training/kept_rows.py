@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from react_pipeline.store import seal, sealed
-from react_pipeline.training.distributed import World
+from react_pipeline.training.world import World
 
 MakeRows = Callable[[Iterator[Tensor]], Generator[Tensor, None, None]]
 """Maps parts (B,) of row numbers to their rows, on any device."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Views
-from react_pipeline.training.distributed import World
 from react_pipeline.training.kept_rows import kept_rows
+from react_pipeline.training.world import World
 
 TOKENS_FILE = "tokens.bin"
 BATCH = 64

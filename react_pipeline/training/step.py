@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.training.gradients import GradientSum
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.losses import contrastive_loss
@@ -53,7 +52,7 @@ class TrainingStep:
         shared = SHARED if training.global_negatives else ()
         summed = [parameter for name, parameter in state.trained.items() if name not in shared]
         averaged = [parameter for name, parameter in state.trained.items() if name in shared]
-        self._gradients = GradientSum(world, summed, averaged)
+        self._gradients = world.sum_gradients(summed, averaged)
 
     def take(
         self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool

@@ -29,9 +29,9 @@ from react_pipeline.clip import (
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import TrainingError
-from react_pipeline.training.distributed import World
 from react_pipeline.training.kept_rows import kept_rows
 from react_pipeline.training.schedule import generator
+from react_pipeline.training.world import World
 
 VECTORS, TOKENS = "texts.vectors", "texts.tokens"
 """Files of the scratch: unit vectors in float16, or token ids where the text tower trains."""

@@ -32,7 +32,6 @@ from react_pipeline.store import Inputs, TrainingError
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import Views
-from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import (
     LESS_MEMORY,
     explained_out_of_memory,
@@ -55,6 +54,7 @@ from react_pipeline.training.resume import (
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.texts import TrainingTexts
+from react_pipeline.training.world import World
 
 if TYPE_CHECKING:
     from react_pipeline.training.methods.model_method import ModelMethod

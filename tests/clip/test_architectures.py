@@ -23,9 +23,9 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.training.distributed import World
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.trainer import Trainer
+from react_pipeline.training.world import World
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}

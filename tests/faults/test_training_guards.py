@@ -24,11 +24,11 @@ from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.customization import customize
-from react_pipeline.training.distributed import World
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.trainer import Trainer
+from react_pipeline.training.world import World
 
 Make = Callable[..., Project]
 

@@ -20,8 +20,8 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
-from react_pipeline.training.distributed import World
 from react_pipeline.training.kept_tokens import TOKENS_FILE, keep_tokens
+from react_pipeline.training.world import World
 
 VIEWS = 2
 ABOUT_FILE = "tokens.json"

@@ -18,8 +18,8 @@ from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import texts as texts_module
-from react_pipeline.training.distributed import World
 from react_pipeline.training.texts import TrainingTexts
+from react_pipeline.training.world import World
 
 DOMAIN = DomainConfig(slug="shapes", classes=("circle", "square"), templates=("a {}",))
 PAIRS = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "red"), ("square", "blue")])

@@ -59,9 +59,12 @@ def main() -> int:
     try:
         project = Project.load(arguments.config)
         with _observer(project, rank) as observer:
+            from react_pipeline.clip import choose_device
+            from react_pipeline.extensions.torchrun.world import Processes
             from react_pipeline.training import customize
 
-            customize(project, arguments.domain, arguments.method, observer)
+            world = Processes.join(choose_device(project.config.device))
+            customize(project, arguments.domain, arguments.method, observer, world)
     except Exception as error:
         if exchange:
             write_failure(Path(exchange), rank, error)

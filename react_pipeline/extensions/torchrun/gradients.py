@@ -13,32 +13,23 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
-from react_pipeline.training.distributed import World
+from react_pipeline.training import Gradients
 
 
-class GradientSum:
+class GradientSum(Gradients):
     """The sum over all processes of each gradient, in place, on its way as soon as the gradient is
     whole.
 
     All processes go backward through the same graph, so they send in the same order.
-
-    Attributes:
-        whole: Whether a gradient that comes now is whole, as in the last part of a batch.
     """
 
     def __init__(
-        self, world: World, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter] = ()
+        self, processes: int, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter]
     ) -> None:
-        """Watch parameters; alone in its world, a process has nothing to do.
-
-        Args:
-            averaged: Of these every process has the whole gradient. The mean makes it equal to the
-                last bit, so that they stay equal in all processes.
-        """
-        self.whole = False
-        self._world = world
+        """Watch parameters (`World.sum_gradients`)."""
+        self._processes = processes
         self._averaged = frozenset(averaged)
-        self._parameters = [*summed, *averaged] if world.size > 1 else []
+        self._parameters = [*summed, *averaged]
         self._sent: dict[nn.Parameter, Any] = {}
         for parameter in self._parameters:
             parameter.register_post_accumulate_grad_hook(self._came)
@@ -62,5 +53,5 @@ class GradientSum:
     def _send(self, parameter: nn.Parameter) -> None:
         assert parameter.grad is not None  # noqa: S101 - it came
         if parameter in self._averaged:
-            parameter.grad /= self._world.size
+            parameter.grad /= self._processes
         self._sent[parameter] = dist.all_reduce(parameter.grad, async_op=True)

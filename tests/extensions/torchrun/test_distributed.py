@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from support.device import DEVICES, require
 
 from react_pipeline.extensions.methods.full import Full
+from react_pipeline.extensions.torchrun.world import Processes
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, RetrievalError
 from react_pipeline.training.customization import customize
-from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import batch_at
+from react_pipeline.training.world import World
 
 TRAINING: dict[str, Any] = {
     "defaults": {
@@ -56,6 +57,8 @@ PROCESS = """
 import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
+from react_pipeline.clip import choose_device
+from react_pipeline.extensions.torchrun.world import Processes
 from react_pipeline.training.customization import customize
 from react_pipeline.project.project import Project
 
@@ -68,7 +71,9 @@ class Recorder:
 results = {}
 for name, path, method in json.loads(sys.argv[2]):
     reported = Recorder()
-    artifact = customize(Project.load(path), "shapes", method, reported)
+    project = Project.load(path)
+    world = Processes.join(choose_device(project.config.device))
+    artifact = customize(project, "shapes", method, reported, world)
     results[name] = {"path": str(artifact.path), "reused": artifact.reused, "events": reported.events}
 results["backend"] = dist.get_backend()
 Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(results))
@@ -240,7 +245,7 @@ def test_the_parts_of_all_ranks_are_the_batch(size: int) -> None:
 
 
 def test_one_process_alone_needs_no_group() -> None:
-    world = World.join("cpu")
+    world = Processes.join("cpu")
     vectors = torch.randn(3, 2, requires_grad=True)
     assert (world.size, world.is_writer) == (1, True)
     assert torch.equal(world.gather(vectors), vectors.detach())

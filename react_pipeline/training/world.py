@@ -1,0 +1,96 @@
+"""The processes of a training: one, unless an extension shares the training among several.
+
+Shapes: B pairs of a process's part of a batch, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Gradients:
+    """Gradients on their way to the optimizer; those of one process are whole as they come.
+
+    Attributes:
+        whole: Whether a gradient that comes now is whole, as in the last part of a batch.
+    """
+
+    whole = False
+
+    def finish(self) -> None:
+        """Wait until every gradient is its sum over all processes."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training. What they exchange is here what this one has.
+
+    Attributes:
+        rank: Number of this process; process 0 alone writes.
+        one_machine: Whether all of them see the same local disk.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+    one_machine: bool = True
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device, as autocast wants it."""
+        return self.device.partition(":")[0]
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes files and notifies observers."""
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's equal part of a batch; the parts of all ranks in order are the batch."""
+        each = len(batch) // self.size
+        return batch[self.rank * each : (self.rank + 1) * each]
+
+    def share(self, count: int) -> Tensor:
+        """Which of `count` rows this process makes, as many as any other; the last ones may make
+        the last row again.
+        """
+        each = -(-count // self.size)
+        return torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
+
+    def joined(self, rows: Tensor, count: int) -> Tensor:
+        """All `count` rows, on the CPU, in every process; `rows` are those of its `share`, on any
+        device.
+        """
+        return self.gather(rows.to(self.device)).cpu()[:count]
+
+    def gather(self, vectors: Tensor) -> Tensor:
+        """The vectors (B, D) of all processes, in the order of their ranks: (size * B, D), without
+        a graph.
+        """
+        return vectors.detach()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all processes."""
+        return value
+
+    def broadcast(self, value: Any) -> Any:
+        """What the writer passes here; the others' own argument is ignored. Also waits until all
+        have arrived.
+        """
+        return value
+
+    def sum_gradients(
+        self, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter]
+    ) -> Gradients:
+        """Watch parameters, whose gradients are summed over all processes.
+
+        Args:
+            averaged: Of these every process has the whole gradient. The mean makes it equal to the
+                last bit, so that they stay equal in all processes.
+        """
+        return Gradients()
