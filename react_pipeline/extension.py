@@ -17,10 +17,12 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from react_pipeline.store import InputError, ReactError, Store
+from react_pipeline.store import Artifact, InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
+
+SaveModel = Callable[[Path, "LoggedModel"], None]
+"""Saves a logged model of MLflow in a folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +165,24 @@ class Extension:
     def prepare_tracking(self, uri: str) -> None:
         """Prepare this process, and the tables of a local database, for a tracking URI, before
         anything is read or written there.
+        """
+
+    def package_model(
+        self, project: Project, checkpoint: Artifact, directory: Path
+    ) -> SaveModel | None:
+        """What saves a checkpoint as a logged model of MLflow that can be loaded, from files that it
+        writes into an empty folder; None: this extension does not.
+        """
+
+    def refresh_model(
+        self,
+        client: MlflowClient,
+        project: Project,
+        checkpoint: tuple[str, str, str],
+        model_id: str,
+    ) -> None:
+        """Bring the logged model of a checkpoint (stage, key, fingerprint) up to date, after a
+        result.
         """
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:

@@ -19,7 +19,6 @@ from react_pipeline import (
     promotion,
     retrieval,
     training,
-    use,
 )
 from react_pipeline.extension import Extension
 from react_pipeline.installation import install_command
@@ -200,10 +199,6 @@ STAGES_OF_CORE = (
         parents_of_method=_parents_of_training,
         identity=identity.customized_checkpoint,
         version="3",
-        package=lambda project, artifact, folder: use.write_package(project, artifact, folder),
-        calibrate=lambda project, artifact, folder: use.write_calibration(
-            project, artifact, folder
-        ),
         group="customization",
         kinds=("torch",),
         pool="gpu",

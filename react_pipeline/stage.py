@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from react_pipeline.extension import LazyTable, brought, leave_out
@@ -76,9 +75,6 @@ class Stage:
             stages with data of their own alone.
         version: Raised by hand when the same inputs make another artifact.
         plan: What all its artifacts will need, as a function of the extension `plan`'s sums.
-        package: Writes an artifact into an empty folder, to be used without the store; MLflow logs
-            it as a model.
-        calibrate: Writes what of this folder follows from later results.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
             for comes first.
     """
@@ -100,8 +96,6 @@ class Stage:
     is_benchmark: bool = True
     version: str = "1"
     plan: Callable[[Any], Any] | None = None
-    package: Callable[[Project, Artifact, Path], None] | None = None
-    calibrate: Callable[[Project, Artifact, Path], None] | None = None
     group: str = "extensions"
     kinds: tuple[str, ...] = ()
     pool: str | None = None

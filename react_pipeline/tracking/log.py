@@ -31,9 +31,9 @@ from react_pipeline.tracking.models import (
     find_model_id,
     log_model,
     model_of,
+    refresh_model,
 )
 from react_pipeline.tracking.notes import dagster_url
-from react_pipeline.tracking.package import refresh_calibration
 from react_pipeline.tracking.queue import PENDING, PROMOTION, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, hand_edit
 from react_pipeline.tracking.results import cost_rows, difference_rows
@@ -276,7 +276,7 @@ class Tracking:
         log_rows(client, run_id, rows, measured)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
-        refresh_calibration(client, project, model_of(artifact), measured.model_id)
+        refresh_model(client, project, model_of(artifact), measured.model_id)
         if artifact.stage in MODEL_STAGES:
             log_model(client, self.runs.experiment_id, project, artifact, run_id)
         if artifact.stage == COMPARISON:

@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from react_pipeline.extension import extensions
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, STAGES
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.package import FOLDER, save_served, write_package
 from react_pipeline.tracking.versions import find_model, find_version, model_name
 
 if TYPE_CHECKING:
@@ -105,13 +105,13 @@ def _create(
     directory = project.store.root / ".mlflow_model"
     shutil.rmtree(directory, ignore_errors=True)
     try:
-        folder = directory / FOLDER
-        folder.mkdir(parents=True)
-        packaged = artifact.stage == CUSTOMIZED_CHECKPOINT and write_package(
-            project, artifact, folder
+        directory.mkdir()
+        packages = (
+            one.package_model(project, artifact, directory) for one in extensions().values()
         )
-        tags = tags if packaged else {**tags, "mlflow.model.isExternal": "true"}
-        kind = "react_classifier" if packaged else "open_clip"
+        save = next(filter(None, packages), None)
+        tags = tags if save else {**tags, "mlflow.model.isExternal": "true"}
+        kind = "react_classifier" if save else "open_clip"
         model = client.create_logged_model(
             experiment_id, name, run_id, tags, params, model_type=kind
         )
@@ -120,8 +120,8 @@ def _create(
         place = (
             Path(local_file_uri_to_path(model.artifact_location)) if local else directory / "saved"
         )
-        if packaged:
-            save_served(folder, place, model)
+        if save:
+            save(place, model)
         else:
             place.mkdir(parents=True)
             get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
@@ -130,6 +130,18 @@ def _create(
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return client.finalize_logged_model(model.model_id, "READY")
+
+
+def refresh_model(
+    client: MlflowClient,
+    project: Project,
+    checkpoint: tuple[str, str, str] | None,
+    model_id: str | None,
+) -> None:
+    """Bring a logged model up to date, after a result; nothing where there is none."""
+    if checkpoint is not None and model_id is not None:
+        for one in extensions().values():
+            one.refresh_model(client, project, checkpoint, model_id)
 
 
 def _register(

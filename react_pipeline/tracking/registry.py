@@ -17,8 +17,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, RegistryEdit, Verdict, standing
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, ReactError
-from react_pipeline.tracking.models import MODEL_TAG
-from react_pipeline.tracking.package import refresh_calibration
+from react_pipeline.tracking.models import MODEL_TAG, refresh_model
 from react_pipeline.tracking.versions import (
     NONE,
     alias_of,
@@ -72,7 +71,7 @@ def apply_verdict(
     champion = _version(client, project, verdict.domain, verdict.champion, log, notes)
     if champion is not None:  # measured again, it may have a newer calibration
         place = _place(verdict.domain, verdict.champion)
-        refresh_calibration(client, project, place, champion.tags.get(MODEL_TAG))
+        refresh_model(client, project, place, champion.tags.get(MODEL_TAG))
     challenger = None
     rival = verdict.challenger
     if rival is not None and not rival.is_same(verdict.champion):

@@ -110,7 +110,11 @@ def test_a_name_comes_from_the_module_that_defines_it(path: Path) -> None:
 def test_library_imports_no_dagster_and_only_tracking_mlflow(path: Path) -> None:
     for_dagster = path.is_relative_to(EXTENSIONS) and "assets" in (path.stem, path.parent.name)
     assert for_dagster or not {name for name in roots(path) if name.startswith("dagster")}
-    for_mlflow = room_of(path) in ("tracking", "extensions.tracking_guard")
+    for_mlflow = room_of(path) in (
+        "tracking",
+        "extensions.served_models",
+        "extensions.tracking_guard",
+    )
     assert for_mlflow or "mlflow" not in roots(path)
 
 

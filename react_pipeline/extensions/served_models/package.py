@@ -1,7 +1,7 @@
 """A checkpoint as an MLflow model that can be loaded and served: its files, signature, example and
 environment.
 
-Does not belong here: what it answers (`served`), where it goes (`models`).
+Does not belong here: what it answers (`served`), where it goes (`react_pipeline.tracking`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import logging
 import shutil
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,13 +21,15 @@ import pandas as pd
 from PIL import Image
 
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, ReactError
+from react_pipeline.use import write_calibration, write_package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
+
+    from react_pipeline.extension import SaveModel
 
 logger = logging.getLogger(__name__)
 
@@ -42,46 +45,39 @@ FOLDER = "model"
 """Name of the exported folder among the model's `artifacts`."""
 
 
-def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
-    """Write a trained checkpoint into an empty folder, to be used without the store.
+def package(project: Project, checkpoint: Artifact, directory: Path) -> SaveModel | None:
+    """Write a trained checkpoint below an empty folder, to be used without the store.
 
     Returns:
-        Whether the folder holds it: a model whose pairs were pruned has no class names any more.
+        What saves it as an MLflow model; None: a model whose pairs were pruned has no class names
+        any more.
     """
-    package = STAGES[checkpoint.stage].package
-    if package is None:
-        return False
+    (folder := directory / FOLDER).mkdir()
     try:
-        package(project, checkpoint, folder)
+        write_package(project, checkpoint, folder)
     except ReactError as error:
         logger.warning(
             "%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error
         )
-        return False
-    return True
+        return None
+    return partial(save_served, folder)
 
 
 def refresh_calibration(
-    client: MlflowClient,
-    project: Project,
-    checkpoint: tuple[str, str, str] | None,
-    model_id: str | None,
+    client: MlflowClient, project: Project, checkpoint: tuple[str, str, str], model_id: str
 ) -> None:
     """Put the calibration by its newest result into a logged model, which was logged before it was
     measured.
 
     Args:
-        checkpoint: Stage, key and fingerprint of the model; the base has none, and one that was
-            pruned keeps its own.
-        model_id: Its logged model; None: nothing is done.
+        checkpoint: Stage, key and fingerprint; one that was pruned keeps its own.
+        model_id: Its logged model.
     """
-    calibrate = None if checkpoint is None else STAGES[checkpoint[0]].calibrate
-    if model_id is None or checkpoint is None or calibrate is None:
-        return
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
         with suppress(ReactError):
-            calibrate(project, project.store.open(*checkpoint), Path(folder))
-        for path in Path(folder).iterdir():
+            write_calibration(project, project.store.open(*checkpoint), folder)
+        for path in folder.iterdir():
             client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
 
 

@@ -1,0 +1,1 @@
+"""Customized models that MLflow loads and serves."""
