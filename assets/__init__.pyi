@@ -30,5 +30,5 @@ from .runs import planned_assets as planned_assets
 from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key
-from .training import Progress as Progress
 from .training import customize_here as customize_here
+from .training import observed as observed

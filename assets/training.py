@@ -1,15 +1,17 @@
 """A training in the process of its asset, with its progress in the log of the run.
 
-Does not belong here: the training itself (`react_pipeline.training`).
+Does not belong here: the training itself (`react_pipeline.training`), its losses in MLflow while it
+runs (an extension).
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 from react_pipeline.assets.resources import Context
+from react_pipeline.extension import extensions
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs
-from react_pipeline.tracking import LiveRun
 from react_pipeline.training import TrainingObserver
 
 PROGRESS_SECONDS = 10.0
@@ -59,8 +61,20 @@ class Progress(TrainingObserver):
 
 
 def customize_here(context: Context, project: Project, slug: str, method: str) -> Artifact:
-    """Customize in this process; its losses go to MLflow, and its progress to the run's log."""
+    """Customize in this process; its progress is in the run's log."""
     from react_pipeline.training import customize  # loads torch
 
-    with LiveRun.of(project, context.run.run_id) as live:
-        return customize(project, slug, method, Progress(live, context.log.info))
+    with observed(project, context.run.run_id, context.log.info) as observer:
+        return customize(project, slug, method, observer)
+
+
+@contextmanager
+def observed(
+    project: Project, run_id: str, report: Callable[[str], None]
+) -> Iterator[TrainingObserver]:
+    """An observer of a training that writes to the run's log, and the first that an extension
+    brings.
+    """
+    observers = (one.training_observer(project, run_id) for one in extensions().values())
+    with next(filter(None, observers), nullcontext(TrainingObserver())) as observer:
+        yield Progress(observer, report)

@@ -11,7 +11,8 @@ asked, so that finding extensions loads nothing heavy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import typer
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from torch import Tensor, nn
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
     from react_pipeline.store import Inputs
+    from react_pipeline.training import TrainingObserver
 
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
@@ -161,6 +164,13 @@ class Extension:
     def overview_pages(self, overview: Overview) -> Mapping[str, str]:
         """Pages of the overview of all domains, by file name."""
         return {}
+
+    def training_observer(
+        self, project: Project, run_id: str
+    ) -> AbstractContextManager[TrainingObserver] | None:
+        """What sees each step of a training that a run of Dagster makes ("" for none); entered
+        before it and left after it, with its error.
+        """
 
     def prepare_tracking(self, uri: str) -> None:
         """Prepare this process, and the tables of a local database, for a tracking URI, before

@@ -26,12 +26,6 @@ from .findings import is_trained as is_trained
 from .intervals import gains_of as gains_of
 from .intervals import paired_interval as paired_interval
 from .intervals import sign_test as sign_test
-from .protocols import PROGRESS as PROGRESS
-from .protocols import checkpoint_of as checkpoint_of
-from .protocols import load_model as load_model
-from .protocols import read_all as read_all
-from .protocols import require_encoder as require_encoder
-from .protocols import results_to_compare as results_to_compare
 from .tables import MEAN as MEAN
 from .tables import SEED_COLUMNS as SEED_COLUMNS
 from .tables import bounds_of as bounds_of

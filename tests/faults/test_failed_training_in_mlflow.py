@@ -16,10 +16,10 @@ import pytest
 from mlflow import MlflowClient
 from support.tracking import runs_of
 
+from react_pipeline.extensions.live_runs.live import LiveRun
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import TrainingError
-from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
 
 INPUTS = Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1")
@@ -106,7 +106,7 @@ KILLED = """
 import os, signal, sys, time
 from mlflow import MlflowClient
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.tracking.live import LiveRun
+from react_pipeline.extensions.live_runs.live import LiveRun
 from react_pipeline.tracking.runs import Runs
 live = LiveRun(Runs(sys.argv[1], "tiny"), flush_seconds=0.05)
 live.started(Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1"), 0)

@@ -112,6 +112,7 @@ def test_library_imports_no_dagster_and_only_tracking_mlflow(path: Path) -> None
     assert for_dagster or not {name for name in roots(path) if name.startswith("dagster")}
     for_mlflow = room_of(path) in (
         "tracking",
+        "extensions.live_runs",
         "extensions.served_models",
         "extensions.tracking_guard",
     )

@@ -15,9 +15,9 @@ from support.tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
+from react_pipeline.extensions.live_runs.live import LiveRun
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.queue import Queue
 from react_pipeline.tracking.runs import Runs

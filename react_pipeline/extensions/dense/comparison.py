@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import results_to_compare
+from react_pipeline.extensions.protocols import results_to_compare
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project

@@ -25,7 +25,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.evaluation import (
+from react_pipeline.extensions.protocols import (
     PROGRESS,
     checkpoint_of,
     load_model,

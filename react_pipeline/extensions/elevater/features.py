@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from react_pipeline.evaluation import (
+from react_pipeline.extensions.protocols import (
     PROGRESS,
     checkpoint_of,
     load_model,

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from react_pipeline.evaluation import load_model, require_encoder
+from react_pipeline.extensions.protocols import load_model, require_encoder
 from react_pipeline.labelled import lines_of, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project

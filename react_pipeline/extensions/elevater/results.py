@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import PROGRESS, checkpoint_of, load_model
+from react_pipeline.extensions.protocols import PROGRESS, checkpoint_of, load_model
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
-from react_pipeline.evaluation import checkpoint_of, write_evaluation
+from react_pipeline.evaluation import write_evaluation
 from react_pipeline.extensions.guards.settings import GuardsConfig, GuardSet
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.extensions.protocols import checkpoint_of
 from react_pipeline.labelled import images_by_folder, publish_labelled_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, identity

@@ -31,6 +31,7 @@ from react_pipeline.assets import (
     Context,
     ProjectResource,
     customize_here,
+    observed,
     publish,
     stage_asset,
 )
@@ -49,7 +50,6 @@ from react_pipeline.store import (
     locked,
     write_atomically,
 )
-from react_pipeline.tracking import LiveRun
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
 """Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for
@@ -219,6 +219,6 @@ def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> N
     if isinstance(error, InputError):
         return  # no training has begun
     inputs = resolve(project, "customized_checkpoint", key)
-    with LiveRun.of(project, run_id) as live:
-        live.started(inputs, 0)
-        live.failed(error)
+    with observed(project, run_id, lambda _line: None) as observer:
+        observer.started(inputs, 0)
+        observer.failed(error)

@@ -24,14 +24,13 @@ from types import FrameType
 
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
-from react_pipeline.assets import Progress
+from react_pipeline.assets import observed
 from react_pipeline.extensions.torchrun.assets.processes import (
     EXCHANGE_VARIABLE,
     LIFELINE,
     write_failure,
 )
 from react_pipeline.project import Project
-from react_pipeline.tracking import LiveRun
 from react_pipeline.training import TrainingObserver
 
 logger = logging.getLogger(__name__)
@@ -81,8 +80,8 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     if rank:
         yield TrainingObserver()
         return
-    with _run_log() as (run_id, report), LiveRun.of(project, run_id) as live:
-        yield Progress(live, report)
+    with _run_log() as (run_id, report), observed(project, run_id, report) as observer:
+        yield observer
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A training seen in MLflow while it runs, and afterwards if it fails.
 
 A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
-one. The log of the published checkpoint (`log`) finds the same run by its fingerprint, adds what
+one. The log of the published checkpoint (`react_pipeline.tracking`) finds the same run by its fingerprint, adds what
 could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's own monitor samples
 the machine; what it could not write is lost.
 """
@@ -20,22 +20,26 @@ from typing import TYPE_CHECKING, Any, Self
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.store import Inputs, ReactError
-from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
-from react_pipeline.tracking.queue import reason_of
-from react_pipeline.tracking.runs import (
+from react_pipeline.tracking import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
     FAILED,
     FINISHED,
     KILLED,
     MAX_METRICS,
+    NOTE_TAG,
+    Row,
     Runs,
+    dagster_url,
     log_params,
     log_rows,
     log_tags,
     missing_rows,
+    params_of,
+    reason_of,
+    rows_of_record,
+    tags_of,
 )
-from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of
 from react_pipeline.training import TrainingObserver
 
 if TYPE_CHECKING:

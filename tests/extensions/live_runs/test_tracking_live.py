@@ -16,10 +16,10 @@ import pytest
 from mlflow import MlflowClient
 from support.tracking import runs_of
 
+from react_pipeline.extensions.live_runs.live import LiveRun
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import TrainingError
-from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
 
