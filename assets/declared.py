@@ -129,25 +129,24 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
 
 def assets_of(
     stages: Iterable[Stage],
-    methods: Sequence[str],
-    table: Mapping[str, Method],
+    methods: Mapping[str, Method],
     project: ProjectResource,
 ) -> list[dg.AssetsDefinition]:
-    """The assets of these stages, where these methods are wanted. A stage without a function of its
+    """The assets of these stages, for these methods. A stage without a function of its
     own gets one.
     """
     rows = {stage.name: stage for stage in stages}
     assets = []
     for stage in rows.values():
         deps = [
-            dg.AssetDep(project.key(name), partition_mapping=_mapping(name, stage, methods, table))
+            dg.AssetDep(project.key(name), partition_mapping=_mapping(name, stage, methods))
             for name in deps_of(stage, rows)
         ]
         declare = dg.asset(
             key=project.key(stage.name),
             description=_texts.get(stage.name) or stage.about,
             deps=deps,
-            partitions_def=partitions_of(stage, methods, table, project),
+            partitions_def=partitions_of(stage, methods, project),
             group_name=project.name(stage.group),
             kinds=set(stage.kinds),
             owners=["team:react"],
@@ -173,8 +172,7 @@ def _of_project(
 
 def checks_of(
     stages: Iterable[Stage],
-    methods: Sequence[str],
-    table: Mapping[str, Method],
+    methods: Mapping[str, Method],
     project: ProjectResource,
 ) -> list[dg.AssetChecksDefinition]:
     """The checks of these stages, in the order of declaration."""
@@ -183,7 +181,7 @@ def checks_of(
     for declared in _checks:
         if declared.stage not in names:
             continue
-        partitions = partitions_of(STAGES[declared.stage], methods, table, project)
+        partitions = partitions_of(STAGES[declared.stage], methods, project)
         declare = dg.asset_check(
             asset=project.key(declared.stage),
             name=declared.body.__name__,
@@ -232,6 +230,6 @@ def _before(name: str, rows: Mapping[str, Stage]) -> set[str]:
 
 
 def _mapping(
-    parent: str, child: Stage, methods: Iterable[str], table: Mapping[str, Method]
+    parent: str, child: Stage, methods: Mapping[str, Method]
 ) -> dg.PartitionMapping | None:
-    return mapping_of(STAGES[parent], child, methods, table) if parent in STAGES else None
+    return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None

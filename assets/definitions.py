@@ -52,7 +52,8 @@ def build_defs(
         configured = table = METHODS
         left_out = set()
         two_encoders = True
-    partitioned = [method for method in table if method in {*configured, *methods}]
+    chosen = {*configured, *methods}
+    partitioned = {name: method for name, method in table.items() if name in chosen}
     rows = [
         row
         for row in STAGES.values()
@@ -61,8 +62,8 @@ def build_defs(
     ]
     instigators = instigators_of(project, rows)
     return dg.Definitions(
-        assets=[stages.domain_file(project), *assets_of(rows, partitioned, table, project)],
-        asset_checks=checks_of(rows, partitioned, table, project),
+        assets=[stages.domain_file(project), *assets_of(rows, partitioned, project)],
+        asset_checks=checks_of(rows, partitioned, project),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
         sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],
         executor=executor,

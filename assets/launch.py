@@ -33,7 +33,7 @@ from react_pipeline.assets.runs import (
     tags_of,
     tags_of_key,
 )
-from react_pipeline.lineage import up_to_date
+from react_pipeline.lineage import parents_of, up_to_date
 from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
@@ -315,8 +315,7 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
     """
     row = STAGES[place[0]]
     key = place[1]
-    config = project.config
-    parents = row.parents_of(key, config.two_encoders, config.all_methods)
+    parents = parents_of(project, *place)
     for parent in failed.intersection(parents.values()):
         return named(parent)
     for gathered in row.gathers:

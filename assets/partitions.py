@@ -5,12 +5,12 @@ Does not belong here: which domains exist (`automation` registers the files of `
 methods (`methods` of pipeline.yaml).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import dagster as dg
 
 from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
-from react_pipeline.settings import METHODS, SLUG, Method
+from react_pipeline.settings import SLUG, Method
 from react_pipeline.stage import ALL, Stage
 
 DOMAIN, METHOD = "domain", "method"
@@ -27,28 +27,22 @@ def domain_partitions(project: ProjectResource) -> dg.DynamicPartitionsDefinitio
 
 
 def partitions_of(
-    stage: Stage,
-    methods: Iterable[str],
-    table: Mapping[str, Method],
-    project: ProjectResource,
+    stage: Stage, methods: Mapping[str, Method], project: ProjectResource
 ) -> dg.PartitionsDefinition | None:
-    """The partitions of a stage where these methods are wanted; None where there is one artifact
-    for all domains.
+    """The partitions of a stage for these methods; None where there is one artifact for all
+    domains.
     """
     domains = domain_partitions(project)
     if stage.scope in ("all", "domain"):
         return None if stage.scope == "all" else domains
-    names = [method for method in methods if stage.is_for(method, table)]
+    names = [method for method in methods if stage.is_for(method, methods)]
     return dg.MultiPartitionsDefinition(
         {DOMAIN: domains, METHOD: dg.StaticPartitionsDefinition(names)}
     )
 
 
 def mapping_of(
-    parent: Stage,
-    child: Stage,
-    methods: Iterable[str],
-    table: Mapping[str, Method] = METHODS,
+    parent: Stage, child: Stage, methods: Mapping[str, Method]
 ) -> dg.PartitionMapping | None:
     """How the partitions of a parent belong to those of a child; None: as Dagster does by itself."""
     scopes = parent.scope, child.scope
@@ -58,7 +52,11 @@ def mapping_of(
         return to_domain
     # `base` is measured with no checkpoint of its own, so nothing is upstream of it here.
     same = dg.StaticPartitionMapping(
-        {name: name for name in methods if parent.is_for(name, table) and child.is_for(name, table)}
+        {
+            name: name
+            for name in methods
+            if parent.is_for(name, methods) and child.is_for(name, methods)
+        }
     )
     return dg.MultiPartitionMapping(
         {

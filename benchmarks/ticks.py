@@ -130,7 +130,7 @@ class Ticks:
 def _asset(key: dg.AssetKey) -> dg.AssetsDefinition:
     stage = STAGES[key.path[-1]]
 
-    @dg.asset(key=key, partitions_def=partitions_of(stage, METHODS, METHODS, ProjectResource()))
+    @dg.asset(key=key, partitions_def=partitions_of(stage, METHODS, ProjectResource()))
     def made() -> None: ...
 
     return made

@@ -17,7 +17,7 @@ from react_pipeline.project import (
     look_at,
     remember_look,
 )
-from react_pipeline.stage import ALL, STAGES, Stage, method_key
+from react_pipeline.stage import ALL, STAGES, Place, method_key
 from react_pipeline.store import (
     Artifact,
     Inputs,
@@ -55,11 +55,11 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        found: Judged = {}
+        judged: Judged = {}
         if "/" in key:
             project.method(key.split("/")[1])
-        places = _parents_of(project, row, key)
-        parents = {name: _fresh(project, *place, found) for name, place in places.items()}
+        places = parents_of(project, stage, key)
+        parents = {name: _fresh(project, *place, judged) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
@@ -77,22 +77,22 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
     return _fresh(project, stage, key, project.judged if isinstance(project, Manifests) else {})
 
 
-def _fresh(project: Project, stage: str, key: str, found: Judged) -> Artifact:
-    """As `fresh`; `found` holds what this look has judged already, since most stages share their
+def _fresh(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
+    """As `fresh`; `judged` holds what this look has judged already, since most stages share their
     ancestors.
     """
-    if (stage, key) not in found:
+    if (stage, key) not in judged:
         try:
-            found[stage, key] = _judge(project, stage, key, found)
+            judged[stage, key] = _judge(project, stage, key, judged)
         except ReactError as error:
-            found[stage, key] = error
-    judged = found[stage, key]
-    if isinstance(judged, ReactError):
-        raise judged.with_traceback(None)
-    return judged
+            judged[stage, key] = error
+    result = judged[stage, key]
+    if isinstance(result, ReactError):
+        raise result.with_traceback(None)
+    return result
 
 
-def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
+def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
     row = STAGES[stage]
     if "/" in key:
         project.method(key.split("/")[1])  # of a method whose extension is gone nothing is fresh
@@ -113,8 +113,8 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
             f"{', '.join(f'`{name}`' for name in fields)}"
         )
         raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
-    for name, place in _parents_of(project, row, key).items():
-        parent = _fresh(project, *place, found)
+    for name, place in parents_of(project, stage, key).items():
+        parent = _fresh(project, *place, judged)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "
@@ -123,8 +123,10 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     return artifact
 
 
-def _parents_of(project: Project, row: Stage, key: str) -> dict[str, tuple[str, str]]:
-    return row.parents_of(key, project.config.two_encoders, project.config.all_methods)
+def parents_of(project: Project, stage: str, key: str) -> dict[str, Place]:
+    """Where the parents of an artifact belong, by their names (`Stage.parents_of`)."""
+    config = project.config
+    return STAGES[stage].parents_of(key, config.two_encoders, config.all_methods)
 
 
 def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:

@@ -150,8 +150,8 @@ class Stage:
             return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
-        wanted = [method for method in methods if self.is_for(method, table)]
-        return [method_key(slug, method) for slug in slugs for method in wanted]
+        names = [method for method in methods if self.is_for(method, table)]
+        return [method_key(slug, method) for slug in slugs for method in names]
 
     def _is_needed(
         self, methods: Collection[str], two_encoders: bool, table: Mapping[str, Method]

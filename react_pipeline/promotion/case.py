@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from react_pipeline.evaluation import Evidence, evidence_of, write_evaluation
-from react_pipeline.lineage import fresh
+from react_pipeline.lineage import fresh, parents_of
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEntry, Verdict
@@ -230,9 +230,7 @@ def reevaluate(project: Project, slug: str) -> Artifact:
         CUSTOMIZED_CHECKPOINT: checkpoint,
         "evaluation_set": fresh(project, "evaluation_set", slug),
     }
-    config = project.config
-    of_results = STAGES[DOMAIN_RESULTS].parents_of(key, config.two_encoders, config.all_methods)
-    if "base_checkpoint" in of_results:
+    if "base_checkpoint" in parents_of(project, DOMAIN_RESULTS, key):
         base = checkpoint.parents["base_checkpoint"]
         parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
     row = STAGES[DOMAIN_RESULTS]

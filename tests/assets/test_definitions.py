@@ -25,7 +25,7 @@ def upstream(partition: str, stage: str) -> set[str]:
     parent, child = STAGES["customized_checkpoint"], STAGES[stage]
     mapping = mapping_of(parent, child, METHODS)
     parent_def, child_def = (
-        partitions_of(row, METHODS, METHODS, ProjectResource()) for row in (parent, child)
+        partitions_of(row, METHODS, ProjectResource()) for row in (parent, child)
     )
     assert mapping is not None and child_def is not None
     with dg.DagsterInstance.ephemeral() as instance:

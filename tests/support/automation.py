@@ -78,7 +78,7 @@ class Upkeep:
 
         @dg.asset(
             name=stage,
-            partitions_def=partitions_of(STAGES[stage], METHODS, METHODS, ProjectResource()),
+            partitions_def=partitions_of(STAGES[stage], METHODS, ProjectResource()),
             retry_policy=dg.RetryPolicy(max_retries=1),
         )
         def made() -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 from conftest import write_project
 
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import fresh, parents_of, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import REEVALUATED
 from react_pipeline.promotion.verdicts import Contender
@@ -54,8 +54,7 @@ def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Art
     """A published artifact of a stage with one small file; what it is made from is made if it is
     not there.
     """
-    config = project.config
-    parents = STAGES[stage].parents_of(key, config.two_encoders, config.all_methods)
+    parents = parents_of(project, stage, key)
     for name, parent in parents.values():
         try:
             fresh(project, name, parent)
@@ -95,8 +94,7 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    config = project.config
-    parents = STAGES["domain_results"].parents_of(key, config.two_encoders, config.all_methods)
+    parents = parents_of(project, "domain_results", key)
     for name, parent in parents.values():
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)

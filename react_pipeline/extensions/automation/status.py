@@ -92,7 +92,7 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
                 return survey, Runs(unseen=home)
             tick = Tick(instance, Manifests.of(project))
             tick.look(slugs)
-            return tick.found, Runs(
+            return tick.survey, Runs(
                 tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why}
             )
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise

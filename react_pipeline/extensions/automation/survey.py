@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.lineage import fresh, is_current, look_outside
+from react_pipeline.lineage import fresh, is_current, look_outside, parents_of
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
 from react_pipeline.store import (
@@ -103,11 +103,11 @@ def survey(
         try:
             look.project.domain(slug)
         except InputError as error:
-            look.found.unreadable[slug] = str(error)
-    readable = [slug for slug in slugs if slug not in look.found.unreadable]
+            look.survey.unreadable[slug] = str(error)
+    readable = [slug for slug in slugs if slug not in look.survey.unreadable]
     for stage, key in places(project, readable):
         look.at(stage, key)
-    return look.found
+    return look.survey
 
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
@@ -151,7 +151,7 @@ def _distance(*tables: Path) -> float:
 class _Look:
     project: Project
     failed: frozenset[Place]
-    found: Survey = field(default_factory=Survey)
+    survey: Survey = field(default_factory=Survey)
     artifacts: dict[Place, Artifact] = field(default_factory=dict)
     results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
@@ -166,17 +166,16 @@ class _Look:
         except Exception as error:  # noqa: BLE001 - of an extension's row it may be any
             # Such as conflicting fields of training, or a damaged table: no other domain waits for
             # it.
-            self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
+            self.survey.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
-        self.found.states[stage, key] = state
+        self.survey.states[stage, key] = state
         for of in {key.split("/")[0], ALL}:
             self.results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
         stage = row.name
-        config = self.project.config
-        parents = row.parents_of(key, config.two_encoders, config.all_methods)
-        states = [self.found.states.get(place, State.FAILED) for place in parents.values()]
+        parents = parents_of(self.project, stage, key)
+        states = [self.survey.states.get(place, State.FAILED) for place in parents.values()]
         if blocked := _joined(states):
             return blocked
         look = look_outside(self.project, stage, key)
@@ -237,9 +236,9 @@ class _Look:
         """Stages whose parents are whichever results there are."""
         stage = row.name
         names = self._gathered_from(row, key)
-        states = [self.found.states.get(name, State.FAILED) for name in names]
+        states = [self.survey.states.get(name, State.FAILED) for name in names]
         shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
-        if not any(self.found.states.get(name) is State.FRESH for name in shown):
+        if not any(self.survey.states.get(name) is State.FRESH for name in shown):
             return _joined(states) or State.FAILED
         if (State.DUE in states or State.WAITING in states) and not self._is_much_new(row, names):
             return State.WAITING
@@ -274,7 +273,7 @@ class _Look:
             shown = set(self.project.store.current(row.name, ALL).parents.values())
         except (MissingArtifact, CorruptArtifact):
             shown = set()
-        states = self.found.states
+        states = self.survey.states
         new = [
             name
             for name in names
@@ -293,11 +292,11 @@ class _Look:
     ) -> State:
         if (stage, key) in self.failed:
             return State.FAILED
-        self.found.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))
+        self.survey.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))
         return State.DUE
 
     def _hold(self, stage: str, key: str, reason: str, images: int) -> State:
-        self.found.held.append(Task(stage, key, reason, images=images))
+        self.survey.held.append(Task(stage, key, reason, images=images))
         return State.HELD
 
 

@@ -17,7 +17,6 @@ from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import LAUNCH_TAG, lock_of
 from react_pipeline.extensions.automation.assets.freshness import CHECKS, freshness
 from react_pipeline.project.project import Project
-from react_pipeline.settings import METHODS
 from react_pipeline.stage import STAGES
 
 PAIRS, CHECKPOINTS = CHECKS
@@ -51,7 +50,7 @@ class Home:
 def check_of_checkpoints(resource: ProjectResource) -> dg.AssetChecksDefinition:
     return next(
         found
-        for found in checks_of(STAGES.values(), [], METHODS, resource)
+        for found in checks_of(STAGES.values(), {}, resource)
         if CHECKS[CHECKPOINTS] in {key.name for key in found.check_keys}
     )
 

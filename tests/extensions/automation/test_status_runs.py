@@ -38,7 +38,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def fail(home: Path, **tags: str) -> None:
     """A run of the checkpoint that is due, with a reason that no other has."""
 
-    partitions = partitions_of(STAGES[PLACE[0]], METHODS, METHODS, ProjectResource())
+    partitions = partitions_of(STAGES[PLACE[0]], METHODS, ProjectResource())
 
     @dg.asset(name=PLACE[0], partitions_def=partitions)
     def training() -> None:

@@ -37,7 +37,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion import case
 from react_pipeline.promotion.decision import decide
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.settings import METHODS as ALL_METHODS
 from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, StoreWriteError
@@ -416,7 +415,7 @@ def test_passing_faults_of_a_check_are_retried(
     def broken(_context: object, _project: object) -> dg.AssetCheckResult:
         raise KeyError("rows")
 
-    checks = declared.checks_of([STAGES["corpus"]], [], ALL_METHODS, ProjectResource())
+    checks = declared.checks_of([STAGES["corpus"]], {}, ProjectResource())
     done = dg.materialize([corpus, *checks], raise_on_error=False)
     assert len(calls) == 2 and [
         found.check_name for found in done.get_asset_check_evaluations()

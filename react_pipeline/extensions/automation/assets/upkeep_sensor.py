@@ -25,7 +25,6 @@ from react_pipeline import assets
 from react_pipeline.assets import (
     DOMAINS,
     HIDDEN,
-    METHOD_TAG,
     REASON_TAG,
     ProjectResource,
     blocking_checks,
@@ -39,6 +38,7 @@ from react_pipeline.extension import extensions
 from react_pipeline.extensions.automation.assets.freshness import settings_of
 from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG, LastRuns, ending_of
 from react_pipeline.extensions.automation.survey import State, Survey, Task, survey
+from react_pipeline.lineage import parents_of
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import Method
 from react_pipeline.stage import STAGES, Place, Stage
@@ -93,11 +93,11 @@ def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.Sen
         for task, (_, why) in requested.items():
             again = f" again, since its {why}" if why else ""
             lines.append(f"{task.stage} {task.key}: asked for{again}: {task.reason}")
-        lines += [f"{slug}: left out: {reason}" for slug, reason in tick.found.unreadable.items()]
-        lines += [f"{task.stage} {task.key}: held back: {task.reason}" for task in tick.found.held]
+        lines += [f"{slug}: left out: {reason}" for slug, reason in tick.survey.unreadable.items()]
+        lines += [f"{task.stage} {task.key}: held back: {task.reason}" for task in tick.survey.held]
         for line in lines:
             context.log.info(line)
-        behind = sum(state in (State.DUE, State.WAITING) for state in tick.found.states.values())
+        behind = sum(state in (State.DUE, State.WAITING) for state in tick.survey.states.values())
         lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
         table = looked.config.all_methods
         requests = [
@@ -138,7 +138,7 @@ class Tick:
     failed: dict[Place, str] = field(default_factory=dict)
     asked: dict[Task, tuple[int, str]] = field(default_factory=dict)
     checks: dict[Place, Any] = field(default_factory=dict)
-    found: Survey = field(default_factory=Survey)
+    survey: Survey = field(default_factory=Survey)
     runs: LastRuns = field(init=False)
 
     def look(self, slugs: Sequence[str]) -> None:
@@ -147,8 +147,8 @@ class Tick:
         before = -1
         while before != len(self.failed) and (before < 0 or time.monotonic() < self.deadline):
             before = len(self.failed)
-            self.found = survey(self.project, slugs, self.failed)
-            tasks = sorted(self.found.tasks, key=priority_of, reverse=True)
+            self.survey = survey(self.project, slugs, self.failed)
+            tasks = sorted(self.survey.tasks, key=priority_of, reverse=True)
             names = [" ".join(task.place) for task in tasks]
             start = names.index(self.cursor) + 1 if self.cursor in names else 0
             self._judge([*tasks[start:], *tasks[:start]])
@@ -238,13 +238,7 @@ class Tick:
         checks evaluated.
         """
         clear, repeated = [], {}
-        config = self.project.config
-        parents = {
-            task: STAGES[task.stage]
-            .parents_of(task.key, config.two_encoders, config.all_methods)
-            .values()
-            for task in tasks
-        }
+        parents = {task: parents_of(self.project, *task.place).values() for task in tasks}
         self._read_checks({place for places in parents.values() for place in places})
         for task, places in parents.items():
             place = next((place for place in places if self.checks[place]), None)
@@ -293,13 +287,11 @@ def request_of(
     task: Task, code: str, tries: int, table: Mapping[str, Method], project: ProjectResource
 ) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
-    # Of a method that was added to pipeline.yaml after the code location was loaded, too.
-    key_tags = tags_of_key(task.key)
     partition = partition_of(task.key)
-    methods = [key_tags.get(METHOD_TAG, "")]
-    definition = partitions_of(STAGES[task.stage], methods, table, project)
+    # Of a method that was added to pipeline.yaml after the code location was loaded, too.
+    definition = partitions_of(STAGES[task.stage], table, project)
     tags = {
-        **key_tags,
+        **tags_of_key(task.key),
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
         INPUTS_TAG + project.name(task.stage): task.inputs,
         CODE_TAG: code,
