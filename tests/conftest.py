@@ -341,6 +341,23 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return request.getfixturevalue("bucket")
 
 
+@pytest.fixture
+def short_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS trains a rotation (OPQ) in 4 rounds, and not in 50, which take 5 seconds."""
+    import faiss
+
+    factory = faiss.index_factory
+
+    def quick(*arguments: Any) -> Any:
+        index = factory(*arguments)
+        if isinstance(index, faiss.IndexPreTransform):
+            rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+            rotation.niter = rotation.niter_pq_0 = 4
+        return index
+
+    monkeypatch.setattr(faiss, "index_factory", quick)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel that was built from it."""

@@ -120,6 +120,7 @@ def test_embeddings_are_those_of_the_cpu(
         assert torch.cosine_similarity(*map(torch.from_numpy, pair)).min() > cosine
 
 
+@pytest.mark.usefixtures("short_rotation")
 @pytest.mark.parametrize("key", ["IVF16,Flat", "OPQ8_32,IVF16_HNSW8,PQ8x4"])
 def test_an_index_with_ready_cells_is_read_and_finds_as_much(
     device: str, make_project: Callable[..., Project], tmp_path: Path, key: str

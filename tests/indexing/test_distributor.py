@@ -224,6 +224,7 @@ def clustered(rows: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
+@pytest.mark.usefixtures("short_rotation")
 @pytest.mark.parametrize(
     "key", ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16_HNSW8,PQ8x4", "HNSW8", "Flat"]
 )

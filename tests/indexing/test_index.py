@@ -15,6 +15,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError
 
+pytestmark = pytest.mark.usefixtures("short_rotation")
 MakeProject = Callable[..., Project]
 ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500
 KEYS = [

@@ -15,6 +15,7 @@ from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
 
+pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 3_000, 32
 KEYS = ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16,PQ8x4", "OPQ8_32,IVF16_HNSW8,PQ8x4"]
 

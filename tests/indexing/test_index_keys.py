@@ -18,6 +18,7 @@ from react_pipeline.indexing.keys import (
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("short_rotation")
 GIB = 2**30
 
 

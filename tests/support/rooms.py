@@ -101,8 +101,13 @@ def definitions_of(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+@functools.cache
+def imports_of(path: Path) -> tuple[Import, ...]:
     """What a file takes from the library, name by name."""
+    return tuple(_imports_of(path))
+
+
+def _imports_of(path: Path) -> Iterator[Import]:
     tree = ast.parse(path.read_text())
     guarded = [
         node

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from react_pipeline.extensions.doctor import diagnosis
 from react_pipeline.extensions.doctor.diagnosis import Finding, _device, _faiss, diagnose
 from react_pipeline.project.dagster_home import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
@@ -53,6 +54,13 @@ def health(*, healthy: bool) -> bytes:
     return json.dumps(
         {"data": {"instance": {"daemonHealth": {"allDaemonStatuses": daemons}}}}
     ).encode()
+
+
+@pytest.fixture(autouse=True)
+def _servers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at packages and the processor takes longer than at servers."""
+    for name in ("_packages", "_device"):
+        monkeypatch.setattr(diagnosis, name, tuple)
 
 
 @pytest.fixture

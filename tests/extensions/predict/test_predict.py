@@ -21,7 +21,7 @@ from support.deadly_images import MARK, deadly_images
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.processes import killed
 from support.shard_server import serve_folder
-from support.web import served
+from support.web import keep_img2dataset_loaded, served
 
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier
@@ -408,10 +408,11 @@ def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
 
 
 def test_urls_go_through_the_guarded_downloader(
-    classifier: Classifier, photos: Path, tmp_path: Path
+    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from react_pipeline.settings.corpus import DownloadConfig
 
+    keep_img2dataset_loaded(monkeypatch)
     content = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(3)}
     with served(content) as web:
         url = web.url
@@ -432,9 +433,11 @@ def test_urls_go_through_the_guarded_downloader(
 
 
 def test_tables_at_urls_are_fetched_and_hostile_ones_are_not(
-    classifier: Classifier, photos: Path, tmp_path: Path
+    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from react_pipeline.settings.corpus import DownloadConfig
+
+    keep_img2dataset_loaded(monkeypatch)
 
     def skipped(source: Path, **rules: bool) -> tuple[int, dict[str, int]]:
         options = Options(workers=0, overwrite=True, download=DownloadConfig(retries=0, **rules))

@@ -15,6 +15,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
 
+pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 4_000, 32
 SIDES = ("image", "text")
 
