@@ -1,32 +1,32 @@
 """Fixtures that every test may use: a tiny real CLIP, drawings as a corpus, and projects made of
 them.
 
-=================== ========
-=========================================================================================== fixture
-scope    what it is =================== ========
-===========================================================================================
-tiny_checkpoint     session  folder written by `react_pipeline.clip.save`: a CLIP of 2 vision
-layers, 32 px, D = 32 drawings            session  folder: `shards/0000[0-2].tar` (96 pairs) and
-`evaluation/{shapes,colours}/<class>/<n>.png` make_project        test     makes a project in a
-fresh folder: `make_project(corpus={...}, index={...}, ...)` joins the
-                             given fields over `PIPELINE`, section by section
-tiny_project        test     `make_project()`: nothing built yet; domains `shapes` and `colours`
-indexed_project     test     the same with everything up to `faiss_index` published, in a store of
-its own retrieved_project   test     the same with evaluation, retrieved and control sets of both
-domains published too mlflow_database     session  `mlflow.db`: MLflow's tables and nothing in them;
-migrating a fresh one takes seconds tracking            test     `Tracking` in a copy of it, where
-`tiny_project` logs too processor           test     one whose seconds `plan` need not measure:
-`EncodingCost(1e-3, 2e-2, 1e-2)`, and so on built               session  folder: the source
-distribution and the wheel that was built from it installed           session  folder: a fresh
-environment with that wheel and the dependencies of this one =================== ========
-===========================================================================================
+Of the session, read by all workers; copy before you change them:
 
-Session fixtures are shared: copy before you change them. `support.drawings` makes images, pairs and
-shards.
+- `tiny_checkpoint`: a folder written by `react_pipeline.clip.save`: a CLIP of 2 vision layers,
+  32 px, D = 32.
+- `drawings`: a folder with `shards/0000[0-2].tar` (96 pairs) and
+  `evaluation/{shapes,colours}/<class>/<n>.png`. `support.drawings` makes images, pairs and shards.
+- `mlflow_database`: `mlflow.db`, MLflow's tables and nothing in them; migrating a fresh one takes
+  seconds.
+- `built`, `installed`: folders with the source distribution and its wheel, and with a fresh
+  environment that has that wheel and the dependencies of this one.
+
+Of a test:
+
+- `make_project(corpus={...}, index={...}, ...)` makes a project in a fresh folder; the fields are
+  joined over `PIPELINE`, section by section.
+- `tiny_project`: `make_project()`; nothing is built yet; domains `shapes` and `colours`.
+- `indexed_project`: the same with everything up to `faiss_index` in a store of its own.
+- `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
+- `tracking`: `Tracking` in a copy of `mlflow_database`, where `tiny_project` logs too.
+- `processor`: one whose seconds `plan` need not measure.
+- `short_rotation`: FAISS trains rotations in few rounds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -42,6 +42,8 @@ from unittest.mock import Mock
 
 import pytest
 import yaml
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event
 from support.drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
 
@@ -68,6 +70,20 @@ def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
+
+scripts: dict[str | None, ScriptDirectory] = {}
+read_scripts = ScriptDirectory.from_config
+
+
+def known_scripts(config: Config) -> ScriptDirectory:
+    """Migrations of Dagster and MLflow, which each new database would load again."""
+    place = config.get_main_option("script_location")
+    if place not in scripts:
+        scripts[place] = read_scripts(config)
+    return scripts[place]
+
+
+ScriptDirectory.from_config = known_scripts  # type: ignore[method-assign, assignment]
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -109,9 +125,45 @@ DOMAINS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _figures_without_layout() -> None:
+    """Laying out axes takes longer than drawing them, and hundreds of tests draw."""
+    from matplotlib.figure import Figure
+
+    make = Figure.__init__
+
+    def quick(figure: Figure, *arguments: Any, layout: object = None, **options: Any) -> None:
+        make(figure, *arguments, **options)
+
+    Figure.__init__ = quick  # type: ignore[method-assign, assignment]
+
+
+Share = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+def share(tmp_path_factory: pytest.TempPathFactory) -> Share:
+    """Gives a folder that the first worker of this run fills and the others read."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        with (base / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock.tell():
+                shutil.rmtree(base / name, ignore_errors=True)
+                (base / name).mkdir()
+                fill(base / name)
+                lock.write("filled")
+        return base / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(share: Share) -> Path:
+    return share("checkpoint", write_checkpoint)
 
 
 def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Path:
@@ -155,13 +207,15 @@ def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Pat
 
 
 @pytest.fixture(scope="session")
-def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("drawings")
+def drawings(share: Share) -> Path:
+    return share("drawings", write_drawings)
+
+
+def write_drawings(directory: Path) -> None:
     write_corpus(directory / "shards")
     for slug, domain in DOMAINS.items():
         names = [entry if isinstance(entry, str) else entry["name"] for entry in domain["classes"]]
         write_evaluation_folder(directory / "evaluation" / slug, names)
-    return directory
 
 
 @pytest.fixture
@@ -181,15 +235,15 @@ def tiny_project(make_project: Callable[..., Project]) -> Project:
 
 
 @pytest.fixture(scope="session")
-def _indexed_store(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
+def _indexed_store(share: Share, tiny_checkpoint: Path, drawings: Path) -> Path:
     from react_pipeline.lineage import run
 
-    project = write_project(tmp_path_factory.mktemp("indexed"), tiny_checkpoint, drawings)
-    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
-        run(project, stage, "all")
-    return project.config.store
+    def fill(directory: Path) -> None:
+        project = write_project(directory, tiny_checkpoint, drawings)
+        for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+            run(project, stage, "all")
+
+    return share("indexed", fill) / "store"
 
 
 @pytest.fixture
@@ -200,19 +254,18 @@ def indexed_project(tiny_project: Project, _indexed_store: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def _retrieved_store(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_checkpoint: Path,
-    drawings: Path,
-    _indexed_store: Path,
+    share: Share, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
 ) -> Path:
     from react_pipeline.lineage import run
 
-    project = write_project(tmp_path_factory.mktemp("retrieved"), tiny_checkpoint, drawings)
-    shutil.copytree(_indexed_store, project.config.store)
-    for slug in DOMAINS:
-        for stage in ("evaluation_set", "retrieved_set", "control_set"):
-            run(project, stage, slug)
-    return project.config.store
+    def fill(directory: Path) -> None:
+        project = write_project(directory, tiny_checkpoint, drawings)
+        shutil.copytree(_indexed_store, project.config.store)
+        for slug in DOMAINS:
+            for stage in ("evaluation_set", "retrieved_set", "control_set"):
+                run(project, stage, slug)
+
+    return share("retrieved", fill) / "store"
 
 
 @pytest.fixture
@@ -222,12 +275,13 @@ def retrieved_project(tiny_project: Project, _retrieved_store: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_database(share: Share) -> Path:
     from mlflow import MlflowClient
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    def fill(directory: Path) -> None:
+        MlflowClient(f"sqlite:///{directory / 'mlflow.db'}").search_experiments()
+
+    return share("mlflow", fill) / "mlflow.db"
 
 
 @pytest.fixture
@@ -359,9 +413,12 @@ def short_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(share: Share) -> Path:
     """A folder with the source distribution, and the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("built")
+    return share("built", build_distributions)
+
+
+def build_distributions(folder: Path) -> None:
     # Of a copy: setuptools also packs what an earlier build here has listed.
     leftovers = shutil.ignore_patterns(
         ".*", "build", "dist", "*.egg-info", "storage", "history", "schedules"
@@ -377,15 +434,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(sources),
     ]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
-def installed(built: Path) -> Path:
+def installed(share: Share, built: Path) -> Path:
     """A fresh environment with the wheel; its dependencies are those of the environment that runs
     the tests.
     """
-    folder = built / "environment"
+    return share("environment", lambda folder: install(built, folder))
+
+
+def install(built: Path, folder: Path) -> None:
     venv.create(folder)
     (packages,) = folder.glob("lib/python*/site-packages")
     # Links among these folders, such as an editable installation's, are not followed from here.
@@ -397,4 +456,3 @@ def installed(built: Path) -> Path:
     subprocess.run(
         [*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True
     )
-    return folder
