@@ -44,8 +44,8 @@ from react_pipeline.store import Artifact, InputError, MissingArtifact
 COSTS = ("pairs", "trainable_parameters")
 """Counts of a training; the base has none."""
 
-MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
-"""Fields that two comparable results share."""
+MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "dataset", "n_classes")
+"""Fields that two comparable results share: what was measured, not what was learned from."""
 
 GAINS = "gains.json"
 """The file that an overview reads instead of results."""

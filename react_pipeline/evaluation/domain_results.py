@@ -19,7 +19,7 @@ from react_pipeline.labelled import encode_images, preprocessing_for, read_image
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.stage import DOMAIN_RESULTS, method_key
+from react_pipeline.stage import DOMAIN_RESULTS, FEW_SHOT_SET, method_key
 from react_pipeline.store import Artifact, CorruptArtifact
 
 EVALUATOR_VERSION = "3"
@@ -74,6 +74,7 @@ class EvalResult(BaseModel):
     and no values.
 
     Attributes:
+        protocol: `few-shot` if the checkpoint learned from labelled images too.
         n_classes: C, among which each image is classified.
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
@@ -94,7 +95,7 @@ class EvalResult(BaseModel):
     dataset: str
     domain: str
     method: str
-    protocol: Literal["zero-shot"] = "zero-shot"
+    protocol: Literal["zero-shot", "few-shot"] = "zero-shot"
     evaluator_version: str
     checkpoint_fingerprint: str
     evaluation_set_fingerprint: str
@@ -128,10 +129,10 @@ class EvalResult(BaseModel):
 
 
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
-    """Publish the zero-shot result of a method on the domain's evaluation set.
+    """Publish the result of a method on the domain's evaluation set.
 
-    Zero-shot, because no labelled image is learned from: heads too are fitted to retrieved pairs
-    alone; but for methods with `few_shot_set` among their parents. In fp32 on any device, so that
+    It is zero-shot, since no labelled image is learned from, unless the checkpoint has the parent
+    `few_shot_set`: heads too are fitted to retrieved pairs alone. In fp32 on any device, so that
     results of two machines, and those of the benchmark, may be compared.
 
     Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available,
@@ -180,6 +181,7 @@ def write_evaluation(
         dataset=domain.evaluation.name if domain.evaluation else "none",
         domain=domain.slug,
         method=method,
+        protocol="few-shot" if FEW_SHOT_SET in checkpoint.parents else "zero-shot",
         evaluator_version=EVALUATOR_VERSION,
         checkpoint_fingerprint=checkpoint.fingerprint,
         evaluation_set_fingerprint=evaluation_set.fingerprint,

@@ -180,7 +180,10 @@ def domain_results(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash
-    return {"method": method, "squash": squash, **classes(project, slug)}
+    config = {"method": method, "squash": squash, **classes(project, slug)}
+    if "few_shot_set" in project.method(method).parents:  # results once said zero-shot
+        config["protocol"] = "few-shot"
+    return config
 
 
 def nothing(_project: Project, _key: str) -> dict[str, Any]:

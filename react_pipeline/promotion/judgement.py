@@ -62,14 +62,12 @@ class Measured:
         config = {
             name: value
             for name, value in self.artifact.manifest["config"].items()
-            if name != "method"
+            if name not in ("method", "protocol")
         }
         if "classes" in config:
             # Images are classified by the names; synonyms are searched with and measure nothing.
             config["classes"] = [entry["name"] for entry in config["classes"]]
-        fields = self.result.model_dump(
-            include={"evaluator_version", "evaluation_set_fingerprint", "protocol"}
-        )
+        fields = self.result.model_dump(include={"evaluator_version", "evaluation_set_fingerprint"})
         return canonical_json({**fields, "config": config})
 
     @property

@@ -14,13 +14,16 @@ from support.drawings import COLOURS, SHAPES, draw, encode, evaluation_image
 from torch.nn.functional import normalize
 
 from react_pipeline.commands.domains import add_domain_file, problems_beside
-from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
 from react_pipeline.extensions.methods.few_shot_samples import joined
 from react_pipeline.extensions.methods.head import HeadSamples
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide
+from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import InputError, StaleArtifact
@@ -113,9 +116,19 @@ def test_a_few_shot_head_is_trained_measured_and_used(project: Project, method: 
         - checkpoints[0].counts["held_out_pairs"]
         - (checkpoints[0].counts["held_out_near_copies"])
     )
-    assert evaluate(project, "shapes", method).counts["n"] > 0
+    result = evaluate(project, "shapes", method)
+    assert EvalResult.read(result).protocol == "few-shot"
     classifier = load_chosen("shapes", method, project.path, None, None)
     assert classifier.classes == tuple(project.domain("shapes").class_names)
+
+
+def test_few_shot_results_may_win_against_zero_shot_ones(project: Project) -> None:
+    run(project, "few_shot_set", "shapes")
+    customize(project, "shapes", "few-shot-ncm")
+    for method in ("base", "few-shot-ncm"):
+        evaluate(project, "shapes", method)
+    assert set(compare(project, "shapes").counts["top1"]) == {"base", "few-shot-ncm"}
+    assert Verdict.read(decide(project, "shapes")).decision != "incomparable"
 
 
 def test_only_what_is_trained_on_shots_depends_on_them(project: Project) -> None:
