@@ -11,7 +11,7 @@ asked, so that finding extensions loads nothing heavy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import typer
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from torch import Tensor, nn
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
