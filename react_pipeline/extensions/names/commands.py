@@ -13,7 +13,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import compose_yaml, edit_yaml, in_brackets, read_yaml
 from react_pipeline.stage import ALL
-from react_pipeline.store import Problem
+from react_pipeline.store import Problem, read_bounded
 
 _MOST_COUNTED = 10_000_000
 """Captions that `domains validate` reads, of all domains together: half a minute."""
@@ -79,7 +79,7 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
         InputError: If the text of a name cannot be swapped alone; then nothing is written.
     """
     raw = read_yaml(path)
-    root: Any = compose_yaml(path.read_bytes().decode())
+    root: Any = compose_yaml(read_bounded(path).decode())
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
     for number, name in names.items():
