@@ -76,7 +76,7 @@ class Extension:
         return {}
 
     def servers(self) -> Mapping[str, Server]:
-        """Servers of shards and images, by the scheme of their URLs."""
+        """Servers of shards, by the scheme of their URLs."""
         return {}
 
     def earlier_shards(self, store: Store, inputs: Inputs) -> Iterable[TakeOver]:

@@ -6,15 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from react_pipeline.extension import brought_by_name
-from react_pipeline.settings import DownloadConfig, StorageConfig
+from react_pipeline.settings import StorageConfig
 from react_pipeline.store import CorpusError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARALLEL_REQUESTS = 16
 T = TypeVar("T")
@@ -65,14 +61,6 @@ class Server(Protocol):
 
     def identify(self, shard: RemoteShard) -> Identity:
         """Size and tag of a shard."""
-
-    def download(
-        self, urls: pd.DataFrame, directory: Path, settings: DownloadConfig, max_pixels: int
-    ) -> Any:
-        """Fetch the images of a table with columns row and url; what is in `directory` already is
-        not fetched again. The result has tables `images` and `failed`, and the place of each image
-        in `kept`.
-        """
 
 
 @cache

@@ -175,13 +175,15 @@ def fetch_urls(
         return list(pictures)
     try:
         import pandas as pd
+
+        from react_pipeline.extensions.web import download_images
     except ModuleNotFoundError as error:
         command = install_command("pipeline")
         raise InputError(
             f"{urls[0][1]}: URLs of images need the downloader: {command}, or give files"
         ) from error
     table = pd.DataFrame(urls, columns=["row", "url"])
-    fetched = server_of(urls[0][1]).download(table, folder, settings, max_pixels)
+    fetched = download_images(table, folder, settings, max_pixels)
     local = list(pictures)
     for row in map(int, fetched.images["row"]):
         place = fetched.kept[row]

@@ -5,27 +5,19 @@ Does not belong here: single requests (`remote_store`), which names are allowed
 `corpus.open_shard`, which takes local paths too.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io
 import logging
 import tempfile
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from react_pipeline.corpus import Identity, RemoteShard
 from react_pipeline.extensions.web.remote_store import READ_SECONDS, attempt, file_system
-from react_pipeline.settings import DownloadConfig, StorageConfig, expand, has_wildcard
+from react_pipeline.settings import StorageConfig, expand, has_wildcard
 from react_pipeline.store import CorpusError, ReactError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from react_pipeline.extensions.web.downloads import Downloaded
 
 READ_THROUGH_BYTES = 256 << 10
 """A shorter gap between two reads is fetched too: a request of its own costs as much as its
@@ -45,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteServer:
-    """Object stores and web servers, by fsspec; images by img2dataset."""
+    """Object stores and web servers, by fsspec."""
 
     def find(self, pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
         """The shards that a URL, or a pattern of some, names; only buckets are asked."""
@@ -81,14 +73,6 @@ class RemoteServer:
         )
         path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
         return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
-
-    def download(
-        self, urls: pd.DataFrame, directory: Path, settings: DownloadConfig, max_pixels: int
-    ) -> Downloaded:
-        """As of `download_images`."""
-        from react_pipeline.extensions.web.downloads import download_images
-
-        return download_images(urls, directory, settings, max_pixels)
 
 
 def _read_identity(shard: RemoteShard) -> tuple[int, str]:
