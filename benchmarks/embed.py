@@ -9,7 +9,7 @@ and take their turns, so that what else the machine does hits all of them alike.
 clip-retrieval runs as its sequential distributor runs it, with its own reader, mapper and writer;
 the model is put into eval mode before, which it does not do itself. Seconds are of reading,
 encoding and writing batches, the start of the decoding processes included: those its `Runner`
-counts, and for ours, which reads ahead of the same `Runner`, those from one group of shards to the
+counts, and for ours, which reads ahead, those from one group of shards to the
 next. Loading and its warm-up are left out, and so are the processes that its logger starts, which
 would weigh on a run as short as this. The bare pass encodes tensors that are ready in memory.
 

@@ -1,4 +1,4 @@
-"""Where pairs come from: tars and images; reading, fetching and collecting images.
+"""Where pairs come from: tars and images; reading and collecting images.
 
 Does not belong here: making vectors (`embedding`).
 """

@@ -66,9 +66,9 @@ class EmbeddedShard:
         duplicates = duplicates_of(self.number, [sample.key for sample in index.samples])
         self.total = len(index.samples) + len(index.refused)
         self.ledger += [(self.number, name, reason, "", "") for name, reason in index.refused]
-        held = "an earlier shard holds this key"
+        detail = "an earlier shard holds this key"
         self.ledger += [
-            (self.number, sample.key, DUPLICATE, held, "")
+            (self.number, sample.key, DUPLICATE, detail, "")
             for sample in index.samples
             if sample.key in duplicates
         ]

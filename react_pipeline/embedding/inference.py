@@ -151,15 +151,15 @@ def read_shards(
     )
     while True:
         # Asking for the next batch is what brings the next shards in, some of which have none.
-        held: Any = next(batches, None)
+        first: Any = next(batches, None)
         while begun:
             shard = begun.popleft()
             count = -(-len(shard.samples) // batch_size)
-            yield shard, PairReader(islice(chain([held], batches), count))
+            yield shard, PairReader(islice(chain([first], batches), count))
             if count:
                 break
         else:
-            if held is None:
+            if first is None:
                 return
 
 

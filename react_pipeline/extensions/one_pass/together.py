@@ -82,8 +82,8 @@ def read_together(project: Project, inputs: Inputs) -> None:
     store = project.store
     if store.is_begun(inputs):
         return
-    with store.locked("corpus-pass") as held:
-        if held and not store.is_begun(inputs):
+    with store.locked("corpus-pass") as is_ours:
+        if is_ours and not store.is_begun(inputs):
             try:
                 _Pass(project, inputs).run()
             except OSError as error:
