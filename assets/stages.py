@@ -157,14 +157,3 @@ def comparison() -> None:
     figures, costs, classes that gained or lost, losses, and some of the retrieved pairs. It works
     offline.
     """
-
-
-@asset_text
-def overview() -> None:
-    """All domains on one page: the mean gain of each method over the base and over its control, and
-    how sure it is.
-
-    It takes the current comparison of every domain; a domain without one is named with the reason.
-    A mean says of how many of the domains it is. The page, the tables and the figure are in its
-    folder, and in MLflow.
-    """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
     from react_pipeline.embedding import Features, TakeOver
-    from react_pipeline.evaluation import Column, Compared, Evidence, Overview
+    from react_pipeline.evaluation import Column, Compared, Evidence
     from react_pipeline.project import Project
     from react_pipeline.retrieval import ClassNotes, ClassTable, NearFilter, ReadVectors, SearchMode
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
@@ -158,10 +158,6 @@ class Extension:
 
     def comparison_pages(self, compared: Compared) -> Mapping[str, str]:
         """Pages of the comparison of a domain, by file name."""
-        return {}
-
-    def overview_pages(self, overview: Overview) -> Mapping[str, str]:
-        """Pages of the overview of all domains, by file name."""
         return {}
 
     def training_observer(

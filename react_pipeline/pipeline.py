@@ -39,7 +39,7 @@ class Core(Extension):
     """What every project has."""
 
     def stages(self) -> Iterable[Stage]:
-        """The lineage from the corpus to the overview of all domains."""
+        """The lineage from the corpus to the verdict on a domain's models."""
         return STAGES_OF_CORE
 
     def methods(self) -> Iterable[Method]:
@@ -240,18 +240,6 @@ STAGES_OF_CORE = (
         identity=identity.promotion,
         group="evaluation",
         kinds=("parquet", "mlflow"),
-        priority=65,
-    ),
-    Stage(
-        "overview",
-        "all domains side by side, with the mean of each method; see dashboard.html",
-        "all",
-        step=lambda project: evaluation.overview(project),
-        gathers=("comparison",),
-        is_current=lambda project: evaluation.overview_is_current(project),
-        version="2",
-        group="evaluation",
-        kinds=("plotly", "parquet"),
         priority=65,
     ),
 )

@@ -35,7 +35,6 @@ CUSTOMIZED_CHECKPOINT = "customized_checkpoint"
 DOMAIN_RESULTS = "domain_results"
 COMPARISON = "comparison"
 PROMOTION = "promotion"
-OVERVIEW = "overview"
 """Names of the stages of the core."""
 
 

@@ -16,6 +16,7 @@ from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project, locate_home, ui_addresses
 from react_pipeline.settings import load_domains
+from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
 
 MAX_DOMAINS, MAX_DASHBOARDS, MAX_LINES = 8, 4, 16
@@ -87,12 +88,13 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
 def _links(
     project: Project, slugs: Sequence[str], addresses: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    from react_pipeline.evaluation import comparison_is_current, overview_is_current
+    from react_pipeline.evaluation import comparison_is_current
+    from react_pipeline.lineage import is_current
     from react_pipeline.tracking import Tracking
 
     dashboards = {}
-    with suppress(ReactError):
-        dashboards["all domains"] = overview_is_current(project)
+    with suppress(ReactError, KeyError):  # an extension brings the stage
+        dashboards["all domains"] = is_current(project, "overview", ALL)
     for slug in slugs:
         with suppress(ReactError):
             dashboards[slug] = comparison_is_current(project, slug)

@@ -1,38 +1,26 @@
-"""Overview: the comparisons of all domains as one table, with the mean of each method.
+"""The comparisons of all domains as one table, with the mean of each method.
 
-Does not belong here: the comparison of one domain (`comparison`), or how a page looks
-(extensions).
+Does not belong here: the comparison of one domain (`comparison`), pages (extensions).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.compared import Overview, write_pages
 from react_pipeline.evaluation.comparison import AllGains, comparison_is_current, summary_of
-from react_pipeline.evaluation.domain_results import METRICS
-from react_pipeline.evaluation.intervals import mean_interval
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
     NUMBERS,
-    SEED_COLUMNS,
     columns,
-    draw_methods,
     of_floats,
     over_seeds,
     typed,
-    values_of,
-    write_tables,
 )
-from react_pipeline.extension import required
-from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
-from react_pipeline.stage import ALL, COMPARISON, DOMAIN_RESULTS, OVERVIEW
+from react_pipeline.stage import COMPARISON, DOMAIN_RESULTS
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -43,72 +31,6 @@ from react_pipeline.store import (
 
 Summaries = Mapping[str, tuple[str, AllGains]]
 """Of each domain, from `summary_of`."""
-
-
-def overview(project: Project) -> Artifact:
-    """Publish the table of all valid domain files that have a current comparison; the others are
-    named with a reason.
-
-    Means are those of `average`; here they also have an interval, by resampling the images of each
-    domain.
-
-    Files: `table.parquet`, `table.csv`, `table.md`, `overview.png` and `dashboard.html`.
-
-    Raises:
-        MissingArtifact: If no domain has a current comparison.
-        InputError: If the domains were measured by different versions of the evaluator.
-    """
-    comparisons, skipped = current_comparisons(project)
-    inputs = resolve(project, OVERVIEW, parents=comparisons, content={"skipped": skipped})
-    if not comparisons:
-        reasons = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
-        raise MissingArtifact(
-            f"no domain has a current comparison ({reasons}); materialize `comparison`"
-        )
-    return project.store.build(
-        inputs, lambda directory: write_overview(project, comparisons, skipped, directory)
-    )
-
-
-def write_overview(
-    project: Project,
-    comparisons: Mapping[str, Artifact],
-    skipped: Mapping[str, str],
-    directory: Path,
-) -> dict[str, Any]:
-    """Write the files of an overview; returns its counts.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
-    """
-    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
-    table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped, summaries)
-    for position, method in table.loc[table["domain"] == MEAN, "method"].items():
-        for names, value in _intervals(table, str(method), summaries).items():
-            table.loc[position, list(names)] = value
-    write_tables(table, directory)
-    means = table[table["domain"] == MEAN]
-    total = len(comparisons) + len(skipped)
-    draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
-    shown = Overview(table, comparisons)
-    write_pages(required(lambda extension: extension.overview_pages(shown)), directory)
-    by_method = means.set_index("method")
-    columns = (*METRICS, "delta_top1", "gain_over_control")
-    columns += tuple(name for name in SEED_COLUMNS if name in table)
-    return {
-        "domains": len(comparisons),
-        "domains_known": total,
-        "skipped": dict(skipped),
-        "covers": {method: str(status) for method, status in by_method["status"].items()},
-        **{name: values_of(by_method[name]) for name in columns},
-    }
-
-
-def overview_is_current(project: Project) -> Artifact:
-    """The published overview, if it is the one that `overview` would build today:
-    `lineage.gathered_is_current`.
-    """
-    return gathered_is_current(project, OVERVIEW, ALL, lambda: current_comparisons(project))
 
 
 def current_comparisons(
@@ -185,21 +107,7 @@ def average(
     return over_seeds(pd.concat([table, means], ignore_index=True))
 
 
-def _intervals(
-    table: pd.DataFrame, method: str, summaries: Summaries
-) -> dict[tuple[str, str], tuple[float, float]]:
-    """95% intervals of the means of a method: of its difference to the base, and to its control."""
-    rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
-    covered = sorted(_covered(rows, method))
-    intervals = {}
-    for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
-        if method != "base" and (rows["method"] == other).any():
-            gains = [summaries[slug][1][method][other] for slug in covered]
-            intervals[f"{prefix}_low", f"{prefix}_high"] = mean_interval(gains)
-    return intervals
-
-
-def _covered(measured: pd.DataFrame, method: str) -> set[str]:
+def domains_covered(measured: pd.DataFrame, method: str) -> set[str]:
     """The domains where the base, a method and, if any domain has it, its control are measured."""
     trained = method.removesuffix(CONTROL_SUFFIX)
     where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
@@ -213,7 +121,7 @@ def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFr
     methods = set(measured["method"])
     rows = []
     for method in (method for method in order if method in methods):
-        covered = _covered(measured, method)
+        covered = domains_covered(measured, method)
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
         if "base" in methods and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))

@@ -1,4 +1,4 @@
-"""What is shown of a comparison, and of the overview of all domains, by pages of extensions.
+"""What is shown of a comparison by pages of extensions.
 
 Does not belong here: any page.
 """
@@ -41,14 +41,6 @@ class Compared:
     checkpoints: Mapping[str, Artifact]
     retrieved: Artifact | None
     evidence: Mapping[str, Evidence]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """All domains: a row a domain and method, and the comparison of each domain."""
-
-    table: pd.DataFrame
-    comparisons: Mapping[str, Artifact]
 
 
 def write_pages(pages: Mapping[str, str], directory: Path) -> None:

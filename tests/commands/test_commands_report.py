@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from react_pipeline.commands import start_page
 from react_pipeline.commands.cli import app
 from react_pipeline.commands.start_page import print_start_page
-from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import GAINS, compare
+from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.extensions.dashboard.report import write_report
 from react_pipeline.project import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project

@@ -17,8 +17,8 @@ from sqlalchemy import Engine, event
 from support.results import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
 
-from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
+from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking

@@ -1,18 +1,33 @@
-"""What dashboards add: `dashboard.html` of a comparison, and of the overview of all domains, and the
+"""What dashboards add: `dashboard.html` of a comparison, the stage `overview` of all domains, and the
 command `report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
+from react_pipeline.stage import Stage
 
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.evaluation import Compared, Overview
+    from react_pipeline.evaluation import Compared
+    from react_pipeline.project import Project
+    from react_pipeline.store import Artifact
+
+
+def _overview(project: Project) -> Artifact:
+    from react_pipeline.extensions.dashboard.overview import overview
+
+    return overview(project)
+
+
+def _overview_is_current(project: Project) -> Artifact:
+    from react_pipeline.extensions.dashboard.overview import overview_is_current
+
+    return overview_is_current(project)
 
 
 class Dashboards(Extension):
@@ -24,11 +39,24 @@ class Dashboards(Extension):
 
         return {"dashboard.html": domain_page(compared)}
 
-    def overview_pages(self, overview: Overview) -> Mapping[str, str]:
-        """The page of all domains."""
-        from react_pipeline.extensions.dashboard.pages import overview_page
+    def stages(self) -> Iterable[Stage]:
+        """`overview`."""
+        yield Stage(
+            "overview",
+            "all domains side by side, with the mean of each method; see dashboard.html",
+            "all",
+            step=_overview,
+            gathers=("comparison",),
+            is_current=_overview_is_current,
+            version="2",
+            group="evaluation",
+            kinds=("plotly", "parquet"),
+            priority=65,
+        )
 
-        return {"dashboard.html": overview_page(overview.table, overview.comparisons)}
+    def declare_assets(self) -> None:
+        """The text of `overview`."""
+        import react_pipeline.extensions.dashboard.assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline report`."""

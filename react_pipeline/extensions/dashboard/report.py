@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from react_pipeline.evaluation import current_comparisons, write_overview
+from react_pipeline.evaluation import current_comparisons
+from react_pipeline.extensions.dashboard.overview import OVERVIEW, write_overview
 from react_pipeline.pages import render
 from react_pipeline.project import Project
-from react_pipeline.stage import OVERVIEW
 from react_pipeline.store import InputError, MissingArtifact
 
 FORMATS = ("html", "csv", "parquet", "md", "json", "png")

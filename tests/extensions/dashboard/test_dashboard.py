@@ -13,11 +13,11 @@ import yaml
 from conftest import write_project
 from support.results import publish_results
 
-from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.tables import text_of
 from react_pipeline.extensions.dashboard.examples import MAX_POINTS, read_curves, shown_classes
 from react_pipeline.extensions.dashboard.figures import plain
+from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 

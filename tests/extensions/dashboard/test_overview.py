@@ -12,9 +12,8 @@ import pytest
 from conftest import write_project
 from support.results import publish_results
 
-from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing
-from react_pipeline.evaluation.all_domains import comparison_table, overview
+from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.intervals import (
     gains_of,
@@ -23,7 +22,9 @@ from react_pipeline.evaluation.intervals import (
     share_interval,
 )
 from react_pipeline.evaluation.tables import INTERVALS, MEAN, columns
+from react_pipeline.extensions.dashboard import overview as overviewing
 from react_pipeline.extensions.dashboard import pages
+from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import MissingArtifact, StaleArtifact
