@@ -22,8 +22,6 @@ from react_pipeline.store import Artifact, InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
 
     from react_pipeline.clip import BuiltEncoder
     from react_pipeline.corpus import Server
@@ -39,8 +37,8 @@ if TYPE_CHECKING:
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
 
-SaveModel = Callable[[Path, "LoggedModel"], None]
-"""Saves a logged model of MLflow in a folder."""
+SaveModel = Callable[[Path, Any], None]
+"""Saves a `LoggedModel` of MLflow in a folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +170,12 @@ class Extension:
         anything is read or written there.
         """
 
+    def prepare_experiment(self, client: Any, experiment: Any, files: Path | None) -> None:
+        """Check and prepare the experiment of a project in MLflow before runs are written to it.
+
+        `files` is the folder of the runs' files; None where a server decides.
+        """
+
     def package_model(
         self, project: Project, checkpoint: Artifact, directory: Path
     ) -> SaveModel | None:
@@ -181,7 +185,7 @@ class Extension:
 
     def refresh_model(
         self,
-        client: MlflowClient,
+        client: Any,
         project: Project,
         checkpoint: tuple[str, str, str],
         model_id: str,

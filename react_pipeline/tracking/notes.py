@@ -21,6 +21,12 @@ NOTE_TAG = "mlflow.note.content"
 
 RUN_URL_TAG = "dagster.run_url"
 
+RESULTS_VIEW = "results"
+"""The saved view of the results of all methods."""
+
+TRAINING_PAGES = "workflowType=machine_learning"
+"""Without it MLflow 3.17 opens an experiment as one of language models; no tag changes that."""
+
 
 def dagster_url(project: Project) -> str:
     """Where a browser finds Dagster: the environment's address, else `dagster_url` of the project,
@@ -38,6 +44,11 @@ def mlflow_url(configured: str | None, tracking_uri: str) -> str:
     """
     address = _address(MLFLOW_VARIABLE) or (configured or "").rstrip("/")
     return address or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
+
+
+def view_url(address: str, experiment_id: str) -> str:
+    """Where the server at `address` shows the view of results."""
+    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
 
 
 def links(dagster: str, dagster_run_id: str) -> dict[str, str]:

@@ -11,26 +11,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.extension import extensions
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
-from react_pipeline.store import Artifact, ReactError, Store, locked
+from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
-from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
+from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url, view_url
 from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
-from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Run
 
 Entry = TypeVar("Entry")
 
@@ -136,23 +133,10 @@ class Runs:
                 experiment = client.get_experiment(
                     client.create_experiment(self.experiment, location, tags)
                 )
-            self._require_here(experiment, artifacts)
-            save_views(client, experiment)
+            for extension in extensions().values():
+                extension.prepare_experiment(client, experiment, artifacts)
             self.experiment_id = experiment.experiment_id
         return client
-
-    def _require_here(self, experiment: Experiment, artifacts: Path | None) -> None:
-        """A database on a server, unlike a file, does not show whether the project was moved or
-        copied.
-        """
-        if artifacts and (
-            former := former_folder(experiment.artifact_location, artifacts.parent.resolve())
-        ):
-            raise ReactError(
-                f"the files of experiment {self.experiment!r} are in {former / FILES}, of a "
-                "project at another place. Is this a copy: set another `project` in "
-                f"pipeline.yaml. Was it moved: mkdir -p {former}; ln -s {artifacts} {former}"
-            )
 
     def open(
         self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None
@@ -239,23 +223,6 @@ class Runs:
             )
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
-
-
-def former_folder(location: str, folder: Path) -> Path | None:
-    """The folder that a location `file:///.../mlartifacts` is in; None if it is `folder`, or no
-    such location.
-
-    A folder that is reached by two paths (a link, a second mount) is the same one.
-    """
-    parts = urlsplit(location)
-    former = Path(unquote(parts.path))
-    if parts.scheme != "file" or former.name != FILES or former.parent == folder:
-        return None
-    for one, other in ((former, folder / FILES), (former.parent, folder)):
-        with suppress(OSError):  # one of them is not there
-            if one.samefile(other):
-                return None
-    return former.parent
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

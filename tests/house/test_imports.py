@@ -113,7 +113,6 @@ def test_a_name_comes_from_the_module_that_defines_it() -> None:
 
 def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
     of_mlflow = (
-        "extension",  # types alone
         "tracking",
         "extensions.live_runs",
         "extensions.served_models",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from react_pipeline.extension import Extension
 
@@ -20,3 +21,10 @@ class TrackingGuard(Extension):
         bound(uri)
         if uri.startswith(SQLITE):
             relocate(Path(uri.removeprefix(SQLITE)))
+
+    def prepare_experiment(self, client: Any, experiment: Any, files: Path | None) -> None:
+        """Refuse the files of a project at another place."""
+        from react_pipeline.extensions.tracking_guard.relocation import require_here
+
+        if files is not None:
+            require_here(experiment, files)

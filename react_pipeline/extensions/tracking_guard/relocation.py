@@ -14,16 +14,50 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from react_pipeline.tracking import former_folder
+from react_pipeline.store import ReactError
+from react_pipeline.tracking import FILES
 
 logger = logging.getLogger(__name__)
 
 _HISTORIES = ("metrics", "spans")
 """Suffixes of the names of tables that hold no location and may have millions of rows."""
+
+
+def former_folder(location: str, folder: Path) -> Path | None:
+    """The folder that a location `file:///.../mlartifacts` is in; None if it is `folder`, or no
+    such location.
+
+    A folder that is reached by two paths (a link, a second mount) is the same one.
+    """
+    parts = urlsplit(location)
+    former = Path(unquote(parts.path))
+    if parts.scheme != "file" or former.name != FILES or former.parent == folder:
+        return None
+    for one, other in ((former, folder / FILES), (former.parent, folder)):
+        with suppress(OSError):  # one of them is not there
+            if one.samefile(other):
+                return None
+    return former.parent
+
+
+def require_here(experiment: Any, files: Path) -> None:
+    """Refuse an experiment of a project at another place: a database on a server, unlike a file,
+    does not show whether the project was moved or copied.
+
+    Raises:
+        ReactError: Saying what to do in either case.
+    """
+    if former := former_folder(experiment.artifact_location, files.parent.resolve()):
+        raise ReactError(
+            f"the files of experiment {experiment.name!r} are in {former / FILES}, of a project at "
+            "another place. Is this a copy: set another `project` in pipeline.yaml. Was it moved: "
+            f"mkdir -p {former}; ln -s {files} {former}"
+        )
 
 
 def relocate(database: Path) -> None:

@@ -15,10 +15,10 @@ from mlflow import MlflowClient
 from support.tracking import artifact_of
 
 from react_pipeline.extensions.tracking_guard import relocation
+from react_pipeline.extensions.tracking_guard.relocation import former_folder
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import former_folder
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""

@@ -1,24 +1,15 @@
-"""Views: the addresses of MLflow's pages, and the saved views of an experiment.
-
-MLflow 3.17 opens an experiment as one of language models, with an empty page of traces, unless the
-address holds `workflowType`; no tag changes that. A saved view is a tag of the experiment, which
-the menu *Views* lists and an address names.
+"""The saved views of an experiment: each is a tag of it, which MLflow's menu *Views* lists and an
+address names.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from react_pipeline.tracking.notes import NOTE_TAG
-from react_pipeline.tracking.results import shown_differences
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+from react_pipeline.tracking import NOTE_TAG, RESULTS_VIEW, shown_differences
 
 VIEW_TAG = "mlflow.sharedViewState."
-RESULTS_VIEW = "results"
 
 _NOTE = (
     "Press **Model training** at the top left, then open **Runs**, and **Results** in the menu "
@@ -26,7 +17,6 @@ _NOTE = (
 )
 """Description of the experiment, on MLflow's first page, which is one of language models."""
 
-TRAINING_PAGES = "workflowType=machine_learning"
 _WIDTHS = {
     "attributes.`Run Name`": 330,
     "params.`domain`": 110,
@@ -35,11 +25,6 @@ _WIDTHS = {
 _METRIC_WIDTH = 170
 """Pixels: a fraction has up to 22 characters. MLflow gives a column 100, and cuts what is longer.
 """
-
-
-def view_url(address: str, experiment_id: str) -> str:
-    """Where the server at `address` shows the view of results."""
-    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
 
 
 def _views() -> dict[str, dict[str, Any]]:
@@ -71,7 +56,7 @@ def _views() -> dict[str, dict[str, Any]]:
     }
 
 
-def save_views(client: MlflowClient, experiment: Experiment) -> None:
+def save_views(client: Any, experiment: Any) -> None:
     """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own
     pages save them.
     """
