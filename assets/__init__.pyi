@@ -8,6 +8,9 @@ from .declared import declare_instigators as declare_instigators
 from .declared import declare_sensor as declare_sensor
 from .declared import instigator_names as instigator_names
 from .declared import stage_asset as stage_asset
+from .definitions import build_defs as build_defs
+from .launch import named as named
+from .launch import plan as plan
 from .partitions import DOMAINS as DOMAINS
 from .partitions import key_of as key_of
 from .partitions import name_of as name_of
@@ -22,10 +25,12 @@ from .resources import REPOSITORY as REPOSITORY
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
+from .runs import COMMAND_LINE as COMMAND_LINE
 from .runs import DOMAIN_TAG as DOMAIN_TAG
 from .runs import HIDDEN as HIDDEN
 from .runs import METHOD_TAG as METHOD_TAG
 from .runs import REASON_TAG as REASON_TAG
+from .runs import USER_TAG as USER_TAG
 from .runs import planned_assets as planned_assets
 from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of

@@ -138,6 +138,15 @@ class Extension:
     def add_commands(self, app: typer.Typer) -> None:
         """Add commands to the command line."""
 
+    def materialize_remotely(self, url: str, *request: Any) -> bool | None:
+        """Let the server at a URL build assets, and wait; returns whether all succeeded. None: this
+        extension does not.
+
+        `request` is a selection, domains, methods, the path of `pipeline.yaml`, and what is called
+        with each line to show.
+        """
+        return None
+
     def installs(self) -> Mapping[str, str]:
         """The command line that installs a package which only this needs, by its module."""
         return {}

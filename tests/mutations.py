@@ -115,7 +115,7 @@ GUARDS = (
     # A run has the resources of its stages, and no other place than its launcher's
     Guard("react_pipeline/extensions/kubernetes/resources.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
     Guard("react_pipeline/extensions/kubernetes/assets.py", " if name not in run.tags}", "}", KUBERNETES + "::test_runs_of_other_assets_and_tags_of_people_stay"),
-    Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "assets/test_remote_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
+    Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "extensions/operations/test_remote_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
     Guard("react_pipeline/extensions/kubernetes/nodes.py", "                    child.terminate()\n", "                    pass\n", "extensions/kubernetes/test_nodes.py::test_the_first_ends_when_another_fails_for_good"),
     # A stop is never lost
     Guard("react_pipeline/stop.py", "(dropped or now >= again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line
-from react_pipeline.extension import brought
+from react_pipeline.extension import brought, extensions
 from react_pipeline.installation import install_command
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
@@ -98,10 +98,12 @@ def ask_server(
     project: Project, url: str, select: str, domains: Sequence[str], methods: Sequence[str]
 ) -> int:
     """Let a server run a selection of assets, and wait for it; returns the exit code."""
-    from react_pipeline.assets import remote
 
     def show(line: str) -> None:
         print_line(f"  {line}")
 
-    succeeded = remote.materialize_remotely(url, select, domains, methods, project.path, show)
-    return 0 if succeeded else 1
+    answers = (
+        one.materialize_remotely(url, select, domains, methods, project.path, show)
+        for one in extensions().values()
+    )
+    return 0 if next((answer for answer in answers if answer is not None), False) else 1

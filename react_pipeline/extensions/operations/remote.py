@@ -1,7 +1,7 @@
 """Launching on a server: a Dagster webserver is asked for what a selection names.
 
 Belongs here: the request, and waiting for its end. Does not belong here: which artifacts a
-selection names (`launch`), in which order they are built: they are one backfill, and Dagster's
+selection names (`react_pipeline.assets`), in which order they are built: they are one backfill, and Dagster's
 daemon starts a run when what it needs is there.
 """
 
@@ -12,11 +12,15 @@ from typing import Any
 
 import requests
 
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import named, plan
-from react_pipeline.assets.partitions import name_of
-from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import COMMAND_LINE, USER_TAG
+from react_pipeline.assets import (
+    COMMAND_LINE,
+    USER_TAG,
+    ProjectResource,
+    build_defs,
+    name_of,
+    named,
+    plan,
+)
 from react_pipeline.project import Project
 from react_pipeline.settings import load_domains
 from react_pipeline.stage import Place
@@ -150,10 +154,10 @@ def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         answer = requests.post(f"{url.rstrip('/')}/graphql", json=body, timeout=ANSWER_SECONDS)
         if answer.status_code == requests.codes.unauthorized:
             raise InputError(f"--remote {url}: asks for a password; write it into ~/.netrc")
-        found = answer.json()
-        if problems := found.get("errors"):  # such as an unknown partition
+        content = answer.json()
+        if problems := content.get("errors"):  # such as an unknown partition
             raise InputError(f"--remote {url}: {problems[0]['message']}")
         answer.raise_for_status()
-        return dict(found["data"])
+        return dict(content["data"])
     except (requests.RequestException, ValueError, AttributeError, LookupError, TypeError) as error:
         raise InputError(f"--remote {url}: {error}; is this a Dagster webserver?") from error

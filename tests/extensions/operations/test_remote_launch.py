@@ -18,9 +18,9 @@ from support.launch import dagster_home
 from support.services import user_interfaces
 from typer.testing import CliRunner
 
-from react_pipeline.assets import remote
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.operations import remote
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 
