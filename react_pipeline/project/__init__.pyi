@@ -1,12 +1,12 @@
 from . import identity as identity
 from . import outside as outside
 from .dagster_home import HOME_VARIABLE as HOME_VARIABLE
+from .dagster_home import LOCK_FILE as LOCK_FILE
 from .dagster_home import SETTINGS_FILE as SETTINGS_FILE
 from .dagster_home import locate_home as locate_home
-from .dagster_home import locked_for_ui as locked_for_ui
 from .dagster_home import prepare_home as prepare_home
-from .dagster_home import tell_addresses as tell_addresses
 from .dagster_home import ui_addresses as ui_addresses
+from .dagster_home import ui_record as ui_record
 from .identity import other_evaluation_sets as other_evaluation_sets
 from .local_files import absence as absence
 from .local_files import files_below as files_below

@@ -1,4 +1,4 @@
-"""The Dagster home: the folder of Dagster's instance, and whether `react-pipeline ui` runs over it.
+"""The Dagster home: the folder of Dagster's instance, and where `react-pipeline ui` answers over it.
 
 Does not belong here: what is in the instance (Dagster), or starting anything (an extension).
 """
@@ -6,13 +6,12 @@ Does not belong here: what is in the instance (Dagster), or starting anything (a
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from react_pipeline.project.template import DAGSTER_SETTINGS
-from react_pipeline.store import InputError, lock, write_atomically
+from react_pipeline.store import InputError, write_atomically
 
 HOME_VARIABLE = "DAGSTER_HOME"
 SETTINGS_FILE = "dagster.yaml"
@@ -58,50 +57,11 @@ def prepare_home(project_folder: Path) -> Path:
     return home
 
 
-@contextmanager
-def locked_for_ui(home: Path) -> Iterator[TextIO]:
-    """Let no second `react-pipeline ui` run over a home: two daemons ask for every run twice. Gives
-    the lock file.
-
-    A process that inherits its descriptor holds the lock too.
-
-    Raises:
-        InputError: If they run already: where, and how to end them.
-    """
-    with (home / LOCK_FILE).open("a") as file:
-        if not lock(file, wait=False):
-            there = (
-                ", ".join(f"{name} {url}" for name, url in ui_addresses(home).items())
-                or "it is just starting"
-            )
-            processes = " ".join(map(str, _read(home).get("processes") or ()))
-            end = "Ctrl-C where it runs" + (f", or: kill {processes}" if processes else "")
-            raise InputError(
-                f"`react-pipeline ui` runs already over {home}: {there}; use it, or end it first "
-                f"({end})"
-            )
-        try:
-            yield file
-        finally:
-            file.truncate(0)
-
-
-def tell_addresses(
-    file: TextIO, addresses: Mapping[str, str], processes: Sequence[int] = ()
-) -> None:
-    """Write into the held lock where each user interface answers, by name, and which processes hold
-    the lock.
-    """
-    file.truncate(0)
-    file.write(json.dumps({"addresses": dict(addresses), "processes": list(processes)}))
-    file.flush()
-
-
 def ui_addresses(home: Path) -> dict[str, str]:
     """Where `react-pipeline ui` answers over a home, by name; after it was killed, where it did;
     else nothing.
     """
-    addresses = _read(home).get("addresses")
+    addresses = ui_record(home).get("addresses")
     return (
         {str(name): str(url) for name, url in addresses.items()}
         if isinstance(addresses, dict)
@@ -109,7 +69,8 @@ def ui_addresses(home: Path) -> dict[str, str]:
     )
 
 
-def _read(home: Path) -> dict[str, Any]:
+def ui_record(home: Path) -> dict[str, Any]:
+    """What the lock file of a home says; empty where it says nothing."""
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads((home / LOCK_FILE).read_text())
         return content if isinstance(content, dict) else {}

@@ -19,7 +19,7 @@ from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.evaluation.comparison import GAINS, compare
 from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.extensions.dashboard.report import write_report
-from react_pipeline.project import locked_for_ui, tell_addresses
+from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
 from react_pipeline.tracking.log import Tracking

@@ -14,7 +14,7 @@ import pytest
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.extensions.predict.predict import RUN_FILE, _record
 from react_pipeline.extensions.web.download_journal import _records
-from react_pipeline.project.dagster_home import LOCK_FILE, _read
+from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
 from react_pipeline.store.attempts import LEASE, Attempt
 from react_pipeline.store.durable import sealed
 from react_pipeline.store.errors import CorruptArtifact, InputError
@@ -29,7 +29,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "lease": (f"a.b{LEASE}", lambda path: Attempt(path.parent, "a", "b").relies_on(), set()),
     "journal": ("errors.jsonl", lambda path: list(_records(path)), []),
     "losses": ("metrics.jsonl", whole_lines, []),
-    "addresses": (LOCK_FILE, lambda path: _read(path.parent), {}),
+    "addresses": (LOCK_FILE, lambda path: ui_record(path.parent), {}),
     "record of predictions": (RUN_FILE, lambda path: _record(path.parent), None),
 }
 

@@ -2,7 +2,7 @@
 
 Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong
 here: what they show or refuse (`ui.assets.webserver`); that they run once over a Dagster home
-(`project.dagster_home`).
+(`home_lock`).
 
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the
 daemon.
@@ -31,13 +31,12 @@ import yaml
 
 from react_pipeline.extensions.ui import process_groups
 from react_pipeline.extensions.ui.cross_site import origin_of
+from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
     Project,
-    locked_for_ui,
     prepare_home,
-    tell_addresses,
 )
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
