@@ -11,7 +11,7 @@ asked, so that finding extensions loads nothing heavy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
+
+RunTasks = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
+"""Runs a function on items as tasks of a cluster, with a text of what they do (`project.spread`)."""
+
+OpenCluster = Callable[[Any], AbstractContextManager[RunTasks]]
+"""Begins a session of a cluster, by a `DistributorConfig`, and ends it on leaving."""
 
 SaveModel = Callable[[Path, Any], None]
 """Saves a `LoggedModel` of MLflow in a folder."""
@@ -129,6 +135,10 @@ class Extension:
     def encoders(self) -> Iterable[BuiltEncoder]:
         """Encoders that are built rather than loaded, for `encoder: {model: NAME}`."""
         return ()
+
+    def clusters(self) -> Mapping[str, OpenCluster]:
+        """What begins a session of a cluster, by `distributor.kind`."""
+        return {}
 
     def declare_assets(self) -> None:
         """Import the modules that declare texts and checks of assets, and sensors

@@ -7,7 +7,7 @@ is built (the function that its `step` calls).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from react_pipeline import (
     clip,
@@ -21,7 +21,6 @@ from react_pipeline import (
     training,
 )
 from react_pipeline.extension import Extension
-from react_pipeline.installation import install_command
 from react_pipeline.project import identity, outside
 from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method
 from react_pipeline.stage import (
@@ -49,10 +48,6 @@ class Core(Extension):
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tars of images and captions."""
         return (corpus.Webdataset,)
-
-    def installs(self) -> Mapping[str, str]:
-        """Packages of a cluster."""
-        return {"pyspark": install_command("spark")}
 
     def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """A folder for each class, or a table."""

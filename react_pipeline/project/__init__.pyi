@@ -29,10 +29,10 @@ from .review import read_decisions as read_decisions
 from .review import review_file as review_file
 from .review import takedown_file as takedown_file
 from .review import taken_down as taken_down
-from .spark import cluster as cluster
-from .spark import on_cluster as on_cluster
-from .spark import require_shared as require_shared
-from .spark import spread as spread
+from .spread import cluster as cluster
+from .spread import on_cluster as on_cluster
+from .spread import require_shared as require_shared
+from .spread import spread as spread
 from .template import templates as templates
 from .template import write_files as write_files
 from .template import write_project as write_project

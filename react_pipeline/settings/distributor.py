@@ -1,7 +1,7 @@
 """Configuration of the distributor: `distributor:` of `pipeline.yaml`.
 
 Belongs here: its fields, their defaults and rules. Does not belong here: running on a cluster
-(`project.spark`).
+(`project.spread`).
 """
 
 import re

@@ -29,7 +29,7 @@ from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.project.spark import _opened, cluster, spread
+from react_pipeline.project.spread import _opened, cluster, spread
 from react_pipeline.retrieval import row_values
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness
@@ -89,7 +89,7 @@ def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
 
 
 def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
-    from react_pipeline.project.spark import require_shared
+    from react_pipeline.project.spread import require_shared
 
     with cluster(SETTINGS), pytest.raises(InputError, match="executors must see the store"):
         spread(require_shared, [tmp_path / "elsewhere"], "looking")
