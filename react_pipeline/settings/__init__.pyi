@@ -1,5 +1,4 @@
 from . import training as training
-from .automation import AutomationConfig as AutomationConfig
 from .config import FOLDER_PREFIX as FOLDER_PREFIX
 from .config import HUB_PREFIX as HUB_PREFIX
 from .config import SLUG as SLUG
@@ -9,6 +8,7 @@ from .config import EmbeddingConfig as EmbeddingConfig
 from .config import EncoderConfig as EncoderConfig
 from .config import PipelineConfig as PipelineConfig
 from .config import encoders as encoders
+from .config import sections_of_extensions as sections_of_extensions
 from .config import store_openers as store_openers
 from .corpus import DEFAULT_KIND as DEFAULT_KIND
 from .corpus import MAX_PIXELS as MAX_PIXELS

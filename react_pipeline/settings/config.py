@@ -24,7 +24,6 @@ from pydantic import (
 )
 
 from react_pipeline.extension import Extension, OpenStore, brought_by_name
-from react_pipeline.settings.automation import AutomationConfig
 from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig, kind_of_labelled
@@ -318,7 +317,6 @@ class PipelineConfig(Section):
     index: IndexConfig = IndexConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     customization: CustomizationConfig = CustomizationConfig()
-    automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
     _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
@@ -392,16 +390,6 @@ class PipelineConfig(Section):
                 "REACT_TRACKING_URI for a database, in the environment"
             )
         return address
-
-    @field_validator("automation")
-    @classmethod
-    def _extensions_exist(cls, automation: AutomationConfig) -> AutomationConfig:
-        sections = sections_of_extensions()
-        for name in automation.extensions:
-            if name not in sections:
-                meant = did_you_mean(name, sections, f"choose from {', '.join(sections)}")
-                raise ValueError(f"`extensions`: {name!r} is no section of an extension; {meant}")
-        return automation
 
     @field_validator("variants")
     @classmethod

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from docs import stages
 from react_pipeline import __version__
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.automation.settings import AutomationConfig
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
@@ -248,7 +249,7 @@ def test_the_files_of_the_tutorial_fit_together(
     for block in re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
         if "<<'" in block:  # it writes or edits a file
             subprocess.run(["bash", "-ec", block], check=True)
-    assert load_pipeline(tmp_path / "pipeline.yaml").automation.enabled
+    assert load_pipeline(tmp_path / "pipeline.yaml").section(AutomationConfig).enabled
     for slug in script["SETS"]:
         domain = load_domain(tmp_path / "domains" / f"{slug}.yaml")
         images, _ = read_folder(domain.evaluation.path, domain)

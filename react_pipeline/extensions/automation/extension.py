@@ -4,9 +4,11 @@ command `status`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
+from react_pipeline.settings import Section
 
 if TYPE_CHECKING:
     import typer
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 
 class Automation(Extension):
     """What runs without a person."""
+
+    def sections(self) -> Mapping[str, type[Section]]:
+        """The section `automation`."""
+        from react_pipeline.extensions.automation.settings import AutomationConfig
+
+        return {"automation": AutomationConfig}
 
     def declare_assets(self) -> None:
         """Sensors, checks and the schedule."""

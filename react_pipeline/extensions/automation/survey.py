@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from react_pipeline.extensions.automation.settings import AutomationConfig
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
@@ -113,7 +114,7 @@ def survey(
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
-    kept_up = config.automation.extensions
+    kept_up = config.section(AutomationConfig).extensions
     left_out = left_out_stages(config) | {
         row.name
         for row in STAGES.values()
@@ -199,7 +200,7 @@ class _Look:
 
     def _trained(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
         slug, method = key.split("/")
-        policy = self.project.config.automation
+        policy = self.project.config.section(AutomationConfig)
         chosen = self.project.method(method)
         pairs = chosen.pairs
         images = chosen.images(

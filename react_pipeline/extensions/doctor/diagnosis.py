@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, broken_extensions, brought, extensions
+from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
 from react_pipeline.preflight import encoder_problems, file_problems, store_problems
@@ -249,7 +250,7 @@ def _tracking(project: Project) -> Finding:
 
 
 def _automation(project: Project) -> Finding:
-    automation = project.config.automation
+    automation = project.config.section(AutomationConfig)
     if not automation.enabled:
         return Finding(
             "automation",

@@ -13,11 +13,11 @@ import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.extensions.automation import survey as survey_module
+from react_pipeline.extensions.automation.settings import require_cron_line
 from react_pipeline.extensions.automation.survey import State, pairs_distance, places, survey
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.settings import files
-from react_pipeline.settings.automation import require_cron_line
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store import look

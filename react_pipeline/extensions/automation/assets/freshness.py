@@ -20,10 +20,11 @@ from react_pipeline.assets import (
     declare_sensor,
     reap_abandoned,
 )
+from react_pipeline.extensions.automation.settings import AutomationConfig
 from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project, outside
-from react_pipeline.settings import AutomationConfig, load_domains
+from react_pipeline.settings import load_domains
 from react_pipeline.stage import Stage
 from react_pipeline.store import ReactError
 
@@ -39,7 +40,7 @@ MAX_LISTED = 20
 def settings_of(project: ProjectResource) -> AutomationConfig:
     """The settings of a project; where its configuration is wrong, nothing is automatic."""
     try:
-        return project.load().config.automation
+        return project.load().config.section(AutomationConfig)
     except ReactError:
         return AutomationConfig(schedule=None)
 

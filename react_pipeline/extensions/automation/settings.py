@@ -1,7 +1,7 @@
 """Configuration of what happens by itself: `automation:` of `pipeline.yaml`.
 
 Belongs here: its fields, their defaults and rules. Does not belong here: what is out of date
-(`upkeep`), asking Dagster for runs (`assets.upkeep_sensor`). No field is part of a fingerprint:
+(`survey`), asking Dagster for runs (`assets`). No field is part of a fingerprint:
 they decide when to build, not what.
 """
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from react_pipeline.settings.training import Fraction, Section
+from react_pipeline.settings import Section, did_you_mean, sections_of_extensions
 
 
 class AutomationConfig(Section):
@@ -21,8 +21,18 @@ class AutomationConfig(Section):
     timezone: str = "UTC"
     interval_seconds: int = Field(default=30, ge=1)
     training: Literal["never", "changed", "always"] = "changed"
-    changed_fraction: Fraction = 0.1
+    changed_fraction: float = Field(default=0.1, ge=0, le=1)
     extensions: tuple[str, ...] = ()
+
+    @field_validator("extensions")
+    @classmethod
+    def _extensions_exist(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        sections = sections_of_extensions()
+        for name in extensions:
+            if name not in sections:
+                meant = did_you_mean(name, sections, f"choose from {', '.join(sections)}")
+                raise ValueError(f"{name!r} is no section of an extension; {meant}")
+        return extensions
 
     @field_validator("schedule")
     @classmethod
