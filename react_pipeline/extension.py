@@ -23,7 +23,7 @@ from react_pipeline.store import Artifact, InputError, ReactError, Store
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.clip import BuiltEncoder
+    from react_pipeline.clip import BuiltEncoder, Clip
     from react_pipeline.corpus import Server
     from react_pipeline.embedding import Features, TakeOver
     from react_pipeline.evaluation import Column, Compared, Evidence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
     from react_pipeline.store import Inputs
-    from react_pipeline.training import TrainingObserver
+    from react_pipeline.training import Customization, Probe, TrainingObserver
 
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
@@ -212,6 +212,10 @@ class Extension:
         """Bring the logged model of a checkpoint (stage, key, fingerprint) up to date, after a
         result.
         """
+
+    def training_probe(self, customization: Customization, clip: Clip) -> Probe | None:
+        """What measures a model while it trains, every `customization.evaluate_every` steps."""
+        return None
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """Names of the test sets of `test_digests`, as part of the identity of pairs."""

@@ -204,7 +204,7 @@ GUARDS = (
     Guard("react_pipeline/retrieval/decontamination.py", 'artifact.counts.get("draws", {})', "()", "retrieval/test_control.py"),
     Guard("react_pipeline/settings/training.py", "if config.epochs is not None and", "if False and", "settings/test_config.py"),
     Guard("react_pipeline/labelled/labels.py", "if times[normal(entry.name)] == 1 else []", "if True else []", "labelled/test_labelled.py"),
-    Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "training/test_labelled_accuracy.py"),
+    Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "extensions/live_runs/test_labelled_accuracy.py"),
     Guard("react_pipeline/corpus/decoding_limits.py", "if tile > MAX_TILE_PIXELS or", "if", COSTLY + "::test_a_tile_much_larger_than_its_image_is_refused"),
     Guard("react_pipeline/corpus/decoding_limits.py", "scans > MAX_SCANS", "False", COSTLY + "::test_a_jpeg_of_many_scans_is_refused"),
     Guard("react_pipeline/corpus/decoding_limits.py", "if time.thread_time() > self._end:", "if False:", COSTLY + "::test_an_image_that_takes_too_long_is_given_up"),

@@ -5,6 +5,7 @@ from .customization import customize as customize
 from .data import Views as Views
 from .guards import explained_out_of_memory as explained_out_of_memory
 from .held_out import split_held_out as split_held_out
+from .image_encoder import ImageEncoder as ImageEncoder
 from .interpolation import choose_fraction as choose_fraction
 from .interpolation import require_held_out as require_held_out
 from .kept_tokens import may_keep as may_keep
@@ -16,5 +17,6 @@ from .methods.model_method import ModelMethod as ModelMethod
 from .observer import TrainingObserver as TrainingObserver
 from .schedule import generator as generator
 from .schedule import learning_rate as learning_rate
+from .trainer import Probe as Probe
 from .world import Gradients as Gradients
 from .world import World as World

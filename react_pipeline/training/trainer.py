@@ -7,7 +7,7 @@ tokens, W width, D embedding dimension.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,6 @@ from react_pipeline.training.held_out import image_text_recall, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_weights, interpolate, require_held_out
 from react_pipeline.training.kept_tokens import keep_tokens, may_keep
-from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
@@ -58,6 +57,9 @@ from react_pipeline.training.world import World
 
 if TYPE_CHECKING:
     from react_pipeline.training.methods.model_method import ModelMethod
+
+Probe = Callable[[ImageEncoder], Mapping[str, float]]
+"""Measures a model in training, in every process, for the log alone: nothing depends on it."""
 
 COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""
@@ -80,7 +82,7 @@ class Trainer:
         world: World,
         scratch: Path,
         weights: Path | None = None,
-        labelled: LabelledAccuracy | None = None,
+        find_probe: Callable[[], Probe | None] = lambda: None,
     ) -> None:
         """Attach what the method trains, and compute once what stays frozen.
 
@@ -89,6 +91,7 @@ class Trainer:
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its
                 vectors are there.
+            find_probe: Called before that, if the configuration asks for measurements.
 
         Raises:
             InputError: If the batch does not divide among the processes, or the loss does not suit
@@ -101,7 +104,6 @@ class Trainer:
         self.method = method
         self.world = world
         self.scratch = scratch
-        self.labelled = labelled
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split_held_out(
             pairs, training.held_out_fraction, training.seed
@@ -114,8 +116,9 @@ class Trainer:
         self.step0_max_difference = self._attach()
         text_trains = trains_text(self.model)
         self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains, scratch)
-        if not text_trains:
-            self._release_text_tower(weights)
+        self.probe = find_probe() if training.evaluate_every else None
+        if weights is not None and not text_trains:
+            map_weights(self.model, text_parameters(self.model), weights)
         # Needed only when weights are interpolated with the base.
         self.start = {} if training.interpolation == 1 else copy_of_weights(self.model)
         # Of the base, not of a state that is resumed from.
@@ -131,13 +134,6 @@ class Trainer:
         )
         training = training.in_steps(len(self.trained_on), self.batches.batch_size)
         return training.model_copy(update={"precision": precision})
-
-    def _release_text_tower(self, weights: Path | None) -> None:
-        """Free the memory of a frozen text tower, whose vectors are computed."""
-        if self.labelled is not None:
-            self.labelled.freeze_head()
-        if weights is not None:
-            map_weights(self.model, text_parameters(self.model), weights)
 
     def _attach(self) -> float:
         """Attach and unfreeze; return the largest change this made to the features of a few images
@@ -221,7 +217,8 @@ class Trainer:
                 waited = time.monotonic() - began
                 values = self._take(training_step, step, batch)
                 seconds = time.monotonic() - began
-                values |= self._labelled_accuracy(step + 1)
+                if self.probe and (step + 1) % self.training.evaluate_every == 0:
+                    values |= self.probe(self.encoder)
                 log.add(step, values, waited=waited, seconds=seconds)
                 if (step + 1) % self.training.checkpoint_every == 0:
                     # Nothing is kept before it is known to be good.
@@ -297,11 +294,6 @@ class Trainer:
         drawn = self.texts.draw(step, self.batches.drawn(step)[0])
         with explained_out_of_memory(f"with batch_size {self.batches.batch_size}", LESS_MEMORY):
             return training_step.take(step, batch, drawn, from_tokens=self.tokens is not None)
-
-    def _labelled_accuracy(self, done: int) -> dict[str, float]:
-        if self.labelled is None or done % self.training.evaluate_every:
-            return {}
-        return self.labelled.of(self.encoder)
 
     def _require_no_collapse(
         self, done: int, base: Mapping[str, float], count: int

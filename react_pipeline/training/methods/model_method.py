@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from react_pipeline.extension import extensions
 from react_pipeline.settings import Method
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.training.cost import CheckpointCost, PlannedTraining
     from react_pipeline.training.customization import Customization
+    from react_pipeline.training.trainer import Probe
 
 
 class ModelMethod(Method):
@@ -83,19 +85,20 @@ class ModelMethod(Method):
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train on the images of the pairs; process 0 writes the model and its log."""
         from react_pipeline.clip import WEIGHTS_FILE, load, loaded_base, save
-        from react_pipeline.training.labelled_accuracy import labelled_accuracy
         from react_pipeline.training.log import METRICS_FILE
         from react_pipeline.training.trainer import Trainer
 
         c = customization
         loaded_base.cache_clear()
         clip = load(c.base.path, c.world.device)
-        labelled = None
-        if c.training.evaluate_every:
-            labelled = labelled_accuracy(c.project, c.domain.slug, clip)
+
+        def find_probe() -> Probe | None:
+            probes = (one.training_probe(c, clip) for one in extensions().values())
+            return next(filter(None, probes), None)
+
         weights = c.base.file(WEIGHTS_FILE)
         trainer = Trainer(
-            clip, c.pairs, c.domain, self, c.training, c.world, c.scratch, weights, labelled
+            clip, c.pairs, c.domain, self, c.training, c.world, c.scratch, weights, find_probe
         )
         counts = trainer.run(c.observer, c.inputs)
         if c.staging is not None:

@@ -77,7 +77,9 @@ def test_an_unavailable_set_is_reported_and_training_goes_on(
     unavailable = Artifact(
         Path(), {"fingerprint": "", "counts": {"unavailable": "no such folder"}}, reused=True
     )
-    monkeypatch.setattr("react_pipeline.training.labelled_accuracy.fresh", lambda *_: unavailable)
+    monkeypatch.setattr(
+        "react_pipeline.extensions.live_runs.labelled_accuracy.fresh", lambda *_: unavailable
+    )
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["steps"] == 4
     assert accuracies(artifact) == {}

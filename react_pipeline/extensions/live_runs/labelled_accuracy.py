@@ -13,14 +13,13 @@ import logging
 import torch
 from torch import Tensor
 
-from react_pipeline.clip import Clip, Pixels, domain_head
+from react_pipeline.clip import Clip, Pixels, domain_head, trains_text
 from react_pipeline.labelled import PublishedImages, preprocessing_for, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
-from react_pipeline.training.data import Views
-from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training import ImageEncoder, Views
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,9 @@ class LabelledAccuracy:
     def __init__(
         self, clip: Clip, domain: DomainConfig, published: Artifact, max_pixels: int
     ) -> None:
-        """Read which images there are; larger ones than `max_pixels` are refused."""
+        """Read which images there are; larger ones than `max_pixels` are refused. The class vectors
+        of a text tower that does not train are kept: it may leave the memory.
+        """
         self._clip = clip
         self._domain = domain
         images = read_images(published, domain)
@@ -55,15 +56,9 @@ class LabelledAccuracy:
         decoded = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
         self._views = Views(decoded, pixels)
         self._class_ids = torch.tensor(images["class_id"].to_numpy(), dtype=torch.long)
-        self._frozen_head: Tensor | None = None
+        self._frozen_head = None if trains_text(clip.model) else self._head()
 
-    def freeze_head(self) -> None:
-        """Keep the class vectors (D, C) of a text tower that does not train, and may leave the
-        memory.
-        """
-        self._frozen_head = self._head()
-
-    def of(self, encoder: ImageEncoder) -> dict[str, float]:
+    def __call__(self, encoder: ImageEncoder) -> dict[str, float]:
         """Top-1 of the model in training, as a fraction; every process encodes a part of the
         images.
         """
