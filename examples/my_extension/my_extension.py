@@ -38,7 +38,7 @@ class ClassMeans(HeadMethod):
     """A head without training: the mean image of each class's pairs."""
 
     name = "class-means"
-    about = "the mean vector of the pairs of each class"
+    summary = "the mean vector of the pairs of each class"
 
     def fit(self, samples, training, log):
         from react_pipeline.clip import ClassHead  # not at the top: it loads torch

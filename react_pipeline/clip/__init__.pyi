@@ -9,8 +9,8 @@ from .built_encoder import Architecture as Architecture
 from .built_encoder import BuiltEncoder as BuiltEncoder
 from .built_encoder import encoder_of_tower as encoder_of_tower
 from .class_head import ClassHead as ClassHead
-from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
+from .classifier import HEAD_RECORD_FILE as HEAD_RECORD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
 from .classifier import domain_head as domain_head
 from .classifier import load_classifier as load_classifier

@@ -30,7 +30,7 @@ HEAD_FILE = "head.safetensors"
 `trained_bias` are these before they met the zero-shot head.
 """
 
-HEAD_ABOUT_FILE = "head.json"
+HEAD_RECORD_FILE = "head.json"
 """`classes` in the order of the columns, `templates`, `embed_dim`, and how the head came about."""
 
 
@@ -103,7 +103,7 @@ def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Cl
     from react_pipeline.clip.class_head import ClassHead
 
     try:
-        record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        record = json.loads(checkpoint.file(HEAD_RECORD_FILE).read_text(encoding="utf-8"))
         classes = list(record["classes"])
         head = ClassHead.read(checkpoint.file(HEAD_FILE))
         shape = (dimension, len(classes))
@@ -117,7 +117,7 @@ def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Cl
     if classes != domain.class_names:
         changed = sorted({*classes} ^ {*domain.class_names}) or ["their order"]
         raise InputError(
-            f"{checkpoint.path / HEAD_ABOUT_FILE}: `classes` are not those of domain "
+            f"{checkpoint.path / HEAD_RECORD_FILE}: `classes` are not those of domain "
             f"{domain.slug!r} (they differ in "
             f"{', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}); "
             f"{_rematerialize(checkpoint)}"

@@ -149,7 +149,7 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
     described = artifact.manifest["config"]["evaluation"]
-    kind = None if described is None else _known_kind(described["kind"], artifact)
+    kind = None if described is None else _require_kind(described["kind"], artifact)
     if domain is not None and domain.evaluation is not None:
         root = domain.evaluation.root() or root
     images.insert(0, "name", images["path"])
@@ -267,7 +267,7 @@ _NOT_CONFIGURED = (
 )
 
 
-def _known_kind(name: str, artifact: Artifact) -> str:
+def _require_kind(name: str, artifact: Artifact) -> str:
     if name not in labelled_kinds():
         raise InputError(
             f"{artifact.path}: labelled images of the kind {name!r}, whose extension is not here; "

@@ -194,8 +194,8 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
     if kind == "extra_forbidden":
         return _unknown(fault, model)
     if kind == "missing":
-        about = fault.info.description if fault.info else None
-        return f"is missing: {about}" if about else "is missing"
+        meaning = fault.info.description if fault.info else None
+        return f"is missing: {meaning}" if meaning else "is missing"
     if value is None:
         return "is empty: write a value, or remove it"
     written = repr(value) if isinstance(value, str) else text or str(value)

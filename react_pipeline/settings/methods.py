@@ -33,7 +33,7 @@ class Method:
 
     Attributes:
         name: As in `methods` of pipeline.yaml.
-        about: What it trains, in words, for the model card.
+        summary: What it trains, in words, for the model card.
         colour: Of its lines in figures.
         defaults: Fields of `TrainingConfig` in which it differs from the defaults there.
         unused_fields: Fields of `TrainingConfig` that it ignores: changing them rebuilds nothing.
@@ -53,7 +53,7 @@ class Method:
     """
 
     name: str
-    about: str = ""
+    summary: str = ""
     colour: str = "#1f5fa8"
     defaults: Mapping[str, Any] = {}
     unused_fields: frozenset[str] = frozenset()
@@ -96,7 +96,7 @@ class Base(Method):
     """The reference: nothing is trained."""
 
     name = "base"
-    about = "nothing"
+    summary = "nothing"
     colour = "#6b7280"
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.clip import (
-    HEAD_ABOUT_FILE,
     HEAD_FILE,
+    HEAD_RECORD_FILE,
     LOGIT_SCALE,
     ClassHead,
     Clip,
@@ -280,7 +280,7 @@ def load_exported(
         for name, sha256 in record["files"].items():
             if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
                 raise ValueError(f"{name} is not the file that was exported")
-        head_record: dict[str, Any] = read_json_bounded(folder / HEAD_ABOUT_FILE)
+        head_record: dict[str, Any] = read_json_bounded(folder / HEAD_RECORD_FILE)
         calibration = read_json_bounded(folder / CALIBRATION_FILE)
         fitted = calibration["temperature"], calibration["calibrated_on"]
         head = ClassHead.read(folder / HEAD_FILE)

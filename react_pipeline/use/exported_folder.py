@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip import (
-    HEAD_ABOUT_FILE,
     HEAD_FILE,
+    HEAD_RECORD_FILE,
     LOGIT_SCALE,
     ClassHead,
     domain_head,
@@ -148,7 +148,7 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
     domain = trained_for(project, checkpoint)
     if HEAD_FILE in checkpoint.manifest["files"]:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
-        head_record = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        head_record = json.loads(checkpoint.file(HEAD_RECORD_FILE).read_text(encoding="utf-8"))
     else:
         head = domain_head(load(staging), domain)
         ClassHead(head).write(staging / HEAD_FILE)
@@ -157,7 +157,7 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
             "templates": prompt_templates(domain),
             "embed_dim": len(head),
         }
-    _write_json(staging / HEAD_ABOUT_FILE, {**head_record, "logit_scale": LOGIT_SCALE})
+    _write_json(staging / HEAD_RECORD_FILE, {**head_record, "logit_scale": LOGIT_SCALE})
 
 
 def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> None:

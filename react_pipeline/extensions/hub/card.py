@@ -240,7 +240,7 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dic
         "base": fields_of("base_checkpoint", checkpoint),
         "retrieval": fields_of(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
         "shots": _count_shots(project, checkpoint),
-        "trains": methods[method].about if method in methods else "see the documentation",
+        "trains": methods[method].summary if method in methods else "see the documentation",
     }
 
 

@@ -25,7 +25,9 @@ class Ensemble(HeadMethod):
     """
 
     name = "ensemble"
-    about = "nothing: the scores of two methods are added, with a weight that held-out pairs choose"
+    summary = (
+        "nothing: the scores of two methods are added, with a weight that held-out pairs choose"
+    )
     colour = "#b8860b"
     unused_fields = frozenset(TrainingConfig.model_fields)
     of = ()

@@ -41,7 +41,7 @@ class FewShotGda(UsesShots, Gda):
     """`gda` with shots in means and covariance."""
 
     name = "few-shot-gda"
-    about = "nothing: class means and one covariance of pairs and shots give vectors and biases"
+    summary = "nothing: class means and one covariance of pairs and shots give vectors and biases"
     colour = "#e07a8b"
 
 
@@ -49,7 +49,7 @@ class FewShotNcm(UsesShots, Ncm):
     """`ncm` with shots in the means."""
 
     name = "few-shot-ncm"
-    about = (
+    summary = (
         "nothing: the mean image of a class's pairs and shots is its vector, joined with its text"
     )
     colour = "#b3b7be"
@@ -62,7 +62,7 @@ class Swat(UsesShots, LinearHead):
     """
 
     name = "swat"
-    about = "one vector per class, on pairs and shots, then on shots; the model is the base's"
+    summary = "one vector per class, on pairs and shots, then on shots; the model is the base's"
     colour = "#58b5aa"
 
     def fit(

@@ -7,7 +7,7 @@ class Full(ModelMethod):
     """Everything trains. With few pairs it forgets fastest."""
 
     name = "full"
-    about = "every weight"
+    summary = "every weight"
     colour = "#a83a5b"
     defaults = {"learning_rate": 1e-5}
 

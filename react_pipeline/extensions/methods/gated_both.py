@@ -7,7 +7,7 @@ class GatedBoth(GatedImage):
     """`gated-image` with the text tower unlocked."""
 
     name = "gated-both"
-    about = (
+    summary = (
         "new gated blocks in front of the last vision layers, and the text tower; every weight of "
         "the image tower of the base is as it was"
     )

@@ -20,8 +20,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from react_pipeline.clip import (
-    HEAD_ABOUT_FILE,
     HEAD_FILE,
+    HEAD_RECORD_FILE,
     LOGIT_SCALE,
     ClassHead,
     Clip,
@@ -115,21 +115,21 @@ def train_head(
     fraction, scores = choose_fraction(
         interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid, tie
     )
-    about = _about(domain, of_pairs, labels.source, fraction, scores)
-    _write(directory, joined(fraction), trained, about)
+    record = _head_record(domain, of_pairs, labels.source, fraction, scores)
+    _write(directory, joined(fraction), trained, record)
     numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
         "held_out_near_copies": near_copies,
         "unlabelled_pairs": int((labels.class_ids < 0).sum()),
-        "classes_without_pairs": [of["class"] for of in about["samples"] if not of["pairs"]],
+        "classes_without_pairs": [of["class"] for of in record["samples"] if not of["pairs"]],
         "trainable_parameters": numbers,
         "parameters": sum(map(torch.numel, clip.model.parameters())) + numbers,
         "held_out_before": accuracy(0.0),
         "held_out_after": accuracy(fraction),
         "interpolation": fraction,
-        "interpolation_scores": about["scores"],
+        "interpolation_scores": record["scores"],
         "device": clip.device,
         "seconds": round(time.monotonic() - began, 3),
         **counts,
@@ -181,10 +181,10 @@ def without_near_copies(
     return apart if len(apart) else held_out
 
 
-def _write(directory: Path, head: ClassHead, trained: ClassHead, about: dict[str, Any]) -> None:
+def _write(directory: Path, head: ClassHead, trained: ClassHead, record: dict[str, Any]) -> None:
     head.write(directory / HEAD_FILE, trained)
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")
 
 
 def _interpolation(
@@ -262,7 +262,7 @@ def _accuracy(scores: Tensor, class_ids: Tensor) -> dict[str, float]:
     return {"class_accuracy": class_accuracy(scores, class_ids)} if len(scores) else {}
 
 
-def _about(
+def _head_record(
     domain: DomainConfig,
     samples: HeadSamples,
     source: str,

@@ -99,8 +99,8 @@ def label_pairs(
     prompt_vectors = clip.encode_texts(prompts["prompt"].tolist())
     prompt_ids = torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long)
     if any(pairs.classes):
-        known = {name: number for number, name in enumerate(domain.class_names)}
-        of_classes = np.array([known.get(name, -1) for name in pairs.classes])
+        class_numbers = {name: number for number, name in enumerate(domain.class_names)}
+        of_classes = np.array([class_numbers.get(name, -1) for name in pairs.classes])
         class_ids = torch.from_numpy(of_classes[pairs.class_ids])
         return Labels(class_ids, prompt_vectors, prompt_ids, "retrieval")
     return Labels(

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from react_pipeline.clip import (
-    HEAD_ABOUT_FILE,
     HEAD_FILE,
+    HEAD_RECORD_FILE,
     LOGIT_SCALE,
     ClassHead,
     Clip,
@@ -140,11 +140,11 @@ def _write(
         head = ClassHead(math.sqrt(2) * torch.cat(vectors), bias)
         save_joined(c.base.path, [one.clip for one in members], folder)
     head.write(folder / HEAD_FILE)
-    about = {
+    record = {
         "classes": c.domain.class_names,
         "templates": prompt_templates(c.domain),
         "embed_dim": len(head.vectors),
         "of": weights,
     }
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    (folder / HEAD_ABOUT_FILE).write_text(text, encoding="utf-8")
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (folder / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")

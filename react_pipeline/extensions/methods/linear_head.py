@@ -23,7 +23,7 @@ class LinearHead(HeadMethod):
     """The cheapest method: seconds on a processor."""
 
     name = "linear-head"
-    about = "one vector per class, on what the base makes of images; the model is the base's"
+    summary = "one vector per class, on what the base makes of images; the model is the base's"
     colour = "#2f8f83"
     defaults = {
         "learning_rate": 1e-3,

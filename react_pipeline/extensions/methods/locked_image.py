@@ -10,7 +10,7 @@ class LockedImage(ModelMethod):
     """Image vectors of a corpus stay valid."""
 
     name = "locked-image"
-    about = "the text tower and the logit scale; the image tower is the base's"
+    summary = "the text tower and the logit scale; the image tower is the base's"
     colour = "#7a4fa3"
     defaults = {"learning_rate": 5e-5}
 

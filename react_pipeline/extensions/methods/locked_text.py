@@ -7,7 +7,7 @@ class LockedText(ModelMethod):
     """The image tower trains, the text tower is the base's."""
 
     name = "locked-text"
-    about = "the image tower and the logit scale; the text tower is the base's"
+    summary = "the image tower and the logit scale; the text tower is the base's"
     colour = "#c07a1c"
     defaults = {"learning_rate": 5e-5}
 

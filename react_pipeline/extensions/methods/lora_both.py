@@ -16,7 +16,7 @@ class LoraBoth(LoraImage):
     """`lora-image`, and the same in the text tower."""
 
     name = "lora-both"
-    about = "low-rank sums in queries, keys and values of both towers"
+    summary = "low-rank sums in queries, keys and values of both towers"
     colour = "#155a70"
 
     def attach(self, model: nn.Module, training: TrainingConfig) -> None:

@@ -24,7 +24,7 @@ class LoraImage(ModelMethod):
     """The least that trains in a tower, and nothing new in the checkpoint."""
 
     name = "lora-image"
-    about = "low-rank sums in queries, keys and values of the image tower"
+    summary = "low-rank sums in queries, keys and values of the image tower"
     colour = "#1a7f9c"
     defaults = {"learning_rate": 2e-4, "weight_decay": 0.01, "rank": RANK}
     unused_fields = frozenset({"last_k_layers"})

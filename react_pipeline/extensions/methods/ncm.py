@@ -24,7 +24,7 @@ class Ncm(HeadMethod):
     """Nothing is trained: seconds on a processor."""
 
     name = "ncm"
-    about = "nothing: the mean image of a class's pairs is its vector, joined with its text"
+    summary = "nothing: the mean image of a class's pairs is its vector, joined with its text"
     colour = "#8a8f98"
     defaults = {"held_out_fraction": 0.1, "interpolation": "held-out"}
 

@@ -21,7 +21,7 @@ class GatedImage(ModelMethod):
     """
 
     name = "gated-image"
-    about = (
+    summary = (
         "new gated blocks in front of the last vision layers; every weight of the base is as it "
         "was, but for the logit scale"
     )
