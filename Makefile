@@ -6,8 +6,11 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests also wait, for processes and servers: more workers than cores.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile
+
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
-OLDEST_TESTS := $(addprefix tests/,browse clip embedding extensions/hub extensions/methods indexing retrieval tracking use)
+OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods indexing retrieval use)
 
 .PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
@@ -41,7 +44,7 @@ test: install ## everything but the slow and GPU tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+	$(PYTEST) -n 3 -m 'not slow and not gpu'
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -53,11 +56,11 @@ test-attacks: install ## attack each reader of strangers' files, URLs and answer
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/corpus $(BIN)/python -m harness.attacks
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m operations
+	$(PYTEST) -n 4 -m operations
 
 test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
 	$(MAKE) install VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu' $(OLDEST_TESTS)
+	$(PYTEST:$(BIN)/%=.venv-oldest/bin/%) -n 3 -m 'not slow and not gpu' $(OLDEST_TESTS)
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -157,7 +157,8 @@ def test_a_forked_process_gets_an_error_and_does_not_hang(store: BucketStore) ->
     assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [pytest.param(4, marks=pytest.mark.operations), 100])
 def test_builders_killed_at_any_request_leave_nothing_torn(
     store: BucketStore,
     server: BucketServer,

@@ -154,6 +154,8 @@ print(json.dumps([classify(Image.open(sys.argv[2])), classify(None)]))
 
 
 @pytest.mark.skipif("not hasattr(__import__('open_clip').factory, 'LOCAL_DIR_PREFIX')")
+@pytest.mark.slow
+@pytest.mark.operations
 def test_the_app_of_a_space_labels_as_this_package_does(
     retrieved_project: Project, tmp_path: Path
 ) -> None:

@@ -174,9 +174,11 @@ def gpus(job: Job) -> str | None:
 
 def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
     asking = set()
+    one_of_each_pool = {stage.pool: name for name, stage in STAGES.items()}.values()
     for name, stage in STAGES.items():
         job = launch(name)
-        kubernetes_validate.validate(job, VERSION, strict=True)
+        if name in one_of_each_pool:  # it takes a quarter of a second
+            kubernetes_validate.validate(job, VERSION, strict=True)
         spec = job["spec"]["template"]["spec"]
         assert spec["serviceAccountName"] == "react-runs"
         assert spec["automountServiceAccountToken"] is False

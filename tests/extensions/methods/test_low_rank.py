@@ -164,6 +164,8 @@ assert "react_pipeline" not in sys.modules
 """
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_plain_open_clip_gives_the_logits_of_the_export(
     make_project: Callable[..., Project], _retrieved_store: Path, tmp_path: Path
 ) -> None:
