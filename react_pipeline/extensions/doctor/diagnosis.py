@@ -114,7 +114,9 @@ def _packages() -> Iterator[Finding]:
                 INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
             )
             yield Finding(name, "missing", "not installed", remedy)
-    yield _faiss(sorted(set(metadata.packages_distributions().get("faiss", ()))))
+    # Its distributions have many names: faiss-cpu, faiss-gpu-cu12.
+    names = {distribution.name for distribution in metadata.distributions()}
+    yield _faiss(sorted(name for name in names if name.startswith("faiss")))
 
 
 def _faiss(owners: list[str]) -> Finding:
