@@ -6,11 +6,12 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Tests also wait, for processes and servers: more workers than cores.
+# Tests also wait, for processes and servers: more workers than cores. Without `--no-loadscope-reorder` modules with the
+# most tests come first, but a test of operations that takes minutes is alone in its module.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile
 
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
-OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods indexing retrieval use)
+OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
 .PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
@@ -56,7 +57,7 @@ test-attacks: install ## attack each reader of strangers' files, URLs and answer
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/corpus $(BIN)/python -m harness.attacks
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
-	$(PYTEST) -n 4 -m operations
+	$(PYTEST) -n 4 --no-loadscope-reorder -m operations
 
 test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
 	$(MAKE) install VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import write_project
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -133,6 +134,35 @@ def test_losses_fall_when_there_is_something_to_learn(
     assert sum(curve[-10:]) < 0.95 * sum(curve[:10])
 
 
+# A batch has more pairs than the corpus has captions (17), so some are equal, whichever pairs are
+# retrieved.
+RETRIEVAL = {"k_per_prompt": 96, "max_per_class": 24}
+DEFAULTS: dict[str, object] = {
+    "last_k_layers": 2,
+    "steps": 4,
+    "batch_size": 24,
+    "warmup_steps": 1,
+    "augmentation": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def reference(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    _retrieved_store: Path,
+) -> tuple[Path, list[float]]:
+    """A store with more pairs, and the losses of a training on them with `DEFAULTS`."""
+    directory, training = tmp_path_factory.mktemp("reference"), {"defaults": DEFAULTS}
+    project = write_project(
+        directory, tiny_checkpoint, drawings, retrieval=RETRIEVAL, customization=training
+    )
+    prepared(project, _retrieved_store)
+    assert retrieve_pairs(project, "shapes").counts["pairs"] >= 24
+    return project.config.store, losses(project, "gated-image")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -148,27 +178,14 @@ def test_losses_fall_when_there_is_something_to_learn(
     ids=str,
 )
 def test_training_choices_change_the_training(
-    make_project: Make, _retrieved_store: Path, fields: dict[str, object]
+    make_project: Make, reference: tuple[Path, list[float]], fields: dict[str, object]
 ) -> None:
-    # A batch has more pairs than the corpus has captions (17), so some are equal, whichever pairs
-    # are retrieved.
-    retrieval = {"k_per_prompt": 96, "max_per_class": 24}
-    defaults = {
-        "last_k_layers": 2,
-        "steps": 4,
-        "batch_size": 24,
-        "warmup_steps": 1,
-        "augmentation": "none",
-    }
-    plain = prepared(
-        make_project(retrieval=retrieval, customization={"defaults": defaults}), _retrieved_store
-    )
-    assert retrieve_pairs(plain, "shapes").counts["pairs"] >= 24
-    reference = losses(plain, "gated-image")
-    changed = make_project(retrieval=retrieval, customization={"defaults": {**defaults, **fields}})
-    other = losses(changed, "gated-image")
-    assert len(other) == len(reference)
-    assert other != reference
+    store, curve = reference
+    training = {"defaults": {**DEFAULTS, **fields}}
+    project = prepared(make_project(retrieval=RETRIEVAL, customization=training), store)
+    other = losses(project, "gated-image")
+    assert len(other) == len(curve)
+    assert other != curve
 
 
 def test_interpolated_back_to_nothing_it_is_the_base(
