@@ -45,13 +45,13 @@ class CorpusSize:
         """
         corpus = project.config.corpus
         if rows:
-            return cls(rows, corpus.assumed_pair_bytes)
+            return cls(rows, corpus.assumed_pair_bytes, corpus.draw_seconds())
         with suppress(ReactError):
             published = fresh_or_none(project, "corpus", ALL)
             if published and (pairs := count_pairs(published)):
                 has_images = not corpus.fetches_images
                 total = published.counts["bytes"] if has_images else pairs * IMAGE_BYTES
-                return cls(pairs, total / pairs)
+                return cls(pairs, total / pairs, corpus.draw_seconds())
         return corpus.size()
 
 

@@ -197,6 +197,10 @@ class CorpusConfig(Kind):
         """How `predict` and `judge` reach pictures on servers."""
         return StorageConfig(), DownloadConfig()
 
+    def draw_seconds(self) -> float:
+        """Processor seconds to draw an image, of a corpus that is drawn."""
+        return 0.0
+
     def size(self) -> "CorpusSize":
         """How many pairs there are, as far as the files say before they are read.
 

@@ -48,6 +48,10 @@ class DrawnCorpus(ShardedCorpus):
         inputs = resolve(project, "corpus", content={"demo": installed_versions()})
         return project.store.build(inputs, write)
 
+    def draw_seconds(self) -> float:
+        """From a sample that is drawn."""
+        return self.size().draw_seconds
+
     def size(self) -> CorpusSize:
         """From a sample that is drawn."""
         from react_pipeline.corpus import CorpusSize

@@ -44,6 +44,18 @@ def plan(
         sizes = [_bytes(step.disk), _bytes(step.memory)]
         hours = map(_hours, (step.cpu_hours, step.gpu_hours, step.measured_hours))
         lines.append([step.stage, step.amount, *sizes, *hours])
+    took = [step.measured_hours for step in estimate.steps if step.measured_hours is not None]
+    lines.append(
+        [
+            "total",
+            "",
+            _bytes(sum(step.disk for step in estimate.steps)),
+            "",
+            _hours(sum(step.cpu_hours for step in estimate.steps)),
+            _hours(sum(step.gpu_hours or 0 for step in estimate.steps) or None),
+            _hours(sum(took) if len(took) == len(estimate.steps) else None),
+        ]
+    )
     print_table(columns, lines, right=len(columns))
     for problem in estimate.problems:
         console.print(f"does not fit: {problem}")

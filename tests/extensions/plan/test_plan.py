@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from react_pipeline.clip.architecture import read_config
 from react_pipeline.commands.cli import app
+from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.demo.sources import corpus_drawings
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.plan.encoding_cost import EncodingCost
@@ -181,6 +182,19 @@ def test_the_demo_is_counted_before_it_is_made(make_project: Callable[..., Proje
     assert plan.rows == sum(1 for _ in corpus_drawings())
 
 
+def test_a_drawn_corpus_costs_the_same_once_it_is_published(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = (4_000, 0.5, 100.0)
+    monkeypatch.setattr("react_pipeline.extensions.demo.corpus.drawing_cost", lambda: cost)
+    monkeypatch.setattr(
+        "react_pipeline.corpus.cost.fresh_or_none", lambda *_: Mock(counts={"bytes": 400_000})
+    )
+    monkeypatch.setattr("react_pipeline.corpus.cost.count_pairs", lambda _: 4_000)
+    size = CorpusSize.of(make_project(corpus={"kind": "demo"}))
+    assert size == CorpusSize(pairs=4_000, pair_bytes=100.0, draw_seconds=0.5)
+
+
 def test_bytes_are_those_of_artifacts_within_two_and_half_times(
     make_project: Callable[..., Project], drawings: Path, tmp_path: Path
 ) -> None:
@@ -243,6 +257,9 @@ def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
     assert printed.exit_code == 0, printed.output
     assert "corpus_embeddings" in printed.output
     assert "does not fit: faiss_index" in printed.output
+    hours = [float(one.replace(",", "")) for one in re.findall(r"([\d,.]+) h", printed.output)]
+    (total,) = re.findall(r"total .*? ([\d,.]+) h", printed.output)
+    assert float(total.replace(",", "")) == pytest.approx(sum(hours) / 2, rel=0.01)
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert found["machine"]["cores"] == 64
     assert found["rows"] == 400_000_000
