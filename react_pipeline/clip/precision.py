@@ -71,7 +71,8 @@ def _product_seconds(precision: str, device: str) -> float:
         "left": torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=dtype, device=device),
         "right": torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=dtype, device=device),
     }
-    timer = Timer("left @ right", globals=operands, num_threads=torch.get_num_threads())
+    # In one thread: on a busy processor several would wait for each other in every product.
+    timer = Timer("left @ right", globals=operands, num_threads=1)
     return min(timer.blocked_autorange(min_run_time=PROBE_SECONDS).times)
 
 
