@@ -85,6 +85,15 @@ def known_scripts(config: Config) -> ScriptDirectory:
 
 ScriptDirectory.from_config = known_scripts  # type: ignore[method-assign, assignment]
 
+
+@pytest.fixture(autouse=True)
+def _nothing_is_recent() -> Iterator[None]:
+    """What a test computed reaches no other test of its process."""
+    yield
+    if recent := sys.modules.get("react_pipeline.clip.recent_results"):
+        recent._results.clear()
+
+
 REPOSITORY = Path(__file__).parents[1]
 
 PIPELINE: dict[str, Any] = {

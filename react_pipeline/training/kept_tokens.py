@@ -7,7 +7,8 @@ Shapes: N pairs, V views, T tokens, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,36 @@ TOKENS_FILE = "tokens.bin"
 BATCH = 64
 MAX_DISK_FRACTION = 0.5
 """The share of the free disk that tokens may take; beyond it they are computed at every step."""
+
+
+@dataclass(frozen=True)
+class FusibleTower:
+    """A frozen tower whose layers may be fused.
+
+    Attributes:
+        model: Holds its weights.
+        identity: Equal for towers that compute the same, such as those of two trainings from one
+            base; None: this is not known.
+    """
+
+    model: nn.Module
+    identity: Hashable
+
+    def fused(
+        self, compute: Callable[[Tensor], Tensor], probes: Sequence[Tensor], precision: str
+    ) -> Callable[[Tensor], Tensor]:
+        """As `convert`; the last tower is kept, since fusing its layers takes seconds."""
+        key = (self.identity, precision)
+        if key not in _last_fused:
+            run = convert(compute, self.model, probes, precision)
+            if self.identity is None or run is compute:
+                return run
+            _last_fused.clear()
+            _last_fused[key] = run
+        return _last_fused[key]
+
+
+_last_fused: dict[Hashable, Callable[[Tensor], Tensor]] = {}
 
 
 def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
@@ -42,7 +73,7 @@ def keep_tokens(
     world: World,
     dtype: torch.dtype,
     workers: int,
-    convertible: nn.Module | None = None,
+    fusible: FusibleTower | None = None,
 ) -> Tensor | None:
     """Tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; None where they
     do not fit the disk.
@@ -52,7 +83,7 @@ def keep_tokens(
         views: View numbers 0 to `count` - 1 are kept.
         directory: Survives a kill; the same one in all processes.
         dtype: `torch.bfloat16` halves the file.
-        convertible: The tower that `compute` runs, if its layers may be fused for many images.
+        fusible: The tower that `compute` runs, if its layers may be fused for many images.
     """
     pairs = len(views.pairs)
     path = directory / TOKENS_FILE
@@ -64,9 +95,9 @@ def keep_tokens(
 
     def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
         run = compute
-        if convertible is not None and pairs * count >= LONG_RUN:
+        if fusible is not None and pairs * count >= LONG_RUN:
             images = views.batch([(position, 0) for position in range(min(pairs, CPU_IMAGES))])
-            run = convert(compute, convertible, [images, images[:1]], "bf16" if bf16 else "fp32")
+            run = fusible.fused(compute, [images, images[:1]], "bf16" if bf16 else "fp32")
         draws = ([divmod(row, count) for row in part.tolist()] for part in parts)
         for images in views.batches(draws, workers, world.device):
             yield computed(run, images)

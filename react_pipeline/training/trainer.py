@@ -40,7 +40,7 @@ from react_pipeline.training.guards import (
 from react_pipeline.training.held_out import image_text_recall, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_weights, interpolate, require_held_out
-from react_pipeline.training.kept_tokens import keep_tokens, may_keep
+from react_pipeline.training.kept_tokens import FusibleTower, keep_tokens, may_keep
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
@@ -104,6 +104,7 @@ class Trainer:
         self.method = method
         self.world = world
         self.scratch = scratch
+        self.weights = weights
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split_held_out(
             pairs, training.held_out_fraction, training.seed
@@ -178,8 +179,12 @@ class Trainer:
             return None
         bf16 = tower is not None and training.precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
-        fusible = tower is not None and not tower.native and training.precision != "fp16"
-        convertible = self.model.visual if fusible and world.device == "cpu" else None
+        fusible = None
+        if tower and not tower.native and training.precision != "fp16" and world.device == "cpu":
+            visual = self.model.visual
+            # Of towers that differ in what trains alone, the frozen part is the same.
+            identity = self.weights and (self.weights, repr(visual), tower.start)
+            fusible = FusibleTower(visual, identity)
         return keep_tokens(
             self.encoder.frozen,
             self.views,
@@ -188,7 +193,7 @@ class Trainer:
             world,
             dtype,
             training.workers,
-            convertible,
+            fusible,
         )
 
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:

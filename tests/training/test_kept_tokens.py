@@ -20,7 +20,7 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
-from react_pipeline.training.kept_tokens import TOKENS_FILE, keep_tokens
+from react_pipeline.training.kept_tokens import TOKENS_FILE, FusibleTower, keep_tokens
 from react_pipeline.training.world import World
 
 VIEWS = 2
@@ -201,3 +201,24 @@ def test_half_file_takes_no_disk_where_whole_one_does_not_fit(
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
     assert kept.keep() is None
     assert list(kept.directory.iterdir()) == []
+
+
+def test_layers_of_equal_towers_are_fused_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def convert(tower: object, model: object, probes: object, precision: str) -> object:
+        calls.append(precision)
+        return kept.compute if precision == "bf16" else lambda images: images
+
+    monkeypatch.setattr(kept_tokens, "convert", convert)
+    monkeypatch.setattr(kept_tokens, "_last_fused", {})
+    model = torch.nn.Identity()
+
+    def fuse(identity: object, precision: str = "fp32") -> int:
+        FusibleTower(model, identity).fused(kept.compute, [], precision)
+        return len(calls)
+
+    assert [fuse("a"), fuse("a"), fuse("b"), fuse("b"), fuse("a")] == [1, 1, 2, 2, 3]
+    assert [fuse(None), fuse(None)] == [4, 5]
+    # A tower whose layers cannot be fused is not kept: it holds a whole model.
+    assert [fuse("a", "bf16"), fuse("a", "bf16")] == [6, 7]
