@@ -14,6 +14,7 @@ from .classifier import HEAD_RECORD_FILE as HEAD_RECORD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
 from .classifier import domain_head as domain_head
 from .classifier import load_classifier as load_classifier
+from .classifier import prompt_vectors as prompt_vectors
 from .classifier import zero_shot_head as zero_shot_head
 from .gated import GatedBlock as GatedBlock
 from .gated import add_gated_blocks as add_gated_blocks
@@ -39,6 +40,7 @@ from .pretrained import require_available as require_available
 from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates
+from .recent_results import recent as recent
 from .text_tower import encode_text as encode_text
 from .text_tower import recompute_activations as recompute_activations
 from .text_tower import text_blocks as text_blocks

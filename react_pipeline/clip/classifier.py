@@ -81,8 +81,18 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
     2021, section 3.1.4).
     """
     texts = [fill(template, name) for name in class_names for template in templates]
-    vectors = clip.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(dim=1)
+    vectors = prompt_vectors(clip, texts).reshape(len(class_names), len(templates), -1).mean(dim=1)
     return (vectors / vectors.norm(dim=1, keepdim=True)).T
+
+
+def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
+    """Unit vectors (N, D) as of `Clip.encode_texts`, shared by the steps of a process (`recent_results`)."""
+    from react_pipeline.clip.recent_results import recent
+
+    if not len(prompts):
+        return clip.encode_texts(prompts)
+    inputs = clip.tokenize(prompts).numpy().tobytes()
+    return recent(clip, "text", inputs, lambda: clip.encode_texts(prompts))
 
 
 def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:
@@ -92,7 +102,7 @@ def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:
     for class_id, entry in enumerate(domain.classes):
         if entry.label in domain.prompts:
             texts = [fill(template, entry.name) for template in templates]
-            mean = clip.encode_texts([*texts, *domain.prompts[entry.label]]).mean(dim=0)
+            mean = prompt_vectors(clip, [*texts, *domain.prompts[entry.label]]).mean(dim=0)
             head[:, class_id] = mean / mean.norm()
     return head
 

@@ -78,17 +78,17 @@ class Clip:
         """Map images (B, 3, H, W) to unit vectors (B, D), float32, on the CPU."""
         return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
 
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Map one text or more to token ids (N, context length), as many at once as tokenizers take."""
+        starts = range(0, len(texts), 1024)
+        return torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in starts])
+
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
         vectors = torch.empty(len(texts), self.dimension)
         if not len(texts):
             return vectors
-        tokens = torch.cat(
-            [
-                self.tokenizer(list(texts[start : start + 1024]))
-                for start in range(0, len(texts), 1024)
-            ]
-        )
+        tokens = self.tokenize(texts)
         lengths = text_lengths(self.model, tokens)
         # Batches of like length compute little for padding.
         for chosen in lengths.argsort(stable=True).split(batch_size):

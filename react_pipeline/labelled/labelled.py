@@ -33,6 +33,7 @@ from react_pipeline.stage import EVALUATION_SET
 from react_pipeline.store import Artifact, InputError, Inputs, canonical_json
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -182,6 +183,10 @@ class PublishedImages:
         Raises:
             InputError: If its file is gone or differs from what was published.
         """
+        return decode(self.paths[position], self.read(position), self.max_pixels, lazy=lazy)
+
+    def read(self, position: int) -> bytes:
+        """One image's file; errors as of `decoded`."""
         path = self.paths[position]
         data = read_image(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
@@ -189,7 +194,7 @@ class PublishedImages:
                 f"{path}: changed since its set was published; rematerialize `{EVALUATION_SET}`, or "
                 "`few_shot_set` for one of `shots`"
             )
-        return decode(path, data, self.max_pixels, lazy=lazy)
+        return data
 
 
 def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
@@ -220,6 +225,9 @@ def encode_images(
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
+    Steps of a process that encode the same images with the same tower share the vectors
+    (`clip.recent_results`); the files are compared with what was published all the same.
+
     Args:
         config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
         images: Of `read_images`.
@@ -232,24 +240,50 @@ def encode_images(
     Raises:
         InputError: If a file is gone or differs from what was published.
     """
+    from react_pipeline.clip import recent
+
+    published = PublishedImages(
+        tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels
+    )
+    precision = precision or config.embedding.precision
+    decisive = [precision, repr(preprocess or clip.preprocess), *published.sha256]
+    inputs = canonical_json(decisive).encode()
+    encoded = False
+
+    def encode() -> torch.Tensor:
+        nonlocal encoded
+        encoded = True
+        return _encoded(config, clip, published, preprocess, precision)
+
+    vectors = recent(clip, "image", inputs, encode)
+    if not encoded:
+        for position in range(len(published)):
+            published.read(position)
+    return vectors.numpy()
+
+
+def _encoded(
+    config: PipelineConfig,
+    clip: Clip,
+    published: PublishedImages,
+    preprocess: Preprocess | None,
+    precision: str,
+) -> torch.Tensor:
+    """Unit vectors (N, D) of images."""
     import torch
     from tqdm import tqdm
 
     from react_pipeline.embedding import LONG_RUN, Encoder
 
-    encoder = Encoder(
-        clip, precision or config.embedding.precision, long_run=len(images) >= LONG_RUN
-    )
-    published = PublishedImages(
-        tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels
-    )
+    encoder = Encoder(clip, precision, long_run=len(published) >= LONG_RUN)
 
     def prepare(position: int) -> torch.Tensor:
         return (preprocess or encoder.to_tensor)(published.decoded(position))
 
     size = config.embedding.batch_size
-    batches = [range(len(images))[start : start + size] for start in range(0, len(images), size)]
-    vectors = [np.zeros((0, clip.dimension), np.float32)]
+    positions = range(len(published))
+    batches = [positions[start : start + size] for start in positions[::size]]
+    vectors = [torch.zeros(0, clip.dimension)]
     with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
         coming = pool.map(prepare, batches[0] if batches else ())
         for following in tqdm(
@@ -257,8 +291,8 @@ def encode_images(
         ):
             if ready := list(coming):
                 coming = pool.map(prepare, following)
-                vectors.append(encoder.images(torch.stack(ready)).numpy())
-    return np.concatenate(vectors)
+                vectors.append(encoder.images(torch.stack(ready)))
+    return torch.cat(vectors)
 
 
 _NOT_CONFIGURED = (

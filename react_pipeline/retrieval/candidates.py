@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from react_pipeline.clip import prompt_vectors
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.extension import brought_by_name
 from react_pipeline.indexing import Index, StoredVectors, hits_table, kept_array, search_all
@@ -87,7 +88,7 @@ class Candidates:
 def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Path) -> Vectors:
     """Unit vectors (Q, D) of the prompts, which are kept in `scratch`, and may be already."""
     return kept_array(
-        scratch / "prompts.npy", lambda: clip.encode_texts(prompts["prompt"].tolist()).numpy()
+        scratch / "prompts.npy", lambda: prompt_vectors(clip, prompts["prompt"].tolist()).numpy()
     )
 
 

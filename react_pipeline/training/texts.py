@@ -105,13 +105,13 @@ class TrainingTexts:
                     else prompts[position - captions]
                     for position in part.tolist()
                 ]
-                yield _tokenized(clip, texts) if trains else clip.encode_texts(texts)
+                yield clip.tokenize(texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
         path = scratch / (TOKENS if trains else VECTORS)
         shape = (
             captions + len(prompts),
-            _tokenized(clip, [""]).shape[1] if trains else clip.dimension,
+            clip.tokenize([""]).shape[1] if trains else clip.dimension,
         )
         rows = kept_rows(path, shape, make, dtype, world, AT_ONCE)
         if rows is None:
@@ -155,13 +155,6 @@ class TrainingTexts:
             self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again
         )
         return functional.normalize(encoded.float(), dim=-1)[place.to(self._device)]
-
-
-def _tokenized(clip: Clip, texts: list[str]) -> Tensor:
-    """Token ids (B, L), of so many texts at once as tokenizers take."""
-    return torch.cat(
-        [clip.tokenizer(texts[start : start + 1024]) for start in range(0, len(texts), 1024)]
-    )
 
 
 def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.clip import Clip, class_prompts
+from react_pipeline.clip import Clip, class_prompts, prompt_vectors
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import LONG_RUN, Encoder, Side, vectors_of
 from react_pipeline.settings import DomainConfig, EmbeddingConfig
@@ -96,16 +96,16 @@ def label_pairs(
     each gets the class whose prompt is nearest to its caption.
     """
     prompts = class_prompts(domain)
-    prompt_vectors = clip.encode_texts(prompts["prompt"].tolist())
+    of_prompts = prompt_vectors(clip, prompts["prompt"].tolist())
     prompt_ids = torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long)
     if any(pairs.classes):
         class_numbers = {name: number for number, name in enumerate(domain.class_names)}
         of_classes = np.array([class_numbers.get(name, -1) for name in pairs.classes])
         class_ids = torch.from_numpy(of_classes[pairs.class_ids])
-        return Labels(class_ids, prompt_vectors, prompt_ids, "retrieval")
+        return Labels(class_ids, of_prompts, prompt_ids, "retrieval")
     return Labels(
-        nearest_class(captions, prompt_vectors, prompt_ids),
-        prompt_vectors,
+        nearest_class(captions, of_prompts, prompt_ids),
+        of_prompts,
         prompt_ids,
         "nearest prompt",
     )
