@@ -57,7 +57,7 @@ class Stage:
         name: Of the stage, its asset and its folder.
         about: One sentence for Dagster, MLflow and the docs.
         scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all
-            methods: `is_for`.
+            methods (`trained`, `encoder`, `model`): `is_for`.
         step: Publishes the artifact; called with the project and the parts of the key.
         parents: Stages that it is made from.
         parents_of_method: Those of them that one method needs, if methods differ.
@@ -80,7 +80,7 @@ class Stage:
 
     name: str
     about: str
-    scope: Literal["all", "domain", "method", "trained", "encoder"]
+    scope: Literal["all", "domain", "method", "trained", "encoder", "model"]
     step: Callable[..., Artifact]
     parents: tuple[str, ...] = ()
     parents_of_method: Callable[[Method], Iterable[str]] | None = None
@@ -126,9 +126,13 @@ class Stage:
         return places | {one: (self.name, method_key(slug, one)) for one in members}
 
     def is_for(self, method: str, table: Mapping[str, Method] = METHODS) -> bool:
-        """Whether there is one for a method: `base` is not `trained`, and a head is no `encoder`."""
+        """Whether there is one for a method: `base` is not `trained`, a head is no `encoder`, and
+        what joins methods has a `model` if one of them does.
+        """
         if self.scope == "trained":
             return method != "base"
+        if self.scope == "model":
+            return any(table[one].has_model for one in (method, *(table[method].of or ())))
         return self.scope != "encoder" or table[method].has_model
 
     def keys(

@@ -160,6 +160,7 @@ def write_evaluation(
     checkpoint: Artifact,
     parents: Mapping[str, Artifact],
     directory: Path,
+    members: Sequence[tuple[Artifact, float]] = (),
 ) -> dict[str, Any]:
     """Measure a checkpoint on the `evaluation_set` among `parents`, and write the files of
     `evaluate`; returns counts.
@@ -168,6 +169,8 @@ def write_evaluation(
         domain: Whose classes and templates these are.
         checkpoint: It need not be the current one of its method.
         parents: With `base_checkpoint` too where a head needs its encoder.
+        members: Checkpoints whose scores, by their weights, are those of `checkpoint`, if it has
+            none of its own for these classes.
 
     Raises:
         InputError: If an evaluation image is gone or has changed, or the checkpoint is of other
@@ -191,10 +194,14 @@ def write_evaluation(
     if reason:
         _write_result(directory, blank)
         return {"unavailable": reason}
-    from react_pipeline.clip import EVALUATION_PRECISION  # loads torch
+    from react_pipeline.clip import EVALUATION_PRECISION, choose_device  # loads torch
 
     images = read_images(evaluation_set, domain)
-    device, logits = _logits(project, domain, checkpoint, parents, images)
+    device = choose_device(project.config.device)
+    logits = sum(
+        weight * _logits(project, domain, one, parents, images, device)
+        for one, weight in members or [(checkpoint, 1.0)]
+    )
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     class_ids = images["class_id"].to_numpy()
     calibration = calibrate(logits, class_ids)
@@ -219,24 +226,24 @@ def _logits(
     checkpoint: Artifact,
     parents: Mapping[str, Artifact],
     images: pd.DataFrame,
-) -> tuple[str, NDArray[np.float32]]:
-    """The device, and the logits (N, C) of the images."""
+    device: str,
+) -> NDArray[np.float32]:
+    """The logits (N, C) of the images."""
     import torch
 
-    from react_pipeline.clip import EVALUATION_PRECISION, choose_device
+    from react_pipeline.clip import EVALUATION_PRECISION
 
-    device = choose_device(project.config.device)
     clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
     vectors = encode_images(
         project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION
     )
-    logits = (LOGIT_SCALE * head.scores(torch.from_numpy(vectors))).numpy()
+    logits: NDArray[np.float32] = (LOGIT_SCALE * head.scores(torch.from_numpy(vectors))).numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` "
             f"for {checkpoint.key!r}"
         )
-    return device, logits
+    return logits
 
 
 def score(

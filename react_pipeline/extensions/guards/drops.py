@@ -29,7 +29,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
-from react_pipeline.stage import method_key
+from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store import Artifact, Inputs
 
 GUARD_DROPS = "guard_drops"
@@ -139,7 +139,7 @@ class Drops(Evidence):
     def objection(self, project: Project, contender: Contender) -> str:
         """That a model loses more than `promotion.max_drop` on a set, or may; "" if it does not."""
         limit = project.config.promotion.max_drop
-        if limit is None or not project.method(contender.method).has_model:  # the base's model
+        if limit is None or not _is_measured(project, contender.method):
             return ""
         changes = [one for one in self.changes if one.checkpoint == contender.checkpoint]
         if not changes:
@@ -161,11 +161,18 @@ def drops_of(project: Project, slug: str) -> Drops | None:
     if not project.config.section(GuardsConfig).sets:
         return None
     results: dict[str, Artifact] = {}
-    for method, entry in project.config.all_methods.items():
+    for method in project.config.all_methods:
         key = method_key(slug, method)
-        if entry.has_model and (artifact := fresh_or_none(project, GUARD_RESULTS, key)):
+        if _is_measured(project, method) and (
+            artifact := fresh_or_none(project, GUARD_RESULTS, key)
+        ):
             results[method] = artifact
     return Drops(Inputs(GUARD_DROPS, slug, {}, results, "1"), results)
+
+
+def _is_measured(project: Project, method: str) -> bool:
+    """A head is not: it leaves the base's model as it is."""
+    return STAGES[GUARD_RESULTS].is_for(method, project.config.all_methods)
 
 
 def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Change:
