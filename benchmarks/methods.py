@@ -14,7 +14,8 @@ was made; `--anew` leaves the file aside.
 
 A control is drawn for each seed, so that its spread is that of training and of the draw. With
 `--stamps`, the photographs of `demo_photos`, methods that change the model are measured on these
-too. Seconds are of the processor, in all threads and processes of the training.
+too, and `gated-image-half` may be among the methods: the checkpoint of `gated-image` with
+`interpolation: 0.5`. Seconds are of the processor, in all threads and processes of the training.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, Method
 from react_pipeline.stage import method_key
 from react_pipeline.store import ReactError, canonical_json
 
@@ -61,6 +62,9 @@ HEADS = tuple(name for name, method in METHODS.items() if not method.has_model)
 CHEAP = ("base", *HEADS, "gated-image", "gated-image-control")
 MEASURED = ("ncm", "gda", "linear-head")
 DEFAULT = ("base", *(name + suffix for name in MEASURED for suffix in ("", CONTROL_SUFFIX)))
+HALF = f"{METHOD}-half"
+"""The checkpoint of the method half way to the base, as with `interpolation: 0.5`."""
+SHOWN = (*METHODS, HALF, HALF + CONTROL_SUFFIX)
 MADE = ("customized_checkpoint", "domain_results")
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 HERE = Path(__file__).parent
@@ -189,11 +193,30 @@ def row_of_head(vectors: DomainVectors, work: Work) -> Row:
     return Row(seed, domain, method, vectors.top1(head), numbers, seconds)
 
 
+def row_half_way(project: Project, work: Work, stamps: Path | None, *, train: bool) -> Row | str:
+    """The row of `HALF`, or of its control: that of the method, with other results."""
+    from benchmarks.demo_photos import measure as measure_at  # as below
+    from benchmarks.demo_photos import photographs
+
+    seed, domain, method = work
+    trained = method.replace(HALF, METHOD)
+    row = row_of(project, (seed, domain, trained), train=train)
+    if stamps is None or isinstance(row, str):
+        return "needs --stamps" if stamps is None else row
+    drawings, photos = measure_at(project, domain, trained, 0.5, photographs(stamps))
+    return replace(row, method=method, top1=drawings / 100, photographs=photos / 100)
+
+
+def entry(name: str) -> Method:
+    """The method of a row's name."""
+    return METHODS[name.replace(HALF, METHOD)]
+
+
 def with_photographs(project: Project, row: Row, stamps: Path) -> Row:
     """The row with top-1 on the photographs, where the method changes the model."""
     from benchmarks.demo_photos import photographs, top1_of_photographs  # which imports this module
 
-    if not METHODS[row.method].has_model or row.photographs is not None:
+    if not entry(row.method).has_model or row.photographs is not None:
         return row
     base = fresh_or_none(project, "base_checkpoint", "all")
     checkpoint = base
@@ -229,9 +252,9 @@ def recipes_of(project: Project, domains: Sequence[str]) -> Recipes:
         update = {"retrieval": retrieval.model_copy(update={"same_subject": arm})}
         of_arm = Project(project.path, project.config.model_copy(update=update))
         recipes |= {
-            (arm, domain, method): recipe_of(of_arm, domain, method)
+            (arm, domain, method): recipe_of(of_arm, domain, method.replace(HALF, METHOD))
             for domain in domains
-            for method in METHODS
+            for method in SHOWN
         }
     return recipes
 
@@ -288,7 +311,7 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
     }
     base = means.get("base", {}).get(0)
     lines = []
-    for method in (method for method in METHODS if means.get(method)):
+    for method in (method for method in SHOWN if means.get(method)):
         mine, control = means[method], means.get(method + CONTROL_SUFFIX, {})
         found = [row for by_domain in whole[method].values() for row in by_domain]
         line: dict[str, object] = {"method": method, "seeds": len(mine)}
@@ -380,8 +403,9 @@ def brief(
     first = next(iter(arms.values()))
     names = ["top-1, %", *(name for arm in arms for name in (arm, "over random pairs"))]
     names += ["trained parameters", "processor seconds"]
-    if shows_photographs := bool(first["photographs"].notna().any()):
-        names.append("photographs")
+    photographs = first["photographs"]
+    if shows_photographs := bool(photographs.notna().any()):
+        names.append("lost on photographs")
     rows = []
     for method in (name for name in first.index if not name.endswith(CONTROL_SUFFIX)):
         cells: list[str] = [Markup(f"`{method}`")]
@@ -395,8 +419,9 @@ def brief(
         cells.append("–" if method == "base" else f"{line['seconds']:.1f}")
         if shows_photographs:
             # A head leaves the model as it is.
-            shown = first["photographs"][method if METHODS[method].has_model else "base"]
-            cells.append("–" if pd.isna(shown) else f"{shown:.1f}")
+            measured = method if entry(method).has_model else "base"
+            lost = photographs.get("base", float("nan")) - photographs.get(measured, float("nan"))
+            cells.append("–" if method == "base" or pd.isna(lost) else f"{lost:.1f}")
         rows.append(cells)
     if METHOD not in first.index and {*arms} <= {*proof}:
         figures = [
@@ -420,12 +445,12 @@ def draw(
     for axes, (arm, summary) in zip(panels, summaries.items(), strict=True):
         for line in summary[summary["method"] != "base"].to_dict("records"):
             kind = line["method"].removesuffix(CONTROL_SUFFIX)
-            colour, is_control = METHODS[kind].colour, kind != line["method"]
+            colour, is_control = entry(kind).colour, kind != line["method"]
             axes.errorbar(
                 line["seconds"],
                 line["mean"],
                 None if pd.isna(line["spread"]) else line["spread"],
-                fmt="o",
+                fmt="s" if kind == HALF else "o",
                 color=colour,
                 mfc="white" if is_control else colour,
                 capsize=3,
@@ -534,6 +559,9 @@ def measure(project: Project, options: argparse.Namespace) -> None:
     vectors = functools.cache(lambda arm, domain: DomainVectors.of(store(arm, 0), domain))
 
     def made(arm: str, work: Work) -> Row | str:
+        if work[2].startswith(HALF):
+            one = store(arm, work[0])
+            return row_half_way(one, work, options.stamps, train=not options.report)
         if options.report or work[2] not in ("base", *HEADS):
             return row_of(store(arm, work[0]), work, train=not options.report)
         return row_of_head(vectors(arm, work[1]), work)
@@ -567,7 +595,7 @@ def main() -> None:
     parser.add_argument(
         "--choosing", action="store_true", help="the domains on which the recipe was chosen"
     )
-    parser.add_argument("--methods", nargs="+", default=DEFAULT, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=DEFAULT, choices=SHOWN)
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--stamps", type=Path, default=None, help="stamps of Tux Paint")
     parser.add_argument(

@@ -139,15 +139,31 @@ def test_only_what_is_between_the_markers_changes(page: Path, tmp_path: Path) ->
     assert page.read_text().count(benchmark.BEGIN) == 1
 
 
-def test_photographs_are_of_the_model_that_serves(page: Path) -> None:
+def test_what_is_lost_on_photographs_is_of_the_model_that_serves(page: Path) -> None:
     rows = [replace(row, photographs=0.2) for row in some_rows() if row.method == "base"]
-    rows += [replace(row, photographs=0.1) for row in some_rows() if row.method == "gated-image"]
-    rows += [replace(row, method="gda") for row in some_rows() if row.method == "gated-image"]
+    gated = [row for row in some_rows() if row.method == "gated-image"]
+    rows += [replace(row, photographs=0.1) for row in gated]
+    rows += [replace(row, method=benchmark.HALF, photographs=0.15) for row in gated]
+    rows += [replace(row, method="gda") for row in gated]
     benchmark.report(rows, {}, DOMAINS, page, page)
     lines = {line.split("`")[1]: line for line in page.read_text().splitlines() if "`" in line}
-    assert lines["base"].endswith("| 20.0 |")
-    assert lines["gated-image"].endswith("| 10.0 |")
-    assert lines["gda"].endswith("| 20.0 |")
+    ends = {"base": "–", "gated-image": "10.0", benchmark.HALF: "5.0", "gda": "0.0"}
+    assert all(lines[name].endswith(f"| {end} |") for name, end in ends.items())
+
+
+def test_half_way_is_the_same_checkpoint_with_other_results(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = benchmark.row_of(project, (0, "shapes", "gated-image"), train=True)
+    assert isinstance(whole, Row)
+    monkeypatch.setattr("benchmarks.demo_photos.photographs", lambda _: [])
+    monkeypatch.setattr("benchmarks.demo_photos.top1_of_photographs", lambda *_: 25.0)
+    work = (0, "shapes", benchmark.HALF)
+    assert benchmark.row_half_way(project, work, None, train=False) == "needs --stamps"
+    half = benchmark.row_half_way(project, work, tmp_path, train=False)
+    assert isinstance(half, Row) and half.photographs == 0.25
+    assert half.method == benchmark.HALF
+    assert half.trainable_parameters == whole.trainable_parameters
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
