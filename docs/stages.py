@@ -23,6 +23,7 @@ SCOPES = {
     "method": " (by domain and method)",
     "trained": " (by domain and method, without `base`)",
     "encoder": " (by domain and method, without linear heads)",
+    "model": " (by domain and method, without heads; with ensembles that hold a model)",
 }
 
 

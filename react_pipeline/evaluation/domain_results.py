@@ -198,10 +198,11 @@ def write_evaluation(
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
-    logits = sum(
+    scores = [
         weight * _logits(project, domain, one, parents, images, device)
         for one, weight in members or [(checkpoint, 1.0)]
-    )
+    ]
+    logits = np.stack(scores).sum(axis=0)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     class_ids = images["class_id"].to_numpy()
     calibration = calibrate(logits, class_ids)
