@@ -70,7 +70,7 @@ def ui_addresses(home: Path) -> dict[str, str]:
 
 
 def ui_record(home: Path) -> dict[str, Any]:
-    """What the lock file of a home says; empty where it says nothing."""
+    """What the lock file of a home says; empty where it is missing or empty."""
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads((home / LOCK_FILE).read_text())
         return content if isinstance(content, dict) else {}

@@ -139,7 +139,7 @@ def test_only_what_is_between_the_markers_changes(page: Path, tmp_path: Path) ->
     assert page.read_text().count(benchmark.BEGIN) == 1
 
 
-def test_what_is_lost_on_photographs_is_of_the_model_that_serves(page: Path) -> None:
+def test_the_loss_on_photographs_is_of_the_served_model(page: Path) -> None:
     rows = [replace(row, photographs=0.2) for row in some_rows() if row.method == "base"]
     gated = [row for row in some_rows() if row.method == "gated-image"]
     rows += [replace(row, photographs=0.1) for row in gated]

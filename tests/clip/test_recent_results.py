@@ -58,7 +58,7 @@ def change_architecture(clip: Clip) -> list[str]:
 @pytest.mark.parametrize(
     "changed", [change_weight, change_architecture, lambda clip: list(reversed(PROMPTS))]
 )
-def test_another_model_or_other_prompts_get_results_of_their_own(
+def test_another_model_or_prompt_gets_a_result_of_its_own(
     tiny_checkpoint: Path, encoded: list[list[str]], changed: Callable[[Clip], list[str]]
 ) -> None:
     clip = load(tiny_checkpoint)
