@@ -1,4 +1,4 @@
-"""A customized model outside the project: the exported folder, and predictions.
+"""A customized model as a classifier of pictures.
 
 Does not belong here: training it.
 """

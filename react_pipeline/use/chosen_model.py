@@ -2,8 +2,7 @@
 for.
 
 Belongs here: finding the checkpoint, refusing one that was trained for other classes, its
-calibration. Does not belong here: what the model does (`classifier`), exporting it
-(`exported_folder`).
+calibration. Does not belong here: what the model does (`classifier`), exporting it (an extension).
 """
 
 from __future__ import annotations

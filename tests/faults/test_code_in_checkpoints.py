@@ -23,11 +23,11 @@ from transformers.utils import hub
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pretrained import from_open_clip
+from react_pipeline.extensions.hub.exported_folder import write_model
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError
-from react_pipeline.use.exported_folder import write_model
 
 CONFIG = "open_clip_config.json"
 NEWER = int(version("transformers").split(".")[0]) >= 5

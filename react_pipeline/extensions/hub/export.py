@@ -16,6 +16,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from react_pipeline.extensions.hub.card import model_card
+from react_pipeline.extensions.hub.exported_folder import (
+    write_calibration,
+    write_head,
+    write_model,
+    write_record,
+)
 from react_pipeline.extensions.hub.formats import FORMATS, Exported
 from react_pipeline.extensions.hub.gated_module import GATED_FILE, gated_module
 from react_pipeline.extensions.hub.staged_folder import refuse_occupied, staged
@@ -24,14 +30,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, champion_decision
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, StoreWriteError
-from react_pipeline.use import (
-    CHAMPION,
-    trained_for,
-    write_calibration,
-    write_head,
-    write_model,
-    write_record,
-)
+from react_pipeline.use import CHAMPION, trained_for
 
 
 def export(

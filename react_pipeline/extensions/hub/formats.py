@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.extensions.hub.exported_folder import ModelForm
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
-from react_pipeline.use import ModelForm
 
 
 @dataclass(frozen=True)

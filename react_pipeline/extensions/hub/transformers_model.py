@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from react_pipeline.clip import Clip, class_prompts, load
+from react_pipeline.extensions.hub.exported_folder import ModelForm
 from react_pipeline.extensions.hub.formats import Exported
 from react_pipeline.extensions.hub.onnx_model import (
     CHECKED,
@@ -27,7 +28,6 @@ from react_pipeline.extensions.hub.onnx_model import (
     random_pictures,
 )
 from react_pipeline.store import InputError
-from react_pipeline.use import ModelForm
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 MAX_PROMPTS = 64

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from PIL import Image
 
+from react_pipeline.extensions.hub import write_calibration, write_package
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
-from react_pipeline.use import write_calibration, write_package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -36,6 +36,7 @@ from react_pipeline.extensions.hub import export as exporting
 from react_pipeline.extensions.hub import staged_folder
 from react_pipeline.extensions.hub.card import ingredients
 from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.hub.exported_folder import ModelForm, write_model
 from react_pipeline.extensions.hub.staged_folder import staged
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
@@ -55,7 +56,6 @@ from react_pipeline.store.errors import (
     StoreWriteError,
 )
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.exported_folder import ModelForm, write_model
 
 Make = Callable[..., Project]
 

@@ -23,6 +23,7 @@ from react_pipeline.clip import from_parts, load, save
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.extensions.hub.card import _base_on_hub
 from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.hub.exported_folder import ModelForm
 from react_pipeline.extensions.hub.formats import Exported
 from react_pipeline.extensions.hub.onnx_model import random_pictures
 from react_pipeline.extensions.hub.space import write_space
@@ -32,7 +33,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import InputError
-from react_pipeline.use import Classifier, ModelForm
+from react_pipeline.use import Classifier
 
 TEXTS = ["a drawing of a circle", "Robin's nest, 3 eggs"]
 MODEL_CFG: dict[str, Any] = {

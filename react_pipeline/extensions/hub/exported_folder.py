@@ -1,7 +1,7 @@
 """A customized checkpoint as a folder that is used without this project's store.
 
 Belongs here: the files that `Classifier.load` reads. Does not belong here: the model card and what
-else `react-pipeline export` adds (an extension), how a model is saved and loaded (`model`).
+else `react-pipeline export` adds (`export`), how a model is saved and loaded (`clip`).
 
 The folder::
 
@@ -38,8 +38,7 @@ from react_pipeline.clip import (
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, CorruptArtifact, fsync_tree, link_file, sha256_of
-from react_pipeline.use.chosen_model import calibration_of, trained_for
-from react_pipeline.use.classifier import CALIBRATION_FILE, RECORD_FILE
+from react_pipeline.use import CALIBRATION_FILE, RECORD_FILE, calibration_of, trained_for
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
