@@ -65,24 +65,6 @@ def line(model: nn.Module, start: Mapping[str, Tensor]) -> Callable[[float], Non
     return move_to
 
 
-def interpolate(
-    move_to: Callable[[float], None], setting: float | str, score: Callable[[], float]
-) -> tuple[float, dict[float, float]]:
-    """Move a trained model along its line to the point that `choose_fraction` chooses, and leave it there.
-
-    Args:
-        score: Of the model where it stands.
-    """
-
-    def score_at(fraction: float) -> float:
-        move_to(fraction)
-        return score()
-
-    fraction, scores = choose_fraction(setting, score_at)
-    move_to(fraction)
-    return fraction, scores
-
-
 def choose_fraction(
     setting: float | str,
     score: Callable[[float], float],

@@ -39,7 +39,7 @@ from react_pipeline.training.guards import (
 )
 from react_pipeline.training.held_out import image_text_recall, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
-from react_pipeline.training.interpolation import copy_of_weights, interpolate, require_held_out
+from react_pipeline.training.interpolation import choose_fraction, copy_of_weights, require_held_out
 from react_pipeline.training.kept_tokens import FusibleTower, keep_tokens, may_keep
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, whole_lines
 from react_pipeline.training.losses import require_suitable
@@ -353,14 +353,19 @@ class Trainer:
         )
 
     def _interpolate(self) -> tuple[float, dict[float, float]]:
+        """Move the model along its line to the point that `choose_fraction` chooses."""
         if self.training.interpolation == 1:
             return 1.0, {}
         move_to = self.method.line(self.model, self.start, self.base_names)
-        return interpolate(move_to, self.training.interpolation, self._score)
 
-    def _score(self) -> float:
-        recall = self.recall(len(self.held_out))
-        return sum(recall.values()) / len(recall)
+        def score(fraction: float) -> float:
+            move_to(fraction)
+            recall = self.recall(len(self.held_out))
+            return sum(recall.values()) / len(recall)
+
+        fraction, scores = choose_fraction(self.training.interpolation, score)
+        move_to(fraction)
+        return fraction, scores
 
 
 def _views(clip: Clip, pairs: CollectedPairs, training: TrainingConfig) -> Views:
