@@ -4,7 +4,7 @@
 Run after `make demo`: `.venv/bin/python -m benchmarks.unlabelled --page benchmarks/results.md`. The
 labelled images of a domain serve as its pictures. *Together*: all are judged at once. *Alone*: each
 half is judged picture by picture, with what the other half taught, as a served model does. The
-demo has one picture of most classes, which is hard for both. Shapes: N pictures, M further ones, C
+demo has one picture of each class, which is hard for both. Shapes: N pictures, M further ones, C
 classes, D embedding dimension.
 """
 

@@ -22,8 +22,8 @@ SCOPES = {
     "domain": " (by domain)",
     "method": " (by domain and method)",
     "trained": " (by domain and method, without `base`)",
-    "encoder": " (by domain and method, without linear heads)",
-    "model": " (by domain and method, without heads; with ensembles that hold a model)",
+    "encoder": " (by domain and method, without heads)",
+    "model": " (by domain and method, without heads)",
 }
 
 

@@ -1,0 +1,100 @@
+"""Every method, through all that follows its training: nothing there knows one by its name."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from support.drawings import SHAPES, draw, encode
+
+import react_pipeline
+from react_pipeline import Classifier
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.hub.formats import FORMATS
+from react_pipeline.lineage import run
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide
+from react_pipeline.promotion.verdicts import Verdict
+from react_pipeline.settings.methods import METHODS, trained_methods
+from react_pipeline.store.errors import InputError
+from react_pipeline.training.customization import customize
+
+ROOMS = ("assets", "browse", "commands", "promotion", "tracking", "use")
+EXTENSIONS = ("dashboard", "guards", "hub", "judging", "labels", "operations", "plan")
+JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
+ALL = [name for name in trained_methods() if METHODS[name].of is None] + [*JOINED]
+REFUSED = {
+    "gated-image": {"transformers"},
+    "gated-both": {"transformers"},
+    "joined": {"transformers", "space"},
+}
+"""Formats whose programs cannot compute what the model does."""
+
+
+def test_what_follows_a_training_names_no_method() -> None:
+    package = Path(react_pipeline.__file__).parent
+    folders = [package / room for room in ROOMS]
+    folders += [package / "extensions" / name for name in EXTENSIONS]
+    names = {*METHODS} - {"base"}
+    named = [
+        f"{path.relative_to(package)}:{node.lineno}: {node.value}"
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert named == []
+
+
+@pytest.fixture
+def project(retrieved_project: Project) -> Project:
+    """With two shots of each class, an ensemble, and short trainings."""
+    folder = retrieved_project.path.parent
+    for name in SHAPES:
+        for number in range(2):
+            path = folder / "shots" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(draw(name, "green", 9000 + number)))
+    domain = folder / "domains" / "shapes.yaml"
+    shots = {"name": "my shots", "kind": "folder", "path": "../shots"}
+    domain.write_text(yaml.safe_dump({**yaml.safe_load(domain.read_text()), "shots": shots}))
+    raw = yaml.safe_load(retrieved_project.path.read_text())
+    retrieved_project.path.write_text(yaml.safe_dump({**raw, "variants": JOINED}))
+    project = Project.load(retrieved_project.path)
+    run(project, "few_shot_set", "shapes")
+    return project
+
+
+@pytest.mark.slow
+def test_every_method_is_compared_predicted_with_and_exported(
+    project: Project, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(encode(draw("circle", "red", 1)))
+    for method in ("base", *ALL):
+        if method != "base":
+            customize(project, "shapes", method)
+        evaluate(project, "shapes", method)
+    comparison = compare(project, "shapes")
+    assert {*comparison.counts["top1"]} == {"base", *ALL}
+    page = comparison.file("dashboard.html").read_text()
+    assert all(method in page for method in ALL)
+    assert Verdict.read(decide(project, "shapes")).decision != "incomparable"
+    for method in ALL:
+        refused = REFUSED.get(method, set())
+        formats = [name for name in FORMATS if name not in refused]
+        folder = export(project, "shapes", method, tmp_path / method, formats=formats)
+        assert [*json.loads((folder / "export.json").read_text())["formats"]] == formats
+        (ours,) = Classifier.load("shapes", method, config=project.path, precision="fp32").predict(
+            [picture]
+        )
+        (theirs,) = Classifier.load(folder, precision="fp32").predict([picture])
+        assert ours.classes == theirs.classes
+        for name in refused:
+            with pytest.raises(InputError, match=name):
+                export(project, "shapes", method, tmp_path / "no", formats=[name])
