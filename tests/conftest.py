@@ -64,9 +64,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
+# No fsync here, in the store and in the databases of Dagster and MLflow: tests kill processes, not
+# the machine. `store/test_durable.py` and `faults/harness` see to what is asked of the disk.
+os.fsync = lambda _: None
+
+
 @event.listens_for(Engine, "connect")
 def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
-    """No fsync in the databases of Dagster and MLflow: tests kill processes, not the machine."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
