@@ -21,7 +21,7 @@ from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.retrieval.ranking import NO_REVIEW
-from react_pipeline.retrieval.review import Review, refusals
+from react_pipeline.retrieval.review import Review, refusals, require_none_taken_down
 from react_pipeline.settings import draw_folder
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
@@ -75,7 +75,9 @@ def draw_control(project: Project, slug: str) -> Artifact:
                 Review(taken_down(project)),
                 settings.where,
             )
-            return _write_draw(project, slug, drawing, source, folder, size), drawing.dropped
+            pairs = _write_draw(project, slug, drawing, source, folder, size)
+            require_none_taken_down(project, parents["corpus_embeddings"], pairs)
+            return len(pairs), drawing.dropped
 
         pairs, dropped = draw(seed, directory)
         draws = {name: draw(other, directory / name)[0] for name, other in further.items()}
@@ -96,8 +98,8 @@ def draw_control(project: Project, slug: str) -> Artifact:
 
 def _write_draw(
     project: Project, slug: str, drawing: Draw, source: ImageSource, folder: Path, size: int
-) -> int:
-    """Draw the pairs of one seed and write them; returns how many."""
+) -> pd.DataFrame:
+    """Draw the pairs of one seed and write them."""
     drawn = drawing.take(size)
     if drawn.empty:
         raise RetrievalError(
@@ -106,7 +108,7 @@ def _write_draw(
         )
     shard_pairs = project.retrieval(slug).shard_pairs
     max_pixels = project.config.corpus.max_pixels
-    return len(write_pairs(folder, drawn, source, shard_pairs=shard_pairs, max_pixels=max_pixels))
+    return write_pairs(folder, drawn, source, shard_pairs=shard_pairs, max_pixels=max_pixels)
 
 
 def random_of(seed: int, slug: str) -> np.random.Generator:

@@ -41,7 +41,7 @@ from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
-from react_pipeline.retrieval.review import Review, refusals
+from react_pipeline.retrieval.review import Review, refusals, require_none_taken_down
 from react_pipeline.retrieval.seeds import encode_apart, read_seeds
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.stage import encoder_in
@@ -128,6 +128,7 @@ class _Retrieval:
             shard_pairs=self.settings.shard_pairs,
             max_pixels=self.project.config.corpus.max_pixels,
         )
+        require_none_taken_down(self.project, self.embeddings, pairs)
         counts = {
             **_count_pairs(pairs, classes, candidates, self.settings),
             **{name: value for note in notes for name, value in note.counts.items()},

@@ -16,9 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.embedding import read_metadata, row_metadata
-from react_pipeline.project import Project, current_decisions, review_file, taken_down
+from react_pipeline.project import (
+    Project,
+    current_decisions,
+    review_file,
+    takedown_file,
+    taken_down,
+)
 from react_pipeline.retrieval.row_filter import passes
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact, InputError, RetrievalError
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,21 @@ def refusals(
     if where is not None:
         by_reason["filtered"] = lambda rows: ~passes(embeddings, rows, where)
     return by_reason
+
+
+def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.DataFrame) -> None:
+    """Refuse to publish pairs of which one was taken down while they were chosen and collected.
+
+    Raises:
+        RetrievalError: If there is one.
+    """
+    review = Review(taken_down(project))
+    late = review.removes(pairs) | review.removed_rows(embeddings, pairs["row"].to_numpy())
+    if late.any():
+        raise RetrievalError(
+            f"{takedown_file(project)}: {int(late.sum())} of these pairs were taken down while the "
+            "set was made, so nothing was published; run it again"
+        )
 
 
 def _key_columns(rows: pd.DataFrame) -> list[str]:

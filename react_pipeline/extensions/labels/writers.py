@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from react_pipeline.extensions.predict import folder_names
 
@@ -58,8 +58,7 @@ def write_coco(predictions: Predictions, folder: Path) -> None:
     category = {name: number for number, name in enumerate(predictions.classes, 1)}
     names = _copy(predictions.pictures, folder / "images")
     for number, (picture, name) in enumerate(zip(predictions.pictures, names, strict=True), 1):
-        with Image.open(picture.path) as image:
-            width, height = image.size
+        width, height = _upright_size(picture.path)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         annotations.append(
             {
@@ -77,6 +76,14 @@ def write_coco(predictions: Predictions, folder: Path) -> None:
         folder / COCO_FILE,
         {"images": images, "annotations": annotations, "categories": categories},
     )
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Width and height as tools show the picture, which turn it as its EXIF says."""
+    with Image.open(path) as image:
+        width, height = image.size
+        is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if is_on_its_side else (width, height)
 
 
 def write_image_folder(predictions: Predictions, folder: Path) -> None:

@@ -77,5 +77,6 @@ def takedown(
     console.print(
         "The sets of all domains are due now, and are drawn again without it by automation or "
         "`react-pipeline materialize`. Older artifacts stay until `react-pipeline prune` removes "
-        "them; registered models stay until you delete them."
+        "them; registered models stay until you delete them. A training that runs now is not listed "
+        "yet: give this command again when it has ended."
     )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import ExifTags, Image
 from support.drawings import COLOURS, SHAPES, draw, encode
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from react_pipeline.commands.cli import app
 from react_pipeline.extensions.labels.export import export_predictions
 from react_pipeline.extensions.labels.readers import READERS, read_labels
 from react_pipeline.extensions.predict import Options, predict_pictures
+from react_pipeline.extensions.labels.writers import LabelledPicture, Predictions, write_coco
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
 from react_pipeline.store import InputError
@@ -71,6 +73,20 @@ def test_coco_opens_a_coco_export(predictions: Path, tmp_path: Path) -> None:
     names = {entry["id"]: entry["name"] for entry in read.loadCats(read.getCatIds())}
     boxes = read.loadAnns(read.getAnnIds())
     assert [names[box["category_id"]] for box in boxes] == predicted(predictions)
+
+
+def test_coco_boxes_fit_pictures_that_exif_turns(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (40, 20)).save(tmp_path / "upright.jpg")
+    pictures = [
+        LabelledPicture(tmp_path / name, "a", 1.0, 1.0) for name in ("turned.jpg", "upright.jpg")
+    ]
+    write_coco(Predictions("to", "model", ["a"], pictures), tmp_path / "to")
+    written = json.loads((tmp_path / "to" / "annotations.json").read_text())
+    assert [(one["width"], one["height"]) for one in written["images"]] == [(20, 40), (40, 20)]
+    assert written["annotations"][0]["bbox"] == [0, 0, 20, 40]
 
 
 @pytest.mark.parametrize(("form", "inside"), [("imagefolder", "."), ("yolo", "train")])

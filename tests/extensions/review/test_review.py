@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from support.retrieval import configure
 
 from react_pipeline.extensions.review.log import ReviewLog, open_log
 from react_pipeline.extensions.review.page import create_page
 from react_pipeline.extensions.review.pairs import ReviewedSet, sureness
 from react_pipeline.extensions.review.takedown import take_down, uses_of
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, current_decisions, review_file, takedown_file
 from react_pipeline.retrieval import draw_control, retrieve_pairs
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, RetrievalError
 
 SLUG = "shapes"
 HOST = {"Host": "127.0.0.1:1236"}
@@ -86,6 +90,47 @@ def test_a_pinned_pair_is_chosen_first(
     after = table_of(retrieve_pairs(retrieved_project, SLUG))
     assert weakest.image in after.index
     assert len(after) == len(without)
+
+
+def test_a_pin_is_never_an_evaluation_image(
+    retrieved_project: Project, pairs: ReviewedSet, log: ReviewLog, tmp_path: Path
+) -> None:
+    pinned = pairs.pairs[0]
+    log.decide(pinned, "pin")
+    assert "pins_missing" not in retrieve_pairs(retrieved_project, SLUG).counts
+    # Now it becomes one.
+    path = retrieved_project.config.domains / f"{SLUG}.yaml"
+    fields = yaml.safe_load(path.read_text())
+    folder = shutil.copytree(fields["evaluation"]["path"], tmp_path / "labelled")
+    (sorted(folder.iterdir())[0] / "pinned.png").write_bytes(pairs.read(0))
+    evaluation = {**fields["evaluation"], "path": str(folder)}
+    path.write_text(yaml.safe_dump({**fields, "evaluation": evaluation}))
+    publish_evaluation_set(retrieved_project, SLUG)
+    artifact = retrieve_pairs(retrieved_project, SLUG)
+    assert pinned.image not in table_of(artifact).index
+    assert artifact.counts["pins_missing"] == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_pairs": 3},
+        {"balance": "even", "max_per_class": 1},
+        {"min_similarity": {"t2t": 0.999}},
+        {"duplicate_similarity": 0.2},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_pin_stays_whatever_else_is_dropped(
+    retrieved_project: Project, pairs: ReviewedSet, log: ReviewLog, settings: dict[str, Any]
+) -> None:
+    configure(retrieved_project, **settings)
+    without = set(table_of(retrieve_pairs(retrieved_project, SLUG)).index)
+    weakest = [pair for pair in pairs.pairs if pair.image not in without][-1]
+    log.decide(weakest, "pin")
+    artifact = retrieve_pairs(retrieved_project, SLUG)
+    assert weakest.image in table_of(artifact).index
+    assert "pins_missing" not in artifact.counts
 
 
 def test_only_decisions_that_change_pairs_change_the_set(
@@ -251,6 +296,33 @@ def test_a_takedown_by_url_reaches_tars_with_urls(
     take_down(retrieved_project, "https://a.b/c.jpg")
     assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index
     assert image not in table_of(draw_control(retrieved_project, SLUG)).index
+
+
+@pytest.mark.parametrize("make", [retrieve_pairs, draw_control])
+def test_no_set_is_published_with_what_was_taken_down_meanwhile(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    stage = "retrieved_set" if make is retrieve_pairs else "control_set"
+    image = table_of(retrieved_project.store.current(stage, SLUG)).index[0]
+    # Any other takedown makes the set due, and this one comes while it is collected.
+    take_down(retrieved_project, "https://a.b/other.jpg")
+    if make is draw_control:
+        retrieve_pairs(retrieved_project, SLUG)
+    module = import_module(make.__module__)
+    write = module.write_pairs
+
+    def late(*args: Any, **options: Any) -> Any:
+        pairs = write(*args, **options)
+        take_down(retrieved_project, image)
+        return pairs
+
+    monkeypatch.setattr(module, "write_pairs", late)
+    with pytest.raises(RetrievalError, match=r"takedown\.txt"):
+        make(retrieved_project, SLUG)
+    monkeypatch.undo()
+    if make is draw_control:
+        retrieve_pairs(retrieved_project, SLUG)
+    assert image not in table_of(make(retrieved_project, SLUG)).index
 
 
 def test_a_line_that_was_added_by_hand_is_kept(
