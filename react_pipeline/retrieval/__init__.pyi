@@ -13,8 +13,8 @@ from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .few_shot_set import publish_few_shot_set as publish_few_shot_set
 from .ranking import NearFilter as NearFilter
 from .ranking import ReadVectors as ReadVectors
+from .retrieve import Preview as Preview
 from .retrieve import most_pairs as most_pairs
-from .retrieve import preview_pairs as preview_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .row_values import likeness as likeness
 from .row_values import mean_vectors as mean_vectors

@@ -37,6 +37,9 @@ SearchMode = Callable[[Artifact, pd.DataFrame, Vectors, RetrievalConfig, Path], 
 """A mode of an extension. Maps the embeddings, the prompts, their vectors (Q, D), the settings and
 the scratch to hits: columns query, row, similarity, rank, mode, class_id."""
 
+PROMPTS = "prompts.npy"
+"""The vectors of all prompts, in the scratch of a search."""
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -88,7 +91,7 @@ class Candidates:
 def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Path) -> Vectors:
     """Unit vectors (Q, D) of the prompts, which are kept in `scratch`, and may be already."""
     return kept_array(
-        scratch / "prompts.npy", lambda: prompt_vectors(clip, prompts["prompt"].tolist()).numpy()
+        scratch / PROMPTS, lambda: prompt_vectors(clip, prompts["prompt"].tolist()).numpy()
     )
 
 

@@ -14,21 +14,24 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
+from react_pipeline.embedding import Vectors
 from react_pipeline.extension import brought, required
-from react_pipeline.indexing import Index
+from react_pipeline.indexing import Index, kept_array
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import (
+    PROMPTS,
     SEARCH,
     Candidates,
     Queries,
@@ -84,20 +87,6 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             return _Retrieval(project, slug, inputs.parents, scratch).write(directory)
 
         return project.store.build(inputs, write)
-
-
-def preview_pairs(project: Project, slug: str) -> pd.DataFrame:
-    """The candidates of a domain as `retrieve_pairs` ranks them; nothing is fetched or published.
-
-    Returns:
-        Columns class_id, row, similarity, mode, dropped ("" where kept) and more, the best first.
-
-    Raises:
-        MissingArtifact, StaleArtifact: If what it is made from has to be materialized first.
-    """
-    parents = resolve(project, "retrieved_set", slug).parents
-    with cluster(project.config.distributor), tempfile.TemporaryDirectory() as folder:
-        return _Retrieval(project, slug, parents, Path(folder)).preview()
 
 
 @dataclass(frozen=True)
@@ -264,6 +253,56 @@ class _Retrieval:
         pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
         more = [column for column in self.source.columns if column not in pairs]
         return pairs.join(self._metadata(pairs["row"], more), on="row")
+
+
+class Preview:
+    """The candidates of a domain, and of changes of it, as `retrieve_pairs` ranks them; nothing is
+    fetched or published.
+
+    Model and evaluation images are loaded once, and each text is encoded once.
+    """
+
+    def __init__(self, project: Project, slug: str) -> None:
+        """Find what a retrieval is made from.
+
+        Raises:
+            MissingArtifact, StaleArtifact: If it has to be materialized first.
+        """
+        parents = resolve(project, "retrieved_set", slug).parents
+        self._retrieval = _Retrieval(project, slug, parents, Path())
+        self._vectors: dict[str, Vectors] = {}
+
+    @property
+    def clip(self) -> Clip:
+        """The encoder that retrieves."""
+        return self._retrieval.clip
+
+    def candidates(
+        self, domain: DomainConfig | None = None, removed: frozenset[str] = frozenset()
+    ) -> pd.DataFrame:
+        """The candidates, the best first.
+
+        Args:
+            domain: With other synonyms or prompts; None: as in its file.
+            removed: Images that are rejected besides, by SHA-256 or URL.
+
+        Returns:
+            Columns class_id, row, similarity, mode, dropped ("" where kept) and more.
+        """
+        own = self._retrieval
+        domain = domain or own.domain
+        review = replace(own.review, removed=own.review.removed | removed)
+        texts = class_prompts(domain)["prompt"].tolist()
+        if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
+            self._vectors.update(zip(new, self.clip.encode_texts(new).numpy(), strict=True))
+        distributor = own.project.config.distributor
+        with cluster(distributor), tempfile.TemporaryDirectory() as folder:
+            changed = replace(own, scratch=Path(folder))
+            changed.__dict__ |= {"clip": own.clip, "evaluation": own.evaluation}
+            changed.__dict__ |= {"domain": domain, "review": review}
+            vectors = np.stack([self._vectors[text] for text in texts])
+            kept_array(changed.search_scratch / PROMPTS, lambda: vectors)
+            return changed.preview()
 
 
 def _count_pairs(

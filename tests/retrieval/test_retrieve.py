@@ -18,7 +18,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
 from react_pipeline.retrieval.ranking import DROP_REASONS
-from react_pipeline.retrieval.retrieve import preview_pairs, retrieve_pairs
+from react_pipeline.retrieval.retrieve import Preview, retrieve_pairs
 
 
 @pytest.fixture
@@ -49,12 +49,34 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
 
 
 def test_a_preview_keeps_what_is_published(project: Project) -> None:
-    preview = preview_pairs(project, "shapes")
+    preview = Preview(project, "shapes").candidates()
     assert not project.store.has("retrieved_set", "shapes")
     kept = preview[preview["dropped"] == ""].sort_values("class_id", kind="stable")
     pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
     assert kept["row"].tolist() == pairs["row"].tolist()
     assert set(preview["dropped"]) > {""}
+
+
+def test_a_preview_of_a_change_keeps_what_the_change_publishes(project: Project) -> None:
+    preview = Preview(project, "shapes")
+    first = preview.candidates()
+    image = first.loc[first["dropped"] == "", "image_sha256"].iloc[0]
+    path = project.config.domains / "shapes.yaml"
+    fields = yaml.safe_load(path.read_text())
+    entry = fields["classes"][0]
+    name = entry if isinstance(entry, str) else entry["name"]
+    path.write_text(
+        yaml.safe_dump(
+            {**fields, "classes": [{"name": name, "synonyms": ["wheel"]}, *fields["classes"][1:]]}
+        )
+    )
+    take_down = project.path.parent / "takedown.txt"
+    take_down.write_text(f"{image}\n")
+    pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
+    changed = preview.candidates(project.domain("shapes"), frozenset([image]))
+    kept = changed[changed["dropped"] == ""].sort_values("class_id", kind="stable")
+    assert kept["row"].tolist() == pairs["row"].tolist()
+    assert image not in set(kept["image_sha256"])
 
 
 def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:

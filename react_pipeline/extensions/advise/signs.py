@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from react_pipeline.clip import (
     ClassHead,
     Clip,
-    choose_device,
     class_prompts,
     domain_head,
-    loaded_base,
 )
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
@@ -31,9 +29,8 @@ from react_pipeline.extensions.names import domain_names, unnamed_classes
 from react_pipeline.extensions.predict import Options, embed_pictures
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.retrieval import preview_pairs
+from react_pipeline.retrieval import Preview
 from react_pipeline.settings import METHODS, TrainingConfig
-from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError, RetrievalError
 from react_pipeline.use import Classifier
 
@@ -92,16 +89,15 @@ def signs_of(project: Project, slug: str, pictures: NDArray[np.float32] | None =
     import torch
 
     embeddings = fresh(project, "corpus_embeddings")
-    candidates = preview_pairs(project, slug)
+    preview = Preview(project, slug)
+    candidates = preview.candidates()
     kept = candidates[candidates["dropped"] == ""].sort_values("row")
     if kept.empty:
         raise RetrievalError(
             f"{slug}: retrieval would keep no pair of {len(candidates)} candidates; correct the "
             "names, or use a corpus that shows these classes"
         )
-    encoder = fresh(project, encoder_in(embeddings.parents))
-    clip = loaded_base(encoder.path, choose_device(project.config.device))
-    samples = _samples(project, slug, clip, embeddings, kept)
+    samples = _samples(project, slug, preview.clip, embeddings, kept)
     classes = _classes(project, slug, embeddings, kept)
     best = kept.groupby("class_id")["similarity"].max().reindex(classes.index, fill_value=0.0)
     tried = _tried(samples, embeddings, kept["row"].to_numpy())

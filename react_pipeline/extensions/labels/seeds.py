@@ -71,7 +71,8 @@ def add_seeds(project: Project, slug: str, predictions: Path, per_class: int) ->
                 seeds[number] = [f"seeds/{slug}/{folders[entry.label]}/{name}" for name in names]
     except OSError as error:
         raise StoreWriteError(f"{error.filename or folder}: {error.strerror or error}") from error
-    put_seeds(project.config.domains / f"{slug}.yaml", {n: one for n, one in seeds.items() if one})
+    chosen = {number: names for number, names in seeds.items() if names}
+    put_in_classes(project.config.domains / f"{slug}.yaml", "seeds", chosen)
     without = [domain.class_names[number] for number, names in seeds.items() if not names]
     return AddedSeeds(folder, sum(map(len, seeds.values())), without, left_out)
 
@@ -104,9 +105,8 @@ def _copy(picture: tuple[str, Path], folder: Path) -> str:
     return target.name
 
 
-def put_seeds(path: Path, seeds: Mapping[int, Sequence[str]]) -> None:
-    """Give classes (by class id) that have no seeds these ones; all else in the domain file stays as
-    it is written.
+def put_in_classes(path: Path, field: str, values: Mapping[int, Sequence[str]]) -> None:
+    """Add to a list of classes (by class id); all else in the domain file stays as it is written.
 
     Raises:
         InputError: If that cannot be done in this text; nothing is written.
@@ -116,23 +116,34 @@ def put_seeds(path: Path, seeds: Mapping[int, Sequence[str]]) -> None:
     root: Any = compose_yaml(text)
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
-    for number, names in seeds.items():
+    for number, names in values.items():
         node = classes.value[number]
         if isinstance(node, yaml.ScalarNode):
-            raw["classes"][number] = {"name": raw["classes"][number], "seeds": [*names]}
+            raw["classes"][number] = {"name": raw["classes"][number], field: [*names]}
             new = in_brackets(raw["classes"][number])
             edits.append((node.start_mark.index, node.end_mark.index, new))
             continue
-        raw["classes"][number]["seeds"] = [*names]
-        item = f"seeds: {in_brackets([*names])}"
+        entry = raw["classes"][number]
+        entry[field] = [*(entry.get(field) or ()), *names]
         fields = {key.value: value for key, value in node.value}
-        end = fields["name"].end_mark.index
-        if empty := fields.get("seeds"):
-            new = in_brackets([*names])
-            edits.append((empty.start_mark.index, empty.end_mark.index, new))
-        elif node.flow_style:
-            edits.append((end, end, f", {item}"))
-        else:
-            end = text.find("\n", end) if "\n" in text[end:] else len(text)
-            edits.append((end, end, f"\n{' ' * node.start_mark.column}{item}"))
+        edits.append(_added(text, node, fields["name"], fields.get(field), field, names))
     edit_yaml(path, edits, raw)
+
+
+def _added(
+    text: str, entry: Any, name: Any, present: Any, field: str, names: Sequence[str]
+) -> tuple[int, int, str]:
+    """The edit that adds names to a list of an entry, which may be empty or missing (None)."""
+    if present is not None and not present.value:
+        return present.start_mark.index, present.end_mark.index, in_brackets([*names])
+    if present is not None:
+        end = present.value[-1].end_mark.index
+        indent = " " * present.start_mark.column
+        before = ", " if present.flow_style else f"\n{indent}- "
+        return end, end, "".join(before + in_brackets(one) for one in names)
+    item = f"{field}: {in_brackets([*names])}"
+    end = name.end_mark.index
+    if entry.flow_style:
+        return end, end, f", {item}"
+    end = text.find("\n", end) if "\n" in text[end:] else len(text)
+    return end, end, f"\n{' ' * entry.start_mark.column}{item}"

@@ -1,4 +1,4 @@
-"""What reviewing adds: the commands `review` and `takedown`."""
+"""What reviewing adds: the commands `review`, `improve` and `takedown`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 
 class Review(Extension):
-    """Looking through retrieved pairs."""
+    """Looking through retrieved pairs, and trying what would improve them."""
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline review` and `react-pipeline takedown`."""
-        from react_pipeline.extensions.review.commands import review, takedown
+        """`react-pipeline review`, `improve` and `takedown`."""
+        from react_pipeline.extensions.review.commands import improve, review, takedown
 
         app.command()(review)
+        app.command()(improve)
         app.command()(takedown)

@@ -9,20 +9,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import Vectors, vectors_of
+from react_pipeline.embedding import Side, Vectors, vectors_of
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
-from react_pipeline.store import Artifact
+
+SIDES: tuple[Side, Side] = ("image", "text")
 
 
 @dataclass(frozen=True)
 class ReviewedPair:
-    """One pair, as the page shows it; `position` is its place in the training shards."""
+    """One pair, as the page shows it; `row` is that of the corpus, and `position` its place in the
+    training shards.
+    """
 
     image: str
     url: str
     caption: str
     label: str
+    row: int
     position: int
 
 
@@ -46,12 +50,15 @@ class ReviewedSet:
         names = project.domain(slug).class_names
         table = table[table["class"].isin(names)]
         table["class_id"] = pd.Series(range(len(names)), index=names)[table["class"]].to_numpy()
-        table["sureness"] = sureness(table, embeddings)
+        images, captions = (vectors_of(embeddings, side, table["row"]) for side in SIDES)
+        table["sureness"] = sureness(images, captions, table["class_id"].to_numpy())
         table = table.sort_values(["class_id", "sureness"], kind="stable")
         positions = {pair.row: number for number, pair in enumerate(self._collected)}
         urls = table["url"].fillna("") if "url" in table else pd.Series("", table.index)
         self.pairs = [
-            ReviewedPair(row.image_sha256, url, row.caption, row["class"], positions[row.row])
+            ReviewedPair(
+                row.image_sha256, url, row.caption, row["class"], row.row, positions[row.row]
+            )
             for (_, row), url in zip(table.iterrows(), urls, strict=True)
         ]
         self.labels = list(dict.fromkeys(pair.label for pair in self.pairs))
@@ -61,21 +68,17 @@ class ReviewedSet:
         return self._collected.encoded(self.pairs[number].position)
 
 
-def sureness(pairs: pd.DataFrame, embeddings: Artifact) -> NDArray[np.float64]:
-    """How sure it is that each pair (N,) shows its class, 0 to 2, by the vectors of the corpus.
+def sureness(
+    images: Vectors, captions: Vectors, class_ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """How sure it is that each pair (N,) shows its class, 0 to 2, by vectors (N, D).
 
     The sum of two ranks within the class: the cosine of image and caption, and how much nearer the
     image is to the mean image of its class than to that of any other class. The second is what
     confident learning (Northcutt et al. 2021, arXiv 1911.00068) asks of a classifier.
-
-    Args:
-        pairs: Columns row, class_id.
     """
-    rows = pairs["row"].to_numpy()
-    images = _unit(vectors_of(embeddings, "image", rows))
-    captions = _unit(vectors_of(embeddings, "text", rows))
-    classes = pairs["class_id"].to_numpy()
-    labels, codes = np.unique(classes, return_inverse=True)
+    images, captions = _unit(images), _unit(captions)
+    labels, codes = np.unique(class_ids, return_inverse=True)
     means = _unit(np.stack([images[codes == code].mean(axis=0) for code in range(len(labels))]))
     cosines = images @ means.T
     own = cosines[np.arange(len(codes)), codes]

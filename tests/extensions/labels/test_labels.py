@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.labels.export import export_predictions
 from react_pipeline.extensions.labels.readers import READERS, read_labels
-from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.extensions.labels.writers import LabelledPicture, Predictions, write_coco
+from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
 from react_pipeline.store import InputError

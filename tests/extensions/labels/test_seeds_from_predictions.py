@@ -12,7 +12,7 @@ from support.retrieval import configure
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.labels.seeds import add_seeds, put_seeds
+from react_pipeline.extensions.labels.seeds import add_seeds, put_in_classes
 from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
@@ -113,7 +113,7 @@ def test_all_else_in_a_domain_file_stays(tmp_path: Path, newline: str) -> None:
     path = tmp_path / "birds.yaml"
     path.write_bytes(FILE.replace("\n", newline).encode())
     names = ["seeds/birds/1.jpg", "seeds/birds/x, y/2.jpg"]
-    put_seeds(path, {number: names for number in range(6)})
+    put_in_classes(path, "seeds", {number: names for number in range(6)})
     domain = load_domain(path)
     assert domain.class_names == ["blackbird", "robin", "crane", "owl", "a, b", "stork"]
     assert all(entry.seeds == (Path(names[0]), Path(names[1])) for entry in domain.classes)
@@ -121,5 +121,20 @@ def test_all_else_in_a_domain_file_stays(tmp_path: Path, newline: str) -> None:
     for comment in ("# Birds of Kraków\n", "# common\n", "# red\n", '"crane"  # tall\n'):
         assert comment in text
     path.write_text("classes: [robin, {name: crane, id: b}]")
-    put_seeds(path, {0: names, 1: names})
+    put_in_classes(path, "seeds", {0: names, 1: names})
     assert [len(entry.seeds) for entry in load_domain(path).classes] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "present",
+    ["[dove]", "[]", "\n      - dove", "\n    - dove # grey\n    - culver"],
+    ids=["flow", "empty", "block", "comment"],
+)
+def test_what_a_list_of_a_class_has_stays(tmp_path: Path, present: str) -> None:
+    path = tmp_path / "birds.yaml"
+    path.write_text(f"slug: birds\nclasses:\n  - name: pigeon\n    synonyms: {present}\n  - owl\n")
+    before = load_domain(path).classes[0].synonyms
+    put_in_classes(path, "synonyms", {0: ["rock, dove", "squab"], 1: ["hooter"]})
+    pigeon, owl = load_domain(path).classes
+    assert pigeon.synonyms == (*before, "rock, dove", "squab")
+    assert owl.synonyms == ("hooter",)

@@ -15,9 +15,10 @@ import pytest
 import yaml
 from support.retrieval import configure
 
+from react_pipeline.embedding import vectors_of
 from react_pipeline.extensions.review.log import ReviewLog, open_log
 from react_pipeline.extensions.review.page import create_page
-from react_pipeline.extensions.review.pairs import ReviewedSet, sureness
+from react_pipeline.extensions.review.pairs import SIDES, ReviewedSet, sureness
 from react_pipeline.extensions.review.takedown import take_down, uses_of
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
@@ -256,7 +257,8 @@ def test_a_pair_that_belongs_to_another_class_comes_first(
     largest = planted["class_id"].mode()[0]
     stranger = planted.index[planted["class_id"] != largest][0]
     planted.loc[stranger, "class_id"] = largest
-    sure = sureness(planted, embeddings)
+    images, captions = (vectors_of(embeddings, side, planted["row"]) for side in SIDES)
+    sure = sureness(images, captions, planted["class_id"].to_numpy())
     of_class = np.flatnonzero((planted["class_id"] == largest).to_numpy())
     place = np.argsort(sure[of_class]).tolist().index(of_class.tolist().index(stranger))
     assert place < len(of_class) / 2

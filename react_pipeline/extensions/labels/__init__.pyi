@@ -1,0 +1,1 @@
+from .seeds import put_in_classes as put_in_classes
