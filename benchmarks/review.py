@@ -129,7 +129,7 @@ def improve_line(domain: DomainVectors, tries: int) -> list[str]:
     """What `improve` chose, its test, and top-1 without and with it, and with the controls."""
     project, slug = domain.project, domain.slug
     trial = Trial(project, slug)
-    found = improve(trial, tries)
+    improvement = improve(trial, tries)
 
     def accuracy(changes: Sequence[Change]) -> str:
         pairs = trial.retrieve(changes)
@@ -137,18 +137,18 @@ def improve_line(domain: DomainVectors, tries: int) -> list[str]:
         samples = replace(domain.signs.samples, images=images, captions=images, class_ids=class_ids)
         return f"{100 * top1(domain, samples):.1f}"
 
-    chosen = [one for one in found.tries if one.is_chosen]
-    kinds = [sum(bool(one.change.synonym) for one in some) for some in (found.tries, chosen)]
+    chosen = [one for one in improvement.tries if one.is_chosen]
+    kinds = [sum(bool(one.change.synonym) for one in some) for some in (improvement.tries, chosen)]
     tests = [
         "–" if of is None else f"+{of.gained} -{of.lost} (p {of.p_value:.2g})"
-        for of in (found.own, found.of_controls)
+        for of in (improvement.own, improvement.of_controls)
     ]
     return [
         slug,
-        f"{kinds[0]} and {len(found.tries) - kinds[0]}",
+        f"{kinds[0]} and {len(improvement.tries) - kinds[0]}",
         f"{kinds[1]} and {len(chosen) - kinds[1]}",
         *tests,
-        "yes" if found.changes else "no",
+        "yes" if improvement.changes else "no",
         accuracy([]),
         accuracy([one.change for one in chosen]),
         accuracy([one.control for one in chosen]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from react_pipeline.commands import Config, console, load_project, print_error
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.predict.predict import Done, Options
@@ -54,6 +55,10 @@ def predict(
             help="Judge all pictures together; give hundreds that show all classes.",
         ),
     ] = False,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Other classes, one name a line; what they give is not measured."),
+    ] = None,
     sort_into: Annotated[
         Path | None,
         typer.Option(help="Link the pictures into one folder per class below this one."),
@@ -83,6 +88,8 @@ def predict(
         "transductive": transductive,
     }
     options, classifier = _prepared(domain, model, config, fields)
+    if classes is not None:
+        classifier = _with_classes(classifier, classes, domain, config, by_shard)
     if by_shard:
         _label_shards(domain, model, config, classifier, source, output, options)
         return
@@ -93,6 +100,19 @@ def predict(
         links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
         console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before")
     console.print(f"open {output / 'index.html'} in a browser")
+
+
+def _with_classes(
+    classifier: Classifier, file: Path, domain: str, config: Path | None, by_shard: bool
+) -> Classifier:
+    from react_pipeline.extensions.predict.other_classes import templates_of, with_classes
+
+    if by_shard:
+        raise InputError(
+            "--classes: shards are labelled with the model's own classes; leave it out"
+        )
+    print_error(f"note: no labelled images were measured with the classes of {file}")
+    return with_classes(classifier, file, templates_of(domain, config))
 
 
 def _label_shards(

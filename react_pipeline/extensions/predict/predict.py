@@ -67,6 +67,8 @@ WRITTEN = {
     "predictions.parquet",
     "predictions.csv",
     "vectors.parquet",
+    "assessed.parquet",
+    "assessment.json",
 }
 """What `overwrite` removes, and nothing else."""
 

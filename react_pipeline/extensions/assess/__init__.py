@@ -1,0 +1,1 @@
+"""Assess: what a finished run of `predict` met that its model was not made for."""
