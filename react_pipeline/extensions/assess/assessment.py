@@ -221,7 +221,7 @@ def apply(
 
 def drift_of(name: str, of_run: NDArray[Any], of_labelled: NDArray[Any]) -> Drift:
     """The histograms of both samples, and their Kolmogorov-Smirnov test."""
-    from scipy.stats import ks_2samp
+    from scipy.stats import ks_2samp  # type: ignore[import-untyped]
 
     edges = np.histogram_bin_edges(np.concatenate([of_run, of_labelled]), BINS)
     counts = [np.histogram(values, edges)[0].tolist() for values in (of_run, of_labelled)]

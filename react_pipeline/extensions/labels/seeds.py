@@ -71,8 +71,8 @@ def add_seeds(project: Project, slug: str, predictions: Path, per_class: int) ->
                 seeds[number] = [f"seeds/{slug}/{folders[entry.label]}/{name}" for name in names]
     except OSError as error:
         raise StoreWriteError(f"{error.filename or folder}: {error.strerror or error}") from error
-    chosen = {number: names for number, names in seeds.items() if names}
-    put_in_classes(project.config.domains / f"{slug}.yaml", "seeds", chosen)
+    added = {number: names for number, names in seeds.items() if names}
+    put_in_classes(project.config.domains / f"{slug}.yaml", "seeds", added)
     without = [domain.class_names[number] for number, names in seeds.items() if not names]
     return AddedSeeds(folder, sum(map(len, seeds.values())), without, left_out)
 

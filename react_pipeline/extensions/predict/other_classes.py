@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from react_pipeline.clip import HEAD_ABOUT_FILE, ClassHead, domain_head
+from react_pipeline.clip import HEAD_RECORD_FILE, ClassHead, domain_head
 from react_pipeline.extensions.predict.transduction import uncalibrated
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
@@ -17,7 +17,7 @@ from react_pipeline.use import Classifier, Origin, is_exported
 def templates_of(source: str, config: Path | None) -> tuple[str, ...] | str:
     """The templates of a domain, or of a folder written by `export`."""
     if is_exported(source):
-        return tuple(read_json_bounded(Path(source).expanduser() / HEAD_ABOUT_FILE)["templates"])
+        return tuple(read_json_bounded(Path(source).expanduser() / HEAD_RECORD_FILE)["templates"])
     return Project.load(config).domain(source).templates
 
 
@@ -34,7 +34,7 @@ def with_classes(
     try:
         lines = read_bounded(file).decode().splitlines()
         names = [line.strip() for line in lines if line.strip()]
-        domain = DomainConfig(slug=slug, classes=names, templates=templates)  # type: ignore[arg-type]
+        domain = DomainConfig(slug=slug, classes=names, templates=templates)
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: no list of classes, one name a line ({error})") from error
     head = ClassHead(domain_head(classifier.clip, domain))

@@ -33,6 +33,7 @@ from torch.nn.functional import normalize
 from react_pipeline.clip import ClassHead, domain_head
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.extensions.labels import put_in_classes
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.review.log import open_log
 from react_pipeline.extensions.review.pairs import ReviewedPair, ReviewedSet
 from react_pipeline.lineage import fresh
@@ -40,7 +41,6 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval import Preview
 from react_pipeline.settings import METHODS, DomainConfig, TrainingConfig, load_domain
 from react_pipeline.store import Artifact, InputError
-from react_pipeline.training import HeadMethod, HeadSamples
 
 LEVEL = 0.05
 """Of the test: chosen changes that do nothing pass it as often."""
@@ -74,7 +74,7 @@ class Comparison:
     @property
     def p_value(self) -> float:
         """One-sided, of the exact binomial test."""
-        from scipy.stats import binomtest
+        from scipy.stats import binomtest  # type: ignore[import-untyped]
 
         differing = self.gained + self.lost
         if not differing:
