@@ -164,7 +164,7 @@ def share(tmp_path_factory: pytest.TempPathFactory) -> Share:
     def folder(name: str, fill: Callable[[Path], object]) -> Path:
         with (base / f"{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not lock.tell():
+            if not os.fstat(lock.fileno()).st_size:  # not `tell`, which is as of the opening
                 shutil.rmtree(base / name, ignore_errors=True)
                 (base / name).mkdir()
                 fill(base / name)
