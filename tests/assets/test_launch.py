@@ -21,11 +21,11 @@ from mlflow import MlflowClient
 from PIL import Image
 from support.launch import dagster_home, metadata_of
 
-from react_pipeline.assets import pictures, runs
+from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, _run, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.pictures import PICTURES, picture_at
+from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
@@ -37,6 +37,8 @@ from react_pipeline.assets.runs import (
     tags_of,
 )
 from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.extensions.ui.assets import pictures
+from react_pipeline.extensions.ui.assets.pictures import picture_at
 from react_pipeline.project.project import Project
 from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store.errors import InputError

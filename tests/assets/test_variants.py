@@ -90,6 +90,8 @@ def test_all_of_them_are_trained_and_compared(launched: tuple[Project, Summary])
     assert not survey(project, ["shapes"]).tasks
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_mlflow_shows_mean_and_deviation(launched: tuple[Project, Summary]) -> None:
     project, _ = launched
     (run,) = runs_of(Tracking.of(project), asset="domain_results", method="head")

@@ -108,7 +108,7 @@ def test_an_oblong_image_is_squashed_for_kitti_alone(
         np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, 2)
     )
     squashed, cropped = (
-        encoding.preprocessing(clip, squash=squash)(wide) for squash in (True, False)
+        labelled.preprocessing(clip, squash=squash)(wide) for squash in (True, False)
     )
     assert squashed.shape == cropped.shape == (3, 32, 32)
     assert float(squashed.max() - squashed.min()) > 1.8  # both ends are seen
@@ -254,21 +254,21 @@ def test_a_killed_encoding_resumes_after_finished_data_sets(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: list[str]
 ) -> None:
     project = project_on(datasets=["mnist", "fer-2013"])
-    encode = labelled.encode
+    encode = encoding.encode
 
     def killed_at_the_second(*arguments: object, title: str, **options: object) -> int:
         if title.startswith("fer-2013"):
             raise KeyboardInterrupt
         return encode(*arguments, title=title, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(labelled, "encode", killed_at_the_second)
+    monkeypatch.setattr(encoding, "encode", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         publish_features(project, "shapes", "base")
     (left,) = project.config.store.glob(".staging/*/mnist/test.npy")
     inode, wanted = left.stat().st_ino, left.read_bytes()
     for name in damaged:
         flip_a_bit(left.parents[1] / name)
-    monkeypatch.setattr(labelled, "encode", encode)
+    monkeypatch.setattr(encoding, "encode", encode)
     artifact = publish_features(project, "shapes", "base")
     assert ((artifact.path / "mnist" / "test.npy").stat().st_ino == inode) is (not damaged)
     assert (artifact.path / "mnist" / "test.npy").read_bytes() == wanted

@@ -193,6 +193,8 @@ def test_two_processes_take_the_steps_of_one(together: Together, name: str, meth
     assert apart.norm() < 0.02 * moved.norm()
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_one_process_writes_the_artifact_that_all_return(together: Together) -> None:
     writer, other = together.ranks
     for name in ("gated", "full", "again", "local"):
@@ -216,6 +218,8 @@ def test_one_process_writes_the_artifact_that_all_return(together: Together) -> 
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_a_second_call_finds_the_artifact_in_every_process(together: Together) -> None:
     for rank in together.ranks:
         assert rank["again"]["path"] == rank["gated"]["path"]
@@ -224,6 +228,8 @@ def test_a_second_call_finds_the_artifact_in_every_process(together: Together) -
     assert not together.ranks[0]["gated"]["reused"]
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_negatives_of_own_process_make_another_and_smaller_task(together: Together) -> None:
     local, shared = (losses(together.ranks[0][name]["path"]) for name in ("local", "gated"))
     assert len(local) == 6
@@ -254,6 +260,8 @@ def test_one_process_alone_needs_no_group() -> None:
     assert torch.equal(world.mean(vectors.sum()), vectors.sum())
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize(
     ("batch_size", "processes", "error", "text"),
     [
