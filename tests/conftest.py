@@ -27,6 +27,7 @@ Of a test:
 from __future__ import annotations
 
 import fcntl
+import gc
 import itertools
 import os
 import shutil
@@ -353,6 +354,12 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     path = directory / "pipeline.yaml"
     path.write_text(yaml.safe_dump(pipeline))
     return Project.load(path)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what modules hold: to go through it takes a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
