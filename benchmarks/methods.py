@@ -397,7 +397,7 @@ def brief(
 
     Args:
         summaries: By the name of the arm, from `summarise`.
-        proof: From `proof_means`, for `gated-image` where it is not among them.
+        proof: From `proof_means`, for `gated-image` where they have one seed of it or none.
     """
     arms = {arm: table.set_index("method") for arm, table in summaries.items()}
     first = next(iter(arms.values()))
@@ -406,14 +406,23 @@ def brief(
     photographs = first["photographs"]
     if shows_photographs := bool(photographs.notna().any()):
         names.append("lost on photographs")
+    shown = [name for name in first.index if not name.endswith(CONTROL_SUFFIX)]
+    if METHOD not in shown and {*arms} <= {*proof}:
+        shown.append(METHOD)
     rows = []
-    for method in (name for name in first.index if not name.endswith(CONTROL_SUFFIX)):
+    for method in shown:
         cells: list[str] = [Markup(f"`{method}`")]
-        for table in arms.values():
+        for arm, table in arms.items():
             line = table.loc[method] if method in table.index else pd.Series(dtype=float)
+            if method == METHOD and arm in proof and pd.isna(line.get("spread")):
+                cells += [f"{proof[arm][0]:.1f}", f"{proof[arm][1]:+.1f}"]  # of several seeds
+                continue
             cells.append(_with_spread(line.get("mean"), line.get("spread"), ""))
             lead = line.get("over_control"), line.get("over_control_spread")
             cells.append(_with_spread(*lead, "+"))
+        if method not in first.index:
+            rows.append([*cells, *["–"] * (len(names) - len(cells))])
+            continue
         line = first.loc[method]
         cells.append(f"{line['trainable_parameters']:,.0f}")
         cells.append("–" if method == "base" else f"{line['seconds']:.1f}")
@@ -423,12 +432,6 @@ def brief(
             lost = photographs.get("base", float("nan")) - photographs.get(measured, float("nan"))
             cells.append("–" if method == "base" or pd.isna(lost) else f"{lost:.1f}")
         rows.append(cells)
-    if METHOD not in first.index and {*arms} <= {*proof}:
-        figures = [
-            text for arm in arms for text in (f"{proof[arm][0]:.1f}", f"{proof[arm][1]:+.1f}")
-        ]
-        blank = ["–"] * (len(names) - 1 - len(figures))
-        rows.append([Markup(f"`{METHOD}`"), *figures, *blank])
     return markdown_table(names, rows).rstrip()
 
 
