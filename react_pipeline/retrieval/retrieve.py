@@ -298,8 +298,8 @@ class Preview:
         distributor = own.project.config.distributor
         with cluster(distributor), tempfile.TemporaryDirectory() as folder:
             changed = replace(own, scratch=Path(folder))
-            changed.__dict__ |= {"clip": own.clip, "evaluation": own.evaluation}
-            changed.__dict__ |= {"domain": domain, "review": review}
+            changed.__dict__.update(clip=own.clip, evaluation=own.evaluation)
+            changed.__dict__.update(domain=domain, review=review)
             vectors = np.stack([self._vectors[text] for text in texts])
             kept_array(changed.search_scratch / PROMPTS, lambda: vectors)
             return changed.preview()

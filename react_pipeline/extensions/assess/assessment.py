@@ -1,7 +1,7 @@
 """Assessment of a finished `predict` run: pictures of no class, several classes a picture, drift.
 
-Held-out pairs, which the model was not trained on, stand for its classes, and random pairs of the
-control that were not retrieved stand for no class. Each has two halves by position: thresholds are
+Pictures of its classes are held-out pairs, which the model was not trained on, and pictures of no
+class are random pairs of the control that were not retrieved. Each has two halves by position: thresholds are
 chosen on the first and measured on the second. A picture is `other` if its highest score is below
 the threshold (Hendrycks et al. 2022, arXiv 1911.11132). Drift is a two-sample Kolmogorov-Smirnov
 test of the run against the labelled images. Shapes: N pictures, C classes.
@@ -153,7 +153,7 @@ def assess_run(
 
 
 def choose_other(held_out: Scores, random: Scores) -> Other:
-    """The threshold of `other` that best tells held-out pairs (N, C) from random ones (M, C)."""
+    """The threshold of `other` that best separates held-out pairs (N, C) from random ones (M, C)."""
     from sklearn.metrics import roc_curve
 
     own, others = held_out.max(axis=1), random.max(axis=1)

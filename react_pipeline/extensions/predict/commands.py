@@ -28,6 +28,10 @@ Source = Annotated[
 Which = Annotated[
     str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")
 ]
+Classes = Annotated[
+    Path | None,
+    typer.Option(help="Other classes, one name a line; what they give is not measured."),
+]
 Column = Annotated[
     str | None, typer.Option(help="Column of paths or URLs, for a table. Default: path, else url.")
 ]
@@ -55,10 +59,7 @@ def predict(
             help="Judge all pictures together; give hundreds that show all classes.",
         ),
     ] = False,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help="Other classes, one name a line; what they give is not measured."),
-    ] = None,
+    classes: Classes = None,
     sort_into: Annotated[
         Path | None,
         typer.Option(help="Link the pictures into one folder per class below this one."),
