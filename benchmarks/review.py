@@ -26,12 +26,12 @@ from benchmarks.demo_proof import DOMAINS
 from benchmarks.domain_vectors import DomainVectors, fitted
 from benchmarks.methods import HERE, write_section
 from react_pipeline.extensions.advise.signs import at_positions
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.review.improve import Change, Trial, improve
 from react_pipeline.extensions.review.pairs import sureness
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import METHODS
-from react_pipeline.training import HeadMethod, HeadSamples
 
 PAIRS, REJECTED = 1_000, 20
 PLANTED = (0.1, 0.2, 0.4)
