@@ -198,10 +198,8 @@ def write_evaluation(
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
-    scores = [
-        weight * _logits(project, domain, one, parents, images, device)
-        for one, weight in members or [(checkpoint, 1.0)]
-    ]
+    members = members or [(checkpoint, 1.0)]
+    scores = [w * _logits(project, domain, one, parents, images, device) for one, w in members]
     logits = np.stack(scores).sum(axis=0)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     class_ids = images["class_id"].to_numpy()
@@ -209,9 +207,7 @@ def write_evaluation(
     values = {**score(ranked, class_ids, domain.class_names), **calibration}
     result = blank.model_copy(update=values)
     _write_result(directory, result)
-    predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
-    predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
-    predictions.to_parquet(directory / "predictions.parquet", index=False)
+    _write_predictions(directory, images, ranked, logits)
     return {
         **result.model_dump(include={*METRICS, "n", "n_classes"}),
         **calibration,
@@ -219,6 +215,15 @@ def write_evaluation(
         "device": device,
         "precision": EVALUATION_PRECISION,
     }
+
+
+def _write_predictions(
+    directory: Path, images: pd.DataFrame, ranked: NDArray[np.int64], logits: NDArray[np.float32]
+) -> None:
+    """Write the best classes (N, K) of each image and how sure the scores (N, C) are."""
+    predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
+    predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
+    predictions.to_parquet(directory / "predictions.parquet", index=False)
 
 
 def _logits(

@@ -189,13 +189,8 @@ def test_doctor_reports_a_sick_server(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("down", "overloaded", "endless_body"),
-        *(pytest.param(k, marks=pytest.mark.operations) for k in ("silent", "dripping_body")),
-    ],
-)
+@pytest.mark.operations
+@pytest.mark.parametrize("kind", SICK)
 def test_commands_end_beside_a_sick_server(
     kind: str, tiny_project: Project, tmp_path: Path
 ) -> None:
