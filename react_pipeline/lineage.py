@@ -100,7 +100,8 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
     if artifact.manifest["code_version"] != row.version:
         raise StaleArtifact(
-            f"{where} was built by an older version of the code: rematerialize {where}"
+            f"{where} was built by an older version of the code: rematerialize {where}",
+            (stage, key),
         )
     today = row.identity(project, key)
     if artifact.manifest["config"] != today:
@@ -112,13 +113,16 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
             f"{'another' if len(fields) == 1 else 'other'} "
             f"{', '.join(f'`{name}`' for name in fields)}"
         )
-        raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
+        raise StaleArtifact(
+            f"{where} was built with {changes}: rematerialize {where}", (stage, key)
+        )
     for name, place in parents_of(project, stage, key).items():
         parent = _fresh(project, *place, judged)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "
-                f"{parent.fingerprint}: rematerialize {where}"
+                f"{parent.fingerprint}: rematerialize {where}",
+                (stage, key),
             )
     return artifact
 
@@ -177,7 +181,9 @@ def gathered_is_current(
         where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
         seen = {name: result.fingerprint for name, result in results.items()}
         raise StaleArtifact(
-            f"{where} {difference} rematerialize {where}", digest_of([seen, skipped])
+            f"{where} {difference} rematerialize {where}",
+            (stage, key),
+            digest_of([seen, skipped]),
         )
     return artifact
 

@@ -8,10 +8,13 @@ not belong here: rules of single fields (`settings`), what is out of date (`upke
 from __future__ import annotations
 
 import re
+from itertools import filterfalse
 from pathlib import Path
 
-from react_pipeline.project import Project, absence, seed_path
-from react_pipeline.settings import DomainConfig
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.project import Manifests, Project, absence, matches, seed_path
+from react_pipeline.settings import DomainConfig, is_url
+from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT
 from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
 
 _FEWEST_CLASSES = 2
@@ -34,6 +37,37 @@ def encoder_problems(project: Project) -> list[Problem]:
             problems += [
                 Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines
             ]
+    return problems
+
+
+def servers_of_weights(project: Project) -> dict[str, str]:
+    """The servers that weights have to be fetched from, by `encoder` or `retrieval_encoder`; none
+    where the checkpoint is there, or its name is wrong.
+    """
+    from react_pipeline.clip import server_of_weights  # loads torch
+
+    servers = {}
+    stages = {"encoder": BASE_CHECKPOINT, "retrieval_encoder": RETRIEVAL_CHECKPOINT}
+    for field, stage in stages.items():
+        encoder = getattr(project.config, field)
+        if encoder is not None and not fresh_or_none(Manifests.of(project), stage, ALL):
+            servers[field] = server_of_weights(encoder)
+    return {field: server for field, server in servers.items() if server}
+
+
+def corpus_problems(project: Project) -> list[Problem]:
+    """Local files and folders that `corpus` names and that are not there; no server is asked."""
+    problems = []
+    try:
+        for name in filterfalse(is_url, project.config.corpus.files()):
+            for path, files in matches(Path(name)):
+                if not any(file.exists() for file in files):
+                    missing = absence(path) or f"{path} finds no file"
+                    message = f"{missing}; put the captioned pictures there, or correct the path"
+                    problems.append(Problem(project.path, "corpus", message))
+                    break
+    except (OSError, ValueError) as error:
+        problems.append(Problem(project.path, "corpus", str(error)))
     return problems
 
 

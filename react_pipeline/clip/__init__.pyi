@@ -23,6 +23,7 @@ from .gated import gated_layers as gated_layers
 from .gated import register_gated_blocks as register_gated_blocks
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
+from .hub import unreachable as unreachable
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import build as build
@@ -37,6 +38,7 @@ from .precision import EVALUATION_PRECISION as EVALUATION_PRECISION
 from .precision import choose_precision as choose_precision
 from .precision import speedup as speedup
 from .pretrained import require_available as require_available
+from .pretrained import server_of_weights as server_of_weights
 from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates

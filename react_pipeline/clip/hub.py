@@ -21,7 +21,7 @@ def reach_hub() -> Iterator[str]:
     """
     from huggingface_hub import constants
 
-    why = "" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    why = "" if constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
     if not why:
         yield ""
         return
@@ -32,7 +32,8 @@ def reach_hub() -> Iterator[str]:
         constants.HF_HUB_OFFLINE = False
 
 
-def _unreachable(endpoint: str) -> str:
+def unreachable(endpoint: str) -> str:
+    """Why a server of weights does not answer; "" if it does. Takes some seconds at most."""
     but = "and its cache does not hold it"
     try:
         server = urlsplit(endpoint)

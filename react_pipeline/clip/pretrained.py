@@ -128,6 +128,32 @@ def require_available(encoder: EncoderConfig) -> None:
         )
 
 
+def server_of_weights(encoder: EncoderConfig) -> str:
+    """The URL of the server that the weights have to be fetched from; "" if they are on this machine.
+
+    Only the caches of open_clip and of the Hub are looked at.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    weights = str(encoder.pretrained)
+    if encoder.model in encoders() or Path(weights).exists():
+        return ""
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    if weights.startswith(HUB_PREFIX):
+        place, _, revision = weights.removeprefix(HUB_PREFIX).partition("@")
+    else:
+        tag = open_clip.get_pretrained_cfg(encoder.model.removeprefix(GATED_PREFIX), weights)
+        place, _, name = tag.get("hf_hub", "").rpartition("/")
+        revision = ""
+        names = [name] if name else names
+        if not place:
+            url = str(tag.get("url", ""))
+            in_cache = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2]
+            return "" if in_cache.is_file() else url
+    cached = (try_to_load_from_cache(place, name, revision=revision or None) for name in names)
+    return "" if any(isinstance(path, str) for path in cached) else constants.ENDPOINT
+
+
 def _common_to_tags(name: str) -> dict[str, Any]:
     """How open_clip prepares images for this architecture, as far as it is the same for all weights
     it knows.

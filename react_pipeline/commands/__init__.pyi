@@ -4,6 +4,7 @@ from .command_line import Person as Person
 from .command_line import console as console
 from .command_line import load_project as load_project
 from .command_line import materialize_assets as materialize_assets
+from .command_line import materialize_command as materialize_command
 from .command_line import name_of as name_of
 from .domains import domains_app as domains_app
 from .start_page import print_start_page as print_start_page

@@ -18,10 +18,10 @@ from react_pipeline import __version__
 from react_pipeline.commands.command_line import (
     Config,
     ask_server,
-    console,
     load_project,
     materialize_assets,
     missing_extra,
+    remedy_of,
 )
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.init import init
@@ -94,47 +94,13 @@ def materialize(
     config: Config = None,
 ) -> None:
     """Build assets, with the same checks and runs as from the Dagster UI."""
-    project = load_project(config)
+    project = load_project(config, domain or (), method or ())
     methods = method or project.config.methods
     if remote:
         raise typer.Exit(ask_server(project, remote, select, domain or (), methods))
-    failed = materialize_assets(project, select, domain or (), methods)
+    if materialize_assets(project, select, domain or (), methods):
+        raise typer.Exit(1)
     print_start_page(project, domain or ())
-    raise typer.Exit(failed)
-
-
-@app.command()
-def prune(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list what would be removed.")
-    ] = False,
-    keep_hours: Annotated[
-        float, typer.Option(help="Keep what was current or made within this time.", min=0)
-    ] = 1.0,
-    config: Config = None,
-) -> None:
-    """Remove artifacts that nothing current or running was made from, and leftovers of killed
-    builds.
-    """
-    removed = load_project(config).store.prune(dry_run=dry_run, keep_seconds=keep_hours * 3600)
-    for path in removed:
-        typer.echo(path)
-    console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
-
-
-@app.command()
-def verify(config: Config = None) -> None:
-    """Read every artifact in full and compare it with its manifest: detects silent disk corruption."""
-    checked = wrong = 0
-    for path, error in load_project(config).store.verify():
-        checked += 1
-        if error is not None:
-            wrong += 1
-            print_error(f"error: {error}")
-        else:
-            console.print(f"  {path}: as published")
-    console.print(f"{checked} artifacts read, {wrong} of them damaged")
-    raise typer.Exit(1 if wrong else 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _require_open_files()
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
-        _fail(str(error), 2 if isinstance(error, InputError) else 1)
+        _fail(f"{error}{remedy_of(error)}", 2 if isinstance(error, InputError) else 1)
     except ModuleNotFoundError as error:
         _fail(missing_extra(error), 2)
     except Exception as error:

@@ -3,6 +3,7 @@ assets.
 """
 
 import getpass
+import shlex
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +17,9 @@ from react_pipeline.commands.terminal import bars_in_terminal, print_error, prin
 from react_pipeline.extension import brought, extensions
 from react_pipeline.installation import install_command
 from react_pipeline.project import Project
-from react_pipeline.store import ConfigError, InputError
+from react_pipeline.settings import did_you_mean
+from react_pipeline.stage import ALL, DOMAIN_FILE, STAGES
+from react_pipeline.store import ConfigError, InputError, NotCurrent
 
 console = Console(markup=False, soft_wrap=True)
 """Prints names and paths as they are, and whole lines into logs."""
@@ -46,14 +49,18 @@ def name_of(person: str | None) -> str:
     return " ".join(name.split()) or getpass.getuser()
 
 
-def load_project(config: Path | None) -> Project:
-    """The project of a `--config` option.
+def load_project(
+    config: Path | None, domains: Sequence[str] = (), methods: Sequence[str] = ()
+) -> Project:
+    """The project of a `--config` option, and of arguments that name its domains and methods: what
+    a command asks before it loads anything large.
 
     Raises:
         ConfigError: If its file is missing or wrong.
+        InputError: If there is no such domain or method.
     """
     try:
-        return Project.load(config)
+        project = Project.load(config)
     except ConfigError as error:
         path = error.problems[0].file
         if not path.exists():
@@ -61,6 +68,28 @@ def load_project(config: Path | None) -> Project:
                 f"{path}: no such file; run where your pipeline.yaml is, or give --config"
             ) from error
         raise
+    for slug in domains:
+        if not project.has_domain(slug):
+            project.domain(slug)  # names those there are
+    for method in methods:
+        project.method(method)
+    return project
+
+
+def materialize_command(select: str = "", domain: str = "", method: str = "") -> str:
+    """The command that builds a selection of assets, as a shell takes it."""
+    options = {"--select": select, "--domain": domain, "--method": method}
+    given = [word for option, value in options.items() if value for word in (option, value)]
+    return shlex.join(["react-pipeline", "materialize", *given])
+
+
+def remedy_of(error: Exception) -> str:
+    """The end of an error that says what has to be materialized: the command; "" for any other."""
+    if not isinstance(error, NotCurrent) or error.place is None:
+        return ""
+    stage, key = error.place
+    slug, _, method = ("" if key == ALL else key).partition("/")
+    return f": {materialize_command(f'*{stage}', slug, method)}"
 
 
 def missing_extra(error: ModuleNotFoundError) -> str:
@@ -80,18 +109,33 @@ def missing_extra(error: ModuleNotFoundError) -> str:
 def materialize_assets(
     project: Project, select: str, domains: Sequence[str], methods: Sequence[str]
 ) -> int:
-    """Run a selection of assets and print what becomes of it; returns the exit code."""
+    """Run a selection of assets and print what became of it: each cause of a failure once, not what
+    follows from it. Returns the exit code.
+    """
+    name = select.strip("*+")
+    if name.isidentifier() and name not in (*STAGES, DOMAIN_FILE):
+        meant = did_you_mean(name, STAGES, f"there are {', '.join(sorted(STAGES))}")
+        raise InputError(f"--select {select!r}: no asset is called {name!r}; {meant}")
     from react_pipeline.assets import launch
 
     with bars_in_terminal():
         summary = launch.materialize(
             select, domains, methods, project.path, lambda line: print_line(f"  {line}")
         )
-    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
-    for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
-        for place, why in places.items():
-            print_error(f"error: {launch.named(place)} {state}: {' '.join(why.split())}")
-    return 1 if summary.failed or summary.skipped else 0
+    causes: dict[str, list[str]] = {}
+    for place, why in summary.failed.items():
+        causes.setdefault(" ".join(why.split()), []).append(launch.named(place))
+    for why, names in causes.items():
+        print_error(f"error: {', '.join(names)} failed: {why}")
+    counts = f"{summary.built} built, {summary.reused} as before"
+    if causes:
+        counts += f", {len(summary.failed)} failed, {len(summary.skipped)} skipped"
+    console.print(f"{counts}, {summary.seconds:.0f} s")
+    if causes:
+        console.print(
+            "next: correct what failed, and run the same command again; it keeps the rest"
+        )
+    return 1 if causes else 0
 
 
 def ask_server(

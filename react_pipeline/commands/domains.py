@@ -10,11 +10,18 @@ from react_pipeline.commands.command_line import (
     Config,
     console,
     load_project,
+    materialize_command,
     missing_extra,
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.extension import brought
-from react_pipeline.preflight import encoder_problems, file_problems, store_problems
+from react_pipeline.preflight import (
+    corpus_problems,
+    encoder_problems,
+    file_problems,
+    servers_of_weights,
+    store_problems,
+)
 from react_pipeline.project import Project
 from react_pipeline.settings import (
     CONTROL_SUFFIX,
@@ -68,7 +75,11 @@ def validate_domains(
     problems = []
     if project:
         problems += misnamed(project.config.domains)
-        problems += [*_encoder_problems(project), *store_problems(project)]
+        problems += [
+            *_encoder_problems(project),
+            *corpus_problems(project),
+            *store_problems(project),
+        ]
     for path in checked:
         try:
             domain = load_domain(path)
@@ -88,10 +99,17 @@ def validate_domains(
 
 def _encoder_problems(project: Project) -> list[Problem]:
     try:
-        return encoder_problems(project)
+        if problems := encoder_problems(project):
+            return problems
+        for field, server in servers_of_weights(project).items():
+            message = (
+                f"its weights are not on this machine; the first run fetches them from {server}, "
+                "and `react-pipeline doctor` tries whether it answers"
+            )
+            print_error(f"note: {Problem(project.path, field, message)}")
     except ModuleNotFoundError as error:
         print_error(f"note: `encoder` was not checked: {missing_extra(error)}")
-        return []
+    return []
 
 
 @domains_app.command("add")
@@ -110,8 +128,7 @@ def add_domain(
     with launch.open_instance(project) as instance:
         instance.add_dynamic_partitions(partitions.DOMAINS, [domain.slug])
     console.print(
-        f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain "
-        f"{domain.slug}"
+        f"{target}: {len(domain.classes)} classes; next: {materialize_command(domain=domain.slug)}"
     )
 
 

@@ -1,6 +1,7 @@
 """The command `react-pipeline init`: your own project in a new folder."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,4 +37,11 @@ def init(
         print_error(
             f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}"
         )
-    console.print(f"next: cd {folder}, {templates()[corpus].next_step}, react-pipeline ui")
+    kind = templates()[corpus]
+    console.print(f"next:\n  cd {shlex.quote(str(folder))}\n  {kind.next_step}")
+    if not kind.project_files():
+        console.print(
+            "  write your class names into domains/birds.yaml\n"
+            "  react-pipeline doctor       says what is missing\n"
+            "  react-pipeline materialize"
+        )

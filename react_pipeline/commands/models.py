@@ -6,7 +6,7 @@ They work without MLflow: the store names the champion, and the registry is upda
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from react_pipeline.commands.command_line import (
     Person,
     console,
     load_project,
+    materialize_command,
     name_of,
 )
 from react_pipeline.commands.terminal import print_error, print_table
@@ -42,9 +43,9 @@ def list_models(
     """List champion, challenger and registered versions of each domain: figures, when it was
     decided and why.
     """
+    project = load_project(config) if domain is None else _project_with(domain, config)
     from react_pipeline.tracking import Tracking
 
-    project = load_project(config) if domain is None else _project_with(domain, config)
     slugs = (
         [domain]
         if domain
@@ -67,7 +68,7 @@ def list_models(
                 f"note: {slug}: a person set the alias `champion` to {where}; the next run of "
                 "`promotion` adopts it"
             )
-    print_table(_COLUMNS, rows, right=5)
+    print_table(_COLUMNS, rows, right=5, labels=2)
     if silent:
         print_error(f"note: {silent}, so only what the store holds is shown")
     if waiting := registry.count_pending(project, verdicts=True):
@@ -89,9 +90,10 @@ def promote_model(
     """Make a method's model champion by your decision. It must have been measured on the champion's
     images.
     """
+    project = _project_with(domain, config)
+    project.method(method)
     from react_pipeline.promotion import promote
 
-    project = _project_with(domain, config)
     _print_decision(project, promote(project, domain, method, reason, person=name_of(by)))
 
 
@@ -104,9 +106,9 @@ def roll_back_model(
     config: Config = None,
 ) -> None:
     """Restore the previous champion. The rule never promotes the model that it replaces again."""
+    project = _project_with(domain, config)
     from react_pipeline.promotion import roll_back
 
-    project = _project_with(domain, config)
     verdict = roll_back(project, domain, reason, to_base=to_base, person=name_of(by))
     _print_decision(project, verdict)
 
@@ -116,9 +118,9 @@ def reevaluate_model(domain: Domain, config: Config = None) -> None:
     """Measure the champion's own checkpoint on today's images, so that newer models can be compared
     with it.
     """
+    project = _project_with(domain, config)
     from react_pipeline.promotion import reevaluate
 
-    project = _project_with(domain, config)
     artifact = reevaluate(project, domain)
     top1 = artifact.counts.get("top1")
     measured = (
@@ -126,9 +128,7 @@ def reevaluate_model(domain: Domain, config: Config = None) -> None:
         if top1 is None
         else f"top-1 {100 * top1:.1f}%"
     )
-    console.print(
-        f"{measured}; next: react-pipeline materialize --select promotion --domain {domain}"
-    )
+    console.print(f"{measured}; next: {materialize_command('promotion', domain)}")
 
 
 def _project_with(domain: str, config: Config) -> Project:
@@ -161,7 +161,7 @@ def _rows(
     project: Project, slug: str, versions: list[Version], *, is_silent: bool
 ) -> list[list[str]]:
     from react_pipeline.evaluation import interval_text, percent, points
-    from react_pipeline.promotion import champion_decision, standing
+    from react_pipeline.promotion import champion_decision, results_of, standing
 
     verdict, artifact = standing(project, slug)
     lines = [("champion", verdict.champion, champion_decision(project, slug))]
@@ -191,11 +191,34 @@ def _rows(
                 gain = [points(entry.test.gain), interval_text(entry.test.low, entry.test.high)]
         top1 = percent(contender.top1)
         rows.append([slug, contender.method, number, top1, *gain, aliases, decided, why])
+    candidates = {} if artifact is None else _candidates(artifact)
     for version in by_checkpoint.values():
-        is_control = version.method.endswith(CONTROL_SUFFIX)
-        why = version.why or ("a control, never a candidate" if is_control else "never judged")
-        top1 = percent(float(version.tags.get("top1", "nan")))
+        weighed = candidates.get(version.checkpoint, {})
+        results = results_of(project, slug, version.method, version.checkpoint)
+        top1 = results[0].contender.top1 if results else float(version.tags.get("top1", "nan"))
+        gain = ["", ""]
+        if "gain" in weighed:
+            gain = [points(weighed["gain"]), interval_text(weighed["low"], weighed["high"])]
+        why = "measured" if results else "never measured"
+        if version.method.endswith(CONTROL_SUFFIX):
+            why = "a control, never a candidate"
+        elif weighed.get("status") == "passed":
+            why = "passed its tests; another candidate came first"
+        why = version.why or weighed.get("why") or why
         aliases = ", ".join(version.aliases)
         decided = version.tags.get("decided", "")[:16]
-        rows.append([slug, version.method, version.number, top1, "", "", aliases, decided, why])
+        rows.append(
+            [slug, version.method, version.number, percent(top1), *gain, aliases, decided, why]
+        )
     return rows
+
+
+def _candidates(promotion: Artifact) -> dict[str, dict[str, Any]]:
+    """What the last decision says of each model that it weighed, by checkpoint."""
+    import pandas as pd
+
+    table = pd.read_parquet(promotion.file("candidates.parquet"))
+    return {
+        row["checkpoint"]: {name: value for name, value in row.items() if not pd.isna(value)}
+        for row in table.to_dict("records")
+    }

@@ -7,10 +7,8 @@ or compared (`evaluation`), what is champion and why (`promotion`).
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error, print_table
@@ -44,9 +42,9 @@ def print_start_page(
     except ReactError as error:  # the links below are useful all the same
         print_error(f"note: {error}")
     console.print()
-    for name, target in _links(
-        project, slugs, _running(project) if addresses is None else addresses
-    ):
+    if addresses is None:
+        addresses = ui_addresses(locate_home(project.path.parent))
+    for name, target in _links(project, slugs, addresses):
         console.print(f"{name:9}  {target}")
 
 
@@ -128,21 +126,3 @@ def _links(
         "react-pipeline serve     the corpus in a browser; `search 'a bird'`: in the terminal",
     )
     yield "", "react-pipeline init      FOLDER starts a project of your own"
-
-
-def _running(project: Project) -> dict[str, str]:
-    """Where `react-pipeline ui` answers now; the addresses of one that was killed are still written
-    down.
-    """
-    addresses = ui_addresses(locate_home(project.path.parent))
-    return {name: url for name, url in addresses.items() if _answers(url)}
-
-
-def _answers(url: str) -> bool:
-    place = urlsplit(url)
-    with (
-        suppress(OSError),
-        socket.create_connection((place.hostname or "", place.port or 80), timeout=1),
-    ):
-        return True
-    return False

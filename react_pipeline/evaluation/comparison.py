@@ -76,7 +76,8 @@ def compare(project: Project, slug: str) -> Artifact:
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(
-            f"{slug}: no result to compare ({reasons}); materialize `{DOMAIN_RESULTS}` for {slug!r}"
+            f"{slug}: no result to compare ({reasons}); materialize `{DOMAIN_RESULTS}` for {slug!r}",
+            (COMPARISON, slug),
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     require_comparable(list(read.values()))

@@ -12,6 +12,7 @@ from .local_files import absence as absence
 from .local_files import files_below as files_below
 from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
+from .local_files import matches as matches
 from .local_files import text_of as text_of
 from .manifests import Manifests as Manifests
 from .outside import Files as Files

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.project.template import DAGSTER_SETTINGS
-from react_pipeline.store import InputError, write_atomically
+from react_pipeline.store import InputError, lock, write_atomically
 
 HOME_VARIABLE = "DAGSTER_HOME"
 SETTINGS_FILE = "dagster.yaml"
@@ -58,9 +58,10 @@ def prepare_home(project_folder: Path) -> Path:
 
 
 def ui_addresses(home: Path) -> dict[str, str]:
-    """Where `react-pipeline ui` answers over a home, by name; after it was killed, where it did;
-    else nothing.
-    """
+    """Where `react-pipeline ui` answers over a home, by name; nothing if it does not run."""
+    with suppress(OSError), (home / LOCK_FILE).open() as file:
+        if lock(file, wait=False):
+            return {}  # it was killed
     addresses = ui_record(home).get("addresses")
     return (
         {str(name): str(url) for name, url in addresses.items()}

@@ -79,6 +79,7 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         raise StaleArtifact(
             f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(changed)}: "
             f"rematerialize `{PROMOTION}`",
+            (PROMOTION, slug),
             digest_of(seen),
         )
     return artifact

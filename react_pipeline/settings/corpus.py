@@ -112,7 +112,7 @@ class CorpusConfig(Kind):
             fetched.
         is_copy: Whether its pairs are copies of what `source_of` names.
         variants: Further names of `init --corpus` that `template` knows.
-        next_step: What `init` says to do next.
+        next_step: What `init` says to do first: where the pictures go.
         assumed_pair_bytes: Of a pair in a shard, where nothing says it; web images at 256 pixels
             take half of it.
     """
@@ -125,7 +125,7 @@ class CorpusConfig(Kind):
     fetches_images: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
-    next_step: ClassVar[str] = "edit pipeline.yaml and domains/"
+    next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
     assumed_pair_bytes: ClassVar[int] = 50_000
 
     def identity(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from .errors import CorpusError as CorpusError
 from .errors import CorruptArtifact as CorruptArtifact
 from .errors import InputError as InputError
 from .errors import MissingArtifact as MissingArtifact
+from .errors import NotCurrent as NotCurrent
 from .errors import Problem as Problem
 from .errors import ReactError as ReactError
 from .errors import RetrievalError as RetrievalError

@@ -41,17 +41,26 @@ class ConfigError(InputError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
-class MissingArtifact(InputError):  # noqa: N818 - reads as the state it reports
+class NotCurrent(InputError):  # noqa: N818 - reads as the state it reports
+    """An artifact that has to be materialized; `place` is its stage and key."""
+
+    def __init__(self, text: str, place: tuple[str, str] | None = None) -> None:
+        """Keep the `place`; None if several artifacts are meant."""
+        self.place = place
+        super().__init__(text)
+
+
+class MissingArtifact(NotCurrent):
     """An artifact that a step needs has never been built."""
 
 
-class StaleArtifact(InputError):  # noqa: N818
+class StaleArtifact(NotCurrent):
     """An artifact exists but was built from other inputs than today's."""
 
-    def __init__(self, text: str, today: str = "") -> None:
+    def __init__(self, text: str, place: tuple[str, str] | None = None, today: str = "") -> None:
         """Keep `today`, the digest of what a stage that gathers results would be made from."""
         self.today = today
-        super().__init__(text)
+        super().__init__(text, place)
 
 
 class CorruptArtifact(ReactError):  # noqa: N818

@@ -33,7 +33,9 @@ class StoreLook(Store):
         path = self.directory(stage, key) / fingerprint
         if path not in self._opened:
             if not path.exists():
-                raise MissingArtifact(f"{path}: not there; materialize `{stage}` for {key!r}")
+                raise MissingArtifact(
+                    f"{path}: not there; materialize `{stage}` for {key!r}", (stage, key)
+                )
             artifact = Artifact(path, _manifest(path, stage))
             _require_sizes(artifact)
             self._opened[path] = artifact

@@ -224,7 +224,9 @@ class Store:
         """
         path = self.directory(stage, key) / fingerprint
         if not path.exists():
-            raise MissingArtifact(f"{path}: not there; materialize `{stage}` for {key!r}")
+            raise MissingArtifact(
+                f"{path}: not there; materialize `{stage}` for {key!r}", (stage, key)
+            )
         return Artifact(path, read_manifest(path, stage))
 
     def versions(self, stage: str, key: str) -> list[str]:
@@ -249,7 +251,8 @@ class Store:
         fingerprint = self.pointer(stage, key)
         if fingerprint is None:
             raise MissingArtifact(
-                f"`{stage}` has not been materialized for {key!r}: materialize it first"
+                f"`{stage}` has not been materialized for {key!r}: materialize it first",
+                (stage, key),
             )
         return self.open(stage, key, fingerprint)
 

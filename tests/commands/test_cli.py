@@ -11,9 +11,12 @@ import yaml
 from support.commands import assert_loads_no_torch
 from support.launch import dagster_home
 
+from react_pipeline.assets import launch
 from react_pipeline.commands.cli import main
+from react_pipeline.commands.command_line import remedy_of
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_pipeline
+from react_pipeline.store.errors import MissingArtifact, StaleArtifact
 
 Run = tuple[int, str, str]
 
@@ -53,7 +56,7 @@ def run(
         (["materialize", "--method", "nosuch"], "unknown method 'nosuch'"),
         (["materialize", "--domain", "nosuch"], "no domain 'nosuch'"),
         (["materialize", "--select", "nosuch"], "--select 'nosuch'"),
-        (["search", "cat"], "has not been materialized"),
+        (["search", "cat"], "react-pipeline materialize --select '*faiss_index'"),
         (["search", "cat", "--mode", "i2i"], "use t2t or t2i"),
         (["results", "--config", "nosuch.yaml"], "nosuch.yaml: no such file"),
         (["demo", "--config", "pipeline.yaml"], "the demo needs `demo`"),
@@ -67,6 +70,43 @@ def test_wrong_use_takes_one_line_and_exit_code_2(
     assert code == 2
     (line,) = reported.strip().splitlines()
     assert line.startswith("error: ") and words in line
+
+
+def test_a_failed_run_ends_with_its_causes_and_counts(
+    tiny_project: Project, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = [("customized_checkpoint", f"{slug}/gda") for slug in ("colours", "shapes")]
+    summary = launch.Summary(
+        built=1,
+        failed={("corpus", "all"): "no such\nfolder", **dict.fromkeys(heads, "the disk is full")},
+        skipped={("faiss_index", "all"): "corpus failed", ("overview", "all"): "corpus failed"},
+    )
+    monkeypatch.setattr(launch, "materialize", lambda *_: summary)
+    code, out, reported = run("materialize")
+    assert code == 1 and reported.splitlines() == [
+        "error: corpus failed: no such folder",
+        "error: customized_checkpoint colours/gda, customized_checkpoint shapes/gda failed: "
+        "the disk is full",
+    ]
+    counts, following = out.splitlines()
+    assert counts.startswith("1 built, 0 as before, 3 failed, 2 skipped")
+    assert following.startswith("next: ")
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        (("corpus", "all"), "--select '*corpus'"),
+        (("retrieved_set", "zoo"), "--select '*retrieved_set' --domain zoo"),
+        (("domain_results", "zoo/gda"), "--select '*domain_results' --domain zoo --method gda"),
+    ],
+)
+def test_what_is_not_current_is_named_with_its_command(
+    place: tuple[str, str], command: str
+) -> None:
+    for error in (MissingArtifact("missing", place), StaleArtifact("stale", place)):
+        assert remedy_of(error) == f": react-pipeline materialize {command}"
+    assert remedy_of(MissingArtifact("several")) == ""
 
 
 def test_folder_with_no_pipeline_file_is_reported(run) -> None:

@@ -108,7 +108,20 @@ def test_a_control_differs_from_a_model_that_was_never_judged(project: Project, 
         tags = {"method": method, "fingerprint": f"of {method}"}
         client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
     _, out, _ = run("list", "shapes")
-    assert "a control, never a candidate" in out and "never judged" in out
+    assert "a control, never a candidate" in out and "never measured" in out
+
+
+def test_a_version_that_was_measured_shows_its_figures(project: Project, run) -> None:
+    measured = result(project, "shapes", "full", outcomes(118))
+    client = client_of(project)
+    client.create_registered_model("react-shapes")
+    tags = {"method": "full", "fingerprint": measured.parents["customized_checkpoint"]}
+    client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
+    _, out, _ = run("list", "shapes")
+    assert "shapes full 1 59.0 measured" in out
+    decide(project, "shapes")
+    _, out, _ = run("list", "shapes")
+    assert "shapes full 1 59.0 -11.0 " in out and "no more images are right" in out
 
 
 def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -> None:

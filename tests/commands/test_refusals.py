@@ -78,20 +78,20 @@ def test_what_the_system_refuses_takes_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "store").touch()
-    monkeypatch.setattr(cli, "load_project", lambda _config: refuse(tmp_path))
+    monkeypatch.setattr(cli, "load_project", lambda *_: refuse(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["prune"])
+        cli.main(["materialize"])
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 1 and line.startswith("error: ") and REFUSALS[refuse] in line
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_config: Any) -> None:
+    def fail(*_: Any) -> None:
         raise ValueError("a fault")
 
     monkeypatch.setattr(cli, "load_project", fail)
     with pytest.raises(ValueError, match="a fault"):
-        cli.main(["prune"])
+        cli.main(["materialize"])
 
 
 def test_a_dagster_home_that_cannot_be_written_is_named(

@@ -110,6 +110,26 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
     ]
 
 
+def test_a_long_cell_pads_no_other_row_of_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["what", "why"], [["checkpoint, " * 40, "waiting"], ["corpus", "changed"]])
+    _, long, short = capsys.readouterr().out.splitlines()
+    assert long.endswith("checkpoint,   waiting") and len(short) < 80
+    assert short.split() == ["corpus", "changed"]
+
+
+def test_reasons_without_room_go_below_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [["zoo", "gda", "22.1", "right on more images " * 4], ["zoo", "base", "4.3", ""]]
+    print_table(["domain", "method", "top-1 %", "why"], rows, right=3, labels=2)
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert lines[0] == "domain  method  top-1 %" and max(map(len, lines)) <= 60
+    assert lines[3].startswith("zoo gda: right on more") and len(lines) == 5
+
+
 def test_an_empty_column_narrows_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     columns = ["top-1 %", "champion", "base", "over base", "over control", ""]
     print_table(columns, [["activities", "gated-image", "5.9", "+18.8", "+14.1", ""]], right=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from support.launch import dagster_home
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.doctor.diagnosis import diagnose
-from react_pipeline.preflight import domain_problems, encoder_problems
+from react_pipeline.preflight import corpus_problems, domain_problems, encoder_problems
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ConfigError
 
@@ -48,6 +49,40 @@ def test_a_wrong_encoder_is_named_with_what_may_be_meant(
         and "encoder" in str(problem) + token
         and token in problem.message
     )
+
+
+def test_a_folder_that_is_missing_is_refused_by_validate(
+    tiny_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(tiny_project.path, corpus={"kind": "images", "images": ["data"]})
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "validate", "--config", str(tiny_project.path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "corpus: there is no file or folder" in line
+    (tiny_project.path.parent / "data").mkdir()
+    assert not corpus_problems(Project.load(tiny_project.path))
+
+
+def test_a_pattern_that_matches_nothing_is_a_problem(tiny_project: Project) -> None:
+    assert not corpus_problems(tiny_project)
+    edit(tiny_project.path, corpus={"shards": ["*.tar.no", "https://host/{00..09}.tar"]})
+    (problem,) = corpus_problems(Project.load(tiny_project.path))
+    assert problem.field == "corpus" and "*.tar.no" in problem.message
+
+
+def test_validate_notes_weights_that_are_still_to_be_fetched(
+    tiny_project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    edit(tiny_project.path, encoder={"model": "ViT-B-32", "pretrained": "openai"})
+    monkeypatch.setattr(socket, "create_connection", None)  # no server is asked
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "validate", "--config", str(tiny_project.path)])
+    reported = capsys.readouterr().err
+    assert not stop.value.code and "encoder: its weights are not on this machine" in reported
 
 
 DOMAINS = [

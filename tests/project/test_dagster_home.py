@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_a_home_that_cannot_be_made_takes_one_line(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(InputError, match="DAGSTER_HOME .*Not a directory"):
         prepare_home(Path("elsewhere"))
+
+
+def test_addresses_of_a_killed_ui_are_not_reported(tmp_path: Path) -> None:
+    (tmp_path / "ui.lock").write_text(
+        json.dumps({"addresses": {"dagster": "http://127.0.0.1:3000"}})
+    )
+    assert ui_addresses(tmp_path) == {}
 
 
 @pytest.mark.parametrize("content", ["", "not JSON", "[]", '{"addresses": 3}'])

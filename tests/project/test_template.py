@@ -133,6 +133,21 @@ def test_files_there_are_kept_and_no_project_is_made_twice(
     assert "MODEL/PRETRAINED" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("corpus", KINDS)
+def test_init_says_what_to_do_next(
+    corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init(tmp_path / "my birds", "--corpus", corpus) == 0
+    written, _, steps = capsys.readouterr().out.partition("next:\n")
+    assert len(written.splitlines()) == (6 if corpus == "demo" else 4)
+    lines = [line.strip() for line in steps.splitlines()]
+    assert lines[0] == f"cd '{tmp_path / 'my birds'}'"
+    assert lines[-1] == (
+        "react-pipeline demo" if corpus == "demo" else "react-pipeline materialize"
+    )
+    assert corpus != "images" or "data/" in lines[1]
+
+
 def test_two_projects_have_their_own_home_store_and_ports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,8 +50,10 @@ class ShardedCorpus(CorpusConfig):
 
     def description(self) -> str:
         """How many `sources` there are, and how large."""
+        from rich.filesize import decimal
+
         files = self.sources()
         local = [file for file in files if isinstance(file, Path)]
         remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
         size_bytes = sum(file.stat().st_size for file in local if file.is_file())
-        return f"{len(files)} {self.noun}{remote}, files of {size_bytes:,} bytes on disk"
+        return f"{len(files)} {self.noun}{remote}, files of {decimal(size_bytes)} on disk"

@@ -34,6 +34,7 @@ class Webdataset(ShardedCorpus):
 
     file_fields: ClassVar[tuple[str, ...]] = ("shards",)
     noun: ClassVar[str] = "shards"
+    next_step: ClassVar[str] = "put your tars into data/, or name them in `corpus` of pipeline.yaml"
 
     @field_validator("shards")
     @classmethod

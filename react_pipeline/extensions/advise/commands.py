@@ -32,11 +32,15 @@ def advise(
 
     The corpus must be indexed, and the evaluation set of the domain materialized.
     """
+    project = load_project(config, [domain])
+    if pictures is not None:
+        from react_pipeline.extensions.predict import require_source
+
+        require_source(pictures)
     from react_pipeline.extensions.advise.advice import next_command, options_of, recommended
     from react_pipeline.extensions.advise.forecast import Measurements
     from react_pipeline.extensions.advise.signs import encode_unlabelled, signs_of
 
-    project = load_project(config)
     vectors = None if pictures is None else encode_unlabelled(project, domain, pictures)
     signs = signs_of(project, domain, vectors)
     _print_classes(signs)

@@ -13,7 +13,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from react_pipeline.commands import Config, console, load_project, print_error, print_table
+from react_pipeline.commands import (
+    Config,
+    console,
+    load_project,
+    materialize_command,
+    print_error,
+    print_table,
+)
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import misnamed
 from react_pipeline.stage import ALL
@@ -141,9 +148,9 @@ def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:
     for slug in filter(behind.__contains__, slugs):
         held = [task.key.split("/")[1] for task in survey.held if _domain(task.place) == slug]
         note = f" (trains {', '.join(held)} too, which the policy holds back)" if held else ""
-        commands.append(f"react-pipeline materialize --domain {slug}{note}")
+        commands.append(f"{materialize_command(domain=slug)}{note}")
     if behind and not commands:
-        commands.append("react-pipeline materialize")
+        commands.append(materialize_command())
     if survey.unreadable.keys() - set(map(_domain, survey.states)):
         commands.append("react-pipeline domains validate")
     return commands

@@ -161,7 +161,8 @@ class BucketStore(Store):
         content = self.read(path)
         if content is None:
             raise MissingArtifact(
-                f"{self.bucket.address(path)}: not there; materialize `{stage}` for {key!r}"
+                f"{self.bucket.address(path)}: not there; materialize `{stage}` for {key!r}",
+                (stage, key),
             )
         return BucketArtifact(self, *self._record(path, content))
 

@@ -32,10 +32,11 @@ def report(
     """Write the published comparisons as pages and tables. Nothing is measured; stale results are
     left out.
     """
+    project = load_project(config, domain or ())
     from react_pipeline.extensions.dashboard.report import FORMATS, write_report
 
     formats = [entry.value for entry in format] if format else list(FORMATS)
-    folder = write_report(load_project(config), output, domain or (), formats)
+    folder = write_report(project, output, domain or (), formats)
     for slug, reason in folder.missing.items():
         print_error(f"left out: {slug}: {reason}")
     console.print(f"{len(folder.files)} files in {output}")

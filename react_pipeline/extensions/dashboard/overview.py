@@ -54,7 +54,8 @@ def overview(project: Project) -> Artifact:
     if not comparisons:
         reasons = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
         raise MissingArtifact(
-            f"no domain has a current comparison ({reasons}); materialize `comparison`"
+            f"no domain has a current comparison ({reasons}); materialize `comparison`",
+            (OVERVIEW, ALL),
         )
     return project.store.build(
         inputs, lambda directory: write_overview(project, comparisons, skipped, directory)

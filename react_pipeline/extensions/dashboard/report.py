@@ -12,6 +12,7 @@ from react_pipeline.evaluation import current_comparisons
 from react_pipeline.extensions.dashboard.overview import OVERVIEW, write_overview
 from react_pipeline.pages import render
 from react_pipeline.project import Project
+from react_pipeline.stage import ALL, COMPARISON
 from react_pipeline.store import InputError, MissingArtifact
 
 FORMATS = ("html", "csv", "parquet", "md", "json", "png")
@@ -55,7 +56,9 @@ def write_report(
     report = Report(missing=missing)
     if not comparisons:
         reasons = "; ".join(missing.values()) or f"no domain file in {project.config.domains}"
-        raise MissingArtifact(f"nothing to report ({reasons}); materialize `comparison`")
+        raise MissingArtifact(
+            f"nothing to report ({reasons}); materialize `comparison`", (COMPARISON, ALL)
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for slug in (*comparisons, *missing, *(() if domains else (OVERVIEW,))):

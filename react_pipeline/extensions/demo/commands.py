@@ -45,9 +45,9 @@ def demo(
         )
     trainable = tuple(name for name, method in METHODS.items() if method.needs_nothing)
     methods = trainable if all_methods else project.config.methods
-    failed = materialize_assets(project, "*", DEMO_DOMAINS, methods)
+    if materialize_assets(project, "*", DEMO_DOMAINS, methods):
+        raise typer.Exit(1)
     print_start_page(project, DEMO_DOMAINS)
-    raise typer.Exit(failed)
 
 
 def write_demo_project(folder: Path) -> list[Path]:

@@ -17,12 +17,19 @@ from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
 
+from rich.filesize import decimal
+
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, broken_extensions, brought, extensions
 from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
-from react_pipeline.preflight import encoder_problems, file_problems, store_problems
+from react_pipeline.preflight import (
+    encoder_problems,
+    file_problems,
+    servers_of_weights,
+    store_problems,
+)
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
@@ -47,9 +54,7 @@ PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "dagster", "dagster-we
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
-UI_URLS = {"dagster": "http://127.0.0.1:3000", "mlflow": "http://127.0.0.1:5000"}
-"""Where `react-pipeline ui` puts them by default."""
-
+_NONE = "none of this project; `react-pipeline ui` starts it"
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
 
@@ -96,12 +101,12 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         _automation(project),
         _dagster_home(project),
     ]
-    urls = UI_URLS | ui_addresses(locate_home(project.path.parent))
+    urls = ui_addresses(locate_home(project.path.parent))
     return [
         *findings,
         *looked,
-        _dagster_server(project, urls["dagster"]),
-        *_mlflow_server(project, urls["mlflow"]),
+        _dagster_server(project, urls.get("dagster", "")),
+        *_mlflow_server(project, urls.get("mlflow", "")),
     ]
 
 
@@ -169,7 +174,8 @@ def _inputs(project: Project) -> Iterator[Finding]:
     try:
         yield Finding("corpus", "ok", project.config.corpus.description())
     except ReactError as error:
-        yield Finding("corpus", "missing", str(error), f"correct `corpus` in {project.path.name}")
+        remedy = f"put captioned pictures there, or correct `corpus` in {project.path.name}"
+        yield Finding("corpus", "missing", str(error), remedy)
     domains, problems = load_domains(project.config.domains)
     detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
     yield Finding(
@@ -194,18 +200,32 @@ def _encoder(project: Project) -> Iterator[Finding]:
         yield Finding(
             "encoder", "missing", str(problem), f"correct `encoder` in {project.path.name}"
         )
-    if not problems:
-        encoder = project.config.encoder
-        yield Finding("encoder", "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
+    if problems:
+        return
+    from react_pipeline.clip import unreachable
+
+    servers = servers_of_weights(project)
+    for field in ("encoder", "retrieval_encoder"):
+        encoder = getattr(project.config, field)
+        if encoder is None:
+            continue
+        detail = f"{encoder.model} {encoder.pretrained or ''}".strip()
+        server = servers.get(field, "")
+        if why := server and unreachable(server):
+            remedy = f"connect this machine, or give `{field}.pretrained` a local checkpoint's path"
+            yield Finding(field, "missing", f"{detail}: its weights are not here: {why}", remedy)
+        else:
+            where = f"; the first run fetches its weights from {server}" if server else ""
+            yield Finding(field, "ok", f"{detail}{where}")
 
 
 def _extensions(project: Project) -> Iterator[Finding]:
-    """A line for each extension, after those that it has to say."""
+    """What the extensions have to say, then their names in a line; a line for each broken one."""
     for _, findings in brought(lambda extension: tuple(extension.findings(project))):
         yield from (Finding(*finding) for finding in findings)
     broken = broken_extensions()
-    for name in sorted(extensions().keys() - broken.keys() - {CORE.name}):
-        yield Finding("extension", "ok", name)
+    names = sorted(extensions().keys() - broken.keys() - {CORE.name})
+    yield Finding("extensions", "ok", f"{len(names)}: {', '.join(names)}")
     for name, reason in broken.items():
         remedy = "correct it, or uninstall its package; all else works without it"
         yield Finding("extension", "note", f"{name} is left out: {reason}", remedy)
@@ -232,7 +252,7 @@ def _store(project: Project) -> Iterator[Finding]:
     yield Finding(
         "store",
         "ok" if free > MIN_FREE_BYTES else "note",
-        f"{where}: {built} current artifacts, {free:,} bytes free",
+        f"{where}: {built} current artifacts, {decimal(free)} free",
     )
 
 
@@ -269,8 +289,9 @@ def _automation(project: Project) -> Finding:
 
 def _dagster_server(project: Project, ui_url: str) -> Finding:
     """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever starts."""
-    public_url = dagster_url(project)
-    address = public_url or ui_url
+    address = dagster_url(project) or ui_url
+    if not address:
+        return Finding("dagster server", "ok", _NONE)
     try:
         answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
@@ -280,9 +301,7 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
             if one["required"] and not one["healthy"]
         )
     except OSError as error:
-        return _silent(
-            "dagster server", address, error, DAGSTER_VARIABLE, is_configured=bool(public_url)
-        )
+        return _silent("dagster server", address, error, DAGSTER_VARIABLE)
     except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
         return Finding(
             "dagster server",
@@ -305,15 +324,15 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
     uri = Tracking.of(project).uri
     if uri.startswith("http"):
         return
-    public_url = mlflow_url(project.config.mlflow_url, uri)
-    address = public_url or ui_url
+    address = mlflow_url(project.config.mlflow_url, uri) or ui_url
+    if not address:
+        yield Finding("mlflow server", "ok", _NONE)
+        return
     try:
         _ask(f"{address}/health")
         yield Finding("mlflow server", "ok", f"{address} answers")
     except (OSError, HTTPException) as error:
-        yield _silent(
-            "mlflow server", address, error, MLFLOW_VARIABLE, is_configured=bool(public_url)
-        )
+        yield _silent("mlflow server", address, error, MLFLOW_VARIABLE)
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
@@ -325,17 +344,13 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
         return bytes(answer.read())
 
 
-def _silent(
-    what: str, address: str, error: Exception, variable: str, *, is_configured: bool
-) -> Finding:
+def _silent(what: str, address: str, error: Exception, variable: str) -> Finding:
     if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
         remedy = (
             f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
             "react-pipeline doctor"
         )
         return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
-    if not is_configured:
-        return Finding(what, "ok", f"none at {address}; `react-pipeline ui` starts it")
     return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
 
 

@@ -43,6 +43,7 @@ def export(
 
     A method means its current model; `champion` the current champion, which may be an older one.
     """
+    project = load_project(config, [domain], [] if method == "champion" else [method])
     from react_pipeline.extensions.hub.export import export as write_folder
     from react_pipeline.extensions.hub.push import Repository, files_of
 
@@ -52,7 +53,6 @@ def export(
     repository = (
         Repository.named(push, "space" if "space" in formats else "model") if push else None
     )
-    project = load_project(config)
     if repository and not dry_run:
         repository.require_writable(overwrite)  # before minutes of work
     folder = write_folder(

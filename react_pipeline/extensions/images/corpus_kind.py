@@ -34,6 +34,7 @@ class Images(ShardedCorpus):
 
     file_fields: ClassVar[tuple[str, ...]] = ("images",)
     noun: ClassVar[str] = "folders and files"
+    next_step: ClassVar[str] = "put your captioned pictures into data/: KEY.jpg next to KEY.txt"
     is_copy: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:

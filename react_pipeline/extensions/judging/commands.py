@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands import Config, Domain, console, load_project
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    console,
+    load_project,
+    materialize_command,
+)
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 
 Source = Annotated[
@@ -43,14 +49,17 @@ def judge(
     Every answer is on the disk before the next picture is shown, and the same command resumes. The
     interval is valid whenever you stop.
     """
+    named = {candidate or "base", against} - {"champion"}
+    project = load_project(config, [domain], sorted(named))
+    from react_pipeline.extensions.predict import require_source
+
+    require_source(source)
     from react_pipeline.extensions.judging.judgements import judgements_of
     from react_pipeline.extensions.judging.log import Session, describe, open_log
     from react_pipeline.extensions.judging.page import create_page
     from react_pipeline.extensions.judging.prepare import prepare_log
     from react_pipeline.extensions.ui import serve_app
     from react_pipeline.tracking import Tracking
-
-    project = load_project(config)
 
     def report(line: str) -> None:
         console.print(line)
@@ -73,7 +82,5 @@ def judge(
     report(describe(Session.read(prepared.log)))
     if (judged := judgements_of(project, domain)) is not None:
         Tracking.of(project).log_artifact(project, judged.publish(project))
-        report(
-            "next: react-pipeline materialize --select 'key:comparison or key:promotion' "
-            f"--domain {domain}"
-        )
+        command = materialize_command("key:comparison or key:promotion", domain)
+        report(f"next: {command}")

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from react_pipeline.commands import Config, Domain, console, load_project, print_table
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    console,
+    load_project,
+    materialize_command,
+    print_table,
+)
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import compose_yaml, edit_yaml, in_brackets, read_yaml
@@ -66,7 +73,7 @@ def list_names(
         console.print(f"{first[number]}: {name} is more frequent")
     if others and write:
         put_first(project.config.domains / f"{domain}.yaml", others)
-        console.print(f"these are first now; next: react-pipeline materialize --domain {domain}")
+        console.print(f"these are first now; next: {materialize_command(domain=domain)}")
     elif others:
         console.print("--write puts these first")
 

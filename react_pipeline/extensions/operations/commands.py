@@ -1,4 +1,4 @@
-"""The commands `react-pipeline backup` and `react-pipeline restore`."""
+"""The commands `react-pipeline backup`, `restore`, `prune` and `verify`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,38 @@ def restore(
     from react_pipeline.extensions.operations.backup import restore as put_back
 
     _print(put_back(source.absolute(), folder.absolute()))
+
+
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be removed.")
+    ] = False,
+    keep_hours: Annotated[
+        float, typer.Option(help="Keep what was current or made within this time.", min=0)
+    ] = 1.0,
+    config: Config = None,
+) -> None:
+    """Remove artifacts that nothing current or running was made from, and leftovers of killed
+    builds.
+    """
+    removed = load_project(config).store.prune(dry_run=dry_run, keep_seconds=keep_hours * 3600)
+    for path in removed:
+        typer.echo(path)
+    console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
+
+
+def verify(config: Config = None) -> None:
+    """Read every artifact in full and compare it with its manifest: detects silent disk corruption."""
+    checked = wrong = 0
+    for path, error in load_project(config).store.verify():
+        checked += 1
+        if error is not None:
+            wrong += 1
+            print_error(f"error: {error}")
+        else:
+            console.print(f"  {path}: as published")
+    console.print(f"{checked} artifacts read, {wrong} of them damaged")
+    raise typer.Exit(1 if wrong else 0)
 
 
 def _print(report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What operations add: the section `retention` with its job, launching on a server, two commands."""
+"""What operations add: the section `retention` with its job, launching on a server, and commands."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Operations(Extension):
         return materialize_remotely(url, *request)
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline backup` and `react-pipeline restore`."""
-        from react_pipeline.extensions.operations.commands import backup, restore
+        """`react-pipeline backup`, `restore`, `prune` and `verify`."""
+        from react_pipeline.extensions.operations.commands import backup, prune, restore, verify
 
-        app.command()(backup)
-        app.command()(restore)
+        for command in (prune, verify, backup, restore):
+            app.command()(command)

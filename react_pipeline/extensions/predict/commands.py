@@ -77,9 +77,6 @@ def predict(
 
     A killed run resumes when the command is given again.
     """
-    from react_pipeline.extensions.predict.predict import predict_pictures
-    from react_pipeline.extensions.predict.sort_into import sort_into as link_pictures
-
     fields = {
         "column": column,
         "workers": workers,
@@ -88,7 +85,10 @@ def predict(
         "threshold": threshold,
         "transductive": transductive,
     }
-    options, classifier = _prepared(domain, model, config, fields)
+    options, classifier = _prepared(domain, source, model, config, fields)
+    from react_pipeline.extensions.predict.predict import predict_pictures
+    from react_pipeline.extensions.predict.sort_into import sort_into as link_pictures
+
     if classes is not None:
         classifier = _with_classes(classifier, classes, domain, config, by_shard)
     if by_shard:
@@ -144,16 +144,22 @@ def embed(
     config: Config = None,
 ) -> None:
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
+    fields = {"column": column, "workers": workers, "overwrite": overwrite}
+    options, classifier = _prepared(domain, source, model, config, fields)
     from react_pipeline.extensions.predict.predict import embed_pictures
 
-    fields = {"column": column, "workers": workers, "overwrite": overwrite}
-    options, classifier = _prepared(domain, model, config, fields)
     _report(embed_pictures(classifier, source, output, options), output, classifier)
 
 
 def _prepared(
-    domain: str, model: str, config: Path | None, options: dict[str, Any]
+    domain: str, source: str, model: str, config: Path | None, options: dict[str, Any]
 ) -> tuple[Options, Classifier]:
+    from react_pipeline.extensions.predict.pictures import require_source
+
+    require_source(source)
+    if not Path(domain).is_dir():
+        methods = [] if model == "champion" or model.isdecimal() else [model]
+        load_project(config, [domain], methods)
     from react_pipeline.extensions.predict.predict import Options
     from react_pipeline.use import Classifier, is_exported
 

@@ -135,11 +135,25 @@ def find_pictures(
         for picture in pictures:
             by_name.setdefault(picture.name, picture)
     if not by_name:
-        raise InputError(
-            f"{source}: holds no picture; give image files, shards (.tar), or a table or list of "
-            "paths"
-        )
+        raise _no_picture(source)
     return list(by_name.values()), skipped
+
+
+def require_source(source: str) -> None:
+    """Refuse a SOURCE of this machine that is not there, or a folder without an image file; nothing
+    is read.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if "://" not in source and not _files(source, StorageConfig()):
+        raise _no_picture(source)
+
+
+def _no_picture(source: str) -> InputError:
+    return InputError(
+        f"{source}: holds no picture; give image files, shards (.tar), or a table or list of paths"
+    )
 
 
 def identity_of(pictures: Sequence[Picture]) -> str:

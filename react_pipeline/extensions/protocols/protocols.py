@@ -99,6 +99,7 @@ def results_to_compare(
         reasons = "".join(f"; {method}: {reason}" for method, reason in skipped.items())
         (of,) = STAGES[stage].gathers
         raise MissingArtifact(
-            f"{slug}: {without} has a result to compare; materialize `{of}`{reasons}"
+            f"{slug}: {without} has a result to compare{reasons}; materialize `{of}`",
+            (stage, slug),
         )
     return results, skipped

@@ -13,6 +13,7 @@ from react_pipeline.commands import (
     Person,
     console,
     load_project,
+    materialize_command,
     name_of,
     print_table,
 )
@@ -36,13 +37,11 @@ def review(
     Every decision is on the disk before the next pair is shown, in DOMAIN.review.jsonl next to the
     domain's file.
     """
+    project = load_project(config, [domain])
     from react_pipeline.extensions.review.log import open_log
     from react_pipeline.extensions.review.page import create_page
     from react_pipeline.extensions.review.pairs import ReviewedSet
     from react_pipeline.extensions.ui import serve_app
-
-    project = load_project(config)
-    project.domain(domain)
 
     def start(url: str) -> None:
         stop_in_own_way()
@@ -60,7 +59,7 @@ def review(
             console.print("stopping ...")
         verdicts = [decision.verdict for decision in log.decisions.values()]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("reject", "move", "pin"))
-    command = f"; next: react-pipeline materialize --select 'key:retrieved_set*' --domain {domain}"
+    command = f"; next: {materialize_command('key:retrieved_set*', domain)}"
     console.print(f"{len(verdicts)} decisions ({counts}){command if verdicts else ''}")
 
 

@@ -1,0 +1,65 @@
+"""Mistakes that names and paths show are answered before anything large is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from react_pipeline.project.project import Project
+
+MISTAKES = {
+    "predict nosuch pictures": "no domain 'nosuch'",
+    "predict shapes nosuch": "nosuch: no such folder",
+    "predict shapes empty": "empty: holds no picture",
+    "predict shapes pictures --model nosuch": "unknown method 'nosuch'",
+    "predict shapes pictures --top-k 0": "--top-k",
+    "embed shapes nosuch": "nosuch: no such folder",
+    "advise nosuch": "no domain 'nosuch'",
+    "advise shapes --pictures nosuch": "nosuch: no such folder",
+    "review nosuch": "no domain 'nosuch'",
+    "judge nosuch pictures": "no domain 'nosuch'",
+    "judge shapes nosuch": "nosuch: no such folder",
+    "judge shapes pictures --candidate nosuch": "unknown method 'nosuch'",
+    "export nosuch champion --to out": "no domain 'nosuch'",
+    "export shapes nosuch --to out": "unknown method 'nosuch'",
+    "materialize --domain nosuch": "no domain 'nosuch'",
+    "materialize --method nosuch": "unknown method 'nosuch'",
+    "materialize --select comparisn": "did you mean comparison",
+    "report --domain nosuch": "no domain 'nosuch'",
+    "results --format xml": "xml",
+    "models list nosuch": "no domain 'nosuch'",
+    "models promote shapes nosuch --reason x": "unknown method 'nosuch'",
+    "domains names nosuch": "no domain 'nosuch'",
+    "domains add nosuch.yaml": "nosuch.yaml: cannot be read",
+    "status --config nosuch.yaml": "nosuch.yaml: no such file",
+    "init new --corpus nosuch": "there is no such kind",
+    "init new --encoder ViT-B-32": "MODEL/PRETRAINED",
+}
+
+CODE = """
+import contextlib, io, json, sys
+from react_pipeline.commands.cli import main
+answers = {}
+for mistake in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        main(mistake.split())
+    answers[mistake] = shown.getvalue()
+large = {"torch", "open_clip", "mlflow", "dagster", "pandas"} & sys.modules.keys()
+print(json.dumps({"answers": answers, "large": sorted(large)}))
+"""
+
+
+def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) -> None:
+    folder = tiny_project.path.parent
+    (folder / "empty").mkdir()
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.jpg").touch()
+    command = [sys.executable, "-c", CODE, json.dumps(list(MISTAKES))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reported = json.loads(done.stdout)
+    for mistake, token in MISTAKES.items():
+        lines = reported["answers"][mistake].splitlines()
+        assert any(line.startswith("error: ") and token in line for line in lines), mistake
+    assert reported["large"] == []
