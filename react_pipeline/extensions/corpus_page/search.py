@@ -57,8 +57,8 @@ def search_pairs(
     if side is None:
         raise InputError(f"--mode {mode!r}: with {what} use {' or '.join(modes)}")
     picture = None if image is None else _read_image(image, project.config.corpus.max_pixels)
+    index = fresh(project, "faiss_index")  # first: the command that an error names builds both
     embeddings = fresh(project, "corpus_embeddings")
-    index = fresh(project, "faiss_index")
     from react_pipeline.clip import choose_device, load
 
     clip = load(

@@ -102,9 +102,9 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
         pack(_numbered(sources, config, skipped, copied), staging / SHARDS, 0)
         if not copied["pairs"]:
             raise CorpusError(
-                f"corpus.images: no pair in {len(sources)} folders and files; skipped: "
-                f"{dict(skipped.counts)}"
-                + "".join(f", such as {name}" for name, _ in skipped.rows[:1])
+                f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
+                f"caption in KEY.{config.caption_extension}"
+                + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped.rows[:1])
             )
         if skipped.rows:
             skipped.write(staging / SKIPPED_FILE)

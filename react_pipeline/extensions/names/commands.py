@@ -58,9 +58,9 @@ def list_names(
     """Count the captions that contain each name of a domain, and show the most frequent name of
     each class.
     """
+    project = load_project(config, [domain])
     from react_pipeline.extensions.names.name_counts import domain_names
 
-    project = load_project(config)
     counts = domain_names(project, domain)
     first = project.domain(domain).prompt_names
     # Of equally frequent names the first one of the file.
