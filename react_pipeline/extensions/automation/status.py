@@ -59,9 +59,9 @@ def status(config: Config = None) -> None:
     """Show what is out of date, held back by the policy of training, waiting or failed, and how to
     fix it.
     """
+    project = load_project(config)
     from react_pipeline.extensions.automation.survey import State
 
-    project = load_project(config)
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
     survey, runs = _look(project, slugs)
     rows = [row for slug in (ALL, *slugs) for row in _rows(survey, runs, slug)]
