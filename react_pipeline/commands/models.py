@@ -195,7 +195,7 @@ def _rows(
     for version in by_checkpoint.values():
         weighed = candidates.get(version.checkpoint, {})
         results = results_of(project, slug, version.method, version.checkpoint)
-        top1 = results[0].contender.top1 if results else float(version.tags.get("top1", "nan"))
+        share = results[0].contender.top1 if results else float(version.tags.get("top1", "nan"))
         gain = ["", ""]
         if "gain" in weighed:
             gain = [points(weighed["gain"]), interval_text(weighed["low"], weighed["high"])]
@@ -208,7 +208,7 @@ def _rows(
         aliases = ", ".join(version.aliases)
         decided = version.tags.get("decided", "")[:16]
         rows.append(
-            [slug, version.method, version.number, percent(top1), *gain, aliases, decided, why]
+            [slug, version.method, version.number, percent(share), *gain, aliases, decided, why]
         )
     return rows
 
