@@ -234,7 +234,7 @@ def test_a_launch_begins_no_further_run(
 
 @pytest.mark.parametrize("stopping", [False, True], ids=["runs", "stops"])
 @pytest.mark.parametrize(
-    "arguments", [["serve"], ["judge", "shapes", "pictures"]], ids=lambda arguments: arguments[0]
+    "arguments", [["serve"], ["judge", "shapes", "."]], ids=lambda arguments: arguments[0]
 )
 def test_a_server_is_watched_until_it_has_loaded(
     arguments: list[str], stopping: bool, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
