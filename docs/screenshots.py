@@ -22,7 +22,7 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from react_pipeline.tracking.views import view_url
+from react_pipeline.tracking.notes import view_url
 
 IMAGES = Path(__file__).parent / "images"
 WAIT_MS = 60_000
