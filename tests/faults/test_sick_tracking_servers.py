@@ -188,9 +188,15 @@ def test_doctor_reports_a_sick_server(
     assert reported == ["note"]
 
 
+# The commands take a minute or two each; the tests above see every kind within one process.
 @pytest.mark.slow
-@pytest.mark.operations
-@pytest.mark.parametrize("kind", SICK)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.operations] * (kind in ("silent", "dripping_body")))
+        for kind in SICK
+    ],
+)
 def test_commands_end_beside_a_sick_server(
     kind: str, tiny_project: Project, tmp_path: Path
 ) -> None:
