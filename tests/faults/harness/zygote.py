@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import posix
 import random
 import select
 import shutil
@@ -27,6 +28,9 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 from harness import lineage, power  # noqa: E402
 from harness.shim import KINDS, attached  # noqa: E402
 from tqdm import tqdm  # noqa: E402
+
+# `conftest`, which `lineage` imports, leaves the disk out.
+os.fsync = posix.fsync
 
 SECONDS = 120
 """A process that takes longer hangs."""
