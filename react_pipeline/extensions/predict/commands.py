@@ -87,7 +87,6 @@ def predict(
     }
     options, classifier = _prepared(domain, source, model, config, fields)
     from react_pipeline.extensions.predict.predict import predict_pictures
-    from react_pipeline.extensions.predict.sort_into import sort_into as link_pictures
 
     if classes is not None:
         classifier = _with_classes(classifier, classes, domain, config, by_shard)
@@ -98,9 +97,15 @@ def predict(
     _report(done, output, classifier)
     console.print(done.calibration)
     if sort_into is not None:
-        links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
-        console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before")
+        _link(sort_into, output, done)
     console.print(f"open {output / 'index.html'} in a browser")
+
+
+def _link(folder: Path, output: Path, done: Done) -> None:
+    from react_pipeline.extensions.predict.sort_into import sort_into
+
+    links = sort_into(folder, output / "predictions.parquet", done.pictures)
+    console.print(f"{folder}: {links['made']:,} links made, {links['present']:,} as before")
 
 
 def _with_classes(
