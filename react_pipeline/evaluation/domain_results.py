@@ -169,8 +169,7 @@ def write_evaluation(
         domain: Whose classes and templates these are.
         checkpoint: It need not be the current one of its method.
         parents: With `base_checkpoint` too where a head needs its encoder.
-        members: Checkpoints whose scores, by their weights, are those of `checkpoint`, if it has
-            none of its own for these classes.
+        members: Checkpoints and weights whose scores are those of `checkpoint`, if it has none.
 
     Raises:
         InputError: If an evaluation image is gone or has changed, or the checkpoint is of other
@@ -204,8 +203,7 @@ def write_evaluation(
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     class_ids = images["class_id"].to_numpy()
     calibration = calibrate(logits, class_ids)
-    values = {**score(ranked, class_ids, domain.class_names), **calibration}
-    result = blank.model_copy(update=values)
+    result = blank.model_copy(update=score(ranked, class_ids, domain.class_names) | calibration)
     _write_result(directory, result)
     _write_predictions(directory, images, ranked, logits)
     return {
