@@ -99,7 +99,9 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     (tmp_path / "assets.py").unlink()
     assert "materialize" in run("react-pipeline", "--help")
     assert "react-pipeline init" in run("react-pipeline", "doctor")
-    assert "ReactProjectComponent" in run("dg", "list", "components", "--json")
+    # The fresh environment has the packages of another one, and not their scripts.
+    dg = "import sys, dagster_dg_cli.cli as dg; sys.argv[0] = 'dg'; dg.main()"
+    assert "ReactProjectComponent" in run("python", "-c", dg, "list", "components", "--json")
     run("react-pipeline", "init", ".", "--corpus", "demo")
     assert "activities, objects, symbols" in run("react-pipeline", "doctor")
     out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")

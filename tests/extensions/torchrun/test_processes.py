@@ -250,7 +250,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
         launching = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
             env={**os.environ, TORCHRUN_VARIABLE: "--standalone"},
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             preexec_fn=listen_to_signals,
         )
         try:
@@ -284,7 +284,7 @@ def test_a_process_killed_by_the_system_fails_with_a_remedy(
         launching = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
             env={**os.environ, TORCHRUN_VARIABLE: "--standalone"},
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -310,7 +310,7 @@ def launched_on_two_nodes(project: Project) -> subprocess.Popen[str]:
     """A materialization whose torchrun runs twice on this machine, as on two nodes."""
     port = free_port()
     meeting = f"--rdzv-backend c10d --rdzv-id test --rdzv-endpoint 127.0.0.1:{port}"
-    launcher = Path(__file__).parents[1] / "support" / "local_nodes.py"
+    launcher = Path(__file__).parents[2] / "support" / "local_nodes.py"
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCHING, str(project.path)],
         env={
@@ -318,7 +318,7 @@ def launched_on_two_nodes(project: Project) -> subprocess.Popen[str]:
             TORCHRUN_VARIABLE: f"--nnodes 2 --max-restarts 2 {meeting}",
             NODES_VARIABLE: f"{sys.executable} {launcher} 2",
         },
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=listen_to_signals,
