@@ -360,7 +360,7 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
                 subprocess.run(command, check=True, env=environment, timeout=200)
             with psycopg2.connect(f"{url}/dagster") as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM runs WHERE status = 'SUCCESS'")
-                assert cursor.fetchone() == (1,)
+                assert cursor.fetchone() == (2,)  # one for each artifact
             with psycopg2.connect(f"{url}/mlflow") as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'")
                 assert cursor.fetchone()[0] >= 2
