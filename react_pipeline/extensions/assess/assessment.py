@@ -26,6 +26,8 @@ from react_pipeline.extensions.predict import find_pictures
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import InputError, read_json_bounded, rename_synced, write_atomically
 from react_pipeline.training import split_held_out
 from react_pipeline.use import Classifier
@@ -262,13 +264,14 @@ def _scores(classifier: Classifier, pictures: Sequence[bytes]) -> Scores:
 def _held_out(
     project: Project, slug: str, classifier: Classifier
 ) -> tuple[Scores, NDArray[np.bool_]]:
-    """Scores (N, C) of pairs that the model was not trained on, and the classes (N, C) that want
+    """Scores (N, C) of pairs that the model was not trained on, and the classes (N, C) of
     each.
     """
     artifact = fresh(project, "retrieved_set", slug)
     pairs = CollectedPairs(artifact)
     positions = np.arange(len(pairs))
     if classifier.origin.method != "base":
+        _require_todays_training(project, slug, classifier)
         training = project.training(slug, classifier.origin.method)
         held_out = split_held_out(pairs, training.held_out_fraction, training.seed)[1]
         positions = held_out.numpy()
@@ -283,6 +286,27 @@ def _held_out(
     classes = table.set_index("row")["classes"]
     is_of = [np.isin(classifier.classes, list(classes[pairs.rows[place]])) for place in positions]
     return scores, np.stack(is_of)
+
+
+def _require_todays_training(project: Project, slug: str, classifier: Classifier) -> None:
+    """Refuse a model of which today's pairs and settings do not say what it was trained on.
+
+    Raises:
+        InputError: If it is a control, an ensemble, or no longer the checkpoint of its method.
+        MissingArtifact, StaleArtifact: If its method has to be trained first.
+    """
+    method = classifier.origin.method
+    if method.endswith(CONTROL_SUFFIX) or project.method(method).of:
+        raise InputError(
+            f"{classifier.origin}: a control or an ensemble cannot be assessed; name its method, or "
+            "a method that it joins, with --model"
+        )
+    current = fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
+    if current.fingerprint != classifier.origin.fingerprint:
+        raise InputError(
+            f"{classifier.origin}: was trained on other pairs, or with other settings, than today's; "
+            f"predict with --model {method}, and assess that"
+        )
 
 
 def _random(project: Project, slug: str, classifier: Classifier) -> Scores:

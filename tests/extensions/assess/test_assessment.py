@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 
+from react_pipeline.extensions.assess import assessment
 from react_pipeline.extensions.assess.assessment import (
+    _held_out,
     apply,
     assess_run,
     choose_other,
@@ -20,7 +24,7 @@ from react_pipeline.extensions.assess.assessment import (
 from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.project import Project
 from react_pipeline.store import InputError
-from react_pipeline.use import Classifier
+from react_pipeline.use import Classifier, Origin
 
 SLUG = "shapes"
 
@@ -112,3 +116,33 @@ def test_a_run_of_another_model_is_refused(retrieved_project: Project, run: Path
     (run / "run.json").unlink()
     with pytest.raises(InputError, match="no finished run"):
         assess_run(retrieved_project, SLUG, run, "base")
+
+
+@pytest.mark.parametrize("method", ["gated-image-control", "both"])
+def test_a_control_or_ensemble_is_not_assessed(
+    retrieved_project: Project, run: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    of = SimpleNamespace(of=("gated-image", "gda") if method == "both" else None)
+    monkeypatch.setattr(Project, "method", lambda *_: of)
+    classifier = Classifier.load(SLUG, "base", config=retrieved_project.path)
+    trained = replace(classifier, origin=Origin(SLUG, method, classifier.origin.fingerprint))
+    with pytest.raises(InputError, match="control or an ensemble"):
+        _held_out(retrieved_project, SLUG, trained)
+
+
+def test_a_model_of_earlier_pairs_is_refused(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = Classifier.load(SLUG, "base", config=retrieved_project.path)
+    older = replace(classifier, origin=Origin(SLUG, "gated-image", "0" * 16))
+    real = assessment.fresh
+    newer = SimpleNamespace(fingerprint="1" * 16)
+    monkeypatch.setattr(
+        assessment,
+        "fresh",
+        lambda project, stage, *key: (
+            newer if stage == "customized_checkpoint" else real(project, stage, *key)
+        ),
+    )
+    with pytest.raises(InputError, match="other pairs"):
+        _held_out(retrieved_project, SLUG, older)
