@@ -79,8 +79,8 @@ def load_project(
 def materialize_command(select: str = "", domain: str = "", method: str = "") -> str:
     """The command that builds a selection of assets, as a shell takes it."""
     options = {"--select": select, "--domain": domain, "--method": method}
-    given = [word for option, value in options.items() if value for word in (option, value)]
-    return shlex.join(["react-pipeline", "materialize", *given])
+    words = [word for option, value in options.items() if value for word in (option, value)]
+    return shlex.join(["react-pipeline", "materialize", *words])
 
 
 def remedy_of(error: Exception) -> str:

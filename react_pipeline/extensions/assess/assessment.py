@@ -103,7 +103,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known of a run; `others` of its pictures show no class."""
+    """The measurements of a run; `others` is the number of its pictures that show no class."""
 
     pictures: int
     others: int
@@ -115,8 +115,8 @@ class Assessment:
 def assess_run(
     project: Project, slug: str, folder: Path, model: str, no_class: Path | None = None
 ) -> Assessment:
-    """Assess a run, and write `assessed.parquet` (path, other, labels) and `assessment.json` beside
-    its predictions.
+    """Assess a run, and write `assessed.parquet` (path, other, labels) and `assessment.json` next
+    to its predictions.
 
     Raises:
         InputError: If the run is not finished or of another model, or no pair is held out.

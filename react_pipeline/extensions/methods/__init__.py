@@ -1,4 +1,4 @@
-"""Methods beside REACT's own, a module each; `HeadMethod` is what heads build on."""
+"""Methods in addition to REACT's own, a module each; `HeadMethod` is the base class of heads."""
 
 import lazy_loader
 
