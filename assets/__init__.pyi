@@ -37,3 +37,4 @@ from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here
 from .training import observed as observed
+from .training import processes_of as processes_of

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from react_pipeline.assets.resources import Context
 from react_pipeline.extension import extensions
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, Inputs
+from react_pipeline.store import Artifact, InputError, Inputs
 from react_pipeline.training import TrainingObserver
 
 PROGRESS_SECONDS = 10.0
@@ -60,8 +60,22 @@ class Progress(TrainingObserver):
         self._observer.failed(error)
 
 
+def processes_of(project: Project, slug: str, method: str) -> int:
+    """How many processes this machine trains a method with."""
+    return project.training(slug, method).processes if project.method(method).spreads else 1
+
+
 def customize_here(context: Context, project: Project, slug: str, method: str) -> Artifact:
-    """Customize in this process; its progress is in the run's log."""
+    """Customize in this process; its progress is in the run's log.
+
+    Raises:
+        InputError: If several processes are configured, which only an extension starts.
+    """
+    if (processes := processes_of(project, slug, method)) > 1:
+        raise InputError(
+            f"customization.processes is {processes}, and no extension that starts processes could "
+            "be loaded (see `react-pipeline doctor`); correct that, or set it to 1"
+        )
     from react_pipeline.training import customize  # loads torch
 
     with observed(project, context.run.run_id, context.log.info) as observer:

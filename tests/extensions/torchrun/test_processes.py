@@ -20,13 +20,12 @@ from support.services import free_port
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.reporting import readable_failures
-from react_pipeline.assets.training import Progress
+from react_pipeline.assets.training import Progress, customize_here, processes_of
 from react_pipeline.extensions.torchrun.assets.processes import (
     NODES_VARIABLE,
     TORCHRUN_VARIABLE,
     environment,
     failure,
-    processes_of,
     torchrun_command,
     write_failure,
 )
@@ -77,6 +76,14 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
     assert processes_of(project, "shapes", "full-control") == 2
     assert processes_of(project, "shapes", "linear-head") == 1
     assert processes_of(project, "shapes", "linear-head-control") == 1
+
+
+def test_several_processes_are_not_one_without_a_launcher(
+    make_project: Callable[..., Project],
+) -> None:
+    project = make_project(customization={"defaults": {"processes": 2}})
+    with pytest.raises(InputError, match="customization.processes"):
+        customize_here(dg.build_asset_context(), project, "shapes", METHOD)
 
 
 def test_one_machine_finds_a_port_and_several_get_an_address() -> None:

@@ -32,6 +32,7 @@ from react_pipeline.assets import (
     ProjectResource,
     customize_here,
     observed,
+    processes_of,
     publish,
     stage_asset,
 )
@@ -86,11 +87,6 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
     if processes > 1 or arguments_for_several_nodes(project, method):
         return launch(context, project, slug, method, processes)
     return customize_here(context, project, slug, method)
-
-
-def processes_of(project: Project, slug: str, method: str) -> int:
-    """How many processes this machine trains a method with."""
-    return project.training(slug, method).processes if project.method(method).spreads else 1
 
 
 def arguments_for_several_nodes(project: Project, method: str) -> list[str]:
