@@ -192,7 +192,16 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.addaudithook(_hook)  # can never be removed; it does nothing outside an actor
         _hooked.append(True)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(store_module.time, "sleep", lambda _: _pause())
+    sleep = store_module.time.sleep
+
+    def sleep_or_pause(seconds: float) -> None:
+        # Threads that other tests left, such as PySpark's, sleep too, and would never stop.
+        if isinstance(getcurrent(), Actor):
+            _pause()
+        else:
+            sleep(seconds)
+
+    monkeypatch.setattr(store_module.time, "sleep", sleep_or_pause)
     monkeypatch.setattr(store_module, "has_locks", lambda _: True)
     monkeypatch.setattr(attempts, "host_of", host_of_actor)
     monkeypatch.setattr(attempts.Attempt, "_touch", lambda *_: None)
