@@ -92,7 +92,9 @@ class Encoder:
         self._text_features: Features | None = (
             None if fused and not text_blocks(clip.model) else self._torch_texts
         )
-        self._images_at_once = CPU_IMAGES if on_cpu else None
+        in_parts = IMAGES_AT_ONCE * torch.get_num_threads()
+        at_once = CPU_IMAGES if self.whole_pass == 1 else in_parts
+        self._images_at_once = at_once if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         self.to_tensor = Pixels(clip.preprocess)
 

@@ -9,6 +9,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as functional
@@ -52,7 +53,9 @@ def fuse(
         run = (
             _with_onednn(traced, probes[0]) if bf16 else _with_onnxruntime(traced, probes[0], texts)
         )
-        run = run if texts else _in_parts(run)
+        if not texts:
+            # onnxruntime: a part a thread, 1.3 times as fast as all threads on each part.
+            run = _in_parts(run, 1 if bf16 else torch.get_num_threads())
         with torch.inference_mode():
             loss, least = (
                 torch.stack([_losses(run, tower, probe, precision) for probe in probes])
@@ -77,7 +80,8 @@ def _with_onnxruntime(traced: nn.Module, batch: Tensor, texts: bool) -> Features
     file = io.BytesIO()
     write_graph(traced, batch, file, ["features"], (0, 1) if texts else (0,))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    # Images pass in parts, side by side (`_in_parts`).
+    options.intra_op_num_threads = torch.get_num_threads() if texts else 1
     session = onnxruntime.InferenceSession(
         file.getvalue(), options, providers=["CPUExecutionProvider"]
     )
@@ -149,8 +153,11 @@ def _filled(batch: Tensor) -> Tensor:
     return whole.contiguous(memory_format=torch.channels_last) if whole.ndim == 4 else whole
 
 
-def _in_parts(run: Features) -> Features:
-    return lambda batch: torch.cat([run(part) for part in batch.split(IMAGES_AT_ONCE)])
+def _in_parts(run: Features, threads: int) -> Features:
+    if threads == 1:
+        return lambda batch: torch.cat([run(part) for part in batch.split(IMAGES_AT_ONCE)])
+    pool = ThreadPoolExecutor(threads)
+    return lambda batch: torch.cat(list(pool.map(run, batch.split(IMAGES_AT_ONCE))))
 
 
 def _losses(run: Features, tower: Features, batch: Tensor, precision: str) -> Tensor:
