@@ -23,8 +23,7 @@ from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.automation.survey import State, places, survey
-from react_pipeline.extensions.corpus_page.corpus_service import open_corpus
-from react_pipeline.extensions.corpus_page.search import search_pairs
+from react_pipeline.extensions.corpus_page.search import CorpusSearch, search_pairs
 from react_pipeline.extensions.methods.head_samples import PairVectors
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.sums import Sums
@@ -94,7 +93,7 @@ def test_search_page_and_leak_check_use_the_retrieving_encoder(
     hit = search_pairs(published, "a red circle", k=1).iloc[0]
     query, caption = load(retrieving).encode_texts(["a red circle", hit["caption"]])
     assert hit["similarity"] == pytest.approx(float(query @ caption), abs=2e-3)
-    assert open_corpus(published).model.dimension == 24
+    assert CorpusSearch.of(published).clip.dimension == 24
     assert leaked_images(published, "retrieved_set", "shapes").same == 0
 
 

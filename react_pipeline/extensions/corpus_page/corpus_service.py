@@ -1,51 +1,28 @@
-"""clip-retrieval's `KnnService` and `MetadataService` around our index, our model and our pictures.
+"""What the page of the corpus asks: a search, and descriptions of rows.
 
-Theirs are the form of requests and answers, the order of a search, the removal of near duplicates.
-Not taken is what opens things that a user names: URLs of images to search with, and files at the
-path that the metadata calls `image_path`. Shapes: K hits, D width. Does not belong here: pages,
-addresses, ports (`serve`).
+Requests and answers have the form of clip-retrieval's back end, whose clients work here. Nothing
+opens what a user names: no URL of an image to search with, and no file at the path that the
+metadata calls `image_path`. Shapes: K hits, D width. Does not belong here: routes (`page`).
 """
 
 import base64
 import binascii
 import io
 import logging
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from flask import request
-from flask_restful import abort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from react_pipeline.corpus import (
-    BadImage,
-    ImageSource,
-    decode_apart,
-    decode_image,
-    open_source,
-)
-from react_pipeline.embedding import Side, row_metadata
-from react_pipeline.indexing import Index, StoredVectors
-from react_pipeline.lineage import fresh
-from react_pipeline.project import Project
-from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, ReactError
+from react_pipeline.corpus import BadImage, decode_apart, decode_image
+from react_pipeline.embedding import row_metadata
+from react_pipeline.extensions.corpus_page.search import CorpusSearch
+from react_pipeline.indexing import StoredVectors
+from react_pipeline.store import ReactError
 from react_pipeline.web_policy import plain_url
-
-with warnings.catch_warnings():
-    # clip-retrieval imports packages that warn of their own age.
-    warnings.simplefilter("ignore")
-    from clip_retrieval.clip_back import (
-        FULL_KNN_REQUEST_TIME,
-        ClipResource,
-        KnnService,
-        MetadataService,
-    )
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +32,12 @@ PICTURE_PIXELS = 384
 """Longer side of a picture as it is shown."""
 RESULTS = 3_000
 """Maximum number of hits of one search: as many as clip-retrieval's front end asks for."""
+DUPLICATE_SIMILARITY = 0.94
+"""Of near duplicates, as in clip-retrieval."""
 
 
 class Question(BaseModel):
-    """What the front end asks; fields that only other back ends understand are passed over.
+    """What the front end asks; fields that only other back ends understand are ignored.
 
     `row` searches with the stored vector of that row's picture.
     """
@@ -73,7 +52,7 @@ class Question(BaseModel):
     modality: Literal["image", "text"] = "image"
     num_images: int = Field(default=40, ge=0)
     num_result_ids: int | None = Field(default=None, gt=0)
-    indice_name: str | None = None
+    indice_name: Literal["corpus"] | None = None
     deduplicate: bool = False
 
 
@@ -83,51 +62,86 @@ class MetadataQuestion(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     ids: list[int] = Field(max_length=RESULTS)
-    indice_name: str
+    indice_name: Literal["corpus"] | None = None
 
 
-class SearchedSide:
-    """One side of the index in the form in which clip-retrieval asks FAISS: tuned, and ranked again
-    where it must.
-    """
+class CorpusService:
+    """Answers to the front end; a question that cannot be answered is a ValueError."""
 
-    def __init__(self, index: Index, embeddings: Artifact, side: Side) -> None:
-        self._index = index
-        self._side = side
-        self.stored = StoredVectors(embeddings, side)
+    def __init__(self, corpus: CorpusSearch) -> None:
+        """Nothing is read yet."""
+        self.rows = int(corpus.embeddings.counts["rows"])
+        self._corpus = corpus
+        self._vectors = {
+            "image": StoredVectors(corpus.embeddings, "image"),
+            "text": StoredVectors(corpus.embeddings, "text"),
+        }
 
-    def search_and_reconstruct(
-        self, query: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[Any], ...]:
-        """Similarities (1, K), rows (1, K) and vectors (1, K, D) of the hits of one query (1, D),
-        best first.
+    def search(self, body: Any) -> list[dict[str, Any]]:
+        """Answer one search: id and similarity of each hit, best first; the first `num_images` are
+        described too.
         """
-        hits = self._index.search(self._side, query, k)
-        rows = hits["row"].to_numpy(np.int64)
-        return hits["similarity"].to_numpy()[None], rows[None], self.stored.take(rows)[None]
+        question = Question.model_validate(body)
+        shown = min(question.num_images, RESULTS)
+        k = min(question.num_result_ids or question.num_images or 1, RESULTS)
+        hits = self._corpus.index.search(question.modality, self._query(question), k)
+        if question.deduplicate:
+            vectors = self._vectors[question.modality].take(hits["row"].to_numpy(np.int64))
+            hits = hits.iloc[_first_of_duplicates(vectors)]
+        answers = [
+            {"id": row, "similarity": similarity}
+            for row, similarity in zip(
+                hits["row"].tolist(), hits["similarity"].tolist(), strict=True
+            )
+        ]
+        for answer, description in zip(answers, self._described(hits["row"][:shown]), strict=False):
+            answer |= description
+        return answers
 
+    def describe(self, body: Any) -> list[dict[str, Any]]:
+        """Describe rows: id and metadata of each."""
+        ids = MetadataQuestion.model_validate(body).ids
+        self._require_rows(ids)
+        described = zip(ids, self._described(ids), strict=True)
+        return [{"id": row, "metadata": metadata} for row, metadata in described]
 
-class Descriptions:
-    """Describes rows: caption, key, and the picture itself or its URL."""
+    def _query(self, question: Question) -> NDArray[np.float32]:
+        """The query as a unit vector (1, D)."""
+        if question.row is not None:
+            self._require_rows([question.row])
+            vector = self._vectors["image"].take(np.array([question.row]))[0]
+        elif question.text:
+            return self._corpus.encode(question.text)
+        elif question.image is not None:
+            return self._corpus.encode(_decoded(question.image, self._corpus.max_pixels))
+        elif question.image_url is not None:
+            raise ValueError(
+                "addresses are not opened here: search with an image file, or with a result"
+            )
+        elif question.embedding_input is not None:
+            vector = np.asarray(question.embedding_input, dtype=np.float32)
+        else:
+            raise ValueError("one of text, image, embedding_input and row must be given")
+        dimension = self._corpus.clip.dimension
+        length = float(np.linalg.norm(vector))
+        if len(vector) != dimension or not 0 < length < np.inf:
+            raise ValueError(
+                f"embedding_input must be {dimension} finite numbers that are not all 0"
+            )
+        return (vector / length)[None]
 
-    def __init__(self, embeddings: Artifact, source: ImageSource, max_pixels: int) -> None:
-        """`source` is asked for pictures of tars; those at URLs are left to the browser."""
-        self.rows = int(embeddings.counts["rows"])
-        self.max_pixels = max_pixels
-        self._embeddings = embeddings
-        self._source = source
+    def _require_rows(self, ids: Sequence[int]) -> None:
+        if any(not 0 <= row < self.rows for row in ids):
+            raise ValueError(f"ids: rows are numbered from 0 to {self.rows - 1}")
 
-    def get(self, ids: Sequence[int], _columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """One description a row, in their order; the first `PICTURES` of tars have `image`, a JPEG
-        in base64.
+    def _described(self, ids: Sequence[int] | pd.Series) -> list[dict[str, Any]]:
+        """Caption, and key or URL of each row; the first `PICTURES` of tars have `image`, a JPEG in
+        base64. Pictures at URLs are left to the browser.
         """
         if not len(ids):
             return []
-        table = (
-            row_metadata(self._embeddings, ids, self._source.columns)
-            .rename_axis("row")
-            .reset_index()
-        )
+        table = row_metadata(self._corpus.embeddings, ids, self._corpus.source.columns)
+        table = table.rename_axis("row").reset_index()
         table["caption"] = table["caption"].fillna("").astype(str)
         if "url" in table:
             pairs = zip(table["url"], table["caption"], strict=True)
@@ -136,169 +150,39 @@ class Descriptions:
                 for url, caption in pairs
             ]
         pictures = self._pictures(table.drop_duplicates("row").head(PICTURES))
-        descriptions = []
-        for pair in table.itertuples(index=False):
-            # Not under the name `image_path`: clip-retrieval would open the file of that name.
-            description = {
+        return [
+            {
                 "caption": pair.caption,
                 "key": str(pair.image_path),
                 "shard": int(pair.shard),
+                **pictures.get(int(pair.row), {}),
             }
-            picture = pictures.get(int(pair.row))
-            descriptions.append(
-                description if picture is None else {**description, "image": picture}
-            )
-        return descriptions
+            for pair in table.itertuples(index=False)
+        ]
 
-    def _pictures(self, pairs: pd.DataFrame) -> dict[int, str]:
-        pictures: dict[int, str] = {}
+    def _pictures(self, pairs: pd.DataFrame) -> dict[int, dict[str, str]]:
+        pictures: dict[int, dict[str, str]] = {}
         try:
-            for pair, data in self._source.fetch(pairs):
-                image = decode_image(data, self.max_pixels)
+            for pair, data in self._corpus.source.fetch(pairs):
+                image = decode_image(data, self._corpus.max_pixels)
                 image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
                 buffer = io.BytesIO()
                 image.save(buffer, format="JPEG", quality=90)
-                pictures[int(pair.row)] = base64.b64encode(buffer.getvalue()).decode()
+                pictures[int(pair.row)] = {"image": base64.b64encode(buffer.getvalue()).decode()}
         except (BadImage, ReactError, OSError) as error:
             # A missing shard must not hide the other results.
             logger.warning("some pictures cannot be shown: %s", error)
         return pictures
 
 
-class SearchService(KnnService):
-    """clip-retrieval's search with our encoder; what it is asked is checked, and it opens no
-    address and no file.
-    """
-
-    def post(self) -> Any:
-        """Answer one search: a list of results, each with id, similarity and, of the first ones,
-        its description.
-        """
-        question = _checked(Question)
-        resource = _known(question.indice_name, self.clip_resources)
-        embedding = question.embedding_input
-        if question.row is not None:
-            _require_rows([question.row], resource.metadata_provider.rows)
-            embedding = resource.image_index.stored.take(np.array([question.row]))[0].tolist()
-        try:
-            with FULL_KNN_REQUEST_TIME.time():
-                return self.query(
-                    text_input=question.text or None,
-                    image_input=question.image,
-                    image_url_input=question.image_url,
-                    embedding_input=embedding,
-                    modality=question.modality,
-                    num_images=min(question.num_images, RESULTS),
-                    num_result_ids=min(
-                        question.num_result_ids or question.num_images or 1, RESULTS
-                    ),
-                    indice_name=question.indice_name,
-                    deduplicate=question.deduplicate,
-                )
-        except ValueError as error:
-            abort(400, message=str(error))
-        except ReactError as error:
-            logger.warning("%s", error)
-            abort(500, message=str(error))
-
-    def compute_query(
-        self,
-        clip_resource: Any,
-        text_input: str | None,
-        image_input: str | None,
-        image_url_input: str | None,
-        embedding_input: list[float] | None,
-        **_unused: Any,
-    ) -> NDArray[np.float32]:
-        """The query as a unit vector (1, D).
-
-        Raises:
-            ValueError: If it is not an image, is a URL, or a vector of another width.
-        """
-        clip = clip_resource.model
-        if text_input:
-            return np.asarray(clip.encode_texts([text_input]).numpy())
-        if image_input is not None:
-            image = _decoded(image_input, clip_resource.metadata_provider.max_pixels)
-            return np.asarray(clip.encode_images(clip.preprocess(image).unsqueeze(0)).numpy())
-        if image_url_input is not None:
-            raise ValueError(
-                "addresses are not opened here: search with an image file, or with a result"
-            )
-        vector = np.asarray(embedding_input, dtype=np.float32)
-        length = float(np.linalg.norm(vector))
-        if len(vector) != clip.dimension or not 0 < length < np.inf:
-            raise ValueError(
-                f"embedding_input must be {clip.dimension} finite numbers that are not all 0"
-            )
-        return (vector / length)[None]
-
-
-class DescriptionService(MetadataService):
-    """clip-retrieval's metadata of rows, of those that exist."""
-
-    def post(self) -> Any:
-        """Describe rows: a list of id and metadata."""
-        question = _checked(MetadataQuestion)
-        resource = _known(question.indice_name, self.clip_resources)
-        _require_rows(question.ids, resource.metadata_provider.rows)
-        return super().post()
-
-
-def open_corpus(project: Project) -> Any:
-    """clip-retrieval's resource of this project's index, encoder and pictures.
-
-    Raises:
-        MissingArtifact: If the corpus is not indexed yet.
-        StaleArtifact: If the index is not of today's corpus or encoder; names the asset to
-            rematerialize.
-    """
-    from react_pipeline.clip import choose_device, load
-
-    index = fresh(project, "faiss_index")
-    embeddings = fresh(project, "corpus_embeddings")
-    encoder = fresh(project, encoder_in(embeddings.parents))
-    corpus = fresh(project, "corpus")
-    device = choose_device(project.config.device)
-    clip = load(encoder.path, device)
-    opened = Index(index, encoder.fingerprint, embeddings=embeddings)
-    # Nothing is fetched into the scratch folder: `Descriptions` asks for pictures of tars only.
-    source = open_source(project, corpus, Path())
-    return ClipResource(
-        device=device,
-        model=clip,
-        preprocess=clip.preprocess,
-        tokenizer=clip.tokenizer,
-        model_txt_mclip=None,
-        safety_model=None,
-        violence_detector=None,
-        metadata_provider=Descriptions(embeddings, source, project.config.corpus.max_pixels),
-        image_index=SearchedSide(opened, embeddings, "image"),
-        text_index=SearchedSide(opened, embeddings, "text"),
-        ivf_old_to_new_mapping=None,
-        columns_to_return=None,
-        metadata_is_ordered_by_ivf=False,
-        aesthetic_embeddings=None,
-    )
-
-
-def _checked(model: type[BaseModel]) -> Any:
-    try:
-        return model.model_validate(request.get_json(force=True))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        abort(400, message=f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
-
-
-def _require_rows(numbers: Sequence[int], rows: int) -> None:
-    if any(not 0 <= row < rows for row in numbers):
-        abort(400, message=f"ids: rows are numbered from 0 to {rows - 1}")
-
-
-def _known(name: str | None, resources: dict[str, Any]) -> Any:
-    if name is not None and name not in resources:
-        abort(400, message=f"indice_name: there is {', '.join(resources)}")
-    return resources[name or next(iter(resources))]
+def _first_of_duplicates(vectors: NDArray[np.float32]) -> list[int]:
+    """The positions (K, D) that are like none that was kept before."""
+    alike = vectors @ vectors.T >= DUPLICATE_SIMILARITY
+    kept: list[int] = []
+    for position in range(len(vectors)):
+        if not alike[position, kept].any():
+            kept.append(position)
+    return kept
 
 
 def _decoded(text: str, max_pixels: int) -> Any:

@@ -1,28 +1,27 @@
-"""The page of the corpus, over clip-retrieval's back end with our index and our model.
+"""The page of the corpus, and the addresses of clip-retrieval's back end.
 
-clip-retrieval's own server listens to every network and lets every web page ask it; here its parts
-are assembled in another way, and its clients find the same requests and answers. Its own page has
-controls for models that are not here. Ours may load nothing from elsewhere but, for corpora of
-URLs, their pictures.
+The page may load nothing from elsewhere but, for corpora of URLs, their pictures.
 """
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from react_pipeline.embedding import require_clip_retrieval
 from react_pipeline.extensions.ui import guard, serve_app
 from react_pipeline.pages import render
 from react_pipeline.project import Project
+from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
     from flask import Flask
 
 MAX_REQUEST_BYTES = 16 << 20
 INDEX_NAME = "corpus"
+
+logger = logging.getLogger(__name__)
 
 
 def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -> None:
@@ -40,36 +39,30 @@ def create_app(project: Project) -> Flask:
     `/indices-list`.
 
     Raises:
-        InputError: If the corpus is not indexed as it is today, or clip-retrieval is not installed.
+        MissingArtifact: If the corpus is not indexed yet.
+        StaleArtifact: If the index is not of today's corpus or encoder; names the asset to
+            rematerialize.
     """
-    from flask import Flask, Response, send_from_directory
-    from flask_restful import Api  # type: ignore[import-untyped]
+    from flask import Flask, Response, request, send_from_directory
+    from pydantic import ValidationError
+    from werkzeug.exceptions import HTTPException
 
-    require_clip_retrieval()
-    from react_pipeline.extensions.corpus_page.corpus_service import (
-        DescriptionService,
-        SearchService,
-        open_corpus,
-    )
+    from react_pipeline.extensions.corpus_page.corpus_service import CorpusService
+    from react_pipeline.extensions.corpus_page.search import CorpusSearch
 
-    resource = open_corpus(project)
-    resources = {INDEX_NAME: resource}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from clip_retrieval.clip_back import IndicesList
+    service = CorpusService(CorpusSearch.of(project))
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
 
     @app.get("/")
     def page() -> str:
         name = project.config.project
-        rows = resource.metadata_provider.rows
         return render(
             "extensions/corpus_page",
             "corpus.html",
             page_title=f"Corpus of {name}",
             project=name,
-            rows=rows,
+            rows=service.rows,
             index=INDEX_NAME,
         )
 
@@ -77,15 +70,32 @@ def create_app(project: Project) -> Flask:
     def script() -> Response:
         return send_from_directory(Path(__file__).with_name("templates"), "corpus.js")
 
-    api = Api(app)
-    api.add_resource(
-        IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)}
-    )
-    api.add_resource(
-        SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources}
-    )
-    api.add_resource(
-        DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources}
-    )
+    @app.get("/indices-list")
+    def indices() -> list[str]:
+        return [INDEX_NAME]
+
+    @app.post("/knn-service")
+    def search() -> list[dict[str, Any]]:
+        return service.search(request.get_json(force=True))
+
+    @app.post("/metadata")
+    def metadata() -> list[dict[str, Any]]:
+        return service.describe(request.get_json(force=True))
+
+    @app.errorhandler(HTTPException)
+    @app.errorhandler(ValueError)
+    @app.errorhandler(ReactError)
+    def explain(error: Exception) -> tuple[dict[str, str], int]:
+        if isinstance(error, HTTPException):
+            return {"message": error.description or error.name}, error.code or 500
+        if isinstance(error, ReactError):
+            logger.warning("%s", error)
+            return {"message": str(error)}, 500
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"])) or "request"
+            return {"message": f"{field}: {first['msg']}"}, 400
+        return {"message": str(error)}, 400
+
     guard(app, "http: https:" if project.config.corpus.fetches_images else "")
     return app

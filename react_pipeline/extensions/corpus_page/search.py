@@ -5,21 +5,74 @@ is written.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import pandas as pd
 from PIL.Image import Image
 
-from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_source
+from react_pipeline.corpus import (
+    BadImage,
+    ImageSource,
+    contact_sheet,
+    decode_image,
+    open_source,
+)
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded
+from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, InputError, read_bounded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from react_pipeline.clip import Clip
 
 TEXT_MODES: dict[str, Side] = {"t2t": "text", "t2i": "image"}
 IMAGE_MODES: dict[str, Side] = {"i2i": "image", "i2t": "text"}
+
+
+@dataclass(frozen=True)
+class CorpusSearch:
+    """The index of a project, the model that made its vectors, and what describes its rows.
+
+    `source` is asked for pictures of tars alone: nothing is fetched.
+    """
+
+    index: Index
+    embeddings: Artifact
+    clip: Clip
+    source: ImageSource
+    max_pixels: int
+
+    @classmethod
+    def of(cls, project: Project) -> Self:
+        """Open them.
+
+        Raises:
+            MissingArtifact: If the corpus is not indexed yet.
+            StaleArtifact: If the index is not of today's corpus or encoder.
+        """
+        index = fresh(project, "faiss_index")  # first: the command that an error names builds both
+        embeddings = fresh(project, "corpus_embeddings")
+        encoder = fresh(project, encoder_in(embeddings.parents))
+        source = open_source(project, fresh(project, "corpus"), Path())
+        from react_pipeline.clip import choose_device, load
+
+        clip = load(encoder.path, choose_device(project.config.device))
+        open_index = Index(index, encoder.fingerprint, embeddings=embeddings)
+        return cls(open_index, embeddings, clip, source, project.config.corpus.max_pixels)
+
+    def encode(self, query: str | Image) -> NDArray[np.float32]:
+        """The unit vector (1, D) of a text or a picture."""
+        if isinstance(query, str):
+            return np.asarray(self.clip.encode_texts([query]).numpy())
+        pixels = self.clip.preprocess(query).unsqueeze(0)
+        return np.asarray(self.clip.encode_images(pixels).numpy())
 
 
 def search_pairs(
@@ -57,21 +110,11 @@ def search_pairs(
     if side is None:
         raise InputError(f"--mode {mode!r}: with {what} use {' or '.join(modes)}")
     picture = None if image is None else _read_image(image, project.config.corpus.max_pixels)
-    index = fresh(project, "faiss_index")  # first: the command that an error names builds both
-    embeddings = fresh(project, "corpus_embeddings")
-    from react_pipeline.clip import choose_device, load
-
-    clip = load(
-        fresh(project, encoder_in(embeddings.parents)).path, choose_device(project.config.device)
-    )
-    if picture is None:
-        vectors = clip.encode_texts([str(text)])
-    else:
-        vectors = clip.encode_images(clip.preprocess(picture).unsqueeze(0))
-    hits = Index(index, embeddings=embeddings).search(side, vectors.numpy(), k)
-    # Only asked for its columns: nothing is fetched here.
-    source = open_source(project, fresh(project, "corpus"), Path())
-    metadata = row_metadata(embeddings, hits["row"], source.columns)
+    search = CorpusSearch.of(project)
+    embeddings = search.embeddings
+    query = search.encode(str(text) if picture is None else picture)
+    hits = search.index.search(side, query, k)
+    metadata = row_metadata(embeddings, hits["row"], search.source.columns)
     if (corpus := project.config.corpus).is_copy:
         origins = (
             row_metadata(embeddings, hits["row"], ["path", "url"]).fillna("").to_dict("records")

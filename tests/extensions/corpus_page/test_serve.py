@@ -1,6 +1,4 @@
-"""Browsing the corpus: our page, and clip-retrieval's back end asked as its own front end and
-clients ask.
-"""
+"""Browsing the corpus: the page, and what clients of clip-retrieval ask."""
 
 from __future__ import annotations
 
@@ -171,10 +169,10 @@ def test_no_route_leads_to_another_file(client: Any, path: str) -> None:
         ({"image": "no base64!"}, "not base64"),
         ({"image": base64.b64encode(b"<svg/>").decode()}, "cannot be decoded"),
         ({"text": "a", "modality": "sound"}, "modality"),
-        ({"text": "a", "indice_name": "../other"}, "there is corpus"),
+        ({"text": "a", "indice_name": "../other"}, "indice_name"),
         ({"embedding_input": [1.0, 2.0]}, "32 finite numbers"),
         ({"row": 1_000_000}, "rows are numbered"),
-        ({}, "must fill one of"),
+        ({}, "must be given"),
     ],
 )
 def test_what_cannot_be_searched_for_is_reported(
