@@ -1,6 +1,7 @@
 """What building an index costs: core seconds, from a few rates of FAISS. N rows, D width, n cells.
 
-Does not belong here: the size of an index (`indexing.keys`), what a search costs (`indexing.choice`).
+Does not belong here: the size of an index (`indexing.keys`), what a search costs
+(`indexing.choice`).
 """
 
 from react_pipeline.indexing import OPERATIONS_PER_SECOND, SAMPLE_POINTS_PER_CELL, Key, choose_key

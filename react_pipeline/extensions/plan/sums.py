@@ -358,7 +358,9 @@ class Sums:
             weights_bytes=encoder.weights_bytes,
             text_seconds=encoding.text,
             model_seconds=model_seconds,
-            head_step_seconds=lambda: head_step_seconds(encoder.dimension, classes, training),
+            head_step_seconds=lambda: head_step_seconds(
+                encoder.dimension, classes, training.batch_size
+            ),
         )
 
     def results_step(self) -> Step:

@@ -44,7 +44,6 @@ def test_a_method_pays_for_what_it_trains(
 def test_encoding_and_steps_of_a_head_take_time(tiny_checkpoint: Path) -> None:
     threads = torch.get_num_threads()
     cost = EncodingCost.measured(load(tiny_checkpoint), "fp32")
-    assert (
-        min(cost.prepare, cost.image, cost.text, cost.start, head_step_seconds(32, 4, TRAINING)) > 0
-    )
+    assert min(cost.prepare, cost.image, cost.text, cost.start) > 0
+    assert head_step_seconds(512, 1_000, 256) > 4 * head_step_seconds(512, 100, 256) > 0
     assert torch.get_num_threads() == threads
