@@ -9,9 +9,7 @@ from react_pipeline.settings import Method
 
 
 class Methods(Extension):
-    """Heads on the base's vectors, gated blocks with both towers, weights of low rank, whole towers,
-    and two methods as one.
-    """
+    """Heads on the base's vectors, gated blocks, low-rank weights, whole towers, and ensembles."""
 
     def methods(self) -> Iterable[Method]:
         """The linear head, those that train a model, other heads, and what joins two."""

@@ -1,11 +1,11 @@
 """`few-shot-gda`, `few-shot-ncm` and `swat`: heads that learn from shots beside the pairs.
 
-Does not belong here: reading shots (`few_shot_samples`), refusing those that show evaluation images (core).
+Does not belong here: reading shots (`few_shot_samples`), refusing those that show evaluation images
+(core).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +69,12 @@ class Swat(UsesShots, LinearHead):
         self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog
     ) -> tuple[ClassHead, dict[str, Any]]:
         """Half of the steps on all images, the other half on shots, each with its own schedule."""
+        from react_pipeline.extensions.methods.head_steps import take_steps
+
         of: FewShotSamples = samples  # type: ignore[assignment]  # from the method above
         first = training.model_copy(update={"steps": (training.steps + 1) // 2})
         second = training.model_copy(update={"steps": training.steps // 2})
-        head, counts = super().fit(of, first, log)
+        head, counts = take_steps(of, first, log)
         shots = replace(
             of,
             zero_shot=head.vectors,
@@ -80,17 +82,4 @@ class Swat(UsesShots, LinearHead):
             captions=of.zero_shot.T[of.shot_ids],
             class_ids=of.shot_ids,
         )
-        continued: Any = _Continued(log, first.steps)
-        return super().fit(shots, second, continued)[0], counts
-
-
-class _Continued:
-    """The log of a training that has taken steps already."""
-
-    def __init__(self, log: TrainingLog, steps: int) -> None:
-        self._log = log
-        self._steps = steps
-
-    def add(self, step: int, values: Mapping[str, float], **seconds: float) -> None:
-        """As of `TrainingLog`."""
-        self._log.add(self._steps + step, values, **seconds)
+        return take_steps(shots, second, log, first.steps)[0], counts

@@ -2,8 +2,8 @@
 head, and saved.
 
 Does not belong here: how a head is fitted and joined (`head_method`), the samples
-(`head_samples`), the form of a head on disk and its use (`clip`). Shapes: N images, C classes, D embedding
-dimension, P prompts.
+(`head_samples`), the form of a head on disk and its use (`clip`). Shapes: N images, C classes, D
+embedding dimension, P prompts.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def train_head(
         interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid, tie
     )
     record = _head_record(domain, of_pairs, labels.source, fraction, scores)
-    _write(directory, joined(fraction), trained, record)
+    write_head(directory, joined(fraction), record, trained)
     numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
         "pairs": len(pairs),
@@ -181,7 +181,10 @@ def without_near_copies(
     return apart if len(apart) else held_out
 
 
-def _write(directory: Path, head: ClassHead, trained: ClassHead, record: dict[str, Any]) -> None:
+def write_head(
+    directory: Path, head: ClassHead, record: dict[str, Any], trained: ClassHead | None = None
+) -> None:
+    """Write a head, what is known of it, and the head that was trained, if that is another."""
     head.write(directory / HEAD_FILE, trained)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")

@@ -134,7 +134,9 @@ class ClassSamples:
         self._present = self.counts.nonzero().squeeze(1)
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a class, then one of its samples, `count` times: vectors (B, D) and class ids (B,)."""
+        """Draw a class, then one of its samples, `count` times; returns vectors (B, D) and class
+        ids (B,).
+        """
         class_ids = self._present[torch.randint(len(self._present), (count,), generator=rng)]
         # In double precision the product stays below the count, so that no draw falls into the next
         # class.

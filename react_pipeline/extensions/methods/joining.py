@@ -1,11 +1,11 @@
-"""Joining two checkpoints: the weight that held-out pairs choose, and the head that adds both scores.
+"""Joins two checkpoints: chooses the weight on held-out pairs, and writes the head that adds both
+scores.
 
 Shapes: N images, C classes, D embedding dimension.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from react_pipeline.clip import (
-    HEAD_FILE,
-    HEAD_RECORD_FILE,
     LOGIT_SCALE,
     ClassHead,
     Clip,
@@ -27,7 +25,7 @@ from react_pipeline.clip import (
     prompt_templates,
 )
 from react_pipeline.embedding import Encoder
-from react_pipeline.extensions.methods.head import class_accuracy, split_labelled
+from react_pipeline.extensions.methods.head import class_accuracy, split_labelled, write_head
 from react_pipeline.extensions.methods.head_samples import PairVectors, label_pairs
 from react_pipeline.extensions.methods.joined_towers import save_joined
 from react_pipeline.store import InputError
@@ -139,12 +137,10 @@ def _write(
         # Two unit vectors, joined and made a unit vector again, are each divided by sqrt(2).
         head = ClassHead(math.sqrt(2) * torch.cat(vectors), bias)
         save_joined(c.base.path, [one.clip for one in members], folder)
-    head.write(folder / HEAD_FILE)
     record = {
         "classes": c.domain.class_names,
         "templates": prompt_templates(c.domain),
         "embed_dim": len(head.vectors),
         "of": weights,
     }
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    (folder / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")
+    write_head(folder, head, record)

@@ -1,8 +1,8 @@
 """Low-rank blocks: two thin matrices whose product is added to a weight of attention, and merged
 into it when a training ends (LoRA, arXiv 2106.09685; on CLIP, arXiv 2405.18541).
 
-Does not belong here: which towers get them (`lora_image`, `lora_both`). Shapes: P projections packed in one
-weight, R rank, I and O numbers that a projection takes and gives.
+Does not belong here: which towers get them (`lora_image`, `lora_both`). Shapes: P projections
+packed in one weight, R rank, I and O numbers that a projection takes and gives.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,8 @@ Weight = tuple[nn.Module, str, int]
 
 
 class LowRank(nn.Module):
-    """`W + B A / R`, for each projection that `W` packs. `B` starts at zero, so `W` starts as it is.
+    """`W + B A / R`, for each projection that `W` packs. `B` starts at zero, so `W` is unchanged at
+    first.
 
     CLIP-LoRA's scale is alpha / R with alpha = 1.
     """
@@ -82,7 +83,7 @@ def _attention(modules: Iterable[nn.Module]) -> Iterator[Weight]:
 
 
 def add_low_rank(weights: Iterable[Weight], rank: int) -> None:
-    """Add a block to each of these weights, in place; features do not change until it is trained."""
+    """Add a block to each of these weights, in place; features change once it is trained."""
     for module, name, projections in weights:
         block = LowRank(getattr(module, name), projections, rank)
         parametrize.register_parametrization(module, name, block)

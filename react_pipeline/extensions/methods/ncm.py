@@ -45,7 +45,9 @@ class Ncm(HeadMethod):
 
 
 def class_means(samples: HeadSamples) -> tuple[Tensor, Tensor]:
-    """The mean image vector of each class (D, C), 0 for one without pairs; which have pairs (C,)."""
+    """The mean image vector of each class (D, C), 0 for a class without pairs, and which classes
+    have pairs (C,).
+    """
     import torch
 
     counts = torch.bincount(samples.class_ids, minlength=samples.zero_shot.shape[1])
