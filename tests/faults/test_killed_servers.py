@@ -55,9 +55,9 @@ def test_a_server_can_be_ended_where_ui_ignored_signals(tmp_path: Path) -> None:
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        started = servers_module._spawn(
-            ["-c", code], tmp_path / "log", tmp_path, dict(os.environ), ()
-        )
+        with (tmp_path / "log").open("wb") as output:
+            command = [sys.executable, "-c", code]
+            started = process_groups.start(command, output, tmp_path, os.environ)
         assert started.wait(30) == 0
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:

@@ -1,8 +1,8 @@
 """Cross-site requests: which requests of a browser a server on loopback refuses, by their headers.
 
-A server without a password trusts whoever reaches it, and the browser of its user reaches it for
-every page that he visits. Programs such as `curl` send none of these headers but `Host`, so they
-are not held up.
+A server without a password trusts whoever reaches it, and its user's browser can reach it on behalf
+of any page they visit. Programs such as `curl` send none of these headers but `Host`, so they are
+not refused.
 """
 
 import re

@@ -15,8 +15,8 @@ from react_pipeline.store import InputError, lock
 
 @contextmanager
 def locked_for_ui(home: Path) -> Iterator[TextIO]:
-    """Let no second `react-pipeline ui` run over a home: two daemons ask for every run twice. Gives
-    the lock file.
+    """Prevent two `ui` processes from sharing a Dagster home: two daemons would launch every run
+    twice. Yields the lock file.
 
     A process that inherits its descriptor holds the lock too.
 

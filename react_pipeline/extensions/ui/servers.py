@@ -190,7 +190,9 @@ class _Group:
         program = name.split()[0]
         held = (self._lock.fileno(),) if program == "dagster" else ()
         log = self._logs / f"{program}.log"
-        process = _spawn(arguments, log, self._folder, self._environment, held)
+        with log.open("ab") as output:
+            command = [sys.executable, *arguments]
+            process = process_groups.start(command, output, self._folder, self._environment, held)
         self._guard(process.pid)
         server = Server(name, self.addresses.get(name, ""), process, log)
         self.servers.append(server)
@@ -247,19 +249,6 @@ def stop(servers: Sequence[Server]) -> None:
         server.process.poll()  # reaped, so that its exit code is known
 
 
-def _spawn(
-    arguments: Sequence[str],
-    log: Path,
-    directory: Path,
-    environment: Mapping[str, str],
-    held: Sequence[int],
-) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
-        return process_groups.start(
-            [sys.executable, *arguments], output, directory, environment, held
-        )
-
-
 def _wait(server: Server, attempt: Callable[[], None]) -> None:
     """Try until no OSError says that the server does not answer yet."""
     deadline = time.monotonic() + START_SECONDS
@@ -279,7 +268,8 @@ def _require_open(path: Path) -> None:
 
 
 def _require_guarded(server: Server) -> None:
-    request = urllib.request.Request(server.url, headers={"Host": STRANGER})  # noqa: S310 - an http address of ours
+    # Both are http addresses of ours.
+    request = urllib.request.Request(server.url, headers={"Host": STRANGER})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             status = answer.status

@@ -1,7 +1,7 @@
 """Metrics: what Prometheus reads of a Dagster instance, at `/metrics` of `webserver`.
 
-Belongs here: which figures there are. All are read from the instance's database, by its indices, and
-from the file system's own counters: no scrape walks the store.
+Belongs here: which figures there are. All are read from the instance's database, by its indices,
+and from the file system's own counters: no scrape walks the store.
 """
 
 import shutil

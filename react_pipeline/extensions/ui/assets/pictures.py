@@ -19,7 +19,7 @@ _ADDRESSED = re.compile(rf"/{ADDRESS}/([0-9a-f-]{{36}})/(\w+)/(\w+)(/preview)?$"
 
 
 def picture_at(path: str) -> bytes | None:
-    """The JPEG that the path of a request names, empty if there is none; None for any other path."""
+    """The JPEG that the path of a request names, empty if it does not exist; None for another."""
     match = _ADDRESSED.search(path)
     if match is None:
         return None
