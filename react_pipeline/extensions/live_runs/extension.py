@@ -1,4 +1,4 @@
-"""What live runs add: the losses of a training in MLflow while it runs, and its accuracy on labelled
+"""What live runs add: losses of a training in MLflow while it runs, and its accuracy on labelled
 images.
 """
 

@@ -1,9 +1,9 @@
 """A training seen in MLflow while it runs, and afterwards if it fails.
 
 A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
-one. The log of the published checkpoint (`react_pipeline.tracking`) finds the same run by its fingerprint, adds what
-could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's own monitor samples
-the machine; what it could not write is lost.
+one. The log of the published checkpoint (`react_pipeline.tracking`) finds the same run by its
+fingerprint, adds what could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's
+own monitor samples the machine; what it could not write is lost.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ class LiveRun(TrainingObserver):
                     return
                 if ended and self._error is not None:
                     self._mark_failed(client, run_id, self._error)
-            except Exception as error:  # whatever MLflow, its database or the network raise: the training continues
+            except Exception as error:
+                # Whatever MLflow, its database or the network raise, the training continues.
                 client = None
                 pause = RETRY_SECONDS
                 self._runs.forget()
@@ -239,6 +240,5 @@ class LiveRun(TrainingObserver):
             str(error) if isinstance(error, ReactError) else f"{name}: {error}".removesuffix(": ")
         )
         log_tags(client, run_id, {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason})
-        # Ctrl-C, and a cancelled Dagster run, are no exceptions in Python's sense: the training
-        # itself was well.
+        # Ctrl-C and a cancelled run do not derive from Exception; the training did not fail.
         client.set_terminated(run_id, FAILED if isinstance(error, Exception) else KILLED)

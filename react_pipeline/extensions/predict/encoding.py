@@ -159,7 +159,9 @@ def _encode(
 
 
 def read_parts(folder: Path) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:
-    """Each part in the order of the pictures: its rows (path, and `columns`), and what was skipped."""
+    """Yield the rows of each part (path, and `columns`) and what was skipped, in the order of the
+    pictures.
+    """
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
         ledger = [tuple(row) for row in json.loads(table.schema.metadata[LEDGER])]

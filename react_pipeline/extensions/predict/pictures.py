@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from threading import get_ident
 from typing import BinaryIO
@@ -230,8 +231,8 @@ def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
     except ValueError as error:
         raise InputError(str(error)) from error
     # Not Path.glob: the whole path may be a pattern.
-    matches = [Path(name) for pattern in patterns for name in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
-    files = [match for match in matches if match.is_file()]
+    matches = (sorted(glob(pattern, recursive=True)) for pattern in patterns)  # noqa: PTH207
+    files = [path for path in map(Path, chain.from_iterable(matches)) if path.is_file()]
     if not files:
         raise InputError(
             f"{source}: no such folder or file, and no file matches it as a pattern; run where it "

@@ -76,8 +76,8 @@ def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, Cl
         head: Of the classes; its scores are where it starts.
 
     Returns:
-        Scores (N, C), logits / 100 as `ClassHead.scores` gives them; and a head whose scores are the
-        same without the neighbours, up to a constant of each picture.
+        Scores (N, C), logits / 100 as `ClassHead.scores` gives them; and a head whose scores are
+        the same without the neighbours, up to a constant of each picture.
     """
     distinct, places = np.unique(vectors, axis=0, return_inverse=True)
     x = torch.from_numpy(distinct)

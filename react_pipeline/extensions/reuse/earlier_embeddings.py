@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class EarlierEmbeddings:
-    """All shards of the store that the encoder and the configuration of a build would give again."""
+    """The shards of the store that were embedded with the encoder and configuration of a build."""
 
     def __init__(self, store: Store, inputs: Inputs) -> None:
         """Look through the published embeddings. What cannot be read is passed over."""
@@ -59,8 +59,8 @@ class EarlierEmbeddings:
     ) -> dict[str, Any] | None:
         """Link a shard's files into the build, if it was embedded before.
 
-        `shard` gets its ledger and how many samples it has; `seen`, the keys of all shards before, gets its
-        keys.
+        `shard` gets its ledger and how many samples it has; `seen`, the keys of all shards before,
+        gets its keys.
 
         Returns:
             What the shard's record counted; None if it has to be encoded.
