@@ -140,8 +140,9 @@ def improve(
         count: Changes to try.
         progress: Shows how far the tries are.
     """
-    changes = propose(trial, count)
-    controls = controls_of(trial, changes)
+    proposed = propose(trial)
+    changes = proposed[:count]
+    controls = controls_of(trial, changes, proposed)
     tries = []
     for change, control in zip(progress(changes), controls, strict=True):
         own, of_control = (trial.compare([one], half=0) for one in (change, control))
@@ -219,6 +220,11 @@ class Trial:
         return [str(text or "") for text in texts.fillna("").to_numpy()]
 
     @cached_property
+    def synonyms(self) -> Synonyms:
+        """What captions propose."""
+        return Synonyms(self)
+
+    @cached_property
     def margins(self) -> NDArray[np.float32]:
         """How much more the head of the other half scores the own class of each pair than the best
         other class (N,).
@@ -252,29 +258,37 @@ def _kept(candidates: pd.DataFrame) -> Pairs:
     return Pairs(kept["row"].to_numpy(np.int64), kept["class_id"].to_numpy(np.int64))
 
 
-def propose(trial: Trial, count: int) -> list[Change]:
-    """Changes of the classes with most confused pairs, a synonym and a rejection each."""
+def propose(trial: Trial) -> list[Change]:
+    """Changes of all classes, those with most confused pairs first: a synonym and a rejection each."""
     confused = pd.Series(trial.margins < 0).groupby(trial.before.class_ids).sum()
     order = confused.sort_values(ascending=False, kind="stable").index.tolist()
-    synonyms = _Synonyms(trial)
     changes: list[Change] = []
     for class_id in order:
-        if synonym := synonyms.of(class_id):
+        if synonym := trial.synonyms.of(class_id):
             changes.append(Change(class_id, synonym))
         if rejected := _doubtful(trial, class_id):
             changes.append(Change(class_id, rejected=rejected))
-    return changes[:count]
+    return changes
 
 
-def controls_of(trial: Trial, changes: Sequence[Change]) -> list[Change]:
-    """A change of the same form for each, which knows nothing of the class."""
+def controls_of(
+    trial: Trial, changes: Sequence[Change], proposed: Sequence[Change]
+) -> list[Change]:
+    """A change of the same form for each, which knows nothing of the class.
+
+    Of a synonym: the next one that was proposed for another class, tried or not; where all that
+    were proposed are the same, a random phrase of the captions.
+    """
     random = np.random.default_rng(0)
-    synonyms = [change.synonym for change in changes if change.synonym]
-    others = iter([*synonyms[1:], *synonyms[:1]])
+    synonyms = [change.synonym for change in proposed if change.synonym]
     controls = []
     for change in changes:
         if change.synonym:
-            controls.append(Change(change.class_id, next(others)))
+            place = synonyms.index(change.synonym)
+            others = [*synonyms[place:], *synonyms[:place]]
+            other = next((one for one in others if one != change.synonym), "")
+            other = other or trial.synonyms.draw(random, change.synonym)
+            controls.append(Change(change.class_id, other))
         else:
             rows = trial.before.rows[trial.before.class_ids == change.class_id]
             drawn = random.choice(rows, len(change.rejected), replace=False)
@@ -299,7 +313,7 @@ def _doubtful(trial: Trial, class_id: int) -> tuple[int, ...]:
     return tuple(rows[order][is_doubtful[order]][: len(mine) // 2].tolist())
 
 
-class _Synonyms:
+class Synonyms:
     """Words that captions of images near a class say, and captions of others do not."""
 
     def __init__(self, trial: Trial) -> None:
@@ -323,6 +337,15 @@ class _Synonyms:
             if times >= LEAST_PAIRS and not self._is_name(phrase)
         }
         return max(sorted(scores), key=scores.__getitem__, default="")
+
+    def draw(self, random: np.random.Generator, synonym: str) -> str:
+        """A random phrase that is neither this synonym nor a name."""
+        phrases = [
+            phrase
+            for phrase, times in sorted(self._counts.items())
+            if times >= LEAST_PAIRS and phrase != synonym and not self._is_name(phrase)
+        ]
+        return str(random.choice(phrases)) if phrases else ""
 
     def _is_name(self, phrase: str) -> bool:
         """Whether it says a name of the domain, or is said by one."""

@@ -71,14 +71,21 @@ def test_controls_have_the_form_of_their_changes(trial: Trial) -> None:
         Change(0, rejected=(int(trial.before.rows[0]),)),
         Change(1, "box"),
     ]
-    controls = controls_of(trial, changes)
+    controls = controls_of(trial, changes, changes)
     assert [one.class_id for one in controls] == [0, 0, 1]
     assert [controls[0].synonym, controls[2].synonym] == ["box", "wheel"]
     assert len(controls[1].rejected) == 1
-    proposed = propose(trial, 4)
-    assert len(proposed) <= 4
     names = set(trial.domain.class_names)
-    assert not {one.synonym for one in proposed} & names
+    assert not {one.synonym for one in propose(trial)} & names
+
+
+def test_no_synonym_is_its_own_control(trial: Trial) -> None:
+    one, same = Change(0, "wheel"), Change(1, "wheel")
+    (control,) = controls_of(trial, [one], [one, Change(1, "box")])
+    assert control.synonym == "box"
+    for proposed in ([one], [one, same]):
+        controls = controls_of(trial, proposed, proposed)
+        assert all(control.synonym not in ("", "wheel") for control in controls)
 
 
 @pytest.mark.parametrize(
