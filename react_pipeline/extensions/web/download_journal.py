@@ -29,6 +29,8 @@ _OURS_FOR_GOOD = (
     "too_elongated",
     "too_large_tiles",
     "too_many_scans",
+    "too_slow",
+    "too_much_memory",
     "unsupported_mode",
 )
 PERMANENT = frozenset(
@@ -44,9 +46,8 @@ PERMANENT = frozenset(
 )
 """Reasons that another attempt would meet again; what failed for any other is retried."""
 
-_OWN_REASON = re.compile(
-    rf"\b({'|'.join(('empty', 'not_an_image', 'truncated', 'corrupt', *_OURS_FOR_GOOD))}): "
-)
+_OURS = ("empty", "not_an_image", "truncated", "corrupt", "killed_decoder", *_OURS_FOR_GOOD)
+_OWN_REASON = re.compile(rf"\b({'|'.join(_OURS)}): ")
 _REASONS_BY_MARK = {
     "timed out": "timeout",
     "IncompleteRead": "truncated",

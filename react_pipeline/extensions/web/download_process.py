@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.extensions.web.download_journal import HASH_MISMATCH, JournalWriter
 from react_pipeline.extensions.web.web_access import guarded_opener
 from react_pipeline.settings import DownloadConfig
@@ -97,7 +97,7 @@ class ImageCheck:
         ):
             return *(None,) * 5, f"{HASH_MISMATCH}: not {expected_hash[:64]}"
         try:
-            image = decode_image(data, self.max_pixels)
+            image, _ = decode_apart(data, self.max_pixels)
         except BadImage as error:
             return *(None,) * 5, f"{error.reason}: {error.detail}"
         original = image.size

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import support.web
 from PIL import Image
+from support.deadly_images import MARK
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.web import Web, served
 
@@ -177,6 +178,27 @@ def test_larger_images_are_made_smaller_and_no_others(web: Web, tmp_path: Path) 
     assert done.images["source_sha256"][0] == hashlib.sha256(large).hexdigest()
     assert done.read(101) == wide
     assert done.read(102) == IMAGES["/0.png"]
+
+
+def test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python runs this where a process starts; paths of modules are handed down.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "from react_pipeline.corpus import images\n"
+        "decode = images.decode_image\n"
+        "def decode_or_die(data, *given, **options):\n"
+        f"    return os.abort() if data.endswith({MARK!r}) else decode(data, *given, **options)\n"
+        "images.decode_image = decode_or_die\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    web.answers["/deadly.png"] = IMAGES["/0.png"] + MARK
+    done = download(table_of(web, "/deadly.png", *IMAGES), tmp_path / "out", retries=0)
+    assert len(done.images) == len(IMAGES)
+    assert done.failed[["row", "reason", "detail"]].to_numpy().tolist() == [
+        [100, "killed_decoder", "SIGABRT"]
+    ]
 
 
 def test_nothing_to_fetch_is_no_error(tmp_path: Path) -> None:
