@@ -87,11 +87,11 @@ def taken_of(table: pd.DataFrame) -> list[int]:
     st.integers(0, 2**32 - 1),
     st.sampled_from(["best", "even"]),
     st.sampled_from([0.5, 0.75, 1.0]),
-    st.sampled_from([(1, 1, 2), (3, 5, 7), (1_024, 8_192, 512)]),
+    st.sampled_from([(1, 1, 2, 1), (3, 5, 7, 4), (3, 5, 7, 10**6), (1_024, 8_192, 512, 1)]),
 )
 @settings(max_examples=80, deadline=None)
 def test_chosen_pairs_equal_a_comparison_of_all_pairs(
-    seed: int, balance: Any, similarity: float, sizes: tuple[int, int, int]
+    seed: int, balance: Any, similarity: float, sizes: tuple[int, int, int, int]
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = clusters(rng, 90, int(rng.integers(1, 30)))
@@ -103,6 +103,8 @@ def test_chosen_pairs_equal_a_comparison_of_all_pairs(
         patch.setattr("react_pipeline.retrieval.ranking.BLOCK_ROWS", sizes[0])
         patch.setattr(near_duplicates, "CHUNK_ROWS", sizes[1])
         patch.setattr(near_duplicates, "LAG_ROWS", sizes[2])
+        patch.setattr(near_duplicates, "SEARCHED_ROWS", sizes[3])
+        patch.setattr(near_duplicates, "MAX_HITS", float(rng.integers(2)))
         for count in (0, 5, 20, 3, 0):
             failed = frozenset(rng.choice(90, count, replace=False).tolist())
             mark_drops(table, NOTHING, config, failed=failed, near=near)
@@ -124,6 +126,22 @@ def test_a_class_of_look_alikes_is_read_only_a_few_times(
     assert (table["dropped"] == "near_duplicate").sum() == rows - 5
     assert near.looks <= 10
     assert near.cosines <= 5 * rows
+
+
+def test_many_taken_rows_are_searched_by_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "SEARCHED_ROWS", 500)
+    rng = np.random.default_rng(0)
+    # Near a subspace, as vectors of real images are; every third row is nearly the one before it.
+    vectors = rng.standard_normal((3_000, 24)) @ rng.standard_normal((24, 256))
+    vectors += 0.1 * rng.standard_normal(vectors.shape)
+    vectors[2::3] = vectors[1::3] + 0.05 * rng.standard_normal((1_000, 256))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    near = NearDuplicates(vectors.__getitem__, 0.9)
+    config = RetrievalConfig(max_per_class=3_000, duplicate_similarity=0.9)
+    table = candidates_of([0] * 3_000, list(range(3_000)))
+    mark_drops(table, NOTHING, config, near=near)
+    assert taken_of(table) == plain(table.assign(dropped=""), vectors, config)
+    assert near.cosines < 2_000_000
 
 
 def test_what_is_left_when_a_class_has_enough_is_not_looked_at() -> None:
