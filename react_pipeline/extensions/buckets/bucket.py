@@ -150,6 +150,13 @@ class Bucket:
             for page in library.list(client, prefix or None):
                 yield from map(_stored, page)
 
+    def all_objects(self) -> list[Stored]:
+        """All objects, those of each top folder at the same time: pages follow one another."""
+        with self._named("") as (library, client):
+            top = library.list_with_delimiter(client)
+        below = each(lambda folder: list(self.objects(folder)), top["common_prefixes"])
+        return [*map(_stored, top["objects"]), *(one for folder in below for one in folder)]
+
     def delete(self, paths: Iterable[str]) -> None:
         """Remove objects; those that are gone already are no error."""
         paths = list(paths)

@@ -5,14 +5,17 @@ Belongs here: the folder of copies. Does not belong here: what is published (`bu
 Layout, where an attempt is the build whose bytes an artifact has::
 
     <copies>/<attempt>/<stage>/<key>/<fingerprint>/   the files that were asked for
-    <copies>/<attempt>/.cache/                        their digests, remembered
+    <copies>/<attempt>/.verified/                     how each looked when it was verified
     <copies>/.users/                                  one file a process: the attempts it opened
+    <copies>/.added                                  bytes of all processes since the last measure
 
 A copy that a living process opened is never evicted, so that its paths stay valid.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -29,8 +32,9 @@ from react_pipeline.store import (
     lock,
     locked,
     release,
-    remembered_sha256,
     rename_synced,
+    sha256_of,
+    stamp_of,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ _opened: set[tuple[Path, str]] = set()
 
 @dataclass
 class Copies:
-    """The copies below a folder of this machine; those not in use may take `limit_bytes`."""
+    """The copies below a folder of this machine; they may take `limit_bytes` beside what is in use."""
 
     root: Path
     limit_bytes: float
@@ -63,7 +67,7 @@ class Copies:
         folder = artifact.folder
         missing = [name for name in names if not self._is_whole(artifact, name)]
         if missing:
-            self._make_room(artifact, missing)
+            self._make_room(sum(artifact.manifest["files"][name]["bytes"] for name in missing))
             try:
                 for _ in each(lambda name: self._download(artifact, name), missing):
                     pass
@@ -78,16 +82,25 @@ class Copies:
     def adopt(self, built: Path, artifact: BucketArtifact) -> None:
         """Make a verified local artifact the copy of the one that was published from it."""
         self._use(artifact.attempt)
-        self._make_room(artifact, artifact.manifest["files"])
+        self._make_room(sum(recorded["bytes"] for recorded in artifact.manifest["files"].values()))
         artifact.folder.parent.mkdir(parents=True, exist_ok=True)
         built.rename(artifact.folder)
+        for name in artifact.manifest["files"]:
+            self._remember(artifact, name)
 
     def _is_whole(self, artifact: BucketArtifact, name: str) -> bool:
         file = artifact.folder / name
-        if not file.is_file():
+        try:
+            stamp = str(stamp_of(file.stat()))
+            if stamp == self._memory(artifact, name).read_text():
+                return True
+            # A link to it changes its times; a write changes its bytes.
+            whole = sha256_of(file) == artifact.manifest["files"][name]["sha256"]
+        except OSError:
             return False
-        digest = remembered_sha256(self.root / artifact.attempt, file)
-        return digest == artifact.manifest["files"][name]["sha256"]
+        if whole:
+            self._remember(artifact, name)
+        return whole
 
     def _download(self, artifact: BucketArtifact, name: str) -> None:
         file = artifact.folder / name
@@ -98,6 +111,7 @@ class Copies:
                 digest = artifact.store.bucket.download(f"{artifact.prefix}/{name}", partial)
                 if digest == artifact.manifest["files"][name]["sha256"]:
                     rename_synced(partial, file)
+                    self._remember(artifact, name)
                     return
         except FileNotFoundError as error:
             if error.filename is not None:  # of this disk
@@ -113,6 +127,16 @@ class Copies:
             f"{artifact.address}: the bytes of {name} differ from the manifest; rematerialize "
             f"`{artifact.stage}` for {artifact.key!r}"
         )
+
+    def _memory(self, artifact: BucketArtifact, name: str) -> Path:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return self.root / artifact.attempt / ".verified" / digest
+
+    def _remember(self, artifact: BucketArtifact, name: str) -> None:
+        stamp = str(stamp_of((artifact.folder / name).stat()))
+        memory = self._memory(artifact, name)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(stamp)
 
     def _use(self, attempt: str) -> None:
         """List an attempt among those that this process has open; it is then not evicted."""
@@ -133,9 +157,20 @@ class Copies:
             _users[self.root] = file
         return _users[self.root]
 
-    def _make_room(self, artifact: BucketArtifact, names: Iterable[str]) -> None:
-        new_bytes = sum(artifact.manifest["files"][name]["bytes"] for name in names)
-        self.evict(self.limit_bytes - new_bytes)
+    def _make_room(self, new_bytes: int) -> None:
+        """Evict the least recently used copies, each time that this machine's processes added 2 % of
+        the limit: to measure takes a walk.
+        """
+        counter = self.root / ".added"
+        with locked(self.root / ".lock"):
+            added_bytes = math.inf  # copies from before the first count
+            with suppress(OSError, ValueError):
+                added_bytes = int(counter.read_text()) + new_bytes
+            is_due = added_bytes >= self.limit_bytes / 50
+            with suppress(OSError):  # a full disk leaves it empty: the next process measures
+                counter.write_text("0" if is_due else str(added_bytes))
+        if is_due:
+            self.evict(self.limit_bytes - new_bytes)
 
     def evict(self, limit_bytes: float) -> list[str]:
         """Remove the least recently used copies above a limit, except those in use; returns their

@@ -6,16 +6,22 @@ of an artifact.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from react_pipeline.extensions.buckets.bucket import SMALL_THREADS, Bucket, Stored, Version, each
+from react_pipeline.extensions.buckets.bucket import SMALL_THREADS, Bucket, Stored, each
 from react_pipeline.extensions.buckets.bucket_artifact import BucketArtifact
-from react_pipeline.extensions.buckets.bucket_store import NOTES, BucketStore
+from react_pipeline.extensions.buckets.bucket_store import NOTES, BucketStore, is_pointer
 from react_pipeline.store import (
+    CACHE,
     CURRENT,
     MANIFEST,
     Artifact,
@@ -28,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 class BucketLook(BucketStore):
     """A store at one moment: a listing, and requests only for small objects that changed since the
-    last look of this process.
+    last look of this machine.
     """
 
     @cached_property
     def _stored(self) -> dict[str, Stored]:
-        return {stored.path: stored for stored in self.bucket.objects()}
+        return {stored.path: stored for stored in self.bucket.all_objects()}
 
     @cached_property
     def _versions(self) -> dict[str, dict[str, dict[str, Stored]]]:
@@ -52,7 +58,20 @@ class BucketLook(BucketStore):
             for path, stored in self._stored.items()
             if path.endswith((f"/{MANIFEST}", f"/{CURRENT}")) or path.startswith(f"{NOTES}/")
         ]
-        return contents_of(self.bucket, small)
+        contents = {
+            stored.path: content for stored in small if (content := self._pointer_by_tag(stored))
+        }
+        rest = [stored for stored in small if stored.path not in contents]
+        return contents | contents_of(self.bucket, rest, self.root / CACHE / "objects.db")
+
+    def _pointer_by_tag(self, pointer: Stored) -> bytes | None:
+        """The content of a pointer, which most servers describe by its MD5."""
+        place, _, name = pointer.path.rpartition("/")
+        for fingerprint in self._versions.get(place, ()) if name == CURRENT else ():
+            md5 = hashlib.md5(fingerprint.encode(), usedforsecurity=False).hexdigest()
+            if pointer.version.get("e_tag", "").strip('"') == md5:
+                return fingerprint.encode()
+        return None
 
     def read(self, path: str) -> bytes | None:
         """As of `BucketStore`."""
@@ -68,10 +87,34 @@ class BucketLook(BucketStore):
         versions = self._versions.get(f"{stage}/{key}", {})
         return sorted(version for version, objects in versions.items() if MANIFEST in objects)
 
+    @cached_property
+    def _keys(self) -> dict[str, list[str]]:
+        keys: dict[str, list[str]] = {}
+        for path in self._stored:
+            if is_pointer(path):
+                stage, _, place = path.partition("/")
+                keys.setdefault(stage, []).append(place.rpartition("/")[0])
+        return keys
+
+    def keys(self, stage: str) -> list[str]:
+        """As of `Store`."""
+        return sorted(self._keys.get(stage, ()))
+
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """As of `Store`; files that are missing or of another size are noticed."""
         artifact = self.unverified(stage, key, fingerprint)
         artifact.require_objects(self.sizes(artifact))
+        return artifact
+
+    def unverified(self, stage: str, key: str, fingerprint: str) -> BucketArtifact:
+        """As of `Store`, parsed once in this process for as long as the object is the same."""
+        path = f"{stage}/{key}/{fingerprint}/{MANIFEST}"
+        version = str(self._stored[path].version) if path in self._stored else ""
+        parsed = _parsed.get((self.bucket.url, path))
+        if parsed and parsed[0] == version:
+            return BucketArtifact(self, *parsed[1:])
+        artifact = super().unverified(stage, key, fingerprint)
+        _parsed[self.bucket.url, path] = version, artifact.attempt, artifact.manifest
         return artifact
 
     def sizes(self, artifact: BucketArtifact) -> dict[str, int]:
@@ -119,30 +162,40 @@ class BucketLook(BucketStore):
         }
 
 
-_read: dict[tuple[str, str], tuple[Version, bytes]] = {}
-"""Version and content of the small objects that this process has read, by URL and path."""
+_parsed: dict[tuple[str, str], tuple[str, str, Mapping[str, Any]]] = {}
+"""Version, attempt and manifest of the manifests that this process has read, by URL and path."""
 
 
-def contents_of(bucket: Bucket, objects: Sequence[Stored]) -> dict[str, bytes]:
-    """The contents of small objects; a process requests each version once."""
+def contents_of(bucket: Bucket, objects: Sequence[Stored], cache: Path) -> dict[str, bytes]:
+    """The contents of small objects; each version is requested once by this machine."""
+    versions = {stored.path: str(stored.version) for stored in objects}
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(cache, timeout=60)) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS objects (path PRIMARY KEY, version, content)")
+        rows = database.execute("SELECT path, version, content FROM objects").fetchall()
+    contents = {path: text for path, version, text in rows if versions.get(path) == version}
 
-    def request(described: Stored) -> tuple[str, bytes] | None:
-        version, content = _read.get((bucket.url, described.path), ({}, b""))
-        if version != described.version:
-            try:
-                content, stored = bucket.read(described.path)
-            except FileNotFoundError:  # removed meanwhile
-                return None
-            _read[bucket.url, described.path] = stored.version, content
-        return described.path, content
+    def request(path: str) -> tuple[str, bytes] | None:
+        try:
+            content, stored = bucket.read(path)
+        except FileNotFoundError:  # removed meanwhile
+            return None
+        versions[path] = str(stored.version)
+        return path, content
 
-    return dict(filter(None, each(request, objects, SMALL_THREADS)))
+    new = dict(filter(None, each(request, versions.keys() - contents.keys(), SMALL_THREADS)))
+    gone = [(path,) for path, *_ in rows if path not in versions]
+    with closing(sqlite3.connect(cache, timeout=60)) as database, database:
+        database.executemany("DELETE FROM objects WHERE path = ?", gone)
+        database.executemany(
+            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?)",
+            [(path, versions[path], content) for path, content in new.items()],
+        )
+    return contents | new
 
 
 def _place_of(path: str) -> tuple[str, str, str]:
-    """`<stage>/<key>`, fingerprint and name of an object of an artifact; for other objects the last
-    two are "".
-    """
+    """`<stage>/<key>`, fingerprint and name of an object of an artifact; else the last two are ""."""
     parts = path.split("/")
     end = next((n for n, part in enumerate(parts) if part.startswith("_")), len(parts) - 1)
     if parts[0].startswith(".") or end < 3 or (end == len(parts) - 1 and parts[-1] != MANIFEST):
