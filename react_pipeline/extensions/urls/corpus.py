@@ -93,7 +93,8 @@ def _build(
             scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan
         )
     remaining = pq.ParquetFile(scratch / "remaining.parquet")
-    progress = _Progress(corpus, staging, Counter(), plan["taken_over"], plan["shards"])
+    counted = (Counter(plan["failed"]), plan["taken_over"], plan["shards"])
+    progress = _Progress(corpus, staging, *counted)
     with cluster(project.config.distributor):
         for part in range(remaining.num_row_groups):
             progress.run(part, remaining)
@@ -131,21 +132,27 @@ def _plan(
     skipped = Counter[str]()
     shards = 0
     had = set[str]()
+    failed = pd.DataFrame(columns=FAILED_COLUMNS)
     if earlier:
         keys = {row.key for row in read_rows(tables, corpus, Counter())}
         shards, had = _take_over(earlier, keys, staging / SHARDS)
-    _write_ledger(scratch / "failed.parquet", pd.DataFrame(columns=FAILED_COLUMNS))
-    rows = (row for row in read_rows(tables, corpus, skipped) if row.key not in had)
+        if _tried_as_hard(earlier, corpus):
+            failed = pd.read_parquet(earlier.file(FAILED_FILE))
+            failed = failed[failed["key"].isin(keys)]
+    _write_ledger(scratch / "failed.parquet", failed)
+    done = had | set(failed["key"])
+    rows = (row for row in read_rows(tables, corpus, skipped) if row.key not in done)
     remaining = _write_rows(scratch / "remaining.parquet", rows)
-    if not had and not remaining:
+    if not done and not remaining:
         raise CorpusError(
             f"corpus.urls: no usable row in {len(tables)} tables"
             + (f"; rows were skipped for {dict(skipped)}" if skipped else ", which are empty")
         )
     return {
-        "rows": len(had) + remaining,
+        "rows": len(done) + remaining,
         "shards": shards,
         "taken_over": len(had),
+        "failed": Counter(failed["reason"]),
         "skipped": dict(skipped),
     }
 
@@ -250,6 +257,16 @@ def _earlier(project: Project, corpus: UrlTables) -> Artifact | None:
         "hash_column": corpus.hash_column,
     }
     return artifact if identity.items() <= recorded.items() else None
+
+
+def _tried_as_hard(earlier: Artifact, corpus: UrlTables) -> bool:
+    recorded = earlier.manifest["config"]
+    download = corpus.download
+    return bool(
+        recorded["retries"] >= download.retries
+        and recorded["max_pixels"] >= corpus.max_pixels
+        and recorded["allow_private_addresses"] >= download.allow_private_addresses
+    )
 
 
 def _take_over(earlier: Artifact, keys: set[str], directory: Path) -> tuple[int, set[str]]:
