@@ -29,10 +29,30 @@ _BATCH_ROWS, _TASK_ROWS = 65_536, 1_000_000
 
 
 def domain_names(project: Project, slug: str) -> pd.DataFrame:
-    """The counts of a domain's names in today's corpus, as `count_names`."""
+    """The counts of a domain's names, as `count_names`: of its retrieved set, or else counted now.
+
+    Those of a retrieved set hold for the same captions and names; which name comes first does not
+    matter.
+    """
+    domain = project.domain(slug)
     embeddings = fresh(project, "corpus_embeddings")
+    kept = (
+        project.store.current("retrieved_set", slug)
+        if project.store.has("retrieved_set", slug)
+        else None
+    )
+    if (
+        kept
+        and kept.parents["corpus_embeddings"] == embeddings.fingerprint
+        and NAMES in kept.manifest["files"]
+    ):
+        names = names_of(domain)
+        counts = pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"]
+        pairs = list(zip(names["class_id"], names["name"], strict=True))
+        if set(pairs) == set(counts.index):
+            return names.assign(captions=counts[pairs].to_numpy())
     with cluster(project.config.distributor):
-        return count_names(project.domain(slug), embeddings)
+        return count_names(domain, embeddings)
 
 
 def count_names(
