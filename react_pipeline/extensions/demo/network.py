@@ -14,7 +14,7 @@ import timm
 import torch
 from timm.layers.hybrid_embed import HybridEmbed
 from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -61,6 +61,24 @@ class FeatureMap(nn.Module):
         return self.network.forward_features(images.contiguous(memory_format=torch.channels_last))
 
 
+class IdentityBlock(Block):
+    """A transformer block that costs a training nothing while it is frozen and adds nothing.
+
+    In the base its last matrices are zero, so values and gradients pass it unchanged, bit for bit.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Map tokens (B, T, W) to the same shape."""
+        # Only while a training needs gradients: what is exported or fused is the whole block.
+        if x.requires_grad and self._adds_nothing():
+            return x
+        return super().forward(x, *args, **options)
+
+    def _adds_nothing(self) -> bool:
+        last: Any = (*self.attn.proj.parameters(), *self.mlp.fc2.parameters())
+        return not any(weight.requires_grad or weight.any() for weight in last)
+
+
 def _fold(module: Any, *pairs: tuple[str, str]) -> None:
     for convolution, norm in pairs:
         layer = getattr(module, norm)
@@ -90,6 +108,7 @@ def react_demo_hybrid(pretrained: bool = False, **options: Any) -> VisionTransfo
         pos_embed="none",
         final_norm=False,
         fc_norm=False,
+        block_fn=IdentityBlock,
         **options,
     )
 

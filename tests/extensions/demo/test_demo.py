@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support.methods import set_trainable
+from timm.models.vision_transformer import Block
 
 from examples.react_by_hand import react
 from react_pipeline import training
@@ -24,6 +25,7 @@ from react_pipeline.extensions import demo
 from react_pipeline.extensions.demo.base import build_base
 from react_pipeline.extensions.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.extensions.demo.evaluation import GROUPS, labelled_emoji
+from react_pipeline.extensions.demo.network import IdentityBlock
 from react_pipeline.extensions.demo.packages import (
     CORPUS_SOURCES,
     RECIPE_VERSION,
@@ -144,6 +146,36 @@ def test_it_takes_gated_blocks_and_survives_saving(base: Clip, tmp_path: Path) -
     tower = ImageTower(clip.model)
     assert tower.splits
     assert tower.tokens(images).shape == (2, 4, 384)
+
+
+def test_identity_block_is_skipped_only_while_it_is_frozen_and_adds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block = IdentityBlock(dim=8, num_heads=2).requires_grad_(False)
+    last = (block.attn.proj, block.mlp.fc2)
+    tokens = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    for weight in (parameter for layer in last for parameter in layer.parameters()):
+        weight.data.zero_()
+    computed = Block.forward(block, tokens)
+    assert torch.equal(computed, tokens)
+    (gradient,) = torch.autograd.grad((computed**2).sum(), tokens)
+    assert torch.equal(gradient, 2 * tokens)
+    passes: list[torch.Tensor] = []
+    monkeypatch.setattr(Block, "forward", lambda _, x: passes.append(x) or x)
+
+    def runs() -> bool:
+        passes.clear()
+        return block(tokens) is tokens and bool(passes)
+
+    assert not runs()
+    for layer in last:
+        for weight in layer.parameters():
+            weight.requires_grad_(True)
+            assert runs()
+            weight.requires_grad_(False).data[0] = 1
+            assert runs()
+            weight.data.zero_()
+            assert not runs()
 
 
 @pytest.mark.slow
