@@ -6,6 +6,7 @@ They work without MLflow: the store names the champion, and the registry is upda
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,7 +33,17 @@ models_app = typer.Typer(
     no_args_is_help=True, help="The champion of each domain: which model is offered, and why."
 )
 
-_COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "decided", "why"]
+_COLUMNS = [
+    "domain",
+    "method",
+    "version",
+    "top-1 %",
+    "gain",
+    "interval",
+    "aliases",
+    "decided",
+    "why",
+]
 
 
 @models_app.command("list")
@@ -160,7 +171,7 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
 def _rows(
     project: Project, slug: str, versions: list[Version], *, is_silent: bool
 ) -> list[list[str]]:
-    from react_pipeline.evaluation import interval_text, percent, points
+    from react_pipeline.evaluation import percent
     from react_pipeline.promotion import champion_decision, results_of, standing
 
     verdict, artifact = standing(project, slug)
@@ -188,7 +199,7 @@ def _rows(
             # The test of any other decision is not about the champion.
             is_tested = role == "challenger" or entry.decision == "promoted"
             if entry.test is not None and is_tested:
-                gain = [points(entry.test.gain), interval_text(entry.test.low, entry.test.high)]
+                gain = _gain(entry.test.model_dump())
         top1 = percent(contender.top1)
         rows.append([slug, contender.method, number, top1, *gain, aliases, decided, why])
     candidates = {} if artifact is None else _candidates(artifact)
@@ -198,7 +209,7 @@ def _rows(
         share = results[0].contender.top1 if results else float(version.tags.get("top1", "nan"))
         gain = ["", ""]
         if "gain" in weighed:
-            gain = [points(weighed["gain"]), interval_text(weighed["low"], weighed["high"])]
+            gain = _gain(weighed)
         why = "measured" if results else "never measured"
         if version.method.endswith(CONTROL_SUFFIX):
             why = "a control, never a candidate"
@@ -211,6 +222,14 @@ def _rows(
             [slug, version.method, version.number, percent(share), *gain, aliases, decided, why]
         )
     return rows
+
+
+def _gain(test: Mapping[str, Any]) -> list[str]:
+    """The cells of a test. It is stricter where several candidates compete: its level is shown."""
+    from react_pipeline.evaluation import interval_text, points
+
+    level = f"{100 * test['confidence']:.4g}%"
+    return [points(test["gain"]), f"{interval_text(test['low'], test['high'])} ({level})"]
 
 
 def _candidates(promotion: Artifact) -> dict[str, dict[str, Any]]:

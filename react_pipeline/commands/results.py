@@ -38,12 +38,15 @@ def results(
 
 def print_results(project: Project, slugs: Sequence[str]) -> None:
     """Print the comparisons of these domains: percent, and differences in points with their
-    intervals.
+    95% intervals.
     """
     from react_pipeline.evaluation import METRICS, cells_of, comparison_table
 
     table = comparison_table(project, slugs)
     heads, rows = cells_of(table, ("mean_per_class", "n"))
+    for column in ("delta_top1", "gain_over_control"):
+        if column in heads:
+            heads[column] += " (95%)"
     statuses = table["status"].replace("ok", "")
     lines = [
         [*(cell.text if cell.column in METRICS else cell for cell in cells), status]

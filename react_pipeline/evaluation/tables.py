@@ -312,7 +312,7 @@ def points(difference: Any) -> str:
     """A difference of fractions in percentage points, with its sign; empty where nothing was
     measured.
     """
-    return "" if pd.isna(difference) else f"{100 * difference:+.1f}".replace("-", "−")
+    return "" if pd.isna(difference) else f"{100 * difference:+.1f}"
 
 
 def percent(share: Any) -> str:

@@ -117,19 +117,14 @@ class Tested:
             return "incomparable", self.problem
         if test.gain <= 0:
             return "kept", f"no more images are right than with {champion_name}"
+        threshold = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
         if not test.exceeds(settings.min_gain):
-            threshold = (
-                f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
-            )
             noise = f"{'' if test.judged else 'exact test: '}p = {test.p_value:.3g}"
             return "challenger", f"the gain is not beyond {threshold} ({noise})"
         if isinstance(self.control, str):
             return "challenger", f"its control cannot be compared ({self.control})"
         if self.control is not None and not self.control.exceeds(settings.min_gain):
-            return (
-                "challenger",
-                "its control, trained on random pairs, does as well within the noise",
-            )
+            return "challenger", f"the gain over random pairs is not beyond {threshold}"
         return ("challenger", self.objection) if self.objection else ("promoted", "")
 
     def row(self, status: str, why: str) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_a_version_that_was_measured_shows_its_figures(project: Project, run) ->
     assert "shapes full 1 59.0 measured" in out
     decide(project, "shapes")
     _, out, _ = run("list", "shapes")
-    assert "shapes full 1 59.0 −11.0 " in out and "no more images are right" in out
+    assert "shapes full 1 59.0 -11.0 " in out and "no more images are right" in out
 
 
 def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -> None:

@@ -213,7 +213,7 @@ def test_the_drop_is_shown_for_methods_and_controls(make: Make) -> None:
         CONTROL: -0.15,
     }
     assert table.loc[GATED, "guard_delta_low"] < -0.05 < table.loc[GATED, "guard_delta_high"]
-    assert "−5.0 (" in artifact.file("table.md").read_text()
+    assert "-5.0 (" in artifact.file("table.md").read_text()
     assert artifact.counts["guard_delta"][GATED] == pytest.approx(-0.05)
     page = artifact.file("dashboard.html").read_text()
     assert f'id="{GUARD_DROPS}"' in page and "70.0%" in page
