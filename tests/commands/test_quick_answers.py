@@ -13,6 +13,8 @@ MISTAKES = {
     "predict shapes nosuch": "nosuch: no such folder",
     "predict shapes empty": "empty: holds no picture",
     "predict shapes pictures --model nosuch": "unknown method 'nosuch'",
+    "predict shapes pictures --output pictures": "pictures: holds other files",
+    "predict shapes pictures --output pipeline.yaml/x": "pipeline.yaml is no folder",
     "predict shapes pictures --top-k 0": "--top-k",
     "embed shapes nosuch": "nosuch: no such folder",
     "advise nosuch": "no domain 'nosuch'",

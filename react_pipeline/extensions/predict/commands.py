@@ -85,7 +85,7 @@ def predict(
         "threshold": threshold,
         "transductive": transductive,
     }
-    options, classifier = _prepared(domain, source, model, config, fields)
+    options, classifier = _prepared(domain, source, output, model, config, fields)
     from react_pipeline.extensions.predict.predict import predict_pictures
 
     if classes is not None:
@@ -150,18 +150,25 @@ def embed(
 ) -> None:
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
     fields = {"column": column, "workers": workers, "overwrite": overwrite}
-    options, classifier = _prepared(domain, source, model, config, fields)
+    options, classifier = _prepared(domain, source, output, model, config, fields)
     from react_pipeline.extensions.predict.predict import embed_pictures
 
     _report(embed_pictures(classifier, source, output, options), output, classifier)
 
 
 def _prepared(
-    domain: str, source: str, model: str, config: Path | None, options: dict[str, Any]
+    domain: str,
+    source: str,
+    output: Path,
+    model: str,
+    config: Path | None,
+    options: dict[str, Any],
 ) -> tuple[Options, Classifier]:
     from react_pipeline.extensions.predict.pictures import require_source
+    from react_pipeline.extensions.predict.run_folder import require_output
 
     require_source(source)
+    require_output(output)
     if not Path(domain).is_dir():
         methods = [] if model == "champion" or model.isdecimal() else [model]
         load_project(config, [domain], methods)

@@ -16,12 +16,10 @@ The folder::
 from __future__ import annotations
 
 import csv as csv_rows
-import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +42,13 @@ from react_pipeline.extensions.predict.pictures import (
     identity_of,
 )
 from react_pipeline.extensions.predict.prediction_page import write_page
+from react_pipeline.extensions.predict.run_folder import (
+    LEDGER_FILE,
+    PREDICTIONS,
+    WORK,
+    held_run,
+    write_record,
+)
 from react_pipeline.extensions.predict.transduction import transduce, uncalibrated
 from react_pipeline.settings import (
     MAX_PIXELS,
@@ -51,26 +56,8 @@ from react_pipeline.settings import (
     DownloadConfig,
     StorageConfig,
 )
-from react_pipeline.store import InputError, StoreWriteError, lock, rename_synced, write_atomically
+from react_pipeline.store import InputError, rename_synced
 from react_pipeline.use import UNKNOWN, Classifier, margins
-
-RUN_FILE = "run.json"
-LEDGER_FILE = "ledger.csv"
-WORK = ".work"
-PREDICTIONS, LABELS = "predictions", "labels"
-WRITTEN = {
-    RUN_FILE,
-    LEDGER_FILE,
-    WORK,
-    LABELS,
-    "index.html",
-    "predictions.parquet",
-    "predictions.csv",
-    "vectors.parquet",
-    "assessed.parquet",
-    "assessment.json",
-}
-"""What `overwrite` removes, and nothing else."""
 
 CPU_BATCH, GPU_BATCH = 64, 256
 
@@ -255,82 +242,6 @@ def _encode(
         max_pixels=options.max_pixels,
     )
     return local
-
-
-_locked: set[int] = set()
-
-
-def _let_go() -> None:
-    # A decoding process outlives a killed run by seconds, and would keep its lock.
-    for descriptor in _locked:
-        os.close(descriptor)
-    _locked.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-@contextmanager
-def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
-    """The record of the run of this identity in a folder that no other process writes to."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InputError(
-            f"{output}: {error.strerror}; choose another folder with --output"
-        ) from error
-    try:
-        if not lock(descriptor, wait=False):
-            raise InputError(
-                f"{output}: another run writes to it; wait for it, or choose another folder"
-            )
-        _locked.add(descriptor)
-        record = _record(output)
-        if record is None and any(output.iterdir()):
-            raise InputError(
-                f"{output}: holds other files; choose an empty or new folder with --output"
-            )
-        changed = sorted(
-            field for field, value in identity.items() if (record or identity).get(field) != value
-        )
-        if changed and not overwrite:
-            raise InputError(
-                f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or "
-                "--overwrite it"
-            )
-        if changed:
-            _clear(output)
-            record = None
-        yield record or dict(identity)
-    except OSError as error:
-        raise StoreWriteError(
-            f"{error.filename or output}: {error.strerror or error}; free space and run again"
-        ) from error
-    finally:
-        _locked.discard(descriptor)
-        os.close(descriptor)
-
-
-def _clear(output: Path) -> None:
-    """Remove the files of an earlier run, and nothing else."""
-    for path in output.iterdir():
-        if path.name in WRITTEN:
-            is_folder = path.is_dir() and not path.is_symlink()
-            shutil.rmtree(path) if is_folder else path.unlink()
-
-
-def _record(output: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def write_record(output: Path, record: dict[str, Any]) -> None:
-    """Write what is known of a run."""
-    write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _rows(parts: Path, of_all: Columns | None) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:

@@ -36,15 +36,13 @@ from react_pipeline.extensions.predict.pictures import (
 from react_pipeline.extensions.predict.predict import (
     CPU_BATCH,
     GPU_BATCH,
-    LABELS,
     Done,
     Options,
-    held_run,
     identity_of_run,
     label_columns,
     write_ledger,
-    write_record,
 )
+from react_pipeline.extensions.predict.run_folder import LABELS, held_run, write_record
 from react_pipeline.project import Project, cluster, require_shared, spread
 from react_pipeline.store import CorpusError, InputError, rename_synced
 from react_pipeline.use import Classifier, is_exported

@@ -28,7 +28,7 @@ from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.extensions.predict import encoding, pictures, predict
+from react_pipeline.extensions.predict import encoding, pictures, run_folder
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.sort_into import folder_names, sort_into
@@ -250,7 +250,7 @@ def test_a_folder_that_another_run_writes_to_is_refused(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
     with (
-        predict.held_run(tmp_path / "out", {}, False),
+        run_folder.held_run(tmp_path / "out", {}, False),
         pytest.raises(InputError, match="another run"),
     ):
         predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
