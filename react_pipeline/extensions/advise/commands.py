@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 LISTED = 10
 """Classes that are listed."""
 
+NAMES_IN_WORDS = {
+    "similarity": "similarity of the best pairs",
+    "held_out_gain": "gain of gda on held-out pairs",
+    "classes": "number of classes",
+    "nearness": "cosine of pictures with the nearest pair",
+}
+"""Signs of a domain."""
+
 
 def advise(
     domain: Domain,
@@ -61,6 +69,11 @@ def advise(
             f"next: add names to {domain}.yaml, or use another corpus; no method is expected to gain"
         )
         return
+    assert choice.expected is not None  # noqa: S101 - else it is not recommended
+    console.print(
+        f"recommended: {choice.method}; of the methods that did not lose to their control on held-out "
+        f"pairs, its interval has the highest lower end ({_points(choice.expected.low)})"
+    )
     console.print(f"next: {next_command(project, domain, choice)}")
 
 
@@ -68,8 +81,8 @@ def _print_classes(signs: Signs) -> None:
     classes = signs.classes
     unnamed = classes[~classes["named"]]
     console.print(
-        f"{len(classes):,} classes, {classes['pairs'].sum():,} pairs; {len(unnamed):,} classes are "
-        f"named in no caption, {(classes['pairs'] == 0).sum():,} have no pair"
+        f"{len(classes):,} classes, {classes['pairs'].sum():,} pairs; classes without a pair: "
+        f"{(classes['pairs'] == 0).sum():,}; classes that no caption names: {len(unnamed):,}"
     )
     if unnamed.empty:
         return
@@ -87,10 +100,12 @@ def _print_classes(signs: Signs) -> None:
     print_table(["not named", "pairs", "similar name", "caption of the best pair"], rows, right=2)
     if (more := len(unnamed) - LISTED) > 0:
         console.print(f"and {more:,} more")
-    console.print("a synonym that captions use finds better pairs")
+    console.print("add a synonym that captions use: it finds better pairs")
 
 
 def _print_options(options: Sequence[Option]) -> None:
+    from react_pipeline.extensions.advise.forecast import COVERAGE
+
     rows = []
     for option in options:
         gain = interval = "not measured"
@@ -105,11 +120,17 @@ def _print_options(options: Sequence[Option]) -> None:
             held_out += ": lost" if numbers.lost else ""
         price = [f"{option.seconds:,.0f} s", f"{option.memory / 1e6:,.0f} MB"]
         rows.append([option.method, gain, interval, held_out, *price])
-    columns = ["method", "expected gain", "interval", "held-out pairs", "time", "memory"]
+    columns = [
+        "method",
+        "expected gain",
+        f"{COVERAGE:.0%} interval",
+        "held-out pairs",
+        "time",
+        "memory",
+    ]
     print_table(columns, rows, right=len(columns))
     console.print(
-        "gains are points of top-1 over the base; memory is without activations; what lost to its "
-        "control on held-out pairs is not recommended"
+        "gains: points of top-1 over the base; time and memory: of one training, without activations"
     )
 
 
@@ -121,8 +142,8 @@ def _print_calibration(options: Sequence[Option], signs: Signs, measured: Measur
     from react_pipeline.extensions.advise.forecast import COVERAGE, outside
 
     console.print(
-        f"intervals should hold {COVERAGE:.0%} of gains; domains of the demo, drawings and a weak CLIP, "
-        "left out in turn:"
+        f"the intervals come from domains of drawings and a weak CLIP; each was left out in turn, and "
+        f"{COVERAGE:.0%} of the gains should be inside:"
     )
     for option in options:
         if (of := option.calibration) is not None:
@@ -139,5 +160,6 @@ def _print_calibration(options: Sequence[Option], signs: Signs, measured: Measur
     }
     if beyond:
         console.print(
-            f"beyond all measured domains: {', '.join(sorted(beyond))}; expect less of the intervals"
+            "unlike every measured domain in: "
+            f"{', '.join(sorted(map(NAMES_IN_WORDS.__getitem__, beyond)))}; trust the intervals less"
         )
