@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 SHARED = "(shared)"
 """Shown in place of the domain for artifacts of no domain."""
 
+MAX_NAMES = 3
+"""In one cell of artifacts that wait for others."""
+
 _BECAUSE = {
     "held back": "made from what is held back",
     "waiting": "made from what is out of date",
@@ -71,9 +74,9 @@ def status(config: Config = None) -> None:
     ]
     if rows:
         print_table(["domain", "state", "what", "why"], rows)
-    if survey.tasks and runs.unseen:
-        print_error(f"note: failed runs are not shown: {runs.unseen}")
     fresh = sum(state is State.FRESH for state in survey.states.values())
+    if fresh and survey.tasks and runs.unseen:  # a new project has no runs
+        print_error(f"note: failed runs are not shown: {runs.unseen}")
     console.print(f"{fresh} of {len(survey.states)} artifacts are up to date")
     for command in _commands(survey, slugs):
         console.print(f"next: {command}")
@@ -134,6 +137,8 @@ def _rows(survey: Survey, runs: Runs, slug: str) -> list[list[str]]:
         ]
         if others:
             why = survey.unreadable.get(slug, "") if state is State.FAILED else ""
+            if len(others) > MAX_NAMES:
+                others[MAX_NAMES - 1 :] = [f"and {len(others) - MAX_NAMES + 1} more"]
             rows.append([domain, shown, ", ".join(others), why or _BECAUSE[shown]])
     if slug in survey.unreadable and State.FAILED not in states.values():
         rows.append([domain, "not readable", "", survey.unreadable[slug]])
@@ -145,12 +150,12 @@ def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:
 
     behind = {_domain(place) for place, state in survey.states.items() if state is not State.FRESH}
     commands = []
-    for slug in filter(behind.__contains__, slugs):
-        held = [task.key.split("/")[1] for task in survey.held if _domain(task.place) == slug]
+    if behind:
+        named = [] if behind >= {*slugs} and len(slugs) > 1 else [s for s in slugs if s in behind]
+        held = sorted({task.key.split("/")[1] for task in survey.held})
         note = f" (trains {', '.join(held)} too, which the policy holds back)" if held else ""
-        commands.append(f"{materialize_command(domain=slug)}{note}")
-    if behind and not commands:
-        commands.append(materialize_command())
+        domains = "".join(f" --domain {slug}" for slug in named)
+        commands.append(f"{materialize_command()}{domains}{note}")
     if survey.unreadable.keys() - set(map(_domain, survey.states)):
         commands.append("react-pipeline domains validate")
     return commands
