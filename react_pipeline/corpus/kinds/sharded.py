@@ -46,7 +46,7 @@ class ShardedCorpus(CorpusConfig):
 
     def sources(self) -> Sequence[ShardLocation]:
         """The files and folders that it names; a CorpusError if one is not there."""
-        return ()
+        return tuple(value for _, value in self if isinstance(value, Path))
 
     def description(self) -> str:
         """How many `sources` there are, and how large."""

@@ -13,6 +13,7 @@ def doctor(config: Config = None) -> None:
 
     findings = diagnose(config)
     print_table(
-        ["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings]
+        ["what", "state", "detail", "what to do"],
+        [[f.what, f.state, f.detail, f.remedy] for f in findings],
     )
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)

@@ -54,6 +54,7 @@ PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "dagster", "dagster-we
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
+_OWN = "react_pipeline."
 _NONE = "none of this project; `react-pipeline ui` starts it"
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
@@ -220,12 +221,16 @@ def _encoder(project: Project) -> Iterator[Finding]:
 
 
 def _extensions(project: Project) -> Iterator[Finding]:
-    """What the extensions have to say, then their names in a line; a line for each broken one."""
+    """What the extensions have to say, then the names of installed ones; a line for each broken."""
     for _, findings in brought(lambda extension: tuple(extension.findings(project))):
         yield from (Finding(*finding) for finding in findings)
     broken = broken_extensions()
-    names = sorted(extensions().keys() - broken.keys() - {CORE.name})
-    yield Finding("extensions", "ok", f"{len(names)}: {', '.join(names)}")
+    others = {
+        name: one for name, one in extensions().items() if name not in broken and name != CORE.name
+    }
+    own = [name for name, one in others.items() if type(one).__module__.startswith(_OWN)]
+    names = ", ".join(sorted(others.keys() - set(own))) or "none"
+    yield Finding("extensions", "ok", f"{len(own)} of this package; from other packages: {names}")
     for name, reason in broken.items():
         remedy = "correct it, or uninstall its package; all else works without it"
         yield Finding("extension", "note", f"{name} is left out: {reason}", remedy)
