@@ -121,7 +121,7 @@ def require_available(encoder: EncoderConfig) -> None:
     if not path.is_file() and not open_clip.get_pretrained_cfg(name, weights):
         if path.is_absolute():
             raise InputError(f"encoder.pretrained: {absence(path)}")
-        meant = did_you_mean(weights, tags, f"the tags are {', '.join(tags) or 'none'}")
+        meant = did_you_mean(weights, tags, f"its tags are {', '.join(tags[:5]) or 'none'}")
         raise InputError(
             f"encoder.pretrained: {weights!r} is no tag of {name}, and no file or folder beside "
             f"pipeline.yaml; {meant}"

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,24 @@ import typer
 from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error
 from react_pipeline.project import HOME_VARIABLE, templates, write_project
-from react_pipeline.settings import DEFAULT_KIND
+from react_pipeline.settings import DEFAULT_KIND, FOLDER_PREFIX, HUB_PREFIX, EncoderConfig
+
+DEFAULT_ENCODER = "ViT-B-32/openai"
+
+
+def _require_known(encoder: str) -> None:
+    """Refuse an architecture or a tag that open_clip does not know; a path may be filled later.
+
+    Raises:
+        InputError: Naming the nearest names.
+    """
+    model, _, pretrained = encoder.partition("/")
+    is_name = pretrained and not encoder.startswith((HUB_PREFIX, FOLDER_PREFIX))
+    if not is_name or {".", "/"} & set(pretrained) or not find_spec("open_clip"):
+        return
+    from react_pipeline.clip import require_available
+
+    require_available(EncoderConfig(model=model, pretrained=pretrained))
 
 
 def init(
@@ -27,9 +45,11 @@ def init(
             "checkpoint; or a complete model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths "
             "are relative to the new folder."
         ),
-    ] = "ViT-B-32/openai",
+    ] = DEFAULT_ENCODER,
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
+    if encoder != DEFAULT_ENCODER:
+        _require_known(encoder)
     files = write_project(folder, corpus, encoder)
     for path in files:
         console.print(f"wrote {path}")
@@ -39,9 +59,15 @@ def init(
         )
     kind = templates()[corpus]
     console.print(f"next:\n  cd {shlex.quote(str(folder))}\n  {kind.next_step}")
-    if not kind.project_files():
+    if kind.project_files():
         console.print(
-            "  write your class names into domains/birds.yaml\n"
-            "  react-pipeline doctor       says what is missing\n"
-            "  react-pipeline materialize"
+            "  react-pipeline materialize --domain zoo\n"
+            "or run the domains that are there:\n"
+            "  react-pipeline demo"
         )
+        return
+    console.print(
+        "  write your class names into domains/birds.yaml\n"
+        "  react-pipeline doctor       says what is missing\n"
+        "  react-pipeline materialize"
+    )

@@ -15,6 +15,7 @@ from react_pipeline.pages import render
 from react_pipeline.settings import (
     FOLDER_PREFIX,
     HUB_PREFIX,
+    METHODS,
     CorpusConfig,
     corpus_kinds,
     did_you_mean,
@@ -73,11 +74,18 @@ def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) ->
     # JSON's texts are YAML's too.
     texts = {"name": name, "model": model, **({"pretrained": pretrained} if pretrained else {})}
     values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
+    # A method that is derived from a default one is another.
+    methods = [
+        name for name, method in METHODS.items() if vars(type(method)).get("is_default", False)
+    ]
+    # Those that take seconds first.
+    methods.sort(key=lambda name: METHODS[name].has_model)
     section = indent(kind.template(corpus, model), "  ").rstrip()
     pipeline = render(
         "project",
         "pipeline.yaml",
         corpus=Markup(section),  # noqa: S704
+        methods=", ".join(["base", *methods]),
         has_vectors=kind.fetches_images,
         **values,
     )

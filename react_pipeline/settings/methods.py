@@ -47,6 +47,7 @@ class Method:
         parents: Further stages that it is trained on.
         of: The methods that it joins, by name: empty until a variant names them. None: it is
             trained itself.
+        is_default: Whether `init` writes it, and its control, into `methods`; not inherited.
         is_control: Whether its pairs are random.
         draw: Folder of its pairs in the control set; only the control of a further seed has one.
         overrides: Fields of `TrainingConfig` that a variant or a seed sets, over all others.
@@ -65,6 +66,7 @@ class Method:
     step0_tolerance: float = 0.0
     parents: tuple[str, ...] = ()
     of: tuple[str, ...] | None = None
+    is_default: bool = False
     is_control: bool = False
     draw: str = ""
     overrides: Mapping[str, Any] = {}

@@ -25,7 +25,7 @@ class DrawnCorpus(ShardedCorpus):
 
     kind: Literal["demo"] = "demo"
 
-    next_step: ClassVar[str] = "react-pipeline demo"
+    next_step: ClassVar[str] = "write your class names into domains/zoo.yaml"
 
     def identity(self) -> dict[str, Any]:
         """The form of the tars; the packages are the content."""

@@ -38,6 +38,7 @@ class Gda(HeadMethod):
     defaults = {"held_out_fraction": 0.1, "interpolation": "held-out"}
     grid = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     without_held_out = 0.01  # a = 1
+    is_default = True
 
     def fit(
         self, samples: HeadSamples, training: TrainingConfig, log: TrainingLog

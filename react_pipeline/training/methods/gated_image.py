@@ -28,6 +28,7 @@ class GatedImage(ModelMethod):
     defaults = {"learning_rate": 5e-4}
     unused_fields = frozenset({"rank"})
     step0_tolerance = 0.0
+    is_default = True
 
     def attach(self, model: nn.Module, training: TrainingConfig) -> None:
         """Add gated blocks, as many as there are layers at most.
