@@ -34,7 +34,7 @@ GRACE_SECONDS = 6.5
 CHILD_SECONDS = 1.5
 """What child processes have to end after SIGTERM."""
 
-LINE = "error: interrupted; run the same command again to resume"
+LINE = "error: interrupted; the same command can be run again, and keeps what was finished"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _DROPPED = 0
@@ -164,7 +164,7 @@ class _Watch:
         self._pipe = self._write_end = self._terminal = -1  # a hook that wraps ours may still write
 
     def end(self, leave: Callable[[int], Any]) -> None:
-        """Say what resumes, end all child processes, and leave."""
+        """Say so, end all child processes, and leave."""
         if self._ending.acquire(blocking=False):
             self._say()
             if not self._left:
