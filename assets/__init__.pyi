@@ -5,6 +5,7 @@ from .declared import asset_text as asset_text
 from .declared import blocking_checks as blocking_checks
 from .declared import check as check
 from .declared import declare_instigators as declare_instigators
+from .declared import declare_policies as declare_policies
 from .declared import declare_sensor as declare_sensor
 from .declared import instigator_names as instigator_names
 from .declared import stage_asset as stage_asset

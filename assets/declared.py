@@ -25,6 +25,7 @@ SensorContext = dg.SensorEvaluationContext
 SensorBody = Callable[[SensorContext, ProjectResource], dg.SensorResult]
 Instigator = dg.ScheduleDefinition | dg.SensorDefinition
 Instigators = Callable[[ProjectResource, Sequence[Stage]], Iterable[Instigator]]
+Policies = Callable[[ProjectResource, Sequence[Stage]], Mapping[str, dg.FreshnessPolicy]]
 Described = TypeVar("Described", bound=Callable[..., Any])
 
 _bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
@@ -43,6 +44,7 @@ class Check:
 
 _checks: list[Check] = []
 _instigators: dict[str, Instigators] = {}
+_policies: dict[str, Policies] = {}
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
@@ -98,6 +100,14 @@ def declare_instigators(build: Instigators) -> Instigators:
     return build
 
 
+def declare_policies(build: Policies) -> Policies:
+    """Add the freshness policies, by stage, that a function with their name builds of each project,
+    from the project and the stages that are its assets.
+    """
+    _policies[build.__name__] = build
+    return build
+
+
 def instigators_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
     """The declared sensors and schedules, for one project."""
     return [one for build in _instigators.values() for one in build(project, stages)]
@@ -136,6 +146,8 @@ def assets_of(
     own gets one.
     """
     rows = {stage.name: stage for stage in stages}
+    built = [build(project, [*rows.values()]) for build in _policies.values()]
+    policies = {name: policy for some in built for name, policy in some.items()}
     assets = []
     for stage in rows.values():
         deps = [
@@ -153,6 +165,7 @@ def assets_of(
             code_version=stage.version,
             pool=stage.pool,
             retry_policy=RETRIES,
+            freshness_policy=policies.get(stage.name),
         )
         assets.append(declare(_of_project(_bodies.get(stage.name, publish), project, Context)))
     return assets

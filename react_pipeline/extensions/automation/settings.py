@@ -68,6 +68,6 @@ def require_cron_line(line: str) -> None:
     if (count := len(line.split())) != 5:
         raise ValueError(f"{line!r} has {count} fields; {form}")
     try:
-        croniter(line)
+        croniter(line).get_next()  # there is no 30 February
     except ValueError as error:
         raise ValueError(f"{line!r} is not a cron line ({error}); {form}") from error

@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -307,6 +308,34 @@ def test_the_schedule_looks_outside_and_needs_a_cron_line(
     ]
     unscheduled = repository(change_pipeline(project, automation={"schedule": None}))
     assert "recustomize" not in [schedule.name for schedule in unscheduled.schedule_defs]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "days"),
+    [
+        ("0 3 * * *", 2),
+        ("0 3 * * 1-5", 6),
+        ("*/30 * * * *", 1 / 24),
+        ("0 0 29 2 *", 2 * 8 * 365.25),
+    ],
+)
+def test_assets_that_the_schedule_lists_fail_when_it_misses_a_tick(
+    make_project: Make, schedule: str, days: float
+) -> None:
+    project = make_project(automation={"schedule": schedule, "enabled": True})
+    policies = policies_of(project)
+    assert set(policies) == {"corpus", "base_checkpoint"}
+    window = policies["corpus"].fail_window.to_timedelta()
+    assert abs(window / timedelta(days=days) - 1) < 0.01
+    for setting in ({"enabled": False}, {"schedule": None}):
+        automation = {"schedule": schedule, "enabled": True, **setting}
+        assert policies_of(change_pipeline(project, automation=automation)) == {}
+
+
+def policies_of(project: Project) -> dict[str, Any]:
+    graph = repository(project).asset_graph
+    nodes = {key.path[-1]: graph.get(key) for key in graph.get_all_asset_keys()}
+    return {name: node.freshness_policy for name, node in nodes.items() if node.freshness_policy}
 
 
 @pytest.mark.slow

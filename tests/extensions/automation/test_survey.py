@@ -375,6 +375,7 @@ def test_cron_lines_are_accepted(line: str) -> None:
         ("0 3 0 * *", "out of range"),
         ("*/0 3 * * *", "step '0' in field 0"),
         ("0 9-33 * * *", "9-33"),
+        ("0 3 30 2 *", "is not a cron line"),
     ],
 )
 def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) -> None:

@@ -2,10 +2,12 @@
 
 Does not belong here: asking for what is out of date (`upkeep_sensor`), what is (`survey`). Dagster's
 freshness policies judge by time alone, so they cannot say what another class name made stale;
-checks do.
+checks do. What the schedule looks at has a policy, which says that it does not run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice, pairwise, takewhile
 
 import dagster as dg
 
@@ -17,6 +19,7 @@ from react_pipeline.assets import (
     ProjectResource,
     check,
     declare_instigators,
+    declare_policies,
     declare_sensor,
     reap_abandoned,
 )
@@ -34,7 +37,7 @@ CHECKS = {
 }
 """The check of each asset that is watched. What follows from these two is made in minutes."""
 
-MAX_LISTED = 20
+MAX_LISTED, MOST_TICKS = 20, 2_000
 
 
 def settings_of(project: ProjectResource) -> AutomationConfig:
@@ -55,7 +58,7 @@ def recustomize(
     settings = settings_of(project)
     if settings.schedule is None:
         return
-    looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
+    looking = _looking(stages)
     shared = [project.key(row.name) for row in looking if row.scope == "all"]
     of_domain = [row for row in looking if row.scope == "domain"]
 
@@ -91,6 +94,40 @@ def recustomize(
                 )
 
     yield look_outside
+
+
+def _looking(stages: Sequence[Stage]) -> list[Stage]:
+    """Those that read files outside the store which the schedule can list."""
+    return [row for row in stages if row.outside not in (None, outside.unlisted)]
+
+
+@declare_policies
+def listed_by_schedule(
+    project: ProjectResource, stages: Sequence[Stage]
+) -> Mapping[str, dg.FreshnessPolicy]:
+    """A policy for each asset of no domain that the schedule materializes: it fails when the
+    schedule has missed a tick.
+
+    Of an asset with partitions a policy sees the last partition alone, so a domain that is never
+    looked at would pass.
+    """
+    settings = settings_of(project)
+    if settings.schedule is None or not settings.enabled:
+        return {}
+    policy = dg.FreshnessPolicy.time_window(2 * _longest_interval(settings.schedule))
+    return {row.name: policy for row in _looking(stages) if row.scope == "all"}
+
+
+def _longest_interval(cron: str) -> timedelta:
+    """Between two ticks, of thousands or of a century. Daylight saving time makes no difference: the
+    policy allows twice as much.
+    """
+    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
+
+    # A Thursday: the next weekend comes within so many minutes of the working day, too.
+    ticks = islice(croniter(cron, datetime(2026, 1, 1), ret_type=datetime), MOST_TICKS)
+    century = takewhile(lambda tick: tick.year < 2126, ticks)
+    return max(later - earlier for earlier, later in pairwise(century))
 
 
 @check("retrieved_set", partitioned=False)
