@@ -16,7 +16,10 @@ def test_alerts(config: Config = None) -> None:
     project = load_project(config)
     names = project.config.section(AlertsConfig).to
     if not names:
-        raise InputError(f"{project.path}: alerts.to names no environment variable")
+        raise InputError(
+            f"{project.path}: alerts.to names no environment variable; add `alerts: {{to: "
+            "[TEAM_ALERTS]}`, and put an address such as slack://... into that variable"
+        )
     if faults := problems(names):
         raise InputError("; ".join(faults))
     title = f"{project.config.project}: test"
