@@ -1,5 +1,5 @@
 """Attacks on every reader of what strangers give: `make test-attacks`, or of some kinds
-`PYTHONPATH=tests:tests/faults:tests/corpus python -m harness.attacks KIND ...`.
+`PYTHONPATH=tests:tests/faults:tests/extensions/web python -m harness.attacks KIND ...`.
 
 Each one runs in a fork of its own. Printed are how it ended, its seconds, and the memory that it
 took over what the process had before, decoding processes included. A problem is an error that is
