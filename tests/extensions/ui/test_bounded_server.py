@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from flask import Flask, request
 
 from react_pipeline.extensions.ui import serve
+from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.extensions.ui.serve import (
     ANSWERED_AT_ONCE,
     HOST,
@@ -34,7 +36,7 @@ def small_app() -> Flask:
         return str(len(request.get_data()))
 
     @app.post("/json")
-    def json() -> str:
+    def echo() -> str:
         return ascii(request.get_json())
 
     guard(app)
@@ -149,6 +151,30 @@ def test_json_that_cannot_be_read_is_the_clients_fault(
     address: tuple[str, int], body: bytes
 ) -> None:
     assert ask(address, "POST", "/json", body) in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Host": "rebound.example"}, b"", 403),
+        ({}, b"{", 400),
+        ({"Content-Length": "1001"}, b"", 413),  # by waitress itself
+    ],
+)
+def test_each_refusal_is_a_line_of_the_log(
+    address: tuple[str, int],
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str],
+    body: bytes,
+    status: int,
+) -> None:
+    assert ask(address, "POST", "/json", b"{}") == 200
+    assert caplog.messages == []
+    before = REFUSALS[__name__, status]
+    assert ask(address, "POST", "/json", body, **headers) == status
+    (line,) = map(json.loads, caplog.messages)
+    assert (line["refused"], line["status"]) == (__name__, status) and line["reason"]
+    assert REFUSALS[__name__, status] == before + 1
 
 
 def test_only_so_many_requests_are_computed_at_once() -> None:

@@ -15,7 +15,9 @@ import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
 from react_pipeline.extensions.ui.assets import pictures, webserver
+from react_pipeline.extensions.ui.assets.metrics import metrics_text
 from react_pipeline.extensions.ui.assets.webserver import Guard, guard
+from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.stage import STAGES
 
 LOOPBACK = {"host": "127.0.0.1:3000"}
@@ -127,6 +129,22 @@ def test_metrics_are_answered_and_guarded(tmp_path: Path, monkeypatch: pytest.Mo
     assert status == 200 and answered["content-type"].startswith("text/plain")
     assert ask("GET", "/metrics", {"host": "rebound.example"})[0] == 403
     assert ask("POST", "/metrics", JSON)[1].get("content-type") is None  # Dagster's to refuse
+
+
+def test_what_is_refused_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    REFUSALS.clear()
+    foreign = "x" * 9_000
+    assert ask("POST", "/graphql", {**JSON, "host": foreign})[0] == 403
+    assert ask("POST", "/graphql", LOOPBACK)[0] == 415
+    assert ask("POST", "/graphql", JSON, body=b"[]")[0] == 400
+    lines = [json.loads(line) for line in caplog.messages]
+    assert [line["status"] for line in lines] == [403, 415, 400]
+    assert all(len(line) < 1_000 for line in caplog.messages)  # a request does not fill the log
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        text = metrics_text(instance).decode()
+    assert 'react_refused_total{status="415"} 1.0' in text
 
 
 TOO_MUCH = {

@@ -10,9 +10,10 @@ from typing import Any
 
 import dagster as dg
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from react_pipeline.extensions.automation import CHECKS, last_ticks
+from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.project import Project
 from react_pipeline.store import ReactError
 
@@ -24,7 +25,7 @@ class Metrics:
         """`instance`: all projects and other assets in it are counted."""
         self._instance = instance
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """All families."""
         ticks = dict(last_ticks(self._instance))
         failed = {name: tick.status.value == "FAILURE" for name, tick in ticks.items()}
@@ -40,6 +41,12 @@ class Metrics:
         yield from self._out_of_date(keys)
         yield from self._materializations(keys)
         yield from _disk()
+        refused = CounterMetricFamily(
+            "react_refused", "Requests that this server refused.", labels=["status"]
+        )
+        for (_, status), number in REFUSALS.items():
+            refused.add_metric([str(status)], number)
+        yield refused
 
     def _out_of_date(self, keys: Iterable[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
         """As the sensor `freshness` reported it last."""

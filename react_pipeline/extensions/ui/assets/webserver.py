@@ -27,6 +27,7 @@ from react_pipeline.extensions.ui.assets.graphql_limits import MAX_BODY_BYTES, t
 from react_pipeline.extensions.ui.assets.metrics import metrics_text
 from react_pipeline.extensions.ui.assets.pictures import picture_at, served_instance
 from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, origin_of, refusal
+from react_pipeline.extensions.ui.refusals import record_refusal
 from react_pipeline.stage import STAGES
 from react_pipeline.tracking import DAGSTER_VARIABLE
 
@@ -59,6 +60,7 @@ class Guard:
         if scope["type"] in ("http", "websocket"):
             status, reason = self._refusal(scope)
             if reason:
+                record_refusal("dagster", status, reason)
                 await PlainTextResponse(reason, status)(scope, receive, send)
                 return
         if (
@@ -72,6 +74,7 @@ class Guard:
             if scope.get("method") == "POST":
                 body = await _body(receive)
                 if reason := too_much(body):
+                    record_refusal("dagster", 400, reason)
                     await PlainTextResponse(reason, 400)(scope, receive, send)
                     return
                 receive = _given(body, receive)
@@ -123,6 +126,7 @@ def _bounded(receive: Receive, send: Send) -> Receive:
         message = await receive()
         text = message.get("text") or message.get("bytes")
         if message["type"] == "websocket.receive" and text and (reason := too_much(text)):
+            record_refusal("dagster", 1008, reason)
             await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
             return {"type": "websocket.disconnect", "code": 1008}
         return message
