@@ -11,6 +11,8 @@ classes.
 import base64
 import binascii
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,16 @@ BATCH_IMAGES = 64
 BATCH_PIXELS = 1 << 26
 """Images, and pixels, that are in memory at a time."""
 
+MAX_TOP_K = 1_000
+MAX_SERVED_ROWS = 1_000
+"""Of one request over HTTP."""
+
 _SERVED = "__pyfunc_model_path__"
 """Variable of the processes of `mlflow models serve`: whoever asks there must not name files of the
 machine.
 """
+_SERVED_SECONDS = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
+"""Variable of these: seconds after which MLflow has answered 504."""
 
 
 class ServedClassifier(PythonModel):
@@ -51,6 +59,11 @@ class ServedClassifier(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the exported folder in the model."""
         self._classifier = Classifier.load(context.artifacts["model"])
+        self._turn = threading.Lock()
+        if _SERVED in os.environ:
+            from react_pipeline.extensions.served_models.guard import guard
+
+            guard()
 
     def predict(
         self,
@@ -72,20 +85,37 @@ class ServedClassifier(PythonModel):
             `classes` and `scores` (nearest first), and `error`.
 
         Raises:
-            MlflowException: If the column is missing, or `top_k` below 1.
+            MlflowException: If the column is missing, a parameter is out of its range, or a request
+                over HTTP has more than `MAX_SERVED_ROWS`.
         """
         options = params or {}
         top_k = int(options.get("top_k", 5))
         threshold = float(options.get("threshold", 0.0))
-        if COLUMN not in model_input or top_k < 1:
+        in_range = 1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1
+        if COLUMN not in model_input or not in_range:
             # Of MLflow's kind, which its server answers in one line.
             raise MlflowException.invalid_parameter_value(
-                f"give a column {COLUMN!r}, and a `top_k` of at least 1"
+                f"give a column {COLUMN!r}, a `top_k` from 1 to {MAX_TOP_K}, and a `threshold` "
+                "from 0 to 1"
             )
-        values = list(model_input[COLUMN])
+        end = float("inf")
+        if _SERVED in os.environ:
+            if len(model_input) > MAX_SERVED_ROWS:
+                raise MlflowException.invalid_parameter_value(
+                    f"{len(model_input):,} rows; send at most {MAX_SERVED_ROWS:,} in a request"
+                )
+            end = time.monotonic() + float(os.environ.get(_SERVED_SECONDS, 60))
+        # One request computes at a time: it takes all processors, and memory for its images.
+        with self._turn:
+            return self._predicted(model_input, top_k, threshold, end)
+
+    def _predicted(
+        self, model_input: pd.DataFrame, top_k: int, threshold: float, end: float
+    ) -> pd.DataFrame:
+        """The answer; rows whose turn comes after `end` get an error."""
         calibrated = self._classifier.temperature is not None
         rows: list[tuple[Any, ...]] = []
-        for decoded in _batches(values):
+        for decoded in _batches(list(model_input[COLUMN]), end):
             images = [one for one in decoded if isinstance(one, Image)]
             predictions = iter(self._classifier.predict(images, top_k=top_k, threshold=threshold))
             for one in decoded:
@@ -99,12 +129,12 @@ class ServedClassifier(PythonModel):
         return pd.DataFrame(rows, columns=columns, index=model_input.index).astype(object)
 
 
-def _batches(values: list[object]) -> Iterator[list[Image | str]]:
+def _batches(values: list[object], end: float) -> Iterator[list[Image | str]]:
     """Decoded images, `BATCH_IMAGES` and about `BATCH_PIXELS` at a time."""
     batch: list[Image | str] = []
     pixels = 0
     for value in values:
-        one = _decoded(value)
+        one = _decoded(value) if time.monotonic() < end else "too_slow: the request's time is over"
         batch.append(one)
         pixels += one.width * one.height if isinstance(one, Image) else 0
         if len(batch) == BATCH_IMAGES or pixels >= BATCH_PIXELS:

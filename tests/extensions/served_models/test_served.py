@@ -4,6 +4,7 @@ over HTTP.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -11,7 +12,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ import mlflow
 import pandas as pd
 import pytest
 import yaml
+from fastapi import FastAPI
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+from starlette.datastructures import Headers
 from support.drawings import draw
 from support.services import answer, free_port, running
 
 from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.served_models import guard
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact, _remembered, _stamp
@@ -90,10 +94,6 @@ def test_the_served_champion_classifies_as_the_export_does(
         pd.DataFrame({"image": [data]}), params={"top_k": 2, "threshold": 1.0}
     ).iloc[0]
     assert near["label"] == "unknown" and len(near["classes"]) == len(near["scores"]) == 2
-    for frame, params in (({"image": [data]}, {"top_k": 0}), ({"picture": [data]}, None)):
-        with pytest.raises(MlflowException, match="image") as caught:
-            model.predict(pd.DataFrame(frame), params=params)
-        assert caught.value.get_http_status_code() == 400
 
 
 @pytest.mark.slow
@@ -193,6 +193,91 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     assert not {"dagster", "faiss-cpu", "clip-retrieval", "img2dataset"} & names
 
 
+def rows(*images: Any) -> dict[str, Any]:
+    return {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
+
+
+@pytest.fixture
+def client(head: Artifact, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
+    """Asks MLflow's scoring server, as an ASGI application of this process."""
+    monkeypatch.setenv("__pyfunc_model_path__", URI)
+    monkeypatch.setattr(FastAPI, "build_middleware_stack", FastAPI.build_middleware_stack)
+    app = scoring_server.init(mlflow.pyfunc.load_model(URI))
+
+    def ask_app(body: bytes = b"", path: str = "/invocations", **headers: str) -> tuple[int, Any]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        given = {**JSON, "content-length": str(len(body)), **headers}
+        pairs = [(name.replace("_", "-").encode(), text.encode()) for name, text in given.items()]
+        method = "POST" if path == "/invocations" else "GET"
+        scope = {"type": "http", "method": method, "path": path, "headers": pairs}
+        asyncio.run(app({**scope, "query_string": b""}, receive, send))
+        text = b"".join(message.get("body", b"") for message in sent)
+        return sent[0]["status"], text.decode()
+
+    return ask_app
+
+
+JSON = {"host": "127.0.0.1:5001", "content-type": "application/json"}
+
+
+def test_the_scoring_server_refuses_floods_and_foreign_pages(
+    client: Callable[..., tuple[int, Any]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad = rows("bm8gaW1hZ2U=")
+    body = json.dumps(bad).encode()
+    assert client(body)[0] == client(body, origin="http://127.0.0.1:5001")[0] == 200
+    for status, headers in (
+        (403, {"host": "rebound.example"}),
+        (403, {"origin": "https://evil.example"}),
+        (403, {"sec-fetch-site": "cross-site"}),
+        (411, {"transfer-encoding": "chunked"}),
+        (413, {"content-length": str(guard.MAX_BODY_BYTES + 1)}),
+        (415, {"content-type": "application/vnd.apache.parquet"}),
+        (415, {"content-type": ""}),
+    ):
+        caplog.clear()
+        assert client(body, **headers)[0] == status, headers
+        (record,) = [one for one in caplog.records if one.name.endswith("refusals")]
+        line = json.loads(record.message)
+        assert (line["refused"], line["status"]) == ("mlflow models serve", status)
+    assert client(path="/docs", host="rebound.example")[0] == 403
+    assert client(path="/ping", host="10.0.0.7:8080")[0] == 200  # a probe of a cluster
+    for wrong in (
+        {**bad, "params": {"top_k": 0}},
+        {**bad, "params": {"top_k": 10**9}},
+        {**bad, "params": {"threshold": float("nan")}},
+        rows(*[""] * 1_001),
+        {"dataframe_split": {"columns": ["picture"], "data": [["bm8gaW1hZ2U="]]}},
+    ):
+        status, text = client(json.dumps(wrong).encode())
+        assert status == 400 and "Traceback" not in text and ("send" in text or "give" in text)
+    # What was answered, or refused, is held no more.
+    monkeypatch.setattr(guard, "MAX_HELD_BYTES", len(body))
+    assert [client(body)[0], client(body + b" ")[0], client(body)[0]] == [200, 503, 200]
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
+    assert "too_slow" in client(body)[1]
+
+
+def test_other_hosts_are_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REACT_SERVED_URL", "https://models.example")
+    monkeypatch.setattr(FastAPI, "build_middleware_stack", lambda _app: "inner")
+    guard.guard()
+    guarded: Any = FastAPI.build_middleware_stack(FastAPI())
+    headers = Headers({**JSON, "host": "models.example", "origin": "https://models.example"})
+    assert guarded._refusal({"method": "POST"}, headers, 0) == (0, "")
+    headers = Headers({**JSON, "host": "other.example"})
+    assert guarded._refusal({"method": "POST"}, headers, 0)[0] == 403
+
+
 @contextmanager
 def serving(tracking: Tracking, folder: Path) -> Iterator[str]:
     port = free_port()
@@ -223,15 +308,14 @@ def serving(tracking: Tracking, folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/invocations"
 
 
-def ask(url: str, body: Any) -> tuple[int, Any]:
-    request = urllib.request.Request(  # noqa: S310
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def ask(url: str, body: Any, **headers: str) -> tuple[int, Any]:
+    given = {"Content-Type": "application/json", **headers}
+    request = urllib.request.Request(url, json.dumps(body).encode(), given)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=120) as found:  # noqa: S310 - loopback
             return found.status, json.load(found)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        return error.code, None
 
 
 @pytest.mark.slow
@@ -242,9 +326,6 @@ def test_a_served_champion_survives_what_is_no_image(
     path = png(tmp_path)
     text = base64.b64encode(path.read_bytes()).decode()
 
-    def rows(*images: Any) -> dict[str, Any]:
-        return {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
-
     with serving(tracking, tmp_path) as url:
         code, found = ask(url, rows(text, "bm8gaW1hZ2U=", str(path), 7))
         assert code == 200
@@ -254,9 +335,12 @@ def test_a_served_champion_survives_what_is_no_image(
         assert [row["label"] for row in bad] == [None] * 3 and all(
             "not_an_image" in row["error"] for row in bad
         )
-        code, found = ask(url, rows("A" * 200_000_000))
-        assert code == 200 and "too_many_bytes" in found["predictions"][0]["error"]
-        code, found = ask(url, {"dataframe_split": {"columns": ["picture"], "data": [[text]]}})
-        assert code == 400
         code, found = ask(url, {**rows(text), "params": {"top_k": 1}})
         assert code == 200 and len(found["predictions"][0]["classes"]) == 1
+        for status, headers in (
+            (403, {"Host": "rebound.example"}),
+            (403, {"Origin": "https://evil.example"}),
+            (413, {"Content-Length": "200000000"}),
+            (415, {"Content-Type": "text/csv"}),
+        ):
+            assert ask(url, rows(text), **headers)[0] == status
