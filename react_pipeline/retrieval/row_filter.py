@@ -35,8 +35,6 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     """
     import duckdb
 
-    if not len(rows):
-        return np.zeros(0, bool)
     names = [name for name in _names_in(where) if has_field(embeddings, name)]
     fields = row_metadata(embeddings, pd.Series(rows), names).reset_index(drop=True)
     numeric = _numeric(embeddings, names)

@@ -18,7 +18,7 @@ from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.evaluation.intervals import gains_of, paired_interval
-from react_pipeline.evaluation.tables import MEAN, to_markdown, typed
+from react_pipeline.evaluation.tables import MEAN, colour_in_picture, to_markdown, typed
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
@@ -215,3 +215,7 @@ def test_a_result_whose_files_were_changed_is_refused(project: Project, tmp_path
     result.file("result.json").write_text(text.replace('"n": 16', '"n": 99'))
     with pytest.raises(CorruptArtifact, match="domain_results"):
         compare(project, "shapes")
+
+
+def test_base_methods_and_controls_differ_in_colour() -> None:
+    assert len(set(map(colour_in_picture, ("base", "full", "full-control")))) == 3

@@ -66,6 +66,11 @@ def test_rows_pass_where_the_expression_is_true(where: str, rows: list[int]) -> 
     assert rows_of(where) == rows
 
 
+@pytest.mark.parametrize("where", ["license like 'cc%'", "width > 99", "true"])
+def test_of_no_rows_none_pass(where: str) -> None:
+    assert passes(Corpus(), np.array([], np.int64), where).tolist() == []  # type: ignore[arg-type]
+
+
 def test_a_field_is_a_number_whatever_rows_are_asked_of() -> None:
     assert rows_of("license like 'cc%'", (3,)) == []
     assert rows_of("width > 99", (2,)) == []
