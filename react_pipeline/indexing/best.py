@@ -58,7 +58,7 @@ def best_hits(
     best = Best(queries, k, precision, device)
     for first_row, vectors in blocks():
         best.add(first_row, vectors)
-    similarities, rows = rank_exactly(queries, *best.pairs(), take, k)
+    similarities, rows = rank_exactly(queries, *best.pairs(k), take, k)
     unsettled = best.unsettled(similarities[:, -1])
     if len(unsettled):
         few = queries[unsettled]
@@ -102,32 +102,59 @@ class Best:
 
         products = self._queries[part] @ fast.T
         width = self._rows.shape[1]
-        highest = products.topk(min(width, len(fast)), dim=1, sorted=False)
-        similarities = torch.cat([self._similarities[part], highest.values], dim=1)
-        rows = torch.cat([self._rows[part], highest.indices + first_row], dim=1)
+        worst = self._similarities[part].amin(dim=1, keepdim=True)
+        if products.is_cuda or not worst.isfinite().all():
+            values, places = products.topk(min(width, len(fast)), dim=1, sorted=False)
+        else:  # few rows exceed what is kept, and on a CPU a comparison takes a tenth of `topk`
+            values, places = _above(products, worst)
+        similarities = torch.cat([self._similarities[part], values], dim=1)
+        rows = torch.cat([self._rows[part], places + first_row], dim=1)
         best = similarities.topk(width, dim=1, sorted=False)
         self._similarities[part] = best.values
         self._rows[part] = rows.gather(1, best.indices)
 
-    def pairs(self) -> tuple[Rows, Rows]:
-        """The number of the query, and the row, of everything that was kept."""
+    def pairs(self, k: int) -> tuple[Rows, Rows]:
+        """The number of the query, and the row, of all kept ones that may be among the best `k`."""
         rows = self._rows.cpu().numpy()
-        query, place = np.nonzero(rows >= 0)
+        similarities = self._similarities.float()
+        kth = similarities.topk(k, dim=1).values[:, -1:].cpu().numpy()
+        values = similarities.cpu().numpy()
+        is_possible = values + self._error(values) >= kth - self._error(kth)
+        query, place = np.nonzero((rows >= 0) & is_possible)
         return query, rows[query, place]
 
-    def unsettled(self, kth: Vectors) -> Rows:
-        """The queries of which a row that was not kept may be as similar as the k-th hit (Q,)."""
+    def _error(self, similarities: Vectors) -> Vectors:
+        """How far from the exact ones products are at most."""
         import torch
 
-        least = self._similarities.amin(dim=1).float().cpu().numpy()
         shift = self._query_shift + self._row_shift
         margin = (shift + _summing_error(self._queries.shape[1])) * self._longest
         # A product in a fast type is itself rounded.
         rounding = 0.0 if self._type == torch.float32 else torch.finfo(self._type).eps / 2
+        return margin + rounding * np.abs(np.maximum(similarities, -1e30))
+
+    def unsettled(self, kth: Vectors) -> Rows:
+        """The queries of which a row that was not kept may be as similar as the k-th hit (Q,)."""
+        least = self._similarities.amin(dim=1).float().cpu().numpy()
         # Where not all places are taken, every row was kept.
         full = np.flatnonzero(least > -np.inf)
-        highest = least[full] + margin + rounding * np.abs(least[full])
-        return full[highest >= kth[full]]
+        return full[least[full] + self._error(least[full]) >= kth[full]]
+
+
+def _above(products: Tensor, worst: Tensor) -> tuple[Tensor, Tensor]:
+    """The products (Q, N) that exceed their query's worst one (Q, 1), and their places: (Q, m),
+    filled up with minus infinity.
+    """
+    import torch
+
+    query, place = (products > worst).nonzero(as_tuple=True)
+    counts = query.bincount(minlength=len(products))
+    column = torch.arange(len(query)) - (counts.cumsum(0) - counts)[query]
+    values = products.new_full((len(products), int(counts.max())), -torch.inf)
+    places = torch.zeros(values.shape, dtype=torch.int64)
+    values[query, column] = products[query, place]
+    places[query, column] = place
+    return values, places
 
 
 def _longest(vectors: Tensor) -> float:

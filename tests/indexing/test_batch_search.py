@@ -73,6 +73,7 @@ def test_hits_are_those_of_all_comparisons_in_every_precision(
     if kind == "alike":
         asked = vectors[:queries].astype(np.float32)
     monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
+    monkeypatch.setattr(batch, "_BLOCK_ROWS", 500)
     similarities, rows = nearest(asked, vectors.astype(np.float32), k)
     wanted, wanted_rows = expected(asked, vectors, k)
     np.testing.assert_array_equal(rows, wanted_rows)
