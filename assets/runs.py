@@ -1,9 +1,9 @@
-"""Runs: their tags, why one failed, and closing those of launches that were killed.
+"""Runs: their tags, why one failed, and closing those whose process was killed.
 
 Belongs here: keeping runs of the command line alive. Does not belong here: running anything
-(`launch`), what automation reads of runs (an extension). A launch holds a lock file in the Dagster
-home, which the kernel frees however the process ends. Seen from another machine, where that lock may
-not count, it is alive while its heartbeat is recent.
+(`launch`), what automation reads of runs (an extension). A launch, or the process of a run of a code
+server, holds a lock file in the Dagster home, which the kernel frees however the process ends. Seen
+from another machine, where that lock may not count, a launch is alive while its heartbeat is recent.
 """
 
 import platform
@@ -12,7 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import dagster as dg
@@ -29,6 +30,12 @@ HIDDEN = ".dagster/react-"
 """Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 
 LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
+PROCESS_TAG = f"{HIDDEN}process"
+"""Names the process of a run of a code server: its machine, and the run, since Dagster copies tags to
+the run that tries again.
+"""
+CODE_SERVER_TAG = ".dagster/grpc_info"
+"""Dagster's own tag of a run whose process is started by a code server, which alone watches it."""
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 600.0
 """A launch of another machine that shows the same heartbeat for so long is dead."""
@@ -86,6 +93,26 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
             lock_of(instance, name).unlink(missing_ok=True)
 
 
+def show_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Let `reap_abandoned` see whether this process, which carries out a run, is alive.
+
+    Dagster shows a run as started forever if its code server was killed with it, as when a machine
+    restarts. Other launchers, such as that of Kubernetes, are asked by Dagster.
+    """
+    if CODE_SERVER_TAG not in run.tags or run.run_id in _shown:
+        return
+    name = f"{platform.node()} {run.run_id}"
+    _shown[run.run_id] = ExitStack()
+    _shown[run.run_id].enter_context(locked(lock_of(instance, name)))
+    # Where nobody kills it; a process of multiprocessing runs no other handlers at its end.
+    Finalize(None, lock_of(instance, name).unlink, (True,), exitpriority=0)
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: name})
+
+
+_shown: dict[str, ExitStack] = {}
+"""The locks of the runs of this process, held until it ends."""
+
+
 def tags_of_key(key: str) -> dict[str, str]:
     """The tags with domain and method of an artifact's key, as far as it has them."""
     domain, _, method = ("" if key == ALL else key).partition("/")
@@ -105,8 +132,8 @@ def lock_of(instance: dg.DagsterInstance, launch: str) -> Path:
 
 
 def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
-    """Close the runs of launches that were killed, and free their places in pools; returns their
-    run ids.
+    """Close the runs whose process was killed, and free their places in pools; returns their run
+    ids.
 
     Without this they would look started forever, and the next run would wait for the place on the
     GPU that they hold.
@@ -118,22 +145,24 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     dead = [run for run in again if run is not None and not run.is_finished]
     for run in dead:
         instance.report_run_failed(
-            run, "The process of this launch was killed; launch again to resume."
+            run, "The process of this run was killed; launch again to resume."
         )
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        lock_of(instance, run.tags[LAUNCH_TAG]).unlink(missing_ok=True)
+        lock_of(instance, _holder_of(run) or "").unlink(missing_ok=True)
     return [run.run_id for run in dead]
 
 
 def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether an unfinished run has its process; true of runs that no launch started, which Dagster
-    watches itself.
+    """Whether an unfinished run has its process; true of runs that have not shown theirs, and of
+    those of code servers of other machines.
     """
-    if (name := run.tags.get(LAUNCH_TAG)) is None:
+    if (name := _holder_of(run)) is None:
         return True
     if name.split()[0] == platform.node():
         with suppress(FileNotFoundError), lock_of(instance, name).open("r+") as file:
             return not lock(file, wait=False)
+    if name == run.tags.get(PROCESS_TAG):
+        return True
     # No clock of another machine is compared with ours, only looks by one process; after a pause,
     # as when the database was gone, they begin again.
     now, beat = time.monotonic(), run.tags.get(HEARTBEAT_TAG, "")
@@ -142,6 +171,12 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         since = now
     _heartbeats[run.run_id] = beat, since, now
     return now - since < EXPIRY_SECONDS
+
+
+def _holder_of(run: dg.DagsterRun) -> str | None:
+    """Who holds the lock of a run: its launch, or its own process."""
+    name = run.tags.get(PROCESS_TAG, "")
+    return name if name.endswith(run.run_id) else run.tags.get(LAUNCH_TAG)
 
 
 _heartbeats: dict[str, tuple[str, float, float]] = {}

@@ -172,6 +172,8 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "    except OSError as error:  # such as a stale", "    except NotADirectoryError as error:  # such as a stale", PRUNING + "::test_what_the_disk_refuses_to_remove_is_kept"),
     Guard("assets/runs.py", "beat != before or now - last > MAX_PAUSE_SECONDS", "beat != before", "assets/test_launch.py::test_killed_launch_is_closed_and_gives_its_place_back"),
     Guard("assets/runs.py", "beat != before or now - last > MAX_PAUSE_SECONDS", "now - last > MAX_PAUSE_SECONDS", "assets/test_launch.py::test_killed_launch_is_closed_and_gives_its_place_back"),
+    Guard("assets/runs.py", "name if name.endswith(run.run_id) else", "name or", "assets/test_launch.py::test_a_run_that_was_killed_with_its_code_server_is_closed"),
+    Guard("assets/runs.py", "if name == run.tags.get(PROCESS_TAG):", "if False:", "assets/test_launch.py::test_a_run_that_was_killed_with_its_code_server_is_closed"),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),

@@ -21,13 +21,13 @@ from mlflow import MlflowClient
 from PIL import Image
 from support.launch import dagster_home, metadata_of
 
-from react_pipeline.assets import runs
+from react_pipeline.assets import declared, runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, _run, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
-from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.assets.runs import (
     HEARTBEAT_TAG,
     LAUNCH_TAG,
@@ -312,6 +312,35 @@ def test_killed_launch_is_closed_and_gives_its_place_back(
         assert bool(storage.get_concurrency_info("gpu").claimed_slots) == is_alive
         closed = instance.get_run_by_id(run.run_id)
         assert closed and closed.is_failure_or_canceled != is_alive
+
+
+def test_a_run_that_was_killed_with_its_code_server_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dg.asset
+    def made() -> None:
+        pass
+
+    job = dg.Definitions([made]).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.local_temp() as instance:
+
+        def start(**more: str) -> dg.DagsterRun:
+            tags = {runs.CODE_SERVER_TAG: "{}", **more}
+            return instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+
+        first, other = start(), start()
+        context = SimpleNamespace(instance=instance, run=first)
+        declared._of_project(lambda *_: None, ProjectResource(), Context)(context)
+        assert reap_abandoned(instance) == []
+        runs._shown[first.run_id].close()  # as the kernel frees the lock of a killed process
+        assert reap_abandoned(instance) == [first.run_id]
+        killed = instance.get_run_by_id(first.run_id).tags[runs.PROCESS_TAG]
+        lock_of(instance, killed).touch()  # as it is where the code server closed the run
+        retry, elsewhere = start(**{runs.PROCESS_TAG: killed}), start()
+        instance.add_run_tags(elsewhere.run_id, {runs.PROCESS_TAG: f"other {elsewhere.run_id}"})
+        assert looks(instance, monkeypatch, [0, 200, 400, 600, 800]) == []
+        running = instance.get_run_ids(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert {*running} == {other.run_id, retry.run_id, elsewhere.run_id}
 
 
 def test_a_run_that_ends_while_it_is_judged_is_not_reported(
