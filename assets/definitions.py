@@ -11,7 +11,7 @@ import dagster as dg
 from react_pipeline.assets import checks, domain_files, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of, instigators_of
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.extension import brought, extensions
+from react_pipeline.extension import brought
 
 # Importing these declares their assets and checks.
 from react_pipeline.settings import METHODS, Method
@@ -38,7 +38,10 @@ def build_defs(
     whole = {name for name, _ in brought(lambda extension: extension.declare_assets())}
     # Without its blocking checks a stage is not shown.
     unchecked = {
-        row.name for name, ext in extensions().items() if name not in whole for row in ext.stages()
+        row.name
+        for name, rows in brought(lambda extension: tuple(extension.stages()))
+        if name not in whole
+        for row in rows
     }
     configured: Collection[str]
     table: Mapping[str, Method]

@@ -6,10 +6,11 @@ runs (an extension).
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from react_pipeline.assets.resources import Context
-from react_pipeline.extension import extensions
+from react_pipeline.extension import CORE, Extension, brought, until_broken
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, InputError, Inputs
 from react_pipeline.training import TrainingObserver
@@ -22,9 +23,21 @@ class Progress(TrainingObserver):
     observer.
     """
 
-    def __init__(self, observer: TrainingObserver, report: Callable[[str], None]) -> None:
-        """`report` is called with one line, every `PROGRESS_SECONDS` at the most."""
-        self._observer = observer
+    def __init__(
+        self, observer: TrainingObserver, report: Callable[[str], None], name: str = CORE.name
+    ) -> None:
+        """Follow a training.
+
+        Args:
+            report: Called with one line, every `PROGRESS_SECONDS` at the most.
+            name: The extension that brings the observer; when it raises it is told no more.
+        """
+
+        def pass_on(hook: str, *arguments: Any) -> None:
+            getattr(observer, hook)(*arguments)
+
+        self._tell = until_broken(name, pass_on, None)
+        self._url = until_broken(name, lambda: getattr(observer, "url", None), None)
         self._report = report
         self._reported = 0.0
         self._url_reported = False
@@ -35,11 +48,11 @@ class Progress(TrainingObserver):
         self._steps = int(inputs.config.get("steps", 0))
         start = f"resuming at step {first_step}" if first_step else "from the start"
         self._report(f"training {inputs.key}: {start}")
-        self._observer.started(inputs, first_step)
+        self._tell("started", inputs, first_step)
 
     def stepped(self, record: Mapping[str, float]) -> None:
         """Report progress from time to time."""
-        self._observer.stepped(record)
+        self._tell("stepped", record)
         # A closed form has no steps.
         if not self._steps or time.monotonic() - self._reported < PROGRESS_SECONDS:
             return
@@ -50,14 +63,14 @@ class Progress(TrainingObserver):
         self._report(
             f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}"
         )
-        url = getattr(self._observer, "url", None)
+        url = self._url()
         if url and not self._url_reported:
             self._url_reported = True
             self._report(f"MLflow: {url}")
 
     def failed(self, error: BaseException) -> None:
         """Pass the error on; the caller of the training logs it."""
-        self._observer.failed(error)
+        self._tell("failed", error)
 
 
 def processes_of(project: Project, slug: str, method: str) -> int:
@@ -89,6 +102,16 @@ def observed(
     """An observer of a training that writes to the run's log, and the first that an extension
     brings.
     """
-    observers = (one.training_observer(project, run_id) for one in extensions().values())
-    with next(filter(None, observers), nullcontext(TrainingObserver())) as observer:
-        yield Progress(observer, report)
+
+    def enter(extension: Extension) -> tuple[TrainingObserver, Callable[..., Any]] | None:
+        context = extension.training_observer(project, run_id)
+        return None if context is None else (context.__enter__(), context.__exit__)
+
+    observers = brought(enter)
+    name, entered = next((one for one in observers if one[1]), (CORE.name, None))
+    observer, leave = entered or (TrainingObserver(), lambda *_: None)
+    left = until_broken(name, leave, None)
+    with ExitStack() as stack:
+        # Neither an error there nor its answer changes how the training ends.
+        stack.push(lambda *error: left(*error) and False)
+        yield Progress(observer, report, name)

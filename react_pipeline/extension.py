@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -264,18 +264,44 @@ def broken_extensions() -> Mapping[str, str]:
     return _broken
 
 
-def brought(ask: Callable[[Extension], Brought]) -> Iterator[tuple[str, Brought]]:
+def brought(
+    ask: Callable[[Extension], Brought], *passed: type[Exception]
+) -> Iterator[tuple[str, Brought]]:
     """What each extension answers, by name; one that raises is named, and left out of the answers.
 
-    An error of the core is raised: without it there is no pipeline.
+    Raises:
+        ReactError: What an extension says to the user; `passed` errors as well.
     """
     for name, extension in extensions().items():
-        try:
-            answer = ask(extension)
-        except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
-            leave_out(name, error)
-        else:
+        answers = []
+        with leaving_out(name, ReactError, *passed):
+            answers.append(ask(extension))
+        for answer in answers:
             yield name, answer
+
+
+def tell(ask: Callable[[Extension], None], *passed: type[Exception]) -> None:
+    """Ask each extension for nothing but what it does, as `brought`."""
+    for _ in brought(ask, *passed):
+        pass
+
+
+def until_broken(
+    name: str, call: Callable[..., Brought], instead: Brought, *passed: type[Exception]
+) -> Callable[..., Brought]:
+    """A function like `call`, which an extension brought. When that raises, the extension is named,
+    and the answer is `instead` from then on.
+    """
+    calls = [call]
+
+    def answer(*arguments: Any) -> Brought:
+        while calls:
+            with leaving_out(name, *passed):
+                return calls[0](*arguments)
+            calls.clear()
+        return instead
+
+    return answer
 
 
 def required(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Brought]:
@@ -286,14 +312,8 @@ def required(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Bro
     """
     joined: dict[str, Brought] = {}
     for name, extension in extensions().items():
-        try:
-            new = ask(extension)
-        except ReactError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"extension {name}: {type(error).__name__}: {error}; correct it, or uninstall it"
-            ) from error
+        with needing(name):
+            new = dict(ask(extension))
         if taken := joined.keys() & new.keys():
             raise InputError(f"extension {name}: {min(taken)!r} is of another extension")
         joined.update(new)
@@ -310,9 +330,38 @@ def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[s
             raise ValueError(f"`{min(taken)}` is there already")
         joined.update(new)
 
-    for _ in brought(add):
-        pass
+    tell(add)
     return joined
+
+
+@contextmanager
+def needing(name: str) -> Iterator[None]:
+    """Where an extension that is left out would falsify results.
+
+    Raises:
+        InputError: Naming the extension, if something unexpected is raised.
+    """
+    try:
+        yield
+    except ReactError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"extension {name}: {type(error).__name__}: {error}; correct it, or uninstall it"
+        ) from error
+
+
+@contextmanager
+def leaving_out(name: str, *passed: type[Exception]) -> Iterator[None]:
+    """Where an extension is named that raises, and all else goes on; `passed` errors, and those of
+    the core, are raised.
+    """
+    try:
+        yield
+    except passed:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
+        leave_out(name, error)
 
 
 def leave_out(name: str, error: Exception) -> None:

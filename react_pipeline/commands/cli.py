@@ -29,7 +29,7 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.terminal import log_to_terminal, print_error
-from react_pipeline.extension import brought
+from react_pipeline.extension import tell
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
 
@@ -49,8 +49,7 @@ app.add_typer(domains_app, name="domains")
 app.command()(init)
 app.command()(results)
 app.add_typer(models_app, name="models")
-for _ in brought(lambda extension: extension.add_commands(app)):
-    pass
+tell(lambda extension: extension.add_commands(app))
 
 
 def _print_version(given: bool) -> None:

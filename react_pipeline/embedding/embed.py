@@ -30,7 +30,7 @@ from react_pipeline.embedding.embedded_shards import (
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
-from react_pipeline.extension import brought
+from react_pipeline.extension import brought, needing
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
@@ -85,7 +85,7 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
     offers = brought(lambda extension: tuple(extension.earlier_shards(project.store, inputs)))
-    earlier = [take_over for _, offer in offers for take_over in offer]
+    earlier = [(name, take_over) for name, offer in offers for take_over in offer]
     scratch = scratch_of(staging)
     scratch.mkdir(exist_ok=True)
     records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
@@ -106,7 +106,7 @@ class _Build:
     config: PipelineConfig
     records: Records
     digests: list[str]
-    earlier: Sequence[TakeOver]
+    earlier: Sequence[tuple[str, TakeOver]]
     base: Artifact
     seen: SeenKeys
 
@@ -148,8 +148,10 @@ class _Build:
             for name in records.files(number):
                 # What a kill left may be a link to a published file: removed, never written over.
                 (records.staging / name).unlink(missing_ok=True)
-            tries = (take_over(shard, records, self.seen) for take_over in self.earlier)
-            taken = next(filter(None, tries), None)
+            taken: dict[str, Any] | None = None
+            for name, take_over in self.earlier:
+                with needing(name):
+                    taken = taken or take_over(shard, records, self.seen)
             if taken is None:
                 shard.read_headers(records.locations, self.seen.enter)
                 yield shard

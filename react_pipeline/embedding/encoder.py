@@ -21,7 +21,7 @@ from react_pipeline.clip import (
     text_blocks,
     text_lengths,
 )
-from react_pipeline.extension import brought
+from react_pipeline.extension import brought, leaving_out
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers
@@ -187,7 +187,8 @@ def convert(
         texts: Whether batches are token ids (N, L) of any L; else they are images, run
             `IMAGES_AT_ONCE` at a time.
     """
-    for _, offers in brought(lambda extension: tuple(extension.faster_towers())):
+    for name, offers in brought(lambda extension: tuple(extension.faster_towers())):
         for offer in offers:
-            tower = offer(tower, model, probes, precision, texts=texts)
+            with leaving_out(name):
+                tower = offer(tower, model, probes, precision, texts=texts)
     return tower

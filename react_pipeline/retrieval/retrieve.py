@@ -25,7 +25,7 @@ import pandas as pd
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import Vectors
-from react_pipeline.extension import brought, required
+from react_pipeline.extension import required, tell
 from react_pipeline.indexing import Index, kept_array
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
@@ -79,8 +79,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     """
     inputs = resolve(project, "retrieved_set", slug)
     with cluster(project.config.distributor):
-        for _ in brought(lambda extension: extension.before_retrieval(project, inputs)):
-            pass
+        tell(lambda extension: extension.before_retrieval(project, inputs))
 
         def write(directory: Path) -> dict[str, Any]:
             scratch = scratch_of(directory)

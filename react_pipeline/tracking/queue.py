@@ -6,6 +6,7 @@ Entries are files of the store, one for each artifact, so that no killed process
 
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,13 @@ class Queue:
             "MLflow at %s is unavailable, logging again at the next run: %s",
             *(without_secrets(self._server[0]), reason_of(error)),
         )
+
+
+def outages() -> tuple[type[Exception], ...]:
+    """What is raised where MLflow cannot be reached or written now: no fault of who asks."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, sqlite3.Error, OSError
 
 
 def reason_of(error: Exception) -> str:

@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
-from react_pipeline.extension import CORE, broken_extensions, brought, extensions
+from react_pipeline.extension import CORE, Extension, broken_extensions, brought, extensions
 from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
@@ -222,8 +222,15 @@ def _encoder(project: Project) -> Iterator[Finding]:
 
 def _extensions(project: Project) -> Iterator[Finding]:
     """What the extensions have to say, then the names of installed ones; a line for each broken."""
-    for _, findings in brought(lambda extension: tuple(extension.findings(project))):
-        yield from (Finding(*finding) for finding in findings)
+
+    def ask(extension: Extension) -> list[Finding]:
+        try:
+            return [Finding(*finding) for finding in extension.findings(project)]
+        except ReactError as error:
+            return [Finding("extension", "missing", str(error), "see its documentation")]
+
+    for _, findings in brought(ask):
+        yield from findings
     broken = broken_extensions()
     others = {
         name: one for name, one in extensions().items() if name not in broken and name != CORE.name

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extension import extensions
+from react_pipeline.extension import brought, needing, until_broken
 from react_pipeline.settings import Method
+from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.training.cost import CheckpointCost, PlannedTraining
     from react_pipeline.training.customization import Customization
+    from react_pipeline.training.image_encoder import ImageEncoder
     from react_pipeline.training.trainer import Probe
 
 
@@ -92,13 +96,17 @@ class ModelMethod(Method):
         loaded_base.cache_clear()
         clip = load(c.base.path, c.world.device)
 
-        def find_probe() -> Probe | None:
-            probes = (one.training_probe(c, clip) for one in extensions().values())
-            return next(filter(None, probes), None)
-
         weights = c.base.file(WEIGHTS_FILE)
         trainer = Trainer(
-            clip, c.pairs, c.domain, self, c.training, c.world, c.scratch, weights, find_probe
+            clip,
+            c.pairs,
+            c.domain,
+            self,
+            c.training,
+            c.world,
+            c.scratch,
+            weights,
+            partial(find_probe, c, clip),
         )
         counts = trainer.run(c.observer, c.inputs)
         if c.staging is not None:
@@ -114,3 +122,20 @@ class ModelMethod(Method):
         names = planned.names if planned.training.class_prompt_fraction else 0
         seconds = planned.model_seconds(self, planned.pairs + names)
         return CheckpointCost(towers=seconds, disk=planned.weights_bytes)
+
+
+def find_probe(customization: Customization, clip: Clip) -> Probe | None:
+    """The first that an extension brings; of one process alone it is dropped once it raises.
+
+    Several processes must do the same: a probe exchanges vectors, and one without it would take
+    them for gradients.
+    """
+    for name, probe in brought(lambda extension: extension.training_probe(customization, clip)):
+        if probe is not None:
+
+            def measure(encoder: ImageEncoder, name: str = name, probe: Probe = probe) -> Any:
+                with needing(name) if customization.world.size > 1 else nullcontext():
+                    return {str(key): float(value) for key, value in probe(encoder).items()}
+
+            return until_broken(name, measure, {}, ReactError)
+    return None
