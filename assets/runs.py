@@ -104,7 +104,7 @@ def show_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     name = f"{platform.node()} {run.run_id}"
     _shown[run.run_id] = ExitStack()
     _shown[run.run_id].enter_context(locked(lock_of(instance, name)))
-    # Where nobody kills it; a process of multiprocessing runs no other handlers at its end.
+    # If it ends by itself; a process of multiprocessing runs no other handlers at its end.
     Finalize(None, lock_of(instance, name).unlink, (True,), exitpriority=0)
     instance.add_run_tags(run.run_id, {PROCESS_TAG: name})
 
