@@ -36,6 +36,55 @@ from react_pipeline.store.errors import InputError
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
 VERSION = "1.33"
 OTHER = "asset_of_another_team"
+# The fields of the chart's values.schema.json, of those sections that our values have. The chart itself
+# is of no registry that tests reach.
+POD_FIELDS = (
+    "image env envConfigMaps envSecrets annotations labels nodeSelector affinity tolerations "
+    "podSecurityContext securityContext resources livenessProbe readinessProbe startupProbe "
+    "schedulerName volumes volumeMounts initContainerResources "
+)
+CHART = {
+    "": "global dagsterWebserver dagster-user-deployments postgresql rabbitmq redis flower ingress "
+    "generatePostgresqlPasswordSecret generateCeleryConfigSecret imagePullSecrets busybox migrate "
+    "computeLogManager scheduler runLauncher pythonLogs dagsterDaemon telemetry serviceAccount "
+    "retention concurrency additionalInstanceConfig",
+    "global": "postgresqlSecretName dagsterHome serviceAccountName celeryConfigSecretName "
+    "dagsterInstanceConfigMap",
+    "postgresql": "image enabled postgresqlHost postgresqlUsername postgresqlPassword "
+    "postgresqlDatabase postgresqlParams postgresqlScheme service",
+    "dagsterWebserver": POD_FIELDS + "replicaCount nameOverride pathPrefix service workspace "
+    "deploymentLabels enableReadOnly dbStatementTimeout dbPoolRecycle logLevel",
+    "dagsterWebserver.service": "type port annotations",
+    "dagster-user-deployments": "enabled enableSubchart imagePullSecrets deployments rbacEnabled "
+    "serviceAccount",
+    "dagster-user-deployments.deployments": POD_FIELDS + "name port dagsterApiGrpcArgs "
+    "codeServerArgs includeConfigInLaunchedRuns initContainers sidecarContainers "
+    "deploymentStrategy",
+    "runLauncher": "type config",
+    "runLauncher.config": "celeryK8sRunLauncher k8sRunLauncher customRunLauncher",
+    "runLauncher.config.k8sRunLauncher": "image imagePullPolicy jobNamespace loadInclusterConfig "
+    "kubeconfigFile envConfigMaps envSecrets envVars volumeMounts volumes labels resources "
+    "failPodOnRunFailure schedulerName securityContext runK8sConfig",
+    "runLauncher.config.k8sRunLauncher.runK8sConfig": "containerConfig podSpecConfig "
+    "podTemplateSpecMetadata jobSpecConfig jobMetadata",
+    "dagsterDaemon": POD_FIELDS + "enabled runCoordinator heartbeatTolerance deploymentLabels "
+    "runMonitoring runRetries sensors schedules",
+    "dagsterDaemon.runCoordinator": "enabled type config",
+    "dagsterDaemon.runCoordinator.config": "queuedRunCoordinator customRunCoordinator",
+    "dagsterDaemon.runCoordinator.config.customRunCoordinator": "module class config",
+    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds "
+    "maxResumeRunAttempts pollIntervalSeconds freeSlotsAfterRunEndSeconds",
+    "dagsterDaemon.runRetries": "enabled maxRetries",
+    "computeLogManager": "type config",
+    "computeLogManager.config.s3ComputeLogManager": "bucket localDir prefix useSsl verify "
+    "verifyCertPath endpointUrl skipEmptyFiles uploadInterval uploadExtraArgs showUrlOnly region",
+    "retention": "enabled sensor schedule autoMaterialize",
+    "telemetry": "enabled",
+    "ingress": "enabled apiVersion ingressClassName labels annotations flower dagsterWebserver "
+    "readOnlyDagsterWebserver",
+    "ingress.dagsterWebserver": "host path pathType tls precedingPaths succeedingPaths",
+    "ingress.dagsterWebserver.tls": "enabled secretName",
+}
 Job = dict[str, Any]
 Launch = Callable[..., Job]
 
@@ -269,6 +318,46 @@ def test_every_manifest_is_one_of_kubernetes() -> None:
         for v in volumes
         if len(v) == 2 and "persistentVolumeClaim" in v
     ]
+
+
+def at(path: str) -> dict[str, Any]:
+    """A section of the values; of the code servers the only one."""
+    section: Any = values()
+    for name in filter(None, path.split(".")):
+        section = section[name]
+    return section[0] if isinstance(section, list) else section
+
+
+@pytest.mark.parametrize("path", CHART)
+def test_the_values_have_only_fields_of_the_chart(path: str) -> None:
+    assert set(at(path)) <= set(CHART[path].split())
+
+
+def test_the_chart_writes_no_part_of_the_instance_twice() -> None:
+    chart = values()
+    assert set(chart["additionalInstanceConfig"]) == {"run_retries", "concurrency"}
+    assert chart["dagsterDaemon"]["runRetries"] == {"enabled": False}
+    assert "concurrency" not in chart  # off by default
+    for section in (chart["runLauncher"], chart["dagsterDaemon"]["runCoordinator"]):
+        chosen = section["type"][0].lower() + section["type"][1:]
+        assert list(section["config"]) == [chosen]
+
+
+@pytest.mark.parametrize(
+    "path", ["dagsterWebserver", "dagsterDaemon", "dagster-user-deployments.deployments"]
+)
+def test_the_pods_of_the_chart_are_ones_of_kubernetes(path: str) -> None:
+    fields = at(path)
+    image = f"{fields['image']['repository']}:{fields['image']['tag']}"
+    main = {"name": "main", "image": image, "imagePullPolicy": fields["image"]["pullPolicy"]}
+    main["envFrom"] = [{"secretRef": secret} for secret in fields["envSecrets"]]
+    for name in ("env", "resources", "securityContext", "volumeMounts", "livenessProbe"):
+        main |= {name: fields[name]} if name in fields else {}
+    main |= {"readinessProbe": fields["readinessProbe"]} if "readinessProbe" in fields else {}
+    spec = {"containers": [main], "securityContext": fields["podSecurityContext"]}
+    spec |= {name: fields[name] for name in ("initContainers", "volumes") if name in fields}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+    kubernetes_validate.validate(pod, VERSION, strict=True)
 
 
 def test_probes_of_the_chart_pass_the_guard() -> None:
