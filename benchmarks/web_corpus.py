@@ -1,7 +1,7 @@
 """A corpus as DataComp publishes it, of 100,000 rows: planned, searched, fetched where chosen, and
 trained on.
 
-Run `make demo`, then `.venv/bin/python -m benchmarks.web_corpus --page docs/performance.md`, for
+Run `make demo`, then `.venv/bin/python -m benchmarks.web_corpus --page benchmarks/plan.md`, for
 about three minutes on 2 cores; `--rows 26000 --steps 4` is small.
 
 What is real: the first 24,252 rows are the demo's drawings, with their captions, and image and text

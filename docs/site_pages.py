@@ -21,6 +21,7 @@ ROOT_FILES = (
     "LICENSE",
     "NOTICE",
     "CITATION.cff",
+    "benchmarks/plan.md",
     "benchmarks/results.md",
     "benchmarks/results.csv",
     "benchmarks/images/dense.png",
