@@ -30,7 +30,7 @@ class Progress(TrainingObserver):
 
         Args:
             report: Called with one line, every `PROGRESS_SECONDS` at the most.
-            name: The extension that brings the observer; when it raises it is told no more.
+            name: The extension that brings the observer; dropped when it raises.
         """
 
         def pass_on(hook: str, *arguments: Any) -> None:

@@ -274,7 +274,7 @@ def brought(
     """
     for name, extension in extensions().items():
         answers = []
-        with leaving_out(name, ReactError, *passed):
+        with tolerate(name, ReactError, *passed):
             answers.append(ask(extension))
         for answer in answers:
             yield name, answer
@@ -296,7 +296,7 @@ def until_broken(
 
     def answer(*arguments: Any) -> Brought:
         while calls:
-            with leaving_out(name, *passed):
+            with tolerate(name, *passed):
                 return calls[0](*arguments)
             calls.clear()
         return instead
@@ -312,7 +312,7 @@ def required(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Bro
     """
     joined: dict[str, Brought] = {}
     for name, extension in extensions().items():
-        with needing(name):
+        with demand(name):
             new = dict(ask(extension))
         if taken := joined.keys() & new.keys():
             raise InputError(f"extension {name}: {min(taken)!r} is of another extension")
@@ -335,7 +335,7 @@ def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[s
 
 
 @contextmanager
-def needing(name: str) -> Iterator[None]:
+def demand(name: str) -> Iterator[None]:
     """Where an extension that is left out would falsify results.
 
     Raises:
@@ -352,8 +352,8 @@ def needing(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def leaving_out(name: str, *passed: type[Exception]) -> Iterator[None]:
-    """Where an extension is named that raises, and all else goes on; `passed` errors, and those of
+def tolerate(name: str, *passed: type[Exception]) -> Iterator[None]:
+    """Where an extension that raises is named, and all else continues; `passed` errors, and those of
     the core, are raised.
     """
     try:

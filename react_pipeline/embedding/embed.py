@@ -30,7 +30,7 @@ from react_pipeline.embedding.embedded_shards import (
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
-from react_pipeline.extension import brought, needing
+from react_pipeline.extension import brought, demand
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
@@ -150,7 +150,7 @@ class _Build:
                 (records.staging / name).unlink(missing_ok=True)
             taken: dict[str, Any] | None = None
             for name, take_over in self.earlier:
-                with needing(name):
+                with demand(name):
                     taken = taken or take_over(shard, records, self.seen)
             if taken is None:
                 shard.read_headers(records.locations, self.seen.enter)

@@ -21,7 +21,7 @@ from react_pipeline.clip import (
     text_blocks,
     text_lengths,
 )
-from react_pipeline.extension import brought, leaving_out
+from react_pipeline.extension import brought, tolerate
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers
@@ -189,6 +189,6 @@ def convert(
     """
     for name, offers in brought(lambda extension: tuple(extension.faster_towers())):
         for offer in offers:
-            with leaving_out(name):
+            with tolerate(name):
                 tower = offer(tower, model, probes, precision, texts=texts)
     return tower

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from react_pipeline.extension import CORE, brought, leaving_out, tell
+from react_pipeline.extension import CORE, brought, tell, tolerate
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, STAGES
@@ -121,7 +121,7 @@ def _create(
         )
         is_saved = False
         if save:
-            with leaving_out(extension, ReactError, *outages()):
+            with tolerate(extension, ReactError, *outages()):
                 save(place, model)
                 is_saved = True
         if not is_saved:

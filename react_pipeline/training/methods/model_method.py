@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extension import brought, needing, until_broken
+from react_pipeline.extension import brought, demand, until_broken
 from react_pipeline.settings import Method
 from react_pipeline.store import ReactError
 
@@ -134,7 +134,7 @@ def find_probe(customization: Customization, clip: Clip) -> Probe | None:
         if probe is not None:
 
             def measure(encoder: ImageEncoder, name: str = name, probe: Probe = probe) -> Any:
-                with needing(name) if customization.world.size > 1 else nullcontext():
+                with demand(name) if customization.world.size > 1 else nullcontext():
                     return {str(key): float(value) for key, value in probe(encoder).items()}
 
             return until_broken(name, measure, {}, ReactError)
