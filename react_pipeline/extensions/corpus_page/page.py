@@ -44,7 +44,6 @@ def create_app(project: Project) -> Flask:
             rematerialize.
     """
     from flask import Flask, Response, request, send_from_directory
-    from pydantic import ValidationError
     from werkzeug.exceptions import HTTPException
 
     from react_pipeline.extensions.corpus_page.corpus_service import CorpusService
@@ -82,20 +81,24 @@ def create_app(project: Project) -> Flask:
     def metadata() -> list[dict[str, Any]]:
         return service.describe(request.get_json(force=True))
 
-    @app.errorhandler(HTTPException)
-    @app.errorhandler(ValueError)
-    @app.errorhandler(ReactError)
-    def explain(error: Exception) -> tuple[dict[str, str], int]:
-        if isinstance(error, HTTPException):
-            return {"message": error.description or error.name}, error.code or 500
-        if isinstance(error, ReactError):
-            logger.warning("%s", error)
-            return {"message": str(error)}, 500
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(map(str, first["loc"])) or "request"
-            return {"message": f"{field}: {first['msg']}"}, 400
-        return {"message": str(error)}, 400
-
+    for kind in (HTTPException, ValueError, ReactError):
+        app.register_error_handler(kind, _explain)
     guard(app, "http: https:" if project.config.corpus.fetches_images else "")
     return app
+
+
+def _explain(error: Exception) -> tuple[dict[str, str], int]:
+    """The answer to a request that failed: a message, and its status."""
+    from pydantic import ValidationError
+    from werkzeug.exceptions import HTTPException
+
+    if isinstance(error, HTTPException):
+        return {"message": error.description or error.name}, error.code or 500
+    if isinstance(error, ReactError):
+        logger.warning("%s", error)
+        return {"message": str(error)}, 500
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "request"
+        return {"message": f"{field}: {first['msg']}"}, 400
+    return {"message": str(error)}, 400
