@@ -331,6 +331,14 @@ def test_a_copy_that_changed_is_fetched_again(bucket: BucketStore) -> None:
     assert artifact.file("more").read_text() == "more"
 
 
+def test_a_copy_that_did_not_change_is_not_read_again(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish(bucket)
+    monkeypatch.setattr(copies, "sha256_of", refuse)
+    assert artifact.file("more").read_text() == "more"
+
+
 def test_copies_not_in_use_are_evicted_and_come_back(
     bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
