@@ -28,10 +28,10 @@ from react_pipeline.extensions.one_pass.shared_reads import (
     keep_said,
     search_together,
 )
-from react_pipeline.indexing import Index, Search, choose_way
+from react_pipeline.indexing import Index, Search, choose_way, reading_seconds
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
-from react_pipeline.project import Manifests, Project
+from react_pipeline.project import Manifests, Project, on_cluster
 from react_pipeline.retrieval import (
     MODE_SIDES,
     SEARCH,
@@ -49,15 +49,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OTHERS_SECONDS = 1_800.0
+"""Time to compare the queries of a pass, by the estimate: the first domain waits for it."""
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 MAX_ROWS = 2_000_000
 """Rows whose metadata is read in a pass: about 1 GB. Rows of further domains are read by each."""
 
 
-def passes_of(queries: int) -> int:
-    """About how many passes serve domains with so many queries."""
-    return math.ceil(queries / MAX_QUERIES)
+def passes_of(seconds: float, queries: int) -> int:
+    """About how many passes serve domains whose queries take so long to compare."""
+    return max(1, math.ceil(seconds / OTHERS_SECONDS), math.ceil(queries / MAX_QUERIES))
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class _Pass:
     def _members(self, clip: Clip) -> Iterator[_Member]:
         """The first domain, and as many others as a pass takes."""
         queries = 0
+        most = self._most_queries()
         for inputs in self._due():
             try:
                 settings = self.project.retrieval(inputs.key)
@@ -168,7 +171,7 @@ class _Pass:
             except ReactError:  # its own step says so
                 continue
             queries += sum(len(seeds if mode == "i2i" else prompts) for mode in settings.modes)
-            if inputs is not self.first and queries > MAX_QUERIES:
+            if inputs is not self.first and queries > most:
                 return
             scratch = self.folder / inputs.fingerprint
             try:
@@ -178,6 +181,15 @@ class _Pass:
             vectors = encode_prompts(clip, prompts, scratch / SEARCH)
             all_queries = Queries(prompts, vectors, seeds, seed_vectors)
             yield _Member(inputs, domain, settings, all_queries, scratch)
+
+    def _most_queries(self) -> int:
+        """Queries of a pass, which this machine compares in `OTHERS_SECONDS`."""
+        if on_cluster():
+            return MAX_QUERIES
+        all_queries = choose_way(self.index, "image", MAX_QUERIES, 1, requested="exact")
+        reading = reading_seconds(self.index.rows, self.index.dimension)
+        seconds = max(all_queries.exact_seconds - reading, OTHERS_SECONDS)
+        return int(MAX_QUERIES * OTHERS_SECONDS / seconds)
 
     def _due(self) -> Iterator[Inputs]:
         """The inputs of the retrieved sets that could be built now, the first domain's first."""

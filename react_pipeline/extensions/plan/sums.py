@@ -314,7 +314,7 @@ class Sums:
             compared.append(modes * (choice.exact_seconds - reading))
             queries += modes * domain.prompts
             most_modes = max(most_modes, modes)
-        passes = min(len(compared), passes_of(queries))
+        passes = min(len(compared), passes_of(sum(compared), queries))
         return indexed + sum(compared) + passes * most_modes * reading
 
     def trainings_step(self) -> Step:
