@@ -1,5 +1,5 @@
-"""Retrieved sets of several domains: bytes of the corpus that are read, and seconds, alone and in one
-pass.
+"""Retrieved sets of several domains: bytes of the corpus that are read, and seconds of the processor,
+alone and in one pass.
 
 Run `.venv/bin/python -m benchmarks.one_pass` from the repository's root. The corpus is a stand-in:
 100,000 rows of random unit vectors, 512 numbers wide, and captions of ten words, of which one is a
@@ -165,7 +165,7 @@ def main() -> None:
         for count in given.domains:
             results, read, seconds = [], [], []
             for way in ("alone", "together"):
-                scratch, started = folder / f"{way}-{count}", time.perf_counter()
+                scratch, started = folder / f"{way}-{count}", time.process_time()
                 with Bytes() as counted:
                     if way == "together":
                         together(index, embeddings, domains[:count], scratch)
@@ -176,7 +176,7 @@ def main() -> None:
                         ]
                     )
                 read.append(counted.read)
-                seconds.append(time.perf_counter() - started)
+                seconds.append(time.process_time() - started)
             for alone, shared in zip(*results, strict=True):
                 for one, other in zip(alone, shared, strict=True):
                     pd.testing.assert_frame_equal(one, other)
