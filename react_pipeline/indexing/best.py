@@ -102,13 +102,9 @@ class Best:
 
         products = self._queries[part] @ fast.T
         width = self._rows.shape[1]
-        worst = self._similarities[part].amin(dim=1, keepdim=True)
-        if products.is_cuda or not worst.isfinite().all():
-            values, places = products.topk(min(width, len(fast)), dim=1, sorted=False)
-        else:  # few rows exceed what is kept, and on a CPU a comparison takes a tenth of `topk`
-            values, places = _above(products, worst)
-        similarities = torch.cat([self._similarities[part], values], dim=1)
-        rows = torch.cat([self._rows[part], places + first_row], dim=1)
+        highest = products.topk(min(width, len(fast)), dim=1, sorted=False)
+        similarities = torch.cat([self._similarities[part], highest.values], dim=1)
+        rows = torch.cat([self._rows[part], highest.indices + first_row], dim=1)
         best = similarities.topk(width, dim=1, sorted=False)
         self._similarities[part] = best.values
         self._rows[part] = rows.gather(1, best.indices)
@@ -139,22 +135,6 @@ class Best:
         # Where not all places are taken, every row was kept.
         full = np.flatnonzero(least > -np.inf)
         return full[least[full] + self._error(least[full]) >= kth[full]]
-
-
-def _above(products: Tensor, worst: Tensor) -> tuple[Tensor, Tensor]:
-    """The products (Q, N) that exceed their query's worst one (Q, 1), and their places: (Q, m),
-    filled up with minus infinity.
-    """
-    import torch
-
-    query, place = (products > worst).nonzero(as_tuple=True)
-    counts = query.bincount(minlength=len(products))
-    column = torch.arange(len(query)) - (counts.cumsum(0) - counts)[query]
-    values = products.new_full((len(products), int(counts.max())), -torch.inf)
-    places = torch.zeros(values.shape, dtype=torch.int64)
-    values[query, column] = products[query, place]
-    places[query, column] = place
-    return values, places
 
 
 def _longest(vectors: Tensor) -> float:
