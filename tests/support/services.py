@@ -40,10 +40,9 @@ def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
     return str(found)
 
 
-@contextmanager
-def postgres(directory: Path) -> Iterator[str]:
-    """A PostgreSQL of its own; gives the URL of its server, to which the name of a database is
-    added.
+def postgres_server(directory: Path) -> tuple[list[str], str]:
+    """A new cluster of PostgreSQL: the command that serves it, and its URL, to which the name of a
+    database is added.
     """
     folders = ["/usr/lib/postgresql/*/bin"]
     initdb, server = (program(name, "postgresql", folders) for name in ("initdb", "postgres"))
@@ -64,24 +63,36 @@ def postgres(directory: Path) -> Iterator[str]:
         cwd="/",
     )
     arguments = [server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
-    with running([*run, *arguments], directory / "postgres.log", cwd="/"):
-        import psycopg2
+    return [*run, *arguments], f"postgresql://react@127.0.0.1:{port}"
 
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                connection = psycopg2.connect(f"postgresql://react@127.0.0.1:{port}/postgres")
-                break
-            except psycopg2.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for name in ("dagster", "mlflow"):
-                cursor.execute(f"CREATE DATABASE {name}")
-        connection.close()
-        yield f"postgresql://react@127.0.0.1:{port}"
+
+def create_databases(url: str) -> None:
+    """Create the databases of Dagster and MLflow, as soon as the server answers."""
+    import psycopg2
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connection = psycopg2.connect(f"{url}/postgres")
+            break
+        except psycopg2.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for name in ("dagster", "mlflow"):
+            cursor.execute(f"CREATE DATABASE {name}")
+    connection.close()
+
+
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    """A PostgreSQL of its own with two empty databases; gives the URL of `postgres_server`."""
+    command, url = postgres_server(directory)
+    with running(command, directory / "postgres.log", cwd="/"):
+        create_databases(url)
+        yield url
 
 
 @contextmanager

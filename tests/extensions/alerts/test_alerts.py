@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 from support.automation import Upkeep
 from support.promotion import measured_folder
+from support.receiver import Receiver
 from typer.testing import CliRunner
 
 from react_pipeline.assets.definitions import build_defs
@@ -27,34 +24,6 @@ from react_pipeline.store import ConfigError, InputError, StoreWriteError
 pytest.importorskip("apprise")
 
 Make = Callable[..., Project]
-
-
-class Receiver:
-    """A webhook on loopback; `status` is what it answers, None lets the sender wait."""
-
-    def __init__(self) -> None:
-        self.status: int | None = 200
-        self.texts: list[str] = []
-        self.released = threading.Event()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if receiver.status is None:
-                    receiver.released.wait(60)
-                    return
-                if receiver.status == 200:
-                    receiver.texts.append(f"{body['title']} | {body['message']}")
-                self.send_response(receiver.status)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"json://127.0.0.1:{self.server.server_port}/?rto=1&cto=1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""A webhook on loopback that keeps the messages it is sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Receiver:
+    """A webhook on loopback; `status` is what it answers, None lets the sender wait."""
+
+    def __init__(self) -> None:
+        self.status: int | None = 200
+        self.texts: list[str] = []
+        self.released = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if receiver.status is None:
+                    receiver.released.wait(60)
+                    return
+                if receiver.status == 200:
+                    receiver.texts.append(f"{body['title']} | {body['message']}")
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"json://127.0.0.1:{self.server.server_port}/?rto=1&cto=1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
