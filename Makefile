@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-oldest test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-long-day test-oldest test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -58,6 +58,10 @@ test-attacks: install ## attack each reader of strangers' files, URLs and answer
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
 	$(PYTEST) -n 4 --no-loadscope-reorder -m operations
+
+test-long-day: export LONG_DAY_DOMAINS ?= 300
+test-long-day: install ## hours of 300 domains whose services are killed, by LONG_DAY_DOMAINS, _HOURS and _SEED; in test-slow 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/e2e/test_long_day.py
 
 test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
 	$(MAKE) install VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
