@@ -138,7 +138,8 @@ def test_a_broken_extension_is_named_and_left_out(tmp_path: Path) -> None:
     assert "dense_results" in first and "benchmark_results" in first
     assert "exit 0" in out and "'pairs': 2" in out
     (listed,) = (line for line in out.splitlines() if line.startswith("extensions ok "))
-    assert {"photos", "demo"} <= set(listed.partition(": ")[2].split(", "))
+    names = listed.partition(": ")[2].split(", ")
+    assert "photos" in names and "demo" not in names
     for name in BROKEN:
         assert f"the extension {name} is left out" in errors
         assert f"extension note {name} is left out" in out
