@@ -304,7 +304,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/served_models/served.py", "if time.monotonic() < end else", "if True else", SERVED),
     Guard("react_pipeline/extensions/web/download_process.py", "            image, _ = decode_apart(data, self.max_pixels)\n", "            from react_pipeline.corpus import decode_image\n            image = decode_image(data, self.max_pixels)\n", "extensions/web/test_downloads.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
     # Found by samples (`mutation_sample.py`)
-    Guard("react_pipeline/extensions/predict/predict.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
+    Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
     Guard("react_pipeline/extensions/predict/encoding.py", "    if broken.any():\n", "    if False:\n", "extensions/predict/test_predict.py::test_a_vector_that_is_not_finite_is_an_error_of_model"),
     Guard("react_pipeline/extensions/predict/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "extensions/predict/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
     Guard("react_pipeline/extensions/judging/log.py", " and sign_test(values) <= level for", " for", "extensions/judging/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
