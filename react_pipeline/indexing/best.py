@@ -127,7 +127,8 @@ class Best:
         margin = (shift + _summing_error(self._queries.shape[1])) * self._longest
         # A product in a fast type is itself rounded.
         rounding = 0.0 if self._type == torch.float32 else torch.finfo(self._type).eps / 2
-        return margin + rounding * np.abs(np.maximum(similarities, -1e30))
+        error = margin + rounding * np.abs(np.maximum(similarities, -1e30))
+        return error.astype(np.float32)
 
     def unsettled(self, kth: Vectors) -> Rows:
         """The queries of which a row that was not kept may be as similar as the k-th hit (Q,)."""
