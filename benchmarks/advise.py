@@ -4,7 +4,8 @@ of the demo. A group is measured in both arms of `demo_proof`, a subgroup in one
 Run after `make demo` and `benchmarks.methods`: `.venv/bin/python -m benchmarks.advise --page
 docs/results.md`. A subgroup is a domain if it has `--classes` classes. Signs are those of the
 command; labelled images serve as its unlabelled pictures too. Heads are measured by
-`domain_vectors`; `gated-image` has the gains that `demo_proof` wrote to `benchmarks/results.md`.
+`domain_vectors`; `gated-image` has the gains that `demo_proof` wrote to `benchmarks/results.md`, and
+on `--train` domains more it is trained here, with its control.
 
 It writes `react_pipeline/extensions/advise/measured.json`, and how well gains of domains that are
 left out in turn are expected. What the file has is not measured again without `--anew`; `--report`
@@ -23,16 +24,29 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from benchmarks.demo_proof import ARMS, CHOOSING, DOMAINS, METHOD, beside
+from benchmarks.demo_proof import (
+    ARMS,
+    CHOOSING,
+    DOMAINS,
+    METHOD,
+    beside,
+    correct_images,
+    trained,
+)
 from benchmarks.domain_vectors import DomainVectors
 from benchmarks.methods import HERE, write_section
 from react_pipeline.extensions.advise import forecast
 from react_pipeline.extensions.advise.forecast import MeasuredDomain, Measurements, calibration
 from react_pipeline.extensions.demo import evaluation, sources
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
+from react_pipeline.retrieval import retrieve_pairs
+from react_pipeline.settings import CONTROL_SUFFIX
 
 HEADS = ("ncm", "gda", "linear-head")
+TRAINED = (METHOD, METHOD + CONTROL_SUFFIX)
 DRAWN = tuple(evaluation.GROUPS)
 """Names of the sets of the groups."""
 BEGIN, END = "<!-- advise:begin -->", "<!-- advise:end -->"
@@ -90,6 +104,17 @@ def measure(project: Project, slug: str) -> tuple[dict[str, float], dict[str, fl
     return dict(domain.signs.values), gains
 
 
+def train(project: Project, slug: str) -> dict[str, float]:
+    """Gains of `gated-image` and its control over the base, of one training each."""
+    publish_evaluation_set(project, slug)
+    if fresh_or_none(project, "retrieved_set", slug) is None:
+        retrieve_pairs(project, slug)
+    base, *tops = (
+        float(correct_images(trained(project, slug, name)).mean()) for name in ("base", *TRAINED)
+    )
+    return {name: top1 - base for name, top1 in zip(TRAINED, tops, strict=True)}
+
+
 def of_proof(page: Path, arm: str, slug: str) -> dict[str, float]:
     """The gain of `gated-image` over the base, as `demo_proof` wrote it; empty if it did not."""
     line = rf"^\| {re.escape(arm)} \| {re.escape(slug)} \| ([+-][\d.]+) \("
@@ -137,6 +162,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="has the two markers; gets the table")
     parser.add_argument("--proof", type=Path, default=HERE / "results.md")
     parser.add_argument("--file", type=Path, default=forecast.FILE)
+    parser.add_argument(
+        "--train", type=int, default=0, help="domains that `gated-image` is also trained on"
+    )
     parser.add_argument("--report", action="store_true", help="measure nothing: write the table")
     parser.add_argument("--anew", action="store_true", help="measure all again")
     options = parser.parse_args()
@@ -163,6 +191,9 @@ def main() -> None:
                 values, gains = measure(projects[name], slug)
                 row = MeasuredDomain(slug, larger, arm, rounded(values), rounded(gains))
             gains = {**row.gains, **rounded(of_proof(options.proof, name, slug))}
+            if METHOD not in gains and options.train > 0:
+                options.train -= 1
+                gains |= rounded(train(projects[name], slug))
             rows.append(MeasuredDomain(slug, larger, arm, row.signs, gains))
             print(arm, slug, row.signs, gains, flush=True)
             Measurements(tuple(rows), {}).write(options.file)
