@@ -74,7 +74,11 @@ def open_instance(project: Project) -> dg.DagsterInstance:
         InputError: If that folder cannot be written.
     """
     os.environ[HOME_VARIABLE] = str(prepare_home(project.path.parent))
-    return dg.DagsterInstance.get()
+    instance = dg.DagsterInstance.get()
+    # Dagster's queries of assets make the tables that are missing if the first process was stopped
+    # while it made them; those of partitions refuse such a database.
+    instance.has_asset_key(dg.AssetKey(BASE_CHECKPOINT))
+    return instance
 
 
 def open_local(project: Project) -> dg.DagsterInstance:

@@ -5,9 +5,10 @@ import json
 import os
 import platform
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +85,20 @@ def test_a_fresh_relative_home_is_used_with_settings_of_package(
         assert instance.run_monitoring_enabled
         assert instance.run_retries_enabled
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+
+
+def test_a_database_whose_making_was_stopped_is_completed(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with open_instance(tiny_project) as instance:
+        index = Path(instance.event_log_storage.path_for_shard("index"))  # type: ignore[attr-defined]
+    index.unlink()
+    with closing(sqlite3.connect(index)) as database:  # the first table of many
+        database.execute("CREATE TABLE pending_steps (id INTEGER PRIMARY KEY)")
+    with open_instance(tiny_project) as instance:
+        instance.add_dynamic_partitions("domains", ["birds"])
+        assert instance.get_dynamic_partitions("domains") == ["birds"]
 
 
 def test_whole_lineage_is_built_and_second_launch_starts_no_run(launched: Launched) -> None:
