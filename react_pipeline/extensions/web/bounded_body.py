@@ -10,10 +10,8 @@ from collections.abc import Iterable
 TOO_MANY_BYTES = "too_many_bytes"
 
 
-class RefusedAccess(OSError):  # noqa: N818
-    """A connection or an answer that the policy does not allow; its text begins with the reason for
-    the ledger.
-    """
+class RefusedAccess(OSError):  # noqa: N818 - names what was met; its text begins with the reason for the ledger
+    """A connection or an answer that the policy does not allow."""
 
 
 class BoundedBody:

@@ -84,18 +84,18 @@ class ImageCheck:
         self.max_pixels = max_pixels
         self.image_size = image_size
 
-    def __call__(self, stream: IO[bytes], expected_hash: str = "") -> tuple[Any, ...]:
+    def __call__(self, stream: IO[bytes], hash_wanted: str = "") -> tuple[Any, ...]:
         """Return (bytes, width, height, original width, original height, None), or five None and
         what is wrong.
         """
         data = stream.read()
-        algorithm = "md5" if len(expected_hash) == 32 else "sha256"
+        algorithm = "md5" if len(hash_wanted) == 32 else "sha256"
         if (
-            expected_hash
+            hash_wanted
             and hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
-            != expected_hash.lower()
+            != hash_wanted.lower()
         ):
-            return *(None,) * 5, f"{HASH_MISMATCH}: not {expected_hash[:64]}"
+            return *(None,) * 5, f"{HASH_MISMATCH}: not {hash_wanted[:64]}"
         try:
             image, _ = decode_apart(data, self.max_pixels)
         except BadImage as error:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from react_pipeline.corpus import RemoteShard
 from react_pipeline.extensions.web.bounded_body import RefusedAccess
 from react_pipeline.extensions.web.public_addresses import is_public_server
+from react_pipeline.installation import install_command
 from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
 
 ATTEMPTS = 4
@@ -43,12 +44,20 @@ _TRANSIENT_TYPES = frozenset(
     }
 )
 """Names of exceptions of fsspec's back ends, which need not be installed."""
+_OF_HTTP = f"aiohttp ({install_command('pipeline')})"
+_EXTRAS = {
+    "http": _OF_HTTP,
+    "https": _OF_HTTP,
+    "s3": f"s3fs ({install_command('s3')})",
+    "gs": "gcsfs (pip install gcsfs)",
+}
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 def file_system(shard: RemoteShard) -> Any:
-    """The file system of fsspec, which keeps one for each process and set of options."""
+    """Of fsspec, which keeps one a process and set of options, and makes a fresh one after a fork."""
     import fsspec  # type: ignore[import-untyped]
 
     scheme = shard.url.partition("://")[0]
@@ -75,7 +84,9 @@ def file_system(shard: RemoteShard) -> Any:
     try:
         return fsspec.filesystem(scheme, **options)
     except ImportError as error:
-        raise CorpusError(f"{shard}: {error}") from error
+        raise CorpusError(
+            f"{shard}: reading {scheme}:// needs {_EXTRAS.get(scheme, error)}"
+        ) from error
 
 
 def attempt(shard: RemoteShard, action: Callable[[], T]) -> T:
