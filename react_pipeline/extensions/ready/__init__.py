@@ -1,1 +1,1 @@
-"""Ready embeddings as a corpus: published vectors, metadata and FAISS indices, used in place."""
+"""Ready embeddings as a corpus: published vectors, metadata and FAISS indices, used where they are."""

@@ -19,6 +19,8 @@ from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.ready.layout import (
     LAYOUTS,
     Part,
+    caption_columns,
+    captions_of,
     check_similarity,
     check_values,
     find_parts,
@@ -80,6 +82,9 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             "dimension": parts[0].dimension,
             "not_unit": not_unit,
             "convert": reasons_to_convert(folder, parts, config, not_unit),
+            "empty_captions": sum(
+                _empty_captions(folder / name, config) for part in parts for name in part.metadata
+            ),
             **difference,
         }
 
@@ -158,3 +163,8 @@ def _is_in(
         is_in[open_rows] = low[first[open_rows]] == halves[open_rows, 1]
         first[open_rows] += 1
     return is_in
+
+
+def _empty_captions(path: Path, corpus: ReadyEmbeddings) -> int:
+    batches = text_batches(path, caption_columns(corpus))
+    return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))

@@ -73,7 +73,7 @@ def test_nothing_is_copied_and_rows_are_read_where_they_lie(
     assert list(chosen["url"]) == [f"http://127.0.0.1:9/{row}.png" for row in rows]
 
     counts = fresh(project, "corpus").counts
-    assert (counts["shards"], counts["pairs"]) == (3, 16)
+    assert (counts["shards"], counts["pairs"], counts["empty_captions"]) == (3, 16, 0)
     assert adopted(project).fingerprint == artifact.fingerprint
 
 
@@ -111,6 +111,7 @@ def test_other_column_names_are_a_matter_of_configuration(
         publish_corpus(make(tmp_path / "laion"))
     project = make(tmp_path / "laion", url_column="URL", caption_column="TEXT")
     artifact = adopted(project)
+    assert fresh(project, "corpus").counts["empty_captions"] == 2
     assert list(read_metadata(artifact, ["caption"])["caption"])[:3] == ["", " ", CAPTIONS[2]]
     assert set(read_metadata(artifact).columns) == {"key", "caption", "url", "image_sha256"}
     with pytest.raises(StaleArtifact, match="caption_column"):
