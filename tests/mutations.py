@@ -267,7 +267,7 @@ GUARDS = (
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
     Guard("react_pipeline/extension.py", "        joined.update(new)\n    return joined\n\n\ndef brought_by_name", "    return joined\n\n\ndef brought_by_name", "faults/test_evaluation_images_in_retrieved_set.py"),
-    Guard("react_pipeline/extension.py", "with tolerate(name, ReactError, *passed):", "with tolerate(name, *passed):", "house/test_every_hook.py::test_what_an_extension_says_to_the_user_is_the_error_of_the_step"),
+    Guard("react_pipeline/extension.py", "with tolerate(name, ReactError, *passed):", "with tolerate(name, *passed):", "house/test_every_hook.py::test_a_react_error_of_an_extension_is_the_error_of_the_step"),
     Guard("assets/training.py", "stack.push(lambda *error: left(*error) and False)", "stack.push(leave)", "house/test_every_hook.py::test_no_observer_changes_how_a_training_ends"),
     Guard("react_pipeline/training/methods/model_method.py", "customization.world.size > 1", "False", "house/test_every_hook.py::test_several_processes_measure_alike_or_stop"),
     Guard("react_pipeline/extensions/one_pass/together.py", "queries > most:", "queries > MAX_QUERIES:", "extensions/one_pass/test_together.py::test_a_pass_takes_no_more_than_its_limits"),

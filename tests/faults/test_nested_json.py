@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
-from react_pipeline.extensions.predict.predict import RUN_FILE, _record
+from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
 from react_pipeline.extensions.web.download_journal import _records
 from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
 from react_pipeline.store.attempts import LEASE, Attempt

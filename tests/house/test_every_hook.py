@@ -217,7 +217,7 @@ def say(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize("hook", ["before_retrieval", "describe_classes", "training_probe"])
-def test_what_an_extension_says_to_the_user_is_the_error_of_the_step(
+def test_a_react_error_of_an_extension_is_the_error_of_the_step(
     hook: str, project: Project, install: Callable[..., None]
 ) -> None:
     install(telling=answering(**{hook: say}))
@@ -289,7 +289,7 @@ def test_no_observer_changes_how_a_training_ends(
         raise KeyError("of the training")
 
 
-def test_a_model_that_cannot_be_saved_is_logged_without_its_files(
+def test_a_model_that_cannot_be_saved_is_logged_without_files(
     project: Project, install: Callable[..., None]
 ) -> None:
     install(raising=answering(package_model=lambda *_: fail))

@@ -319,7 +319,7 @@ def test_the_schedule_looks_outside_and_needs_a_cron_line(
         ("0 0 29 2 *", 2 * 8 * 365.25),
     ],
 )
-def test_assets_that_the_schedule_lists_fail_when_it_misses_a_tick(
+def test_listed_assets_fail_when_the_schedule_misses_a_tick(
     make_project: Make, schedule: str, days: float
 ) -> None:
     project = make_project(automation={"schedule": schedule, "enabled": True})

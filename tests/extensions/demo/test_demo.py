@@ -148,7 +148,7 @@ def test_it_takes_gated_blocks_and_survives_saving(base: Clip, tmp_path: Path) -
     assert tower.tokens(images).shape == (2, 4, 384)
 
 
-def test_identity_block_is_skipped_only_while_it_is_frozen_and_adds_nothing(
+def test_identity_block_is_skipped_only_while_frozen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     block = IdentityBlock(dim=8, num_heads=2).requires_grad_(False)
