@@ -470,9 +470,11 @@ def differences(day: Day) -> list[str]:
             continue
         if other.fingerprint != ours.fingerprint:
             lines.append(f"{place}: another fingerprint")
+        # Figures are left out: in this process they are drawn without a layout (`conftest`).
         lines += [
             f"{place}: {name} differs"
             for name, recorded in other.manifest["files"].items()
-            if ours.manifest["files"].get(name, {}).get("sha256") != recorded["sha256"]
+            if not name.endswith(".png")
+            and ours.manifest["files"].get(name, {}).get("sha256") != recorded["sha256"]
         ]
     return lines
