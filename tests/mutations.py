@@ -23,7 +23,6 @@ LEFT_OUT = (
     ".venv*",
     ".react",
     "build",
-    "images",
     ".mypy_cache",
     ".ruff_cache",
     ".pytest_cache",
