@@ -148,16 +148,16 @@ class _Build:
             for name in records.files(number):
                 # What a kill left may be a link to a published file: removed, never written over.
                 (records.staging / name).unlink(missing_ok=True)
-            taken: dict[str, Any] | None = None
+            counts: dict[str, Any] | None = None
             for name, take_over in self.earlier:
                 with demand(name):
-                    taken = taken or take_over(shard, records, self.seen)
-            if taken is None:
+                    counts = counts or take_over(shard, records, self.seen)
+            if counts is None:
                 shard.read_headers(records.locations, self.seen.enter)
                 yield shard
             else:
-                records.done(shard, **taken, reused_rows=taken["rows"])
-                bar.update(taken["rows"])
+                records.done(shard, **counts, reused_rows=counts["rows"])
+                bar.update(counts["rows"])
 
 
 def _finish(

@@ -184,7 +184,7 @@ def without_near_copies(
 def write_head(
     directory: Path, head: ClassHead, record: dict[str, Any], trained: ClassHead | None = None
 ) -> None:
-    """Write a head, what is known of it, and the head that was trained, if that is another."""
+    """Write a head, its record, and the head before interpolation, if that is another."""
     head.write(directory / HEAD_FILE, trained)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")

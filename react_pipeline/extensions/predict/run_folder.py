@@ -53,22 +53,35 @@ def require_output(output: Path) -> None:
     Raises:
         InputError: Naming it.
     """
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    fault = "" if existing.is_dir() else f"{existing} is no folder"
-    if not fault and not os.access(existing, os.W_OK):
-        fault = f"no right to write to {existing}"
-    if not fault and existing == output and _record(output) is None and any(output.iterdir()):
-        fault = "holds other files"
+    with _refusing(output):
+        existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+        fault = "" if existing.is_dir() else f"{existing} is no folder"
+        if not fault and not os.access(existing, os.W_OK):
+            fault = f"no right to write to {existing}"
+        if not fault and existing == output and _record(output) is None and any(output.iterdir()):
+            fault = "holds other files"
     if fault:
         raise InputError(f"{output}: {fault}; choose an empty or new folder with --output")
+
+
+@contextmanager
+def _refusing(output: Path) -> Iterator[None]:
+    """Where an error of the file system means that `output` cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{output}: {error.strerror}; choose another folder with --output"
+        ) from error
 
 
 @contextmanager
 def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
     """The record of the run of this identity in a folder that no other process writes to."""
     require_output(output)
-    output.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    with _refusing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if not lock(descriptor, wait=False):
             raise InputError(
@@ -114,5 +127,5 @@ def _record(output: Path) -> dict[str, Any] | None:
 
 
 def write_record(output: Path, record: dict[str, Any]) -> None:
-    """Write what is known of a run."""
+    """Write the record of a run."""
     write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

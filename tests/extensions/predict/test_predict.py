@@ -631,3 +631,12 @@ def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path
         predict_pictures(
             load("shapes", "base"), str(tmp_path), tmp_path / "out", Options(threshold=0.1)
         )
+
+
+def test_a_place_that_cannot_be_an_output_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / ("x" * 300)
+    with (
+        pytest.raises(InputError, match="--output"),
+        run_folder.held_run(output, {}, overwrite=False),
+    ):
+        pass
