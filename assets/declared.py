@@ -80,7 +80,9 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
 
 
 def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:
-    """Make a function of context and project a sensor with its name; options of `dagster.sensor`."""
+    """Make a function of context and project a sensor with its name; options of
+    `dagster.sensor`.
+    """
 
     def declared(body: SensorBody) -> SensorBody:
         def build(project: ProjectResource, _stages: Sequence[Stage]) -> Iterable[Instigator]:

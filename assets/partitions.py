@@ -44,7 +44,9 @@ def partitions_of(
 def mapping_of(
     parent: Stage, child: Stage, methods: Mapping[str, Method]
 ) -> dg.PartitionMapping | None:
-    """How the partitions of a parent belong to those of a child; None: as Dagster does by itself."""
+    """How the partitions of a parent belong to those of a child; None: as Dagster does by
+    itself.
+    """
     scopes = parent.scope, child.scope
     if "all" in scopes or scopes[0] == scopes[1]:
         return None

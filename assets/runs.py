@@ -1,9 +1,10 @@
 """Runs: their tags, why one failed, and closing those whose process was killed.
 
 Belongs here: keeping runs of the command line alive. Does not belong here: running anything
-(`launch`), what automation reads of runs (an extension). A launch, or the process of a run of a code
-server, holds a lock file in the Dagster home, which the kernel frees however the process ends. Seen
-from another machine, where that lock may not count, a launch is alive while its heartbeat is recent.
+(`launch`), what automation reads of runs (an extension). A launch, or the process of a run of a
+code server, holds a lock file in the Dagster home, which the kernel frees however the process ends.
+Seen from another machine, where that lock may not count, a launch is alive while its heartbeat is
+recent.
 """
 
 import platform
@@ -31,8 +32,8 @@ HIDDEN = ".dagster/react-"
 
 LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
 PROCESS_TAG = f"{HIDDEN}process"
-"""Names the process of a run of a code server: its machine, and the run, since Dagster copies tags to
-the run that tries again.
+"""Names the process of a run of a code server: its machine, and the run, since Dagster copies tags
+to the run that tries again.
 """
 CODE_SERVER_TAG = ".dagster/grpc_info"
 """Dagster's own tag of a run whose process is started by a code server, which alone watches it."""

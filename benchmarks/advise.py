@@ -1,11 +1,11 @@
-"""Domains that `react-pipeline advise` expects gains by: Unicode's subgroups of emoji, and the groups
-of the demo. A group is measured in both arms of `demo_proof`, a subgroup in one, in turn.
+"""Domains that `react-pipeline advise` expects gains by: Unicode's subgroups of emoji, and the
+groups of the demo. A group is measured in both arms of `demo_proof`, a subgroup in one, in turn.
 
 Run after `make demo` and `benchmarks.methods`: `.venv/bin/python -m benchmarks.advise --page
 docs/results.md`. A subgroup is a domain if it has `--classes` classes. Signs are those of the
 command; labelled images serve as its unlabelled pictures too. Heads are measured by
-`domain_vectors`; `gated-image` has the gains that `demo_proof` wrote to `benchmarks/results.md`, and
-on `--train` domains more it is trained here, with its control.
+`domain_vectors`; `gated-image` has the gains that `demo_proof` wrote to `benchmarks/results.md`,
+and on `--train` domains more it is trained here, with its control.
 
 It writes `react_pipeline/extensions/advise/measured.json`, and how well gains of domains that are
 left out in turn are expected. What the file has is not measured again without `--anew`; `--report`

@@ -111,7 +111,9 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
 
 
 def cases(prompts: int, rows: int) -> list[tuple[int, int, int]]:
-    """Prompts, rows and hits, of which one grows at a time; none of a corpus that takes too long."""
+    """Prompts, rows and hits, of which one grows at a time; none of a corpus that takes too
+    long.
+    """
     if rows > FLAT_ROWS:
         return []
     few = min(GROWTH_PROMPTS, prompts)

@@ -5,8 +5,8 @@ few rates.
 that page from the rates below. `--measure` measures those of FAISS on one core, in two minutes; put
 what it prints into `extensions/plan/index_cost.py`.
 
-Belongs here: the tables. Does not belong here: rates and formulas (`extensions.plan.index_cost`), the size of an
-index (`indexing.keys`). N pairs, D width of the vectors, n cells.
+Belongs here: the tables. Does not belong here: rates and formulas (`extensions.plan.index_cost`),
+the size of an index (`indexing.keys`). N pairs, D width of the vectors, n cells.
 """
 
 from __future__ import annotations

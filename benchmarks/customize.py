@@ -95,7 +95,9 @@ def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
 
 
 def take_few_steps(given: argparse.Namespace) -> int:
-    """What the fresh process does: peak memory in bytes, of the GPU's allocator or of the process."""
+    """What the fresh process does: peak memory in bytes, of the GPU's allocator or of the
+    process.
+    """
     model = steps.random_model(given.device)
     take = step_of(
         given.memory_of,

@@ -229,7 +229,9 @@ def interval(
 
 
 def to_markdown(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]]) -> str:
-    """The table of both arms and the gains with their intervals; `figures` by arm, domain and kind."""
+    """The table of both arms and the gains with their intervals; `figures` by arm, domain
+    and kind.
+    """
     arms, domains = list(figures), list(next(iter(figures.values())))
     names = ["top-1 %", "base", *(f"{arm}, {kind or METHOD}" for arm in arms for kind in KINDS)]
     columns = [(arms[0], "base"), *((arm, kind) for arm in arms for kind in KINDS)]

@@ -150,8 +150,8 @@ def fitted(
     """The head that `customize` would publish.
 
     Args:
-        groups: Classes of the pairs as their set names them (N,), which held-out pairs are drawn by.
-        near: The cosine from which on two images are near copies.
+        groups: Classes of the pairs as their set names them (N,), which held-out pairs are drawn
+            by. near: The cosine from which on two images are near copies.
     """
     ids = samples.class_ids
     held = split_held_out(_Pairs(groups), training.held_out_fraction, training.seed)  # type: ignore[arg-type]  # it asks for no more

@@ -81,8 +81,8 @@ class Row:
     """One method of one domain and seed: top-1 as a fraction, and what its training took.
 
     Attributes:
-        seconds: Of the processor; of a training that the benchmark did not run, as its manifest says.
-        photographs: Top-1 on the photographs; None where it was not measured.
+        seconds: Of the processor; of a training that the benchmark did not run, as its manifest
+            says. photographs: Top-1 on the photographs; None where it was not measured.
     """
 
     seed: int
@@ -340,7 +340,9 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
 
 
 def to_markdown(summary: pd.DataFrame, domains: Sequence[str]) -> str:
-    """The summary as a Markdown table; a spread follows its mean where there are two seeds or more."""
+    """The summary as a Markdown table; a spread follows its mean where there are two seeds
+    or more.
+    """
     names = [
         "method",
         *domains,

@@ -1,5 +1,5 @@
-"""Retrieved sets of several domains: bytes of the corpus that are read, and seconds of the processor,
-alone and in one pass.
+"""Retrieved sets of several domains: bytes of the corpus that are read, and seconds of the
+processor, alone and in one pass.
 
 Run `.venv/bin/python -m benchmarks.one_pass` from the repository's root. The corpus is a stand-in:
 100,000 rows of random unit vectors, 512 numbers wide, and captions of ten words, of which one is a

@@ -46,7 +46,9 @@ WAYS = ("no link", "at the end", "while going backward")
 
 
 class Link:
-    """Reductions that take as long as their bytes over a link; a thread sends one after the other."""
+    """Reductions that take as long as their bytes over a link; a thread sends one after the
+    other.
+    """
 
     def __init__(self) -> None:
         """No link at first."""

@@ -74,7 +74,9 @@ class Batches:
 
     @classmethod
     def random(cls, model: Any, count: int, size: int, device: str, seed: int = 0) -> Batches:
-        """Images are patterns of few colours rather than noise, which a tower would average away."""
+        """Images are patterns of few colours rather than noise, which a tower would average
+        away.
+        """
         rng = torch.Generator().manual_seed(seed)
         pixels, length = model.visual.image_size[0], model.context_length
         coarse = torch.randn(count * size, 3, 4, 4, generator=rng)

@@ -113,7 +113,9 @@ def build(folder: Path, rows: int, key: str) -> Row:
 
 
 def search(folder: Path, rows: int, key: str) -> Row:
-    """Time one index in our way, in the reference's, and against exact search; and what each finds."""
+    """Time one index in our way, in the reference's, and against exact search; and what
+    each finds.
+    """
     project, path = project_in(folder), file_of(folder, key)
     built = json.loads(path.with_suffix(".json").read_text())
     embeddings = project.store.current("corpus_embeddings", ALL)

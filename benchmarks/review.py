@@ -1,11 +1,11 @@
 """Reviewing and improving the demo's domains: what a reviewer finds among planted wrong captions,
 and what `react-pipeline improve` finds.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.review --page benchmarks/results.md`. Of 1,000
-retrieved pairs some get the caption and class of pairs of other classes. A scripted reviewer, who
-knows which, looks at pairs in the order of the page of `review`, worst first over all classes, or in
-random order, and rejects wrong ones until 20 are rejected; each pair is a key. `gda` is fitted to
-what is left, and measured on the labelled images. `--seeds` repeats it with other pairs.
+Run after `make demo`: `.venv/bin/python -m benchmarks.review --page benchmarks/results.md`. Of
+1,000 retrieved pairs some get the caption and class of pairs of other classes. A scripted reviewer,
+who knows which, looks at pairs in the order of the page of `review`, worst first over all classes,
+or in random order, and rejects wrong ones until 20 are rejected; each pair is a key. `gda` is
+fitted to what is left, and measured on the labelled images. `--seeds` repeats it with other pairs.
 
 Changes that `improve` chose are measured on the labelled images too, beside their controls, whether
 its own test accepts them or not. `--tries 0` leaves that out.

@@ -1,11 +1,12 @@
-"""One tick of the sensor `upkeep`: its seconds of the processor for 10, 100, 1,000 domains when nothing is due, after
-one change, and when all checkpoints are due.
+"""One tick of the sensor `upkeep`: its seconds of the processor for 10, 100, 1,000 domains when
+nothing is due, after one change, and when all checkpoints are due.
 
 Artifacts are published by the real store from the real lineage; what is in them is made up. Every
 domain has a folder of labelled images. The first tick of a process reads everything, later ones
 what has changed. What is asked for is queued as the daemon does, and no run is started.
 
-    python -m benchmarks.ticks --domains 10 100 1000 [--storage postgresql+psycopg2://USER@HOST:PORT/NAME]
+    python -m benchmarks.ticks --domains 10 100 1000 [--storage
+    postgresql+psycopg2://USER@HOST:PORT/NAME]
 
 `--storage` is an empty database for Dagster's runs and events; without it they are in SQLite.
 """

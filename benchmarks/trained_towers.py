@@ -39,7 +39,9 @@ that leans there).
 
 
 def caption_tokens(texts: int, repeated: float, seed: int = 0) -> Tensor:
-    """Token ids (N, 77) of captions of random words, the share `repeated` of which repeat another."""
+    """Token ids (N, 77) of captions of random words, the share `repeated` of which repeat
+    another.
+    """
     rng, rows = random.Random(seed), torch.zeros(texts, 77, dtype=torch.long)  # noqa: S311 - no secret
     for row in rows:
         length = round(rng.triangular(*CAPTION_TOKENS, 9))

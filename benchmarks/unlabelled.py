@@ -1,5 +1,5 @@
-"""What a user's unlabelled pictures add, without names: TransCLIP (`predict --transductive`) and ZLaP
-(Stojnić et al. 2024, arXiv 2404.04072), which this package leaves out for these results.
+"""What a user's unlabelled pictures add, without names: TransCLIP (`predict --transductive`) and
+ZLaP (Stojnić et al. 2024, arXiv 2404.04072), which this package leaves out for these results.
 
 Run after `make demo`: `.venv/bin/python -m benchmarks.unlabelled --page benchmarks/results.md`. The
 labelled images of a domain serve as its pictures. *Together*: all are judged at once. *Alone*: each
@@ -53,8 +53,8 @@ def edges(x: Tensor, others: Tensor, texts: Tensor, *, same: bool) -> Tensor:
 
 
 def zlap(others: Tensor, texts: Tensor) -> Tensor:
-    """Labels (C + N, C) of classes (C, D) and pictures (N, D): (I - alpha S)^-1 Y, with the edges S,
-    divided by the roots of both ends' degrees, and Y one-hot for classes.
+    """Labels (C + N, C) of classes (C, D) and pictures (N, D): (I - alpha S)^-1 Y, with the edges
+    S, divided by the roots of both ends' degrees, and Y one-hot for classes.
     """
     classes, nodes = len(texts), len(texts) + len(others)
     directed = torch.zeros(nodes, nodes, dtype=torch.float64)

@@ -49,7 +49,9 @@ def react(domain: settings.DomainConfig, steps: int = 100) -> dict[str, float]:
 
 
 def customize(base: clip.Clip, pairs: pd.DataFrame, steps: int) -> clip.Clip:
-    """Train gated blocks: new layers that change nothing at first, inside a tower that is frozen."""
+    """Train gated blocks: new layers that change nothing at first, inside a tower that is
+    frozen.
+    """
     custom = deepcopy(base)
     torch.manual_seed(0)
     clip.add_gated_blocks(custom.model, last_k_layers=2)

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from react_pipeline.training import Customization, Probe, TrainingObserver
 
 OpenStore = Callable[[str, Path, float], Store]
-"""Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there."""
+"""Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there.
+"""
 
 RunTasks = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
-"""Runs a function on items as tasks of a cluster, with a text of what they do (`project.spread`)."""
+"""Runs a function on items as tasks of a cluster, with a text of what they do (`project.spread`).
+"""
 
 OpenCluster = Callable[[Any], AbstractContextManager[RunTasks]]
 """Begins a session of a cluster, by a `DistributorConfig`, and ends it on leaving."""
@@ -198,8 +200,8 @@ class Extension:
     def package_model(
         self, project: Project, checkpoint: Artifact, directory: Path
     ) -> SaveModel | None:
-        """What saves a checkpoint as a logged model of MLflow that can be loaded, from files that it
-        writes into an empty folder; None: this extension does not.
+        """What saves a checkpoint as a logged model of MLflow that can be loaded, from files that
+        it writes into an empty folder; None: this extension does not.
         """
 
     def refresh_model(
@@ -245,7 +247,9 @@ def extensions() -> Mapping[str, Extension]:
 
 
 def _opened(point: EntryPoint) -> Extension:
-    """An extension that has answered for all its tables, so that it is added whole or not at all."""
+    """An extension that has answered for all its tables, so that it is added whole or not
+    at all.
+    """
     extension = point.load()()
     if not isinstance(extension, Extension):
         raise TypeError(f"{point.value} is no react_pipeline.extension.Extension")
@@ -353,8 +357,8 @@ def demand(name: str) -> Iterator[None]:
 
 @contextmanager
 def tolerate(name: str, *passed: type[Exception]) -> Iterator[None]:
-    """Where an extension that raises is named, and all else continues; `passed` errors, and those of
-    the core, are raised.
+    """Where an extension that raises is named, and all else continues; `passed` errors, and those
+    of the core, are raised.
     """
     try:
         yield

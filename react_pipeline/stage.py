@@ -247,7 +247,9 @@ def _joined(rows: Mapping[str, Stage], offer: Iterable[Stage]) -> dict[str, Stag
 
 
 def _require_sound(row: Stage, names: Collection[str]) -> None:
-    """Refuse a row that Dagster would refuse, with all others, or whose parents are not before it."""
+    """Refuse a row that Dagster would refuse, with all others, or whose parents are not
+    before it.
+    """
     if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
         raise ValueError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
     parents = {*row.parents, *row.gathers}

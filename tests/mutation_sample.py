@@ -1,4 +1,5 @@
-"""A seeded sample of mutants that no row of `mutations.py` names: `python tests/mutation_sample.py SEED COUNT`.
+"""A seeded sample of mutants that no row of `mutations.py` names: `python tests/mutation_sample.py
+SEED COUNT`.
 
 A third number is how many of them earlier runs tried: the order depends on the seed alone.
 

@@ -1,7 +1,9 @@
-"""Guards and the tests that fail without them: `make test-mutations`, or `python tests/mutations.py [WORD ...]`.
+"""Guards and the tests that fail without them: `make test-mutations`, or `python tests/mutations.py
+[WORD ...]`.
 
-A row removes one guard: in `file`, `source` (which occurs once) becomes `replacement`, and then `test` must fail. The
-runner does so in a copy of the project, one row after another, and reports which survive. A new guard is one row here;
+A row removes one guard: in `file`, `source` (which occurs once) becomes `replacement`, and then
+`test` must fail. The runner does so in a copy of the project, one row after another, and reports
+which survive. A new guard is one row here;
 `tests/house/test_mutations.py` checks quickly that every row still fits the source.
 """
 
@@ -320,7 +322,9 @@ GUARDS = (
 
 
 def main(words: list[str]) -> int:
-    """Remove each guard whose row has one of these words (none: every guard); 1 if a test passes without its guard."""
+    """Remove each guard whose row has one of these words (none: every guard); 1 if a test
+    passes without its guard.
+    """
     rows = [
         row
         for row in GUARDS
@@ -360,7 +364,7 @@ def _killed(copy: Path, row: Guard) -> bool:
         code = _code(copy, row.test)
     finally:
         path.write_text(whole, encoding="utf-8")
-    # 1: a test failed. 2 and more would be a row that does not fit; below 0: the process was killed by a signal.
+    # 1: a test failed. 2 and more would be a row that does not fit; below 0: a signal killed it.
     return code == 1 or code < 0
 
 

@@ -1,7 +1,7 @@
 """ClassHead: the linear classifier on image vectors, and its form on disk.
 
-Does not belong here: which head a checkpoint has (`classifier`), fitting one (`training`). Shapes: N
-images, C classes, D embedding dimension.
+Does not belong here: which head a checkpoint has (`classifier`), fitting one (`training`). Shapes:
+N images, C classes, D embedding dimension.
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
 
 
 def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) as of `Clip.encode_texts`, shared by the steps of a process (`recent_results`)."""
+    """Unit vectors (N, D) as of `Clip.encode_texts`, shared by the steps of a process
+    (`recent_results`).
+    """
     from react_pipeline.clip.recent_results import recent
 
     if not len(prompts):

@@ -79,7 +79,9 @@ class Clip:
         return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Map one text or more to token ids (N, context length), as many at once as tokenizers take."""
+        """Map one text or more to token ids (N, context length), as many at once as tokenizers
+        take.
+        """
         starts = range(0, len(texts), 1024)
         return torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in starts])
 

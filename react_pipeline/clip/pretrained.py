@@ -129,7 +129,8 @@ def require_available(encoder: EncoderConfig) -> None:
 
 
 def server_of_weights(encoder: EncoderConfig) -> str:
-    """The URL of the server that the weights have to be fetched from; "" if they are on this machine.
+    """The URL of the server that the weights have to be fetched from; "" if they are on this
+    machine.
 
     Only the caches of open_clip and of the Hub are looked at.
     """

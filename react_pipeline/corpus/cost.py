@@ -89,7 +89,9 @@ def require_local(files: Sequence[ShardLocation]) -> list[Path]:
 
 
 def size_of_tars(tars: list[Path], caption_extension: str) -> CorpusSize:
-    """The pairs, and bytes of one; all shards count as the first one, whose headers alone are read."""
+    """The pairs, and bytes of one; all shards count as the first one, whose headers alone
+    are read.
+    """
     pairs = max(index_shard(tars[0]).pairs(caption_extension), 1)
     size = tars[0].stat().st_size / pairs
     return CorpusSize(round(sum(path.stat().st_size for path in tars) / size), size)

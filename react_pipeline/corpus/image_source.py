@@ -38,7 +38,9 @@ class ImageSource(ABC):
 
     @property
     def failed(self) -> dict[int, str]:
-        """Corpus row -> reason why its image is not available; filled while `fetch` is exhausted."""
+        """Corpus row -> reason why its image is not available; filled while `fetch` is
+        exhausted.
+        """
         return {row: reason for row, (_, reason, _, _) in self._failed.items()}
 
     @property

@@ -65,7 +65,9 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
 
 
 def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
-    """Write `shards.parquet` of shards that are part of the artifact; the counts that go with it."""
+    """Write `shards.parquet` of shards that are part of the artifact; the counts that go
+    with it.
+    """
     table = take_stock(None, shards)
     table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
     table.to_parquet(staging / SHARDS_FILE, index=False)

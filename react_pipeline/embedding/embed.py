@@ -2,8 +2,8 @@
 by its own writer.
 
 Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here:
-the record of a shard (`embedded_shards`), taking over what was embedded before (extensions), encoding
-(`shard_encoder`, `spread`).
+the record of a shard (`embedded_shards`), taking over what was embedded before (extensions),
+encoding (`shard_encoder`, `spread`).
 """
 
 import json
@@ -61,7 +61,8 @@ def embed_corpus(project: Project) -> Artifact:
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
     sample's own fields), `ledger.parquet`, `groups.jsonl` (a line a shard). N counts shards; a
     killed build resumes with the first unfinished one, and a shard that was embedded before is
-    linked (`Extension.earlier_shards`). A kind of corpus may bring vectors instead (`adopt_embeddings`).
+    linked (`Extension.earlier_shards`). A kind of corpus may bring vectors instead
+    (`adopt_embeddings`).
 
     Raises:
         CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad

@@ -107,7 +107,8 @@ class EmbeddedShard:
             else ""
         )
         return (
-            f"{'corpus' if sources else location}: {reasons.total()} of {self.total} samples are bad "
+            f"{'corpus' if sources else location}: {reasons.total()} of {self.total} samples are "
+            "bad "
             f"({reasons.total() / self.total:.0%}, allowed are {allowed:.0%}), most often {reason} "
             f"({times}){such}; fix or remove {'these files' if sources else 'the shard'}, or raise "
             "`corpus.max_bad_fraction`"

@@ -65,8 +65,8 @@ def compare(project: Project, slug: str) -> Artifact:
     standard deviation are in `tables.SEED_COLUMNS`. Evidence adds columns of its own.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`,
-    `per_class.parquet`, `per_class.csv`, `gains.json`, and `dashboard.html`, which shows all of it and loads
-    nothing from elsewhere.
+    `per_class.parquet`, `per_class.csv`, `gains.json`, and `dashboard.html`, which shows all of it
+    and loads nothing from elsewhere.
 
     Raises:
         MissingArtifact: If no method has a fresh result.
@@ -76,7 +76,8 @@ def compare(project: Project, slug: str) -> Artifact:
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(
-            f"{slug}: no result to compare ({reasons}); materialize `{DOMAIN_RESULTS}` for {slug!r}",
+            f"{slug}: no result to compare ({reasons}); materialize `{DOMAIN_RESULTS}` for "
+            f"{slug!r}",
             (COMPARISON, slug),
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
@@ -280,7 +281,8 @@ def correct_of(result: Artifact, folder: str = "") -> pd.Series:
 def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Correct, Correct]:
     if not one.index.equals(other.index):
         raise InputError(
-            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for {slug!r}"
+            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for "
+            f"{slug!r}"
         )
     return one.to_numpy(), other.to_numpy()
 

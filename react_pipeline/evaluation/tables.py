@@ -1,7 +1,8 @@
 """Tables of a comparison: their columns, numbers as people read them, Markdown, and a small
 picture.
 
-Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (an extension).
+Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (an
+extension).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -67,8 +68,8 @@ SEED_COLUMNS = (
 
 
 def columns() -> list[str]:
-    """Columns of a comparison: fractions and counts. Times are in manifests and MLflow alone, so that
-    equal results give equal tables.
+    """Columns of a comparison: fractions and counts. Times are in manifests and MLflow alone, so
+    that equal results give equal tables.
 
     `delta_` is the difference to the base, `gain_` that to the control. Those of evidence are not
     measured on labelled images.

@@ -41,7 +41,8 @@ def read_index(path: Path, *, mapped: bool) -> Any:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except (RuntimeError, MemoryError) as error:
         raise CorruptArtifact(
-            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{FAISS_INDEX}`"
+            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize "
+            f"`{FAISS_INDEX}`"
         ) from error
 
 
@@ -104,7 +105,9 @@ def inverted_lists(index: Any) -> Any | None:
 
 
 def rotated(index: Any, vectors: Vectors) -> Vectors:
-    """Vectors (N, D) as the index of cells inside takes them: behind whatever rotations there are."""
+    """Vectors (N, D) as the index of cells inside takes them: behind whatever rotations
+    there are.
+    """
     import faiss
 
     outer = faiss.downcast_index(index)

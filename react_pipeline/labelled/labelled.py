@@ -191,8 +191,8 @@ class PublishedImages:
         data = read_image(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
             raise InputError(
-                f"{path}: changed since its set was published; rematerialize `{EVALUATION_SET}`, or "
-                "`few_shot_set` for one of `shots`"
+                f"{path}: changed since its set was published; rematerialize `{EVALUATION_SET}`, "
+                "or `few_shot_set` for one of `shots`"
             )
         return data
 

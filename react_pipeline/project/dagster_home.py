@@ -1,4 +1,5 @@
-"""The Dagster home: the folder of Dagster's instance, and where `react-pipeline ui` answers over it.
+"""The Dagster home: the folder of Dagster's instance, and where `react-pipeline ui` answers over
+it.
 
 Does not belong here: what is in the instance (Dagster), or starting anything (an extension).
 """

@@ -51,8 +51,8 @@ class Project:
             str(located).encode()
         except UnicodeEncodeError as error:  # databases and pages hold it as text
             problem = (
-                f"{str(located)!r}: is no text in {sys.getfilesystemencoding()}; rename the folder, "
-                "or set PYTHONUTF8=1"
+                f"{str(located)!r}: is no text in {sys.getfilesystemencoding()}; rename the "
+                "folder, or set PYTHONUTF8=1"
             )
             raise InputError(problem) from error
         return cls(located, load_pipeline(located))

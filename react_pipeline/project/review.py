@@ -27,7 +27,8 @@ class Decision(BaseModel):
         url: Its URL, for a corpus of URLs.
         label: The class that it was shown for.
         verdict: `reject` it, `move` it to another class, `pin` it (it is chosen first while
-            the search finds it), or `keep`, which changes nothing; None takes the earlier decision back.
+            the search finds it), or `keep`, which changes nothing; None takes the earlier decision
+            back.
         to: The class that it is moved to.
         by: Who decided.
         time: When, in ISO 8601.

@@ -222,7 +222,8 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     method = verdict.champion.method
     if method == BASE_METHOD:
         raise InputError(
-            f"{slug}: the base is champion; materialize `{DOMAIN_RESULTS}` for {slug!r} and base instead"
+            f"{slug}: the base is champion; materialize `{DOMAIN_RESULTS}` for {slug!r} and base "
+            "instead"
         )
     key = method_key(slug, method)
     checkpoint = project.store.open(CUSTOMIZED_CHECKPOINT, key, verdict.champion.checkpoint)

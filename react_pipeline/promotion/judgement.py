@@ -111,7 +111,9 @@ class Tested:
     objection: str = ""
 
     def outcome(self, settings: PromotionConfig, champion_name: str) -> tuple[Decision, str]:
-        """What follows for this candidate alone, and why it may not become champion ("" if it may)."""
+        """What follows for this candidate alone, and why it may not become champion ("" if
+        it may).
+        """
         test = self.test
         if test is None or self.problem:
             return "incomparable", self.problem

@@ -178,7 +178,9 @@ class RegistryEdit:
     checkpoint: str = ""
 
     def agrees_with(self, champion: Contender) -> bool:
-        """Whether the alias is where it belongs: at the champion's version; for the base, nowhere."""
+        """Whether the alias is where it belongs: at the champion's version; for the base,
+        nowhere.
+        """
         if champion.method == BASE_METHOD:
             return self.version is None
         return self.checkpoint == champion.checkpoint

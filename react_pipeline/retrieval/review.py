@@ -122,8 +122,8 @@ class Review:
         # The whole corpus is only read if no candidate answers the question.
         if not read_metadata(embeddings, [identity])[identity].isin(self.decided).any():
             raise InputError(
-                f"{self.source}: none of its images is in this corpus; it was made for another one: "
-                "remove or rename it"
+                f"{self.source}: none of its images is in this corpus; it was made for another "
+                "one: remove or rename it"
             )
 
 

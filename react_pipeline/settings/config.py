@@ -117,7 +117,9 @@ class EncoderConfig(Section):
 
 
 class EmbeddingConfig(Section):
-    """How images and texts become vectors. Only `precision` changes the vectors; the rest is speed."""
+    """How images and texts become vectors. Only `precision` changes the vectors; the rest
+    is speed.
+    """
 
     precision: Precision = "auto"
     batch_size: int = Field(default=256, gt=0)
@@ -348,7 +350,9 @@ class PipelineConfig(Section):
 
     @property
     def all_methods(self) -> Mapping[str, Method]:
-        """Every method that this project may measure, by name: `METHODS`, variants, further seeds."""
+        """Every method that this project may measure, by name: `METHODS`, variants, further
+        seeds.
+        """
         return self._own_methods if self.variants or self.seeds else METHODS
 
     @cached_property
@@ -372,7 +376,9 @@ class PipelineConfig(Section):
 
     @property
     def two_encoders(self) -> bool:
-        """Whether the encoder that retrieves is configured apart from the one that is customized."""
+        """Whether the encoder that retrieves is configured apart from the one that is
+        customized.
+        """
         return self.retrieval_encoder is not None
 
     @property

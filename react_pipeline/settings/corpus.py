@@ -43,7 +43,9 @@ _SECRET = re.compile(
 
 
 class StorageConfig(Section):
-    """How object stores are reached. Never a secret: those come from the environment or a profile."""
+    """How object stores are reached. Never a secret: those come from the environment or a
+    profile.
+    """
 
     endpoint_url: str | None = None
     region: str | None = Field(
@@ -133,7 +135,9 @@ class CorpusConfig(Kind):
         raise NotImplementedError
 
     def identity_of_images(self) -> dict[str, Any]:
-        """The same of images that are fetched for chosen pairs, as part of the identity of pairs."""
+        """The same of images that are fetched for chosen pairs, as part of the identity of
+        pairs.
+        """
         return {}
 
     def files(self) -> tuple[str, ...]:
@@ -186,7 +190,9 @@ class CorpusConfig(Kind):
         return False
 
     def adopt_embeddings(self, project: "Project") -> "Artifact | None":
-        """Publish `corpus_embeddings` of vectors that are there already; None: pairs are encoded."""
+        """Publish `corpus_embeddings` of vectors that are there already; None: pairs are
+        encoded.
+        """
         return None
 
     def adopt_index(self, project: "Project") -> "Artifact | None":

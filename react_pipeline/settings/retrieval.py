@@ -34,7 +34,9 @@ class Idle(NamedTuple):
 
 
 class RetrievalConfig(Section):
-    """How pairs are chosen for a domain. A setting that has no effect with the others is refused."""
+    """How pairs are chosen for a domain. A setting that has no effect with the others is
+    refused.
+    """
 
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(
         default=("t2t", "t2i"), min_length=1

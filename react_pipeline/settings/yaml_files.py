@@ -1,4 +1,5 @@
-"""YAML files: the one reader of YAML, which refuses what is hostile or ambiguous, and edits of them.
+"""YAML files: the one reader of YAML, which refuses what is hostile or ambiguous, and edits of
+them.
 
 Does not belong here: which fields a file may hold (`config`), what to say of a wrong one
 (`messages`).

@@ -64,7 +64,9 @@ class StaleArtifact(NotCurrent):
 
 
 class CorruptArtifact(ReactError):  # noqa: N818
-    """A published artifact does not match its manifest; the text names the asset to rematerialize."""
+    """A published artifact does not match its manifest; the text names the asset to
+    rematerialize.
+    """
 
 
 class StoreWriteError(ReactError):
@@ -88,6 +90,8 @@ class TrainingError(ReactError):
 
 
 def error_type(name: str) -> type[ReactError] | None:
-    """The class of this module with this name, for errors that come from another process as text."""
+    """The class of this module with this name, for errors that come from another process as
+    text.
+    """
     kind = globals().get(name)
     return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None

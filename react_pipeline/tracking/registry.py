@@ -96,7 +96,9 @@ def _write_reasons(
     challenger: ModelVersion | None,
     decided: str,
 ) -> None:
-    """Write the verdict on the versions of the former champion and of the model that it is about."""
+    """Write the verdict on the versions of the former champion and of the model that it is
+    about.
+    """
     moved = not verdict.champion_before.is_same(verdict.champion)
     if moved and verdict.champion_before.method != BASE_METHOD:
         former = find_version(client, verdict.domain, verdict.champion_before.checkpoint)

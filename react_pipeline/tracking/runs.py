@@ -166,7 +166,9 @@ class Runs:
         return run, True
 
     def find(self, client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
-        """The run with these tags, a finished one first; others that are still RUNNING are closed."""
+        """The run with these tags, a finished one first; others that are still RUNNING are
+        closed.
+        """
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         runs = client.search_runs([self.experiment_id], query, max_results=10)
         finished = [run for run in runs if run.info.status == FINISHED]

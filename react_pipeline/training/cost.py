@@ -44,7 +44,9 @@ class PlannedTraining:
 
 @dataclass(frozen=True)
 class CheckpointCost:
-    """Processor seconds in towers, which a GPU is faster at, and of one core alone; bytes on disk."""
+    """Processor seconds in towers, which a GPU is faster at, and of one core alone; bytes
+    on disk.
+    """
 
     towers: float
     disk: float

@@ -1,7 +1,8 @@
 """Interpolation: points on the line between the base and a trained model, and the choice of one of
 them.
 
-Does not belong here: what the points are judged by (`held_out`), the line of gates (`methods.gated_image`).
+Does not belong here: what the points are judged by (`held_out`), the line of gates
+(`methods.gated_image`).
 
 Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and
 after a training often keeps what both know, and costs nothing at inference. New modules change no

@@ -39,7 +39,9 @@ def database(path: Path) -> Path:
 
 
 def write(path: Path) -> int:
-    """Add a row as Dagster does, in a connection of its own; returns how commits of it were synced."""
+    """Add a row as Dagster does, in a connection of its own; returns how commits of it were
+    synced.
+    """
     with sqlalchemy.create_engine(f"sqlite:///{path}", poolclass=NullPool).connect() as connection:
         connection.exec_driver_sql("INSERT INTO events VALUES ('event')")
         connection.commit()

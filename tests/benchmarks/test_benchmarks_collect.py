@@ -1,4 +1,6 @@
-"""The benchmark of collecting: both ways give the same shards, and only one reads the tars through."""
+"""The benchmark of collecting: both ways give the same shards, and only one reads the tars
+through.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ HALF = (0.5, 0.5, 0.5)
 
 @pytest.fixture
 def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a model that open_clip knows as `tiny`, and with QuickGELU as `tiny-quickgelu`."""
+    """The folder of a model that open_clip knows as `tiny`, and with QuickGELU as
+    `tiny-quickgelu`.
+    """
     model_cfg, _ = read_config(tiny_checkpoint)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
     monkeypatch.setitem(

@@ -1,5 +1,5 @@
-"""A lineage whose artifacts are in object storage has the fingerprints and files of a local one, and
-everything that looks at a project works on it.
+"""A lineage whose artifacts are in object storage has the fingerprints and files of a local one,
+and everything that looks at a project works on it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ grows, and whose services are killed or gone for a while, each hour another one.
 At the end the store is what a build from scratch makes, nothing was trained twice for the same
 inputs, no run is left in progress, and each failure for good was reported once.
 
-    LONG_DAY_DOMAINS=20 LONG_DAY_HOURS=24 LONG_DAY_SEED=1 python -m pytest tests/e2e/test_long_day.py
+    LONG_DAY_DOMAINS=20 LONG_DAY_HOURS=24 LONG_DAY_SEED=1 python -m pytest
+    tests/e2e/test_long_day.py
 
 An hour is over when its part of the work was done, not after a time, and what the seed decides is
 printed.
@@ -68,7 +69,9 @@ UNFINISHED = list({*dg.DagsterRunStatus} - {*FINISHED})
 
 
 class Service:
-    """A program that is started again when it ends, as a service manager does, unless it is gone."""
+    """A program that is started again when it ends, as a service manager does, unless it is
+    gone.
+    """
 
     def __init__(self, command: list[str], log: Path, cwd: Path | str = REPOSITORY) -> None:
         self.command, self.log, self.cwd = command, log, cwd

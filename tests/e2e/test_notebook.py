@@ -1,4 +1,6 @@
-"""The notebook of the examples, run cell after cell: a model made from class names labels pictures."""
+"""The notebook of the examples, run cell after cell: a model made from class names labels
+pictures.
+"""
 
 from __future__ import annotations
 

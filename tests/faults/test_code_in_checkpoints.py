@@ -54,7 +54,9 @@ class Pickled:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What exists once evil code ran; whoever is asked on the terminal whether it may run says yes."""
+    """What exists once evil code ran; whoever is asked on the terminal whether it may run
+    says yes.
+    """
     monkeypatch.setattr(builtins, "input", lambda _question="": "y")
     monkeypatch.setattr(
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")

@@ -1,4 +1,6 @@
-"""FAULTS 29: a verdict while MLflow's server is down, reported by the server that comes up later."""
+"""FAULTS 29: a verdict while MLflow's server is down, reported by the server that comes up
+later.
+"""
 
 from __future__ import annotations
 

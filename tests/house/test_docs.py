@@ -60,7 +60,9 @@ SOURCES = [
 
 
 def idioms(source: str) -> list[str]:
-    """The phrases in comments, docstrings and messages of a module; code in backticks is left out."""
+    """The phrases in comments, docstrings and messages of a module; code in backticks is
+    left out.
+    """
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     prose = [
         token.string

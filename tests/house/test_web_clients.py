@@ -1,4 +1,6 @@
-"""Each module that makes requests applies the HTTP policy (`extensions.web`), or asks servers of ours."""
+"""Each module that makes requests applies the HTTP policy (`extensions.web`), or asks
+servers of ours.
+"""
 
 from __future__ import annotations
 

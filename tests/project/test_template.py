@@ -1,4 +1,6 @@
-"""A new project is one that loads, in a folder where nothing is replaced; two of them do not meet."""
+"""A new project is one that loads, in a folder where nothing is replaced; two of them do
+not meet.
+"""
 
 from __future__ import annotations
 

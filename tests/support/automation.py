@@ -34,7 +34,9 @@ def repository(project: Project) -> dg.RepositoryDefinition:
 
 
 class Upkeep:
-    """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never started."""
+    """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never
+    started.
+    """
 
     def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
         self.instance, self.tags, self.reported = instance, {}, None
@@ -152,7 +154,9 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
 
 
 def hurry(home: Path) -> None:
-    """Let the monitoring of runs look every 3 seconds, and free the place of an ended one after 5."""
+    """Let the monitoring of runs look every 3 seconds, and free the place of an ended one
+    after 5.
+    """
     path = home / "dagster.yaml"
     text = path.read_text()
     for field, usual, seconds in (

@@ -1,4 +1,6 @@
-"""Checkpoints as a training leaves them, with random changes in place of one: made in milliseconds."""
+"""Checkpoints as a training leaves them, with random changes in place of one: made in
+milliseconds.
+"""
 
 from __future__ import annotations
 

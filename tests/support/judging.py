@@ -73,7 +73,9 @@ def judge(
     disagreements: int = 200,
     images: int = 1000,
 ) -> Path:
-    """A log of two present models in which these answers, of `ANSWERS`, were given in some order."""
+    """A log of two present models in which these answers, of `ANSWERS`, were given in some
+    order.
+    """
     sides = [present_model(project, SLUG, method) for method in (candidate, against)]
     path = (
         project.path.parent

@@ -1,7 +1,7 @@
 """A launcher of nodes, run as a program: starts a command once for each "node" of this machine.
 
-Each node has a folder of its own for temporary files. As `srun --kill-on-bad-exit` does, it ends all
-when one fails, or when it receives SIGINT or SIGTERM.
+Each node has a folder of its own for temporary files. As `srun --kill-on-bad-exit` does, it ends
+all when one fails, or when it receives SIGINT or SIGTERM.
 """
 
 from __future__ import annotations

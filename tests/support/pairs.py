@@ -18,7 +18,9 @@ from support.drawings import draw
 
 
 class DrawnPairs:
-    """Drawings with captions and classes of the test's choice; stands for `corpus.CollectedPairs`."""
+    """Drawings with captions and classes of the test's choice; stands for
+    `corpus.CollectedPairs`.
+    """
 
     def __init__(
         self,

@@ -18,7 +18,9 @@ STEPS = 5
 def artifact_of(
     project: Project, stage: str, key: str, *, parents: Any = None, seed: int = 0
 ) -> Artifact:
-    """A published artifact of a stage, as that stage's step would leave it in the eyes of tracking."""
+    """A published artifact of a stage, as that stage's step would leave it in the eyes of
+    tracking.
+    """
 
     def write(directory: Path) -> dict[str, Any]:
         (directory / "table.csv").write_text("a,b\n1,2\n")

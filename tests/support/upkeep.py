@@ -54,7 +54,9 @@ def build(
 def build_all(
     project: Project, slugs: Sequence[str], until: str = "comparison"
 ) -> list[list[Place]]:
-    """Build what is asked for, round after round, up to a stage; returns the places of each round."""
+    """Build what is asked for, round after round, up to a stage; returns the places of each
+    round.
+    """
     rounds: list[list[Place]] = []
     while tasks := [
         task for task in survey(project, slugs).tasks if task.stage not in ("promotion", "overview")

@@ -1,5 +1,5 @@
-"""`dagster api grpc` that forks each run from a process which has loaded torch and the assets, which
-takes a second in place of ten; in it an hour between two tries of upkeep is `HOUR_SECONDS`.
+"""`dagster api grpc` that forks each run from a process which has loaded torch and the assets,
+which takes a second in place of ten; in it an hour between two tries of upkeep is `HOUR_SECONDS`.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def _sure(option: Option) -> float:
 
 
 def recommended(options: Sequence[Option]) -> Option | None:
-    """The method that is surest to gain, of those that are expected to gain and did not lose to their
-    control; None if there is none.
+    """The method that is surest to gain, of those that are expected to gain and did not lose to
+    their control; None if there is none.
     """
     good = [
         option

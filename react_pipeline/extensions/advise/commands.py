@@ -59,20 +59,21 @@ def advise(
     lacking = int((signs.classes["pairs"] < project.retrieval(domain).min_per_class).sum())
     if lacking > project.retrieval(domain).max_starving_fraction * len(signs.classes):
         console.print(
-            f"next: add names or synonyms to {domain}.yaml; {lacking} classes have too few pairs, and "
-            "no method trains on so few"
+            f"next: add names or synonyms to {domain}.yaml; {lacking} classes have too few pairs, "
+            "and no method trains on so few"
         )
         return
     choice = recommended(options)
     if choice is None:
         console.print(
-            f"next: add names to {domain}.yaml, or use another corpus; no method is expected to gain"
+            f"next: add names to {domain}.yaml, or use another corpus; no method is expected to "
+            "gain"
         )
         return
     assert choice.expected is not None  # noqa: S101 - else it is not recommended
     console.print(
-        f"recommended: {choice.method}; of the methods that did not lose to their control on held-out "
-        f"pairs, its interval has the highest lower end ({_points(choice.expected.low)})"
+        f"recommended: {choice.method}; of the methods that did not lose to their control on "
+        f"held-out pairs, its interval has the highest lower end ({_points(choice.expected.low)})"
     )
     console.print(f"next: {next_command(project, domain, choice)}")
 
@@ -130,7 +131,8 @@ def _print_options(options: Sequence[Option]) -> None:
     ]
     print_table(columns, rows, right=len(columns))
     console.print(
-        "gains: points of top-1 over the base; time and memory: of one training, without activations"
+        "gains: points of top-1 over the base; time and memory: of one training, without "
+        "activations"
     )
 
 
@@ -142,8 +144,8 @@ def _print_calibration(options: Sequence[Option], signs: Signs, measured: Measur
     from react_pipeline.extensions.advise.forecast import COVERAGE, outside
 
     console.print(
-        f"the intervals come from domains of drawings and a weak CLIP; each was left out in turn, and "
-        f"{COVERAGE:.0%} of the gains should be inside:"
+        "the intervals come from domains of drawings and a weak CLIP; each was left out in turn, "
+        f"and {COVERAGE:.0%} of the gains should be inside:"
     )
     for option in options:
         if (of := option.calibration) is not None:
@@ -161,5 +163,6 @@ def _print_calibration(options: Sequence[Option], signs: Signs, measured: Measur
     if beyond:
         console.print(
             "unlike every measured domain in: "
-            f"{', '.join(sorted(map(NAMES_IN_WORDS.__getitem__, beyond)))}; trust the intervals less"
+            f"{', '.join(sorted(map(NAMES_IN_WORDS.__getitem__, beyond)))}; trust the intervals "
+            "less"
         )

@@ -1,9 +1,9 @@
 """Forecasts: the gain that signs promise, by ridge regression on measured domains, with a conformal
 interval.
 
-The interval is as wide as the residuals of domains that were left out in turn. Does not belong here:
-measuring domains (a benchmark writes `measured.json`), the signs of a domain (`signs`). Shapes: N
-rows, F signs.
+The interval is as wide as the residuals of domains that were left out in turn. Does not belong
+here: measuring domains (a benchmark writes `measured.json`), the signs of a domain (`signs`).
+Shapes: N rows, F signs.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ class _Table:
         return cls(names, mine, signs.reshape(-1, len(names)), gains, shares)
 
     def predict(self, chosen: NDArray[np.bool_], point: NDArray[np.float64]) -> float:
-        """The gain at a point (F,) by a ridge on the chosen rows (N,); beyond all of them, as at the
-        nearest that they reach.
+        """The gain at a point (F,) by a ridge on the chosen rows (N,); beyond all of them, as at
+        the nearest that they reach.
         """
         signs, gains = self.signs[chosen], self.gains[chosen]
         point = point.clip(signs.min(axis=0), signs.max(axis=0))

@@ -45,8 +45,8 @@ FOLDS = 2
 
 @dataclass(frozen=True)
 class Tried:
-    """Accuracy of heads on pairs that they were not fitted to, as a fraction: of the zero-shot head,
-    of one fitted to retrieved pairs, and of one fitted to random pairs.
+    """Accuracy of heads on pairs that they were not fitted to, as a fraction: of the zero-shot
+    head, of one fitted to retrieved pairs, and of one fitted to random pairs.
     """
 
     base: float

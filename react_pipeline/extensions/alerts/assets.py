@@ -1,7 +1,7 @@
 """The sensor `alerts`: looks at runs, ticks, decisions and the disk, and sends what is new.
 
-Belongs here: what of Dagster is reported. Does not belong here: sending (`messages`). A message that
-could not be sent is kept in the cursor and sent again; no step waits for it or fails by it.
+Belongs here: what of Dagster is reported. Does not belong here: sending (`messages`). A message
+that could not be sent is kept in the cursor and sent again; no step waits for it or fails by it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Assessment of a finished `predict` run: pictures of no class, several classes a picture, drift.
 
 Pictures of its classes are held-out pairs, which the model was not trained on, and pictures of no
-class are random pairs of the control that were not retrieved. Each has two halves by position: thresholds are
-chosen on the first and measured on the second. A picture is `other` if its highest score is below
-the threshold (Hendrycks et al. 2022, arXiv 1911.11132). Drift is a two-sample Kolmogorov-Smirnov
-test of the run against the labelled images. Shapes: N pictures, C classes.
+class are random pairs of the control that were not retrieved. Each has two halves by position:
+thresholds are chosen on the first and measured on the second. A picture is `other` if its highest
+score is below the threshold (Hendrycks et al. 2022, arXiv 1911.11132). Drift is a two-sample
+Kolmogorov-Smirnov test of the run against the labelled images. Shapes: N pictures, C classes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Several:
 
 @dataclass(frozen=True)
 class Drift:
-    """One number of each picture, of the run and of the labelled images, as histograms and a test."""
+    """One number of each picture, of the run and of the labelled images, as histograms and
+    a test.
+    """
 
     name: str
     edges: tuple[float, ...]
@@ -155,7 +157,9 @@ def assess_run(
 
 
 def choose_other(held_out: Scores, random: Scores) -> Other:
-    """The threshold of `other` that best separates held-out pairs (N, C) from random ones (M, C)."""
+    """The threshold of `other` that best separates held-out pairs (N, C) from random ones
+    (M, C).
+    """
     from sklearn.metrics import roc_curve
 
     own, others = held_out.max(axis=1), random.max(axis=1)
@@ -251,7 +255,8 @@ def _read_run(folder: Path, classifier: Classifier) -> pd.DataFrame:
         ) from error
     if fingerprint != classifier.origin.fingerprint:
         raise InputError(
-            f"{folder}: was made by {model}, not by {classifier.origin}; name its model with --model"
+            f"{folder}: was made by {model}, not by {classifier.origin}; name its model with "
+            "--model"
         )
     return table
 
@@ -298,14 +303,14 @@ def _require_todays_training(project: Project, slug: str, classifier: Classifier
     method = classifier.origin.method
     if method.endswith(CONTROL_SUFFIX) or project.method(method).of:
         raise InputError(
-            f"{classifier.origin}: a control or an ensemble cannot be assessed; name its method, or "
-            "a method that it joins, with --model"
+            f"{classifier.origin}: a control or an ensemble cannot be assessed; name its method, "
+            "or a method that it joins, with --model"
         )
     current = fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     if current.fingerprint != classifier.origin.fingerprint:
         raise InputError(
-            f"{classifier.origin}: was trained on other pairs, or with other settings, than today's; "
-            f"predict with --model {method}, and assess that"
+            f"{classifier.origin}: was trained on other pairs, or with other settings, than "
+            f"today's; predict with --model {method}, and assess that"
         )
 
 

@@ -241,8 +241,8 @@ class BucketStore(Store):
                 yield address, None
 
     def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[str]:
-        """As of `Store`: the manifest of an artifact goes first, under the lease of its build. Local
-        copies above the limit are evicted.
+        """As of `Store`: the manifest of an artifact goes first, under the lease of its build.
+        Local copies above the limit are evicted.
         """
         if not dry_run:
             self.copies.evict(self.copies.limit_bytes)

@@ -47,7 +47,9 @@ _opened: set[tuple[Path, str]] = set()
 
 @dataclass
 class Copies:
-    """The copies below a folder of this machine; they may take `limit_bytes` beside what is in use."""
+    """The copies below a folder of this machine; they may take `limit_bytes` beside what is
+    in use.
+    """
 
     root: Path
     limit_bytes: float
@@ -158,8 +160,8 @@ class Copies:
         return _users[self.root]
 
     def _make_room(self, new_bytes: int) -> None:
-        """Evict the least recently used copies, each time that this machine's processes added 2 % of
-        the limit: to measure takes a walk.
+        """Evict the least recently used copies, each time that this machine's processes added 2 %
+        of the limit: to measure takes a walk.
         """
         counter = self.root / ".added"
         with locked(self.root / ".lock"):

@@ -195,7 +195,9 @@ def contents_of(bucket: Bucket, objects: Sequence[Stored], cache: Path) -> dict[
 
 
 def _place_of(path: str) -> tuple[str, str, str]:
-    """`<stage>/<key>`, fingerprint and name of an object of an artifact; else the last two are ""."""
+    """`<stage>/<key>`, fingerprint and name of an object of an artifact; else the last two
+    are "".
+    """
     parts = path.split("/")
     end = next((n for n, part in enumerate(parts) if part.startswith("_")), len(parts) - 1)
     if parts[0].startswith(".") or end < 3 or (end == len(parts) - 1 and parts[-1] != MANIFEST):

@@ -1,5 +1,5 @@
-"""What dashboards add: `dashboard.html` of a comparison, the stage `overview` of all domains, and the
-command `report`.
+"""What dashboards add: `dashboard.html` of a comparison, the stage `overview` of all domains, and
+the command `report`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the embedded demo adds: a kind of corpus, an encoder, a kind of labelled images, a command."""
+"""What the embedded demo adds: a kind of corpus, an encoder, a kind of labelled images, a
+command.
+"""
 
 from __future__ import annotations
 

@@ -258,7 +258,9 @@ def _classes(
 def _boxes(
     path: Path, coco: Mapping[str, Any], images: Mapping[int, Any], ids: Collection[int]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The boxes of these classes, cut to their images; those that can be no object's are counted."""
+    """The boxes of these classes, cut to their images; those that can be no object's are
+    counted.
+    """
     listed = {
         "category_id": {category["id"] for category in coco["categories"]},
         "image_id": images,

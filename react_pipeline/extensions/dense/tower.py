@@ -117,7 +117,9 @@ class DenseTower:
         return features, keys
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) to the tokens after the last block and its keys, both (B, T, W)."""
+        """Map images (B, 3, H, W) to the tokens after the last block and its keys, both (B,
+        T, W).
+        """
         last = len(self.tower.blocks) - 1
         with self._positions_for(images):
             tokens = self.tower.entering(last, images)
@@ -180,7 +182,9 @@ class DenseTower:
         return mixed + attend(key, key, value) if self.attention == "qq+kk" else mixed
 
     def _near(self, value: Tensor) -> Tensor:
-        """The Gaussian of the distance of two patches (T, T); 0 with a token that is not a patch."""
+        """The Gaussian of the distance of two patches (T, T); 0 with a token that is not a
+        patch.
+        """
         rows, columns = self._grid
         places = (
             torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float().to(value.device)

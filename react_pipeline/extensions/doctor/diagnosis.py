@@ -300,7 +300,9 @@ def _automation(project: Project) -> Finding:
 
 
 def _dagster_server(project: Project, ui_url: str) -> Finding:
-    """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever starts."""
+    """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever
+    starts.
+    """
     address = dagster_url(project) or ui_url
     if not address:
         return Finding("dagster server", "ok", _NONE)

@@ -55,7 +55,9 @@ class PreprocessedImages:
         return self.load(number).pixels
 
     def load(self, number: int) -> LoadedImage:
-        """The image and what is known of its file; of a truncated one the decodable part is used."""
+        """The image and what is known of its file; of a truncated one the decodable part is
+        used.
+        """
         data = self.read(number)
         digest = hashlib.sha256(data).digest()
         try:
@@ -67,7 +69,9 @@ class PreprocessedImages:
         return LoadedImage(self.preprocess(image), digest, truncated)
 
     def __getitem__(self, number: int) -> LoadedImage | str:
-        """As `load`; an unusable image comes as the text of its error, which a process cannot lose."""
+        """As `load`; an unusable image comes as the text of its error, which a process
+        cannot lose.
+        """
         try:
             return self.load(number)
         except InputError as error:

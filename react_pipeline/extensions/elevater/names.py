@@ -146,6 +146,7 @@ def _overrides(root: Path) -> _Overrides:
         return TypeAdapter(_Overrides).validate_python(read_json_bounded(path))
     except (OSError, ValueError) as error:
         raise InputError(
-            f'{path}: must be {{"data set": {{"name on disk": "name in the table"}}}}, or "{ELEVATERS_ORDER}" '
+            f'{path}: must be {{"data set": {{"name on disk": "name in the table"}}}}, or '
+            f'"{ELEVATERS_ORDER}" '
             f"in place of the names ({error})"
         ) from error

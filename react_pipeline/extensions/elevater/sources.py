@@ -25,7 +25,9 @@ class ByteSource(Protocol):
         """The bytes of an image file."""
 
     def checksum(self, position: int) -> tuple[int, int]:
-        """Size in bytes and CRC-32 of the content, read in the cheapest way that sees the content."""
+        """Size in bytes and CRC-32 of the content, read in the cheapest way that sees the
+        content.
+        """
 
 
 @dataclass(frozen=True)

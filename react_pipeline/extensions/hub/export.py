@@ -96,7 +96,9 @@ def export(
 
 
 def _checkpoint(project: Project, slug: str, method: str) -> tuple[Artifact, HistoryEntry | None]:
-    """The checkpoint to export, and the decision that made it champion if it is exported as that."""
+    """The checkpoint to export, and the decision that made it champion if it is exported as
+    that.
+    """
     if method == "base":
         raise InputError("`base` is not customized; export one of the trained methods")
     if method != CHAMPION:

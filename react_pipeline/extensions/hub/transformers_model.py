@@ -55,7 +55,8 @@ _NAMES = (
     (r"\.c_proj\.", ".fc2."),
     (r"\.attn\.", ".self_attn."),
 )
-"""What each part of a name of open_clip is called in transformers; all are applied, in this order."""
+"""What each part of a name of open_clip is called in transformers; all are applied, in this order.
+"""
 
 
 def write_transformers(exported: Exported) -> float:

@@ -3,8 +3,8 @@ with images in them.
 
 Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are
 those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not
-belong here: the form of the shards (`corpus.shards`), which images and captions are usable (`corpus.pairs`,
-when they are embedded).
+belong here: the form of the shards (`corpus.shards`), which images and captions are usable
+(`corpus.pairs`, when they are embedded).
 """
 
 from collections import Counter
@@ -115,7 +115,9 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
 
 
 def find_sources(corpus: Images) -> list[Path]:
-    """The folders and parquet files of `corpus.images`, in their order; errors as of `find_files`."""
+    """The folders and parquet files of `corpus.images`, in their order; errors as of
+    `find_files`.
+    """
     paths_by_name = (
         [Path(name)] if Path(name).is_dir() else find_files([name], (".parquet",), "corpus.images")
         for name in corpus.images

@@ -1,5 +1,5 @@
-"""Nodes: a command of torchrun on several pods; `python -m react_pipeline.extensions.kubernetes.nodes
-COMMAND ...`, as `REACT_NODE_LAUNCHER` names it.
+"""Nodes: a command of torchrun on several pods; `python -m
+react_pipeline.extensions.kubernetes.nodes COMMAND ...`, as `REACT_NODE_LAUNCHER` names it.
 
 Belongs here: the Indexed Job with the other nodes. Does not belong here: what torchrun starts
 (`torchrun`). The pod of the run is the first node and holds the rendezvous. The others are

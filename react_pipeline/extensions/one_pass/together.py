@@ -1,9 +1,10 @@
-"""One pass over the corpus for several domains: what each would read alone is read once for all whose
-pairs are due.
+"""One pass over the corpus for several domains: what each would read alone is read once for all
+whose pairs are due.
 
 The hits, and the counts of names, are left in the scratch from which each domain's build resumes,
 as if it had been killed after its search. So a pass that fails or is left out costs time, and
-changes no byte of a retrieved set. Does not belong here: the reading itself (`shared_reads`), choosing.
+changes no byte of a retrieved set. Does not belong here: the reading itself (`shared_reads`),
+choosing.
 """
 
 from __future__ import annotations

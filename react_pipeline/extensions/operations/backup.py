@@ -235,8 +235,8 @@ def _copy_mlflow(project: Project, staging: Path, report: Report) -> None:
         report.notes.append("MLflow's files: not copied; they are where its server keeps them")
     else:
         report.notes.append(
-            f"MLflow at {without_secrets(uri)}: not copied; set {MLFLOW_VARIABLE} to its PostgreSQL "
-            "database, or copy it where it runs"
+            f"MLflow at {without_secrets(uri)}: not copied; set {MLFLOW_VARIABLE} to its "
+            "PostgreSQL database, or copy it where it runs"
         )
 
 

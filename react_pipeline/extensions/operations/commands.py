@@ -54,7 +54,9 @@ def prune(
 
 
 def verify(config: Config = None) -> None:
-    """Read every artifact in full and compare it with its manifest: detects silent disk corruption."""
+    """Read every artifact in full and compare it with its manifest: detects silent disk
+    corruption.
+    """
     checked = wrong = 0
     for path, error in load_project(config).store.verify():
         checked += 1

@@ -1,4 +1,6 @@
-"""What operations add: the section `retention` with its job, launching on a server, and commands."""
+"""What operations add: the section `retention` with its job, launching on a server, and
+commands.
+"""
 
 from __future__ import annotations
 

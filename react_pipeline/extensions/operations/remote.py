@@ -1,8 +1,8 @@
 """Launching on a server: a Dagster webserver is asked for what a selection names.
 
 Belongs here: the request, and waiting for its end. Does not belong here: which artifacts a
-selection names (`react_pipeline.assets`), in which order they are built: they are one backfill, and Dagster's
-daemon starts a run when what it needs is there.
+selection names (`react_pipeline.assets`), in which order they are built: they are one backfill, and
+Dagster's daemon starts a run when what it needs is there.
 """
 
 import time

@@ -1,1 +1,3 @@
-"""Ready embeddings as a corpus: published vectors, metadata and FAISS indices, used where they are."""
+"""Ready embeddings as a corpus: published vectors, metadata and FAISS indices, used where
+they are.
+"""

@@ -1,7 +1,7 @@
 """Ready embeddings as `corpus_embeddings`, with the proof that the configured encoder made them.
 
-Does not belong here: the inventory of the files (`corpus`), converting files (`conversion`), reading
-rows (`embedding.vectors`). Shapes: N rows, D width.
+Does not belong here: the inventory of the files (`corpus`), converting files (`conversion`),
+reading rows (`embedding.vectors`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Vectors in all forms in which collections publish them: `.npy`, a member of `.npz`, or a column
 of lists in parquet.
 
-Names are those of `embedding.mapped_vectors`, or `part.parquet/vector`. Shapes: N rows, D width. Does
-not belong here: which files make a collection (`layout`).
+Names are those of `embedding.mapped_vectors`, or `part.parquet/vector`. Shapes: N rows, D width.
+Does not belong here: which files make a collection (`layout`).
 """
 
 from collections.abc import Iterator

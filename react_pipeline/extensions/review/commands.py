@@ -99,8 +99,8 @@ def improve(
         console.print("no change gained more than its control on the first half of the pairs")
         return
     console.print(
-        f"all {sum(one.is_chosen for one in improvement.tries)} chosen ones together, on the other half: "
-        f"{_gain(improvement.own)}, p {improvement.own.p_value:.3g}; their controls: "
+        f"all {sum(one.is_chosen for one in improvement.tries)} chosen ones together, on the other "
+        f"half: {_gain(improvement.own)}, p {improvement.own.p_value:.3g}; their controls: "
         f"{_gain(improvement.of_controls)}, p {improvement.of_controls.p_value:.3g}"
     )
     if not improvement.changes:
@@ -149,6 +149,6 @@ def takedown(
     console.print(
         "The sets of all domains are due now, and are drawn again without it by automation or "
         "`react-pipeline materialize`. Older artifacts stay until `react-pipeline prune` removes "
-        "them; registered models stay until you delete them. A training that runs now is not listed "
-        "yet: give this command again when it has ended."
+        "them; registered models stay until you delete them. A training that runs now is not "
+        "listed yet: give this command again when it has ended."
     )

@@ -118,7 +118,9 @@ class Improvement:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The pairs that a retrieval keeps: rows of the corpus (N,), ascending, and their classes (N,)."""
+    """The pairs that a retrieval keeps: rows of the corpus (N,), ascending, and their
+    classes (N,).
+    """
 
     rows: NDArray[np.int64]
     class_ids: NDArray[np.int64]
@@ -259,7 +261,9 @@ def _kept(candidates: pd.DataFrame) -> Pairs:
 
 
 def propose(trial: Trial) -> list[Change]:
-    """Changes of all classes, those with most confused pairs first: a synonym and a rejection each."""
+    """Changes of all classes, those with most confused pairs first: a synonym and a
+    rejection each.
+    """
     confused = pd.Series(trial.margins < 0).groupby(trial.before.class_ids).sum()
     order = confused.sort_values(ascending=False, kind="stable").index.tolist()
     changes: list[Change] = []
@@ -398,8 +402,8 @@ def write_changes(project: Project, slug: str, changes: Sequence[Change]) -> Non
     last.
 
     Raises:
-        ConfigError, InputError: As `diff_of`; or if somebody reviews the domain. Nothing is written.
-        StoreWriteError: If the disk refuses it.
+        ConfigError, InputError: As `diff_of`; or if somebody reviews the domain. Nothing is
+        written. StoreWriteError: If the disk refuses it.
     """
     diff_of(project, slug, changes)
     with open_log(project, slug, "react-pipeline improve") as log:

@@ -88,7 +88,7 @@ def open_log(project: Project, slug: str, person: str) -> Iterator[ReviewLog]:
             raise InputError(
                 f"{path}: another `react-pipeline review` has it open; use its page, or stop it"
             )
-        # What a kill left of a line was never acknowledged; a line that is whole was edited by hand.
+        # What a kill left of a line was never acknowledged; a whole line was edited by hand.
         text, _, last = path.read_bytes().rpartition(b"\n")
         os.ftruncate(descriptor, len(text) + 1 if text else 0)
         with suppress(ValueError):

@@ -1,4 +1,6 @@
-"""What the guard of tracking adds: bounds of requests, and locations that follow a moved project."""
+"""What the guard of tracking adds: bounds of requests, and locations that follow a moved
+project.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ class TrackingGuard(Extension):
     """Guards MLflow's client and database."""
 
     def prepare_tracking(self, uri: str) -> None:
-        """Bound what a server may take, and rewrite locations in the database of a moved project."""
+        """Bound what a server may take, and rewrite locations in the database of a moved
+        project.
+        """
         from react_pipeline.extensions.tracking_guard.bounded_http import bound
         from react_pipeline.extensions.tracking_guard.relocation import relocate
 

@@ -34,7 +34,9 @@ within a network, protocol assignments, and the address of Azure's services on e
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, as do those of IPv4 that it may wrap."""
+    """Whether an IP address belongs to the public internet, as do those of IPv4 that it may
+    wrap.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if any(ip in network for network in _NEVER_PUBLIC):
         return False

@@ -1,7 +1,8 @@
 """Shards on object stores and web servers: opened like files, identified without being read.
 
 Does not belong here: single requests (`remote_store`), which names are allowed
-(`settings.shard_patterns`), what a tar holds (`corpus.shards`). Everything else opens shards through
+(`settings.shard_patterns`), what a tar holds (`corpus.shards`). Everything else opens shards
+through
 `corpus.open_shard`, which takes local paths too.
 """
 
@@ -56,9 +57,9 @@ class RemoteServer:
         """Open a remote shard for reading, with seeks.
 
         The read-ahead grows while reading is dense and shrinks at every jump of more than
-        `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come in
-        large pieces. From a server without ranges (or lengths) it is a copy in a temporary file, with
-        one warning a server.
+        `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come
+        in large pieces. From a server without ranges (or lengths) it is a copy in a temporary file,
+        with one warning a server.
         """
         return io.BufferedReader(_RangedFile(shard), _BUFFER_BYTES)
 
@@ -217,7 +218,9 @@ class _NoRanges(ReactError):  # noqa: N818 - a state of the server; caught here,
 
 
 class _Copy(io.RawIOBase):
-    """Takes what is copied to a file, as long as it is no more than allowed and comes fast enough."""
+    """Takes what is copied to a file, as long as it is no more than allowed and comes fast
+    enough.
+    """
 
     def __init__(self, shard: RemoteShard, file: BinaryIO, limit_bytes: int) -> None:
         self._shard = shard

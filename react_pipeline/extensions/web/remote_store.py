@@ -57,7 +57,9 @@ logger = logging.getLogger(__name__)
 
 
 def file_system(shard: RemoteShard) -> Any:
-    """Of fsspec, which keeps one a process and set of options, and makes a fresh one after a fork."""
+    """Of fsspec, which keeps one a process and set of options, and makes a fresh one after
+    a fork.
+    """
     import fsspec  # type: ignore[import-untyped]
 
     scheme = shard.url.partition("://")[0]

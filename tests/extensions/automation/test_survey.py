@@ -40,7 +40,9 @@ def project(make_project: Make) -> Project:
 
 @pytest.fixture
 def trained(project: Project) -> Project:
-    """Everything up to the comparison of `shapes` is fresh; it was trained on the images a and b."""
+    """Everything up to the comparison of `shapes` is fresh; it was trained on the images a
+    and b.
+    """
     build_all(project, ["shapes"])
     return project
 

@@ -311,7 +311,9 @@ def test_a_failure_with_a_clock_years_ahead_is_retried(
 
 
 def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
-    """The check `classes_have_pairs` of a domain is planned, and raises instead of being evaluated."""
+    """The check `classes_have_pairs` of a domain is planned, and raises instead of being
+    evaluated.
+    """
 
     @dg.asset(name="retrieved_set", partitions_def=domain_partitions(ProjectResource()))
     def made() -> None:

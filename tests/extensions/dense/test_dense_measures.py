@@ -26,7 +26,9 @@ NAMES = ("a", "b", "c", "d")
 
 
 def scenes() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Truth with crowd regions and a class without boxes (d), and detections that are partly right."""
+    """Truth with crowd regions and a class without boxes (d), and detections that are
+    partly right.
+    """
     chance = np.random.default_rng(0)
     boxes, found = [], []
     for image in range(12):

@@ -1,4 +1,6 @@
-"""A local ELEVATER copy: registry, IRIS and COCO indexes, archives in place, labels joined by name."""
+"""A local ELEVATER copy: registry, IRIS and COCO indexes, archives in place, labels joined
+by name.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ from react_pipeline.store.errors import InputError
 def scored(
     seed: int, n: int = 200, n_classes: int = 7, steps: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and probabilities that hold some of the truth; `steps` rounds them, which makes ties."""
+    """Labels and probabilities that hold some of the truth; `steps` rounds them, which
+    makes ties.
+    """
     random = np.random.default_rng(seed)
     labels = random.integers(n_classes, size=n)
     scores = random.random((n, n_classes)).astype(np.float32)

@@ -87,7 +87,9 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
 
 
 def run_readme(folder: Path, containing: str) -> dict[str, Any]:
-    """Run the README's Python block that contains these words, with the folder's own path put in."""
+    """Run the README's Python block that contains these words, with the folder's own path
+    put in.
+    """
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if containing in block]
     names: dict[str, Any] = {}

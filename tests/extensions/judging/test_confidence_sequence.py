@@ -1,4 +1,6 @@
-"""Confidence sequences, checked exactly: over every order in which a small population can be drawn."""
+"""Confidence sequences, checked exactly: over every order in which a small population can
+be drawn.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Promotion of a domain without labels: judgements decide, at the level of the number of sessions."""
+"""Promotion of a domain without labels: judgements decide, at the level of the number of
+sessions.
+"""
 
 from __future__ import annotations
 

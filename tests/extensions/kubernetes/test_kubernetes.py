@@ -36,8 +36,8 @@ from react_pipeline.store.errors import InputError
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
 VERSION = "1.33"
 OTHER = "asset_of_another_team"
-# The fields of the chart's values.schema.json, of those sections that our values have. The chart itself
-# is of no registry that tests reach.
+# The fields of the chart's values.schema.json, of those sections that our values have. The chart
+# itself is of no registry that tests reach.
 POD_FIELDS = (
     "image env envConfigMaps envSecrets annotations labels nodeSelector affinity tolerations "
     "podSecurityContext securityContext resources livenessProbe readinessProbe startupProbe "

@@ -1,4 +1,6 @@
-"""Seeds from predictions: which pictures, the domain file that names them, and the search by them."""
+"""Seeds from predictions: which pictures, the domain file that names them, and the search
+by them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Accuracy on labelled images while a training runs: what it shows, and that nothing depends on it."""
+"""Accuracy on labelled images while a training runs: what it shows, and that nothing
+depends on it.
+"""
 
 from __future__ import annotations
 

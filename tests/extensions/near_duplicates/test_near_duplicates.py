@@ -46,7 +46,9 @@ def plain(
     config: RetrievalConfig,
     failed: frozenset[int] = frozenset(),
 ) -> list[int]:
-    """Which rows are taken, by comparing each with each in the order in which they are asked about."""
+    """Which rows are taken, by comparing each with each in the order in which they are
+    asked about.
+    """
     alike = vectors @ vectors.T >= config.duplicate_similarity
     table = table[~table["row"].isin(failed)]
     kept: dict[int, list[int]] = {class_id: [] for class_id in sorted(set(table["class_id"]))}

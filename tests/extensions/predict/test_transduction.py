@@ -17,8 +17,8 @@ CLASSES, DIMENSION = 5, 64
 
 
 def clusters(per_class: int, seed: int = 0) -> tuple[Tensor, Tensor, ClassHead]:
-    """Unit vectors around orthogonal centres, their classes, and a zero-shot head that is as sure as
-    CLIP's: class 0 attracts most pictures of class 1.
+    """Unit vectors around orthogonal centres, their classes, and a zero-shot head that is as sure
+    as CLIP's: class 0 attracts most pictures of class 1.
     """
     rng = torch.Generator().manual_seed(seed)
     axes = torch.eye(DIMENSION)

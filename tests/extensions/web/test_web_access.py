@@ -1,4 +1,6 @@
-"""The guard of every fetch: addresses, redirects, sizes, deadlines. Servers are real, on loopback."""
+"""The guard of every fetch: addresses, redirects, sizes, deadlines. Servers are real, on
+loopback.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ TASKS = [
 
 
 def write_inputs(folder: Path) -> None:
-    """A corpus of 96 drawings, a CLIP of one layer, labelled images, and the files that name them."""
+    """A corpus of 96 drawings, a CLIP of one layer, labelled images, and the files that
+    name them.
+    """
     inputs = folder / "inputs"
     vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -1,8 +1,8 @@
 """What is out of date, as the UI shows it, and the schedule that looks outside the store.
 
-Does not belong here: asking for what is out of date (`upkeep_sensor`), what is (`survey`). Dagster's
-freshness policies judge by time alone, so they cannot say what another class name made stale;
-checks do. What the schedule looks at has a policy, which says that it does not run.
+Does not belong here: asking for what is out of date (`upkeep_sensor`), what is (`survey`).
+Dagster's freshness policies judge by time alone, so they cannot say what another class name made
+stale; checks do. What the schedule looks at has a policy, which says that it does not run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,8 +119,8 @@ def listed_by_schedule(
 
 
 def _longest_interval(cron: str) -> timedelta:
-    """Between two ticks, of thousands or of a century. Daylight saving time makes no difference: the
-    policy allows twice as much.
+    """Between two ticks, of thousands or of a century. Daylight saving time makes no difference:
+    the policy allows twice as much.
     """
     from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
 

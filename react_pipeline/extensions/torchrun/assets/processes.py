@@ -164,7 +164,9 @@ def _client(exchange: Path | None) -> dg.PipesSubprocessClient:
 
 @contextmanager
 def _exchange(store: Store | None) -> Iterator[Path]:
-    """A folder that the processes see: of this machine, or next to the artifacts for other nodes."""
+    """A folder that the processes see: of this machine, or next to the artifacts for other
+    nodes.
+    """
     root = None if store is None else store.root
     if root is not None:
         root.mkdir(parents=True, exist_ok=True)
