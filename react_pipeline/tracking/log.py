@@ -285,9 +285,7 @@ class Tracking:
     def _log_inputs(
         self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str
     ) -> Measured:
-        """Write which data sets and which model a run used; for a result, return what was measured
-        on what.
-        """
+        """Write which data sets and which model a run used; return what was measured on what."""
         from mlflow.entities import LoggedModelInput
 
         datasets = datasets_of(artifact)
@@ -305,8 +303,6 @@ class Tracking:
             models = [LoggedModelInput(model_id)] if model_id and not is_logged else []
         if datasets or models:
             client.log_inputs(run_id, datasets, models)
-        if artifact.stage != DOMAIN_RESULTS:
-            return Measured()
         return Measured(
             model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ())
         )

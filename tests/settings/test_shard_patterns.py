@@ -59,3 +59,21 @@ def test_a_secret_in_a_refused_name_is_not_repeated(name: str) -> None:
     with pytest.raises(ValueError) as refused:
         check_shard_name(name)
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (" ", "empty"),
+        ("data/a\x7f.tar", "control"),
+        ("https://h:port/a.tar", "complete URL"),
+        ("https://h/", "complete URL"),
+        ("https://h/a b.tar", "blanks"),
+        ("s3://bucket-{0..1}/a.tar", "bucket"),
+        ("https://h/*.tar", "lists no files"),
+        ("pipe:cat a.tar", "commands"),
+    ],
+)
+def test_a_name_that_no_reader_takes_is_refused(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_shard_name(name)

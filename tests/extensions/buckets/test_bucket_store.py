@@ -7,11 +7,13 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -300,6 +302,25 @@ def test_an_object_that_is_missing_is_made_again(bucket: BucketStore) -> None:
     with pytest.raises(CorruptArtifact, match="more is missing"):
         bucket.look().current("thing", "all")
     assert not publish(bucket).reused
+
+
+def test_a_removed_folder_of_copies_is_no_damage(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish(bucket)
+    opened = other_host(bucket).current("thing", "all")
+    real = type(bucket.bucket).download
+
+    def remove_and_download(self: Any, path: str, file: Path) -> str:
+        shutil.rmtree(file.parent)
+        return real(self, path, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bucket.bucket), "download", remove_and_download)
+        with pytest.raises(StoreWriteError, match="cache.folder"):
+            opened.file("more")
+    assert opened.file("more").read_text() == "more"
+    assert publish(bucket).fingerprint == artifact.fingerprint
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"attempt": "_a", "manifest": {}}'])

@@ -136,7 +136,12 @@ def test_a_missing_comparison_is_named_and_stales_the_overview(
     compared(project, "colours", 0.5)
     with pytest.raises(StaleArtifact, match="lacks the results of colours"):
         overviewing.overview_is_current(project)
-    assert overview(project).fingerprint != first.fingerprint
+    both = overview(project)
+    assert both.fingerprint != first.fingerprint
+    shutil.rmtree(project.store.directory("comparison", "colours"))
+    with pytest.raises(StaleArtifact, match="shows colours, which is"):
+        overviewing.overview_is_current(project)
+    assert overview(project) == first
 
 
 def test_nothing_compared_says_what_to_materialize(project: Project) -> None:

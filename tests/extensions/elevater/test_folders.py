@@ -131,6 +131,13 @@ def test_an_image_outside_of_any_class_is_refused(tmp_path: Path) -> None:
         read_dataset(tmp_path, "rendered-sst2", "test")
 
 
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    for name in ("negative", "positive"):
+        (tmp_path / "rendered-sst2" / "test" / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="no image"):
+        read_dataset(tmp_path, "rendered-sst2", "test")
+
+
 def test_a_split_without_a_folder_is_unavailable(tmp_path: Path) -> None:
     write_folders(tmp_path / "rendered-sst2" / "test", {"negative": 0, "positive": 1})
     with pytest.raises(Unavailable):

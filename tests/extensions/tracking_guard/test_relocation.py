@@ -158,6 +158,15 @@ def test_nothing_is_rewritten_if_not_everything_is(
     assert not [text for text in texts(moved) if OLD in text]
 
 
+def test_in_its_place_a_database_that_another_writes_is_only_read(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("CREATE TABLE experiments (artifact_location TEXT)")
+        other.execute("INSERT INTO experiments VALUES (?)", ((tmp_path / "mlartifacts").as_uri(),))
+        other.execute("BEGIN IMMEDIATE")
+        relocation.relocate(database)
+
+
 def test_a_copy_over_a_shared_database_is_refused_with_remedy(
     mlflow_database: Path, tmp_path: Path
 ) -> None:
