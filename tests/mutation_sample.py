@@ -24,7 +24,9 @@ from pathlib import Path
 
 from mutations import LEFT_OUT, ROOT, _code
 
-HARMLESS: dict[str, str] = {}
+HARMLESS: dict[str, str] = {
+    'image.height <= rows or image.mode == "RGB"': "one band, or bands of RGB: the same pixels",
+}
 """Source of conditions of survivors, and why nothing breaks without them."""
 
 NEAREST = 6

@@ -25,7 +25,7 @@ from react_pipeline.clip.weights import at_most, read_weights
 from react_pipeline.corpus import bounded_tables, text_columns
 from react_pipeline.corpus.bounded_tables import open_table, whole_table
 from react_pipeline.corpus.shards import index_shard
-from react_pipeline.corpus.text_columns import text_batches
+from react_pipeline.corpus.text_columns import read_text_table, text_batches
 from react_pipeline.extensions.elevater.listing import read_json, read_text
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.extensions.images.corpus_kind import Images
@@ -132,6 +132,18 @@ def test_long_cells_are_refused_before_all_are_decoded(
     monkeypatch.setattr(text_columns, "MAX_BATCH_BYTES", 4_500_000)
     with pytest.raises(InputError, match=": 4 rows"):  # not all 9
         next(text_batches(path, ["text"]))
+
+
+@pytest.mark.parametrize("bound", ["MAX_TABLE_ROWS", "MAX_TABLE_BYTES"])
+def test_a_long_table_is_refused_before_all_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 9}), path)
+    assert read_text_table(path, ["text"]).num_rows == 9
+    monkeypatch.setattr(text_columns, bound, 8)
+    with pytest.raises(InputError, match="divide"):
+        read_text_table(path, ["text"])
 
 
 def test_a_fault_of_the_machine_is_no_damage_of_a_table(tmp_path: Path) -> None:

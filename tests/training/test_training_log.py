@@ -15,7 +15,7 @@ from react_pipeline.training.observer import TrainingObserver
 LINES = [json.dumps({"step": step, "loss": float(step)}) + "\n" for step in range(5)]
 
 
-def resumed(path: Path, start: int) -> list[float]:
+def resumed(path: Path | None, start: int) -> list[float]:
     with TrainingLog(
         path, TrainingObserver(), range(start, start + 1), 8, "cpu", "training"
     ) as log:
@@ -40,6 +40,10 @@ def test_a_torn_line_goes_with_what_follows(tmp_path: Path, torn: str) -> None:
 def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
     assert whole_lines(tmp_path / "metrics.jsonl") == []
     assert resumed(tmp_path / "metrics.jsonl", 0) == [99.0]
+
+
+def test_a_process_that_does_not_write_has_no_losses() -> None:
+    assert resumed(None, 0) == []
 
 
 def test_what_is_flushed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

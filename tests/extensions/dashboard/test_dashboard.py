@@ -181,6 +181,12 @@ def test_a_page_of_results_that_are_unavailable_says_so(project: Project) -> Non
     assert "no customized model is measured" in text
 
 
+def test_a_page_of_a_base_that_is_unavailable_says_so(project: Project) -> None:
+    publish_results(project, "shapes", {"gated-image": [True, False]})
+    text = page_of(compare(project, "shapes")).text
+    assert "gated-image names 50.0% of 2 images right; the base was not measured" in text
+
+
 def test_the_heading_is_the_escaped_title_and_no_identity(
     compared: Artifact, project: Project
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support.judging import SLUG, judge, unavailable, without_labels
 from support.promotion import outcomes, result, stand_in
+from support.upkeep import change_pipeline
 
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
@@ -85,6 +86,13 @@ def test_more_sessions_ask_for_more(make: Callable[..., Project]) -> None:
     found = verdict(project)
     assert (found.decision, found.candidates) == ("challenger", 2)
     assert found.test is not None and found.test.confidence == pytest.approx(0.975)
+
+
+def test_without_a_base_of_today_nothing_moves(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 30)
+    changed = change_pipeline(project, encoder={"resize_mode": "squash"})
+    assert verdict(changed).decision == "incomparable"
 
 
 def test_of_two_that_pass_one_is_promoted(make: Callable[..., Project]) -> None:

@@ -134,6 +134,14 @@ def test_vectors_of_another_encoder_are_refused(
         adopted(make(tmp_path / "other"))
 
 
+def test_captions_that_are_all_empty_are_refused(
+    make: Make, tmp_path: Path, text: NDArray[Any]
+) -> None:
+    write_ready(tmp_path / "empty", text, [" "] * len(CAPTIONS))
+    with pytest.raises(CorpusError, match="every sampled caption"):
+        adopted(make(tmp_path / "empty"))
+
+
 def replaced(path: Path, vectors: NDArray[Any]) -> None:
     np.save(path, vectors)
 

@@ -158,7 +158,7 @@ def test_nothing_is_rewritten_if_not_everything_is(
     assert not [text for text in texts(moved) if OLD in text]
 
 
-def test_in_its_place_a_database_that_another_writes_is_only_read(tmp_path: Path) -> None:
+def test_a_database_in_its_place_is_only_read(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("CREATE TABLE experiments (artifact_location TEXT)")
