@@ -77,46 +77,7 @@ class LazyTable(Mapping[str, Row]):
 class Extension:
     """What one package adds. Override what it brings; the rest stays empty."""
 
-    def stores(self) -> Mapping[str, OpenStore]:
-        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
-        return {}
-
-    def servers(self) -> Mapping[str, Server]:
-        """Servers of shards, by the scheme of their URLs."""
-        return {}
-
-    def earlier_shards(self, store: Store, inputs: Inputs) -> Iterable[TakeOver]:
-        """Ways to take over shards that were embedded before, for a build of these inputs."""
-        return ()
-
-    def faster_towers(self) -> Iterable[Callable[..., Features]]:
-        """Functions like `embedding.convert`, which give a tower as it runs faster on a CPU."""
-        return ()
-
-    def near_filter(self, read: ReadVectors, similarity: float) -> NearFilter | None:
-        """The filter of pairs that look alike."""
-        return None
-
-    def modes(self) -> Mapping[str, SearchMode]:
-        """Modes of retrieval that search neither images nor captions by vectors."""
-        return {}
-
-    def describe_classes(self, table: ClassTable) -> Mapping[str, ClassNotes]:
-        """Counts of and a warning about the classes of a retrieved set, under a name."""
-        return {}
-
-    def domain_notes(self, project: Project, slugs: Iterable[str]) -> Iterable[str]:
-        """Notes on valid domain files, for `domains validate`."""
-        return ()
-
-    def before_retrieval(self, project: Project, inputs: Inputs) -> None:
-        """Called before pairs are retrieved: what is left in the scratch of a build is not done
-        again.
-        """
-
-    def sections(self) -> Mapping[str, type[Section]]:
-        """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""
-        return {}
+    # Rows of tables, and a section of `pipeline.yaml`.
 
     def stages(self) -> Iterable[Stage]:
         """Rows of the table of stages, in the order of the data."""
@@ -138,9 +99,19 @@ class Extension:
         """Encoders that are built rather than loaded, for `encoder: {model: NAME}`."""
         return ()
 
-    def clusters(self) -> Mapping[str, OpenCluster]:
-        """What begins a session of a cluster, by `distributor.kind`."""
+    def sections(self) -> Mapping[str, type[Section]]:
+        """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""
         return {}
+
+    def modes(self) -> Mapping[str, SearchMode]:
+        """Modes of retrieval that search neither images nor captions by vectors."""
+        return {}
+
+    def columns(self) -> Iterable[Column]:
+        """Columns that its evidence adds to comparisons."""
+        return ()
+
+    # In Dagster and on the command line.
 
     def declare_assets(self) -> None:
         """Import the modules that declare texts and checks of assets, and sensors
@@ -159,17 +130,75 @@ class Extension:
         """
         return None
 
-    def installs(self) -> Mapping[str, str]:
-        """The command line that installs a package which only this needs, by its module."""
-        return {}
-
     def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
         """Lines of `doctor`: what, state (`ok`, `note` or `missing`), detail, remedy."""
         return ()
 
-    def columns(self) -> Iterable[Column]:
-        """Columns that its evidence adds to comparisons."""
+    def installs(self) -> Mapping[str, str]:
+        """The command line that installs a package which only this needs, by its module."""
+        return {}
+
+    def domain_notes(self, project: Project, slugs: Iterable[str]) -> Iterable[str]:
+        """Notes on valid domain files, for `domains validate`."""
         return ()
+
+    # Where artifacts and shards lie, and where tasks run.
+
+    def stores(self) -> Mapping[str, OpenStore]:
+        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
+        return {}
+
+    def servers(self) -> Mapping[str, Server]:
+        """Servers of shards, by the scheme of their URLs."""
+        return {}
+
+    def clusters(self) -> Mapping[str, OpenCluster]:
+        """What begins a session of a cluster, by `distributor.kind`."""
+        return {}
+
+    # Embedding and retrieval.
+
+    def earlier_shards(self, store: Store, inputs: Inputs) -> Iterable[TakeOver]:
+        """Ways to take over shards that were embedded before, for a build of these inputs."""
+        return ()
+
+    def faster_towers(self) -> Iterable[Callable[..., Features]]:
+        """Functions like `embedding.convert`, which give a tower as it runs faster on a CPU."""
+        return ()
+
+    def near_filter(self, read: ReadVectors, similarity: float) -> NearFilter | None:
+        """The filter of pairs that look alike."""
+        return None
+
+    def before_retrieval(self, project: Project, inputs: Inputs) -> None:
+        """Called before pairs are retrieved: what is left in the scratch of a build is not done
+        again.
+        """
+
+    def describe_classes(self, table: ClassTable) -> Mapping[str, ClassNotes]:
+        """Counts of and a warning about the classes of a retrieved set, under a name."""
+        return {}
+
+    def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
+        """Names of the test sets of `test_digests`, as part of the identity of pairs."""
+        return {}
+
+    def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
+        """SHA-256 of images that must not be trained on, by `<extension>/<set>`."""
+        return {}
+
+    # Training and what is measured.
+
+    def training_observer(
+        self, project: Project, run_id: str
+    ) -> AbstractContextManager[TrainingObserver] | None:
+        """What sees each step of a training that a run of Dagster makes ("" for none); entered
+        before it and left after it, with its error.
+        """
+
+    def training_probe(self, customization: Customization, clip: Clip) -> Probe | None:
+        """What measures a model while it trains, every `customization.evaluate_every` steps."""
+        return None
 
     def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
         """Evidence on a domain's models beside labelled images, by the stage of its artifact."""
@@ -179,12 +208,7 @@ class Extension:
         """Pages of the comparison of a domain, by file name."""
         return {}
 
-    def training_observer(
-        self, project: Project, run_id: str
-    ) -> AbstractContextManager[TrainingObserver] | None:
-        """What sees each step of a training that a run of Dagster makes ("" for none); entered
-        before it and left after it, with its error.
-        """
+    # MLflow.
 
     def prepare_tracking(self, uri: str) -> None:
         """Prepare this process, and the tables of a local database, for a tracking URI, before
@@ -214,18 +238,6 @@ class Extension:
         """Bring the logged model of a checkpoint (stage, key, fingerprint) up to date, after a
         result.
         """
-
-    def training_probe(self, customization: Customization, clip: Clip) -> Probe | None:
-        """What measures a model while it trains, every `customization.evaluate_every` steps."""
-        return None
-
-    def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
-        """Names of the test sets of `test_digests`, as part of the identity of pairs."""
-        return {}
-
-    def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
-        """SHA-256 of images that must not be trained on, by `<extension>/<set>`."""
-        return {}
 
 
 @cache
