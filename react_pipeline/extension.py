@@ -142,7 +142,7 @@ class Extension:
         """Notes on valid domain files, for `domains validate`."""
         return ()
 
-    # Where artifacts and shards lie, and where tasks run.
+    # Where artifacts and shards are stored, and where tasks run.
 
     def stores(self) -> Mapping[str, OpenStore]:
         """Stores on servers: what opens one, by the scheme of its URL in `store`."""
