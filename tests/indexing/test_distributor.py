@@ -37,7 +37,7 @@ from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.artifacts import Artifact, manifest_digest
-from react_pipeline.store.errors import ConfigError, CorpusError, InputError, ReactError
+from react_pipeline.store.errors import CorpusError, InputError, ReactError
 from react_pipeline.use.classifier import Classifier
 
 MakeProject = Callable[..., Project]
@@ -93,23 +93,6 @@ def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
 
     with cluster(SETTINGS), pytest.raises(InputError, match="executors must see the store"):
         spread(require_shared, [tmp_path / "elsewhere"], "looking")
-
-
-@pytest.mark.parametrize(
-    ("section", "words"),
-    [
-        ({"kind": "local", "master": "local[2]"}, "do nothing for kind `local`"),
-        ({"kind": "spark", "master": "http://x"}, "distributor.master"),
-        ({"kind": "spark", "conf": {"executor.memory": "1g"}}, "begin with `spark.`"),
-        ({"kind": "spark", "conf": {"spark.hadoop.fs.s3a.secret.key": "x"}}, "looks like a secret"),
-        ({"kind": "spark", "conf": {"spark.master": "yarn"}}, "use `master`"),
-    ],
-)
-def test_wrong_sections_are_refused(
-    make_project: MakeProject, section: dict[str, object], words: str
-) -> None:
-    with pytest.raises(ConfigError, match=words):
-        make_project(distributor=section)
 
 
 def corpus(directory: Path) -> str:

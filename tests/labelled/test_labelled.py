@@ -88,6 +88,15 @@ def test_every_folder_that_is_no_class_is_named_in_one_error(
     assert all(name in str(raised.value) for name in ("hexagon", "star", "loose.png", str(folder)))
 
 
+def test_folders_without_any_image_are_refused(tiny_project: Project, folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="no image in any subfolder"):
+        publish_evaluation_set(
+            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
+        )
+
+
 def test_classes_without_images_and_other_files_are_counted(
     tiny_project: Project, folder: Path
 ) -> None:

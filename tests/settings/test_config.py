@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, TrainingOverrides
@@ -265,6 +267,23 @@ def test_training_joins_method_defaults_pipeline_and_domain(tmp_path: Path) -> N
         5e-5,
     )
     assert customization.resolve("gated-image").learning_rate == TrainingConfig().learning_rate
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"kind": "local", "master": "local[2]"}, "do nothing for kind `local`"),
+        ({"kind": "spark", "master": "http://x"}, "distributor.master"),
+        ({"kind": "spark", "conf": {"executor.memory": "1g"}}, "begin with `spark.`"),
+        ({"kind": "spark", "conf": {"spark.hadoop.fs.s3a.secret.key": "x"}}, "looks like a secret"),
+        ({"kind": "spark", "conf": {"spark.master": "yarn"}}, "use `master`"),
+    ],
+)
+def test_wrong_distributors_are_refused(
+    make_project: Callable[..., Project], section: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_project(distributor=section)
 
 
 @pytest.mark.parametrize(

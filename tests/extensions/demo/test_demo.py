@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import write_project
 from support.methods import set_trainable
 from timm.models.vision_transformer import Block
+from typer import Exit
 
 from examples.react_by_hand import react
 from react_pipeline import training
@@ -22,6 +24,7 @@ from react_pipeline.clip.gated import add_gated_blocks
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.clip.tower import ImageTower
 from react_pipeline.extensions import demo
+from react_pipeline.extensions.demo import commands
 from react_pipeline.extensions.demo.base import build_base
 from react_pipeline.extensions.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.extensions.demo.evaluation import GROUPS, labelled_emoji
@@ -202,3 +205,14 @@ def test_react_by_hand_measures_base_customized_and_control(
     # The few pairs are one batch, so each training lowers the loss of the same pairs.
     assert losses[2] < losses[0]
     assert losses[5] < losses[3]
+
+
+def test_a_demo_that_failed_says_so_by_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project(tmp_path, tmp_path, tmp_path, corpus={"kind": "demo"})
+    monkeypatch.setattr(commands, "materialize_assets", lambda *_: 1)
+    monkeypatch.setattr(commands, "print_start_page", lambda *_: None)
+    with pytest.raises(Exit) as stop:
+        commands.demo(config=project.path)
+    assert stop.value.exit_code == 1

@@ -110,6 +110,8 @@ def test_a_failing_trial_is_named_stops_and_leaves_others_alone() -> None:
     )
     assert [curve.failure for curve in with_wild] == ["", NOT_FINITE, ""]
     assert len(with_wild[1].scores) < 6
+    (alone,) = Trainer(head, "accuracy")(train, test, [wild], epochs=6)
+    assert (alone.failure, alone.scores) == (NOT_FINITE, with_wild[1].scores)
     for left, right in zip([with_wild[0], with_wild[2]], without, strict=True):
         assert left.scores == right.scores
         np.testing.assert_allclose(left.last_probabilities, right.last_probabilities, atol=1e-6)

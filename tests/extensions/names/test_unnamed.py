@@ -123,3 +123,7 @@ def test_a_misspelt_class_is_seen_in_set_check_and_validate(
     report = indexed_project.store.current("retrieved_set", "shapes").file("report.md").read_text()
     assert "circel (did you mean circle?)" in report
     assert not naming(counts).passed and "circle" in str(naming(counts).description)
+
+
+def test_without_captions_the_check_measures_nothing() -> None:
+    assert naming({}).metadata["measured"].value is False
