@@ -22,6 +22,9 @@ from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 if TYPE_CHECKING:
     from react_pipeline.extensions.review.improve import Comparison, Improvement
 
+SET_AND_AFTER = "retrieved_set*"
+"""What decisions make out of date, as `materialize --select` names it."""
+
 
 def review(
     domain: Domain,
@@ -59,7 +62,7 @@ def review(
             console.print("stopping ...")
         verdicts = [decision.verdict for decision in log.decisions.values()]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("reject", "move", "pin"))
-    command = f"; next: {materialize_command('key:retrieved_set*', domain)}"
+    command = f"; next: {materialize_command(SET_AND_AFTER, domain)}"
     console.print(f"{len(verdicts)} decisions ({counts}){command if verdicts else ''}")
 
 
@@ -113,9 +116,7 @@ def improve(
         console.print("nothing was written; add --write to accept it")
         return
     write_changes(project, domain, improvement.changes)
-    console.print(
-        f"written; next: react-pipeline materialize --select 'key:retrieved_set*' --domain {domain}"
-    )
+    console.print(f"written; next: {materialize_command(SET_AND_AFTER, domain)}")
 
 
 def _print_tries(improvement: Improvement, names: Sequence[str]) -> None:

@@ -15,7 +15,10 @@ import pytest
 import yaml
 from support.retrieval import configure
 
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import plan
 from react_pipeline.embedding import vectors_of
+from react_pipeline.extensions.review.commands import SET_AND_AFTER
 from react_pipeline.extensions.review.log import ReviewLog, open_log
 from react_pipeline.extensions.review.page import create_page
 from react_pipeline.extensions.review.pairs import SIDES, ReviewedSet, sureness
@@ -162,6 +165,12 @@ def test_a_review_is_resumed_and_held_by_one(
         log.decide(pairs.pairs[1], "pin")
     decisions = current_decisions(retrieved_project, SLUG)
     assert [decision.by for decision in decisions.values()] == ["ann", "bob"]
+
+
+def test_the_next_command_builds_all_that_decisions_change() -> None:
+    methods = ["base", "gda", "gda-control"]
+    stages = {stage for stage, _ in plan(build_defs(), SET_AND_AFTER, [SLUG], methods)}
+    assert {"retrieved_set", "control_set", "customized_checkpoint", "comparison"} <= stages
 
 
 def test_a_review_without_a_decision_leaves_no_file(retrieved_project: Project) -> None:
