@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from react_pipeline.extensions.ui.cross_site import refusal
 from react_pipeline.extensions.ui.refusals import record_refusal
 from react_pipeline.store import InputError
@@ -113,7 +115,9 @@ def guard(app: Flask, pictures_from: str = "") -> None:
     @app.after_request
     def add_headers(response: Response) -> Response:
         if response.status_code in _REFUSED:
-            record_refusal(app.name, response.status_code, response.get_data(as_text=True))
+            # Only its text is used, in the log.
+            page = Markup(response.get_data(as_text=True))  # noqa: S704
+            record_refusal(app.name, response.status_code, page.striptags())
         response.headers["Content-Security-Policy"] = policy
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"

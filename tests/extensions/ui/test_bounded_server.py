@@ -174,6 +174,7 @@ def test_each_refusal_is_a_line_of_the_log(
     assert ask(address, "POST", "/json", body, **headers) == status
     (line,) = map(json.loads, caplog.messages)
     assert (line["refused"], line["status"]) == (__name__, status) and line["reason"]
+    assert "<" not in line["reason"]
     assert REFUSALS[__name__, status] == before + 1
 
 
