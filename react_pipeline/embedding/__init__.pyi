@@ -34,7 +34,7 @@ from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import METADATA as METADATA
 from .vectors import READY_FILE as READY_FILE
 from .vectors import Side as Side
-from .vectors import has_field as has_field
+from .vectors import field_names as field_names
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
 from .vectors import vector_files as vector_files

@@ -73,16 +73,16 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     return table if columns is None else table.reindex(columns=columns)
 
 
-def has_field(artifact: Artifact, name: str) -> bool:
-    """Whether any sample of the corpus had this field; only schemas are read."""
+def field_names(artifact: Artifact) -> list[str]:
+    """The fields that any sample of the corpus had; only schemas are read."""
     layout = _layout(artifact)
     parts = layout.parts(artifact, METADATA)
-
-    def holds(number: int) -> bool:
+    names: dict[str, None] = {}
+    for number in range(len(parts.names)):
         with parts.parquet(number) as file:
-            return bool(layout.present(file, [name]))
-
-    return any(map(holds, range(len(parts.names))))
+            columns = file.schema_arrow.empty_table().to_pandas()
+        names |= dict.fromkeys(layout.named(columns, None))
+    return list(names)
 
 
 def row_metadata(

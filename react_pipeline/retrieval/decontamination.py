@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import has_field, row_metadata
+from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import required
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
@@ -153,7 +153,7 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
     Raises:
         InputError: If subjects are to be excluded and no row has one.
     """
-    if evaluation.subjects and not has_field(embeddings, "subject"):
+    if evaluation.subjects and "subject" not in field_names(embeddings):
         raise InputError(
             "`retrieval.same_subject: exclude` needs a corpus whose pairs have `subject` in their "
             "JSON; none has it"

@@ -341,8 +341,9 @@ def _nothing_found(slug: str, classes: pd.DataFrame) -> str:
     reasons = ", ".join(
         f"{reason} {int(classes[reason].sum())}" for reason in DROP_REASONS if classes[reason].sum()
     )
+    relax = "Relax `where`, lower" if classes["filtered"].sum() else "Lower"
     return (
         f"{slug}: no pair is left for any class ({named}); {int(classes['candidates'].sum())} "
-        f"candidates were found, dropped: {reasons or 'none'}. Lower `min_similarity`, raise "
+        f"candidates were found, dropped: {reasons or 'none'}. {relax} `min_similarity`, raise "
         "`k_per_prompt`, add synonyms, or use a corpus that shows these classes"
     )

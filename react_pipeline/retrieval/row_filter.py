@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import has_field, row_metadata
+from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.store import Artifact, InputError
 
 SAMPLED_ROWS = 10_000
 """The first rows of a corpus, which decide whether a field holds numbers: the same in every set."""
+
+MAX_NAMED = 40
+"""Fields that an error lists."""
 
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 _RESERVED_WORDS = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
@@ -35,7 +38,8 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     """
     import duckdb
 
-    names = [name for name in _names_in(where) if has_field(embeddings, name)]
+    there = field_names(embeddings)
+    names = [name for name in _names_in(where) if name in there]
     fields = row_metadata(embeddings, pd.Series(rows), names).reset_index(drop=True)
     numeric = _numeric(embeddings, names)
     pairs = fields.replace("", None)
@@ -54,9 +58,11 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
                 raise InputError(f"retrieval.where: {where!r}: is more than one expression")
             answers = connection.execute(query).fetchnumpy()
         except duckdb.Error as error:
-            problem = " ".join(str(error).split("LINE 1")[0].split())
+            # What follows names columns of this query, and shows it.
+            problem = re.split(r"\s*(?:Candidate bindings|LINE 1):", str(error))[0]
             raise InputError(
-                f"retrieval.where: {where!r}: {problem}; fields here: {', '.join(names) or 'none'}"
+                f"retrieval.where: {where!r}: {' '.join(problem.split())}; fields of the corpus: "
+                f"{', '.join(there[:MAX_NAMED])}"
             ) from error
     (answer,) = answers.values()
     if len(answer) != len(rows):

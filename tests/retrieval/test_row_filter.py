@@ -34,7 +34,7 @@ class Corpus:
 
 @pytest.fixture(autouse=True)
 def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_filter, "has_field", lambda _, name: name in FIELDS)
+    monkeypatch.setattr(row_filter, "field_names", lambda _: list(FIELDS))
 
     def fields(_: Any, rows: pd.Series, columns: list[str]) -> pd.DataFrame:
         return FIELDS.loc[rows, columns]
@@ -97,6 +97,16 @@ def test_a_wrong_expression_is_one_error(where: str) -> None:
         rows_of(where)
 
 
+def test_a_field_that_no_pair_has_is_named_beside_those_there(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    configure(retrieved_project, where="nubmer > 3")
+    with pytest.raises(InputError, match=r"nubmer.* fields of the corpus: .*\bnumber\b") as error:
+        retrieve_pairs(retrieved_project, "shapes")
+    assert "candidates" not in str(error.value)
+
+
 def test_both_sets_hold_what_passes_alone(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,5 +128,5 @@ def test_a_filter_that_lets_nothing_through_is_said(
 ) -> None:
     monkeypatch.undo()
     configure(retrieved_project, where="number < 0")
-    with pytest.raises(RetrievalError, match="filtered"):
+    with pytest.raises(RetrievalError, match=r"filtered.*`where`"):
         retrieve_pairs(retrieved_project, "shapes")

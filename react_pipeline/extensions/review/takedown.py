@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from react_pipeline.embedding import has_field, read_metadata
+from react_pipeline.embedding import field_names, read_metadata
 from react_pipeline.project import Project, takedown_file, taken_down
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, InputError, MissingArtifact, write_atomically
@@ -81,7 +81,7 @@ def _digests_at(project: Project, url: str) -> list[str]:
         embeddings = project.store.current("corpus_embeddings", ALL)
     except MissingArtifact:
         return []
-    if "://" not in url or not has_field(embeddings, "url"):
+    if "://" not in url or "url" not in field_names(embeddings):
         return []
     pairs = read_metadata(embeddings, ["url", "image_sha256"])
     digests: list[str] = pairs.loc[pairs["url"] == url, "image_sha256"].dropna().tolist()
