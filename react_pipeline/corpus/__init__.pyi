@@ -31,7 +31,9 @@ from .inventory import take_stock_of as take_stock_of
 from .kinds.sharded import ShardedCorpus as ShardedCorpus
 from .kinds.webdataset import Webdataset as Webdataset
 from .packed_pairs import publish_pairs as publish_pairs
+from .pairs import MAX_METADATA_BYTES as MAX_METADATA_BYTES
 from .pairs import fields_of as fields_of
+from .pairs import parse_fields as parse_fields
 from .pairs import read_pair as read_pair
 from .servers import Identity as Identity
 from .servers import RemoteShard as RemoteShard

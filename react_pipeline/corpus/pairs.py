@@ -106,8 +106,13 @@ def _read_caption(file: IO[bytes], member: Member, max_chars: int) -> tuple[str,
 def _read_fields(file: IO[bytes], member: Member) -> dict[str, str] | None:
     if member.size_bytes > MAX_METADATA_BYTES:
         return None
+    return parse_fields(read_member(file, member))
+
+
+def parse_fields(data: bytes) -> dict[str, str] | None:
+    """The fields that stay with a pair, as texts; None if this is no JSON object."""
     try:
-        loaded = json.loads(read_member(file, member))
+        loaded = json.loads(data)
     except (ValueError, RecursionError):
         return None
     if not isinstance(loaded, dict):

@@ -1,9 +1,9 @@
 """A corpus from images that are in no tar: folders with captions next to them, and parquet files
 with images in them.
 
-Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are
-those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not
-belong here: the form of the shards (`corpus.shards`), which images and captions are usable
+Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt, KEY.json) and any like them; parquet
+files are those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`.
+Does not belong here: the form of the shards (`corpus.shards`), which images and captions are usable
 (`corpus.pairs`, when they are embedded).
 """
 
@@ -21,10 +21,12 @@ from tqdm import tqdm
 from react_pipeline.corpus import (
     IMAGE_EXTENSIONS,
     IMAGE_SUFFIXES,
+    MAX_METADATA_BYTES,
     SHARDS,
     PackedSample,
     open_table,
     pack,
+    parse_fields,
     take_stock_of,
 )
 from react_pipeline.extensions.images.corpus_kind import Images
@@ -130,13 +132,13 @@ def _content_of(folder: Path, corpus: Images) -> list[list[str]]:
     only the name.
     """
     content = []
-    caption = f".{corpus.caption_extension.lower()}"
+    endings = (f".{corpus.caption_extension.lower()}", ".json")
     for path in files_below(folder):
         name = text_of(path.relative_to(folder))
         suffix = path.suffix.lower()
         if suffix in _UNREAD_SUFFIXES:
             content.append([name])
-        elif (suffix in _READ_SUFFIXES or path.name.lower().endswith(caption)) and not leads_out(
+        elif (suffix in _READ_SUFFIXES or path.name.lower().endswith(endings)) and not leads_out(
             path, folder
         ):
             content.append([name, sha256_of(path)])
@@ -178,8 +180,20 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_R
                 yield (
                     read_bounded(path, MAX_IMAGE_BYTES),
                     read_bounded(caption, MAX_CAPTION_BYTES),
-                    {"path": text_of(path.relative_to(folder))},
+                    {**_fields_beside(path, folder), "path": text_of(path.relative_to(folder))},
                 )
+
+
+def _fields_beside(path: Path, folder: Path) -> dict[str, str]:
+    """Those of KEY.json; none if there is no such file, or it is not usable."""
+    fields = path.with_suffix(".json")
+    if (
+        not fields.is_file()
+        or leads_out(fields, folder)
+        or fields.stat().st_size > MAX_METADATA_BYTES
+    ):
+        return {}
+    return parse_fields(read_bounded(fields, MAX_METADATA_BYTES)) or {}
 
 
 @contextmanager

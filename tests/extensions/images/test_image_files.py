@@ -21,7 +21,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
-from react_pipeline.corpus.pairs import read_pair
+from react_pipeline.corpus.pairs import MAX_METADATA_BYTES, read_pair
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
@@ -161,6 +161,26 @@ def test_a_folder_of_images_with_captions_beside_them(
     assert publish_corpus(moved).fingerprint == corpus.fingerprint
     (tmp_path / "moved/00001/a.b3.cap").write_text("another")
     assert publish_corpus(moved).fingerprint != corpus.fingerprint
+
+
+def test_fields_beside_an_image_stay_with_its_pair(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, image in enumerate(IMAGES):
+        (folder / f"{number}.png").write_bytes(image)
+        (folder / f"{number}.txt").write_text("a drawing")
+    (folder / "0.json").write_text('{"license": "cc0", "width": 256, "path": "/etc/hostname"}')
+    (folder / "1.json").write_text("[1]")
+    (tmp_path / "outside.json").write_text('{"license": "cc0"}')
+    (folder / "2.json").symlink_to(tmp_path / "outside.json")
+    (folder / "3.json").write_text('{"license": "cc0"}' + " " * MAX_METADATA_BYTES)
+    project = make(folder)
+    corpus = publish_corpus(project)
+    fields = [fields for _, _, fields in pairs_in(project, corpus)]
+    assert fields[0] == {"license": "cc0", "width": "256", "path": "0.png"}
+    assert fields[1:4] == [{"path": f"{number}.png"} for number in (1, 2, 3)]
+    (folder / "0.json").write_text('{"license": "cc-by"}')
+    assert publish_corpus(project).fingerprint != corpus.fingerprint
 
 
 @pytest.mark.parametrize(("what", "named"), [("scandir", "files"), ("open", "a.png")])
