@@ -1,14 +1,16 @@
-"""One tick of the sensor `upkeep`: its seconds of the processor for 10, 100, 1,000 domains when
-nothing is due, after one change, and when all checkpoints are due.
+"""Seconds of the processor for 10, 100, 1,000 domains: of a tick of the sensor `upkeep` when
+nothing is due, after one change, and when all checkpoints are due; of commands when nothing is due.
 
 Artifacts are published by the real store from the real lineage; what is in them is made up. Every
 domain has a folder of labelled images. The first tick of a process reads everything, later ones
 what has changed. What is asked for is queued as the daemon does, and no run is started.
 
-    python -m benchmarks.ticks --domains 10 100 1000 [--storage
-    postgresql+psycopg2://USER@HOST:PORT/NAME]
+    python -m benchmarks.ticks --domains 10 100 1000 [--store s3://BUCKET]
+    [--storage postgresql+psycopg2://USER@HOST:PORT/NAME]
 
 `--storage` is an empty database for Dagster's runs and events; without it they are in SQLite.
+`--store` is a bucket for artifacts, reached as `docs/production.md` says; without it they are on
+disk.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ import argparse
 import json
 import logging
 import multiprocessing
+import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from functools import cache
@@ -40,6 +46,13 @@ from react_pipeline.promotion.verdicts import VERDICT_FILE
 from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store import Artifact
 
+LOOKS = {
+    "definitions": ["-c", "import react_pipeline.assets.definitions as it; it.defs"],
+    "status": ["-m", "react_pipeline", "status"],
+    "materialize": ["-m", "react_pipeline", "materialize", "--select", "promotion"],
+}
+"""Arguments of Python for what reads the whole project."""
+
 METHODS = ["base", "gated-image", "gated-image-control", "locked-text", "linear-head"]
 CLASSES, IMAGES = 20, 40
 
@@ -49,33 +62,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--domains", type=int, nargs="+", default=[10, 100, 1_000])
     parser.add_argument("--storage", help="URL of a PostgreSQL database")
+    parser.add_argument("--store", help="URL of a bucket, which each number gets a prefix of")
     parser.add_argument("--following", type=int, default=3, help="ticks after all was due")
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    heads = ["domains", "artifacts", "first tick", "next tick", "one domain edited"]
+    heads = ["domains", "artifacts", *LOOKS, "first tick", "next tick", "one domain edited"]
     heads += ["all due", "asked for", "following ticks", "asked for"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for count in given.domains:
         with tempfile.TemporaryDirectory() as directory:
-            print(_row(Path(directory), count, given.storage, given.following), flush=True)
+            project = _project(Path(directory), count, given.store and f"{given.store}/{count}")
+            print(_row(project, count, given.storage, given.following), flush=True)
 
 
-def _row(directory: Path, count: int, storage: str | None, following: int) -> str:
-    project = _project(directory, count)
+def _row(project: Project, count: int, storage: str | None, following: int) -> str:
     slugs = [f"domain-{number}" for number in range(count)]
     builder = multiprocessing.Process(
         target=_build_all, args=(project, slugs)
     )  # so that nothing is parsed here yet
     builder.start()
     builder.join()
-    home = directory / "home"
+    assert builder.exitcode == 0
+    # Dagster hears of each artifact once.
+    _seconds_of(project, LOOKS["materialize"])
+    looks = [_seconds_of(project, arguments) for arguments in LOOKS.values()]
+    home = project.path.parent / "home"
     home.mkdir()
     section = {"storage": {"postgres": {"postgres_url": storage}}} if storage else {}
     (home / "dagster.yaml").write_text(yaml.safe_dump(section))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions(DOMAINS, slugs)
         ticks = Ticks(project, instance)
-        assert not ticks.tick() and not ticks.tick()
+        for _ in range(2):
+            requests = ticks.tick()
+            assert not requests, requests[:3]
         path = project.config.domains / "domain-0.yaml"
         path.write_text(path.read_text() + "templates: [a sketch of a {}]\n")
         assert ticks.tick()
@@ -89,11 +109,22 @@ def _row(directory: Path, count: int, storage: str | None, following: int) -> st
     places = [(*request.asset_selection, request.partition_key) for request in sum(requests, [])]
     assert len(places) == len(set(places)), "asked for twice"
     idle, later = ticks.seconds[:4], ticks.seconds[4:]
-    times = " | ".join(f"{value:.2f} s" for value in idle)
+    times = " | ".join(f"{value:.2f} s" for value in [*looks, *idle])
     mean = sum(later) / len(later)
     rest = f"{len(requests[0])} | {mean:.2f} s | {len(places) - len(requests[0])}"
-    artifacts = len(list(project.store.root.rglob("current")))
+    artifacts = sum(len(project.store.keys(stage)) for stage in STAGES)
     return f"| {count:,} | {artifacts:,} | {times} | {rest} |"
+
+
+def _seconds_of(project: Project, arguments: list[str]) -> float:
+    """Seconds of the processor of a fresh process, with the import of its libraries."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "REACT_PIPELINE_CONFIG": str(project.path)}
+    subprocess.run(  # noqa: S603
+        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 class Ticks:
@@ -137,7 +168,7 @@ def _asset(key: dg.AssetKey) -> dg.AssetsDefinition:
     return made
 
 
-def _project(directory: Path, count: int) -> Project:
+def _project(directory: Path, count: int, store: str | None) -> Project:
     (directory / "domains").mkdir()
     (directory / "shards").mkdir()
     classes = [f"class number {number}" for number in range(CLASSES)]
@@ -157,6 +188,8 @@ def _project(directory: Path, count: int) -> Project:
         "encoder": {"model": "ViT-B-32", "pretrained": "openai"},
         "corpus": {"kind": "webdataset", "shards": [str(directory / "shards" / "*.tar")]},
     }
+    if store:
+        pipeline["store"] = store
     (directory / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
     return Project.load(directory / "pipeline.yaml")
 
@@ -165,7 +198,8 @@ def _build_all(project: Project, slugs: list[str]) -> None:
     with patch("os.fsync"):
         for row in STAGES.values():
             if row.group not in ("benchmark", "dense"):
-                look = Manifests.of(project)  # whose parents are judged once
+                # On disk parents are judged once; a look at a bucket knows nothing built after it.
+                look = project if project.config.store_url else Manifests.of(project)
                 for key in row.keys(slugs, METHODS):
                     _build(look, row.name, key)
     found = survey(project, slugs)
