@@ -26,6 +26,7 @@ from mutations import LEFT_OUT, ROOT, _code
 
 HARMLESS: dict[str, str] = {
     'image.height <= rows or image.mode == "RGB"': "one band, or bands of RGB: the same pixels",
+    "not self.classes": "without reviewed images every step of `place` keeps all candidates",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
 }
 """Source of conditions of survivors, and why nothing breaks without them."""

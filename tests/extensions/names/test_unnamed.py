@@ -14,6 +14,7 @@ import yaml
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.names import unnamed
 from react_pipeline.extensions.names.assets import naming
+from react_pipeline.extensions.names.commands import unnamed_notes
 from react_pipeline.extensions.names.unnamed import unnamed_classes, unnamed_message
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
@@ -123,6 +124,10 @@ def test_a_misspelt_class_is_seen_in_set_check_and_validate(
     report = indexed_project.store.current("retrieved_set", "shapes").file("report.md").read_text()
     assert "circel (did you mean circle?)" in report
     assert not naming(counts).passed and "circle" in str(naming(counts).description)
+
+
+def test_before_embedding_no_name_is_looked_for(tiny_project: Project) -> None:
+    assert list(unnamed_notes(tiny_project, ["shapes"])) == []
 
 
 def test_without_captions_the_check_measures_nothing() -> None:

@@ -90,6 +90,18 @@ def test_a_server_without_ranges_is_named_and_read_whole(
         assert "127.0.0.1" in caplog.text and "serves no ranges" in caplog.text
 
 
+def test_a_copy_that_is_shorter_than_its_shard_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bytes_before = (folder / "small.tar").stat().st_size + 1
+    monkeypatch.setattr(remote, "_info", lambda _: {"size": bytes_before, "partial": False})
+    with (
+        serve_folder(folder, ranges=False) as server,
+        pytest.raises(SourceUnavailable, match="received"),
+    ):
+        index_shard(RemoteShard(f"{server.url}/small.tar"))
+
+
 @pytest.mark.parametrize(("ranges", "tagged"), [(True, True), (True, False), (False, False)])
 def test_another_shard_of_the_same_size_has_another_identity(
     folder: Path, ranges: bool, tagged: bool
