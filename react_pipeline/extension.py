@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from react_pipeline.clip import BuiltEncoder, Clip
     from react_pipeline.corpus import Server
     from react_pipeline.embedding import Features, TakeOver
-    from react_pipeline.evaluation import Column, Compared, Evidence
+    from react_pipeline.evaluation import Column, Compared, Evidence, Metric
     from react_pipeline.project import Project
     from react_pipeline.retrieval import ClassNotes, ClassTable, NearFilter, ReadVectors, SearchMode
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
@@ -106,6 +106,10 @@ class Extension:
     def modes(self) -> Mapping[str, SearchMode]:
         """Modes of retrieval that search neither images nor captions by vectors."""
         return {}
+
+    def metrics(self) -> Iterable[Metric]:
+        """Metrics of classification; results are measured again when one comes or goes."""
+        return ()
 
     def columns(self) -> Iterable[Column]:
         """Columns that its evidence adds to comparisons."""
@@ -265,7 +269,15 @@ def _opened(point: EntryPoint) -> Extension:
     extension = point.load()()
     if not isinstance(extension, Extension):
         raise TypeError(f"{point.value} is no react_pipeline.extension.Extension")
-    for table in ("stages", "methods", "corpus_kinds", "encoders", "labelled_kinds", "columns"):
+    for table in (
+        "stages",
+        "methods",
+        "corpus_kinds",
+        "encoders",
+        "labelled_kinds",
+        "columns",
+        "metrics",
+    ):
         tuple(getattr(extension, table)())
     for model in extension.sections().values():
         model()

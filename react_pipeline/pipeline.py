@@ -8,6 +8,7 @@ is built (the function that its `step` calls).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from react_pipeline import (
     clip,
@@ -21,7 +22,7 @@ from react_pipeline import (
     training,
 )
 from react_pipeline.extension import Extension
-from react_pipeline.project import identity, outside
+from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
@@ -61,6 +62,11 @@ def _parents_of_training(method: Method) -> tuple[str, ...]:
 
 def _parents_of_results(method: Method) -> tuple[str, ...]:
     return (*model_parents(method), "evaluation_set")
+
+
+def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
+    added = evaluation.added_metrics()
+    return identity.domain_results(project, key) | ({"metrics": added} if added else {})
 
 
 # A room loads a function when it is first used: the lambdas keep torch and FAISS out of this table.
@@ -206,7 +212,7 @@ STAGES_OF_CORE = (
         step=lambda project, slug, method: evaluation.evaluate(project, slug, method),
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, "evaluation_set"),
         parents_of_method=_parents_of_results,
-        identity=identity.domain_results,
+        identity=_identity_of_results,
         version="3",
         group="evaluation",
         kinds=("torch", "parquet"),

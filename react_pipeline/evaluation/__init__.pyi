@@ -9,7 +9,6 @@ from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
 from .comparison import correct_of as correct_of
 from .comparison import summary_of as summary_of
-from .domain_results import METRICS as METRICS
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation
@@ -27,6 +26,10 @@ from .intervals import gains_of as gains_of
 from .intervals import mean_interval as mean_interval
 from .intervals import paired_interval as paired_interval
 from .intervals import sign_test as sign_test
+from .metrics import METRICS as METRICS
+from .metrics import Metric as Metric
+from .metrics import Scores as Scores
+from .metrics import added_metrics as added_metrics
 from .tables import MEAN as MEAN
 from .tables import SEED_COLUMNS as SEED_COLUMNS
 from .tables import bounds_of as bounds_of

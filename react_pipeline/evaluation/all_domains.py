@@ -12,8 +12,8 @@ from react_pipeline.evaluation.comparison import AllGains, comparison_is_current
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
-    NUMBERS,
     columns,
+    numbers,
     of_floats,
     over_seeds,
     typed,
@@ -124,13 +124,13 @@ def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFr
         covered = domains_covered(measured, method)
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
         if "base" in methods and not mine.empty:
-            numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
+            means = mine[numbers()].mean().drop(list(INTERVALS))
             rows.append(
                 {
                     "domain": MEAN,
                     "method": method,
                     "status": f"{len(covered)} of {domains} domains",
-                    **numbers,
+                    **means,
                 }
             )
     return pd.DataFrame(rows, columns=columns()).astype(of_floats())

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from react_pipeline.evaluation.compared import Compared, write_pages
-from react_pipeline.evaluation.domain_results import METRICS, EvalResult
+from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
 from react_pipeline.evaluation.intervals import (
     Correct,
@@ -25,6 +25,7 @@ from react_pipeline.evaluation.intervals import (
     paired_interval,
     share_interval,
 )
+from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.evaluation.tables import (
     SEED_COLUMNS,
     draw_methods,

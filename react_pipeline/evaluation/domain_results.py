@@ -3,8 +3,9 @@
 Does not belong here: comparing results (`comparison`). Shapes: N images, C classes.
 """
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.evaluation.calibration import calibrate, confidence
+from react_pipeline.evaluation.metrics import METRICS, Metric, Scores
+from react_pipeline.extension import demand
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import DOMAIN_RESULTS, FEW_SHOT_SET, method_key
-from react_pipeline.store import Artifact, CorruptArtifact
+from react_pipeline.store import Artifact, CorruptArtifact, InputError
 
 EVALUATOR_VERSION = "3"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are
@@ -28,29 +31,6 @@ not compared.
 """
 
 TOP = 5
-
-Hits = NDArray[np.bool_]
-"""Whether each of the first min(5, C) classes of N images is right: (N, K), best first."""
-Labels = NDArray[np.integer[Any]]
-"""True class ids (N,)."""
-
-
-def _mean_per_class(hits: Hits, class_ids: Labels) -> float:
-    ids = np.unique(class_ids)
-    return float(np.mean([hits[class_ids == class_id, 0].mean() for class_id in ids]))
-
-
-_MEASURES: dict[str, tuple[str, Callable[[Hits, Labels], float]]] = {
-    "top1": ("top-1 %", lambda hits, _: float(hits[:, 0].mean())),
-    "top5": ("top-5 %", lambda hits, _: float(hits.any(axis=1).mean())),
-    "mean_per_class": ("mean per class %", _mean_per_class),
-}
-"""By name, the heading and the value of each metric, a fraction. A new one is a row here: results,
-comparisons, the overview and MLflow follow.
-"""
-
-METRICS = {name: heading for name, (heading, _) in _MEASURES.items()}
-"""Values of `EvalResult` that comparisons, the overview and MLflow show, with their headings."""
 
 
 class ClassResult(BaseModel):
@@ -201,9 +181,9 @@ def write_evaluation(
     scores = [w * _logits(project, domain, one, parents, images, device) for one, w in members]
     logits = np.stack(scores).sum(axis=0)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-    class_ids = images["class_id"].to_numpy()
-    calibration = calibrate(logits, class_ids)
-    result = blank.model_copy(update=score(ranked, class_ids, domain.class_names) | calibration)
+    scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
+    calibration = calibrate(logits, scores.class_ids)
+    result = blank.model_copy(update=score(scores) | calibration)
     _write_result(directory, result)
     _write_predictions(directory, images, ranked, logits)
     return {
@@ -250,21 +230,16 @@ def _logits(
     return logits
 
 
-def score(
-    ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: Sequence[str]
-) -> dict[str, Any]:
-    """The metrics of `EvalResult` for N images.
+def score(scores: Scores) -> dict[str, Any]:
+    """The metrics of `EvalResult`.
 
-    Args:
-        ranked: Class ids (N, K), best first; K is min(5, C).
-        class_ids: True class ids (N,).
+    Raises:
+        InputError: Naming a metric of an extension that raises, or whose value is not finite.
     """
-    hits = ranked == class_ids[:, None]
-    first = hits[:, 0]
-    within = hits.any(axis=1)
+    first, within = scores.hits[:, 0], scores.hits.any(axis=1)
     per_class = []
-    for position, name in enumerate(class_names):
-        mine = class_ids == position
+    for position, name in enumerate(scores.class_names):
+        mine = scores.class_ids == position
         entry = ClassResult(
             name=name,
             images=int(mine.sum()),
@@ -272,8 +247,16 @@ def score(
             correct_top5=int(within[mine].sum()),
         )
         per_class.append(entry)
-    values = {name: value(hits, class_ids) for name, (_, value) in _MEASURES.items()}
-    return {"n": len(class_ids), **values, "per_class": tuple(per_class)}
+    values = {name: _value(metric, scores) for name, metric in METRICS.items()}
+    return {"n": len(scores.class_ids), **values, "per_class": tuple(per_class)}
+
+
+def _value(metric: Metric, scores: Scores) -> float:
+    with demand(f"of metric {metric.name}"):
+        value = float(metric.value(scores))
+    if not math.isfinite(value):
+        raise InputError(f"metric {metric.name} is {value}; a metric is a fraction")
+    return value
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:

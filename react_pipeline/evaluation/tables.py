@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from react_pipeline.evaluation.domain_results import METRICS, EvalResult
+from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.evidence import added_columns, added_differences
+from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX, first_seed
 
@@ -21,8 +22,7 @@ MEAN = "mean"
 
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
-NUMBERS = (
-    *METRICS,
+DIFFERENCES = (
     "delta_top1",
     "delta_low",
     "delta_high",
@@ -31,7 +31,6 @@ NUMBERS = (
     "gain_over_control",
     "gain_low",
     "gain_high",
-    *COUNTS,
 )
 
 CLASS_COLUMNS = [
@@ -67,6 +66,11 @@ SEED_COLUMNS = (
 """What `over_seeds` adds."""
 
 
+def numbers() -> list[str]:
+    """Columns of fractions and counts that are measured on labelled images."""
+    return [*METRICS, *DIFFERENCES, *COUNTS]
+
+
 def columns() -> list[str]:
     """Columns of a comparison: fractions and counts. Times are in manifests and MLflow alone, so
     that equal results give equal tables.
@@ -75,7 +79,7 @@ def columns() -> list[str]:
     measured on labelled images.
     """
     added = [name for column in added_columns() for name in column.names]
-    return ["domain", "dataset", "method", *NUMBERS, *added, "fingerprint", "status"]
+    return ["domain", "dataset", "method", *numbers(), *added, "fingerprint", "status"]
 
 
 def headings() -> dict[str, str]:
@@ -83,7 +87,7 @@ def headings() -> dict[str, str]:
     return {
         "domain": "domain",
         "method": "method",
-        **METRICS,
+        **{name: metric.heading for name, metric in METRICS.items()},
         "delta_top1": "over base",
         "gain_over_control": "over control",
         "seeds": "seeds",

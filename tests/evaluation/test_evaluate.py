@@ -15,8 +15,8 @@ from support.drawings import SHAPES
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
-from react_pipeline.evaluation import domain_results
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, evaluate, score
+from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES
@@ -63,7 +63,8 @@ def test_the_head_with_open_clips_eighty_templates_is_its_own(tiny_checkpoint: P
 
 def test_metrics_count_ranks_and_average_over_shown_classes() -> None:
     ranked = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
-    values = score(ranked, np.array([0, 0, 0, 1]), list("abcdef"))
+    logits = np.zeros((4, 6), np.float32)
+    values = score(Scores(ranked, np.array([0, 0, 0, 1]), list("abcdef"), logits))
     assert (values["n"], values["top1"], values["top5"]) == (4, 0.5, 0.75)
     assert values["mean_per_class"] == pytest.approx((1 / 3 + 1) / 2)
     assert [entry.accuracy for entry in values["per_class"]] == [
@@ -195,15 +196,3 @@ def test_features_that_are_not_finite_give_no_number(
 
 def test_the_stage_version_is_the_evaluator_version() -> None:
     assert STAGES["domain_results"].version == EVALUATOR_VERSION
-
-
-def test_a_metric_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = ("top-2 %", lambda hits, _: float(hits[:, :2].any(axis=1).mean()))
-    monkeypatch.setitem(domain_results._MEASURES, "top2", row)
-    ranked = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 1, 2]])
-    fields = dict.fromkeys(("checkpoint_fingerprint", "evaluation_set_fingerprint"), "")
-    result = EvalResult(
-        dataset="a", domain="b", method="base", evaluator_version="3", n_classes=3, **fields
-    ).model_copy(update=score(ranked, np.zeros(4, int), list("abc")))
-    read = EvalResult.model_validate_json(result.model_dump_json())
-    assert (read.top1, read.top5, getattr(read, "top2", None)) == (0.5, 1.0, 0.75)

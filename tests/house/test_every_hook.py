@@ -27,7 +27,7 @@ from react_pipeline.commands.domains import validate_domains
 from react_pipeline.corpus import servers
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.encoder import convert
-from react_pipeline.evaluation import evidence
+from react_pipeline.evaluation import evidence, metrics
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.extension import Extension
 from react_pipeline.extensions.doctor.diagnosis import diagnose
@@ -128,6 +128,7 @@ DRIVES: Mapping[str, Callable[[Project], Any]] = {
     "installs": lambda _: missing_extra(ModuleNotFoundError(name="no_such_module")),
     "findings": lambda project: diagnose(project.path) and None,
     "columns": lambda _: evidence.added_columns.__wrapped__(),
+    "metrics": lambda _: list(metrics._metrics.__wrapped__()),
     "evidence": lambda project: evidence.evidence_of(project, "shapes"),
     "comparison_pages": compare_results,
     "training_observer": follow,
@@ -171,7 +172,8 @@ GOOD = answering(
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     real = dict(extension.extensions())
-    tables = (stage.STAGES, methods.METHODS, corpus.corpus_kinds(), config.encoders())
+    kinds = (corpus.corpus_kinds(), config.encoders())
+    tables = (stage.STAGES, methods.METHODS, metrics.METRICS, *kinds)
     assert all(map(len, tables))  # as they are without
 
     def put(**first: Extension) -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 from conftest import write_project
 
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
+from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.lineage import fresh, parents_of, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import REEVALUATED
@@ -152,7 +153,8 @@ def _publish(
             class_ids = np.arange(len(correct)) % len(names)
             first = np.where(correct, class_ids, (class_ids + 1) % len(names))
             ranked = np.stack([first, (first + 2) % len(names)], axis=1)
-            measured = EvalResult(**about, **score(ranked, class_ids, names))
+            logits = np.eye(len(names), dtype=np.float32)[first]
+            measured = EvalResult(**about, **score(Scores(ranked, class_ids, names, logits)))
             images = [f"{number:06d}.png" for number in range(len(correct))]
             table = {
                 "image": images,

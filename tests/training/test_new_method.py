@@ -14,6 +14,7 @@ import open_clip
 import pytest
 import torch
 import yaml
+from open_clip.model import CLIP
 from safetensors.torch import load_file
 from support.commands import status
 from support.new_methods import installed, module_of_page
@@ -202,6 +203,21 @@ def test_a_trained_tower_runs_new_modules(tiny_checkpoint: Path) -> None:
     after = normalize(tower(IMAGES).detach(), dim=-1)
     assert not torch.allclose(after, before, atol=1e-3)
     torch.testing.assert_close(after, base.encode_images(IMAGES), atol=1e-5, rtol=0)
+
+
+def test_the_methods_of_the_page_fit_a_timm_tower() -> None:
+    vision = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "token"}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    model = CLIP(embed_dim=16, vision_cfg={**vision, "timm_proj": "linear"}, text_cfg=text).eval()
+    images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    before = model.encode_image(images)
+    assert any(map(PAGE["Norms"]().trains, model.state_dict()))
+    Adapter().attach(model, TrainingConfig(last_k_layers=1))
+    assert torch.equal(model.encode_image(images), before)
+    for name, weight in model.named_parameters():
+        if Adapter().trains(name):
+            torch.nn.init.ones_(weight)
+    assert not torch.equal(model.encode_image(images), before)
 
 
 def test_the_line_of_new_weights_ends_at_the_base(tiny_checkpoint: Path) -> None:

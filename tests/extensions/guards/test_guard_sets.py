@@ -22,6 +22,7 @@ from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.evaluation import comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
+from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.extensions.automation.survey import places
 from react_pipeline.extensions.guards.drops import GUARD_DROPS
 from react_pipeline.extensions.guards.results import domain_of
@@ -79,7 +80,9 @@ def guarded(project: Project, method: str, right: int | None, images: str = "1")
         if right is not None:
             class_ids = np.arange(200) % 3
             ranked = np.where(outcomes(right), class_ids, (class_ids + 1) % 3)[:, None]
-            measured = blank.model_copy(update=score(ranked, class_ids, ["a", "b", "c"]))
+            logits = np.eye(3, dtype=np.float32)[ranked[:, 0]]
+            scores = Scores(ranked, class_ids, ["a", "b", "c"], logits)
+            measured = blank.model_copy(update=score(scores))
             table = {"image": [f"{n:03d}" for n in range(200)], "class_id": class_ids}
             table["predicted"] = ranked.tolist()
             pd.DataFrame(table).to_parquet(folder / "predictions.parquet")

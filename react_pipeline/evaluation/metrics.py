@@ -1,0 +1,101 @@
+"""Metrics: what is measured of the scores that a model gives labelled images; the table of those
+there are.
+
+Does not belong here: calibration (`calibration`), the result that holds the values
+(`domain_results`). Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from react_pipeline.extension import Extension, LazyTable, tell
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of labelled images.
+
+    Attributes:
+        ranked: The first min(5, C) class ids of each image, best first: (N, K).
+        class_ids: True class ids (N,): positions in `class_names`.
+        class_names: Of the domain's classes (C,).
+        logits: 100 times the cosines (N, C).
+    """
+
+    ranked: NDArray[np.int64]
+    class_ids: NDArray[np.int64]
+    class_names: Sequence[str]
+    logits: NDArray[np.float32]
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether each of `ranked` is right: (N, K)."""
+        right: NDArray[np.bool_] = self.ranked == self.class_ids[:, None]
+        return right
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of classification: comparisons, the overview and MLflow show it.
+
+    Attributes:
+        name: Of its field in results, its column and its metric in MLflow.
+        heading: As people read it; its values are shown in percent.
+        value: A fraction.
+        version: Raised by hand when the same scores get another value.
+    """
+
+    name: str
+    heading: str
+    value: Callable[[Scores], Any]
+    version: str = "1"
+
+
+def _mean_per_class(scores: Scores) -> Any:
+    import numpy as np
+
+    first = scores.hits[:, 0]
+    return np.mean([first[scores.class_ids == one].mean() for one in np.unique(scores.class_ids)])
+
+
+OF_CORE = (
+    Metric("top1", "top-1 %", lambda scores: scores.hits[:, 0].mean()),
+    Metric("top5", "top-5 %", lambda scores: scores.hits.any(axis=1).mean()),
+    Metric("mean_per_class", "mean per class %", _mean_per_class),
+)
+
+METRICS: Mapping[str, Metric] = LazyTable(lambda: _metrics())
+"""Every metric, by name: the core's first."""
+
+
+@cache
+def _metrics() -> dict[str, Metric]:
+    from react_pipeline.evaluation.domain_results import EvalResult
+    from react_pipeline.evaluation.tables import COUNTS, DIFFERENCES
+
+    taken = {*EvalResult.model_fields, *DIFFERENCES, *COUNTS}
+    metrics = {metric.name: metric for metric in OF_CORE}
+
+    def add(extension: Extension) -> None:
+        new = {metric.name: metric for metric in extension.metrics()}
+        for name in new:
+            if not name.isidentifier() or name in taken or name in metrics:
+                raise ValueError(f"{name!r} cannot name a metric: use a new name of a-z, 0-9, _")
+        metrics.update(new)
+
+    tell(add)
+    return metrics
+
+
+def added_metrics() -> dict[str, str]:
+    """Versions of the metrics of extensions, by name: part of the identity of results."""
+    core = {metric.name for metric in OF_CORE}
+    return {name: metric.version for name, metric in METRICS.items() if name not in core}

@@ -1,0 +1,90 @@
+"""Metrics of extensions: part of results and of their identity, from measuring to the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from react_pipeline import extension
+from react_pipeline.clip.base import publish_base
+from react_pipeline.evaluation import metrics
+from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.evaluation.metrics import Metric, Scores
+from react_pipeline.evaluation.tables import cells_of
+from react_pipeline.extension import Extension, extensions
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError
+
+
+def share_in_top_two(scores: Scores) -> Any:
+    assert scores.logits.shape == (len(scores.class_ids), len(scores.class_names))
+    return scores.hits[:, :2].any(axis=1).mean()
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    real = extensions()
+
+    def put(*brought: Metric) -> None:
+        mine = type("Mine", (Extension,), {"metrics": lambda _: brought})()
+        monkeypatch.setattr(extension, "extensions", lambda: {**real, "mine": mine})
+
+    monkeypatch.setattr(metrics, "_metrics", metrics._metrics.__wrapped__)
+    monkeypatch.setattr(extension, "_broken", {})
+    return put
+
+
+@pytest.fixture
+def project(tiny_project: Project) -> Project:
+    publish_base(tiny_project)
+    publish_evaluation_set(tiny_project, "shapes")
+    return tiny_project
+
+
+def test_results_are_measured_again_with_a_new_metric(
+    project: Project, install: Callable[..., None]
+) -> None:
+    before = evaluate(project, "shapes", "base")
+    install(Metric("top2", "top-2 %", share_in_top_two))
+    after = evaluate(project, "shapes", "base")
+    value = EvalResult.read(after)
+    ranked = [value.top1, after.counts["top2"], value.top5]
+    assert before.fingerprint != after.fingerprint and "top2" not in before.counts
+    assert ranked == sorted(ranked) and getattr(value, "top2", None) == after.counts["top2"]
+    install(Metric("top2", "top-2 %", share_in_top_two, version="2"))
+    assert evaluate(project, "shapes", "base").fingerprint != after.fingerprint
+    install()
+    assert evaluate(project, "shapes", "base").fingerprint == before.fingerprint
+
+
+def test_tables_show_a_metric_of_an_extension(
+    project: Project, install: Callable[..., None]
+) -> None:
+    install(Metric("half", "half %", lambda _: 0.5))
+    evaluate(project, "shapes", "base")
+    compare(project, "shapes")
+    heads, rows = cells_of(comparison_table(project, ["shapes"]), ())
+    assert heads["half"] == "half %"
+    assert [cell.text for row in rows for cell in row if cell.column == "half"] == ["50.0"] * 2
+
+
+@pytest.mark.parametrize("value", [lambda _: 1 / 0, lambda _: float("nan")])
+def test_no_result_lacks_a_metric(
+    value: Callable[..., float], project: Project, install: Callable[..., None]
+) -> None:
+    install(Metric("broken", "broken %", value))
+    with pytest.raises(InputError, match="metric broken"):
+        evaluate(project, "shapes", "base")
+    assert project.store.keys("domain_results") == []
+
+
+@pytest.mark.parametrize("name", ["top1", "delta_top1", "unavailable", "pairs", "top-2"])
+def test_a_metric_has_a_name_of_its_own(name: str, install: Callable[..., None]) -> None:
+    install(Metric(name, "mine", share_in_top_two))
+    assert list(metrics.METRICS) == ["top1", "top5", "mean_per_class"]
+    assert repr(name) in extension.broken_extensions()["mine"]
