@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -12,7 +12,8 @@ from support.launch import dagster_home
 
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.corpus import ShardedCorpus
+from react_pipeline.extensions.doctor.diagnosis import _corpus, diagnose
 from react_pipeline.preflight import corpus_problems, domain_problems, encoder_problems
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ConfigError
@@ -61,6 +62,28 @@ def test_a_folder_that_is_missing_is_refused_by_validate(
     assert stop.value.code == 2 and "corpus: there is no file or folder" in line
     (tiny_project.path.parent / "data").mkdir()
     assert not corpus_problems(Project.load(tiny_project.path))
+
+
+class Albums(ShardedCorpus):
+    """A kind that describes itself by its lists alone."""
+
+    kind: Literal["albums"] = "albums"
+    lists: tuple[str, ...] = ()
+    folder: Path
+
+    def sources(self) -> list[Path]:
+        return []
+
+
+def test_doctor_names_a_folder_of_any_kind_that_is_missing(tiny_project: Project) -> None:
+    def states(folder: Path) -> list[tuple[str, bool]]:
+        config = tiny_project.config.model_copy(update={"corpus": Albums(folder=folder)})
+        project = Project(tiny_project.path, config)
+        return [(one.state, str(folder) in one.detail) for one in _corpus(project)]
+
+    folder = tiny_project.path.parent
+    assert states(folder) == [("ok", False)]
+    assert states(folder / "nowhere") == [("missing", True)]
 
 
 def test_a_pattern_that_matches_nothing_is_a_problem(tiny_project: Project) -> None:

@@ -25,6 +25,7 @@ from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
 from react_pipeline.preflight import (
+    corpus_problems,
     encoder_problems,
     file_problems,
     servers_of_weights,
@@ -172,11 +173,7 @@ def _device() -> Iterator[Finding]:
 
 def _inputs(project: Project) -> Iterator[Finding]:
     yield from _encoder(project)
-    try:
-        yield Finding("corpus", "ok", project.config.corpus.description())
-    except ReactError as error:
-        remedy = f"put captioned pictures there, or correct `corpus` in {project.path.name}"
-        yield Finding("corpus", "missing", str(error), remedy)
+    yield from _corpus(project)
     domains, problems = load_domains(project.config.domains)
     detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
     yield Finding(
@@ -190,6 +187,21 @@ def _inputs(project: Project) -> Iterator[Finding]:
     for slug, domain in domains.items():
         for problem in file_problems(project.config.domains / f"{slug}.yaml", domain):
             yield Finding("domains", "missing", str(problem), "fix this file")
+
+
+def _corpus(project: Project) -> Iterator[Finding]:
+    try:
+        description = project.config.corpus.description()
+    except ReactError as error:
+        remedy = f"put captioned pictures there, or correct `corpus` in {project.path.name}"
+        yield Finding("corpus", "missing", str(error), remedy)
+        return
+    # A kind may describe itself by some of its fields alone.
+    problems = corpus_problems(project)
+    for problem in problems:
+        yield Finding("corpus", "missing", str(problem), "fix this file")
+    if not problems:
+        yield Finding("corpus", "ok", description)
 
 
 def _encoder(project: Project) -> Iterator[Finding]:
