@@ -38,7 +38,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     Raises:
         InputError: Listing every subfolder that is not a class, and images outside any subfolder.
     """
-    by_name = _by_name(domain)
+    by_name = classes_by_name(domain)
     classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
     problems = [f"{name}: an image outside of any class's folder" for name in strays]
     problems += [
@@ -104,7 +104,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
             f"{path}: column {' and '.join(missing)} missing (found: "
             f"{', '.join(map(str, table.columns))}); a manifest needs path and class"
         )
-    by_name = _by_name(domain)
+    by_name = classes_by_name(domain)
     rows = []
     problems = []
     first = dict[str, int]()
@@ -162,7 +162,12 @@ def lines_of(problems: Sequence[str]) -> str:
     return "\n".join(shown)
 
 
-def _by_name(domain: DomainConfig) -> dict[str, str]:
+def classes_by_name(domain: DomainConfig) -> dict[str, str]:
+    """Every id, name and synonym that means one class, in its `normal` form, and that class.
+
+    Raises:
+        InputError: If two classes have the same one.
+    """
     by_name: dict[str, str] = {}
     for name in domain.class_names:
         if (other := by_name.setdefault(normal(name), name)) != name:

@@ -16,6 +16,9 @@ labels_app = typer.Typer(
     no_args_is_help=True, help="Predictions for other tools, and labels that come back."
 )
 
+MAX_NAMED = 20
+"""Unknown classes that an error lists."""
+
 Format = Annotated[
     str, typer.Option("--format", help="coco, fiftyone, imagefolder, label-studio or yolo.")
 ]
@@ -45,7 +48,7 @@ def import_labels(
 ) -> None:
     """Turn labels into a table that a domain is evaluated on."""
     from react_pipeline.extensions.labels.readers import READERS, read_labels
-    from react_pipeline.labelled import read_manifest
+    from react_pipeline.labelled import classes_by_name, normal, read_manifest
 
     project = load_project(config)
     if form not in READERS:
@@ -53,6 +56,13 @@ def import_labels(
     if to.exists():
         raise InputError(f"{to}: already exists; choose another --to")
     labels, contradicted = read_labels(form, source)
+    known = classes_by_name(project.domain(domain))
+    if unknown := sorted({label for label in labels.values() if normal(label) not in known}):
+        raise InputError(
+            f"{source}: {domain} has no class {', '.join(map(repr, unknown[:MAX_NAMED]))}"
+            + (f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else "")
+            + f"; add classes or synonyms to {domain}.yaml, or change these labels in the tool"
+        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "class"])

@@ -48,6 +48,10 @@ def read_label_studio(path: Path) -> Labelled:
     """
     file, root = _located(path, "export.json")
     for task in _read(file):
+        if "annotations" not in task:
+            raise InputError(
+                f"{file}: has no annotations; name what Label Studio exports as JSON (not JSON-MIN)"
+            )
         results = [
             result["value"]["choices"][0]
             for annotation in task["annotations"]

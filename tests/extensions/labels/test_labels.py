@@ -156,7 +156,7 @@ def test_unknown_classes_are_named_and_nothing_is_written(
     command += ["--to", str(table), "--config", str(retrieved_project.path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code != 0
-    assert "unicorn" in str(result.exception)
+    assert "no class 'unicorn';" in str(result.exception)
     assert not list(tmp_path.glob("*labels.csv*"))
 
 
@@ -167,6 +167,14 @@ def test_a_wrong_file_of_labels_is_one_error(tmp_path: Path, form: str, content:
     path.write_text(content)
     with pytest.raises(InputError, match=r"labels\.json"):
         read_labels(form, path)
+
+
+def test_tasks_without_annotations_are_refused_by_what_is_needed(
+    predictions: Path, tmp_path: Path
+) -> None:
+    export_predictions(predictions, "label-studio", tmp_path / "tasks")
+    with pytest.raises(InputError, match="exports as JSON"):
+        read_labels("label-studio", tmp_path / "tasks/tasks.json")
 
 
 def test_labels_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
