@@ -8,7 +8,8 @@ or in random order, and rejects wrong ones until 20 are rejected; each pair is a
 fitted to what is left, and measured on the labelled images. `--seeds` repeats it with other pairs.
 
 Changes that `improve` chose are measured on the labelled images too, beside their controls, whether
-its own test accepts them or not. `--tries 0` leaves that out.
+its own test accepts them or not. `--tries 0` leaves that out, and `--seeds 0` the reviewer; the
+table of what is left out stays on the page.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from react_pipeline.settings import METHODS
 
 PAIRS, REJECTED = 1_000, 20
 PLANTED = (0.1, 0.2, 0.4)
-BEGIN, END = "<!-- review:begin -->", "<!-- review:end -->"
+REVIEW = "<!-- review:begin -->", "<!-- review:end -->"
+IMPROVE = "<!-- improve:begin -->", "<!-- improve:end -->"
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,16 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--domains", nargs="+", default=DOMAINS)
-    parser.add_argument("--planted", default="objects", help="the domain with planted captions")
+    parser.add_argument("--planted", default="activities", help="the domain with planted captions")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--page", type=Path, default=HERE / "results.md")
     options = parser.parse_args()
     project = Project.load(options.config)
-    tables = []
     if options.seeds:
-        tables.append(review_table(DomainVectors.of(project, options.planted), options.seeds))
-        print(tables[-1], flush=True)
+        table = review_table(DomainVectors.of(project, options.planted), options.seeds)
+        print(table, flush=True)
+        write_section(options.page, table, *REVIEW)
     if options.tries:
         names = ["domain", "tried (synonyms and rejections)", "chosen", "other half", "controls"]
         names += ["accepted", "top-1 before", "with the chosen", "with their controls"]
@@ -179,9 +181,9 @@ def main() -> None:
         for slug in options.domains:
             lines.append(improve_line(DomainVectors.of(project, slug), options.tries))
             print(lines[-1], flush=True)
-        tables.append(markdown_table(names, lines).rstrip())
-        print(tables[-1], flush=True)
-    write_section(options.page, "\n\n".join(tables), BEGIN, END)
+        table = markdown_table(names, lines).rstrip()
+        print(table, flush=True)
+        write_section(options.page, table, *IMPROVE)
 
 
 if __name__ == "__main__":
