@@ -178,8 +178,8 @@ def write_evaluation(
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     members = members or [(checkpoint, 1.0)]
-    scores = [w * _logits(project, domain, one, parents, images, device) for one, w in members]
-    logits = np.stack(scores).sum(axis=0)
+    each = [w * _logits(project, domain, one, parents, images, device) for one, w in members]
+    logits = np.stack(each).sum(axis=0)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
     calibration = calibrate(logits, scores.class_ids)
@@ -236,7 +236,8 @@ def score(scores: Scores) -> dict[str, Any]:
     Raises:
         InputError: Naming a metric of an extension that raises, or whose value is not finite.
     """
-    first, within = scores.hits[:, 0], scores.hits.any(axis=1)
+    first = scores.hits[:, 0]
+    within: NDArray[np.bool_] = scores.hits.any(axis=1)
     per_class = []
     for position, name in enumerate(scores.class_names):
         mine = scores.class_ids == position

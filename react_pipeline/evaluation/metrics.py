@@ -72,9 +72,6 @@ OF_CORE = (
     Metric("mean_per_class", "mean per class %", _mean_per_class),
 )
 
-METRICS: Mapping[str, Metric] = LazyTable(lambda: _metrics())
-"""Every metric, by name: the core's first."""
-
 
 @cache
 def _metrics() -> dict[str, Metric]:
@@ -93,6 +90,10 @@ def _metrics() -> dict[str, Metric]:
 
     tell(add)
     return metrics
+
+
+METRICS: Mapping[str, Metric] = LazyTable(_metrics)
+"""Every metric, by name: the core's first."""
 
 
 def added_metrics() -> dict[str, str]:

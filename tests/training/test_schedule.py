@@ -52,7 +52,9 @@ def test_every_epoch_takes_each_pair_once_in_a_new_order() -> None:
     assert batch_at(3, 10, 2, 0).tolist() != batch_at(3, 10, 2, 1).tolist()
     assert len(batch_at(0, 3, 256, 0)) == 3
     # Near each other on the disk is not near each other in a batch.
-    assert len({position // schedule.RUN for position in batch_at(0, 100_000, 256, 0).tolist()}) > 80
+    assert (
+        len({position // schedule.RUN for position in batch_at(0, 100_000, 256, 0).tolist()}) > 80
+    )
 
 
 def test_runs_of_neighbours_stay_in_a_window_and_cover_all(
