@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from react_pipeline import extension
@@ -19,6 +21,8 @@ from react_pipeline.extension import Extension, extensions
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
+
+PAGE = Path(__file__).parents[2] / "docs" / "extensions.md"
 
 
 def share_in_top_two(scores: Scores) -> Any:
@@ -71,6 +75,16 @@ def test_tables_show_a_metric_of_an_extension(
     heads, rows = cells_of(comparison_table(project, ["shapes"]), ())
     assert heads["half"] == "half %"
     assert [cell.text for row in rows for cell in row if cell.column == "half"] == ["50.0"] * 2
+
+
+def test_the_metric_of_the_page_is_one() -> None:
+    section = PAGE.read_text().split("## A metric")[1]
+    names: dict[str, Any] = {"Extension": Extension}
+    exec(section.split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our own page
+    (metric,) = names["Mine"]().metrics()
+    ranked = np.array([[0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0], [1, 2, 0, 3]])
+    scores = Scores(ranked, np.zeros(4, int), list("abcd"), np.zeros((4, 4), np.float32))
+    assert metric.name == "top3" and metric.value(scores) == 0.75
 
 
 @pytest.mark.parametrize("value", [lambda _: 1 / 0, lambda _: float("nan")])
