@@ -237,7 +237,7 @@ def score(scores: Scores) -> dict[str, Any]:
         InputError: Naming a metric of an extension that raises, or whose value is not finite.
     """
     first = scores.hits[:, 0]
-    within: NDArray[np.bool_] = scores.hits.any(axis=1)
+    within = scores.hits.max(axis=1)
     per_class = []
     for position, name in enumerate(scores.class_names):
         mine = scores.class_ids == position

@@ -92,7 +92,7 @@ def _metrics() -> dict[str, Metric]:
     return metrics
 
 
-METRICS: Mapping[str, Metric] = LazyTable(_metrics)
+METRICS: Mapping[str, Metric] = LazyTable(lambda: _metrics())
 """Every metric, by name: the core's first."""
 
 
