@@ -75,21 +75,27 @@ OF_CORE = (
 
 @cache
 def _metrics() -> dict[str, Metric]:
-    from react_pipeline.evaluation.domain_results import EvalResult
-    from react_pipeline.evaluation.tables import COUNTS, DIFFERENCES
-
-    taken = {*EvalResult.model_fields, *DIFFERENCES, *COUNTS}
     metrics = {metric.name: metric for metric in OF_CORE}
 
     def add(extension: Extension) -> None:
         new = {metric.name: metric for metric in extension.metrics()}
         for name in new:
-            if not name.isidentifier() or name in taken or name in metrics:
-                raise ValueError(f"{name!r} cannot name a metric: use a new name of a-z, 0-9, _")
+            _require_new(name, metrics)
         metrics.update(new)
 
     tell(add)
     return metrics
+
+
+def _require_new(name: str, metrics: Mapping[str, Metric]) -> None:
+    """Refuse a name that a value of results or a column of comparisons has, or MLflow refuses."""
+    # Not at the top: what is due is asked of every project, and these load pandas and SciPy.
+    from react_pipeline.evaluation.domain_results import EvalResult
+    from react_pipeline.evaluation.tables import COUNTS, DIFFERENCES
+
+    taken = {*metrics, *EvalResult.model_fields, *DIFFERENCES, *COUNTS}
+    if not name.isidentifier() or name in taken:
+        raise ValueError(f"{name!r} cannot name a metric: use a new name of a-z, 0-9, _")
 
 
 METRICS: Mapping[str, Metric] = LazyTable(lambda: _metrics())
