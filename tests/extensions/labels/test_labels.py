@@ -169,9 +169,7 @@ def test_a_wrong_file_of_labels_is_one_error(tmp_path: Path, form: str, content:
         read_labels(form, path)
 
 
-def test_tasks_without_annotations_are_refused_by_what_is_needed(
-    predictions: Path, tmp_path: Path
-) -> None:
+def test_tasks_without_annotations_say_what_is_needed(predictions: Path, tmp_path: Path) -> None:
     export_predictions(predictions, "label-studio", tmp_path / "tasks")
     with pytest.raises(InputError, match="exports as JSON"):
         read_labels("label-studio", tmp_path / "tasks/tasks.json")
