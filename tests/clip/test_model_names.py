@@ -25,7 +25,7 @@ from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 from react_pipeline.clip.base import fetched, publish_base
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.pretrained import from_open_clip
+from react_pipeline.clip.pretrained import from_open_clip, require_available
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
@@ -240,6 +240,15 @@ def test_a_proxy_of_all_schemes_is_used_and_a_malformed_named(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with reach_hub() as why:
         assert token in why and "secret" not in why
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "reason"), [("/nowhere/a.pt", "nowhere"), ("opnai", "did you mean openai")]
+)
+def test_weights_that_are_not_there_are_named(pretrained: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"encoder.pretrained: .*{reason}") as refused:
+        require_available(EncoderConfig(pretrained=pretrained))
+    assert ("is no tag" in str(refused.value)) == (pretrained == "opnai")
 
 
 def test_a_whole_model_takes_no_weights_beside_it() -> None:

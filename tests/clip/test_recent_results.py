@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +92,9 @@ def test_the_oldest_results_leave_first(
     for inputs in (b"a", b"b", b"a", b"c", b"a", b"b"):
         ask(inputs)
     assert made == [b"a", b"b", b"c", b"b"]
+
+
+def test_nothing_is_kept_of_a_gpu() -> None:
+    results = iter([torch.zeros(1), torch.ones(1)])
+    clip: Any = SimpleNamespace(device="cuda")
+    assert [float(recent(clip, "text", b"", lambda: next(results))) for _ in range(2)] == [0, 1]

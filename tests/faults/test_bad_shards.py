@@ -14,7 +14,8 @@ from support.drawings import draw, encode, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.shards import index_shard
+from react_pipeline.corpus.pairs import MAX_METADATA_BYTES, fields_of
+from react_pipeline.corpus.shards import index_shard, open_shard
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
@@ -283,3 +284,14 @@ def test_shell_words_in_a_shard_name_are_only_a_name(
     publish_base(project)
     assert embed_corpus(project).counts["rows"] == 2
     assert not (tmp_path / "pwned").exists() and not Path("pwned").exists()
+
+
+def test_metadata_above_the_bound_are_not_read(tmp_path: Path) -> None:
+    samples = {
+        name: {**pair("circle", "red", 0), "json": b'{"a": "' + b"x" * size + b'"}'}
+        for name, size in (("small", 1), ("vast", MAX_METADATA_BYTES))
+    }
+    write_shard(tmp_path / "a.tar", samples)
+    with open_shard(tmp_path / "a.tar") as file:
+        fields = [fields_of(file, sample) for sample in index_shard(tmp_path / "a.tar").samples]
+    assert fields == [{"a": "x"}, {}]

@@ -27,6 +27,7 @@ from react_pipeline.retrieval.control import Draw, RandomRows, draw_control
 from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import RetrievalError
 
 
 @pytest.fixture
@@ -100,6 +101,15 @@ def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> Non
     control = draw_control(project, "shapes")
     assert control.counts["pairs"] == retrieved.counts["pairs"] == 95
     assert control.counts["shortfall"] == 0
+
+
+def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrieve_pairs(project, "shapes")
+    monkeypatch.setattr(Draw, "take", lambda self, size: pd.DataFrame({"row": []}))
+    with pytest.raises(RetrievalError, match="can be drawn"):
+        draw_control(project, "shapes")
 
 
 def test_rows_of_a_large_corpus_are_drawn_first_and_then_read(

@@ -231,6 +231,16 @@ def test_alias_moved_by_hand_is_respected_and_then_taken_over(
     assert registry.hand_edit(project, "shapes") is None
 
 
+def test_no_edit_is_seen_while_a_verdict_waits(
+    project: Project, registry: Tracking, client: MlflowClient
+) -> None:
+    registry.apply(project, decide(project, "shapes"))
+    client.delete_registered_model_alias(NAME, "champion")
+    result(project, "shapes", LOCKED, outcomes(190))
+    Tracking(Runs(DOWN, "tiny")).apply(project, decide(project, "shapes"))
+    assert registry.hand_edit(project, "shapes") is None
+
+
 def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:

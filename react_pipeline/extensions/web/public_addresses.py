@@ -46,8 +46,6 @@ def is_public(address: str) -> bool:
             wrapped.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
         if not all(is_public(str(inner)) for inner in wrapped if inner is not None):
             return False
-        if ip.ipv4_mapped is not None:
-            return True
     return ip.is_global and not ip.is_multicast
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -183,3 +185,9 @@ def test_without_an_index_it_says_what_to_materialize(
 ) -> None:
     done = CliRunner().invoke(app, ["shapes", "--config", str(tiny_project.path)])
     assert isinstance(done.exception, MissingArtifact)
+
+
+def test_pictures_of_the_base_are_not_compared_with_other_vectors() -> None:
+    project: Any = SimpleNamespace(config=SimpleNamespace(two_encoders=True))
+    with pytest.raises(InputError, match="retrieval_encoder"):
+        encode_unlabelled(project, "shapes", "pictures")

@@ -73,6 +73,12 @@ def test_the_manifest_is_written_after_all_files(bucket: BucketStore, server: Bu
     assert puts.index("all/current") > puts.index(manifest)
 
 
+def test_a_first_build_warns_of_nothing(
+    bucket: BucketStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not publish(bucket).reused and not caplog.records
+
+
 def test_another_host_opens_artifacts_file_by_file(
     bucket: BucketStore, server: BucketServer
 ) -> None:
@@ -435,6 +441,27 @@ def test_a_copy_in_use_by_another_process_is_not_evicted(
         child.kill()
         child.communicate()
     assert bucket.copies.evict(0) == [artifact.attempt]
+
+
+def test_a_copy_that_is_opened_during_an_eviction_is_there(
+    bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish(bucket)
+    forget(monkeypatch)
+    opened: list[Path] = []
+    opening = threading.Thread(target=lambda: opened.append(artifact.file("more")))
+    measure = copies._bytes_below
+
+    def meet(folder: Path) -> int:
+        if opening.ident is None:
+            opening.start()
+            opening.join(0.3)  # it waits for the eviction
+        return measure(folder)
+
+    monkeypatch.setattr(copies, "_bytes_below", meet)
+    assert bucket.copies.evict(0) == [artifact.attempt]
+    opening.join()
+    assert opened[0].read_text() == "more"
 
 
 def test_a_look_asks_for_what_changed(bucket: BucketStore, server: BucketServer) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from support.dense import OWN, write_sets
 from torch import Tensor
 from torchvision.models import get_model
@@ -119,6 +120,11 @@ def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_
     for name in ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"):
         with pytest.raises(InputError, match="rpn_checkpoint"):
             box_source("rpn", boxes, set_up.model_copy(update={"rpn_model": name}), "cpu")
+
+
+def test_boxes_of_a_network_need_its_weights(boxes: DenseImages) -> None:
+    with pytest.raises(ValidationError, match="rpn_checkpoint"):
+        config(boxes, boxes=["rpn"])
 
 
 def test_squares_hold_their_boxes_and_stay_in_image_if_they_can() -> None:

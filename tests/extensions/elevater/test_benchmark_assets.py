@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -21,6 +23,7 @@ from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.elevater.assets import (
     bad_features,
+    benchmark_mean_is_at_least_base,
     contradictions,
     count_test_images,
     look_for_test_images,
@@ -227,3 +230,9 @@ def test_rows_that_make_missing_data_a_score_are_found() -> None:
     )
     assert contradictions(rows[:2]) == 0
     assert contradictions(rows) == 4
+
+
+def test_without_a_base_the_mean_is_not_measured(tiny_project: Project) -> None:
+    artifact: Any = SimpleNamespace(key="shapes/gated-image")
+    outcome = benchmark_mean_is_at_least_base(tiny_project, artifact)
+    assert outcome.metadata["measured"].value is False

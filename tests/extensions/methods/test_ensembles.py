@@ -102,10 +102,10 @@ def test_an_ensemble_is_stale_with_its_members(retrieved_project: Project) -> No
 
 
 def test_without_held_out_pairs_both_count_the_same(retrieved_project: Project) -> None:
-    nothing = {"defaults": {"held_out_fraction": 0, "interpolation": 0.5}}
+    nothing = {"defaults": {"held_out_fraction": 0}}
     project = with_variants(retrieved_project, HEADS, customization=nothing)
-    for member in ("ncm", "gda"):
-        customize(project, "shapes", member)
+    for member, interpolation in (("ncm", 0.5), ("gda", 0.01)):
+        assert customize(project, "shapes", member).counts["interpolation"] == interpolation
     counts = customize(project, "shapes", "heads").counts
     assert (counts["held_out_pairs"], counts["weight"]) == (0, 0.5)
 

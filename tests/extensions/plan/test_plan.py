@@ -300,3 +300,13 @@ def test_a_stage_brings_its_own_sum_and_stops_no_other(
     assert steps["broken"].amount.startswith("no estimate: ZeroDivisionError")
     assert "silent" not in steps and "domain_results" in steps
     assert any(one.startswith("lines:") and "fewer lines" in one for one in plan.problems)
+
+
+def test_only_what_is_searched_takes_time(make_project: Callable[..., Project]) -> None:
+    def hours(**fields: str) -> float:
+        project = change_pipeline(make_project(), retrieval=fields)
+        return steps_of(project, 10**9)["retrieved_set"].cpu_hours
+
+    assert hours(search="index") != hours(search="exact")
+    every = [hours(choose="all", search=search) for search in ("index", "exact")]
+    assert every[0] == every[1]

@@ -119,3 +119,11 @@ def test_affinity_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(transduction, "COMPARED_AT_ONCE", 100)
     torch.testing.assert_close(affinity(x).to_dense(), whole)
     assert not whole.diagonal().any() and torch.equal(whole, whole.T)
+
+
+def test_each_gaussian_starts_from_its_most_confident_pictures() -> None:
+    x, _, head = clusters(per_class=10)
+    prior = (100 * head.scores(x)).softmax(1)
+    start = transduction._Gaussians.of_most_confident(x, prior)
+    best = prior.argsort(dim=0, descending=True)[:8]
+    torch.testing.assert_close(start.means, x[best].mean(dim=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,7 @@ def poisoned(path: Path, value: float) -> None:
 
 
 BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no folder": (shutil.rmtree, r"corpus\.embeddings: .* is not a folder"),
     "no image vectors": (
         lambda f: [p.unlink() for p in (f / "img_emb").iterdir()],
         r"img_emb: no file img_emb_N\.npy",

@@ -15,7 +15,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import pandas as pd
@@ -32,6 +34,7 @@ from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.served_models import guard
+from react_pipeline.extensions.served_models.extension import ServedModels
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact, _remembered, _stamp
@@ -344,3 +347,8 @@ def test_a_served_champion_survives_what_is_no_image(
             (415, {"Content-Type": "text/csv"}),
         ):
             assert ask(url, rows(text), **headers)[0] == status
+
+
+def test_the_base_is_not_packaged(tmp_path: Path) -> None:
+    base: Any = SimpleNamespace(stage="base_checkpoint")
+    assert ServedModels().package_model(Mock(), base, tmp_path) is None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -21,6 +22,7 @@ from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.training import Progress, customize_here, processes_of
+from react_pipeline.extensions.torchrun.assets import processes, training_process
 from react_pipeline.extensions.torchrun.assets.processes import (
     NODES_VARIABLE,
     TORCHRUN_VARIABLE,
@@ -396,3 +398,24 @@ def test_a_cancelled_run_ends_all_its_nodes(
             for left in processes_with(str(project.path)):
                 os.kill(left, signal.SIGKILL)
     assert not project.store.keys("customized_checkpoint")
+
+
+def test_only_one_process_is_seen_by_observers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "observed", refuse)
+    with training_process._observer(Mock(), 1) as observer:
+        assert type(observer) is TrainingObserver
+    with pytest.raises(AssertionError), training_process._observer(Mock(), 0):
+        pass
+
+
+def test_a_training_that_was_refused_is_not_shown_as_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "resolve", refuse)
+    processes._show_failed(Mock(), "", "shapes/full", InputError("pipeline.yaml: steps"))
+    with pytest.raises(AssertionError):
+        processes._show_failed(Mock(), "", "shapes/full", TrainingError("the loss is nan"))
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("asked")
