@@ -28,6 +28,7 @@ HARMLESS: dict[str, str] = {
     'image.height <= rows or image.mode == "RGB"': "one band, or bands of RGB: the same pixels",
     "not self.classes": "without reviewed images every step of `place` keeps all candidates",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
+    "threads == 1": "parts pass one after another in a pool of one thread too",
 }
 """Source of conditions of survivors, and why nothing breaks without them."""
 

@@ -128,6 +128,17 @@ def test_a_folder_with_another_files_content_is_no_checkpoint(tmp_path: Path, co
         from_open_clip(EncoderConfig(pretrained=str(tmp_path)))
 
 
+@pytest.mark.parametrize("entry", [{"method": "a", "record": []}, {"method": 1, "record": {}}])
+def test_modules_without_method_and_record_are_refused(
+    named: Path, tmp_path: Path, entry: dict[str, Any]
+) -> None:
+    config = json.loads((named / "open_clip_config.json").read_text())
+    config["model_cfg"]["added"] = [entry]
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="`added`"):
+        read_config(tmp_path)
+
+
 def test_values_that_mean_the_same_are_no_difference() -> None:
     vision = {"layers": 1, "image_size": 32, "norm_kwargs": None, "patch_size": 16}
     one = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"layers": 1}}

@@ -20,6 +20,7 @@ import pytest
 from support.bucket import BucketServer, Environ
 
 from react_pipeline.extensions.buckets import bucket_pruning, leases
+from react_pipeline.extensions.buckets.bucket import _explained
 from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, ReactError, SourceUnavailable
@@ -131,6 +132,12 @@ def test_expired_credentials_stop_an_upload_and_lose_nothing(
 def test_a_bucket_that_is_not_there_is_named(server: BucketServer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such bucket"):
         BucketStore("s3://nobody-made-it/x", tmp_path, 1e9).build(THING, write)
+
+
+def test_missing_credentials_are_named() -> None:
+    # Without any, the library asks the machine's own cloud.
+    error = Exception("error sending request for url (http://169.254.169.254/latest/api/token)")
+    assert "no credentials" in str(_explained("s3://artifacts/a", error))
 
 
 def test_a_server_that_ignores_conditions_is_refused(

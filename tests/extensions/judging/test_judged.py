@@ -88,6 +88,13 @@ def test_more_sessions_ask_for_more(make: Callable[..., Project]) -> None:
     assert found.test is not None and found.test.confidence == pytest.approx(0.975)
 
 
+def test_judgements_over_another_model_decide_nothing(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, LOCKED, GATED, ["won"] * 30)
+    found = verdict(project)
+    assert found.decision == "nothing" and "no present candidate" in found.reason
+
+
 def test_without_a_base_of_today_nothing_moves(make: Callable[..., Project]) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 30)

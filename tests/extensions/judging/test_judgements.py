@@ -28,6 +28,7 @@ from react_pipeline.extensions.judging.log import (
     describe,
     open_log,
 )
+from react_pipeline.extensions.judging.page import state_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact, StoreWriteError
 from react_pipeline.tracking.results import difference_rows
@@ -286,6 +287,7 @@ def test_without_a_difference_no_verdict_is_forecast(project: Project, tmp_path:
         for number in range(10):
             log.answer(number, number % 2)
         assert log.session.clicks_left == 50
+        assert "before all 60" in state_of(log)["left"]
 
 
 def test_nothing_is_clear_before_the_exact_test_agrees(monkeypatch: pytest.MonkeyPatch) -> None:

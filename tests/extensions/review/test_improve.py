@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from react_pipeline.extensions.review import improve as improving
 from react_pipeline.extensions.review.extension import Review
 from react_pipeline.extensions.review.improve import (
     Change,
@@ -104,6 +107,14 @@ def test_only_what_helps_beyond_noise_is_proposed(
     bad = Try(Change(1, "b"), Change(1, "a"), Comparison(50, 3, 1), Comparison(50, 3, 1))
     changes = Improvement([good, bad], own, of_controls).changes
     assert changes == ([good.change] if is_proposed else [])
+
+
+def test_without_a_chosen_change_nothing_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(improving, "propose", lambda _: [Change(0, "a")])
+    monkeypatch.setattr(improving, "controls_of", lambda *_: [Change(0, "b")])
+    trial = Mock(compare=lambda *_, half: Comparison(100, 1, 1))
+    improvement = improving.improve(trial, 1)
+    assert len(improvement.tries) == 1 and improvement.own is None
 
 
 def test_the_command_writes_nothing_unless_told(retrieved_project: Project) -> None:

@@ -102,6 +102,16 @@ def test_a_copy_that_is_shorter_than_its_shard_is_refused(
         index_shard(RemoteShard(f"{server.url}/small.tar"))
 
 
+def test_a_range_that_is_cut_short_is_refused(
+    server: ShardServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_store, "ATTEMPTS_SECONDS", 0.0)
+    with open_shard(RemoteShard(f"{server.url}/large.tar")) as file:
+        (server.folder / "large.tar").write_bytes(bytes(100))
+        with pytest.raises(SourceUnavailable, match="received 100 of"):
+            file.read(512)
+
+
 @pytest.mark.parametrize(("ranges", "tagged"), [(True, True), (True, False), (False, False)])
 def test_another_shard_of_the_same_size_has_another_identity(
     folder: Path, ranges: bool, tagged: bool

@@ -57,6 +57,11 @@ def test_an_allowed_address_is_read(web: Web) -> None:
     assert fetch(f"{web.url}/a") == b"picture"
 
 
+def test_a_read_brings_no_more_than_it_asks_for(web: Web) -> None:
+    with guarded_opener(allow_private_addresses=True).open(f"{web.url}/a", timeout=5) as answer:
+        assert (answer.read(3), answer.read()) == (b"pic", b"ture")
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0.0.0.0", "[::1]"],  # noqa: S104
