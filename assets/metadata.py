@@ -155,7 +155,7 @@ def _held_out(artifact: Artifact) -> str:
         for name in before
         if name in after
     ]
-    columns = ["recall of held-out pairs", "base", "customized", "difference"]
+    columns = ["on held-out pairs", "base", "customized", "difference"]
     return markdown_table(columns, rows) if rows else ""
 
 

@@ -144,7 +144,9 @@ def _plot_losses(metrics: Path, target: Path) -> None:
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot([record["step"] for record in records], [record["loss"] for record in records])
+    # A head that is fitted in closed form has one loss, and no line.
+    steps, losses = ([record[name] for record in records] for name in ("step", "loss"))
+    axes.plot(steps, losses, marker="o" if len(records) == 1 else None)
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
     figure.savefig(target, dpi=100)

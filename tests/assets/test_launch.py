@@ -172,7 +172,7 @@ def test_pictures_come_first_and_are_read_from_the_event_log(
             # Dagster shows longer Markdown only after a click.
             assert len(text) < 1_000
             preview, full = (f"/assets/{part.partition(')')[0]}" for part in text.split("(")[1:])
-            assert Image.open(io.BytesIO(picture_at(preview) or b"")).width <= 480
+            assert Image.open(io.BytesIO(picture_at(preview) or b"")).width <= 420
             assert Image.open(io.BytesIO(picture_at(full) or b"")).width > 0
             assert picture_at(full + "x") == picture_at(full.replace(run_id, run_id[::-1])) == b""
             seen.add(made.asset_key.path[-1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_project
-from PIL import Image
+from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
 from react_pipeline.clip.model import load, loaded_base
@@ -22,7 +22,7 @@ from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, StaleArtifact, TrainingError
 from react_pipeline.training.augmentation import augmentation, turn_and_recolour
-from react_pipeline.training.customization import customize
+from react_pipeline.training.customization import _plot_losses, customize
 from react_pipeline.training.data import Views
 from react_pipeline.training.step import TrainingStep
 
@@ -665,3 +665,13 @@ def test_a_field_unused_by_a_method_leaves_checkpoints_fresh(
     assert reused == {"gated-image": False, "locked-text": True}
     augmented = make_project(customization={"defaults": {**defaults, "augmentation": "mild"}})
     assert customize(augmented, "shapes", "linear-head").reused
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_every_loss_is_seen_in_its_picture(tmp_path: Path, steps: int) -> None:
+    records = (json.dumps({"step": step, "loss": 1.0}) for step in range(steps))
+    (tmp_path / "metrics.jsonl").write_text("\n".join(records))
+    _plot_losses(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    with Image.open(tmp_path / "loss.png") as picture:
+        red, _, blue = picture.convert("RGB").split()
+    assert ImageChops.subtract(blue, red).getextrema()[1] > 100

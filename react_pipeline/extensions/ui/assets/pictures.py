@@ -12,8 +12,9 @@ import dagster as dg
 
 from react_pipeline.assets import ADDRESS, EMBEDDED, PICTURES
 
-PREVIEW_PIXELS = (480, 640)
-"""Maximum width and height of a preview in the column of values; a click opens the full picture."""
+PREVIEW_PIXELS = (420, 640)
+"""Maximum width and height of a preview, so that the column of values does not cut it off where the
+window is 1,600 wide; a click opens the full picture."""
 
 _ADDRESSED = re.compile(rf"/{ADDRESS}/([0-9a-f-]{{36}})/(\w+)/(\w+)(/preview)?$")
 
