@@ -126,23 +126,23 @@ def assess_run(
     """
     classifier = Classifier.load(slug, model, config=project.path)
     table = _read_run(folder, classifier)
-    held_out, is_of = _held_out(project, slug, classifier)
-    random = _random(project, slug, classifier)
+    held_out, is_of = held_out_scores(project, slug, classifier)
+    random = random_scores(project, slug, classifier)
     labelled, class_ids = _labelled(project, slug, classifier)
     other = choose_other(held_out, random)
     if no_class is not None:
         outside = _scores(classifier, [one.read() for one in find_pictures(str(no_class))[0]])
-        auroc = _auroc(held_out[1::2].max(axis=1), outside.max(axis=1))
-        other = replace(other, auroc_no_class=auroc, no_class=len(outside))
+        of_outside = auroc(held_out[1::2].max(axis=1), outside.max(axis=1))
+        other = replace(other, auroc_no_class=of_outside, no_class=len(outside))
     thresholds = class_thresholds(held_out[::2], is_of[::2])
     assessed = apply(table, classifier.classes, other.threshold, thresholds)
     several = Several(
         tuple(map(float, thresholds)),
-        _f1(held_out[1::2] >= thresholds, is_of[1::2]),
-        _f1(held_out[1::2] >= held_out[1::2].max(axis=1, keepdims=True), is_of[1::2]),
+        f1_score(held_out[1::2] >= thresholds, is_of[1::2]),
+        f1_score(held_out[1::2] >= held_out[1::2].max(axis=1, keepdims=True), is_of[1::2]),
         len(held_out[1::2]),
         float(assessed["labels"].str.len().mean()),
-        _mean_average_precision(labelled, class_ids),
+        mean_average_precision(labelled, class_ids),
     )
     drifts = []
     if len(labelled):
@@ -171,7 +171,7 @@ def choose_other(held_out: Scores, random: Scores) -> Other:
     own, others = own[1::2], others[1::2]
     return Other(
         threshold,
-        _auroc(own, others),
+        auroc(own, others),
         float((own >= threshold).mean()),
         float((others < threshold).mean()),
         len(own) + len(others),
@@ -266,7 +266,7 @@ def _scores(classifier: Classifier, pictures: Sequence[bytes]) -> Scores:
     return classifier.head.scores(vectors).numpy()
 
 
-def _held_out(
+def held_out_scores(
     project: Project, slug: str, classifier: Classifier
 ) -> tuple[Scores, NDArray[np.bool_]]:
     """Scores (N, C) of pairs that the model was not trained on, and the classes (N, C) of
@@ -314,7 +314,7 @@ def _require_todays_training(project: Project, slug: str, classifier: Classifier
         )
 
 
-def _random(project: Project, slug: str, classifier: Classifier) -> Scores:
+def random_scores(project: Project, slug: str, classifier: Classifier) -> Scores:
     """Scores (M, C) of pairs of the control that were not retrieved."""
     retrieved = CollectedPairs(fresh(project, "retrieved_set", slug))
     control = CollectedPairs(fresh(project, "control_set", slug))
@@ -337,19 +337,21 @@ def _labelled(
     return classifier.head.scores(vectors).numpy(), images["class_id"].to_numpy(np.int64)
 
 
-def _auroc(own: NDArray[Any], others: NDArray[Any]) -> float:
+def auroc(own: NDArray[Any], others: NDArray[Any]) -> float:
+    """How often a score of the first is above one of the second."""
     from sklearn.metrics import roc_auc_score
 
     truth = np.arange(len(own) + len(others)) < len(own)
     return float(roc_auc_score(truth, np.concatenate([own, others])))
 
 
-def _f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+def f1_score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Over all pairs and classes (N, C)."""
     right = int((predicted & truth).sum())
     return 2 * right / max(1, int(predicted.sum() + truth.sum()))
 
 
-def _mean_average_precision(scores: Scores, class_ids: NDArray[np.int64]) -> float | None:
+def mean_average_precision(scores: Scores, class_ids: NDArray[np.int64]) -> float | None:
     """Over the classes that have images."""
     from sklearn.metrics import average_precision_score
 

@@ -14,12 +14,12 @@ from support.drawings import COLOURS, SHAPES, draw, encode
 
 from react_pipeline.extensions.assess import assessment
 from react_pipeline.extensions.assess.assessment import (
-    _held_out,
     apply,
     assess_run,
     choose_other,
     class_thresholds,
     drift_of,
+    held_out_scores,
 )
 from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.project import Project
@@ -127,7 +127,7 @@ def test_a_control_or_ensemble_is_not_assessed(
     classifier = Classifier.load(SLUG, "base", config=retrieved_project.path)
     trained = replace(classifier, origin=Origin(SLUG, method, classifier.origin.fingerprint))
     with pytest.raises(InputError, match="control or an ensemble"):
-        _held_out(retrieved_project, SLUG, trained)
+        held_out_scores(retrieved_project, SLUG, trained)
 
 
 def test_a_model_of_earlier_pairs_is_refused(
@@ -145,4 +145,4 @@ def test_a_model_of_earlier_pairs_is_refused(
         ),
     )
     with pytest.raises(InputError, match="other pairs"):
-        _held_out(retrieved_project, SLUG, older)
+        held_out_scores(retrieved_project, SLUG, older)
