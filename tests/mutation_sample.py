@@ -27,6 +27,8 @@ from mutations import LEFT_OUT, ROOT, _code
 HARMLESS: dict[str, str] = {
     'image.height <= rows or image.mode == "RGB"': "one band, or bands of RGB: the same pixels",
     "not self.classes": "without reviewed images every step of `place` keeps all candidates",
+    "location.is_relative_to(own)": "files of the artifact have the digest that is recorded",
+    "threads == 1": "a pool of one thread gives the same",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
     "threads == 1": "parts pass one after another in a pool of one thread too",
 }

@@ -38,6 +38,17 @@ def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
+    "added", [[{"record": [], "method": "full"}], [{"record": {}, "method": 1}], [1], 1]
+)
+def test_a_wrong_list_of_added_parts_is_one_error(tmp_path: Path, added: object) -> None:
+    parts = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "added": added}
+    config = {"model_cfg": parts, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="not an open_clip checkpoint folder"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("given", "reported"),
     [
         ({"model": "ViT-L-14"}, ["encoder.model is 'ViT-L-14'", "embed_dim 32 instead of 768"]),

@@ -159,6 +159,9 @@ def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[st
     opened.clear()
     assert next(StoredVectors(corpus, "text").chunks(last))[0] == last
     assert opened == [f"text_emb_{numbers[1]}.npy"]
+    opened.clear()
+    assert [len(block) for _, block in StoredVectors(corpus, "text").chunks(0, 1)] == [1]
+    assert opened == [f"text_emb_{numbers[0]}.npy"]
 
 
 def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:

@@ -528,6 +528,9 @@ def test_all_seeds_must_agree_where_the_rule_says_so(
     result(project, "shapes", f"{GATED}-seed1-control", outcomes(136))
     shared = verdict_of(decide(project, "shapes"))
     assert shared.decision == "challenger" and "its control" in shared.reason
+    result(project, "shapes", f"{GATED}-seed1-control", None)
+    unmeasured = verdict_of(decide(project, "shapes"))
+    assert unmeasured.decision == "challenger" and "the control of" in unmeasured.reason
     result(project, "shapes", f"{GATED}-seed1-control", outcomes(100))
     verdict = verdict_of(decide(project, "shapes"))
     assert (verdict.decision, verdict.champion.method) == ("promoted", GATED)

@@ -103,6 +103,7 @@ def test_no_wrong_value_of_any_field_is_answered_in_jargon(
         ("classes: [wren, '+HYPERLINK(1)']", "classes.1", "formula"),
         ("classes: [a, b]\ntitle: 12", "title", 'quote it: "12"'),
         ("classes: [a, b]\ntemplates: imagnet", "templates", "did you mean imagenet?"),
+        ("classes: [a, b]\ntemplates: []", "templates", "the list is empty"),
         ("classes: [a, b]\ntemplates: [12]", "templates.0", 'quote it: "12"'),
         ("clases: [a, b]", "clases", "did you mean classes?"),
         ("classes: [a, {nam: b}]", "classes.1.nam", "did you mean name?"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -14,6 +15,7 @@ from support.drawings import COLOURS, SHAPES, draw, encode
 from support.retrieval import configure
 from typer.testing import CliRunner
 
+from react_pipeline.extensions.advise import commands
 from react_pipeline.extensions.advise.advice import (
     HeldOut,
     Option,
@@ -187,7 +189,16 @@ def test_without_an_index_it_says_what_to_materialize(
     assert isinstance(done.exception, MissingArtifact)
 
 
-def test_pictures_of_the_base_are_not_compared_with_other_vectors() -> None:
+def test_pictures_need_vectors_of_the_base() -> None:
     project: Any = SimpleNamespace(config=SimpleNamespace(two_encoders=True))
     with pytest.raises(InputError, match="retrieval_encoder"):
         encode_unlabelled(project, "shapes", "pictures")
+
+
+def test_without_unnamed_classes_no_table_of_them_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = {"class": ["a"], "pairs": [3], "near": [""], "caption": [""], "named": [True]}
+    signs: Any = SimpleNamespace(classes=pd.DataFrame(columns))
+    commands._print_classes(signs)
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -172,7 +172,8 @@ def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> Non
     gain = f"+{100 * row['delta_top1']:.1f} points (95% interval +{100 * row['delta_low']:.1f}"
     assert f"gated-image names 100.0% of 20 images right, the base 50.0%: {gain}" in text
     assert "larger than the choice of images" in text
-    assert "the retrieved pairs help" in text
+    assert "the retrieved pairs help, not the training alone" in text
+    assert "The highest top-1" not in text
 
 
 def test_a_page_of_results_that_are_unavailable_says_so(project: Project) -> None:

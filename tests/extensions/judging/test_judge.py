@@ -97,6 +97,15 @@ def test_a_log_has_all_readable_disagreements_in_random_order(
     assert [one.path for one in header.pictures] != sorted(one.path for one in header.pictures)
 
 
+@pytest.mark.parametrize(
+    ("clicks", "words"), [(None, "forecast"), (2, "about 2 more"), (8, "all 9 are judged")]
+)
+def test_what_is_left_is_a_forecast(clicks: int | None, words: str) -> None:
+    header = SimpleNamespace(pictures=[None] * 9)
+    session: Any = SimpleNamespace(clicks_left=clicks, header=header, entries=[None])
+    assert words in page._left(session)
+
+
 def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictures: Path) -> None:
     first = prepare_log(project, SLUG, str(pictures), GATED, "base", print).log
     bytes_before = first.read_bytes()

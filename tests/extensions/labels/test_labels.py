@@ -198,6 +198,13 @@ def test_labels_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
     assert contradicted == [tmp_path / "a.png"]
 
 
+def test_an_export_replaces_nothing(predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    with pytest.raises(InputError, match="already exists"):
+        export_predictions(predictions, "coco", tmp_path / "to")
+    assert not list((tmp_path / "to").iterdir())
+
+
 def test_a_picture_that_is_gone_is_named(predictions: Path, tmp_path: Path) -> None:
     gone = sorted((tmp_path / "photos").rglob("*.png"))[0]
     gone.unlink()

@@ -36,7 +36,7 @@ from react_pipeline.extensions.predict.transduction import adapted_to, transduce
 from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
-from react_pipeline.use.classifier import Classifier
+from react_pipeline.use.classifier import Classifier, _decoded
 
 Run = Callable[..., Path]
 NOW = Options(workers=0)
@@ -570,6 +570,11 @@ def test_pictures_are_linked_by_class_and_no_file_is_touched(
         with pytest.raises(InputError, match="--sort-into"):
             sort_into(folder, predictions, done.pictures)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(InputError, match="no pixels"):
+        _decoded(Image.new("RGB", (0, 3)), 0)
 
 
 def test_there_may_be_more_classes_than_open_files(tmp_path: Path) -> None:

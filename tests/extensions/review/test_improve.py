@@ -19,6 +19,7 @@ from react_pipeline.extensions.review.improve import (
     Try,
     controls_of,
     diff_of,
+    improve,
     propose,
     write_changes,
 )
@@ -47,6 +48,10 @@ def test_what_is_tried_is_what_is_retrieved_then(retrieved_project: Project, tri
     again = Trial(retrieved_project, SLUG).before
     assert again.rows.tolist() == tried.rows.tolist()
     assert again.class_ids.tolist() == tried.class_ids.tolist()
+
+
+def test_where_no_change_is_chosen_nothing_is_claimed(trial: Trial) -> None:
+    assert improve(trial, 0) == Improvement([], None, None)
 
 
 def test_a_change_is_shown_before_it_is_written(retrieved_project: Project, trial: Trial) -> None:

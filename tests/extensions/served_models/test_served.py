@@ -33,7 +33,7 @@ from support.services import answer, free_port, running
 from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.served_models import guard
+from react_pipeline.extensions.served_models import guard, served
 from react_pipeline.extensions.served_models.extension import ServedModels
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
@@ -352,3 +352,14 @@ def test_a_served_champion_survives_what_is_no_image(
 def test_the_base_is_not_packaged(tmp_path: Path) -> None:
     base: Any = SimpleNamespace(stage="base_checkpoint")
     assert ServedModels().package_model(Mock(), base, tmp_path) is None
+
+
+def test_a_file_is_read_where_no_stranger_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"picture")
+    assert served._bytes(str(path)) == b"picture"
+    monkeypatch.setenv(served._SERVED, "1")
+    with pytest.raises(ValueError, match="not_an_image"):
+        served._bytes(str(path))

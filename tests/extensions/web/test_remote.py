@@ -10,6 +10,8 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.drawings import pair, write_shard
@@ -297,3 +299,11 @@ def test_only_a_server_asked_directly_is_public(monkeypatch: pytest.MonkeyPatch)
     assert not public_addresses.is_public_server("http://nowhere.invalid/a.tar")
     monkeypatch.setenv("http_proxy", "http://10.0.0.1:3128")
     assert not public_addresses.is_public_server("http://93.184.216.34/a.tar")
+
+
+def test_a_range_that_is_shorter_than_asked_is_refused(folder: Path) -> None:
+    with serve_folder(folder) as server, open_shard(RemoteShard(f"{server.url}/small.tar")) as file:
+        raw: Any = file.raw  # type: ignore[attr-defined]
+        raw._handle = Mock(read=lambda size: bytes(size - 1))
+        with pytest.raises(SourceUnavailable, match="received"):
+            file.read(10)

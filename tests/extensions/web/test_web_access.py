@@ -55,6 +55,8 @@ def fetch(url: str, *, allow_private: bool = True, timeout: float = 5) -> bytes:
 
 def test_an_allowed_address_is_read(web: Web) -> None:
     assert fetch(f"{web.url}/a") == b"picture"
+    with guarded_opener(allow_private_addresses=True).open(f"{web.url}/a", timeout=5) as answer:
+        assert (answer.read(3), answer.read()) == (b"pic", b"ture")
 
 
 def test_a_read_brings_no_more_than_it_asks_for(web: Web) -> None:
