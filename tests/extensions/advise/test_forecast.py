@@ -67,6 +67,7 @@ def test_too_few_domains_give_no_interval_or_nothing() -> None:
     assert few.high == math.inf
     assert forecast(measured(1), "gda", dict.fromkeys(NAMES, 0.5)) is None
     assert forecast(measured(), "full", dict.fromkeys(NAMES, 0.5)) is None
+    assert calibration(measured(), "full") is None
 
 
 def test_what_shares_classes_is_left_out_together() -> None:

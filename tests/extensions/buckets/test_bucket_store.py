@@ -645,3 +645,5 @@ def test_notes_are_seen_by_all_hosts(bucket: BucketStore) -> None:
 def test_what_was_never_built_is_named(bucket: BucketStore) -> None:
     with pytest.raises(MissingArtifact, match="thing"):
         bucket.look().current("thing", "all")
+    with pytest.raises(MissingArtifact, match="thing"):
+        bucket.open("thing", "all", "0" * 16)
