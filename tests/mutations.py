@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -35,6 +36,7 @@ LEFT_OUT = (
     ".pytest_cache",
 )
 TEST_SECONDS = 600
+MEMORY_BYTES = 12 << 30
 LIBRARIES = [
     "dagster",
     "faiss",
@@ -417,6 +419,8 @@ def _forks() -> Any:
 def _run_pytest(copy: Path, arguments: list[str]) -> None:
     """Run tests of a copy of the project, in a process group of its own."""
     os.setsid()
+    # Without its guard a bomb would take the memory of the machine.
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy)
     sys.path[:] = [str(copy), *(path for path in sys.path if Path(path).name != "tests")]
