@@ -16,7 +16,8 @@ import pytest
 from react_pipeline.installation import install_command
 
 ROOT = Path(__file__).parents[2]
-TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html", ""}
+TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html"}
+TEXTS |= {".ipynb", ""}
 LEFT_OUT = {".git", ".react", "build", "dist", "images", "node_modules", "site", "store"}
 BY_NAME = re.compile(
     # A command of an installer with the bare name, or the name as a line of a list of requirements.
