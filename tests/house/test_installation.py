@@ -13,7 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from react_pipeline.installation import install_command
+from react_pipeline import installation
+from react_pipeline.installation import install_command, open_clip_metadata
+from react_pipeline.store import InputError
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html"}
@@ -118,3 +120,9 @@ def test_a_message_names_the_place_that_it_was_installed_from(
     monkeypatch.setattr(metadata, "distribution", lambda name: installed)
     assert install_command("demo") == command
     assert not by_name(command)
+
+
+def test_names_of_imagenet_need_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "installed_file", lambda *_: None)
+    with pytest.raises(InputError, match="open_clip_torch"):
+        open_clip_metadata.__wrapped__()

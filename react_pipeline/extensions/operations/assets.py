@@ -80,13 +80,11 @@ def _is_shown(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a run made the last materialization of an asset or of one of its partitions."""
     entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     for entry in entries:
-        event = entry.get_dagster_event()
-        if event.asset_key is None:
-            continue
-        made = dg.AssetRecordsFilter(
-            event.asset_key, asset_partitions=[event.partition] if event.partition else None
+        made = entry.get_dagster_event().step_materialization_data.materialization
+        same = dg.AssetRecordsFilter(
+            made.asset_key, asset_partitions=[made.partition] if made.partition else None
         )
-        last = instance.fetch_materializations(made, limit=1).records
+        last = instance.fetch_materializations(same, limit=1).records
         if last and last[0].run_id == run_id:
             return True
     return False

@@ -166,6 +166,14 @@ def accuracies(path: str | Path) -> list[float]:
     return [record["evaluation_top1"] for record in records if "evaluation_top1" in record]
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="more than the 2 GPUs"):
+        Processes.join("cuda")
+
+
 @pytest.mark.slow
 @pytest.mark.operations
 @pytest.mark.parametrize(("name", "method"), [("gated", "gated-image"), ("full", "full")])
