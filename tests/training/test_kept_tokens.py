@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +202,23 @@ def test_half_file_takes_no_disk_where_whole_one_does_not_fit(
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
     assert kept.keep() is None
     assert list(kept.directory.iterdir()) == []
+
+
+def test_fused_layers_are_tried_on_a_few_images(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_tokens, "LONG_RUN", len(kept.pairs))
+    monkeypatch.setattr(kept_tokens, "CPU_IMAGES", 3)
+    tried: list[int] = []
+
+    class Recorded(FusibleTower):
+        def fused(self, run: Any, probes: Any, precision: str) -> Any:
+            tried.extend(map(len, probes))
+            return run
+
+    fusible = Recorded(torch.nn.Identity(), None)
+    keep_tokens(kept.compute, kept.views, 1, kept.directory, World(), torch.float32, 0, fusible)
+    assert tried == [3, 1]
 
 
 def test_layers_of_equal_towers_are_fused_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

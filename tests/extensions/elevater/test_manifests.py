@@ -13,6 +13,7 @@ import pytest
 from support.elevater import edit_registry, folder_of, png, write_elevater
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
+from react_pipeline.extensions.elevater.index_files import REGISTRY
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
@@ -168,6 +169,13 @@ def test_data_sets_left_out_are_unavailable(tmp_path: Path) -> None:
     write_elevater(tmp_path, without=["cifar-10"], only=["cifar-10", "mnist"])
     with pytest.raises(Unavailable, match="no copy of it"):
         read_dataset(tmp_path, "cifar-10", "test")
+
+
+def test_a_registry_that_is_no_list_is_refused(tmp_path: Path) -> None:
+    write_elevater(tmp_path, only=["mnist"])
+    (tmp_path / REGISTRY).write_text("{}")
+    with pytest.raises(InputError, match="is not a list"):
+        read_dataset(tmp_path, "mnist", "test")
 
 
 def test_a_registry_field_against_the_benchmark_is_refused(tmp_path: Path) -> None:
