@@ -1,9 +1,10 @@
 """What `react-pipeline assess` says of the demo: pictures of no class, several classes, drift.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.assess --page benchmarks/results.md`. Pictures
-of no class are random pairs, as in the command, and the labelled images of the other domains, by
-the same artist. Each seed draws the half of the pairs that chooses thresholds, and the runs whose
-drift is tested: 60 labelled images against the half without them, and 60 of the other domains.
+Run after `make demo`: `.venv/bin/python -m benchmarks.assess --page benchmarks/results.md`.
+Pictures of no class are random pairs, as in the command, and the labelled images of the other
+domains, by the same artist. Each seed draws the half of the pairs that chooses thresholds, and the
+runs whose drift is tested: 60 labelled images against the half without them, and 60 of the other
+domains.
 """
 
 from __future__ import annotations

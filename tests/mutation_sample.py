@@ -30,7 +30,6 @@ HARMLESS: dict[str, str] = {
     "location.is_relative_to(own)": "files of the artifact have the digest that is recorded",
     "threads == 1": "a pool of one thread gives the same",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
-    "threads == 1": "parts pass one after another in a pool of one thread too",
 }
 """Source of conditions of survivors, and why nothing breaks without them."""
 

@@ -65,11 +65,6 @@ def test_what_is_exported_comes_back(predictions: Path, tmp_path: Path, form: st
     assert contradicted == []
 
 
-def test_an_export_replaces_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="already exists"):
-        export_predictions(tmp_path / "run", "coco", tmp_path)
-
-
 def test_coco_opens_a_coco_export(predictions: Path, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     export_predictions(predictions, "coco", tmp_path / "to")
