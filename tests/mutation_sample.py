@@ -28,6 +28,7 @@ HARMLESS: dict[str, str] = {
     'image.height <= rows or image.mode == "RGB"': "one band, or bands of RGB: the same pixels",
     "not self.classes": "without reviewed images every step of `place` keeps all candidates",
     "location.is_relative_to(own)": "files of the artifact have the digest that is recorded",
+    "event.asset_key is None": "a materialization has one; the type of events allows none",
     "threads == 1": "a pool of one thread gives the same",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
 }

@@ -137,8 +137,6 @@ def server_of_weights(encoder: EncoderConfig) -> str:
     from huggingface_hub import constants, try_to_load_from_cache
 
     weights = str(encoder.pretrained)
-    if encoder.model in encoders() or Path(weights).exists():
-        return ""
     names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     if weights.startswith(HUB_PREFIX):
         place, _, revision = weights.removeprefix(HUB_PREFIX).partition("@")

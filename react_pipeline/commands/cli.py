@@ -102,6 +102,19 @@ def materialize(
     print_start_page(project, domain or ())
 
 
+def _summarize(group: typer.Typer) -> None:
+    """Show the summary of each command's docstring in `--help` without its line breaks."""
+    for command in group.registered_commands:
+        summary = (command.callback.__doc__ or "").partition("\n\n")[0]
+        command.short_help = " ".join(summary.split())
+    for inner in group.registered_groups:
+        if inner.typer_instance:
+            _summarize(inner.typer_instance)
+
+
+_summarize(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take
     a line each.

@@ -25,7 +25,7 @@ from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 from react_pipeline.clip.base import fetched, publish_base
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.pretrained import from_open_clip, require_available
+from react_pipeline.clip.pretrained import from_open_clip, require_available, server_of_weights
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
@@ -249,6 +249,11 @@ def test_weights_that_are_not_there_are_named(pretrained: str, reason: str) -> N
     with pytest.raises(InputError, match=f"encoder.pretrained: .*{reason}") as refused:
         require_available(EncoderConfig(pretrained=pretrained))
     assert ("is no tag" in str(refused.value)) == (pretrained == "opnai")
+
+
+def test_weights_of_this_machine_have_no_server(tiny_checkpoint: Path) -> None:
+    for encoder in (EncoderConfig(pretrained=str(tiny_checkpoint)), EncoderConfig(model="demo")):
+        assert server_of_weights(encoder) == ""
 
 
 def test_a_whole_model_takes_no_weights_beside_it() -> None:

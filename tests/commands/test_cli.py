@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -160,6 +161,12 @@ def test_no_command_shows_the_help(run) -> None:
         name in out
         for name in ("demo", "materialize", "domains", "results", "search", "ui", "doctor", "prune")
     )
+
+
+def test_summaries_in_the_help_have_no_line_breaks(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 300)
+    _, out, _ = run("--help")
+    assert re.search(r"\bstatus .*\bhow to fix it\.", out)
 
 
 def test_help_says_which_selection_takes_all_that_comes_before(run) -> None:

@@ -54,6 +54,15 @@ def test_tars_joined_by_cat_are_refused(drawings: Path, tmp_path: Path) -> None:
         index_shard(tmp_path / "joined.tar")
 
 
+def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a.txt")
+    member.size = -1
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "a.tar").write_bytes(header + bytes(1024))
+    with pytest.raises(CorpusError, match="negative size"):
+        index_shard(tmp_path / "a.tar")
+
+
 def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("not a tar at all")
     with tarfile.open(tmp_path / "compressed.tar", "w:gz") as tar:

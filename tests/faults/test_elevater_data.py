@@ -18,6 +18,7 @@ from support.elevater import edit_json, edit_registry, folder_of, png, write_ele
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.extensions.elevater.check import check_root
 from react_pipeline.extensions.elevater.datasets import DATASETS
+from react_pipeline.extensions.elevater.index_files import REGISTRY
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
@@ -316,3 +317,8 @@ def test_a_report_names_every_kind_of_state(root: Path) -> None:
     assert states["kitti-distance"] == "partial"
     assert states["mnist"] == "unavailable"
     assert json.loads((root / "vision_datasets.json").read_text())
+
+
+def test_a_registry_that_is_no_list_is_refused(root: Path) -> None:
+    (root / REGISTRY).write_text("{}")
+    assert "is not a list of data sets" in refusal(root)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,3 +241,18 @@ def test_layers_of_equal_towers_are_fused_once(kept: Kept, monkeypatch: pytest.M
     assert [fuse(None), fuse(None)] == [4, 5]
     # A tower whose layers cannot be fused is not kept: it holds a whole model.
     assert [fuse("a", "bf16"), fuse("a", "bf16")] == [6, 7]
+
+
+def test_layers_are_fused_for_few_images(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_tokens, "LONG_RUN", 1)
+    monkeypatch.setattr(kept_tokens, "CPU_IMAGES", 2)
+    sizes: list[int] = []
+
+    def fused(run: Any, images: list[Tensor], _: str) -> Any:
+        sizes.extend(map(len, images))
+        return run
+
+    tower: Any = SimpleNamespace(fused=fused)
+    of = kept.compute, kept.views, 1, kept.directory, World(), torch.float32, 0, tower
+    assert keep_tokens(*of) is not None
+    assert sizes == [2, 1]

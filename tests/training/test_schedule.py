@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.errors import RetrievalError
 from react_pipeline.training import schedule
 from react_pipeline.training.schedule import (
     MAX_LOG_SCALE,
     batch_at,
+    batch_size_of,
     learning_rate,
     max_log_scale,
     parameter_groups,
@@ -94,3 +96,9 @@ def test_only_sigmoid_training_may_keep_scale_above_clips_limit() -> None:
     assert max_log_scale("infonce", 4.75) == MAX_LOG_SCALE
     assert max_log_scale("sigmoid", 4.75) == 4.75
     assert max_log_scale("sigmoid", 2.3) == MAX_LOG_SCALE
+
+
+def test_one_pair_cannot_be_contrasted() -> None:
+    with pytest.raises(RetrievalError, match="needs two"):
+        batch_size_of(TrainingConfig(), 1, 1)
+    assert batch_size_of(TrainingConfig(), 2, 1) == 2

@@ -120,8 +120,6 @@ def _located(path: Path, name: str) -> tuple[Path, Path]:
     file = path / name if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{file}: no such file")
-    if file.stat().st_size > MAX_BYTES:
-        raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes")
     return file, file.parent
 
 

@@ -123,3 +123,7 @@ def test_the_package_brings_domains_and_their_calibration() -> None:
         assert mine.domains == shipped.domains
         assert mine.rank_correlation == pytest.approx(shipped.rank_correlation, abs=1e-6)
         assert mine.coverage == pytest.approx(shipped.coverage, abs=1e-6)
+
+
+def test_without_measured_domains_there_is_no_calibration() -> None:
+    assert calibration([], "gda") is None

@@ -21,13 +21,20 @@ from support.bucket import BucketServer
 
 from react_pipeline.extensions.buckets import bucket_pruning, bucket_store, copies, leases
 from react_pipeline.extensions.buckets import look as looks
-from react_pipeline.extensions.buckets.bucket import Bucket, ConflictError, Stored, Version
+from react_pipeline.extensions.buckets.bucket import (
+    Bucket,
+    ConflictError,
+    Stored,
+    Version,
+    _explained,
+)
 from react_pipeline.extensions.buckets.bucket_artifact import BucketArtifact
 from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from react_pipeline.extensions.buckets.leases import Lease
 from react_pipeline.store.artifacts import Artifact, Inputs, slug_of
 from react_pipeline.store.errors import (
     CorruptArtifact,
+    InputError,
     MissingArtifact,
     SourceUnavailable,
     StoreWriteError,
@@ -647,3 +654,33 @@ def test_what_was_never_built_is_named(bucket: BucketStore) -> None:
         bucket.look().current("thing", "all")
     with pytest.raises(MissingArtifact, match="thing"):
         bucket.open("thing", "all", "0" * 16)
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("thing/a/b/1f/_x/sub/data", ("thing/a/b", "1f", "_x/sub/data")),
+        ("thing/a/b/1f/manifest.json", ("thing/a/b", "1f", "manifest.json")),
+        (".notes/thing/a/1f/manifest.json", None),
+        ("thing/a/current", None),
+        ("thing/a/1f/other.json", None),
+        ("thing/a/_x", None),
+    ],
+)
+def test_only_objects_of_artifacts_have_a_place(
+    path: str, place: tuple[str, str, str] | None
+) -> None:
+    assert looks._place_of(path) == (place or (path, "", ""))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        ("Error performing GET http://169.254.169.254/latest", InputError, "no credentials"),
+        ("MissingCredentials", InputError, "no credentials"),
+        ("connection reset", SourceUnavailable, "does not answer"),
+    ],
+)
+def test_what_a_library_says_is_explained(error: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        raise _explained("s3://artifacts/a", OSError(error))

@@ -182,6 +182,12 @@ def test_a_page_of_results_that_are_unavailable_says_so(project: Project) -> Non
     assert "no customized model is measured" in text
 
 
+def test_a_control_that_is_better_is_named(project: Project) -> None:
+    right = {"base": [False, True], "gated-image": [False, True], "gated-image-control": [True] * 2}
+    publish_results(project, "shapes", {name: one * 10 for name, one in right.items()})
+    assert "random pairs work better" in page_of(compare(project, "shapes")).text
+
+
 def test_a_page_of_a_base_that_is_unavailable_says_so(project: Project) -> None:
     publish_results(project, "shapes", {"gated-image": [True, False]})
     text = page_of(compare(project, "shapes")).text

@@ -7,9 +7,11 @@ from __future__ import annotations
 import signal
 import tarfile
 from collections.abc import Iterator
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from timm.models.vision_transformer import Block
 from typer import Exit
 
 from examples.react_by_hand import react
-from react_pipeline import training
+from react_pipeline import installation, training
 from react_pipeline.clip.gated import add_gated_blocks
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.clip.tower import ImageTower
@@ -37,6 +39,7 @@ from react_pipeline.extensions.demo.packages import (
 from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, subject_of
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.durable import sha256_of
+from react_pipeline.store.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 
@@ -216,3 +219,23 @@ def test_a_demo_that_failed_says_so_by_its_code(
     with pytest.raises(Exit) as stop:
         commands.demo(config=project.path)
     assert stop.value.exit_code == 1
+
+
+def test_packages_that_are_missing_are_named_with_their_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metadata, "version", Mock(side_effect=metadata.PackageNotFoundError))
+    with pytest.raises(InputError, match="the demo needs .*pip install"):
+        installed_versions()
+
+
+def test_class_names_of_imagenet_need_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "installed_file", lambda *_: None)
+    with pytest.raises(InputError, match="open_clip_torch"):
+        installation.open_clip_metadata.__wrapped__()
+
+
+def test_a_folder_that_is_a_project_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.yaml").write_text("corpus: {kind: demo}\n")
+    assert commands.write_demo_project(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from support.dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
 
 from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
-from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, dense_sets
+from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, OwnDenseSet, dense_sets
 from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
@@ -285,3 +286,12 @@ def test_the_open_vocabulary_split_drops_ungrouped_classes(
     (tmp_path / entry.truth).write_text(json.dumps(given))
     with pytest.raises(InputError, match="toothbrush"):
         read_dense_set(tmp_path, entry)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"labels": "l"}, {"names": "n"}, {"annotations": "a", "labels": "l", "names": "n"}],
+)
+def test_a_set_of_ones_own_has_one_truth(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="give either"):
+        OwnDenseSet(name="mine", images="i", **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.evaluation.domain_results import evaluate
-from react_pipeline.extensions.elevater import labelled_kind
+from react_pipeline.extensions.elevater import labelled_kind, readers
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
 from react_pipeline.extensions.elevater.readers import read_dataset
@@ -214,3 +215,8 @@ def test_another_image_in_the_place_of_a_listed_one_is_refused(
 def test_a_set_of_several_classes_an_image_is_no_evaluation_set(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="several classes"):
         labelled_kind.TestImages(name="voc", path=tmp_path, dataset="voc-2007-classification")
+
+
+def test_without_data_there_are_no_test_images(make_project: Callable[..., Project]) -> None:
+    for root in (None, "nosuch"):
+        assert readers.test_digests(make_project(elevater={"root": root})) == {}

@@ -13,6 +13,7 @@ from support.judging import SLUG, judge, unavailable, without_labels
 from support.promotion import outcomes, result, stand_in
 from support.upkeep import change_pipeline
 
+from react_pipeline.extensions.judging.prepare import _against
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict
@@ -50,6 +51,7 @@ def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Pro
     assert "judged without labels" in found.reason
     assert decide(project, SLUG).fingerprint == artifact.fingerprint
     assert promotion_is_current(project, SLUG).fingerprint == artifact.fingerprint
+    assert _against(project, SLUG, "champion").method == GATED
     row = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method").loc[GATED]
     assert (row["status"], row["judged"], row["n"]) == ("promoted", 54, 1000)
     # The model and its judgements outlive pruning while it has the title.

@@ -14,6 +14,7 @@ from support.drawings import COLOURS, SHAPES, draw, encode
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.labels import readers
 from react_pipeline.extensions.labels.export import export_predictions
 from react_pipeline.extensions.labels.readers import READERS, read_labels
 from react_pipeline.extensions.labels.writers import LabelledPicture, Predictions, write_coco
@@ -206,3 +207,10 @@ def test_a_picture_that_is_gone_is_named(predictions: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="no picture file"):
         export_predictions(predictions, "coco", tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_a_file_of_labels_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_BYTES", 10)
+    (tmp_path / "export.json").write_text(json.dumps([None] * 10))
+    with pytest.raises(InputError, match=r"export\.json"):
+        read_labels("label-studio", tmp_path)

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +30,13 @@ from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.predict import encoding, pictures, run_folder
-from react_pipeline.extensions.predict.pictures import Picture, find_pictures
+from react_pipeline.extensions.predict.pictures import Picture, find_pictures, shards_of
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.sort_into import folder_names, sort_into
 from react_pipeline.extensions.predict.transduction import adapted_to, transduce
 from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
+from react_pipeline.settings.corpus import StorageConfig
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
 from react_pipeline.use.classifier import Classifier, _decoded
 
@@ -570,6 +572,21 @@ def test_pictures_are_linked_by_class_and_no_file_is_touched(
         with pytest.raises(InputError, match="--sort-into"):
             sort_into(folder, predictions, done.pictures)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_only_tar_files_are_shards(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match="is no shard"):
+        shards_of(str(tmp_path / "a.png"), StorageConfig())
+
+
+def test_a_worker_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = encoding._collate([(0, InputError("out of memory"))])
+    monkeypatch.setattr(encoding, "load_batches", lambda *_, **__: [batch])
+    with pytest.raises(InputError, match="out of memory"):
+        encoding.encode_pictures(
+            Mock(), [Mock()], tmp_path, Mock(), batch_size=1, workers=0, max_pixels=1
+        )
 
 
 def test_a_picture_without_pixels_is_refused() -> None:
