@@ -297,11 +297,3 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
         Trainer(
             clip, pairs, project.domain("shapes"), Full(), training, World(0, processes), tmp_path
         )
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="more than the 1 GPUs"):
-        Processes.join("cuda")
