@@ -53,6 +53,8 @@ def test_the_reason_says_why_it_is_that_key(rows: int, gib: float, words: str) -
 def test_memory_of_the_configuration_decides() -> None:
     assert choose_key(IndexConfig(memory_gib=64), 20_000_000, 512)[0] == "IVF8192,SQfp16"
     assert choose_key(IndexConfig(memory_gib=4), 20_000_000, 512)[0].startswith("OPQ")
+    # No code is as short as these vectors.
+    assert "too few" in choose_key(IndexConfig(), 20_000_000, 8, 1)[1]
     assert 0 < machine_memory_bytes() < 2**50
 
 

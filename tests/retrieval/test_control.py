@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,8 @@ def test_random_rows_are_drawn_once_each_until_there_are_none(takes: list[int]) 
     assert len(set(every.tolist())) == len(every) == min(sum(takes), 50)
     assert every.min() >= 0 and every.max() < 50
     np.testing.assert_array_equal(every, np.concatenate([again.take(count) for count in takes]))
+
+
+def test_of_no_rows_nothing_is_drawn() -> None:
+    draw: Any = SimpleNamespace(_next=lambda count: np.arange(0))
+    assert Draw.take(draw, 5).empty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from react_pipeline.project import identity
 from react_pipeline.project.project import Project
+from react_pipeline.settings import methods
 from react_pipeline.settings.methods import METHODS, first_seed
 from react_pipeline.store.errors import ConfigError, InputError
 
@@ -120,3 +122,9 @@ def test_what_is_wrong_is_named_with_its_field(
     (problem,) = error.value.problems
     assert problem.file.name == "pipeline.yaml"
     assert problem.field == field and word in problem.message
+
+
+def test_only_an_instance_of_method_is_a_method() -> None:
+    other: Any = SimpleNamespace(name="other")
+    with pytest.raises(TypeError, match="no instance of Method"):
+        methods._add(other, {})

@@ -23,6 +23,7 @@ from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
 from react_pipeline.training.kept_tokens import TOKENS_FILE, FusibleTower, keep_tokens
+from react_pipeline.training.trainer import Trainer
 from react_pipeline.training.world import World
 
 VIEWS = 2
@@ -256,3 +257,9 @@ def test_layers_are_fused_for_few_images(kept: Kept, monkeypatch: pytest.MonkeyP
     of = kept.compute, kept.views, 1, kept.directory, World(), torch.float32, 0, tower
     assert keep_tokens(*of) is not None
     assert sizes == [2, 1]
+
+
+def test_a_locked_tower_keeps_its_precision() -> None:
+    visual = torch.nn.Linear(1, 1).requires_grad_(False)
+    of: Any = SimpleNamespace(model=SimpleNamespace(visual=visual))
+    assert Trainer._tower(of) is None

@@ -31,13 +31,14 @@ from support.ready import CAPTIONS, encoded, write_ready
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.extensions.corpus_page import page
 from react_pipeline.extensions.corpus_page.page import create_app, serve_corpus
 from react_pipeline.extensions.corpus_page.search import IMAGE_MODES, TEXT_MODES, search_pairs
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.extensions.ui.serve import CONNECTIONS, HOST
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError, MissingArtifact
+from react_pipeline.store.errors import InputError, MissingArtifact, SourceUnavailable
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> a red circle'
 PAGE = {
@@ -385,3 +386,7 @@ def test_three_hundred_half_sent_requests_and_fifty_clients(project: Project) ->
         "descriptors held"
     )
     assert held <= CONNECTIONS
+
+
+def test_a_failure_of_this_side_is_no_fault_of_the_question() -> None:
+    assert page._explain(SourceUnavailable("gone")) == ({"message": "gone"}, 500)
