@@ -119,7 +119,6 @@ def find_candidates(
         if mode not in MODE_SIDES:
             search = _search_of(mode)
             tables.append(search(embeddings, queries.prompts, prompt_vectors, settings, scratch))
-        if mode not in vectors:
             continue
         side = MODE_SIDES[mode]
         started = time.perf_counter()
