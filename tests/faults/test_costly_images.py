@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,3 +163,9 @@ def test_an_image_that_kills_its_worker_costs_no_other(workers: int) -> None:
     expected: list[Any] = [(side, side) for side in range(1, 13)]
     expected[5] = "killed_decoder"
     assert [row for batch in loaded for row in batch] == expected
+
+
+def test_batches_may_be_loaded_by_a_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(lambda: [*load_batches([7, 8], [[0], [1]], 0, list)])
+        assert loaded.result() == [[7], [8]]
