@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.retrieval import DOMAIN, NOTHING, hits_of
 
 from react_pipeline.extensions.near_duplicates.near_duplicates import NearDuplicates
+from react_pipeline.retrieval import ranking
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
@@ -275,3 +276,10 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
         ("cat", "dog"),
         ("dog", "cat"),
     }
+
+
+def test_a_look_has_no_more_rows_than_a_block() -> None:
+    rows = np.arange(5_000)
+    queue = ranking._Queue(rows, rows)
+    looks = [len(queue.ahead(1_000, lambda _: True)) for _ in range(9)]
+    assert looks[0] < looks[-1] == ranking.BLOCK_ROWS
