@@ -162,6 +162,8 @@ def _epochs(models: "_Heads | _Tower", train: Any, count: int) -> Iterator[None]
             if not models.curves:
                 return
         yield
+        if not models.curves:
+            return
 
 
 class _Heads:
