@@ -32,6 +32,7 @@ def test_top1_is_that_of_evaluate(retrieved_project: Project) -> None:
     assert DomainVectors.of(retrieved_project, "shapes").base == pytest.approx(result.top1)
 
 
+@pytest.mark.slow
 def test_domains_are_runs_of_unicode_with_enough_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

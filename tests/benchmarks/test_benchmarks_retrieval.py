@@ -26,6 +26,7 @@ def test_clouds_are_unit_the_same_each_time_and_a_gap_apart() -> None:
     assert (prompts[:5] @ prompts[:5].T).mean() > (prompts[:5] @ prompts[5:].T).mean()
 
 
+@pytest.mark.slow
 def test_every_stage_gives_the_figures_that_the_tables_need(tmp_path: Path) -> None:
     retrieval.make(tmp_path, ROWS)
     rows = []

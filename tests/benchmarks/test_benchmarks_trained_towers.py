@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.trained_towers import caption_tokens, image_ways, seconds_of, table_of, text_ways
 
 
+@pytest.mark.slow
 def test_both_ways_of_each_part_give_same_and_table_names_them() -> None:
     tokens = caption_tokens(6, 0.4)
     assert len(torch.unique(tokens, dim=0)) == 4

@@ -17,7 +17,12 @@ from react_pipeline.settings.index import IndexConfig
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 3_000, 32
-KEYS = ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16,PQ8x4", "OPQ8_32,IVF16_HNSW8,PQ8x4"]
+KEYS = [
+    "IVF16,Flat",
+    "IVF16,SQfp16",
+    pytest.param("OPQ8_32,IVF16,PQ8x4", marks=pytest.mark.slow),  # trains for seconds
+    "OPQ8_32,IVF16_HNSW8,PQ8x4",
+]
 
 
 @pytest.fixture

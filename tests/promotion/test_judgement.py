@@ -70,6 +70,7 @@ def test_equal_results_have_no_gain_and_no_interval() -> None:
     assert not test.exceeds(0.0)
 
 
+@pytest.mark.slow
 def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
     promoted = 0
     for seed in range(150):
