@@ -17,12 +17,9 @@ from react_pipeline.settings.index import IndexConfig
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 3_000, 32
-KEYS = [
-    "IVF16,Flat",
-    "IVF16,SQfp16",
-    pytest.param("OPQ8_32,IVF16,PQ8x4", marks=pytest.mark.slow),  # trains for seconds
-    "OPQ8_32,IVF16_HNSW8,PQ8x4",
-]
+FLAT, HALVES = "IVF16,Flat", "IVF16,SQfp16"
+ROTATED, GRAPH = "OPQ8_32,IVF16,PQ8x4", "OPQ8_32,IVF16_HNSW8,PQ8x4"
+SLOW = pytest.param(ROTATED, marks=pytest.mark.slow)  # trains for seconds, as the next one
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def project(make_project: object) -> Project:
     return project
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [FLAT, HALVES, SLOW, GRAPH])
 def test_only_centroids_go_to_the_gpu_and_the_index_stays_here(
     project: Project, tmp_path: Path, on_gpu: list[tuple[type, int, int]], key: str
 ) -> None:
@@ -94,5 +91,5 @@ def test_a_full_gpu_is_no_reason_to_fail(
         raise RuntimeError("Error: 'err == cudaSuccess' failed: out of memory\nstack")
 
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", full)
-    there = built(project, tmp_path / "a.index", KEYS[2], "cuda")
-    assert there == built(project, tmp_path / "b.index", KEYS[2], "cpu")
+    there = built(project, tmp_path / "a.index", ROTATED, "cuda")
+    assert there == built(project, tmp_path / "b.index", ROTATED, "cpu")
