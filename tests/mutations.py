@@ -37,6 +37,8 @@ LEFT_OUT = (
 )
 TEST_SECONDS = 600
 MEMORY_BYTES = 12 << 30
+FAILED, NO_TESTS, TIMED_OUT = 1, 5, 124
+"""What a run of pytest ends with where a test fails, and where there is none; and one that is late."""
 LIBRARIES = [
     "dagster",
     "faiss",
@@ -381,12 +383,12 @@ def _killed(copy: Path, row: Guard) -> bool:
         code = _code(copy, row.test)
     finally:
         path.write_text(whole, encoding="utf-8")
-    # 1: a test failed. 2 and more would be a row that does not fit; below 0: a signal killed it.
-    return code == 1 or code < 0
+    # 2 and more would be a row that does not fit; below 0: a signal killed it.
+    return code in (FAILED, TIMED_OUT) or code < 0
 
 
 def _code(copy: Path, *tests: str, marks: str = "") -> int:
-    """What pytest exits with; 1 if it takes too long."""
+    """What pytest exits with, or `TIMED_OUT`."""
     arguments = [
         "-q",
         "-x",
@@ -402,7 +404,7 @@ def _code(copy: Path, *tests: str, marks: str = "") -> int:
     run.join(TEST_SECONDS)
     if run.exitcode is None:
         os.killpg(run.pid, signal.SIGKILL)
-        return 1
+        return TIMED_OUT
     return run.exitcode
 
 
