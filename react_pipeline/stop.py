@@ -213,7 +213,9 @@ class _Watch:
         if not is_stop(failure.exc_type):
             self._report_dropped(failure)
             return
-        with suppress(OSError):
+        # The thread may raise it again before this hook returns, which Python would print; it does
+        # so once more later.
+        with suppress(OSError, KeyboardInterrupt):
             os.write(self._write_end, bytes([_DROPPED]))
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:

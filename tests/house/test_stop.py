@@ -52,6 +52,17 @@ with stop.watched():
     print("goes on", flush=True)
     while True: time.sleep(0.1)
 """
+RAISED_IN_HOOK = (
+    """
+write = os.write
+def slow(descriptor, data):
+    write(descriptor, data)
+    until = time.monotonic() + 5
+    while data == bytes([stop._DROPPED]) and time.monotonic() < until: pass
+os.write = slow
+"""
+    + DROPPED
+)
 IN_DEL = """
 class Deleted:
     __del__ = send
@@ -105,7 +116,7 @@ def run(code: str, number: int, *, ignoring: bool = False) -> subprocess.Complet
 
 @SIGNALS
 @pytest.mark.parametrize("ignoring", [False, True], ids=["terminal", "ignoring"])
-@pytest.mark.parametrize("code", [DROPPED, IN_DEL], ids=["weakref", "del"])
+@pytest.mark.parametrize("code", [DROPPED, RAISED_IN_HOOK, IN_DEL], ids=["weakref", "hook", "del"])
 def test_a_stop_that_python_drops_is_raised_again(code: str, number: int, ignoring: bool) -> None:
     done = run(code, number, ignoring=ignoring)
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
