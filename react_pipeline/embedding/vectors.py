@@ -8,7 +8,7 @@ been seen yet. Shapes: N rows of the corpus, D width.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,16 +73,17 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     return table if columns is None else table.reindex(columns=columns)
 
 
-def field_names(artifact: Artifact) -> list[str]:
-    """The fields that any sample of the corpus had; only schemas are read."""
+def field_names(artifact: Artifact) -> Iterator[str]:
+    """The fields that any sample of the corpus had, part after part; only schemas are read."""
     layout = _layout(artifact)
     parts = layout.parts(artifact, METADATA)
-    names: dict[str, None] = {}
+    seen: set[str] = set()
     for number in range(len(parts.names)):
         with parts.parquet(number) as file:
             columns = file.schema_arrow.empty_table().to_pandas()
-        names |= dict.fromkeys(layout.named(columns, None))
-    return list(names)
+        names = [str(name) for name in layout.named(columns, None) if name not in seen]
+        seen.update(names)
+        yield from names
 
 
 def row_metadata(

@@ -38,7 +38,7 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     """
     import duckdb
 
-    there = field_names(embeddings)
+    there = list(field_names(embeddings))
     names = [name for name in _names_in(where) if name in there]
     fields = row_metadata(embeddings, pd.Series(rows), names).reset_index(drop=True)
     numeric = _numeric(embeddings, names)
