@@ -49,6 +49,17 @@ def test_a_look_says_whether_it_sees_everything(
     assert not is_complete(project, "corpus")
 
 
+def test_where_not_everything_is_seen_only_the_step_can_say(make_project: Make) -> None:
+    project = make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]})
+
+    def step(project: Project) -> Artifact:
+        return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
+
+    run(project, "corpus", ALL, step)
+    with pytest.raises(StaleArtifact, match="only its step"):
+        up_to_date(project, "corpus", ALL)
+
+
 def test_another_version_of_a_package_makes_the_demo_another(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
