@@ -12,7 +12,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -22,8 +22,8 @@ import dagster as dg
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.domain_files import changed_files
 from react_pipeline.assets.event_databases import held_open
-from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
-from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTERRUPTED, checked_by
+from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
     COMMAND_LINE,
@@ -33,9 +33,10 @@ from react_pipeline.assets.runs import (
     tags_of,
     tags_of_key,
 )
+from react_pipeline.assets.shown import Shown
 from react_pipeline.lineage import parents_of, up_to_date
 from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
-from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
+from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
 from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES, Place
 from react_pipeline.stop import raise_if_stopped
@@ -128,8 +129,8 @@ def materialize(
     defs = build_defs(methods, ProjectResource(str(project.path)))
     slugs, problems, is_refused = _usable(project, domains)
     places = plan(defs, selection, slugs, methods, project.config.all_methods)
-    shown = sorted({key.split("/")[0] for _, key in places} - {ALL})
-    if is_refused and shown:
+    named_slugs = sorted({key.split("/")[0] for _, key in places} - {ALL})
+    if is_refused and named_slugs:
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
@@ -140,16 +141,23 @@ def materialize(
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_local(project) as instance, held_open(instance), registered(instance) as name:
-        _register(instance, project, shown)
-        logged = Tracking.of(project).logged(project)
+        _register(instance, project, named_slugs)
+        shown = Shown(instance, project)
+        look = Manifests.of(project)
+        changed = set[str]()  # domains that the look does not know any more; `all`: it knows none
         for place in places:
             raise_if_stopped()
+            slug = place[1].split("/")[0]
+            is_known = not changed & {slug, ALL} and not (slug == ALL and changed)
             if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
                 summary.skipped[place] = f"{blocked} failed"
                 on_line(f"{named(place)}: skipped")
-            elif is_shown(instance, project, place, logged):
+                continue
+            artifact = fresh_artifact(project, *place, look if is_known else project)
+            if artifact and shown.has(artifact):
                 summary.reused += 1
             else:
+                changed.add(slug)
                 _run(defs, instance, name, place, summary, on_line)
                 if place in summary.failed:
                     on_line(f"{named(place)}: failed")
@@ -233,15 +241,15 @@ def plan(
             f"--select {selection!r}: {_misspelt(defs, selection) or 'no such asset'}{hint}"
         )
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
-    slugs = list(domains)
+    slugs = {slug: number for number, slug in enumerate(domains)}
     order = list(table)
 
     def turn(place: Place) -> tuple[int, bool, int]:
         row = STAGES[place[0]]
         (slug, _, method) = place[1].partition("/")
         if row.scope == "domain" and not (row.parents or row.gathers):
-            return -1, True, slugs.index(slug)
-        domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
+            return -1, True, slugs[slug]
+        domain = slugs.get(slug, len(slugs) if row.gathers else -1)
         return domain, bool(row.gathers), order.index(method) if method else -1
 
     places = sorted(
@@ -266,44 +274,14 @@ def _misspelt(defs: dg.Definitions, selection: str) -> str:
     return f"no asset is called {unknown[0]!r}; {meant}"
 
 
-def is_shown(
-    instance: dg.DagsterInstance, project: Project, place: Place, logged: Collection[str] | None
-) -> bool:
-    """Whether an artifact is what would be built today, and is shown: by MLflow, and by a run whose
-    checks passed.
-
-    `logged` is what MLflow has, by fingerprint; None if it does not answer.
-    """
-    stage, key = place
-    artifact = fresh_artifact(project, stage, key)
-    if artifact is None:
-        return False
-    if logged is not None and artifact.fingerprint not in logged:
-        return False
-    if stage == "promotion" and Tracking.of(project).hand_edit(project, key) is not None:
-        return False
-    materializations = dg.AssetRecordsFilter(
-        dg.AssetKey(stage), asset_partitions=None if key == ALL else [str(name_of(key))]
-    )
-    records = instance.fetch_materializations(materializations, limit=1).records
-    made = records[0].asset_materialization if records else None
-    run = instance.get_run_by_id(records[0].run_id) if records else None
-    tags = {
-        DATA_VERSION_TAG: artifact.fingerprint,
-        CHECKED_TAG: checked_by(project, STAGES[stage], key),
-    }
-    return (
-        made is not None
-        and run is not None
-        and run.is_success
-        and tags.items() <= (made.tags or {}).items()
-    )
-
-
-def fresh_artifact(project: Project, stage: str, key: str) -> Artifact | None:
+def fresh_artifact(
+    project: Project, stage: str, key: str, look: Project | None = None
+) -> Artifact | None:
     """The artifact that would be built today; None if it is not there, out of date, or damaged."""
     try:
-        return up_to_date(project, stage, key)
+        # A look verifies nothing.
+        fingerprint = up_to_date(look or project, stage, key).fingerprint
+        return project.store.open(stage, key, fingerprint)
     except (ReactError, OSError, ValueError):
         return None  # if it is more than out of date, the step itself says so
 
@@ -317,6 +295,8 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
     """What failed of all that an artifact is made from; of results that are gathered, one is
     enough.
     """
+    if not failed:
+        return ""
     row = STAGES[place[0]]
     key = place[1]
     parents = parents_of(project, *place)

@@ -198,31 +198,28 @@ def _build_all(project: Project, slugs: list[str]) -> None:
     with patch("os.fsync"):
         for row in STAGES.values():
             if row.group not in ("benchmark", "dense"):
-                # On disk parents are judged once; a look at a bucket knows nothing built after it.
-                look = project if project.config.store_url else Manifests.of(project)
+                look = Manifests.of(project)  # of the parents, which earlier rows have built
                 for key in row.keys(slugs, METHODS):
-                    _build(look, row.name, key)
+                    _build(project, look, row.name, key)
     found = survey(project, slugs)
     assert not found.tasks, found.tasks[:3]
 
 
-def _build(project: Project, stage: str, key: str) -> None:
+def _build(project: Project, look: Manifests, stage: str, key: str) -> None:
     slug, _, method = key.partition("/")
     parents: dict[str, Any] | None = None
     content: Any = None
     files: dict[str, str] = {"report.json": json.dumps({"stage": stage})}
     if stage == "comparison":
         parents = {
-            method: fresh(project, "domain_results", method_key(slug, method)) for method in METHODS
+            method: fresh(look, "domain_results", method_key(slug, method)) for method in METHODS
         }
         content = {"skipped": {}}
     elif stage == "overview":
-        parents = {
-            slug: fresh(project, "comparison", slug) for slug in project.store.keys("comparison")
-        }
+        parents = {slug: fresh(look, "comparison", slug) for slug in look.store.keys("comparison")}
         content = {"skipped": {}}
     elif stage == "promotion":
-        content = {"results": gather(project, slug).seen}
+        content = {"results": gather(look, slug).seen}
         base = Contender(method="base")
         verdict = Verdict(
             domain=slug, decision="nothing", reason="made up", champion_before=base, champion=base
@@ -259,7 +256,7 @@ def _build(project: Project, stage: str, key: str) -> None:
 
     def step(project: Project, *_: str) -> Artifact:
         return project.store.build(
-            resolve(project, stage, key, parents=parents, content=content), write
+            resolve(look, stage, key, parents=parents, content=content), write
         )
 
     run(project, stage, key, step)

@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error, print_table
-from react_pipeline.project import Project, locate_home, ui_addresses
+from react_pipeline.project import Manifests, Project, locate_home, ui_addresses
 from react_pipeline.settings import load_domains
-from react_pipeline.stage import ALL
+from react_pipeline.stage import ALL, COMPARISON
 from react_pipeline.store import ReactError
 
 MAX_DOMAINS, MAX_DASHBOARDS, MAX_LINES = 8, 4, 16
@@ -86,16 +86,16 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
 def _links(
     project: Project, slugs: Sequence[str], addresses: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    from react_pipeline.evaluation import comparison_is_current
     from react_pipeline.lineage import is_current
     from react_pipeline.tracking import Tracking
 
+    look = Manifests.of(project)
     dashboards = {}
     with suppress(ReactError, KeyError):  # an extension brings the stage
-        dashboards["all domains"] = is_current(project, "overview", ALL)
+        dashboards["all domains"] = is_current(look, "overview", ALL)
     for slug in slugs:
         with suppress(ReactError):
-            dashboards[slug] = comparison_is_current(project, slug)
+            dashboards[slug] = is_current(look, COMPARISON, slug)
     for name, artifact in [*dashboards.items()][:MAX_DASHBOARDS]:
         yield "dashboard", f"{artifact.path / 'dashboard.html'}  ({name})"
     if len(dashboards) > MAX_DASHBOARDS:

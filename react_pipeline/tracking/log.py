@@ -35,7 +35,7 @@ from react_pipeline.tracking.models import (
 )
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.queue import PENDING, PROMOTION, Queue, reason_of
-from react_pipeline.tracking.registry import apply_verdict, hand_edit
+from react_pipeline.tracking.registry import apply_verdict, edited_by_hand, hand_edit
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import (
     FINISHED,
@@ -144,6 +144,11 @@ class Tracking:
         if self._queue(project).verdicts(slug):
             return None
         return self._asked(project, lambda client: hand_edit(client, slug))
+
+    def edited(self, project: Project) -> set[str]:
+        """The domains of which `hand_edit` knows something."""
+        slugs = self._asked(project, edited_by_hand) or set()
+        return {slug for slug in slugs if not self._queue(project).verdicts(slug)}
 
     def versions(self, slug: str) -> list[Version]:
         """The versions of a domain's model, oldest first.

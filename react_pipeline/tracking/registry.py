@@ -55,6 +55,21 @@ def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
     return RegistryEdit(there, tags.get("method", ""), tags.get("fingerprint", ""))
 
 
+def edited_by_hand(client: MlflowClient) -> set[str]:
+    """The domains whose alias `champion` a person moved or removed since it was last written."""
+    edited = set[str]()
+    token = None
+    while True:
+        page = client.search_registered_models(f"name LIKE '{model_name('%')}'", 1_000, None, token)
+        edited |= {
+            model.name.removeprefix(model_name(""))
+            for model in page
+            if alias_of(model, CHAMPION) != model.tags.get(CHAMPION_TAG, NONE)
+        }
+        if not (token := page.token):
+            return edited
+
+
 def apply_verdict(
     client: MlflowClient,
     project: Project,

@@ -24,7 +24,7 @@ from support.launch import dagster_home, metadata_of
 
 from react_pipeline.assets import declared, runs
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import Summary, _run, is_shown, materialize, open_instance, plan
+from react_pipeline.assets.launch import Summary, _run, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
@@ -37,6 +37,7 @@ from react_pipeline.assets.runs import (
     registered,
     tags_of,
 )
+from react_pipeline.assets.shown import Shown
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.extensions.ui.assets import pictures
 from react_pipeline.extensions.ui.assets.pictures import picture_at
@@ -463,6 +464,28 @@ def test_files_that_look_different_are_read_again(indexed_project: Project, tmp_
         assert again(indexed_project, "evaluation_set") == 0
 
 
+def test_what_follows_another_image_is_built_in_the_same_launch(
+    indexed_project: Project, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    domain = indexed_project.config.domains / "shapes.yaml"
+    raw = yaml.safe_load(domain.read_text())
+    shutil.copytree(raw["evaluation"]["path"], images)
+    domain.write_text(
+        yaml.safe_dump(raw | {"evaluation": {**raw["evaluation"], "path": str(images)}})
+    )
+
+    both = "key:evaluation_set or key:retrieved_set"
+
+    def built() -> int:
+        return materialize(both, ["shapes"], ["gated-image"], indexed_project.path).built
+
+    with dagster_home(tmp_path / "home"):
+        assert built() == 2
+        Image.new("RGB", (64, 64), "red").save(next(images.rglob("*.png")))
+        assert built() == 2
+
+
 def test_index_is_checked_again_by_another_threshold(
     indexed_project: Project, tmp_path: Path
 ) -> None:
@@ -495,7 +518,7 @@ def test_run_that_ended_before_its_checks_is_started_again(
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
             instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index", tags=tags))
-            assert not is_shown(instance, indexed_project, (artifact.stage, ALL), None)
+            assert not Shown(instance, indexed_project).has(artifact)
         assert again(indexed_project, "faiss_index") == 1
         assert again(indexed_project, "faiss_index") == 0
 

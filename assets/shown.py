@@ -1,0 +1,83 @@
+"""Shown: which artifacts Dagster and MLflow show already, so that `materialize` need not run them.
+
+Belongs here: the last materialization of each artifact, whether its run succeeded, what MLflow has
+logged. Does not belong here: whether an artifact is what would be built today
+(`react_pipeline.lineage`).
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from react_pipeline.assets.partitions import name_of
+from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
+from react_pipeline.project import Project
+from react_pipeline.stage import ALL, PROMOTION, STAGES
+from react_pipeline.store import Artifact
+from react_pipeline.tracking import Tracking
+
+MAX_IDS = 500
+"""In one query: some versions of SQLite take 999 values."""
+
+
+class Shown:
+    """What is shown at the moment when it is made; read in a few queries a stage, since there may
+    be thousands of artifacts.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, project: Project) -> None:
+        """Ask MLflow; if it does not answer, it is taken to show everything."""
+        self._instance = instance
+        self._project = project
+        tracking = Tracking.of(project)
+        self._logged = tracking.logged(project)
+        self._edited = tracking.edited(project)
+        self._made: dict[str, Mapping[str, Mapping[str, str]]] = {}
+
+    def has(self, artifact: Artifact) -> bool:
+        """Whether MLflow shows it, and a run whose checks passed; of a `promotion`, whether no
+        person moved the alias `champion` since.
+        """
+        stage, key = artifact.stage, artifact.key
+        if self._logged is not None and artifact.fingerprint not in self._logged:
+            return False
+        if stage == PROMOTION and key in self._edited:
+            return False
+        if stage not in self._made:
+            self._made[stage] = self._made_by_success(stage)
+        tags = {
+            DATA_VERSION_TAG: artifact.fingerprint,
+            CHECKED_TAG: checked_by(self._project, STAGES[stage], key),
+        }
+        return tags.items() <= self._made[stage].get(name_of(key) or ALL, {}).items()
+
+    def _made_by_success(self, stage: str) -> dict[str, Mapping[str, str]]:
+        """The tags of the last materialization of each partition whose run succeeded."""
+        asset = dg.AssetKey(stage)
+        if STAGES[stage].scope == "all":
+            filters = [dg.AssetRecordsFilter(asset)]
+        else:
+            latest = self._instance.event_log_storage.get_latest_storage_id_by_partition(
+                asset, dg.DagsterEventType.ASSET_MATERIALIZATION
+            )
+            ids = list(latest.values())
+            filters = [
+                dg.AssetRecordsFilter(asset, storage_ids=ids[start : start + MAX_IDS])
+                for start in range(0, len(ids), MAX_IDS)
+            ]
+        tags = {}
+        for some in filters:
+            limit = len(some.storage_ids or [asset])
+            records = self._instance.fetch_materializations(some, limit=limit).records
+            succeeded = set(
+                self._instance.get_run_ids(
+                    dg.RunsFilter(
+                        run_ids=[record.run_id for record in records],
+                        statuses=[dg.DagsterRunStatus.SUCCESS],
+                    )
+                )
+            )
+            for record in records:
+                if record.run_id in succeeded and (made := record.asset_materialization):
+                    tags[record.partition_key or ALL] = made.tags or {}
+        return tags
