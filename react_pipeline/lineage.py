@@ -55,7 +55,7 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        judged: Judged = {}
+        judged = _judged_in(project)
         if "/" in key:
             project.method(key.split("/")[1])
         places = parents_of(project, stage, key)
@@ -74,19 +74,28 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If its bytes differ from its manifest.
     """
-    return _fresh(project, stage, key, project.judged if isinstance(project, Manifests) else {})
+    return _fresh(project, stage, key, _judged_in(project))
+
+
+def _judged_in(project: Project) -> Judged:
+    return project.judged if isinstance(project, Manifests) else {}
 
 
 def _fresh(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
     """As `fresh`; `judged` holds what this look has judged already, since most stages share their
     ancestors.
     """
-    if (stage, key) not in judged:
+    return _once(judged, (stage, key), lambda: _judge(project, stage, key, judged))
+
+
+def _once(judged: Judged, place: Place, judge: Callable[[], Artifact]) -> Artifact:
+    """What `judge` returns or raises, asked once for each place."""
+    if place not in judged:
         try:
-            judged[stage, key] = _judge(project, stage, key, judged)
+            judged[place] = judge()
         except ReactError as error:
-            judged[stage, key] = error
-    result = judged[stage, key]
+            judged[place] = error
+    result = judged[place]
     if isinstance(result, ReactError):
         raise result.with_traceback(None)
     return result
@@ -236,6 +245,11 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
     """
+    judged = project.current if isinstance(project, Manifests) else {}
+    return _once(judged, (stage, key), lambda: _is_current(project, stage, key))
+
+
+def _is_current(project: Project, stage: str, key: str) -> Artifact:
     if judge := STAGES[stage].is_current:
         return call(judge, project, key)
     return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))

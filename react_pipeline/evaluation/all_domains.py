@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.comparison import AllGains, comparison_is_current, summary_of
+from react_pipeline.evaluation.comparison import AllGains, summary_of
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
@@ -18,6 +18,7 @@ from react_pipeline.evaluation.tables import (
     over_seeds,
     typed,
 )
+from react_pipeline.lineage import is_current
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.stage import COMPARISON, DOMAIN_RESULTS
@@ -44,7 +45,7 @@ def current_comparisons(
     look = Manifests.of(project)  # whose ancestors are judged once; what is read is verified
     for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
-            fingerprint = comparison_is_current(look, slug).fingerprint
+            fingerprint = is_current(look, COMPARISON, slug).fingerprint
             comparisons[slug] = project.store.open(COMPARISON, slug, fingerprint)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)

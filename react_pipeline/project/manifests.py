@@ -31,6 +31,11 @@ class Manifests(Project):
         return {}
 
     @cached_property
+    def current(self) -> dict[tuple[str, str], Artifact | ReactError]:
+        """What `lineage.is_current` found: the overview asks again for each comparison."""
+        return {}
+
+    @cached_property
     def looks(self) -> dict[tuple[str, str], Look]:
         """How the files outside the store look, by stage and key; a folder may have a hundred
         thousand.

@@ -122,12 +122,11 @@ def look_at(project: Project, files: Files) -> Look:
     if not files.names and not files.packages:
         return Look("", files.complete)
     rows: list[tuple[str | int, ...]] = []
-    base = project.path.parent
+    base = str(project.path).removesuffix(project.path.name)
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
-            name = path.relative_to(base) if path.is_relative_to(base) else path
             # Without the inode, which some network file systems make up.
-            rows.append((text_of(name), *outside_stamp(path)[1:]))
+            rows.append((text_of(path).removeprefix(base), *outside_stamp(path)[1:]))
     remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
         f"{len(rows)} files, digest {digest_of([rows, remote, dict(files.packages)])}",

@@ -6,21 +6,41 @@ them.
 
 from __future__ import annotations
 
-from functools import cached_property
+import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from react_pipeline.store.artifacts import MANIFEST, Artifact, read_manifest
-from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
+from react_pipeline.store.artifacts import MANIFEST, Artifact
+from react_pipeline.store.durable import stamp_of
+from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.store.store import Store
 
 
 class StoreLook(Store):
-    """Opens without hashing, and each manifest once: embeddings of a web corpus are terabytes."""
+    """Opens without hashing, and each manifest once: embeddings of a web corpus are terabytes.
 
-    @cached_property
-    def _keys(self) -> dict[str, list[str]]:
-        return {}
+    Nothing is built in it: what is published later is in later looks.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Begin a look."""
+        super().__init__(root)
+        self._names = dict[str, Collection[str]]()
+        self._pointers = dict[str, str | None]()
+        self._keys = dict[str, list[str]]()
+        self._opened = dict[str, Artifact]()
+
+    def pointer(self, stage: str, key: str) -> str | None:
+        """As of `Store`, but of one moment."""
+        place = f"{stage}/{key}"
+        if place not in self._pointers:
+            # A listing of a domain says at once which of all methods were never measured.
+            folder, _, name = place.rpartition("/")
+            if folder not in self._names:
+                self._names[folder] = _names_in(self.root / folder)
+            is_there = name in self._names[folder]
+            self._pointers[place] = super().pointer(stage, key) if is_there else None
+        return self._pointers[place]
 
     def keys(self, stage: str) -> list[str]:
         """As of `Store`, but of one moment."""
@@ -30,35 +50,34 @@ class StoreLook(Store):
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """As of `Store`, but by the manifest and the sizes of the files."""
-        path = self.directory(stage, key) / fingerprint
-        if path not in self._opened:
-            if not path.exists():
-                raise MissingArtifact(
-                    f"{path}: not there; materialize `{stage}` for {key!r}", (stage, key)
-                )
-            artifact = Artifact(path, _manifest(path, stage))
+        place = f"{stage}/{key}/{fingerprint}"
+        if place not in self._opened:
+            artifact = self.unverified(stage, key, fingerprint)
             _require_sizes(artifact)
-            self._opened[path] = artifact
-        return self._opened[path]
+            self._opened[place] = artifact
+        return self._opened[place]
 
-    @cached_property
-    def _opened(self) -> dict[Any, Artifact]:
-        return {}
+    def unverified(self, stage: str, key: str, fingerprint: str) -> Artifact:
+        """As of `Store`, but parsed once in this process for as long as the file is the same."""
+        path = self.directory(stage, key) / fingerprint
+        try:
+            stamp = stamp_of((path / MANIFEST).stat())
+        except OSError:
+            return super().unverified(stage, key, fingerprint)
+        if path not in _parsed or _parsed[path][0] != stamp:
+            _parsed[path] = stamp, super().unverified(stage, key, fingerprint)
+        return _parsed[path][1]
 
 
-def _manifest(path: Path, stage: str) -> dict[str, Any]:
-    """As `read_manifest`, but parsed once in this process for as long as the file is the same."""
+_parsed: dict[Path, tuple[tuple[int, ...], Artifact]] = {}
+
+
+def _names_in(folder: Path) -> Collection[str]:
     try:
-        stat = (path / MANIFEST).stat()
-    except OSError:
-        return read_manifest(path, stage)
-    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    if path not in _parsed or _parsed[path][0] != stamp:
-        _parsed[path] = stamp, read_manifest(path, stage)
-    return _parsed[path][1]
-
-
-_parsed: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
 
 
 def _require_sizes(artifact: Artifact) -> None:

@@ -67,7 +67,8 @@ def status(config: Config = None) -> None:
 
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
     survey, runs = _look(project, slugs)
-    rows = [row for slug in (ALL, *slugs) for row in _rows(survey, runs, slug)]
+    by_domain = sorted(_rows(survey, runs), key=lambda row: (row[0] != ALL, row[0]))
+    rows = [[SHARED if slug == ALL else slug, *cells] for slug, cells in by_domain]
     rows += [
         [problem.file.name, "not readable", "", problem.message]
         for problem in misnamed(project.config.domains)
@@ -111,38 +112,35 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
         )
 
 
-def _rows(survey: Survey, runs: Runs, slug: str) -> list[list[str]]:
+def _rows(survey: Survey, runs: Runs) -> list[tuple[str, list[str]]]:
+    """Rows of the table, each with its domain: of a domain first what can be built."""
     from react_pipeline.extensions.automation.survey import State
 
-    domain = SHARED if slug == ALL else slug
-    states = {place: state for place, state in survey.states.items() if _domain(place) == slug}
-    rows = []
-    for task in survey.tasks:
-        if task.place in states:
-            why = _reason(task.reason, runs.earlier.get(task.place))
-            rows.append([domain, "out of date", _name(task.place), why])
-    failed = {place: why for place, why in runs.failed.items() if place in states}
-    rows += [[domain, "failed", _name(place), why] for place, why in failed.items()]
-    held = {task.place: task.reason for task in survey.held if task.place in states}
-    rows += [[domain, "held back", _name(place), why] for place, why in held.items()]
+    due = {task.place: _reason(task.reason, runs.earlier.get(task.place)) for task in survey.tasks}
+    failed = {place: why for place, why in runs.failed.items() if place in survey.states}
+    held = {task.place: task.reason for task in survey.held}
+    rows = [
+        (_domain(place), [shown, _name(place), why])
+        for shown, reasons in (("out of date", due), ("failed", failed), ("held back", held))
+        for place, why in reasons.items()
+    ]
+    others: dict[State, dict[str, list[str]]] = {state: {} for state in State}
+    for place, state in survey.states.items():
+        if place not in held and place not in failed:
+            others[state].setdefault(_domain(place), []).append(_name(place))
     for state, shown in (
         (State.HELD, "held back"),
         (State.WAITING, "waiting"),
         (State.FAILED, "failed"),
     ):
-        others = [
-            _name(place)
-            for place, its in states.items()
-            if its is state and place not in held and place not in failed
-        ]
-        if others:
+        for slug, names in others[state].items():
+            if len(names) > MAX_NAMES:
+                names[MAX_NAMES - 1 :] = [f"and {len(names) - MAX_NAMES + 1} more"]
             why = survey.unreadable.get(slug, "") if state is State.FAILED else ""
-            if len(others) > MAX_NAMES:
-                others[MAX_NAMES - 1 :] = [f"and {len(others) - MAX_NAMES + 1} more"]
-            rows.append([domain, shown, ", ".join(others), why or _BECAUSE[shown]])
-    if slug in survey.unreadable and State.FAILED not in states.values():
-        rows.append([domain, "not readable", "", survey.unreadable[slug]])
-    return rows
+            rows.append((slug, [shown, ", ".join(names), why or _BECAUSE[shown]]))
+    told = {_domain(place) for place, state in survey.states.items() if state is State.FAILED}
+    unread = survey.unreadable.items()
+    return rows + [(slug, ["not readable", "", why]) for slug, why in unread if slug not in told]
 
 
 def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
+from react_pipeline.evaluation import comparison
 from react_pipeline.extensions.automation import survey as survey_module
 from react_pipeline.extensions.automation.settings import require_cron_line
 from react_pipeline.extensions.automation.survey import State, pairs_distance, places, survey
@@ -20,7 +21,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings import files
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import ALL, Place
-from react_pipeline.store import look
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.store.store import Store
 
@@ -219,7 +219,7 @@ def test_files_are_parsed_once_until_they_change(
     before = survey(trained, ["shapes"])
     with monkeypatch.context() as unread:
         unread.setattr(files, "read_yaml", None)
-        unread.setattr(look, "read_manifest", None)
+        unread.setattr("react_pipeline.store.store.read_manifest", None)
         assert survey(trained, ["shapes"]).states == before.states
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     assert ("retrieved_set", "shapes") in asked(trained)
@@ -228,16 +228,29 @@ def test_files_are_parsed_once_until_they_change(
 def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, listed = make_project(methods=list(METHODS)), []
-    listing = Store.keys
+    project, listed, read, gathered = make_project(methods=list(METHODS)), [], [], []
+    listing, pointer, gather = Store.keys, Store.pointer, comparison.gather
+    build_all(project, ["shapes", "colours"])
+    parents = {slug: fresh(project, "comparison", slug) for slug in ("shapes", "colours")}
+    overview = resolve(project, "overview", parents=parents, content={"skipped": {}})
+    project.store.build(overview, lambda _: {})
     monkeypatch.setattr(
         Store, "keys", lambda store, stage: listed.append(stage) or listing(store, stage)
     )
-    build_all(project, ["shapes", "colours"])
+    monkeypatch.setattr(
+        Store, "pointer", lambda store, *place: read.append(place) or pointer(store, *place)
+    )
+    monkeypatch.setattr(
+        comparison, "gather", lambda *place: gathered.append(place[-1]) or gather(*place)
+    )
     for slugs in (["shapes"], ["shapes", "colours"]):
-        listed.clear()
+        for seen in (listed, read, gathered):
+            seen.clear()
         survey(project, slugs)
         assert len(listed) == len(set(listed)), "no folder of a stage is listed for each domain"
+        assert len(read) == len(set(read)), "what is current is read once"
+        assert all(pointer(project.store, *place) for place in read), "no method that is not there"
+        assert len(gathered) == len(set(gathered)), "overview judges no comparison again"
 
 
 def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
