@@ -50,16 +50,16 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     with duckdb.connect(config={"enable_external_access": "false"}) as connection:
         connection.register("pairs", pairs)
         query = (
-            f"SELECT coalesce(CAST(({where}) AS BOOLEAN), false) FROM pairs "  # noqa: S608
+            # On a line of its own, it may end in a comment.
+            f"SELECT coalesce(CAST((\n{where}\n) AS BOOLEAN), false) FROM pairs "  # noqa: S608
             'ORDER BY "row number of the candidates"'
         )
         try:
-            if len(connection.extract_statements(query)) != 1:
-                raise InputError(f"retrieval.where: {where!r}: is more than one expression")
             answers = connection.execute(query).fetchnumpy()
         except duckdb.Error as error:
             # What follows names columns of this query, and shows it.
-            problem = re.split(r"\s*(?:Candidate bindings|LINE 1):", str(error))[0]
+            problem = re.split(r"\s*(?:Candidate bindings|LINE \d+):", str(error))[0]
+            problem = problem.removeprefix("Binder Error: ")
             raise InputError(
                 f"retrieval.where: {where!r}: {' '.join(problem.split())}; fields of the corpus: "
                 f"{', '.join(there[:MAX_NAMED])}"

@@ -23,6 +23,20 @@ def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
     return modes
 
 
+def _one_expression(where: str) -> str:
+    import duckdb  # not at the top: few projects have a filter
+
+    try:
+        # Alone, so that an error is about what the user wrote, and not about the query around it.
+        several = len(duckdb.extract_statements(f"SELECT {where}")) > 1
+    except duckdb.Error as error:
+        problem = str(error).splitlines()[0].removeprefix("Parser Error: ")
+        raise ValueError(f"{where!r} is no expression in SQL: {problem}") from error
+    if several:
+        raise ValueError(f"{where!r} is more than one expression in SQL; join them by `and`")
+    return where
+
+
 class Idle(NamedTuple):
     """A setting that does nothing: its `field`, the field `because` of which, and a sentence that
     says the way out.
@@ -56,7 +70,9 @@ class RetrievalConfig(Section):
     near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
     decontaminate: Literal["own", "all"] = "own"
     same_subject: Literal["keep", "exclude"] = "keep"
-    where: str | None = Field(default=None, min_length=1)
+    where: Annotated[str, AfterValidator(_one_expression)] | None = Field(
+        default=None, min_length=1
+    )
     shard_pairs: int = Field(default=1_000, gt=0)
 
     @model_validator(mode="after")

@@ -305,7 +305,7 @@ def test_doctor_reports_what_is_there_and_what_is_missing(tiny_project: Project,
     for words in (
         "torch",
         "dagster",
-        "3 shards",
+        "shards: 3",
         "colours, shapes",
         "current artifacts",
         "sqlite:///",

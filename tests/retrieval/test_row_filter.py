@@ -10,6 +10,7 @@ import pytest
 from support.retrieval import configure
 
 from react_pipeline.embedding import row_metadata
+from react_pipeline.extensions.doctor.diagnosis import _inputs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs, row_filter
@@ -57,7 +58,7 @@ def rows_of(where: str, rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[int]:
         ("license = 'and width'", []),
         ("\"order\" in ('a', 'd')", [0, 3]),
         ("not (nsfw = 'NSFW')", [0, 1, 2]),
-        ("true", [0, 1, 2, 3]),
+        ("true -- all of them", [0, 1, 2, 3]),
         ("language = 'en'", [0, 2]),
         ("code = '7'", [1]),
     ],
@@ -102,6 +103,8 @@ def test_a_field_that_no_pair_has_is_named_beside_those_there(
 ) -> None:
     monkeypatch.undo()
     configure(retrieved_project, where="nubmer > 3")
+    (line,) = (line for line in _inputs(retrieved_project) if line.what == "filter")
+    assert line.state == "missing" and "nubmer" in line.detail
     with pytest.raises(InputError, match=r"nubmer.* fields of the corpus: .*\bnumber\b") as error:
         retrieve_pairs(retrieved_project, "shapes")
     assert "candidates" not in str(error.value)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from react_pipeline.extensions.doctor.diagnosis import _inputs
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain, load_pipeline
 from react_pipeline.settings.index import IndexConfig
@@ -98,6 +99,7 @@ def test_contradicting_files_are_named_and_hold_up_no_other(
     assert joined.domain("pets").class_names == ["cat"]
     with pytest.raises(ConfigError, match=re.escape(reported)):
         joined.retrieval("pets")
+    assert reported in "".join(line.detail for line in _inputs(joined) if line.what == "domains")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,26 @@ def test_settings_that_go_together_are_joined(
 ) -> None:
     joined = project(tmp_path, of_pipeline, of_domain).retrieval("pets")
     assert joined == RetrievalConfig(**{**of_pipeline, **of_domain})
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ("width >", 'near ">"'),
+        ("width > 3)", 'near ")"'),
+        ("(license = 'cc'", "near \"'cc'\""),
+        ("true) FROM pairs; SELECT (true", 'near ")"'),
+        ("width > 3; SELECT true", "more than one"),
+    ],
+)
+def test_an_error_in_a_filter_is_about_what_the_user_wrote(
+    tmp_path: Path, where: str, problem: str
+) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": {"where": where}}))
+    with pytest.raises(ConfigError, match="retrieval.where") as error:
+        load_domain(path)
+    assert problem in str(error.value) and str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

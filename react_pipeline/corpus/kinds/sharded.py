@@ -56,5 +56,5 @@ class ShardedCorpus(CorpusConfig):
         local = [file for file in files if isinstance(file, Path)]
         remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
         size_bytes = sum(file.stat().st_size for file in local if file.is_file())
-        size = f", files of {decimal(size_bytes)} on disk" if size_bytes else ""
-        return f"{len(files)} {self.noun}{remote}{size}"
+        size = f", {decimal(size_bytes)} on disk" if size_bytes else ""
+        return f"{self.noun}: {len(files)}{remote}{size}"

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
 
+import numpy as np
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
@@ -24,6 +25,7 @@ from react_pipeline.extension import CORE, Extension, broken_extensions, brought
 from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
+from react_pipeline.lineage import fresh_or_none
 from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
@@ -40,8 +42,9 @@ from react_pipeline.project import (
     locate_home,
     ui_addresses,
 )
+from react_pipeline.retrieval import passes
 from react_pipeline.settings import load_domains, without_secrets
-from react_pipeline.stage import STAGES
+from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
 from react_pipeline.store import ConfigError, ReactError
 from react_pipeline.tracking import (
     DAGSTER_VARIABLE,
@@ -187,6 +190,23 @@ def _inputs(project: Project) -> Iterator[Finding]:
     for slug, domain in domains.items():
         for problem in file_problems(project.config.domains / f"{slug}.yaml", domain):
             yield Finding("domains", "missing", str(problem), "fix this file")
+    yield from _filters(project, domains)
+
+
+def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
+    """Whether each `where` names fields of the corpus, once that is embedded."""
+    filters: set[str] = set()
+    for slug in slugs:
+        try:
+            filters.add(project.retrieval(slug).where or "")
+        except ReactError as error:
+            yield Finding("domains", "missing", str(error), "fix this file")
+    for where in sorted(filters - {""}):
+        try:
+            if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
+                passes(embeddings, np.empty(0, np.int64), where)
+        except ReactError as error:
+            yield Finding("filter", "missing", str(error), "correct `where`")
 
 
 def _corpus(project: Project) -> Iterator[Finding]:
