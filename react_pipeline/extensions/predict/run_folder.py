@@ -34,6 +34,8 @@ WRITTEN = {
 }
 """What `overwrite` removes, and nothing else."""
 
+_REMEDY = "choose an empty or new folder with --output"
+
 _locked: set[int] = set()
 
 
@@ -58,10 +60,36 @@ def require_output(output: Path) -> None:
         fault = "" if existing.is_dir() else f"{existing} is no folder"
         if not fault and not os.access(existing, os.W_OK):
             fault = f"no right to write to {existing}"
-        if not fault and existing == output and _record(output) is None and any(output.iterdir()):
-            fault = "holds other files"
     if fault:
-        raise InputError(f"{output}: {fault}; choose an empty or new folder with --output")
+        raise InputError(f"{output}: {fault}; {_REMEDY}")
+    if existing == output:
+        with _refusing(output), _only_run(output):
+            _require_own(output)
+
+
+def _require_own(output: Path) -> dict[str, Any] | None:
+    """The record in a folder, None in an empty one; other files are refused."""
+    record = _record(output)
+    if record is None and any(output.iterdir()):
+        raise InputError(f"{output}: holds other files; {_REMEDY}")
+    return record
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[None]:
+    """Hold the lock of a folder: what another run writes just now is judged by nobody."""
+    with _refusing(output):
+        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not lock(descriptor, wait=False):
+            raise InputError(
+                f"{output}: another run writes to it; wait for it, or choose another folder"
+            )
+        _locked.add(descriptor)
+        yield
+    finally:
+        _locked.discard(descriptor)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -81,14 +109,8 @@ def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterato
     require_output(output)
     with _refusing(output):
         output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if not lock(descriptor, wait=False):
-            raise InputError(
-                f"{output}: another run writes to it; wait for it, or choose another folder"
-            )
-        _locked.add(descriptor)
-        record = _record(output)
+    with _only_run(output), _as_write_error(output):
+        record = _require_own(output)
         changed = sorted(
             field for field, value in identity.items() if (record or identity).get(field) != value
         )
@@ -101,13 +123,16 @@ def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterato
             _clear(output)
             record = None
         yield record or dict(identity)
+
+
+@contextmanager
+def _as_write_error(output: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StoreWriteError(
             f"{error.filename or output}: {error.strerror or error}; free space and run again"
         ) from error
-    finally:
-        _locked.discard(descriptor)
-        os.close(descriptor)
 
 
 def _clear(output: Path) -> None:

@@ -251,11 +251,14 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
 def test_a_folder_that_another_run_writes_to_is_refused(
     classifier: Classifier, photos: Path, tmp_path: Path
 ) -> None:
-    with (
-        run_folder.held_run(tmp_path / "out", {}, False),
-        pytest.raises(InputError, match="another run"),
-    ):
-        predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    with run_folder.held_run(tmp_path / "out", {}, False):
+        with pytest.raises(InputError, match="another run"):
+            predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+        half = tmp_path / "out" / "run.json.half"
+        half.touch()  # as the other run's record is while it is written
+        with pytest.raises(InputError, match="another run"):
+            run_folder.require_output(tmp_path / "out")
+        half.unlink()
     assert not (tmp_path / "out" / "run.json").exists()
     predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
 
