@@ -6,6 +6,7 @@ from .command_line import load_project as load_project
 from .command_line import materialize_assets as materialize_assets
 from .command_line import materialize_command as materialize_command
 from .command_line import name_of as name_of
+from .command_line import valid_domains as valid_domains
 from .domains import domains_app as domains_app
 from .start_page import print_start_page as print_start_page
 from .terminal import print_error as print_error

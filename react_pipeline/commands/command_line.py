@@ -17,7 +17,7 @@ from react_pipeline.commands.terminal import bars_in_terminal, print_error, prin
 from react_pipeline.extension import brought
 from react_pipeline.installation import install_command
 from react_pipeline.project import Project
-from react_pipeline.settings import did_you_mean
+from react_pipeline.settings import did_you_mean, load_domains
 from react_pipeline.stage import ALL, DOMAIN_FILE, STAGES
 from react_pipeline.store import ConfigError, InputError, NotCurrent
 
@@ -63,17 +63,26 @@ def load_project(
         project = Project.load(config)
     except ConfigError as error:
         path = error.problems[0].file
-        if not path.exists():
-            raise InputError(
-                f"{path}: no such file; run where your pipeline.yaml is, or give --config"
-            ) from error
-        raise
+        if path.exists() and not path.is_dir():
+            raise
+        fault = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(
+            f"{path}: {fault}; run where your pipeline.yaml is, or give --config"
+        ) from error
     for slug in domains:
         if not project.has_domain(slug):
             project.domain(slug)  # names those there are
     for method in methods:
         project.method(method)
     return project
+
+
+def valid_domains(project: Project) -> list[str]:
+    """The slugs of the valid domain files; of the others, a note says why they are left out."""
+    domains, problems = load_domains(project.config.domains)
+    for problem in problems:
+        print_error(f"note: left out: {problem}")
+    return sorted(domains)
 
 
 def materialize_command(select: str = "", domain: str = "", method: str = "") -> str:

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, load_project
+from react_pipeline.commands.command_line import Config, load_project, valid_domains
 from react_pipeline.commands.terminal import print_table
 from react_pipeline.project import Project
-from react_pipeline.settings import load_domains
 
 Format = StrEnum("Format", ["table", "json", "csv"])
 
@@ -24,7 +23,7 @@ def results(
     from react_pipeline.evaluation import comparison_table
 
     project = load_project(config)
-    slugs = sorted(load_domains(project.config.domains)[0])
+    slugs = valid_domains(project)
     if format is Format.table:
         print_results(project, slugs)
         return

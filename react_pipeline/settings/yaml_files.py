@@ -63,7 +63,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         return parse_yaml(_read(path), path)
     except OSError as error:
-        raise ConfigError([Problem(path, "", f"cannot be read: {error}")]) from error
+        raise ConfigError(
+            [Problem(path, "", f"cannot be read: {error.strerror or error}")]
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             [Problem(path, "", f"is not text in UTF-8 ({error}); save it as UTF-8")]

@@ -15,6 +15,7 @@ from support.launch import dagster_home
 from react_pipeline.assets import launch
 from react_pipeline.commands.cli import main
 from react_pipeline.commands.command_line import remedy_of
+from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import MissingArtifact, StaleArtifact
@@ -111,9 +112,20 @@ def test_what_is_not_current_is_named_with_its_command(
 
 
 def test_folder_with_no_pipeline_file_is_reported(run) -> None:
-    code, _, reported = run("results")
-    assert code == 2
-    assert "give --config" in reported
+    for arguments, fault in (((), "no such file"), (("--config", "."), "is a folder")):
+        code, _, reported = run("results", *arguments)
+        (line,) = reported.splitlines()
+        assert code == 2 and fault in line and "give --config" in line
+    (line,) = (line for line in diagnose(Path()) if line.what == "pipeline.yaml")
+    assert "directory" in line.detail and "Errno" not in line.detail
+
+
+def test_results_name_the_domain_files_that_they_leave_out(tiny_project: Project, run) -> None:
+    (tiny_project.config.domains / "shapes.yaml").write_text("classes: []\n")
+    code, out, reported = run("results")
+    (line,) = reported.splitlines()
+    assert code == 0 and "shapes" not in out and "colours" in out
+    assert line.startswith("note: left out: ") and "shapes.yaml" in line
 
 
 def test_the_demo_makes_an_empty_folder_its_project(run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from react_pipeline.commands import Config, console, load_project, print_table
+from react_pipeline.commands import Config, console, load_project, print_table, valid_domains
 
 
 def plan(
@@ -34,6 +34,7 @@ def plan(
     from react_pipeline.extensions.plan.plan import plan_of
 
     project = load_project(config)
+    valid_domains(project)  # names the others
     estimate = plan_of(project, Machine.here(project.config.store).changed(machine), rows)
     if as_json:
         typer.echo(json.dumps(asdict(estimate), indent=1))
