@@ -7,6 +7,7 @@ pools, code versions. Does not belong here: any asset or check itself.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from inspect import getdoc
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ class Check:
     options: dict[str, Any]
 
 
-_checks: list[Check] = []
+_checks: dict[tuple[str, str], Check] = {}
 _instigators: dict[str, Instigators] = {}
 _policies: dict[str, Policies] = {}
 
@@ -73,7 +74,11 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
     """
 
     def declared(body: Callable[..., dg.AssetCheckResult]) -> Callable[..., dg.AssetCheckResult]:
-        _checks.append(Check(stage, body, partitioned, options))
+        name = (stage, body.__name__)
+        # Declared again when the definitions are loaded again, it takes the place of itself.
+        if name in _checks and _checks[name].body.__module__ != body.__module__:
+            raise ValueError(f"`{body.__name__}` is a check of `{stage}` already")
+        _checks[name] = Check(stage, body, partitioned, options)
         return body
 
     return declared
@@ -128,12 +133,11 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
     """
 
     def declared(body: ArtifactCheck) -> ArtifactCheck:
+        @wraps(body)
         def checked(context: CheckContext, project: ProjectResource) -> dg.AssetCheckResult:
             pipeline = project.load()
             return body(pipeline, pipeline.store.current(stage, key_of(context)))
 
-        checked.__name__ = body.__name__
-        checked.__doc__ = body.__doc__
         check(stage, **options)(checked)
         return body
 
@@ -196,7 +200,7 @@ def checks_of(
     """The checks of these stages, in the order of declaration."""
     names = {stage.name for stage in stages}
     checks = []
-    for declared in _checks:
+    for declared in _checks.values():
         if declared.stage not in names:
             continue
         partitions = partitions_of(STAGES[declared.stage], methods, project)
@@ -218,7 +222,7 @@ def blocking_checks(stage: str, project: ProjectResource) -> list[dg.AssetCheckK
     """The checks of a stage's asset that must pass before anything is built on it."""
     return [
         dg.AssetCheckKey(project.key(stage), declared.body.__name__)
-        for declared in _checks
+        for declared in _checks.values()
         if declared.stage == stage and declared.options.get("blocking")
     ]
 

@@ -118,8 +118,8 @@ class Extension:
     # In Dagster and on the command line.
 
     def declare_assets(self) -> None:
-        """Import the modules that declare texts and checks of assets, and sensors
-        (`assets.declared`).
+        """Declare texts and checks of assets, and sensors (`assets.declared`), or import what
+        does.
         """
 
     def add_commands(self, app: typer.Typer) -> None:

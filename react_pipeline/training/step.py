@@ -39,8 +39,11 @@ class TrainingStep:
         state: TrainingState,
         max_log_scale: float = MAX_LOG_SCALE,
         watched: Callable[[], Mapping[str, Tensor]] = dict,
+        loss: Callable[..., Tensor] = contrastive_loss,
     ) -> None:
-        """Take steps with `state`; `watched` are more scalars that are read after each."""
+        """Take steps with `state`; `watched` are more scalars that are read after each; `loss` has
+        the arguments of `contrastive_loss`.
+        """
         self._images = images
         self._texts = texts
         self._state = state
@@ -48,6 +51,7 @@ class TrainingStep:
         self._training, self._world = training, world = images.training, images.world
         self._max_log_scale = max_log_scale
         self._watched = watched
+        self._loss_of = loss
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
         shared = SHARED if training.global_negatives else ()
         summed = [parameter for name, parameter in state.trained.items() if name not in shared]
@@ -165,7 +169,7 @@ class TrainingStep:
         if not self._training.global_negatives:
             captions = world.part(captions)
             classes = world.part(classes)
-        return contrastive_loss(
+        return self._loss_of(
             images,
             texts,
             self._model.logit_scale.exp(),

@@ -213,7 +213,9 @@ class Trainer:
             observer.started(inputs, first_step)
         steps = range(first_step, self.training.steps)
         watched = partial(self.method.watched, self.model)
-        training_step = TrainingStep(self.encoder, self.texts, state, self.max_log_scale, watched)
+        training_step = TrainingStep(
+            self.encoder, self.texts, state, self.max_log_scale, watched, self.method.loss
+        )
         batches = self._batches(steps)
         with self._log(observer, steps) as log, closing(batches):
             for step in steps:

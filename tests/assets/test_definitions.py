@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
+import pandas as pd
 import pytest
+from support.new_methods import installed
 
+from react_pipeline.assets import declared
 from react_pipeline.assets.declared import deps_of
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.extension import Extension, broken_extensions
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.stage import STAGES, Stage
@@ -192,6 +198,43 @@ def test_checks_block_except_those_that_compare() -> None:
         "training_pairs_hold_no_test_image",
     ]
     assert len(checks) == 20
+
+
+def checks_with(code: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
+    """The checks that an extension `Mine` adds, and the extensions that are left out."""
+    names: dict[str, Any] = {"__name__": "mine", "Extension": Extension}
+    exec(code, names)  # noqa: S102 - our own page
+    project = ProjectResource(config_path="nowhere.yaml")
+    before = set(build_defs(project=project).resolve_asset_graph().asset_check_keys)
+    monkeypatch.setattr(declared, "_checks", dict(declared._checks))
+    with installed("mine", names["Mine"]()):
+        build_defs(project=project)  # each reload of the code location asks again
+        after = set(build_defs(project=project).resolve_asset_graph().asset_check_keys)
+        return {key.name for key in after - before}, set(broken_extensions())
+
+
+def test_the_check_of_the_page_is_declared_and_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "extensions.md").read_text()
+    code = page.split("## A check")[1].split("```python\n")[1].split("```")[0]
+    assert checks_with(code, monkeypatch) == ({"enough_pairs"}, set())
+    body: Any = declared._checks["retrieved_set", "enough_pairs"].body
+    path = tmp_path / "classes.parquet"
+    for kept, passed in (([9, 5], True), ([9, 4], False)):
+        pd.DataFrame({"kept": kept}).to_parquet(path)
+        assert body.__wrapped__(None, Mock(file=lambda _: path)).passed is passed
+
+
+def test_a_check_with_the_name_of_another_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """class Mine(Extension):
+    def declare_assets(self):
+        from react_pipeline.assets import artifact_check
+
+        @artifact_check("retrieved_set")
+        def classes_have_pairs(project, artifact): ...
+"""
+    assert checks_with(code, monkeypatch) == (set(), {"mine"})
 
 
 def test_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42

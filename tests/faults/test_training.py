@@ -72,7 +72,7 @@ def test_a_loss_that_is_no_number_publishes_nothing(
 ) -> None:  # 27
     import torch
 
-    from react_pipeline.training import step as module
+    from react_pipeline.training import losses as module
 
     whole = module.contrastive_loss
 

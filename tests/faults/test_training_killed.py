@@ -204,12 +204,12 @@ def test_what_changes_only_the_speed_resumes(
 def test_a_run_that_a_guard_stops_after_a_kill_keeps_its_state(
     _killed: Killed, copied: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from react_pipeline.training import step as training_step
+    from react_pipeline.training import losses
 
     project = copied(_killed.views)
-    whole = training_step.contrastive_loss
+    whole = losses.contrastive_loss
     monkeypatch.setattr(
-        training_step,
+        losses,
         "contrastive_loss",
         lambda *args, **options: whole(*args, **options) * float("nan"),
     )

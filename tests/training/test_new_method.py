@@ -72,6 +72,20 @@ def opened(clip: Clip) -> Any:
     return clip.model
 
 
+def test_a_loss_of_a_method_takes_the_place_of_the_field(
+    make_project: Callable[..., Project], retrieved_project: Project
+) -> None:
+    with installed("mine", Mine()):
+        project = make_project(methods=["base", "gated-smooth"])
+        smooth, plain = (
+            [json.loads(line)["loss"] for line in checkpoint.file("metrics.jsonl").open()]
+            for checkpoint in (trained(project, "gated-smooth"), trained(project, "gated-image"))
+        )
+        config = trained(project, "gated-smooth").manifest["config"]
+    assert config["smoothing"] == 0.1 and "loss" not in config
+    assert smooth[0] != plain[0]
+
+
 def test_both_are_trained_evaluated_and_compared(project: Project) -> None:
     for method in NAMES[1:]:
         trained(project, method)

@@ -64,6 +64,12 @@ class ModelMethod(Method):
 
         return set_trainable(model, self.trains)
 
+    def loss(self, images: Tensor, texts: Tensor, scale: Tensor, *others: Any) -> Tensor:
+        """The loss of a batch, by default the field `loss`; arguments of `contrastive_loss`."""
+        from react_pipeline.training.losses import contrastive_loss
+
+        return contrastive_loss(images, texts, scale, *others)
+
     def watched(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Numbers to log at every step."""
         return {}

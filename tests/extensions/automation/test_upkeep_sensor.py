@@ -399,7 +399,7 @@ def test_passing_faults_of_a_check_are_retried(
     hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(declared, "_checks", [])
+    monkeypatch.setattr(declared, "_checks", {})
 
     @dg.asset
     def corpus() -> None:
