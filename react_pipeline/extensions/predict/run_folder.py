@@ -77,7 +77,7 @@ def _require_own(output: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _only_run(output: Path) -> Iterator[None]:
-    """Hold the lock of a folder: what another run writes just now is judged by nobody."""
+    """Hold the lock of a folder: what another run writes just now is not judged."""
     with _refusing(output):
         descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
