@@ -105,7 +105,8 @@ def readable_failures() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
             raise dg.Failure(refusal_in(error), allow_retries=False) from error
         if isinstance(error, OSError) and error.errno in NOT_THERE:
-            text = f"{error}; put it there, or correct what names it"
+            missing = f"{error.filename or 'an input'}: {error.strerror}"
+            text = f"{missing}; put it there, or correct what names it"
             raise dg.Failure(text, allow_retries=False) from error
         raise
     except ReactError as error:

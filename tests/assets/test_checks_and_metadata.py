@@ -108,7 +108,7 @@ def test_what_may_not_be_written_is_named_and_not_tried_again() -> None:
 
 def test_a_file_that_is_not_there_is_named_and_not_tried_again(tmp_path: Path) -> None:
     for path in (tmp_path / "a.jpg", tmp_path):
-        with pytest.raises(dg.Failure, match=f"{path}'; put it") as raised, readable_failures():
+        with pytest.raises(dg.Failure, match=f"^{path}: .*; put it") as raised, readable_failures():
             path.read_bytes()
         assert not raised.value.allow_retries
 
