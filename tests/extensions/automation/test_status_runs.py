@@ -93,8 +93,11 @@ def test_a_failure_with_other_inputs_is_only_out_of_date(project: Project, home:
     assert "the loss is not finite" not in line
 
 
-def test_unreadable_runs_are_reported_and_hide_nothing_else(project: Project, home: Path) -> None:
-    (home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
+@pytest.mark.parametrize("storage", ["storage", "run_storage"])
+def test_unreadable_runs_are_reported_and_hide_nothing_else(
+    project: Project, home: Path, storage: str
+) -> None:
+    (home / "dagster.yaml").write_text(f"{storage}:\n  nonsense: 1\n")
     lines = status(project)
     assert [line for line in lines if line.startswith("shapes out of date customized_checkpoint")]
     assert "note: failed runs are not shown: Dagster's runs cannot be read: " in " ".join(lines)

@@ -4,6 +4,7 @@ Does not belong here: what is due (`survey`), asking for it (`upkeep_sensor`), k
 command line alive (`react_pipeline.assets.runs`).
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ retried.
 """
 
 MAX_REASON_CHARS = 200
+_STORAGE = re.compile(r"^(run_)?storage:", re.MULTILINE)
 _STATUS = dg.DagsterRunStatus
 _UNFINISHED = list({*_STATUS} - {_STATUS.SUCCESS, _STATUS.FAILURE, _STATUS.CANCELED})
 
@@ -172,8 +174,9 @@ def instance_with_runs(project: Project) -> dg.DagsterInstance | None:
     """
     home = locate_home(project.path.parent)
     settings = home / SETTINGS_FILE
-    # Without a storage of its own, Dagster keeps its databases in the home.
-    elsewhere = settings.is_file() and "\nstorage:" in f"\n{settings.read_text(encoding='utf-8')}"
+    # Without a storage of its own, Dagster keeps its databases in the home. Dagster's Helm chart
+    # names one for runs, one for events and one for ticks.
+    elsewhere = settings.is_file() and _STORAGE.search(settings.read_text(encoding="utf-8"))
     return (
         dg.DagsterInstance.from_config(str(home))
         if elsewhere or (home / "history").is_dir()
