@@ -21,6 +21,7 @@ from support.services import free_port
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.assets.training import Progress, customize_here, processes_of
 from react_pipeline.extensions.torchrun.assets import processes, training_process
 from react_pipeline.extensions.torchrun.assets.processes import (
@@ -419,3 +420,26 @@ def test_a_training_that_was_refused_is_not_shown_as_failed(
 
 def refuse(*_: object) -> None:
     raise AssertionError("asked")
+
+
+def test_the_script_of_slurm_hands_all_cores_and_the_first_node_to_torchrun(tmp_path: Path) -> None:
+    for name, text in {
+        "react-pipeline": 'echo "$REACT_NODE_LAUNCHER|$REACT_TORCHRUN_ARGS|$*"',
+        "hostname": "echo node7",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = REPOSITORY / "dagster_home" / "production" / "training.slurm"
+    slurm = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "64"}
+    said = subprocess.run(
+        ["bash", "-eu", script, "birds", METHOD],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    launcher, arguments, command = said.stdout.strip().split("|")
+    assert launcher == "srun --kill-on-bad-exit --cpus-per-task=64"
+    assert arguments.startswith("--nnodes 2 ") and "--rdzv-id 42" in arguments
+    assert arguments.endswith("--rdzv-endpoint node7:29400")
+    assert command.endswith(f"--domain birds --method {METHOD}")
