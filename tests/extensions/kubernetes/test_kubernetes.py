@@ -1,11 +1,16 @@
 """Runs in Kubernetes: the jobs that Dagster's launcher sends to the API server with the values of
 `dagster_home/production`, stage by stage, compared with Kubernetes' own schema.
+
+No registry that tests reach has Dagster's chart, so what it makes of the values is written here by
+hand. Where `helm` and the folder of a chart (`DAGSTER_CHART`) are at hand, the last tests compare.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +21,15 @@ from typing import Any
 import dagster as dg
 import kubernetes_validate
 import pytest
+import sqlalchemy
 import yaml
+from botocore.session import get_session
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster_postgres.utils import pg_url_from_config
 
 from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.kubernetes.assets import CONFIG_TAG, StageRunCoordinator
@@ -36,8 +44,7 @@ from react_pipeline.store.errors import InputError
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
 VERSION = "1.33"
 OTHER = "asset_of_another_team"
-# The fields of the chart's values.schema.json, of those sections that our values have. The chart
-# itself is of no registry that tests reach.
+# The fields of the chart's values.schema.json, of those sections that our values have.
 POD_FIELDS = (
     "image env envConfigMaps envSecrets annotations labels nodeSelector affinity tolerations "
     "podSecurityContext securityContext resources livenessProbe readinessProbe startupProbe "
@@ -48,15 +55,15 @@ CHART = {
     "generatePostgresqlPasswordSecret generateCeleryConfigSecret imagePullSecrets busybox migrate "
     "computeLogManager scheduler runLauncher pythonLogs dagsterDaemon telemetry serviceAccount "
     "retention concurrency additionalInstanceConfig",
-    "global": "postgresqlSecretName dagsterHome serviceAccountName celeryConfigSecretName "
-    "dagsterInstanceConfigMap",
+    "global": "postgresqlSecretName postgresqlAuthWifEnabled dagsterHome serviceAccountName "
+    "celeryConfigSecretName dagsterInstanceConfigMap",
     "postgresql": "image enabled postgresqlHost postgresqlUsername postgresqlPassword "
     "postgresqlDatabase postgresqlParams postgresqlScheme service",
     "dagsterWebserver": POD_FIELDS + "replicaCount nameOverride pathPrefix service workspace "
     "deploymentLabels enableReadOnly dbStatementTimeout dbPoolRecycle logLevel",
     "dagsterWebserver.service": "type port annotations",
-    "dagster-user-deployments": "enabled enableSubchart imagePullSecrets deployments rbacEnabled "
-    "serviceAccount",
+    "dagster-user-deployments": "enabled enableSubchart includeInstance imagePullSecrets "
+    "deployments rbacEnabled serviceAccount",
     "dagster-user-deployments.deployments": POD_FIELDS + "name port dagsterApiGrpcArgs "
     "codeServerArgs includeConfigInLaunchedRuns initContainers sidecarContainers "
     "deploymentStrategy",
@@ -74,19 +81,31 @@ CHART = {
     "dagsterDaemon.runCoordinator.config.customRunCoordinator": "module class config",
     "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds "
     "maxResumeRunAttempts pollIntervalSeconds freeSlotsAfterRunEndSeconds",
-    "dagsterDaemon.runRetries": "enabled maxRetries",
+    "dagsterDaemon.runRetries": "enabled maxRetries retryOnAssetOrOpFailure",
     "computeLogManager": "type config",
     "computeLogManager.config.s3ComputeLogManager": "bucket localDir prefix useSsl verify "
     "verifyCertPath endpointUrl skipEmptyFiles uploadInterval uploadExtraArgs showUrlOnly region",
     "retention": "enabled sensor schedule autoMaterialize",
+    "concurrency": "enabled pools runs",
+    "concurrency.pools": "defaultLimit granularity opGranularityRunBuffer",
+    "concurrency.runs": "maxConcurrentRuns tagConcurrencyLimits",
     "telemetry": "enabled",
     "ingress": "enabled apiVersion ingressClassName labels annotations flower dagsterWebserver "
     "readOnlyDagsterWebserver",
     "ingress.dagsterWebserver": "host path pathType tls precedingPaths succeedingPaths",
     "ingress.dagsterWebserver.tls": "enabled secretName",
 }
+WEB, DAEMON = "react-dagster-webserver", "react-dagster-daemon"
+CODE = "react-dagster-user-deployments-react-code"
+LABELS = {
+    WEB: {"component": "dagster-webserver"},
+    DAEMON: {"component": "dagster-daemon"},
+    CODE: {"component": "user-deployments"},
+}
+"""Of the chart's pods, by the name of their Deployment."""
 Job = dict[str, Any]
 Launch = Callable[..., Job]
+Objects = dict[tuple[str, str], dict[str, Any]]
 
 
 def values() -> dict[str, Any]:
@@ -98,26 +117,29 @@ def snake(fields: dict[str, Any]) -> dict[str, Any]:
     return {re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", name): v for name, v in fields.items()}
 
 
-def dagster_yaml(kubeconfig: Path) -> dict[str, Any]:
-    """The parts of the chart's ConfigMap that decide the jobs; the API server is the test's."""
+def dagster_yaml() -> dict[str, Any]:
+    """The chart's ConfigMap, without the database and what a run does not depend on."""
     chart = values()
+    daemon, concurrency = chart["dagsterDaemon"], chart["concurrency"]
     launcher = snake(chart["runLauncher"]["config"]["k8sRunLauncher"])
     launcher["run_k8s_config"] = snake(launcher["run_k8s_config"])
-    launcher |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
     launcher |= {
         "job_namespace": "react",
-        "service_account_name": "dagster",
-        "instance_config_map": "dagster-instance",
+        "service_account_name": "react-dagster",
+        "dagster_home": chart["global"]["dagsterHome"],
+        "instance_config_map": chart["global"]["dagsterInstanceConfigMap"],
         "postgres_password_secret": chart["global"]["postgresqlSecretName"],
     }
     logs = snake(chart["computeLogManager"]["config"]["s3ComputeLogManager"])
     s3 = {"module": "dagster_aws.s3.compute_log_manager", "class": "S3ComputeLogManager"}
     return {
-        "compute_logs": {**s3, "config": logs},
+        "compute_logs": {**s3, "config": {**logs, "verify": True}},
         "run_launcher": {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": launcher},
-        "run_coordinator": chart["dagsterDaemon"]["runCoordinator"]["config"][
-            "customRunCoordinator"
-        ],
+        "run_coordinator": daemon["runCoordinator"]["config"]["customRunCoordinator"],
+        "run_monitoring": snake(daemon["runMonitoring"]),
+        "run_retries": snake(daemon["runRetries"]),
+        "concurrency": {name: snake(concurrency[name]) for name in ("pools", "runs")},
+        "telemetry": chart["telemetry"],
         **chart["additionalInstanceConfig"],
     }
 
@@ -125,10 +147,16 @@ def dagster_yaml(kubeconfig: Path) -> dict[str, Any]:
 def code_location() -> dict[str, Any]:
     """What the chart passes on from the code server to its runs."""
     (server,) = values()["dagster-user-deployments"]["deployments"]
-    pod = {"automount_service_account_token": True, "init_containers": server["initContainers"]}
+    pod = {
+        "automount_service_account_token": True,
+        "init_containers": server["initContainers"],
+        "security_context": server["podSecurityContext"],
+    }
     return {
         "k8s": {
+            "namespace": "react",
             "image_pull_policy": server["image"]["pullPolicy"],
+            "env_config_maps": ["react-dagster-user-deployments-react-code-user-env"],
             "env_secrets": [one["name"] for one in server["envSecrets"]],
             "env": server["env"],
             "volumes": server["volumes"],
@@ -192,7 +220,10 @@ def launch(
     config = {"apiVersion": "v1", "clusters": [cluster], "contexts": [context]}
     users = [{"name": "test", "user": {}}]
     kubeconfig.write_text(yaml.safe_dump({**config, "users": users, "current-context": "test"}))
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(dagster_yaml(kubeconfig)))
+    instance_config = dagster_yaml()
+    api_server = {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
+    instance_config["run_launcher"]["config"] |= api_server
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(instance_config))
     origin = dg.reconstructable(empty).get_python_origin()
     location = origin.repository_origin._replace(
         container_image="registry.example.com/react-pipeline:0.1.0",
@@ -221,6 +252,18 @@ def gpus(job: Job) -> str | None:
     return container(job)["resources"]["limits"].get("nvidia.com/gpu")
 
 
+def assert_admitted(spec: dict[str, Any]) -> None:
+    """That the namespace lets a pod in: Kubernetes' pod security standard `restricted`."""
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for one in [*spec["containers"], *spec.get("initContainers", ())]:
+        assert one["securityContext"]["allowPrivilegeEscalation"] is False
+        assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    kinds = {kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"}
+    assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim"}
+    assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+
+
 def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
     asking = set()
     one_of_each_pool = {stage.pool: name for name, stage in STAGES.items()}.values()
@@ -231,8 +274,7 @@ def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
         spec = job["spec"]["template"]["spec"]
         assert spec["serviceAccountName"] == "react-runs"
         assert spec["automountServiceAccountToken"] is False
-        assert spec["securityContext"]["runAsNonRoot"]
-        assert not container(job)["securityContext"]["allowPrivilegeEscalation"]
+        assert_admitted(spec)
         mounts = {mount["mountPath"] for mount in container(job)["volumeMounts"]}
         assert ("/dev/shm" in mounts) == (stage.pool == "gpu")  # noqa: S108
         assert {"/project", "/scratch"} <= mounts
@@ -253,10 +295,9 @@ def test_a_run_of_several_stages_has_enough_for_each(launch: Launch) -> None:
 
 
 def test_runs_of_other_assets_and_tags_of_people_stay(launch: Launch) -> None:
-    ordinary = values()["runLauncher"]["config"]["k8sRunLauncher"]["resources"]["requests"]
+    (server,) = values()["dagster-user-deployments"]["deployments"]
     for job in (launch(), launch(OTHER)):
-        # Of the code server, which Dagster merges over the launcher's.
-        assert not gpus(job) and container(job)["resources"]["requests"] != ordinary
+        assert container(job)["resources"] == server["resources"]
     own = {"container_config": {"resources": {"limits": {"memory": "1Ti"}}}}
     job = launch("promotion", tags={CONFIG_TAG: json.dumps(own)})
     assert container(job)["resources"]["limits"]["memory"] == "1Ti"
@@ -308,6 +349,8 @@ def test_every_manifest_is_one_of_kubernetes() -> None:
     for manifest in manifests:
         kubernetes_validate.validate(manifest, VERSION, strict=True)
         assert manifest["metadata"].get("namespace", "react") == "react"
+        if manifest["kind"] == "Deployment":
+            assert_admitted(manifest["spec"]["template"]["spec"])
     accounts = [one["metadata"]["name"] for one in manifests if one["kind"] == "ServiceAccount"]
     deployments = values()["dagster-user-deployments"]
     assert accounts == [deployments["serviceAccount"]["name"], NODES_ACCOUNT]
@@ -335,9 +378,8 @@ def test_the_values_have_only_fields_of_the_chart(path: str) -> None:
 
 def test_the_chart_writes_no_part_of_the_instance_twice() -> None:
     chart = values()
-    assert set(chart["additionalInstanceConfig"]) == {"run_retries", "concurrency"}
-    assert chart["dagsterDaemon"]["runRetries"] == {"enabled": False}
-    assert "concurrency" not in chart  # off by default
+    assert set(chart["additionalInstanceConfig"]) == {"nux"}
+    assert chart["concurrency"]["enabled"]  # off by default
     for section in (chart["runLauncher"], chart["dagsterDaemon"]["runCoordinator"]):
         chosen = section["type"][0].lower() + section["type"][1:]
         assert list(section["config"]) == [chosen]
@@ -360,9 +402,33 @@ def test_the_pods_of_the_chart_are_ones_of_kubernetes(path: str) -> None:
     kubernetes_validate.validate(pod, VERSION, strict=True)
 
 
+def test_the_database_is_reached_by_a_driver_of_the_image() -> None:
+    database = snake(values()["postgresql"])
+    names = {"username": "username", "hostname": "host", "db_name": "database", "scheme": "scheme"}
+    config = {name: database[f"postgresql_{ours}"] for name, ours in names.items()}
+    url = pg_url_from_config({"postgres_db": {**config, "password": "a", **database["service"]}})
+    assert sqlalchemy.create_engine(url).driver == "psycopg2"
+
+
+def test_the_region_of_the_bucket_is_named_as_boto_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    manifests = (PRODUCTION / "kubernetes.yaml").read_text()
+    for name in re.findall(r"--from-literal=(AWS_\w+)=", manifests):
+        monkeypatch.setenv(name, "eu-west-3")
+    assert get_session().get_config_variable("region") == "eu-west-3"
+
+
+def test_the_dagster_home_is_a_folder_of_the_image() -> None:
+    home = values()["global"]["dagsterHome"]  # else root would own it, where it is mounted
+    assert f" DAGSTER_HOME={home} " in (REPOSITORY / "Dockerfile").read_text()
+
+
 def test_probes_of_the_chart_pass_the_guard() -> None:
     web = values()["dagsterWebserver"]
-    for probe in (web["readinessProbe"], web["livenessProbe"]):
+    assert web["startupProbe"]["enabled"]  # a slow start is no reason to be killed
+    for probe in (web["readinessProbe"], web["livenessProbe"], web["startupProbe"]):
         ask = probe["httpGet"]
         assert ask["port"] == web["service"]["port"]
         assert {"name": "Host", "value": "localhost"} in ask["httpHeaders"]
@@ -379,3 +445,107 @@ def test_the_program_that_the_chart_starts_is_guarded(tmp_path: Path) -> None:
     assert (
         "/opt/guarded/dagster-webserver" in dockerfile and "PATH=/opt/guarded:$PATH" in dockerfile
     )
+
+
+def objects(text: str) -> Objects:
+    """What manifests describe, by kind and name."""
+    manifests = filter(None, yaml.safe_load_all(text))
+    return {(one["kind"], one["metadata"]["name"]): one for one in manifests}
+
+
+def test_only_who_needs_it_reaches_a_pod(launch: Launch) -> None:
+    run = launch("promotion")["spec"]["template"]["metadata"]["labels"]
+    labels = {**LABELS, "mlflow": {"app": "mlflow"}, "run": run}
+    manifests = objects((PRODUCTION / "kubernetes.yaml").read_text())
+
+    def selected(selector: dict[str, Any]) -> set[str]:
+        wanted = [(key, [value]) for key, value in selector.get("matchLabels", {}).items()]
+        wanted += [(one["key"], one["values"]) for one in selector.get("matchExpressions", ())]
+        return {n for n, own in labels.items() if all(own.get(key) in v for key, v in wanted)}
+
+    reached = {}
+    for (kind, name), manifest in manifests.items():
+        if kind == "NetworkPolicy" and "ingress" in (spec := manifest["spec"]):
+            (rule,) = spec["ingress"]
+            sources = [selected(one["podSelector"]) for one in rule["from"] if "podSelector" in one]
+            reached[name] = (selected(spec["podSelector"]), set().union(*sources))
+    nobody = manifests["NetworkPolicy", "nobody"]["spec"]
+    assert nobody == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    assert reached == {
+        "people": ({WEB}, set()),
+        "code-server": ({CODE}, {WEB, DAEMON}),
+        "mlflow": ({"mlflow"}, {CODE, "run"}),
+        "training": ({"run"}, {"run"}),
+    }
+
+
+@pytest.fixture(scope="module")
+def chart() -> Objects:
+    """What the real `helm` makes of the real chart and the values, and what is applied beside."""
+    helm, folder = shutil.which("helm"), os.environ.get("DAGSTER_CHART")
+    if not helm or not folder:
+        pytest.skip("needs helm, and DAGSTER_CHART, the folder of Dagster's chart")
+    given = ["-f", PRODUCTION / "kubernetes-values.yaml", "--namespace", "react"]
+    subprocess.run([helm, "lint", "--strict", folder, *given], check=True, capture_output=True)
+    command = [helm, "template", "react", folder, *given]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return objects(text + "\n---\n" + (PRODUCTION / "kubernetes.yaml").read_text())
+
+
+@pytest.mark.operations
+def test_the_chart_makes_objects_of_kubernetes(chart: Objects) -> None:
+    for manifest in chart.values():
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    assert ("Ingress", "react-dagster-ingress") in chart
+    for name, labels in LABELS.items():
+        template = chart["Deployment", name]["spec"]["template"]
+        assert_admitted(template["spec"])
+        assert labels.items() <= template["metadata"]["labels"].items()
+        mounts = template["spec"]["containers"][0]["volumeMounts"]
+        home = values()["global"]["dagsterHome"]
+        assert f"{home}/dagster.yaml" in {mount["mountPath"] for mount in mounts}
+    web = chart["Deployment", WEB]["spec"]["template"]["spec"]["containers"][0]
+    assert web["command"][-1].split()[0] == "dagster-webserver"
+    assert web["startupProbe"]["failureThreshold"] == 15
+
+
+@pytest.mark.operations
+def test_the_chart_writes_what_is_assumed_of_it(chart: Objects) -> None:
+    written = yaml.safe_load(chart["ConfigMap", "react-dagster-instance"]["data"]["dagster.yaml"])
+    assumed = dagster_yaml()
+    assert {name: written[name] for name in assumed} == assumed
+    own = yaml.safe_load((REPOSITORY / "dagster_home" / "dagster.yaml").read_text())
+    assert own.keys() <= written.keys()
+    assert {name: written["retention"][name] for name in own["retention"]} == own["retention"]
+    code = chart["Deployment", CODE]["spec"]["template"]["spec"]["containers"][0]
+    variables = {one["name"]: one.get("value") for one in code["env"]}
+    assert json.loads(variables["DAGSTER_CONTAINER_CONTEXT"]) == code_location()
+    workspace = chart["ConfigMap", "react-dagster-workspace-yaml"]["data"]["workspace.yaml"]
+    (server,) = (one["grpc_server"] for one in yaml.safe_load(workspace)["load_from"])
+    (port,) = chart["Service", server["host"]]["spec"]["ports"]
+    assert server["port"] == port["port"]
+
+
+@pytest.mark.operations
+def test_what_the_pods_of_the_chart_name_is_there(chart: Objects) -> None:
+    made = "secret generic (\\S+)"
+    secrets = set(re.findall(made, (PRODUCTION / "kubernetes.yaml").read_text()))
+    maps = set(code_location()["k8s"]["env_config_maps"])
+    for name in LABELS:
+        spec = chart["Deployment", name]["spec"]["template"]["spec"]
+        assert ("ServiceAccount", spec["serviceAccountName"]) in chart
+        maps |= {v["configMap"]["name"] for v in spec["volumes"] if "configMap" in v}
+        for source in (s for one in spec["containers"] for s in one["envFrom"]):
+            if "configMapRef" in source:
+                maps.add(source["configMapRef"]["name"])
+            elif not source["secretRef"].get("optional"):
+                assert source["secretRef"]["name"] in secrets
+    assert {("ConfigMap", name) for name in maps} <= chart.keys()
+    (subject,) = chart["RoleBinding", "react-dagster-rolebinding"]["subjects"]
+    for name in (WEB, DAEMON):
+        spec = chart["Deployment", name]["spec"]["template"]["spec"]
+        assert spec["serviceAccountName"] == subject["name"]
+    rules = chart["Role", "react-dagster-role"]["rules"]
+    verbs = {resource: rule["verbs"] for rule in rules for resource in rule["resources"]}
+    # To launch, watch, show and end the job of a run.
+    assert all(verbs[name] == ["*"] for name in ("jobs", "jobs/status", "pods", "pods/log"))

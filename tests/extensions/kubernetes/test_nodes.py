@@ -13,8 +13,10 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from kubernetes import client
 
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.kubernetes import nodes
 from react_pipeline.extensions.kubernetes.nodes import indexed_job, with_rendezvous
 from react_pipeline.extensions.kubernetes.resources import Resources, pod
@@ -86,6 +88,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.resources: list[str] = []
         self.conditions: list[dict[str, str]] = []
         self.interrupts = False
         cluster = self
@@ -94,6 +97,8 @@ class Cluster:
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 cluster.asked.append(self.command)
+                # /apis/batch/v1/namespaces/react/jobs/NAME/status
+                cluster.resources.append("/".join(self.path.partition("?")[0].split("/")[6::2]))
                 status = {"conditions": cluster.conditions}
                 body = json.dumps({"kind": "Job", "status": status}).encode()
                 self.send_response(200)
@@ -140,6 +145,20 @@ def test_the_first_ends_when_another_fails_for_good(cluster: Cluster) -> None:
     cluster.conditions = [{"type": "Failed", "status": "True"}]
     assert cluster.run("import time; time.sleep(60)") == -signal.SIGTERM
     assert cluster.asked[-1] == "DELETE"
+
+
+def test_the_role_allows_what_the_first_node_asks(cluster: Cluster) -> None:
+    manifests = yaml.safe_load_all(
+        (REPOSITORY / "dagster_home" / "production" / "kubernetes.yaml").read_text()
+    )
+    (role,) = (one for one in manifests if one["kind"] == "Role")
+    allowed = {(v, r) for one in role["rules"] for v in one["verbs"] for r in one["resources"]}
+    cluster.conditions = [{"type": "Failed", "status": "True"}]
+    cluster.run("import time; time.sleep(60)")
+    verbs = {"POST": "create", "GET": "get", "DELETE": "delete"}
+    asked = {(verbs[m], r) for m, r in zip(cluster.asked, cluster.resources, strict=True)}
+    assert asked == {("create", "jobs"), ("get", "jobs/status"), ("delete", "jobs")}
+    assert asked | {("get", "pods")} <= allowed  # the pod of its own
 
 
 def test_a_cancelled_run_ends_all_nodes(cluster: Cluster) -> None:

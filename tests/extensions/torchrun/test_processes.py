@@ -422,7 +422,7 @@ def refuse(*_: object) -> None:
     raise AssertionError("asked")
 
 
-def test_the_script_of_slurm_hands_all_cores_and_the_first_node_to_torchrun(tmp_path: Path) -> None:
+def test_the_script_of_slurm_names_cores_and_nodes(tmp_path: Path) -> None:
     for name, text in {
         "react-pipeline": 'echo "$REACT_NODE_LAUNCHER|$REACT_TORCHRUN_ARGS|$*"',
         "hostname": "echo node7",
