@@ -250,7 +250,6 @@ GUARDS = (
     Guard("react_pipeline/extension.py", "        if taken := joined.keys() & new.keys():\n            raise ValueError", "        if taken := set():\n            raise ValueError", "extensions/test_extensions.py::test_a_broken_extension_is_named_and_left_out"),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
     Guard("react_pipeline/extensions/images/corpus_kind.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
-    Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
     Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/preflight.py", "if not images.exists():", "if False:", "house/test_preflight.py"),

@@ -197,8 +197,7 @@ def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
 
 def _seed_digest(path: Path) -> str:
     try:
-        # A named pipe would be waited for without end, and a device may have none.
-        return _remembered(path, outside_stamp(path)) if path.is_file() else MISSING
+        return _remembered(path, outside_stamp(path))
     except OSError:
         return MISSING
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tracemalloc
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -183,8 +184,13 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -
 def test_a_sparse_file_is_not_read(tmp_path: Path, read: Reader) -> None:
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(8 << 30)
-    with pytest.raises((InputError, OSError), match="more than"):
-        read(tmp_path / "a.jpg")
+    tracemalloc.start()
+    try:
+        with pytest.raises((InputError, OSError), match="more than"):
+            read(tmp_path / "a.jpg")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_is_measured_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -440,12 +440,16 @@ def test_killed_in_middle_it_leaves_no_folder_or_earlier_one(  # FAULTS 1
         load(export(project, "shapes", "locked-text", target, overwrite=True))
 
 
-def test_earlier_export_is_back_if_new_one_cannot_be_renamed(tmp_path: Path) -> None:
+def test_earlier_export_is_back_if_new_one_cannot_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "exported"
     target.mkdir()
     (target / "export.json").write_text('{"files": []}')
-    with pytest.raises(FileNotFoundError), staged(target, overwrite=True) as staging:
-        staging.rename(tmp_path / "gone")
+    # The last thing that is done before anything is renamed.
+    monkeypatch.setattr(staged_folder, "fsync_tree", lambda folder: folder.rmdir())
+    with pytest.raises(FileNotFoundError), staged(target, overwrite=True):
+        pass
     assert [path.name for path in target.iterdir()] == ["export.json"]
 
 
