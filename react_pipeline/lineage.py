@@ -202,7 +202,7 @@ def _difference(
 ) -> str:
     for name, fingerprint in artifact.parents.items():
         if name in skipped:
-            return f"shows {name}, which is {skipped[name]}; then"
+            return f"shows {name}, out of date: {skipped[name].removeprefix('stale: ')}; then"
         if name not in results or results[name].fingerprint != fingerprint:
             return f"does not show today's result of {name}:"
     if new := [name for name in results if name not in artifact.parents]:

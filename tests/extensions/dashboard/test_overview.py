@@ -139,7 +139,7 @@ def test_a_missing_comparison_is_named_and_stales_the_overview(
     both = overview(project)
     assert both.fingerprint != first.fingerprint
     shutil.rmtree(project.store.directory("comparison", "colours"))
-    with pytest.raises(StaleArtifact, match="shows colours, which is"):
+    with pytest.raises(StaleArtifact, match="shows colours, out of date: `comparison`"):
         overviewing.overview_is_current(project)
     assert overview(project) == first
 
