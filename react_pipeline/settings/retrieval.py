@@ -24,8 +24,10 @@ def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
 
 
 def _one_expression(where: str) -> str:
-    import duckdb  # not at the top: few projects have a filter
-
+    try:
+        import duckdb  # not at the top: few projects have a filter
+    except ModuleNotFoundError:  # the light installation, which retrieves nothing
+        return where
     try:
         # Alone, so that an error is about what the user wrote, and not about the query around it.
         several = len(duckdb.extract_statements(f"SELECT {where}")) > 1

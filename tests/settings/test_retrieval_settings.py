@@ -5,6 +5,7 @@ pipeline's.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,11 @@ def test_an_error_in_a_filter_is_about_what_the_user_wrote(
     with pytest.raises(ConfigError, match="retrieval.where") as error:
         load_domain(path)
     assert problem in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_filter_is_read_where_nothing_is_retrieved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)  # as in the light installation
+    assert RetrievalConfig(where="width > 3").where == "width > 3"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
