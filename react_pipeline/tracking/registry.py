@@ -40,6 +40,9 @@ CHAMPION_TAG = "react.champion"
 VERDICT_TAG = "react.promotion"
 """Tag of the registered model: fingerprint of the verdict that its aliases show."""
 
+PAGE_MODELS = 1_000
+"""Registered models in one answer."""
+
 
 def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
     """What a person did to the alias `champion` since it was last written; None: nothing."""
@@ -60,7 +63,8 @@ def edited_by_hand(client: MlflowClient) -> set[str]:
     edited = set[str]()
     token = None
     while True:
-        page = client.search_registered_models(f"name LIKE '{model_name('%')}'", 1_000, None, token)
+        of_domains = f"name LIKE '{model_name('%')}'"
+        page = client.search_registered_models(of_domains, PAGE_MODELS, page_token=token)
         edited |= {
             model.name.removeprefix(model_name(""))
             for model in page

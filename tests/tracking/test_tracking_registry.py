@@ -15,6 +15,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.tracking import queue
+from react_pipeline.tracking import registry as registering
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
 
@@ -204,12 +205,14 @@ def test_a_version_whose_log_still_waits_is_registered_first(
 
 
 def test_alias_moved_by_hand_is_respected_and_then_taken_over(
-    project: Project, registry: Tracking, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    client.create_registered_model("react-colours")
+    monkeypatch.setattr(registering, "PAGE_MODELS", 1)
     registry.apply(project, decide(project, "shapes"))
     result(project, "shapes", LOCKED, outcomes(143))
     registry.apply(project, decide(project, "shapes"))
-    assert registry.hand_edit(project, "shapes") is None
+    assert registry.hand_edit(project, "shapes") is None and registry.edited(project) == set()
     chosen = next(version for version in registry.versions("shapes") if version.method == LOCKED)
     client.set_registered_model_alias(NAME, "champion", chosen.number)
     # A verdict that knew nothing of it leaves the alias alone and says so.
@@ -223,6 +226,7 @@ def test_alias_moved_by_hand_is_respected_and_then_taken_over(
     # The next decision takes the person's choice over.
     edit = registry.hand_edit(project, "shapes")
     assert edit is not None and edit.checkpoint == chosen.checkpoint
+    assert registry.edited(project) == {"shapes"}
     reported = registry.apply(project, decide(project, "shapes", edit))
     assert reported.notes == []
     verdict, _ = standing(project, "shapes")
@@ -237,8 +241,9 @@ def test_no_edit_is_seen_while_a_verdict_waits(
     registry.apply(project, decide(project, "shapes"))
     client.delete_registered_model_alias(NAME, "champion")
     result(project, "shapes", LOCKED, outcomes(190))
+    assert registry.edited(project) == {"shapes"}
     Tracking(Runs(DOWN, "tiny")).apply(project, decide(project, "shapes"))
-    assert registry.hand_edit(project, "shapes") is None
+    assert registry.hand_edit(project, "shapes") is None and registry.edited(project) == set()
 
 
 def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
