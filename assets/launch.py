@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -129,8 +130,8 @@ def materialize(
     defs = build_defs(methods, ProjectResource(str(project.path)))
     slugs, problems, is_refused = _usable(project, domains)
     places = plan(defs, selection, slugs, methods, project.config.all_methods)
-    named_slugs = sorted({key.split("/")[0] for _, key in places} - {ALL})
-    if is_refused and named_slugs:
+    slugs_of_places = sorted({key.split("/")[0] for _, key in places} - {ALL})
+    if is_refused and slugs_of_places:
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
@@ -141,30 +142,42 @@ def materialize(
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_local(project) as instance, held_open(instance), registered(instance) as name:
-        _register(instance, project, named_slugs)
-        shown = Shown(instance, project)
-        look = Manifests.of(project)
-        changed = set[str]()  # domains that the look does not know any more; `all`: it knows none
-        for place in places:
-            raise_if_stopped()
-            slug = place[1].split("/")[0]
-            is_known = not changed & {slug, ALL} and not (slug == ALL and changed)
-            if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
-                summary.skipped[place] = f"{blocked} failed"
-                on_line(f"{named(place)}: skipped")
-                continue
-            artifact = fresh_artifact(project, *place, look if is_known else project)
-            if artifact and shown.has(artifact):
-                summary.reused += 1
-            else:
-                changed.add(slug)
-                _run(defs, instance, name, place, summary, on_line)
-                if place in summary.failed:
-                    on_line(f"{named(place)}: failed")
+        _register(instance, project, slugs_of_places)
+        run = partial(_run, defs, instance, name, summary=summary, on_line=on_line)
+        _launch(project, Shown(instance, project), places, run, summary, on_line)
     raise_if_stopped()
     Tracking.of(project).apply(project, patient=True)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _launch(
+    project: Project,
+    shown: Shown,
+    places: Sequence[Place],
+    run: Callable[[Place], None],
+    summary: Summary,
+    on_line: OnLine,
+) -> None:
+    """Run the places that need it, one after the other."""
+    look = Manifests.of(project)
+    changed = set[str]()  # domains that the look does not know any more; `all`: it knows none
+    for place in places:
+        raise_if_stopped()
+        slug = place[1].split("/")[0]
+        is_known = not changed & {slug, ALL} and not (slug == ALL and changed)
+        if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
+            summary.skipped[place] = f"{blocked} failed"
+            on_line(f"{named(place)}: skipped")
+            continue
+        artifact = fresh_artifact(project, *place, look if is_known else project)
+        if artifact and shown.has(artifact):
+            summary.reused += 1
+        else:
+            changed.add(slug)
+            run(place)
+            if place in summary.failed:
+                on_line(f"{named(place)}: failed")
 
 
 def _require_encoders(project: Project, places: Sequence[Place]) -> None:
@@ -318,6 +331,7 @@ def _run(
     instance: dg.DagsterInstance,
     launch: str,
     place: Place,
+    *,
     summary: Summary,
     on_line: OnLine,
 ) -> None:

@@ -69,6 +69,8 @@ class Shown:
         for some in filters:
             limit = len(some.storage_ids or [asset])
             records = self._instance.fetch_materializations(some, limit=limit).records
+            if not records:
+                continue
             succeeded = set(
                 self._instance.get_run_ids(
                     dg.RunsFilter(

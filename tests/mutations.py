@@ -148,7 +148,7 @@ GUARDS = (
     Guard("react_pipeline/stop.py", "        if not watch.number:\n            raise\n", "        raise\n", STOP),
     Guard("react_pipeline/stop.py", '        exec("")  # noqa: S102\n', "", STOP + "::test_python_itself_does_not_change_the_exit_code"),
     Guard("react_pipeline/stop.py", "        signal.set_wakeup_fd(-1)\n", "        pass\n", STOP),
-    Guard("assets/launch.py", "            raise_if_stopped()\n", "", STOP),
+    Guard("assets/launch.py", "        raise_if_stopped()\n        slug", "        slug", STOP),
     Guard("assets/reporting.py", "        if requested():\n            raise KeyboardInterrupt from error\n", "", STOP),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),

@@ -593,5 +593,5 @@ def test_a_check_that_warns_is_a_line_of_the_output() -> None:
     lines: list[str] = []
     with dg.DagsterInstance.ephemeral() as instance:
         defs = dg.Definitions([made], asset_checks=[warns])
-        _run(defs, instance, "x", ("corpus", ALL), Summary(), lines.append)
+        _run(defs, instance, "x", ("corpus", ALL), summary=Summary(), on_line=lines.append)
     assert "corpus: warning: odd names" in lines
