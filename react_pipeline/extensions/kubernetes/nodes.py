@@ -28,7 +28,7 @@ NODES_VARIABLE = "REACT_NODES"
 PORT = 29400
 POLL_SECONDS = 5.0
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_PASSED_ON = ("DAGSTER_PIPES_", "REACT_", "OMP_", "PYTHONPATH")
+_PASSED_ON = ("DAGSTER_PIPES_", "REACT_", "OMP_", "TORCH_", "PYTHONPATH")
 """Variables that the step sets in addition to those of its pod."""
 _TOKEN = "kube-api-access"  # noqa: S105 - the name of a volume
 _OF_ONE_POD = (

@@ -20,6 +20,7 @@ from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.kubernetes import nodes
 from react_pipeline.extensions.kubernetes.nodes import indexed_job, with_rendezvous
 from react_pipeline.extensions.kubernetes.resources import Resources, pod
+from react_pipeline.extensions.torchrun.assets.processes import STORE_OF_A_ROUND
 
 TOKEN = {"name": "kube-api-access-abcde", "mountPath": "/var/run/secrets"}
 POD = {
@@ -56,7 +57,8 @@ COMMAND = ["python", "-m", "torch.distributed.run", "--nnodes", "3", "-m", "modu
 
 
 def test_the_other_nodes_are_copies_of_the_first() -> None:
-    environ = {"DAGSTER_PIPES_CONTEXT": "run", "REACT_NODES": "3", "HOME": "/root"}
+    passed = {"DAGSTER_PIPES_CONTEXT": "run", "REACT_NODES": "3", **STORE_OF_A_ROUND}
+    environ = {**passed, "HOME": "/root"}
     job = indexed_job(POD, with_rendezvous(COMMAND, "name", "10.0.0.7"), 3, environ)
     kubernetes_validate.validate(job, "1.33", strict=True)
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
@@ -65,7 +67,7 @@ def test_the_other_nodes_are_copies_of_the_first() -> None:
     (main,) = spec["containers"]
     assert main["command"][main["command"].index("--rdzv-endpoint") + 1] == "10.0.0.7:29400"
     env = {one["name"]: one["value"] for one in main["env"]}
-    assert env == {"A": "b", "DAGSTER_PIPES_CONTEXT": "run", "REACT_NODES": "3"}
+    assert env == {"A": "b", **passed}
     assert main["resources"] == POD["spec"]["containers"][0]["resources"]
     assert [mount["name"] for mount in main["volumeMounts"]] == ["scratch"]
     assert [one["name"] for one in spec["initContainers"]] == ["git-sync"]

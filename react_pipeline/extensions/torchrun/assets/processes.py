@@ -64,6 +64,11 @@ all of them when one fails or when it gets SIGTERM.
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
 """Names the folder that the processes share with the launching process."""
 
+STORE_OF_A_ROUND = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Gives the processes a new store of addresses each time that torchrun starts all again. Otherwise
+one may find where a process listened that was killed, and wait for it.
+"""
+
 LIFELINE = "launcher.lock"
 TERMINATION_SECONDS = 45.0
 """torchrun itself gives its processes 30 seconds to end before it kills them."""
@@ -116,7 +121,8 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
         command = [*starter, *torchrun_command(processes, several, arguments)]
         context.log.info(shlex.join(command))
         try:
-            client.run(context=context, command=command, env=environment(processes, exchange))
+            env = environment(processes, exchange) | (STORE_OF_A_ROUND if several else {})
+            client.run(context=context, command=command, env=env)
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
                 f"a training process exited without an error message ({stopped}): out of memory? "
