@@ -72,12 +72,8 @@ def classes(project: Project, slug: str) -> dict[str, Any]:
     """Names, synonyms and prompts of a domain."""
     domain = project.domain(slug)
     # Seed images are searched with, so they matter to retrieval only.
-    fields = ("name", "id", "synonyms")
-    classes = [
-        {name: entry[name] for name in fields if entry[name] is not None}
-        for entry in domain.model_dump(mode="json", include={"classes"})["classes"]
-    ]
-    return {**domain.wording, "classes": classes}
+    fields = {"classes": {"__all__": {"name", "id", "synonyms"}}}
+    return {**domain.wording, **domain.model_dump(mode="json", include=fields, exclude_none=True)}
 
 
 def evaluation_set(project: Project, slug: str) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from react_pipeline.store.artifacts import MANIFEST, Artifact
-from react_pipeline.store.durable import stamp_of
+from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.store.store import Store
 
 
 class StoreLook(Store):
-    """Opens without hashing, and each manifest once: embeddings of a web corpus are terabytes.
+    """Opens without hashing, and each artifact once: embeddings of a web corpus are terabytes.
 
     Nothing is built in it: what is published later is in later looks.
     """
@@ -56,20 +55,6 @@ class StoreLook(Store):
             _require_sizes(artifact)
             self._opened[place] = artifact
         return self._opened[place]
-
-    def unverified(self, stage: str, key: str, fingerprint: str) -> Artifact:
-        """As of `Store`, but parsed once in this process for as long as the file is the same."""
-        path = self.directory(stage, key) / fingerprint
-        try:
-            stamp = stamp_of((path / MANIFEST).stat())
-        except OSError:
-            return super().unverified(stage, key, fingerprint)
-        if path not in _parsed or _parsed[path][0] != stamp:
-            _parsed[path] = stamp, super().unverified(stage, key, fingerprint)
-        return _parsed[path][1]
-
-
-_parsed: dict[Path, tuple[tuple[int, ...], Artifact]] = {}
 
 
 def _names_in(folder: Path) -> Collection[str]:

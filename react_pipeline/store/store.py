@@ -44,6 +44,7 @@ from react_pipeline.store.durable import (
     fsync_tree,
     lock,
     release,
+    stamp_of,
     write_atomically,
 )
 from react_pipeline.store.errors import (
@@ -65,6 +66,9 @@ POLL_SECONDS = 1.0
 """Between two looks at a build of another host."""
 
 KEPT_QUARANTINED = 5
+
+_parsed: dict[Path, tuple[tuple[int, ...], Artifact]] = {}
+"""Artifacts by their folders, with `stamp_of` of their manifests."""
 
 
 class Store:
@@ -216,18 +220,25 @@ class Store:
         return artifact
 
     def unverified(self, stage: str, key: str, fingerprint: str) -> Artifact:
-        """A published artifact by its manifest alone, for whoever reads no file of it.
+        """A published artifact by its manifest alone, for whoever reads no file of it. The manifest
+        is parsed once in this process for as long as it is the same.
 
         Raises:
             MissingArtifact: If it was never published.
             CorruptArtifact: If its manifest is damaged.
         """
         path = self.directory(stage, key) / fingerprint
-        if not path.exists():
-            raise MissingArtifact(
-                f"{path}: not there; materialize `{stage}` for {key!r}", (stage, key)
-            )
-        return Artifact(path, read_manifest(path, stage))
+        try:
+            stamp = stamp_of((path / MANIFEST).stat())
+        except OSError as error:
+            if not path.exists():
+                raise MissingArtifact(
+                    f"{path}: not there; materialize `{stage}` for {key!r}", (stage, key)
+                ) from error
+            stamp = ()  # reading it says what is wrong
+        if path not in _parsed or _parsed[path][0] != stamp:
+            _parsed[path] = stamp, Artifact(path, read_manifest(path, stage))
+        return _parsed[path][1]
 
     def versions(self, stage: str, key: str) -> list[str]:
         """Fingerprints of all published artifacts of a stage and key, sorted."""
