@@ -160,22 +160,20 @@ def _launch(
     on_line: OnLine,
 ) -> None:
     """Run the places that need it, one after the other."""
-    look = Manifests.of(project)
-    changed = set[str]()  # domains that the look does not know any more; `all`: it knows none
+    look: Project = Manifests.of(project)
     for place in places:
         raise_if_stopped()
-        slug = place[1].split("/")[0]
-        is_known = not changed & {slug, ALL} and not (slug == ALL and changed)
         if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
             summary.skipped[place] = f"{blocked} failed"
             on_line(f"{named(place)}: skipped")
             continue
-        artifact = fresh_artifact(project, *place, look if is_known else project)
+        artifact = fresh_artifact(project, *place, look)
         if artifact and shown.has(artifact):
             summary.reused += 1
         else:
-            changed.add(slug)
             run(place)
+            # Others may be made from it. In a bucket a look lists everything.
+            look = project if project.config.store_url else Manifests.of(project)
             if place in summary.failed:
                 on_line(f"{named(place)}: failed")
 
@@ -290,9 +288,11 @@ def _misspelt(defs: dg.Definitions, selection: str) -> str:
 def fresh_artifact(
     project: Project, stage: str, key: str, look: Project | None = None
 ) -> Artifact | None:
-    """The artifact that would be built today; None if it is not there, out of date, or damaged."""
+    """The artifact that would be built today; None if it is not there, out of date, or damaged.
+
+    With a look the bytes of what it was made from are not verified.
+    """
     try:
-        # A look verifies nothing.
         fingerprint = up_to_date(look or project, stage, key).fingerprint
         return project.store.open(stage, key, fingerprint)
     except (ReactError, OSError, ValueError):

@@ -4,7 +4,6 @@ Belongs here: which failures are tried again, and reuse of what is fresh. Does n
 the metadata look like (`metadata`).
 """
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +32,6 @@ from react_pipeline.tracking import Delivery, Tracking
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Transient faults: the network, a full disk. Everything else fails the same way again."""
-
-NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
-"""Of an input that is no file: nor is it in a minute."""
 
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
@@ -104,10 +100,6 @@ def readable_failures() -> Iterator[None]:
     except TRANSIENT as error:
         if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
             raise dg.Failure(refusal_in(error), allow_retries=False) from error
-        if isinstance(error, OSError) and error.errno in NOT_THERE:
-            missing = f"{error.filename or 'an input'}: {error.strerror}"
-            text = f"{missing}; put it there, or correct what names it"
-            raise dg.Failure(text, allow_retries=False) from error
         raise
     except ReactError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

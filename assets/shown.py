@@ -17,12 +17,12 @@ from react_pipeline.store import Artifact
 from react_pipeline.tracking import Tracking
 
 MAX_IDS = 500
-"""In one query: some versions of SQLite take 999 values."""
+"""IDs in one query; SQLite before 3.32 allows 999 values."""
 
 
 class Shown:
-    """What is shown at the moment when it is made; read in a few queries a stage, since there may
-    be thousands of artifacts.
+    """What is shown when it is created; read in a few queries a stage, since there may be thousands
+    of artifacts.
     """
 
     def __init__(self, instance: dg.DagsterInstance, project: Project) -> None:

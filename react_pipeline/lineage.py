@@ -245,7 +245,7 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
     """
-    judged = project.current if isinstance(project, Manifests) else {}
+    judged = project.gathered if isinstance(project, Manifests) else {}
     return _once(judged, (stage, key), lambda: _is_current(project, stage, key))
 
 

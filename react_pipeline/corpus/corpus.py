@@ -7,17 +7,26 @@ from pathlib import Path
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, CorpusError
 
 
 def publish_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus`, as its kind does.
 
     Raises:
-        CorpusError: If its files are missing or damaged, or hold no pair.
+        CorpusError: If its files are missing or damaged, or hold no pair; it is not tried again.
         SourceUnavailable: If a server does not answer.
     """
-    return project.config.corpus.publish(project)
+    try:
+        return project.config.corpus.publish(project)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        name = str(error.filename or "")
+        # Of the store it may pass, such as when another process prunes.
+        if not name or Path(name).is_relative_to(project.store.root):
+            raise
+        raise CorpusError(
+            f"{name}: {error.strerror}; put it there, or correct what names it"
+        ) from error
 
 
 def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:

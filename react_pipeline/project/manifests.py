@@ -31,7 +31,7 @@ class Manifests(Project):
         return {}
 
     @cached_property
-    def current(self) -> dict[tuple[str, str], Artifact | ReactError]:
+    def gathered(self) -> dict[tuple[str, str], Artifact | ReactError]:
         """What `lineage.is_current` found: the overview asks again for each comparison."""
         return {}
 

@@ -68,7 +68,8 @@ POLL_SECONDS = 1.0
 KEPT_QUARANTINED = 5
 
 _parsed: dict[Path, tuple[tuple[int, ...], Artifact]] = {}
-"""Artifacts by their folders, with `stamp_of` of their manifests."""
+"""Artifacts by their folders, with `stamp_of` of their manifests; some may be removed by now."""
+MAX_PARSED = 200_000
 
 
 class Store:
@@ -237,6 +238,8 @@ class Store:
                 ) from error
             stamp = ()  # reading it says what is wrong
         if path not in _parsed or _parsed[path][0] != stamp:
+            if len(_parsed) >= MAX_PARSED:
+                _parsed.clear()
             _parsed[path] = stamp, Artifact(path, read_manifest(path, stage))
         return _parsed[path][1]
 

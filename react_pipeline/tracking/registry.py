@@ -49,9 +49,9 @@ def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
     model = find_model(client, slug)
     if model is None:
         return None
-    there = alias_of(model, CHAMPION)
-    if there == model.tags.get(CHAMPION_TAG, NONE):
+    if not _was_moved(model):
         return None
+    there = alias_of(model, CHAMPION)
     if there == NONE:
         return RegistryEdit(None)
     tags = client.get_model_version(model.name, there).tags
@@ -65,13 +65,13 @@ def edited_by_hand(client: MlflowClient) -> set[str]:
     while True:
         of_domains = f"name LIKE '{model_name('%')}'"
         page = client.search_registered_models(of_domains, PAGE_MODELS, page_token=token)
-        edited |= {
-            model.name.removeprefix(model_name(""))
-            for model in page
-            if alias_of(model, CHAMPION) != model.tags.get(CHAMPION_TAG, NONE)
-        }
+        edited |= {model.name.removeprefix(model_name("")) for model in page if _was_moved(model)}
         if not (token := page.token):
             return edited
+
+
+def _was_moved(model: RegisteredModel) -> bool:
+    return alias_of(model, CHAMPION) != model.tags.get(CHAMPION_TAG, NONE)
 
 
 def apply_verdict(

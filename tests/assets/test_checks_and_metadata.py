@@ -106,13 +106,6 @@ def test_what_may_not_be_written_is_named_and_not_tried_again() -> None:
     assert not raised.value.allow_retries
 
 
-def test_a_file_that_is_not_there_is_named_and_not_tried_again(tmp_path: Path) -> None:
-    for path in (tmp_path / "a.jpg", tmp_path):
-        with pytest.raises(dg.Failure, match=f"^{path}: .*; put it") as raised, readable_failures():
-            path.read_bytes()
-        assert not raised.value.allow_retries
-
-
 @pytest.mark.parametrize("error", [StoreWriteError("disk full"), OSError("network")])
 def test_what_may_pass_is_tried_again(error: Exception) -> None:
     with pytest.raises(type(error)), readable_failures():

@@ -474,16 +474,20 @@ def test_what_follows_another_image_is_built_in_the_same_launch(
     domain.write_text(
         yaml.safe_dump(raw | {"evaluation": {**raw["evaluation"], "path": str(images)}})
     )
-
+    pipeline = yaml.safe_load(indexed_project.path.read_text())
+    pipeline["retrieval"]["decontaminate"] = "all"
+    indexed_project.path.write_text(yaml.safe_dump(pipeline))
     both = "key:evaluation_set or key:retrieved_set"
 
     def built() -> int:
-        return materialize(both, ["shapes"], ["gated-image"], indexed_project.path).built
+        slugs = ["colours", "shapes"]
+        return materialize(both, slugs, ["gated-image"], indexed_project.path).built
 
     with dagster_home(tmp_path / "home"):
-        assert built() == 2
+        assert built() == 4
         Image.new("RGB", (64, 64), "red").save(next(images.rglob("*.png")))
-        assert built() == 2
+        assert built() == 3  # the pairs of both domains
+        assert built() == 0
 
 
 def test_index_is_checked_again_by_another_threshold(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -43,6 +44,21 @@ def test_a_pattern_without_a_tar_is_named(
     ) as caught:
         publish_corpus(make_project(corpus={"shards": [pattern]}))
     assert pattern in str(caught.value)
+
+
+def test_what_a_kind_does_not_find_is_named_unless_it_is_of_the_store(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, error in (
+        (tmp_path / "gone.jpg", CorpusError),
+        (tmp_path, CorpusError),
+        (tiny_project.store.root / "pruned", FileNotFoundError),
+    ):
+        monkeypatch.setattr(
+            type(tiny_project.config.corpus), "publish", lambda *_, path=path: path.read_bytes()
+        )
+        with pytest.raises(error, match=re.escape(str(path))):
+            publish_corpus(tiny_project)
 
 
 def test_a_corpus_without_pairs_is_refused_with_its_extensions(
