@@ -51,7 +51,7 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
         connection.register("pairs", pairs)
         query = (
             # On a line of its own, it may end in a comment.
-            f"SELECT coalesce(CAST((\n{where}\n) AS BOOLEAN), false) FROM pairs "  # noqa: S608
+            f"SELECT coalesce(CAST(\n{where}\nAS BOOLEAN), false) FROM pairs "  # noqa: S608
             'ORDER BY "row number of the candidates"'
         )
         try:
@@ -64,11 +64,11 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
                 f"retrieval.where: {where!r}: {' '.join(problem.split())}; fields of the corpus: "
                 f"{', '.join(there[:MAX_NAMED])}"
             ) from error
-    (answer,) = answers.values()
-    if len(answer) != len(rows):
+    if [len(answer) for answer in answers.values()] != [len(rows)]:
         raise InputError(
             f"retrieval.where: {where!r}: must give one value per row; do not use aggregates"
         )
+    (answer,) = answers.values()
     return np.asarray(answer, bool)
 
 

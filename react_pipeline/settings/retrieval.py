@@ -29,13 +29,13 @@ def _one_expression(where: str) -> str:
     except ModuleNotFoundError:  # the light installation, which retrieves nothing
         return where
     try:
-        # Alone, so that an error is about what the user wrote, and not about the query around it.
-        several = len(duckdb.extract_statements(f"SELECT {where}")) > 1
+        # Alone first, so that an error is about what the user wrote, and not about the query around
+        # it. Then where only one expression may be: no list, alias, clause or second statement.
+        for query in (f"SELECT {where}", f"SELECT CASE WHEN\n{where}\nTHEN 1 END"):
+            duckdb.extract_statements(query)
     except duckdb.Error as error:
         problem = str(error).splitlines()[0].removeprefix("Parser Error: ")
-        raise ValueError(f"{where!r} is no expression in SQL: {problem}") from error
-    if several:
-        raise ValueError(f"{where!r} is more than one expression in SQL; join them by `and`")
+        raise ValueError(f"{where!r} is not one SQL expression: {problem}") from error
     return where
 
 

@@ -90,12 +90,20 @@ def test_answers_are_in_the_order_of_the_rows() -> None:
         "true) FROM pairs; DROP TABLE pairs; --",
         "(SELECT count(*) FROM read_csv('/etc/passwd')) > 0",
         "license",
+        "license, width",
+        "width > 3 or columns('.*')",
         "true) FROM pairs; SELECT (true",
     ],
 )
 def test_a_wrong_expression_is_one_error(where: str) -> None:
     with pytest.raises(InputError, match=r"retrieval\.where"):
         rows_of(where)
+
+
+@pytest.mark.parametrize("where", ["height > 3", "license, width", "width > 3 or columns('.*')"])
+def test_some_wrong_expressions_are_refused_without_rows(where: str) -> None:
+    with pytest.raises(InputError, match=r"retrieval\.where"):
+        rows_of(where, ())
 
 
 def test_a_field_that_no_pair_has_is_named_beside_those_there(

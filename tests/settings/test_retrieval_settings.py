@@ -128,7 +128,14 @@ def test_settings_that_go_together_are_joined(
         ("width > 3)", 'near ")"'),
         ("(license = 'cc'", "near \"'cc'\""),
         ("true) FROM pairs; SELECT (true", 'near ")"'),
-        ("width > 3; SELECT true", "more than one"),
+        ("width > 3; SELECT true", 'near ";"'),
+        ("true;", 'near ";"'),
+        ("true limit 1", 'near "limit"'),
+        ("width > 3 from pairs", 'near "from"'),
+        ("distinct true", 'near "distinct"'),
+        ("license, width", 'near ","'),
+        ("width > 3 as wide", 'near "as"'),
+        ("-- all of them", "is not one SQL expression"),
     ],
 )
 def test_an_error_in_a_filter_is_about_what_the_user_wrote(
@@ -139,6 +146,57 @@ def test_an_error_in_a_filter_is_about_what_the_user_wrote(
     with pytest.raises(ConfigError, match="retrieval.where") as error:
         load_domain(path)
     assert problem in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "true",
+        "true -- all of them",
+        "/* all */ true",
+        "true -- several\n-- comments",
+        "safe",
+        "not safe",
+        "not (nsfw = 'NSFW' or nsfw is null)",
+        "width >= 256 and height >= 256",
+        "width > 3 AND NOT license = 'cc'",
+        "license like 'cc%'",
+        "license not like 'cc%'",
+        "license ilike 'CC%'",
+        "license similar to 'cc.*'",
+        "license ~ 'cc.*'",
+        "license glob 'cc*'",
+        "license = 'it''s; -- no comment'",
+        "license in ('cc0', 'cc-by')",
+        "width not in (1, 2, 3)",
+        "width between 100 and 300",
+        "width is not null",
+        "license is distinct from 'cc0'",
+        "width * 1.0 / height > 0.5",
+        "number % 2 = 0",
+        "-width < 3e2",
+        "width::int > 3",
+        "cast(width as int) > 3",
+        "try_cast(width as double) > 3",
+        "regexp_matches(url, '^https://[a-z]+[.]org/')",
+        "lower(license) = 'cc0'",
+        "coalesce(width, 0) > 3",
+        "case when width > 3 then true else false end",
+        "list_contains(['cc0', 'cc-by'], license)",
+        "len(list_filter(['a', 'b'], lambda x: x = license)) > 0",
+        "\"order\" = 'a'",
+        "\"a field, with 'quotes'\" = 'x'",
+        "taken > date '2020-01-01'",
+        "taken > timestamp '2020-01-01' - interval 3 days",
+        "json_extract_string(exif, '$.make') = 'Nikon'",
+        "license[1:2] = 'cc'",
+        "license || language = 'ccen'",
+        "exists (select 1 where width > 3)",
+        "(\n  width > 3\n  and height > 3\n)",
+    ],
+)
+def test_every_kind_of_expression_is_a_filter(where: str) -> None:
+    assert RetrievalConfig(where=where).where == where
 
 
 def test_a_filter_is_read_where_nothing_is_retrieved(monkeypatch: pytest.MonkeyPatch) -> None:
