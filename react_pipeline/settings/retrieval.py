@@ -5,6 +5,7 @@ done with them (`fusion`, `ranking`, `retrieve`).
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -23,6 +24,7 @@ def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
     return modes
 
 
+@cache  # a sensor reads the same files at each tick
 def _one_expression(where: str) -> str:
     try:
         import duckdb  # not at the top: few projects have a filter
@@ -31,8 +33,11 @@ def _one_expression(where: str) -> str:
     try:
         # Alone first, so that an error is about what the user wrote, and not about the query around
         # it. Then where only one expression may be: no list, alias, clause or second statement.
-        for query in (f"SELECT {where}", f"SELECT CASE WHEN\n{where}\nTHEN 1 END"):
-            duckdb.extract_statements(query)
+        queries = (f"SELECT {where}", f"SELECT CASE WHEN\n{where}\nTHEN 1 END")
+        # Closed, its threads end; the default connection keeps them, in processes that fork too.
+        with duckdb.connect(config={"threads": 1}) as connection:
+            for query in queries:
+                connection.extract_statements(query)
     except duckdb.Error as error:
         problem = str(error).splitlines()[0].removeprefix("Parser Error: ")
         raise ValueError(f"{where!r} is not one SQL expression: {problem}") from error

@@ -5,6 +5,7 @@ pipeline's.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,28 @@ def test_every_kind_of_expression_is_a_filter(where: str) -> None:
 
 def test_a_filter_is_read_where_nothing_is_retrieved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)  # as in the light installation
-    assert RetrievalConfig(where="width > 3").where == "width > 3"
+    assert RetrievalConfig(where="height > 7").where == "height > 7"
+
+
+THREADS = """
+import os, time
+import duckdb
+from react_pipeline.settings import RetrievalConfig
+def threads():
+    return len(os.listdir("/proc/self/task"))
+before = threads()
+RetrievalConfig(where="width > 3")
+until = time.monotonic() + 10  # a thread that has ended is listed a moment longer
+while threads() > before and time.monotonic() < until:
+    time.sleep(0.01)
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux")
+def test_a_filter_that_is_read_leaves_no_thread() -> None:  # a process with threads cannot fork
+    run = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, check=True)
+    assert int(run.stdout) == 0
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
