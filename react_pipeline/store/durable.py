@@ -162,14 +162,15 @@ def fsync_tree(root: Path) -> None:
         fsync(path)
 
 
-def lock(file: TextIO | int, *, wait: bool = True) -> bool:
-    """Lock an open file until it is closed; false if another process holds it, or the file system
-    has no locks.
+def lock(file: TextIO | int, *, wait: bool = True, shared: bool = False) -> bool:
+    """Lock an open file until it is closed; false if another process holds it (`shared`: alone), or
+    the file system has no locks.
 
     The kernel frees it when its holder dies, so that a SIGKILL leaves no lock behind.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

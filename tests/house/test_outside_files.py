@@ -89,7 +89,7 @@ OWN = {
     ("extensions/labels/export.py", "read_run"): OURS,
     ("extensions/labels/writers.py", "_upright_size"): "the header of a picture that was decoded",
     ("extensions/predict/encoding.py", "read_parts"): OURS,
-    ("extensions/predict/run_folder.py", "_only_run"): OURS,
+    ("extensions/predict/run_folder.py", "_locked_folder"): OURS,
     ("extensions/predict/run_folder.py", "_record"): OURS,
     ("extensions/predict/predict.py", "write_ledger"): OURS,
     ("extensions/predict/prediction_page.py", "write_page"): OURS,

@@ -56,15 +56,19 @@ def require_output(output: Path) -> None:
         InputError: Naming it.
     """
     with _refusing(output):
-        existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-        fault = "" if existing.is_dir() else f"{existing} is no folder"
-        if not fault and not os.access(existing, os.W_OK):
-            fault = f"no right to write to {existing}"
+        _require_place(output)
+        if output.exists():
+            with _locked_folder(output, shared=True):
+                _require_own(output)
+
+
+def _require_place(output: Path) -> None:
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    fault = "" if existing.is_dir() else f"{existing} is no folder"
+    if not fault and not os.access(existing, os.W_OK):
+        fault = f"no right to write to {existing}"
     if fault:
         raise InputError(f"{output}: {fault}; {_REMEDY}")
-    if existing == output:
-        with _refusing(output), _only_run(output):
-            _require_own(output)
 
 
 def _require_own(output: Path) -> dict[str, Any] | None:
@@ -76,12 +80,14 @@ def _require_own(output: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    """Hold the lock of a folder: what another run writes just now is not judged."""
-    with _refusing(output):
-        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+def _locked_folder(output: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder: what another run writes just now is not judged.
+
+    `shared`: beside others who only look.
+    """
+    descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if not lock(descriptor, wait=False):
+        if not lock(descriptor, wait=False, shared=shared):
             raise InputError(
                 f"{output}: another run writes to it; wait for it, or choose another folder"
             )
@@ -106,23 +112,22 @@ def _refusing(output: Path) -> Iterator[None]:
 @contextmanager
 def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
     """The record of the run of this identity in a folder that no other process writes to."""
-    require_output(output)
     with _refusing(output):
+        _require_place(output)
         output.mkdir(parents=True, exist_ok=True)
-    with _only_run(output), _as_write_error(output):
-        record = _require_own(output)
-        changed = sorted(
-            field for field, value in identity.items() if (record or identity).get(field) != value
-        )
-        if changed and not overwrite:
-            raise InputError(
-                f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or "
-                "--overwrite it"
-            )
-        if changed:
-            _clear(output)
-            record = None
-        yield record or dict(identity)
+        with _locked_folder(output), _as_write_error(output):
+            record = _require_own(output)
+            before = record or identity
+            changed = sorted(name for name in identity if before.get(name) != identity[name])
+            if changed and not overwrite:
+                raise InputError(
+                    f"{output}: holds a run of other {', '.join(changed)}; choose another folder, "
+                    "or --overwrite it"
+                )
+            if changed:
+                _clear(output)
+                record = None
+            yield record or dict(identity)
 
 
 @contextmanager

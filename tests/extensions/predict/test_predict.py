@@ -263,6 +263,23 @@ def test_a_folder_that_another_run_writes_to_is_refused(
     predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
 
 
+def test_two_that_only_look_do_not_refuse_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = run_folder._require_own
+    judged = []
+
+    def judge_while_another_looks(output: Path) -> dict[str, object] | None:
+        monkeypatch.setattr(run_folder, "_require_own", judge)
+        run_folder.require_output(output)
+        judged.append(output)
+        return judge(output)
+
+    monkeypatch.setattr(run_folder, "_require_own", judge_while_another_looks)
+    run_folder.require_output(tmp_path)
+    assert judged == [tmp_path]
+
+
 def test_a_vector_that_is_not_finite_is_an_error_of_model(
     classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
