@@ -10,6 +10,7 @@ import platform
 import shutil
 import urllib.request
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
@@ -45,7 +46,7 @@ from react_pipeline.project import (
 from react_pipeline.retrieval import passes
 from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
-from react_pipeline.store import ConfigError, ReactError
+from react_pipeline.store import ConfigError, InputError, ReactError
 from react_pipeline.tracking import (
     DAGSTER_VARIABLE,
     MLFLOW_VARIABLE,
@@ -198,15 +199,20 @@ def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
     filters: set[str] = set()
     for slug in slugs:
         try:
-            filters.add(project.retrieval(slug).where or "")
+            if where := project.retrieval(slug).where:
+                filters.add(where)
         except ReactError as error:
             yield Finding("domains", "missing", str(error), "fix this file")
-    for where in sorted(filters - {""}):
-        try:
-            if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
+    if not filters:
+        return
+    # Reported elsewhere: packages, corpus and store by other checks, damage by `status`.
+    with suppress(ImportError, ReactError):
+        embeddings = fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL)
+        for where in sorted(filters) if embeddings else ():
+            try:
                 passes(embeddings, np.empty(0, np.int64), where)
-        except ReactError as error:
-            yield Finding("filter", "missing", str(error), "correct `where`")
+            except InputError as error:
+                yield Finding("filter", "missing", str(error), "correct `where`")
 
 
 def _corpus(project: Project) -> Iterator[Finding]:
