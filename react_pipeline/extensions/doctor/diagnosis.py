@@ -207,12 +207,12 @@ def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
         return
     # Reported elsewhere: packages, corpus and store by other checks, damage by `status`.
     with suppress(ImportError, ReactError):
-        embeddings = fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL)
-        for where in sorted(filters) if embeddings else ():
-            try:
-                passes(embeddings, np.empty(0, np.int64), where)
-            except InputError as error:
-                yield Finding("filter", "missing", str(error), "correct `where`")
+        if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
+            for where in sorted(filters):
+                try:
+                    passes(embeddings, np.empty(0, np.int64), where)
+                except InputError as error:
+                    yield Finding("filter", "missing", str(error), "correct `where`")
 
 
 def _corpus(project: Project) -> Iterator[Finding]:
