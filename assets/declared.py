@@ -8,7 +8,7 @@ pools, code versions. Does not belong here: any asset or check itself.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from inspect import getdoc
+from inspect import getdoc, unwrap
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -75,13 +75,19 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
 
     def declared(body: Callable[..., dg.AssetCheckResult]) -> Callable[..., dg.AssetCheckResult]:
         name = (stage, body.__name__)
-        # Declared again when the definitions are loaded again, it takes the place of itself.
-        if name in _checks and _checks[name].body.__module__ != body.__module__:
+        # Definitions may be loaded twice in a process; a check then replaces itself.
+        if name in _checks and _origin(_checks[name].body) != _origin(body):
             raise ValueError(f"`{body.__name__}` is a check of `{stage}` already")
         _checks[name] = Check(stage, body, partitioned, options)
         return body
 
     return declared
+
+
+def _origin(body: Any) -> tuple[str, str, int]:
+    """Where a function is written: its module, its name there, and its line."""
+    written = unwrap(body)
+    return written.__module__, written.__qualname__, written.__code__.co_firstlineno
 
 
 def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:

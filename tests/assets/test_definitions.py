@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from support.new_methods import installed
 
-from react_pipeline.assets import declared
+from react_pipeline.assets import artifact_check, declared
 from react_pipeline.assets.declared import deps_of
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
@@ -19,6 +19,7 @@ from react_pipeline.extension import Extension, broken_extensions
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.stage import STAGES, Stage
+from react_pipeline.store import Artifact
 
 MAX_BODY_LINES = 25
 TRAINED = tuple(METHODS)[1:]
@@ -235,6 +236,35 @@ def test_a_check_with_the_name_of_another_is_left_out(monkeypatch: pytest.Monkey
         def classes_have_pairs(project, artifact): ...
 """
     assert checks_with(code, monkeypatch) == (set(), {"mine"})
+
+
+def test_two_checks_of_one_name_are_refused_in_one_module_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(declared, "_checks", {})
+
+    def declare() -> None:
+        @artifact_check("retrieved_set")
+        def enough(project: Project, artifact: Artifact) -> Any: ...
+
+    def declare_two() -> None:
+        @artifact_check("control_set")
+        def enough(project: Project, artifact: Artifact) -> Any: ...
+
+        @artifact_check("control_set")
+        def enough(project: Project, artifact: Artifact) -> Any: ...  # noqa: F811
+
+    def declare_elsewhere() -> None:
+        @artifact_check("retrieved_set")
+        def enough(project: Project, artifact: Artifact) -> Any: ...
+
+    declare()
+    first = declared._checks["retrieved_set", "enough"]
+    declare()  # as when the definitions are loaded again
+    assert declared._checks["retrieved_set", "enough"] is not first
+    for declare_again in (declare_two, declare_elsewhere):
+        with pytest.raises(ValueError, match="enough"):
+            declare_again()
 
 
 def test_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42
