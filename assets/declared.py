@@ -17,6 +17,7 @@ from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
 from react_pipeline.assets.runs import show_process
+from react_pipeline.extension import Extension
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
 from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
@@ -88,6 +89,26 @@ def _origin(body: Any) -> tuple[str, str, int]:
     """Where a function is written: its module, its name there, and its line."""
     written = unwrap(body)
     return written.__module__, written.__qualname__, written.__code__.co_firstlineno
+
+
+def declare_all_of(extension: Extension) -> None:
+    """Let an extension declare what it brings; of one that raises, no check of its package stays.
+
+    Checks of other packages, whose modules it may be the first to import, do.
+    """
+    before = set(_checks)
+    try:
+        extension.declare_assets()
+    except Exception:
+        package = _package(type(extension))
+        for name in _checks.keys() - before:
+            if _package(_checks[name].body) == package:
+                del _checks[name]
+        raise
+
+
+def _package(defined: Any) -> str:
+    return str(defined.__module__).partition(".")[0]
 
 
 def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:

@@ -9,7 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 import dagster as dg
 
 from react_pipeline.assets import checks, domain_files, promotion, stages  # noqa: F401
-from react_pipeline.assets.declared import assets_of, checks_of, instigators_of
+from react_pipeline.assets.declared import (
+    assets_of,
+    checks_of,
+    declare_all_of,
+    instigators_of,
+)
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extension import brought
 
@@ -35,7 +40,7 @@ def build_defs(
             these definitions again and again.
     """
     project = project or ProjectResource()
-    whole = {name for name, _ in brought(lambda extension: extension.declare_assets())}
+    whole = {name for name, _ in brought(declare_all_of)}
     # Without its blocking checks a stage is not shown.
     unchecked = {
         row.name

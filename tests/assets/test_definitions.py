@@ -238,6 +238,23 @@ def test_a_check_with_the_name_of_another_is_left_out(monkeypatch: pytest.Monkey
     assert checks_with(code, monkeypatch) == (set(), {"mine"})
 
 
+def test_of_an_extension_that_raises_no_check_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """class Mine(Extension):
+    def declare_assets(self):
+        from react_pipeline.assets import artifact_check
+
+        @artifact_check("retrieved_set")
+        def enough_pairs(project, artifact): ...
+
+        artifact_check("retrieved_set")(other)  # as where it imports another's module
+        raise RuntimeError
+
+def other(project, artifact): ...
+other.__module__ = "another.checks"
+"""
+    assert checks_with(code, monkeypatch) == ({"other"}, {"mine"})
+
+
 def test_two_checks_of_one_name_are_refused_in_one_module_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
