@@ -103,7 +103,8 @@ def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[T
     model = CLIP(128, vision, text).eval()
     add_gated_blocks(model, LAYERS)
     model.requires_grad_(False)
-    GatedImage().set_trainable(model)
+    method = GatedImage()
+    method.set_trainable(model)
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
@@ -111,7 +112,8 @@ def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[T
     state = TrainingState(trained, optimizer, torch.amp.GradScaler("cpu", enabled=False))
     texts: Any = Texts(functional.normalize(torch.randn(BATCH * world.size, 128), dim=-1))
     size = sum(parameter.nbytes for parameter in trained.values())
-    return TrainingStep(ImageEncoder(model, ImageTower(model), TRAINING, world), texts, state), size
+    encoder = ImageEncoder(model, ImageTower(model), TRAINING, world)
+    return TrainingStep(encoder, texts, state, method.loss), size
 
 
 def process(target: Path, repeats: int) -> None:

@@ -261,7 +261,8 @@ def our_step(
     state = TrainingState(trained(model), optimizer, torch.amp.GradScaler(device, enabled=False))
     model.eval()
     texts: Any = Texts(model, batches, kept=TEXTS in parts)
-    real = TrainingStep(ImageEncoder(model, tower, training, World(device=device)), texts, state)
+    encoder = ImageEncoder(model, tower, training, World(device=device))
+    real = TrainingStep(encoder, texts, state, GatedImage().loss)
     size = batches.images.shape[1]
     inputs: Sequence[Tensor] = batches.images
     if PREFIX in parts:

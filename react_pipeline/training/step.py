@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
-from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 from react_pipeline.training.texts import DrawnTexts, TrainingTexts
@@ -37,12 +36,12 @@ class TrainingStep:
         images: ImageEncoder,
         texts: TrainingTexts,
         state: TrainingState,
+        loss: Callable[..., Tensor],
         max_log_scale: float = MAX_LOG_SCALE,
         watched: Callable[[], Mapping[str, Tensor]] = dict,
-        loss: Callable[..., Tensor] = contrastive_loss,
     ) -> None:
-        """Take steps with `state`; `watched` are more scalars that are read after each; `loss` has
-        the arguments of `contrastive_loss`.
+        """Take steps with `state`; `loss` has the arguments of `contrastive_loss`; `watched` are
+        more scalars that are read after each step.
         """
         self._images = images
         self._texts = texts

@@ -214,7 +214,7 @@ class Trainer:
         steps = range(first_step, self.training.steps)
         watched = partial(self.method.watched, self.model)
         training_step = TrainingStep(
-            self.encoder, self.texts, state, self.max_log_scale, watched, self.method.loss
+            self.encoder, self.texts, state, self.method.loss, self.max_log_scale, watched
         )
         batches = self._batches(steps)
         with self._log(observer, steps) as log, closing(batches):
