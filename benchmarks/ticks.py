@@ -38,7 +38,7 @@ import yaml
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.event_databases import held_open
-from react_pipeline.assets.launch import QUIET, open_local
+from react_pipeline.assets.launch import QUIET, _register, open_local
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
@@ -97,9 +97,9 @@ def _row(project: Project, count: int, storage: str | None, following: int) -> s
     builder.start()
     builder.join()
     assert builder.exitcode == 0
-    _seconds_of(project, LOOKS["materialize"])  # Dagster hears of each domain file once
     looks = [_seconds_of(project, arguments) for arguments in LOOKS.values()]
-    with open_local(project) as instance:
+    # Without changing this process's DAGSTER_HOME, which the next project would use, too.
+    with dg.DagsterInstance.from_config(str(project.path.parent / "dagster_home")) as instance:
         assert instance.get_runs_count() == 1, "something was built again"
     page = project.store.current("overview", ALL).file("dashboard.html").stat().st_size
     home = project.path.parent / "home"
@@ -221,7 +221,7 @@ def _build_all(project: Project, slugs: list[str]) -> None:
 
 
 def _show(project: Project, slugs: list[str]) -> None:
-    """Let MLflow and Dagster show the promotions, as after a run of each."""
+    """Let MLflow and Dagster show domain files and promotions, as after a run of each."""
     promotions = [project.store.current("promotion", slug) for slug in slugs]
     runs = Tracking.of(project).runs
     client = runs.connect()
@@ -243,6 +243,7 @@ def _show(project: Project, slugs: list[str]) -> None:
         made()
 
     with open_local(project) as instance, held_open(instance):
+        _register(instance, project, slugs)
         assert show.execute_in_process(instance=instance, run_config=QUIET).success
 
 
