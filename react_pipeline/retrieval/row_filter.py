@@ -1,4 +1,4 @@
-"""Row filter: `where`, an expression in SQL over the fields that the pairs of a corpus bring.
+"""Row filter: `where`, one SQL expression over the fields that the pairs of a corpus bring.
 
 DuckDB evaluates it on the rows that are candidates, not on the whole corpus. Does not belong here:
 the other reasons to drop a candidate (`ranking`).
