@@ -230,7 +230,7 @@ class Store:
         """
         path = self.directory(stage, key) / fingerprint
         try:
-            stamp = stamp_of((path / MANIFEST).stat())
+            stamp: tuple[int, ...] = stamp_of((path / MANIFEST).stat())
         except OSError as error:
             if not path.exists():
                 raise MissingArtifact(
