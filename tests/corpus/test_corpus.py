@@ -46,7 +46,7 @@ def test_a_pattern_without_a_tar_is_named(
     assert pattern in str(caught.value)
 
 
-def test_what_a_kind_does_not_find_is_named_unless_it_is_of_the_store(
+def test_what_a_kind_does_not_find_is_named_unless_of_the_store(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path, error in (
