@@ -464,6 +464,7 @@ def test_files_that_look_different_are_read_again(indexed_project: Project, tmp_
         assert again(indexed_project, "evaluation_set") == 0
 
 
+@pytest.mark.slow
 def test_what_follows_another_image_is_built_in_the_same_launch(
     indexed_project: Project, tmp_path: Path
 ) -> None:

@@ -429,6 +429,7 @@ def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
         predict_pictures(classifier, str(photos), output, other)
 
 
+@pytest.mark.slow
 def test_urls_go_through_the_guarded_downloader(
     classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
