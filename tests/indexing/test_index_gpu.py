@@ -52,7 +52,7 @@ def project(make_project: object) -> Project:
     return project
 
 
-@pytest.mark.parametrize("key", [FLAT, HALVES, SLOW, GRAPH])
+@pytest.mark.parametrize("key", [FLAT, HALVES, SLOW, pytest.param(GRAPH, marks=pytest.mark.slow)])
 def test_only_centroids_go_to_the_gpu_and_the_index_stays_here(
     project: Project, tmp_path: Path, on_gpu: list[tuple[type, int, int]], key: str
 ) -> None:

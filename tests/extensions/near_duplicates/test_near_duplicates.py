@@ -91,7 +91,7 @@ def taken_of(table: pd.DataFrame) -> list[int]:
     st.sampled_from([0.5, 0.75, 1.0]),
     st.sampled_from([(1, 1, 2, 1), (3, 5, 7, 4), (3, 5, 7, 10**6), (1_024, 8_192, 512, 1)]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_chosen_pairs_equal_a_comparison_of_all_pairs(
     seed: int, balance: Any, similarity: float, sizes: tuple[int, int, int, int]
 ) -> None:

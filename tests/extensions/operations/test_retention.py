@@ -63,6 +63,7 @@ def test_the_schedule_is_there_and_off(tiny_project: Project) -> None:
     assert repository(tiny_project).has_job("retention")
 
 
+@pytest.mark.slow
 def test_the_job_removes_what_is_old(
     tiny_project: Project, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
