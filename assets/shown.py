@@ -26,7 +26,7 @@ class Shown:
     """
 
     def __init__(self, instance: dg.DagsterInstance, project: Project) -> None:
-        """Ask MLflow; if it does not answer, it is taken to show everything."""
+        """Ask MLflow; without an answer every artifact counts as logged."""
         self._instance = instance
         self._project = project
         tracking = Tracking.of(project)

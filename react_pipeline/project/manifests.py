@@ -32,7 +32,7 @@ class Manifests(Project):
 
     @cached_property
     def gathered(self) -> dict[tuple[str, str], Artifact | ReactError]:
-        """What `lineage.is_current` found: the overview asks again for each comparison."""
+        """Results of `lineage.is_current`; the overview needs that of each comparison."""
         return {}
 
     @cached_property

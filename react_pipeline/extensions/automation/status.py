@@ -113,7 +113,7 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
 
 
 def _rows(survey: Survey, runs: Runs) -> list[tuple[str, list[str]]]:
-    """Rows of the table, each with its domain: of a domain first what can be built."""
+    """Rows of the table, each with its domain; what can be built comes first."""
     from react_pipeline.extensions.automation.survey import State
 
     due = {task.place: _reason(task.reason, runs.earlier.get(task.place)) for task in survey.tasks}
@@ -138,9 +138,11 @@ def _rows(survey: Survey, runs: Runs) -> list[tuple[str, list[str]]]:
                 names[MAX_NAMES - 1 :] = [f"and {len(names) - MAX_NAMES + 1} more"]
             why = survey.unreadable.get(slug, "") if state is State.FAILED else ""
             rows.append((slug, [shown, ", ".join(names), why or _BECAUSE[shown]]))
-    told = {_domain(place) for place, state in survey.states.items() if state is State.FAILED}
-    unread = survey.unreadable.items()
-    return rows + [(slug, ["not readable", "", why]) for slug, why in unread if slug not in told]
+    failing = {_domain(place) for place, state in survey.states.items() if state is State.FAILED}
+    for slug, why in survey.unreadable.items():
+        if slug not in failing:
+            rows.append((slug, ["not readable", "", why]))
+    return rows
 
 
 def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:

@@ -81,9 +81,9 @@ def _require_own(output: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _locked_folder(output: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder: what another run writes just now is not judged.
+    """Hold the lock of a folder, so that no half-written run is judged.
 
-    `shared`: beside others who only look.
+    `shared`: other readers may hold it at the same time.
     """
     descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
