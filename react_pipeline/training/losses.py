@@ -35,7 +35,8 @@ def contrastive_loss(
     - `sigmoid`: each similarity is a decision of its own (SigLIP, arXiv 2303.15343).
 
     Args:
-        images, texts: Unit vectors (B, D).
+        images: Unit vectors (B, D).
+        texts: Unit vectors (B, D), of the same pairs.
         scale: exp(logit scale), a scalar.
         captions: Ids (B,); equal ids are equal texts. `infonce` and `sigmoid` need none.
         classes: Ids (B,) of the classes, below 0 where a pair has none; for `LABELLED_LOSSES`.
