@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from react_pipeline import installation
 from react_pipeline.installation import install_command, open_clip_metadata
@@ -53,6 +55,22 @@ def texts() -> list[Path]:
         paths = (Path(folder, name) for name in names)
         found += [path for path in paths if path.suffix in TEXTS and path.is_file()]
     return found
+
+
+@pytest.mark.parametrize("version", ["3.11.0", "3.12.0", "3.13.0"])
+def test_every_pinned_release_accepts_every_python(version: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    refusing = []
+    for pin in pins:
+        try:
+            release = metadata.distribution(pin.name)
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+        accepted = SpecifierSet(release.metadata.get("Requires-Python") or "")
+        if pin.specifier.contains(release.version) and not accepted.contains(version):
+            refusing.append(f"{pin}: {accepted}")
+    assert not refusing
 
 
 def test_no_text_installs_it_by_name() -> None:
