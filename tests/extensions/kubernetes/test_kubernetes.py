@@ -34,6 +34,7 @@ from dagster_postgres.utils import pg_url_from_config
 from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.kubernetes.assets import CONFIG_TAG, StageRunCoordinator
 from react_pipeline.extensions.kubernetes.resources import (
+    GPU_RESOURCE,
     KINDS,
     NODES_ACCOUNT,
     table,
@@ -94,6 +95,25 @@ CHART = {
     "readOnlyDagsterWebserver",
     "ingress.dagsterWebserver": "host path pathType tls precedingPaths succeedingPaths",
     "ingress.dagsterWebserver.tls": "enabled secretName",
+}
+_POD_TEMPLATE = (
+    "spec.runtimePatches.trainingRuntimeSpec.template.spec.replicatedJobs.template.spec.template"
+)
+# The fields of Kubeflow's CRD `trainjobs`, v1alpha1, of those sections that our TrainJob has.
+TRAIN_JOB = {
+    "": "apiVersion kind metadata spec",
+    "spec": "activeDeadlineSeconds initializer managedBy runtimePatches runtimeRef suspend trainer",
+    "spec.runtimeRef": "apiGroup kind name",
+    "spec.trainer": "args command env image numNodes numProcPerNode resourcesPerNode",
+    "spec.runtimePatches": "manager time trainingRuntimeSpec",
+    "spec.runtimePatches.trainingRuntimeSpec": "template",
+    "spec.runtimePatches.trainingRuntimeSpec.template.spec": "replicatedJobs",
+    "spec.runtimePatches.trainingRuntimeSpec.template.spec.replicatedJobs": "name template",
+    _POD_TEMPLATE: "metadata spec",
+    f"{_POD_TEMPLATE}.metadata": "annotations labels",
+    f"{_POD_TEMPLATE}.spec": "affinity containers imagePullSecrets initContainers nodeSelector "
+    "schedulingGates securityContext serviceAccountName tolerations volumes",
+    f"{_POD_TEMPLATE}.spec.containers": "env name securityContext volumeMounts",
 }
 WEB, DAEMON = "react-dagster-webserver", "react-dagster-daemon"
 CODE = "react-dagster-user-deployments-react-code"
@@ -363,12 +383,13 @@ def test_every_manifest_is_one_of_kubernetes() -> None:
     ]
 
 
-def at(path: str) -> dict[str, Any]:
-    """A section of the values; of the code servers the only one."""
-    section: Any = values()
+def at(path: str, section: Any = None) -> dict[str, Any]:
+    """A section of the values, or of this object; of a list its only element."""
+    section = section or values()
     for name in filter(None, path.split(".")):
         section = section[name]
-    return section[0] if isinstance(section, list) else section
+        (section,) = section if isinstance(section, list) else (section,)
+    return section
 
 
 @pytest.mark.parametrize("path", CHART)
@@ -400,6 +421,33 @@ def test_the_pods_of_the_chart_are_ones_of_kubernetes(path: str) -> None:
     spec |= {name: fields[name] for name in ("initContainers", "volumes") if name in fields}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
     kubernetes_validate.validate(pod, VERSION, strict=True)
+
+
+def test_a_train_job_is_one_of_kubeflow() -> None:
+    text = (PRODUCTION / "training-trainjob.yaml").read_text()
+    job = yaml.safe_load(text.replace("DOMAIN", "birds").replace("METHOD", "gated-image"))
+    for path, fields in TRAIN_JOB.items():
+        assert set(at(path, job)) <= set(fields.split())
+    assert job["apiVersion"] == "trainer.kubeflow.org/v1alpha1" and job["kind"] == "TrainJob"
+    trainer, patch = job["spec"]["trainer"], at(_POD_TEMPLATE, job)
+    resources = trainer["resourcesPerNode"]
+    assert trainer["numProcPerNode"] == resources["limits"][GPU_RESOURCE]
+    # As the runtime's pod is after the patch.
+    (node,) = patch["spec"]["containers"]
+    main = {name: trainer[name] for name in ("image", "command", "args", "env")}
+    spec = {**patch["spec"], "containers": [{**node, **main, "resources": resources}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **patch["metadata"]}}
+    kubernetes_validate.validate({**pod, "spec": spec}, VERSION, strict=True)
+    assert_admitted(spec)
+    manifests = objects((PRODUCTION / "kubernetes.yaml").read_text())
+    policy = manifests["NetworkPolicy", "training"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == patch["metadata"]["labels"]
+    assert ("ServiceAccount", spec["serviceAccountName"]) in manifests
+    claims = [v["persistentVolumeClaim"] for v in spec["volumes"] if "persistentVolumeClaim" in v]
+    assert all(("PersistentVolumeClaim", one["claimName"]) in manifests for one in claims)
+    secrets = (PRODUCTION / "kubernetes.yaml").read_text()
+    for one in (one["valueFrom"]["secretKeyRef"] for one in trainer["env"] if "valueFrom" in one):
+        assert f"generic {one['name']} " in secrets and f"={one['key']}=" in secrets
 
 
 def test_the_database_is_reached_by_a_driver_of_the_image() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from unittest.mock import Mock
 
 import dagster as dg
 import pytest
+import yaml
 from mlflow import MlflowClient
 from support.launch import dagster_home
 from support.services import free_port
@@ -399,6 +401,40 @@ def test_a_cancelled_run_ends_all_its_nodes(
             for left in processes_with(str(project.path)):
                 os.kill(left, signal.SIGKILL)
     assert not project.store.keys("customized_checkpoint")
+
+
+def train_job_command(project: Project, environ: dict[str, str]) -> list[str]:
+    """What a container of the TrainJob starts: Kubernetes puts variables in for `$(NAME)`."""
+    template = REPOSITORY / "dagster_home" / "production" / "training-trainjob.yaml"
+    text = template.read_text().replace("DOMAIN", "shapes").replace("METHOD", METHOD)
+    trainer = yaml.safe_load(text)["spec"]["trainer"]
+    python, *command = [*trainer["command"], *trainer["args"]]
+    assert python == "python"
+    command[command.index("--config=/project/pipeline.yaml")] = f"--config={project.path}"
+    return [sys.executable, *(re.sub(r"\$\((\w+)\)", lambda m: environ[m[1]], c) for c in command)]
+
+
+@pytest.mark.slow
+def test_a_train_job_trains_on_its_nodes(prepare: Callable[..., Project], tmp_path: Path) -> None:
+    project = prepare()
+    # What the torch runtime of Kubeflow's Trainer sets.
+    runtime = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1"}
+    runtime["PET_MASTER_PORT"] = str(free_port())
+    command = train_job_command(project, runtime)
+    nodes = [
+        subprocess.Popen(command, env={**os.environ, **runtime, "PET_NODE_RANK": rank})
+        for rank in "01"
+    ]
+    try:
+        assert [node.wait(300) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
+    artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
+    assert artifact.counts["processes"] == 2
+    with dagster_home(tmp_path / "home"):
+        summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
+    assert (summary.built, summary.reused) == (0, 1)
 
 
 def test_only_one_process_is_seen_by_observers(monkeypatch: pytest.MonkeyPatch) -> None:
