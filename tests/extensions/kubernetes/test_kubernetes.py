@@ -536,8 +536,9 @@ def chart() -> Objects:
     given = ["-f", PRODUCTION / "kubernetes-values.yaml", "--namespace", "react"]
     subprocess.run([helm, "lint", "--strict", folder, *given], check=True, capture_output=True)
     command = [helm, "template", "react", folder, *given]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return objects(text + "\n---\n" + (PRODUCTION / "kubernetes.yaml").read_text())
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert not rendered.stderr  # no warning
+    return objects(rendered.stdout + "\n---\n" + (PRODUCTION / "kubernetes.yaml").read_text())
 
 
 @pytest.mark.operations
