@@ -17,6 +17,7 @@ from .retrieve import Preview as Preview
 from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .row_filter import passes as passes
+from .row_filter import sampled_rows as sampled_rows
 from .row_values import likeness as likeness
 from .row_values import mean_vectors as mean_vectors
 from .seeds import read_seeds as read_seeds

@@ -16,7 +16,6 @@ from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.store import Artifact, InputError
 
 SAMPLED_ROWS = 10_000
-"""The first rows of a corpus, which decide whether a field holds numbers: the same in every set."""
 
 MAX_NAMED = 40
 """Fields that an error lists."""
@@ -72,6 +71,13 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     return np.asarray(answer, bool)
 
 
+def sampled_rows(embeddings: Artifact) -> NDArray[np.int64]:
+    """The first rows (N,) of a corpus. They decide whether a field holds numbers, alike for every
+    set, and whether an expression can be evaluated at all.
+    """
+    return np.arange(min(int(embeddings.counts["rows"]), SAMPLED_ROWS))
+
+
 def _names_in(where: str) -> list[str]:
     """The names in an expression that may be fields, in order; quoted strings are skipped."""
     import duckdb
@@ -89,8 +95,7 @@ def _names_in(where: str) -> list[str]:
 
 def _numeric(embeddings: Artifact, names: list[str]) -> list[str]:
     """Those of the fields whose texts are all numbers, without leading zeros, on a sample."""
-    rows = np.arange(min(int(embeddings.counts["rows"]), SAMPLED_ROWS))
-    sample = row_metadata(embeddings, rows, names).replace("", None)
+    sample = row_metadata(embeddings, sampled_rows(embeddings), names).replace("", None)
     return [
         name
         for name in names

@@ -121,6 +121,16 @@ def test_a_field_that_no_pair_has_is_named_beside_those_there(
     assert "candidates" not in str(error.value)
 
 
+@pytest.mark.parametrize("where", ["caption", "(number, caption)"])
+def test_doctor_refuses_what_is_neither_true_nor_false(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.undo()
+    configure(retrieved_project, where=where)
+    (line,) = (line for line in _inputs(retrieved_project) if line.what == "filter")
+    assert line.state == "missing" and repr(where) in line.detail
+
+
 def test_doctor_checks_filters_only_where_it_can(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

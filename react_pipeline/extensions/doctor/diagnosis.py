@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
 
-import numpy as np
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
@@ -43,7 +42,7 @@ from react_pipeline.project import (
     locate_home,
     ui_addresses,
 )
-from react_pipeline.retrieval import passes
+from react_pipeline.retrieval import passes, sampled_rows
 from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
 from react_pipeline.store import ConfigError, InputError, ReactError
@@ -195,7 +194,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
 
 
 def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
-    """Whether each `where` names fields of the corpus, once that is embedded."""
+    """Whether each `where` is true or false of rows of the corpus, once that is embedded."""
     filters: set[str] = set()
     for slug in slugs:
         try:
@@ -210,7 +209,7 @@ def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
         if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
             for where in sorted(filters):
                 try:
-                    passes(embeddings, np.empty(0, np.int64), where)
+                    passes(embeddings, sampled_rows(embeddings), where)
                 except InputError as error:
                     yield Finding("filter", "missing", str(error), "correct `where`")
 
