@@ -92,23 +92,27 @@ def _origin(body: Any) -> tuple[str, str, int]:
 
 
 def declare_all_of(extension: Extension) -> None:
-    """Let an extension declare what it brings; of one that raises, no check of its package stays.
+    """Let an extension declare what it brings; of one that raises, no check, sensor, schedule or
+    policy of its package stays.
 
-    Checks of other packages, whose modules it may be the first to import, do.
+    Those of other packages, whose modules it may be the first to import, do.
     """
-    before = set(_checks)
+    tables: tuple[dict[Any, Any], ...] = (_checks, _instigators, _policies)
+    before = [set(table) for table in tables]
     try:
         extension.declare_assets()
     except Exception:
         package = _package(type(extension))
-        for name in _checks.keys() - before:
-            if _package(_checks[name].body) == package:
-                del _checks[name]
+        for table, names in zip(tables, before, strict=True):
+            for name in table.keys() - names:
+                if _package(table[name]) == package:
+                    del table[name]
         raise
 
 
-def _package(defined: Any) -> str:
-    return str(defined.__module__).partition(".")[0]
+def _package(declared: Any) -> str:
+    body = declared.body if isinstance(declared, Check) else declared
+    return str(body.__module__).partition(".")[0]
 
 
 def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:
@@ -117,6 +121,7 @@ def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:
     """
 
     def declared(body: SensorBody) -> SensorBody:
+        @wraps(body)
         def build(project: ProjectResource, _stages: Sequence[Stage]) -> Iterable[Instigator]:
             sensor = dg.sensor(name=project.name(body.__name__), **options)
             return [sensor(_of_project(body, project, SensorContext))]

@@ -331,7 +331,7 @@ GUARDS = (
     Guard("react_pipeline/settings/retrieval.py", "connection.extract_statements(", "duckdb.extract_statements(", "settings/test_retrieval_settings.py::test_a_filter_that_is_read_leaves_no_thread"),
     Guard("react_pipeline/extensions/doctor/diagnosis.py", "suppress(ImportError, ReactError)", "suppress(ReactError)", "retrieval/test_row_filter.py::test_doctor_checks_filters_only_where_it_can"),
     Guard("assets/declared.py", ", written.__code__.co_firstlineno", ", 0", "assets/test_definitions.py::test_two_checks_of_one_name_are_refused_in_one_module_too"),
-    Guard("assets/declared.py", "                del _checks[name]\n", "                pass\n", "assets/test_definitions.py::test_of_an_extension_that_raises_no_check_stays"),
+    Guard("assets/declared.py", "                    del table[name]\n", "                    pass\n", "assets/test_definitions.py::test_of_an_extension_that_raises_no_check_stays"),
     Guard("react_pipeline/extensions/predict/encoding.py", "    if broken.any():\n", "    if False:\n", "extensions/predict/test_predict.py::test_a_vector_that_is_not_finite_is_an_error_of_model"),
     Guard("react_pipeline/extensions/predict/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "extensions/predict/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
     Guard("react_pipeline/extensions/judging/log.py", " and sign_test(values) <= level for", " for", "extensions/judging/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),

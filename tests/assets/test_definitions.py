@@ -255,6 +255,29 @@ other.__module__ = "another.checks"
     assert checks_with(code, monkeypatch) == ({"other"}, {"mine"})
 
 
+def test_of_an_extension_that_raises_no_sensor_and_no_policy_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mine(*_: Any) -> dg.SensorResult:
+        return dg.SensorResult()
+
+    class Mine(Extension):
+        def declare_assets(self) -> None:
+            declared.declare_sensor()(mine)
+            declared.declare_instigators(lambda *_: ())
+            declared.declare_policies(lambda *_: {})
+            raise RuntimeError
+
+    tables = ("_instigators", "_policies")
+    for table in tables:
+        monkeypatch.setattr(declared, table, dict(getattr(declared, table)))
+    before = [set(getattr(declared, table)) for table in tables]
+    with installed("mine", Mine()):
+        build_defs(project=ProjectResource(config_path="nowhere.yaml"))
+        assert set(broken_extensions()) == {"mine"}
+    assert [set(getattr(declared, table)) for table in tables] == before
+
+
 def test_two_checks_of_one_name_are_refused_in_one_module_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

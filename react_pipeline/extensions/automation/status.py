@@ -79,8 +79,8 @@ def status(config: Config = None) -> None:
     if fresh and survey.tasks and runs.unseen:  # a new project has no runs
         print_error(f"note: failed runs are not shown: {runs.unseen}")
     console.print(f"{fresh} of {len(survey.states)} artifacts are up to date")
-    for command in _commands(survey, slugs):
-        console.print(f"next: {command}")
+    if commands := _commands(survey, slugs):
+        console.print(f"next: {' && '.join(commands)}")
 
 
 def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
@@ -146,18 +146,19 @@ def _rows(survey: Survey, runs: Runs) -> list[tuple[str, list[str]]]:
 
 
 def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:
+    """What to run, in this order: a domain file that is not valid has to be corrected first."""
     from react_pipeline.extensions.automation.survey import State
 
     behind = {_domain(place) for place, state in survey.states.items() if state is not State.FRESH}
     commands = []
+    if survey.unreadable.keys() - set(map(_domain, survey.states)):
+        commands.append("react-pipeline domains validate")
     if behind:
         named = [] if behind >= {*slugs} and len(slugs) > 1 else [s for s in slugs if s in behind]
         held = sorted({task.key.split("/")[1] for task in survey.held})
         note = f" (trains {', '.join(held)} too, which the policy holds back)" if held else ""
         domains = "".join(f" --domain {slug}" for slug in named)
         commands.append(f"{materialize_command()}{domains}{note}")
-    if survey.unreadable.keys() - set(map(_domain, survey.states)):
-        commands.append("react-pipeline domains validate")
     return commands
 
 

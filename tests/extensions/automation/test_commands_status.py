@@ -54,7 +54,8 @@ def test_file_that_is_not_valid_is_reported_and_hides_no_other(project: Project)
     lines = status(project)
     (broken,) = [line for line in lines if line.startswith("broken not readable")]
     assert "classes" in broken
-    assert "next: react-pipeline domains validate" in lines
+    commands = f"next: react-pipeline domains validate && {FIX}"
+    assert [line for line in lines if line.startswith("next:")] == [commands]
     assert [line for line in lines if line.startswith("shapes out of date promotion")]
 
 
