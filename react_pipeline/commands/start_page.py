@@ -36,19 +36,20 @@ def print_start_page(
             already, if it does.
     """
     slugs = slugs or sorted(load_domains(project.config.domains)[0])
+    look = Manifests.of(project)  # for both parts of the page
     console.print()
     try:
-        _print_headline(project, slugs)
+        _print_headline(project, slugs, look)
     except ReactError as error:  # the links below are useful all the same
         print_error(f"note: {error}")
     console.print()
     if addresses is None:
         addresses = ui_addresses(locate_home(project.path.parent))
-    for name, target in _links(project, slugs, addresses):
+    for name, target in _links(look, slugs, addresses):
         console.print(f"{name:9}  {target}")
 
 
-def _print_headline(project: Project, slugs: Sequence[str]) -> None:
+def _print_headline(project: Project, slugs: Sequence[str], look: Manifests) -> None:
     """Print a line for each domain and trained method; of many, only of the method that is spoken
     of; where nothing was measured, of the best by other evidence.
     """
@@ -62,7 +63,7 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
     )
     from react_pipeline.promotion import standing
 
-    table = comparison_table(project, slugs)
+    table = comparison_table(project, slugs, look)
     names = [*slugs[:MAX_DOMAINS], *([MEAN] if len(slugs) > 1 else [])]
     ranked = table[table["domain"].isin(names)].assign(
         other=table["method"] != headline_method(table)
@@ -84,12 +85,11 @@ def _print_headline(project: Project, slugs: Sequence[str]) -> None:
 
 
 def _links(
-    project: Project, slugs: Sequence[str], addresses: Mapping[str, str]
+    look: Manifests, slugs: Sequence[str], addresses: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     from react_pipeline.lineage import is_current
     from react_pipeline.tracking import Tracking
 
-    look = Manifests.of(project)
     dashboards = {}
     with suppress(ReactError, KeyError):  # an extension brings the stage
         dashboards["all domains"] = is_current(look, "overview", ALL)
@@ -109,7 +109,7 @@ def _links(
     if mlflow := addresses.get("mlflow"):
         yield (
             "MLflow",
-            f"{Tracking.of(project).results_page(project, mlflow)}  (runs, curves, models)",
+            f"{Tracking.of(look).results_page(look, mlflow)}  (runs, curves, models)",
         )
     if not addresses:
         yield (

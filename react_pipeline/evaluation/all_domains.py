@@ -35,14 +35,18 @@ Summaries = Mapping[str, tuple[str, AllGains]]
 
 
 def current_comparisons(
-    project: Project, slugs: Iterable[str] | None = None
+    project: Project, slugs: Iterable[str] | None = None, look: Manifests | None = None
 ) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each of these domains, and why the others have none; None: of each
-    valid one.
+    """The current comparison of each of these domains, and why the others have none.
+
+    Args:
+        project: Its store verifies what is returned.
+        slugs: None: every valid domain.
+        look: At the same project, which judges each comparison once; None: a new one.
     """
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    look = Manifests.of(project)  # whose ancestors are judged once; what is read is verified
+    look = look or Manifests.of(project)
     for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
             fingerprint = is_current(look, COMPARISON, slug).fingerprint
@@ -52,14 +56,16 @@ def current_comparisons(
     return comparisons, skipped
 
 
-def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
+def comparison_table(
+    project: Project, slugs: Sequence[str], look: Manifests | None = None
+) -> pd.DataFrame:
     """The published comparisons of several domains in one table, with a mean of each method: see
-    `average`.
+    `average`; `look` as of `current_comparisons`.
 
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    comparisons, skipped = current_comparisons(project, slugs)
+    comparisons, skipped = current_comparisons(project, slugs, look)
     for slug, reason in skipped.items():
         # One command builds all that the error would have a reader follow step by step.
         problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]

@@ -81,9 +81,9 @@ class Case:
         comparable.
         """
         result = self.results.get(contender.method)
-        if contender.method == BASE_METHOD or (
-            result is not None and result.contender.is_same(contender)
-        ):
+        if contender.method == BASE_METHOD:
+            return result
+        if result is not None and contender.checkpoint in result.artifact.parents.values():
             return result
         candidates = results_of(self.project, self.slug, contender.method, contender.checkpoint)
         measures = {entry.measure for entry in self.results.values()}
@@ -131,7 +131,7 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
 
 
-def gather(project: Project, slug: str) -> Case:
+def case_of(project: Project, slug: str) -> Case:
     """Everything that a decision on a domain considers today.
 
     Raises:
@@ -187,10 +187,11 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
         return NEVER
     try:
         artifact = fresh(project, DOMAIN_RESULTS, key)
-        return Measured.of(artifact) or f"unavailable: {artifact.counts.get('unavailable')}"
     except (InputError, CorruptArtifact) as error:
         _refuse_unreadable(error)
         return str(error)
+    reason = artifact.counts.get("unavailable")
+    return f"unavailable: {reason}" if reason else Measured(artifact)
 
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:

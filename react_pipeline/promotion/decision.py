@@ -12,7 +12,7 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.case import NEVER, Case, gather, results_of
+from react_pipeline.promotion.case import NEVER, Case, case_of, results_of
 from react_pipeline.promotion.judgement import Judgement, Measured, Seeds, judge, paired_test
 from react_pipeline.promotion.verdict_chain import conclude, way_out
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest, RegistryEdit
@@ -46,7 +46,7 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
         CorruptArtifact: If the last verdict cannot be read.
     """
     with project.store.locked(f"{PROMOTION}--{slug}"):
-        case = gather(project, slug)
+        case = case_of(project, slug)
         if edit is not None and edit.agrees_with(case.verdict.champion):
             edit = None
         if edit is not None and (adopted := _adopt(case, edit)):
@@ -70,12 +70,10 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         StaleArtifact: If results came or went, or the configuration changed.
     """
     artifact = fresh(project, PROMOTION, slug)
-    seen = gather(project, slug).seen
+    seen = case_of(project, slug).seen
     recorded = dict(artifact.manifest["content"]["results"])
     recorded.pop("registry", None)
-    if changed := sorted(
-        name for name in {*seen, *recorded} if seen.get(name) != recorded.get(name)
-    ):
+    if changed := sorted({name for name, _ in seen.items() ^ recorded.items()}):
         raise StaleArtifact(
             f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(changed)}: "
             f"rematerialize `{PROMOTION}`",
@@ -101,7 +99,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{PROMOTION}--{slug}"):
-        case = gather(project, slug)
+        case = case_of(project, slug)
         result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
         entry = Measured.of(result)
         if entry is None:
@@ -143,7 +141,7 @@ def roll_back(
         InputError: If the base is champion, or the files of the model before are gone.
     """
     with project.store.locked(f"{PROMOTION}--{slug}"):
-        case = gather(project, slug)
+        case = case_of(project, slug)
         verdict = case.verdict
         if verdict.champion.method == BASE_METHOD:
             raise InputError(f"{slug}: the base is champion, so there is nothing to roll back")

@@ -29,25 +29,27 @@ from react_pipeline.store import Artifact, InputError, canonical_json
 
 @dataclass(frozen=True)
 class Measured:
-    """A result as the test reads it."""
+    """A published result that has values. Judging reads its files; asking what is fresh does not,
+    since it looks at every result again and again.
+    """
 
     artifact: Artifact
-    result: EvalResult
-
-    @cached_property
-    def correct(self) -> pd.Series[Any]:
-        """Whether the first rank is right, by image name (N,). Only judging reads it, not asking
-        what is fresh.
-        """
-        return correct_of(self.artifact)
 
     @classmethod
     def of(cls, artifact: Artifact) -> Self | None:
         """Read a published result; None if it has no values."""
-        result = EvalResult.read(artifact)
-        if result.top1 is None:
-            return None
-        return cls(artifact, result)
+        entry = cls(artifact)
+        return None if entry.result.top1 is None else entry
+
+    @cached_property
+    def result(self) -> EvalResult:
+        """Its figures."""
+        return EvalResult.read(self.artifact)
+
+    @cached_property
+    def correct(self) -> pd.Series[Any]:
+        """Whether the first rank is right, by image name (N,)."""
+        return correct_of(self.artifact)
 
     @property
     def top1(self) -> float:

@@ -34,7 +34,7 @@ _TEXTS = ("method", "status", "checkpoint", "why")
 _SHADES = {"promoted": "#08519c", "challenger": "#6baed6"}
 
 
-def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_verdict(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md` and `promotion.png`.
 
     Values are fractions, differences too. The table of a verdict by a person has one row: the model

@@ -14,7 +14,7 @@ from typing import Any
 from react_pipeline.lineage import resolve
 from react_pipeline.promotion.case import Case
 from react_pipeline.promotion.judgement import Judgement
-from react_pipeline.promotion.report import write_report
+from react_pipeline.promotion.report import write_verdict
 from react_pipeline.promotion.verdicts import BASE_METHOD, By, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
@@ -66,7 +66,7 @@ def conclude(
     }
 
     def write(directory: Path) -> dict[str, Any]:
-        write_report(directory, verdict, rows)
+        write_verdict(directory, verdict, rows)
         return counts
 
     return case.project.store.build(inputs, write)

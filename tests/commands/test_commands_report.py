@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from conftest import write_project
 from support.results import publish_results
 from typer.testing import CliRunner
 
+from react_pipeline import evaluation
 from react_pipeline.commands import start_page
 from react_pipeline.commands.cli import app
 from react_pipeline.commands.start_page import print_start_page
@@ -122,6 +124,15 @@ def test_the_start_page_has_headline_champions_and_links(
     for stage, key in (("overview", "all"), ("comparison", "shapes"), ("comparison", "colours")):
         assert str(project.store.current(stage, key).path / "dashboard.html") in shown
     assert "react-pipeline ui" in shown and "http" not in shown
+
+
+def test_the_start_page_judges_each_comparison_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Mock(wraps=evaluation.comparison_is_current)
+    monkeypatch.setattr(evaluation, "comparison_is_current", judge)
+    print_start_page(project)
+    assert sorted(call.args[1] for call in judge.call_args_list) == ["colours", "shapes"]
 
 
 def test_each_trained_method_has_a_line_while_they_fit(

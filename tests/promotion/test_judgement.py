@@ -35,8 +35,8 @@ def measured(method: str, correct: np.ndarray, *, images: int = 0, **config: obj
         "config": {"method": method, **config},
     }
     index = pd.RangeIndex(images, images + count)
-    entry = Measured(Artifact(Path(method), manifest), result)
-    vars(entry)["correct"] = pd.Series(correct, index=index)
+    entry = Measured(Artifact(Path(method), manifest))
+    vars(entry).update(result=result, correct=pd.Series(correct, index=index))
     return entry
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from support.new_methods import installed, module_of_page
 from support.promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
 from support.upkeep import change_pipeline
 
+from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
@@ -109,6 +111,14 @@ def test_deciding_again_decides_nothing_new(project: Project) -> None:
     first = promotion_is_current(project, "shapes")
     assert decide(project, "shapes").fingerprint == first.fingerprint
     assert decide(project, "shapes").reused
+
+
+def test_asking_whether_a_verdict_is_current_reads_no_result(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:  # each tick asks of every domain
+    promoted(project)
+    monkeypatch.setattr(EvalResult, "read", Mock(side_effect=AssertionError))
+    assert promotion_is_current(project, "shapes").counts["champion"] == GATED
 
 
 def test_a_gain_within_the_noise_leaves_a_challenger(project: Project) -> None:
