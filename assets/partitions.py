@@ -86,8 +86,8 @@ def key_of(context: Context | CheckContext) -> str:
     """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 
     Raises:
-        dagster.Failure: If the domain is not a valid slug. Dagster itself accepts `..`, `a/b` or
-        `x,y` as keys.
+        dagster.Failure: If the domain is not a valid slug. Dagster itself accepts `..` as a key,
+            and `a/b`.
     """
     if not context.has_partition_key:
         return ALL

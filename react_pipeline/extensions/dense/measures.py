@@ -65,7 +65,7 @@ def box_figures(
 
     Args:
         truth: COCO's JSON.
-        found: Its results: image_id, category_id, bbox (x, y, width, height), score.
+        detections: Its results: image_id, category_id, bbox (x, y, width, height), score.
         groups: Names of classes that are averaged by themselves too, as `ap50_<group>`; all classes
             compete.
 

@@ -45,7 +45,7 @@ def join_names(
     `class_names.json` at the root. ImageNet has two names twice; these are taken in their order.
 
     Args:
-        found: Names on disk, in the order of label ids there.
+        names: On disk, in the order of label ids there.
         root: Where `class_names.json` is looked for.
         in_elevaters_order: The files are ELEVATER's own, so numbers mean positions in its order.
 

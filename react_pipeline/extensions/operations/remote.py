@@ -67,10 +67,11 @@ def materialize_remotely(
     The server reads its own `pipeline.yaml` and domain files; those here only say what there is to
     ask for. A step whose artifact is up to date reuses it. A stop ends the wait, not the runs.
 
+    All other arguments are as of `launch.materialize`.
+
     Args:
         url: Of the webserver, such as `https://dagster.example.com`; a password is read from
             `~/.netrc`.
-        selection, domains, methods, config_path, on_line: As of `launch.materialize`.
 
     Raises:
         InputError: If the server refuses, or does not answer.
