@@ -106,24 +106,24 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
     if "/" in key:
         project.method(key.split("/")[1])  # of a method whose extension is gone nothing is fresh
     artifact = project.store.current(stage, key)
-    where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+    where = _in_words(stage, key)
     if artifact.manifest["code_version"] != row.version:
         raise StaleArtifact(
             f"{where} was built by an older version of the code: rematerialize {where}",
             (stage, key),
         )
     today = row.identity(project, key)
-    if artifact.manifest["config"] != today:
-        recorded = artifact.manifest["config"]
-        fields = sorted(
-            name for name in {*today, *recorded} if today.get(name) != recorded.get(name)
-        )
-        changes = (
-            f"{'another' if len(fields) == 1 else 'other'} "
-            f"{', '.join(f'`{name}`' for name in fields)}"
-        )
+    recorded = artifact.manifest["config"]
+    if recorded != today:
+        fields = [
+            f"`{name}`"
+            for name in sorted({*today, *recorded})
+            if today.get(name) != recorded.get(name)
+        ]
+        other = "another" if len(fields) == 1 else "other"
         raise StaleArtifact(
-            f"{where} was built with {changes}: rematerialize {where}", (stage, key)
+            f"{where} was built with {other} {', '.join(fields)}: rematerialize {where}",
+            (stage, key),
         )
     for name, place in parents_of(project, stage, key).items():
         parent = _fresh(project, *place, judged)
@@ -134,6 +134,10 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
                 (stage, key),
             )
     return artifact
+
+
+def _in_words(stage: str, key: str) -> str:
+    return f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
 
 
 def parents_of(project: Project, stage: str, key: str) -> dict[str, Place]:
@@ -187,7 +191,7 @@ def gathered_is_current(
     artifact = fresh(project, stage, key)
     results, skipped = today()
     if difference := _difference(artifact, results, skipped):
-        where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+        where = _in_words(stage, key)
         seen = {name: result.fingerprint for name, result in results.items()}
         raise StaleArtifact(
             f"{where} {difference} rematerialize {where}",
@@ -273,10 +277,11 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
         return is_current(project, stage, key)
     artifact = fresh(project, stage, key)
     look = look_outside(project, stage, key)
-    if look is not None and not look.is_complete:
-        raise StaleArtifact(
-            f"`{stage}` of {key!r}: only its step can say whether its files have changed"
-        )
-    if look is not None and (reason := changed_since_run(project, artifact, look)):
-        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}")
+    if look is None:
+        return artifact
+    where = _in_words(stage, key)
+    if not look.is_complete:
+        raise StaleArtifact(f"{where}: only its step can say whether its files have changed")
+    if reason := changed_since_run(project, artifact, look):
+        raise StaleArtifact(f"{where}: {reason}")
     return artifact

@@ -26,10 +26,18 @@ from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
+    COMPARISON,
+    CONTROL_SET,
+    CORPUS,
     CORPUS_EMBEDDINGS,
     CUSTOMIZED_CHECKPOINT,
+    DOMAIN_RESULTS,
+    EVALUATION_SET,
+    FAISS_INDEX,
     FEW_SHOT_SET,
+    PROMOTION,
     RETRIEVAL_CHECKPOINT,
+    RETRIEVED_SET,
     Stage,
     model_parents,
 )
@@ -61,7 +69,7 @@ def _parents_of_training(method: Method) -> tuple[str, ...]:
 
 
 def _parents_of_results(method: Method) -> tuple[str, ...]:
-    return (*model_parents(method), "evaluation_set")
+    return (*model_parents(method), EVALUATION_SET)
 
 
 def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
@@ -72,7 +80,7 @@ def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
 # A room loads a function when it is first used: the lambdas keep torch and FAISS out of this table.
 STAGES_OF_CORE = (
     Stage(
-        "corpus",
+        CORPUS,
         "the image-text pairs that everything is retrieved from",
         "all",
         step=lambda project: corpus.publish_corpus(project),
@@ -109,7 +117,7 @@ STAGES_OF_CORE = (
         "a vector of every image and caption of the corpus",
         "all",
         step=lambda project: embedding.embed_corpus(project),
-        parents=("corpus", RETRIEVAL_CHECKPOINT),
+        parents=(CORPUS, RETRIEVAL_CHECKPOINT),
         identity=identity.corpus_embeddings,
         group="corpus",
         kinds=("torch", "numpy"),
@@ -117,7 +125,7 @@ STAGES_OF_CORE = (
         priority=85,
     ),
     Stage(
-        "faiss_index",
+        FAISS_INDEX,
         "the search index over these vectors, with its measured recall",
         "all",
         step=lambda project: indexing.build_index(project),
@@ -129,7 +137,7 @@ STAGES_OF_CORE = (
         priority=85,
     ),
     Stage(
-        "evaluation_set",
+        EVALUATION_SET,
         "labelled images, only measured with and never trained on",
         "domain",
         step=lambda project, slug: labelled.publish_evaluation_set(project, slug),
@@ -140,16 +148,16 @@ STAGES_OF_CORE = (
         priority=80,
     ),
     Stage(
-        "retrieved_set",
+        RETRIEVED_SET,
         "the pairs that the class names found in the corpus",
         "domain",
         step=lambda project, slug: retrieval.retrieve_pairs(project, slug),
         parents=(
-            "corpus",
+            CORPUS,
             RETRIEVAL_CHECKPOINT,
             CORPUS_EMBEDDINGS,
-            "faiss_index",
-            "evaluation_set",
+            FAISS_INDEX,
+            EVALUATION_SET,
         ),
         identity=identity.retrieved_set,
         thresholds=identity.starving,
@@ -160,16 +168,16 @@ STAGES_OF_CORE = (
         priority=75,
     ),
     Stage(
-        "control_set",
+        CONTROL_SET,
         "as many random pairs, the control of the experiment",
         "domain",
         step=lambda project, slug: retrieval.draw_control(project, slug),
         parents=(
-            "corpus",
+            CORPUS,
             RETRIEVAL_CHECKPOINT,
             CORPUS_EMBEDDINGS,
-            "retrieved_set",
-            "evaluation_set",
+            RETRIEVED_SET,
+            EVALUATION_SET,
         ),
         identity=identity.control_set,
         version="3",
@@ -183,7 +191,7 @@ STAGES_OF_CORE = (
         "a few labelled pictures of each class to train on; only for methods that use them",
         "domain",
         step=lambda project, slug: retrieval.publish_few_shot_set(project, slug),
-        parents=(RETRIEVAL_CHECKPOINT, "evaluation_set"),
+        parents=(RETRIEVAL_CHECKPOINT, EVALUATION_SET),
         identity=identity.few_shot_set,
         outside=outside.of_shots,
         group="domain",
@@ -196,7 +204,7 @@ STAGES_OF_CORE = (
         "one training: its losses, and the model",
         "trained",
         step=lambda project, slug, method: training.customize(project, slug, method),
-        parents=(BASE_CHECKPOINT, CORPUS_EMBEDDINGS, FEW_SHOT_SET, "retrieved_set", "control_set"),
+        parents=(BASE_CHECKPOINT, CORPUS_EMBEDDINGS, FEW_SHOT_SET, RETRIEVED_SET, CONTROL_SET),
         parents_of_method=_parents_of_training,
         identity=identity.customized_checkpoint,
         version="3",
@@ -206,11 +214,11 @@ STAGES_OF_CORE = (
         priority=50,
     ),
     Stage(
-        "domain_results",
+        DOMAIN_RESULTS,
         "zero-shot accuracy on the labelled images, with what the training cost",
         "method",
         step=lambda project, slug, method: evaluation.evaluate(project, slug, method),
-        parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, "evaluation_set"),
+        parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, EVALUATION_SET),
         parents_of_method=_parents_of_results,
         identity=_identity_of_results,
         version="3",
@@ -220,11 +228,11 @@ STAGES_OF_CORE = (
         priority=60,
     ),
     Stage(
-        "comparison",
+        COMPARISON,
         "all methods of the domain with the base and their controls; see dashboard.html",
         "domain",
         step=lambda project, slug: evaluation.compare(project, slug),
-        gathers=("domain_results",),
+        gathers=(DOMAIN_RESULTS,),
         is_current=lambda project, slug: evaluation.comparison_is_current(project, slug),
         version="2",
         group="evaluation",
@@ -232,11 +240,11 @@ STAGES_OF_CORE = (
         priority=65,
     ),
     Stage(
-        "promotion",
+        PROMOTION,
         "which model is champion of the domain, and why",
         "domain",
         step=lambda project, slug: promotion.decide(project, slug),
-        gathers=("comparison",),
+        gathers=(COMPARISON,),
         is_current=lambda project, slug: promotion.promotion_is_current(project, slug),
         identity=identity.promotion,
         group="evaluation",

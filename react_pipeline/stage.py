@@ -218,20 +218,20 @@ def model_parents(method: Method) -> tuple[str, ...]:
 def _rows() -> dict[str, Stage]:
     rows: dict[str, Stage] = {}
     offers = dict(brought(lambda extension: tuple(extension.stages())))
+    problems: dict[str, Exception] = {}
     while offers:
-        problems: dict[str, Exception] = {}
         for name, offer in offers.items():
             try:
                 rows = _joined(rows, offer)
             except Exception as error:  # noqa: BLE001 - whatever somebody's package brings
                 problems[name] = error  # perhaps another extension brings what it is made from
             else:
+                del offers[name]
                 break
-        else:
-            for name, problem in problems.items():
-                leave_out(name, problem)
+        else:  # nothing brings what those that are left are made from
             break
-        del offers[name]
+    for name in offers:
+        leave_out(name, problems[name])
     return rows
 
 

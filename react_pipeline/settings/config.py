@@ -66,7 +66,6 @@ SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter
 RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 """What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
 
-
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 """Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
 
@@ -217,14 +216,13 @@ class DomainConfig(Section):
     @field_validator("templates")
     @classmethod
     def _templates_hold_a_name(cls, templates: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        if not isinstance(templates, str):
-            if not templates:
-                raise ValueError("the list is empty: write at least one prompt with {}")
-            for template in templates:
-                if template.count("{}") != 1:
-                    raise ValueError(
-                        f"{template!r}: needs {{}} exactly once, where the class name goes"
-                    )
+        if not templates:
+            raise ValueError("the list is empty: write at least one prompt with {}")
+        for template in () if isinstance(templates, str) else templates:
+            if template.count("{}") != 1:
+                raise ValueError(
+                    f"{template!r}: needs {{}} exactly once, where the class name goes"
+                )
         return templates
 
     @model_validator(mode="after")
@@ -277,7 +275,6 @@ _ADDRESS = Field(
     pattern=r"^https?://",
     description="an address that begins with http:// or https://",
 )
-
 
 ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
@@ -371,8 +368,7 @@ class PipelineConfig(Section):
 
     def further_seeds(self, method: str) -> tuple[str, ...]:
         """The same training with the other seeds, by name."""
-        names = (f"{method}-{draw_folder(seed)}" for seed in self.seeds[1:])
-        return tuple(names)
+        return tuple(f"{method}-{draw_folder(seed)}" for seed in self.seeds[1:])
 
     @property
     def two_encoders(self) -> bool:

@@ -222,7 +222,7 @@ def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
         config = model.model_validate(raw)
     except ValidationError as error:
         errors += error.errors()
-    except Exception as error:  # of a check that met what it was not made for
+    except Exception as error:  # a validator raised on an unexpected type
         raise ConfigError([Problem(path, "", f"cannot be checked: {error!r}"[:500])]) from error
     if errors:
         raise ConfigError(problems_of(model, raw, errors, path))

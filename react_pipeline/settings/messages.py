@@ -6,7 +6,7 @@ own).
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -84,8 +84,9 @@ def problems_of(model: type[BaseModel], raw: Any, errors: list[Any], file: Path)
         where = f" (line {line})" if line else ""
         sentence = without_secrets(_sentence(fault, model, text))
         problems.append(Problem(file, ".".join(map(str, fault.path)), sentence + where))
-    if more := len(faults) - MAX_PROBLEMS:
-        problems += [Problem(file, "", f"has {more:,} more problems")] if more > 0 else []
+    more = len(faults) - MAX_PROBLEMS
+    if more > 0:
+        problems.append(Problem(file, "", f"has {more:,} more problems"))
     return problems
 
 
@@ -151,13 +152,7 @@ def _fault(model: type[BaseModel], raw: Any, error: Any) -> _Fault:
     value = raw
     last = len(error["loc"]) - 1
     for number, part in enumerate(error["loc"]):
-        is_there = part in (
-            value
-            if isinstance(value, dict)
-            else range(len(value))
-            if isinstance(value, list)
-            else ()
-        )
+        is_there = isinstance(value, (dict, list)) and part in _places(value)
         if is_there:
             value = value[part]
         if is_there or (error["type"] == "missing" and number == last and isinstance(part, str)):
@@ -165,13 +160,16 @@ def _fault(model: type[BaseModel], raw: Any, error: Any) -> _Fault:
     section, info = _field_at(model, tuple(path))
     in_union = len(path) < len(error["loc"]) and error["type"] not in _OWN
     message = str(error["msg"]).removeprefix("Value error, ")
-    is_short = error["type"] == "missing" and isinstance(
-        error["loc"][-1], int
-    )  # of a list of fixed length
-    kind = "too_short" if is_short else error["type"]
+    kind = error["type"]
+    if kind == "missing" and isinstance(error["loc"][-1], int):  # of a list of fixed length
+        kind = "too_short"
     return _Fault(
         kind, tuple(path), section, info, in_union, error["input"], error.get("ctx", {}), message
     )
+
+
+def _places(raw: dict[Any, Any] | list[Any]) -> Container[Any]:
+    return raw if isinstance(raw, dict) else range(len(raw))
 
 
 def _distinct(faults: list[_Fault]) -> list[_Fault]:
@@ -179,10 +177,10 @@ def _distinct(faults: list[_Fault]) -> list[_Fault]:
     above = {fault.path[:length] for fault in faults for length in range(len(fault.path))}
     first: dict[Any, _Fault] = {}
     for fault in faults:
-        if fault.path not in above or not (fault.in_union or fault.kind == "too_short"):
-            first.setdefault(
-                (fault.path, fault.message) if fault.kind in _OWN else fault.path, fault
-            )
+        if fault.path in above and (fault.in_union or fault.kind == "too_short"):
+            continue
+        field = (fault.path, fault.message) if fault.kind in _OWN else fault.path
+        first.setdefault(field, fault)
     return list(first.values())
 
 
@@ -225,10 +223,8 @@ def _quote(value: bool | int | float | date, text: str) -> str:
     read = "a date" if isinstance(value, date) else "a number"
     if isinstance(value, bool):
         read = str(value).lower()
-    return (
-        f"{written} is read as {read}, not as text: quote it: "
-        f"{json.dumps(written, ensure_ascii=False)}"
-    )
+    quoted = json.dumps(written, ensure_ascii=False)
+    return f"{written} is read as {read}, not as text: quote it: {quoted}"
 
 
 def _literals(annotation: Any) -> list[str]:

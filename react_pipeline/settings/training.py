@@ -100,27 +100,21 @@ class TrainingConfig(Section):
         """The same with `epochs`, and a share as warm-up, made steps; an epoch is all whole batches
         of `pairs`.
         """
-        steps = (
-            self.steps
-            if self.epochs is None
-            else max(1, round(self.epochs * (pairs // batch_size)))
-        )
-        warmup = (
-            self.warmup_steps
-            if isinstance(self.warmup_steps, int)
-            else round(self.warmup_steps * steps)
-        )
+        steps = self.steps
+        if self.epochs is not None:
+            steps = max(1, round(self.epochs * (pairs // batch_size)))
+        warmup = self.warmup_steps
+        if not isinstance(warmup, int):
+            warmup = round(warmup * steps)
         return self.model_copy(update={"steps": steps, "epochs": None, "warmup_steps": warmup})
 
     def images(self, count_pairs: Callable[[], int]) -> int:
         """About how many images all steps see; the pairs are counted only where epochs of them are
         wanted.
         """
-        return (
-            self.steps * self.batch_size
-            if self.epochs is None
-            else round(self.epochs * count_pairs())
-        )
+        if self.epochs is None:
+            return self.steps * self.batch_size
+        return round(self.epochs * count_pairs())
 
 
 SPEED_FIELDS = frozenset(
@@ -173,9 +167,8 @@ def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for overrides in sources:
         if overrides.get("steps") or overrides.get("epochs"):
-            fields = {
-                name: value for name, value in fields.items() if name not in ("steps", "epochs")
-            }
+            fields.pop("steps", None)
+            fields.pop("epochs", None)
         fields |= overrides
     return fields
 

@@ -145,31 +145,27 @@ def _read(path: Path) -> str:
 def _refuse_bombs(path: Path, text: str) -> None:
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
-        where = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-            event, yaml.CollectionEndEvent
-        )
-        if isinstance(event, yaml.AliasEvent):
-            problem = (
-                "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
-            )
-        elif getattr(event, "tag", None) is not None:
-            problem = (
-                "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
-            )
-        elif "\0" in getattr(event, "value", ""):
-            problem = "a value holds a NUL, which no path and no database takes"
-        elif depth > MAX_DEPTH:
-            problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
-        elif len(getattr(event, "value", "")) > MAX_SCALAR:
-            problem = (
-                f"a value is longer than {MAX_SCALAR:,} characters"  # numbers take quadratic time
-            )
-        elif number > MAX_EVENTS:
-            problem = f"holds more than {MAX_EVENTS:,} values"
-        else:
-            continue
-        raise ConfigError([Problem(path, "", where + problem)])
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if problem := _refused(event, depth, number):
+            where = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+            raise ConfigError([Problem(path, "", where + problem)])
+
+
+def _refused(event: yaml.Event, depth: int, number: int) -> str:
+    """Why an event of the parser is refused; "" if it is not."""
+    value = getattr(event, "value", "")
+    if isinstance(event, yaml.AliasEvent):  # a few expand to gigabytes
+        return "YAML aliases (*name) are refused; write the value out"
+    if getattr(event, "tag", None) is not None:
+        return "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
+    if "\0" in value:
+        return "a value holds a NUL, which no path and no database takes"
+    if depth > MAX_DEPTH:
+        return f"lists and mappings are nested more than {MAX_DEPTH} deep"
+    if len(value) > MAX_SCALAR:  # numbers take quadratic time
+        return f"a value is longer than {MAX_SCALAR:,} characters"
+    return f"holds more than {MAX_EVENTS:,} values" if number > MAX_EVENTS else ""
 
 
 def _what_is_wrong(error: yaml.MarkedYAMLError) -> str:
