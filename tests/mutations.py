@@ -113,6 +113,8 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
     Guard("react_pipeline/store/durable.py", "sha256_of((folder or marker.parent) / name) == digest", "True", "store/test_sealed.py"),
     Guard("react_pipeline/training/resume.py", "if record is None:", "if False:", "training/test_resume.py"),
+    Guard("react_pipeline/training/resume.py", "state.content(copied=True)", "state.content()", "training/test_resume.py"),
+    Guard("react_pipeline/training/resume.py", "if self._error:", "if False:", "training/test_resume.py"),
     Guard("react_pipeline/extensions/reuse/earlier_embeddings.py", "(records.staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_shard_that_cannot_be_linked_whole_is_encoded_anew"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
     Guard("react_pipeline/indexing/best.py", "if len(unsettled):", "if False:", "indexing/test_batch_search.py"),

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from react_pipeline.store import StoreWriteError, seal, sealed
 
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
+
+LARGE_BYTES = 1 << 30
+"""A larger state is written while the training goes on, from a copy in the host's memory."""
 
 
 @dataclass
@@ -47,6 +52,42 @@ class TrainingState:
         """The shape of each trained parameter."""
         return {name: list(parameter.shape) for name, parameter in self.trained.items()}
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the parameters and AdamW's two moments."""
+        return 3 * sum(parameter.nbytes for parameter in self.trained.values())
+
+    def content(self, copied: bool = False) -> dict[str, Any]:
+        """The tensors and the rest that is saved.
+
+        Args:
+            copied: Into the host's memory, where later steps change nothing.
+        """
+
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor.to("cpu", copy=True) if copied else tensor
+
+        optimizer = self.optimizer.state_dict()
+        moments = {
+            number: {name: kept(value) for name, value in values.items()}
+            for number, values in optimizer["state"].items()
+        }
+        return {
+            "trained": {name: kept(value.detach()) for name, value in self.trained.items()},
+            "optimizer": {**optimizer, "state": moments},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def record(self, step: int, seconds: float) -> dict[str, Any]:
+        """What the marker keeps."""
+        return {
+            "step": step,
+            "seconds": seconds,
+            "skipped": [self.skipped_steps, self.skipped_in_a_row],
+            "draws": self.draws,
+            "shapes": self.shapes,
+        }
+
 
 def save_state(state: TrainingState, step: int, seconds: float, directory: Path) -> None:
     """Write the state after `step` steps and `seconds`, and remove all but the newest
@@ -55,23 +96,62 @@ def save_state(state: TrainingState, step: int, seconds: float, directory: Path)
     Raises:
         StoreWriteError: If the disk refuses it, with the bytes needed.
     """
-    content = {
-        "trained": {name: parameter.detach() for name, parameter in state.trained.items()},
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-    }
-    record = {
-        "step": step,
-        "seconds": seconds,
-        "skipped": [state.skipped_steps, state.skipped_in_a_row],
-        "draws": state.draws,
-        "shapes": state.shapes,
-    }
-    path = directory / f"step-{step:09d}.pt"
+    _write(state.content(), state.record(step, seconds), directory)
+
+
+class StateWriter:
+    """Saves the states of a training, a large one while the next steps are taken.
+
+    Leaving waits for it, except after an interrupt: it is then left as by a kill.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """`directory`: where the states are."""
+        self._directory = directory
+        self._thread: Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, state: TrainingState, step: int, seconds: float) -> None:
+        """As `save_state`; an error behind the steps is raised by the next call or on leaving."""
+        self._finish()
+        if state.size_bytes <= LARGE_BYTES:
+            save_state(state, step, seconds, self._directory)
+            return
+        content, record = state.content(copied=True), state.record(step, seconds)
+        # A daemon, for which an interrupted process does not wait.
+        self._thread = Thread(target=self._write, args=(content, record), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        elif self._thread and issubclass(kind, Exception):
+            self._thread.join()
+
+    def _finish(self) -> None:
+        if self._thread:
+            self._thread.join()
+        if self._error:
+            raise self._error
+
+    def _write(self, content: dict[str, Any], record: dict[str, Any]) -> None:
+        try:
+            _write(content, record, self._directory)
+        except Exception as error:
+            self._error = error
+
+
+def _write(content: dict[str, Any], record: dict[str, Any], directory: Path) -> None:
+    path = directory / f"step-{record['step']:09d}.pt"
     try:
         torch.save(content, path)
     except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-        needed = 3 * sum(parameter.nbytes for parameter in state.trained.values())
+        needed = 3 * sum(tensor.nbytes for tensor in content["trained"].values())
         raise StoreWriteError(
             f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
         ) from error

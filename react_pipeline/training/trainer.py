@@ -45,10 +45,10 @@ from react_pipeline.training.log import METRICS_FILE, TrainingLog, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.resume import (
+    StateWriter,
     TrainingState,
     load_newest_state,
     remove_states_after,
-    save_state,
 )
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep
@@ -217,7 +217,8 @@ class Trainer:
             self.encoder, self.texts, state, self.method.loss, self.max_log_scale, watched
         )
         batches = self._batches(steps)
-        with self._log(observer, steps) as log, closing(batches):
+        states = StateWriter(self.scratch)
+        with self._log(observer, steps) as log, closing(batches), states:
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
@@ -231,7 +232,8 @@ class Trainer:
                     # Nothing is kept before it is known to be good.
                     self._require_no_collapse(step + 1, base["probed"], PROBED_PAIRS)
                     log.flush()
-                    self._save(state, step + 1, seconds_before)
+                    if self.world.is_writer:
+                        states.save(state, step + 1, self._seconds(seconds_before))
             losses = log.losses()
         self._require_trained(state)
         # Judged before it is interpolated: going back to the base would hide a collapse.
@@ -249,7 +251,7 @@ class Trainer:
             "interpolation": fraction,
             "interpolation_scores": {str(at): round(score, 6) for at, score in scores.items()},
             # With what was computed once (captions, frozen part), and with the tries before a kill.
-            "seconds": round(seconds_before + time.monotonic() - self.began, 3),
+            "seconds": round(self._seconds(seconds_before), 3),
         }
 
     def _initial_state(self) -> TrainingState:
@@ -310,9 +312,9 @@ class Trainer:
         require_no_collapse(done, base, recall, min(count, len(self.held_out)))
         return recall
 
-    def _save(self, state: TrainingState, done: int, seconds_before: float) -> None:
-        if self.world.is_writer:
-            save_state(state, done, seconds_before + time.monotonic() - self.began, self.scratch)
+    def _seconds(self, before: float) -> float:
+        """Of this try and those before."""
+        return before + time.monotonic() - self.began
 
     def _require_trained(self, state: TrainingState) -> None:
         if state.skipped_steps == self.training.steps:

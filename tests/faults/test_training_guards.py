@@ -22,6 +22,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import TrainingError
+from react_pipeline.training import resume
 from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.customization import customize
 from react_pipeline.training.observer import TrainingObserver
@@ -192,14 +193,14 @@ def test_a_state_that_cannot_be_written_keeps_the_one_before(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = trainer_module.save_state
+    whole = resume.save_state
 
     def full(state: TrainingState, step: int, *rest: Any) -> None:
         if step == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(state, step, *rest)
 
-    monkeypatch.setattr(trainer_module, "save_state", full)
+    monkeypatch.setattr(resume, "save_state", full)
     with pytest.raises(OSError, match="No space left"):
         trained_with(
             load(tiny_checkpoint),

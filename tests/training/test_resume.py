@@ -5,12 +5,17 @@ memory layout.
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from react_pipeline.store.errors import StoreWriteError, TrainingError
+from react_pipeline.training import resume
 from react_pipeline.training.resume import (
+    StateWriter,
     TrainingState,
     load_newest_state,
     remove_states_after,
@@ -130,3 +135,73 @@ def test_the_two_newest_states_stay(tmp_path: Path) -> None:
         save_state(state, number, 0.0, tmp_path)
     files = [f"step-00000000{number}.{kind}" for number in (5, 6) for kind in ("json", "pt")]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+class Disk:
+    """One that takes a file when `free` is set, and `full` refuses it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free, self.full, self.save = Event(), False, torch.save
+        monkeypatch.setattr(torch, "save", self)
+        monkeypatch.setattr(resume, "LARGE_BYTES", 0)
+
+    def __call__(self, *arguments: Any) -> None:
+        assert self.free.wait(20)
+        if self.full:
+            raise OSError("no space left on device")
+        self.save(*arguments)
+
+
+def test_a_large_state_is_written_while_the_next_steps_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    disk = Disk(monkeypatch)
+    with StateWriter(tmp_path) as states:
+        step(model, state, 0)
+        states.save(state, 1, 0.5)
+        step(model, state, 1)
+        assert not states_in(tmp_path)
+        disk.free.set()
+    again = fresh(torch.contiguous_format)
+    resumed = state_of(again)
+    assert load_newest_state(tmp_path, resumed, 2) == (1, 0.5)
+    step(again, resumed, 1)
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_full_disk_behind_the_steps_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    disk = Disk(monkeypatch)
+    disk.full = True
+    disk.free.set()
+    step(model, state, 0)
+    with pytest.raises(StoreWriteError, match="bytes are needed"), StateWriter(tmp_path) as states:
+        states.save(state, 1, 0.0)
+    with pytest.raises(StoreWriteError), StateWriter(tmp_path) as states:
+        states.save(state, 1, 0.0)
+        states.save(state, 2, 0.0)
+        raise AssertionError("the second call raises")
+
+
+def test_a_failed_training_waits_for_its_state_and_a_stop_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    disk = Disk(monkeypatch)
+    step(model, state, 0)
+    with pytest.raises(KeyboardInterrupt), StateWriter(tmp_path) as states:
+        states.save(state, 1, 0.0)
+        raise KeyboardInterrupt
+    assert states._thread and states._thread.is_alive()
+    with pytest.raises(TrainingError), StateWriter(tmp_path) as states:
+        states.save(state, 2, 0.0)
+        disk.free.set()
+        raise TrainingError("the loss is nan")
+    assert states_in(tmp_path)[-1].stem == "step-000000002"

@@ -80,6 +80,37 @@ Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(result
 dist.destroy_process_group()
 """
 
+WRITING_BEHIND = "from react_pipeline.training import resume; resume.LARGE_BYTES = 0"
+KILLED_IN_A_SAVE = f"""
+import os, signal, torch
+{WRITING_BEHIND}
+save = torch.save
+def half(content, path):
+    save(content, path)
+    if path.name == "step-000000004.pt":
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+"""
+
+
+def launched(
+    directory: Path, script: str, wanted: list[tuple[str, ...]], device: str
+) -> subprocess.CompletedProcess[str]:
+    """Two processes of this script; NCCL takes no two on one GPU."""
+    (directory / "process.py").write_text(script)
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    arguments = [str(directory / "process.py"), str(directory), json.dumps(wanted)]
+    return subprocess.run(
+        [*torchrun, *meeting, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **hidden},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
 
 @dataclass(frozen=True)
 class Together:
@@ -98,9 +129,7 @@ def together(
     drawings: Path,
     _retrieved_store: Path,
 ) -> Together:
-    """One launch for all tests of this file: it takes seconds to start. NCCL takes no two processes
-    on one GPU.
-    """
+    """One launch for most tests of this file: it takes seconds to start."""
     device = require(request.param, gpus=2)
     directory = tmp_path_factory.mktemp("together")
     alone = write_project(
@@ -120,32 +149,7 @@ def together(
         ("again", str(two), "gated-image"),
         ("local", str(local.path), "gated-image"),
     ]
-    script = directory / "process.py"
-    script.write_text(PROCESS)
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--rdzv-backend",
-        "c10d",
-    ]
-    done = subprocess.run(
-        [
-            *launcher,
-            "--rdzv-endpoint",
-            "127.0.0.1:0",
-            str(script),
-            str(directory),
-            json.dumps(wanted),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **hidden},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = launched(directory, PROCESS, wanted, device)
     assert done.returncode == 0, done.stderr[-4_000:]
     ranks = [json.loads((directory / f"rank{rank}.json").read_text()) for rank in range(2)]
     return Together(ranks, two.parent / "store", alone)
@@ -244,6 +248,30 @@ def test_negatives_of_own_process_make_another_and_smaller_task(together: Togeth
     assert all(torch.isfinite(torch.tensor(local)))
     # Four candidates instead of eight.
     assert sum(local) < sum(shared)
+
+
+@pytest.mark.slow
+@pytest.mark.operations
+def test_killed_in_a_save_it_resumes_from_the_state_before(
+    tmp_path: Path, tiny_checkpoint: Path, drawings: Path, _retrieved_store: Path
+) -> None:
+    projects = []
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        folder.mkdir()
+        projects.append(write_project(folder, tiny_checkpoint, drawings, customization=TRAINING))
+        shutil.copytree(_retrieved_store, projects[-1].config.store)
+    whole, killed = projects
+    wanted = [("full", str(killed.path), "full")]
+    assert launched(tmp_path, KILLED_IN_A_SAVE + PROCESS, wanted, "cpu").returncode
+    (scratch,) = (killed.config.store / ".staging").glob("*.scratch")
+    states = [path.name for path in sorted(scratch.glob("step-*"))]
+    assert states == ["step-000000002.json", "step-000000002.pt", "step-000000004.pt"]
+    done = launched(tmp_path, f"{WRITING_BEHIND}\n{PROCESS}", wanted, "cpu")
+    assert done.returncode == 0, done.stderr[-4_000:]
+    one = customize(whole, "shapes", "full")
+    resumed = killed.store.current("customized_checkpoint", "shapes/full")
+    assert resumed.counts["first_step"] == 2
+    assert losses(resumed.path) == pytest.approx(losses(one.path), rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
