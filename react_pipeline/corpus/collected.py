@@ -52,37 +52,28 @@ def collect_pairs(
         CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    images = iter(
-        tqdm(
-            source.fetch(pairs),
-            total=len(pairs),
-            desc="collecting pairs",
-            disable=None,
-            leave=False,
-        )
-    )
+    images = source.fetch(pairs)
+    bar = tqdm(images, total=len(pairs), desc="collecting pairs", disable=None, leave=False)
     # Ten million pairs: numbers and Arrow's buffers, and no objects.
     numbers = {name: array("q") for name in ("row", "shard", "offset", "bytes")}
     texts: dict[str, list[pa.Array]] = {
         name: [pa.array([], pa.large_string())] for name in ("caption", "class")
     }
-    for shard, run in enumerate(runs(images, shard_pairs)):
+    for shard, run in enumerate(runs(iter(bar), shard_pairs)):
         captions = []
         labels = []
         with new_tar(shard_file(directory, shard)) as tar:
             for pair, image in run:
                 offset = tar.offset + tarfile.BLOCKSIZE  # behind the image's own header
-                for name, number in zip(
-                    numbers, (int(pair.row), shard, offset, len(image)), strict=True
-                ):
+                row = int(pair.row)
+                for name, number in zip(numbers, (row, shard, offset, len(image)), strict=True):
                     numbers[name].append(number)
                 captions.append(pair.caption)
                 labels.append(str(pair.label))
-                metadata = {"row": int(pair.row), "class": pair.label}
-                metadata |= (
-                    {"classes": classes} if (classes := list(getattr(pair, "classes", ()))) else {}
-                )
-                add_pair(tar, f"{int(pair.row):09d}", image, pair.caption.encode(), metadata)
+                metadata = {"row": row, "class": pair.label}
+                if classes := list(getattr(pair, "classes", ())):
+                    metadata["classes"] = classes
+                add_pair(tar, f"{row:09d}", image, pair.caption.encode(), metadata)
         texts["caption"].append(pa.array(captions, pa.large_string()))
         texts["class"].append(pa.array(labels, pa.large_string()))
     columns = {name: pa.array(np.frombuffer(column, np.int64)) for name, column in numbers.items()}

@@ -38,9 +38,6 @@ def count_pairs(corpus: Artifact) -> int | None:
     """How many pairs a published corpus has (some kinds count them by source); None of remote
     shards.
     """
-    counts = [
-        count
-        for name, count in corpus.counts.items()
-        if name == "pairs" or name.startswith("pairs/")
-    ]
-    return sum(counts) if counts else None
+    counts = corpus.counts.items()
+    pairs = [count for name, count in counts if name == "pairs" or name.startswith("pairs/")]
+    return sum(pairs) if pairs else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from react_pipeline.corpus.corpus import count_pairs
+from react_pipeline.corpus.kinds.sharded import UNKNOWN_ROWS
 from react_pipeline.corpus.shards import ShardLocation, index_shard
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
@@ -84,7 +85,7 @@ def require_local(files: Sequence[ShardLocation]) -> list[Path]:
     """The same files; an InputError if their pairs can only be counted by reading them."""
     local = [path for path in files if isinstance(path, Path) and path.suffix != ".tsv"]
     if len(local) < len(files):
-        raise InputError("the rows of this corpus are not known before it is read: give --rows")
+        raise InputError(UNKNOWN_ROWS)
     return local
 
 

@@ -37,6 +37,11 @@ class ImageSource(ABC):
         self._failed: dict[int, tuple[str, str, str, int]] = {}
 
     @property
+    def fetches(self) -> bool:
+        """Whether images come over the net, so that a digest is known of a fetched one alone."""
+        return self.identity != "image_sha256"
+
+    @property
     def failed(self) -> dict[int, str]:
         """Corpus row -> reason why its image is not available; filled while `fetch` is
         exhausted.
@@ -61,8 +66,8 @@ class ImageSource(ABC):
 
         Yields:
             The row as a named tuple, with `caption` and `image_sha256` of the image as it is in the
-            corpus or on the
-            web, and the image's bytes; in the order of the corpus. Unavailable rows are left out.
+            corpus or on the web, and the image's bytes; in the order of the corpus. Unavailable
+            rows are left out.
 
         Raises:
             CorpusError: If the corpus is not what it was.
@@ -97,7 +102,7 @@ class TarSource(ImageSource):
                     if hashlib.sha256(image).hexdigest() != pair.image_sha256:
                         raise CorpusError(
                             f"{path}: the image of {pair.image_path!r} is not the one that was "
-                            "embedded; the shard has "
-                            "changed: put it back, or rematerialize `corpus` and what follows it"
+                            "embedded; the shard has changed: put it back, or rematerialize "
+                            "`corpus` and what follows it"
                         )
                     yield pair, image

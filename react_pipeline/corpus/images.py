@@ -61,10 +61,16 @@ _UPRIGHT = {
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
 
+_one_at_a_time = threading.RLock()
 
-_one_at_a_time = {"": threading.RLock()}
+
+def _renew_lock() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
 # A process that is forked while another thread decodes would wait for ever.
-os.register_at_fork(after_in_child=lambda: _one_at_a_time.update({"": threading.RLock()}))
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class BadSample(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
@@ -119,7 +125,7 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             require_bounded(image, data)
             if lazy and _can_wait(image):
                 return image
-            with _one_at_a_time[""] if image.width * image.height > LARGE_PIXELS else nullcontext():
+            with _one_at_a_time if image.width * image.height > LARGE_PIXELS else nullcontext():
                 image.load()
                 # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
                 turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
@@ -150,7 +156,7 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
     except BadImage as error:
         if error.reason != "truncated":
             raise
-    with _one_at_a_time[""]:  # Pillow has one such setting in a process
+    with _one_at_a_time:  # Pillow has one such setting in a process
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:

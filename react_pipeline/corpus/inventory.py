@@ -53,7 +53,7 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
         if isinstance(location, RemoteShard):
             identity = next(identities)
             row |= {"bytes": identity.size_bytes, "sha256": identity.digest, "tag": identity.tag}
-            row["storage"] = location.storage.model_dump_json(exclude_defaults=True)
+            row["storage"] = _storage_of(location)
         else:
             row["bytes"] = location.stat().st_size
             row["sha256"] = (
@@ -95,23 +95,24 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
     folder = artifact.path / artifact.counts.get("root", "")
     entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
-    return [
-        RemoteShard(path, StorageConfig.model_validate_json(storage))
-        if is_url(path)
-        else folder / path
-        for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries)
-    ]
+    locations: list[ShardLocation] = []
+    for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries):
+        if is_url(path):
+            locations.append(RemoteShard(path, StorageConfig.model_validate_json(storage)))
+        else:
+            locations.append(folder / path)
+    return locations
 
 
 def remember_locations(artifact: Artifact, locations: Sequence[ShardLocation]) -> None:
     """Keep where the shards of a corpus are now, for `shard_paths`."""
-    storages = (
-        place.storage.model_dump_json(exclude_defaults=True)
-        if isinstance(place, RemoteShard)
-        else None
-        for place in locations
-    )
-    remember_place(artifact, list(zip(map(str, locations), storages, strict=True)))
+    remember_place(artifact, [(str(location), _storage_of(location)) for location in locations])
+
+
+def _storage_of(location: ShardLocation) -> str | None:
+    if isinstance(location, Path):
+        return None
+    return location.storage.model_dump_json(exclude_defaults=True)
 
 
 def remember_place(artifact: Artifact, place: Any) -> None:
@@ -137,17 +138,14 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
         SourceUnavailable: Naming the shard whose server does not answer.
     """
     locations = shard_paths(artifact)
-    own = artifact.path
     recorded = pd.read_parquet(artifact.file(SHARDS_FILE))
-    identities = each(
-        identify, [location for location in locations if isinstance(location, RemoteShard)]
-    )
+    remote = [location for location in locations if isinstance(location, RemoteShard)]
+    identities = each(identify, remote)
     for location, sha256 in zip(locations, recorded["sha256"], strict=True):
         if isinstance(location, RemoteShard):
             present = True
             same = next(identities).digest == sha256
-        elif location.is_relative_to(own):
-            # Verified as a file of the artifact.
+        elif location.is_relative_to(artifact.path):  # verified as a file of the artifact
             continue
         else:
             present = location.is_file()

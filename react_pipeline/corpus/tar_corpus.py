@@ -12,11 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import (
-    remember_locations,
-    take_stock,
-    write_stock,
-)
+from react_pipeline.corpus.inventory import remember_locations, take_stock, write_stock
 from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.servers import RemoteShard, each, server_of
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
@@ -133,9 +129,8 @@ def _folders(locations: list[ShardLocation]) -> list[int]:
     move.
     """
     folders = [
-        str(place).rpartition("/")[0]
-        if isinstance(place, RemoteShard)
-        else str(place.parent.resolve())
+        str(place.parent.resolve()) if isinstance(place, Path) else place.url.rpartition("/")[0]
         for place in locations
     ]
-    return [int(number) for number in pd.factorize(np.array(folders))[0]]
+    numbers: list[int] = pd.factorize(np.array(folders))[0].tolist()
+    return numbers

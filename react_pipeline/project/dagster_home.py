@@ -47,9 +47,8 @@ def prepare_home(project_folder: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
             write_atomically(settings, DAGSTER_SETTINGS.read_text(encoding="utf-8"))
-        if not os.access(
-            home, os.W_OK
-        ):  # its databases would say no more than that they are read-only
+        # Its databases would say no more than that they are read-only.
+        if not os.access(home, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise InputError(
@@ -64,11 +63,9 @@ def ui_addresses(home: Path) -> dict[str, str]:
         if lock(file, wait=False):
             return {}  # it was killed
     addresses = ui_record(home).get("addresses")
-    return (
-        {str(name): str(url) for name, url in addresses.items()}
-        if isinstance(addresses, dict)
-        else {}
-    )
+    if not isinstance(addresses, dict):
+        return {}
+    return {str(name): str(url) for name, url in addresses.items()}
 
 
 def ui_record(home: Path) -> dict[str, Any]:

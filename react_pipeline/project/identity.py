@@ -97,9 +97,9 @@ def few_shot_set(project: Project, slug: str) -> dict[str, Any]:
 def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     """Names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)
-    seeds = (
-        seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
-    )
+    seeds = {}
+    if settings.uses_seeds:
+        seeds = seed_digests(project.config.domains, project.domain(slug))
     fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject", "where"})
     return {
         **classes(project, slug),
@@ -116,13 +116,11 @@ def control_set(project: Project, slug: str) -> dict[str, Any]:
     """What decides a random draw of the same size."""
     fields = {"near_duplicate_similarity", "shard_pairs"}
     settings = project.retrieval(slug).model_dump(mode="json", include=fields)
-    return {
-        **settings,
-        "seed": project.seed(slug),
-        **({"further_seeds": further} if (further := list(project.config.seeds[1:])) else {}),
-        **_kept_out(project, slug),
-        **project.config.corpus.identity_of_images(),
-    }
+    settings["seed"] = project.seed(slug)
+    if further := list(project.config.seeds[1:]):
+        settings["further_seeds"] = further
+    images = project.config.corpus.identity_of_images()
+    return {**settings, **_kept_out(project, slug), **images}
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:

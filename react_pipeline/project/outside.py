@@ -155,11 +155,9 @@ def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
         return "its source files were not looked at when it last ran"
     fingerprint, _, before = note.partition(" ")
     is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)
-    return (
-        ""
-        if is_same
-        else f"its source files look different: {look.seen}; when it last ran: {before}"
-    )
+    if is_same:
+        return ""
+    return f"its source files look different: {look.seen}; when it last ran: {before}"
 
 
 def _memory(artifact: Artifact) -> str:
@@ -171,9 +169,8 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
     for name in names:
         if _REMOTE.match(name):
             continue
-        with suppress(
-            ValueError, OSError
-        ):  # the step reports a range that is wrong, and what cannot be read
+        # The step reports a range that is wrong, and what cannot be read.
+        with suppress(ValueError, OSError):
             for _, paths in matches(project.path.parent / name):
                 for path in paths:
                     yield from files_below(path) if path.is_dir() else filter(Path.is_file, (path,))

@@ -104,12 +104,8 @@ class Project:
         joined = self.config.retrieval.model_copy(update=overrides)
         if idle := joined.idle():
             path = self.config.domains / f"{slug}.yaml"
-            raise ConfigError(
-                [
-                    Problem(path, "retrieval", self._message(found, overrides, path))
-                    for found in idle
-                ]
-            )
+            messages = [self._message(setting, overrides, path) for setting in idle]
+            raise ConfigError([Problem(path, "retrieval", message) for message in messages])
         return joined
 
     def _message(self, idle: Idle, overrides: Collection[str], path: Path) -> str:

@@ -75,9 +75,7 @@ def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) ->
     texts = {"name": name, "model": model, **({"pretrained": pretrained} if pretrained else {})}
     values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
     # A method that is derived from a default one is another.
-    methods = [
-        name for name, method in METHODS.items() if vars(type(method)).get("is_default", False)
-    ]
+    methods = [name for name, method in METHODS.items() if vars(type(method)).get("is_default")]
     # Those that take seconds first.
     methods.sort(key=lambda name: METHODS[name].has_model)
     section = indent(kind.template(corpus, model), "  ").rstrip()

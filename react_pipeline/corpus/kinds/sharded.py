@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact
 
 
+UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --rows"
+
+
 class ShardedCorpus(CorpusConfig):
     """A kind that publishes `shards.parquet` (`inventory`), as `publish_pairs` does.
 
@@ -36,7 +39,7 @@ class ShardedCorpus(CorpusConfig):
 
     def size(self) -> CorpusSize:
         """Not known before the pairs are copied."""
-        raise InputError("the rows of this corpus are not known before it is read: give --rows")
+        raise InputError(UNKNOWN_ROWS)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """That of a copy: every byte is read, written, and read again for its digest."""
