@@ -35,13 +35,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import (
-    Artifact,
-    CorpusError,
-    CorruptArtifact,
-    Inputs,
-    scratch_of,
-)
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, scratch_of
 
 LEDGER_FILE = "ledger.parquet"
 

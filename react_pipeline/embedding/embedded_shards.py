@@ -84,14 +84,14 @@ class EmbeddedShard:
         repeated = reasons.pop(DUPLICATE, 0)
         keys = self.total - sum(reasons[reason] for reason in WITHOUT_KEY)
         if repeated > max_bad_fraction * keys:
+            example = min(row[1] for row in self.ledger if row[2] == DUPLICATE)
             raise CorpusError(
                 f"{location}: {repeated:,} of {keys:,} keys are held by earlier shards "
                 f"({repeated / keys:.0%}, allowed are {max_bad_fraction:.0%}), such as "
-                f"{min(row[1] for row in self.ledger if row[2] == DUPLICATE)!r}, and a key "
-                "identifies one sample. If it is another "
-                "data set, put it into a folder of its own and set `corpus.keys: by_folder`, "
-                "or rename its keys; if it is a copy, remove it; or raise "
-                "`corpus.max_bad_fraction`, and its samples of these keys are left out"
+                f"{example!r}, and a key identifies one sample. If it is another data set, put it "
+                "into a folder of its own and set `corpus.keys: by_folder`, or rename its keys; if "
+                "it is a copy, remove it; or raise `corpus.max_bad_fraction`, and its samples of "
+                "these keys are left out"
             )
         if reasons.total() > max_bad_fraction * self.total:
             raise CorpusError(self._bad(location, reasons, max_bad_fraction))
@@ -101,17 +101,16 @@ class EmbeddedShard:
         # A shard that was copied from the user's files is no place to look at, and nothing to
         # remove.
         sources = [row[4] for row in self.ledger if row[4]]
-        such = (
-            f": {', '.join(sources[:_EXAMPLES])}{', ...' if len(sources) > _EXAMPLES else ''}"
-            if sources
-            else ""
-        )
+        place, examples, what = str(location), "", "the shard"
+        if sources:
+            place, what = "corpus", "these files"
+            more = ", ..." if len(sources) > _EXAMPLES else ""
+            examples = f": {', '.join(sources[:_EXAMPLES])}{more}"
+        bad = reasons.total()
         return (
-            f"{'corpus' if sources else location}: {reasons.total()} of {self.total} samples are "
-            "bad "
-            f"({reasons.total() / self.total:.0%}, allowed are {allowed:.0%}), most often {reason} "
-            f"({times}){such}; fix or remove {'these files' if sources else 'the shard'}, or raise "
-            "`corpus.max_bad_fraction`"
+            f"{place}: {bad} of {self.total} samples are bad ({bad / self.total:.0%}, allowed are "
+            f"{allowed:.0%}), most often {reason} ({times}){examples}; fix or remove {what}, or "
+            "raise `corpus.max_bad_fraction`"
         )
 
     def record(self, **counts: Any) -> dict[str, Any]:

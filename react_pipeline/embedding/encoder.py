@@ -74,28 +74,26 @@ class Encoder:
         self._tower = ImageTower(clip.model)
         self._casts: dict[int, Tensor] = {}
         if self._dtype != torch.float32:
-            self._tower.casts = (
-                cast_matrices(self._tower.blocks, self._dtype) if self._tower.native else {}
-            )
+            if self._tower.native:
+                self._tower.casts = cast_matrices(self._tower.blocks, self._dtype)
             self._casts = cast_matrices(text_blocks(clip.model), self._dtype)
         if not self._tower.blocks:
             # Convolutions are laid out by channels; a transformer's only one takes its patches as
             # it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
-        fused = long_run and on_cpu and self.precision != "fp16"
-        self.whole_pass = IMAGES_AT_ONCE if fused and not self._tower.native else 1
-        self._image_features: Features | None = (
-            None if fused and not self._tower.native else self._tower
-        )
-        fused = fused and self.precision == "fp32"
-        self._text_features: Features | None = (
-            None if fused and not text_blocks(clip.model) else self._torch_texts
-        )
-        in_parts = IMAGES_AT_ONCE * torch.get_num_threads()
-        at_once = CPU_IMAGES if self.whole_pass == 1 else in_parts
-        self._images_at_once = at_once if on_cpu else None
+        self.whole_pass = 1
+        self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
+        # None: converted when the first batch shows what to compare both ways on.
+        self._image_features: Features | None = self._tower
+        self._text_features: Features | None = self._torch_texts
+        if long_run and on_cpu and self.precision != "fp16" and not self._tower.native:
+            self._image_features = None
+            self.whole_pass = IMAGES_AT_ONCE
+            self._images_at_once = IMAGES_AT_ONCE * torch.get_num_threads()
+        if long_run and on_cpu and self.precision == "fp32" and not text_blocks(clip.model):
+            self._text_features = None
         self.to_tensor = Pixels(clip.preprocess)
 
     @torch.inference_mode()

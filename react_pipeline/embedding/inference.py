@@ -40,6 +40,8 @@ from react_pipeline.store import CorpusError, ReactError
 MAX_FIELD_NAMES = 256
 """How many different metadata fields one shard keeps."""
 
+_COUNTED = ("captions_cut", "metadata_ignored")
+
 
 @dataclass
 class PairDataset(Dataset[dict[str, Any]]):
@@ -90,19 +92,15 @@ class PairDataset(Dataset[dict[str, Any]]):
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows to a batch; `image_tensor` and `text_tokens` are None where no row is good."""
         good = [row for row in rows if "skipped" not in row and "failed" not in row]
-        batch: dict[str, Any] = {
-            name: [row[name] for row in good]
-            for name in ("image_filename", "text", "ours", "fields")
-        }
-        batch["image_tensor"] = (
-            torch.stack([row["image_tensor"] for row in good]).contiguous() if good else None
-        )
-        batch["text_tokens"] = self.tokenizer(batch["text"]) if good else None
+        batch: dict[str, Any] = {"image_tensor": None, "text_tokens": None}
+        for name in ("image_filename", "text", "ours", "fields"):
+            batch[name] = [row[name] for row in good]
+        if good:
+            batch["image_tensor"] = torch.stack([row["image_tensor"] for row in good]).contiguous()
+            batch["text_tokens"] = self.tokenizer(batch["text"])
         batch["skipped"] = [row["skipped"] for row in rows if "skipped" in row]
         batch["failed"] = next((row["failed"] for row in rows if "failed" in row), None)
-        batch["counts"] = {
-            name: sum(row[name] for row in good) for name in ("captions_cut", "metadata_ignored")
-        }
+        batch["counts"] = {name: sum(row[name] for row in good) for name in _COUNTED}
         return batch
 
     def _file(self, shard: int) -> BinaryIO:
@@ -173,7 +171,7 @@ class PairReader:
     def __init__(self, batches: Iterable[dict[str, Any]]) -> None:
         self._batches = batches
         self.ledger: list[LedgerRow] = []
-        self.counts: Counter[str] = Counter(captions_cut=0, metadata_ignored=0)
+        self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches: image_tensor (B, 3, H, W), text_tokens (B, L), image_filename, text, metadata
@@ -193,12 +191,10 @@ class PairReader:
                 continue
             for fields in batch["fields"]:
                 names.update(dict.fromkeys(list(fields)[: MAX_FIELD_NAMES - len(names)]))
-            batch["metadata"] = [
-                json.dumps(
-                    {**{name: value for name, value in fields.items() if name in names}, **ours}
-                )
-                for fields, ours in zip(batch["fields"], batch["ours"], strict=True)
-            ]
+            batch["metadata"] = []
+            for fields, ours in zip(batch["fields"], batch["ours"], strict=True):
+                kept = {name: value for name, value in fields.items() if name in names}
+                batch["metadata"].append(json.dumps({**kept, **ours}))
             yield batch
 
 
@@ -235,12 +231,9 @@ class ClipMapper:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         # The rows come normalised: anything else was zero, infinite or NaN.
         for row in bad_rows(vectors).tolist():
-            source = self.corpus.source_of(batch["fields"][row])
-            place = (
-                source
-                or f"{self.locations[batch['ours'][row]['shard']]}: key "
-                f"{batch['image_filename'][row]!r}"
-            )
+            shard = self.locations[batch["ours"][row]["shard"]]
+            place = self.corpus.source_of(batch["fields"][row])
+            place = place or f"{shard}: key {batch['image_filename'][row]!r}"
             raise CorpusError(
                 f"{place}: the encoder gives a vector of length {lengths[row, 0]} for the {what}; "
                 "check the checkpoint, or use `embedding.precision: fp32`"

@@ -60,16 +60,12 @@ def open_vectors(path: Path) -> NDArray[Any]:
                         "vectors do"
                     )
                 vectors = archive[path.name]
-    if (
-        not isinstance(vectors, np.ndarray)
-        or vectors.ndim != 2
-        or vectors.dtype not in (np.float16, np.float32)
-    ):
-        shape = (
-            f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
-        )
-        raise CorpusError(f"{path}: {shape}; rows of float16 or float32 vectors are needed")
-    return vectors
+    shape = "an archive"
+    if isinstance(vectors, np.ndarray):
+        if vectors.ndim == 2 and vectors.dtype in (np.float16, np.float32):
+            return vectors
+        shape = f"{vectors.dtype} {vectors.shape}"
+    raise CorpusError(f"{path}: {shape}; rows of float16 or float32 vectors are needed")
 
 
 def _mapped_member(path: Path) -> NDArray[Any]:
@@ -103,9 +99,8 @@ def whole_vectors(path: Path) -> Iterator[None]:
         raise CorpusError(
             f"{path.parent}: has no member or column {path.name!r} (corpus.layout)"
         ) from error
-    except (
-        Exception
-    ) as error:  # hostile headers make numpy, zipfile and pyarrow raise nearly anything
+    # Hostile headers make numpy, zipfile and pyarrow raise nearly anything.
+    except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise CorpusError(
             f"{path}: the file is truncated or damaged ({words}); {DAMAGED_REMEDY}"

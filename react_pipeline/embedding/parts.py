@@ -86,11 +86,11 @@ class Parts:
         return pq.ParquetFile(self.path(number))
 
 
-def bad_rows(vectors: Vectors, tolerance: float = UNIT_TOLERANCE) -> Rows:
+def bad_rows(vectors: Vectors) -> Rows:
     """The rows of (N, D) that are not finite or not of unit length."""
     lengths = np.linalg.norm(vectors, axis=1)
     # A NaN compares as false, so it counts as bad.
-    return np.flatnonzero(~(np.abs(lengths - 1) < tolerance))
+    return np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))
 
 
 def starts_of(lengths: Sequence[int]) -> Rows:

@@ -69,11 +69,9 @@ class ShardEncoder:
             ReactError: If a decoding process dies for want of memory.
         """
         size = self._embedding.batch_size
-        workers = (
-            self._embedding.workers
-            if pairs is None
-            else min(self._embedding.workers, pairs // size)
-        )
+        workers = self._embedding.workers
+        if pairs is not None:
+            workers = min(workers, pairs // size)
         stream = read_shards(
             shards, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda"
         )

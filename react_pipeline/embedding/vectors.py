@@ -66,9 +66,8 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     tables = []
     for number in range(len(parts.names)):
         with parts.parquet(number) as file:
-            tables.append(
-                layout.named(file.read(columns=layout.present(file, columns)).to_pandas(), columns)
-            )
+            part = file.read(columns=layout.present(file, columns)).to_pandas()
+            tables.append(layout.named(part, columns))
     table = pd.concat(tables, ignore_index=True)
     return table if columns is None else table.reindex(columns=columns)
 
@@ -160,27 +159,21 @@ class _Layout:
     def present(self, file: pq.ParquetFile, columns: list[str] | None) -> list[str] | None:
         if columns is None:
             return None
-        return [
-            name
-            for name in (self.columns.get(one, one) for one in columns)
-            if name in file.schema_arrow.names
-        ]
+        names = (self.columns.get(name, name) for name in columns)
+        return [name for name in names if name in file.schema_arrow.names]
 
     def named(self, table: pd.DataFrame, columns: list[str] | None) -> pd.DataFrame:
         if not self.columns:
             return table
         # A file may use our name for something else, which then gives way.
-        taken = [
-            name for name in self.columns if name in table and name not in self.columns.values()
-        ]
-        table = table.drop(columns=taken).rename(
-            columns={theirs: ours for ours, theirs in self.columns.items()}
-        )
+        theirs = {name: ours for ours, name in self.columns.items()}
+        taken = [name for name in self.columns if name in table and name not in theirs]
+        table = table.drop(columns=taken).rename(columns=theirs)
         for name in self.columns.keys() & set(table):
             table[name] = table[name].fillna("")
-        return (
-            table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
-        )
+        if columns is None or "image_sha256" in columns:
+            table = table.assign(image_sha256="")
+        return table
 
 
 _layouts: dict[tuple[str, str], _Layout] = {}
