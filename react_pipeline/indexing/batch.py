@@ -71,9 +71,8 @@ def exact_hits(
                 yield first, _unit_rows(stored, first, block, device)
                 bar.update(len(block))
 
-    return best_hits(
-        queries, k, blocks, stored.take, product_precision(len(queries), device), device
-    )
+    precision = product_precision(len(queries), device)
+    return best_hits(queries, k, blocks, stored.take, precision, device)
 
 
 def _unit_rows(stored: StoredVectors, first: int, block: Any, device: str) -> Tensor:
@@ -87,20 +86,17 @@ def _unit_rows(stored: StoredVectors, first: int, block: Any, device: str) -> Te
     return vectors
 
 
-def nearest(
-    queries: Vectors, vectors: Vectors, k: int, device: str = "cpu"
-) -> tuple[Vectors, Rows]:
-    """Like `exact_hits`, but searches vectors (N, D) in memory."""
+def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
+    """Like `exact_hits`, but searches vectors (N, D) in memory, on the CPU."""
     import torch
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
         for first in range(0, len(vectors), _BLOCK_ROWS):
-            yield first, torch.from_numpy(vectors[first : first + _BLOCK_ROWS]).to(device)
+            yield first, torch.from_numpy(vectors[first : first + _BLOCK_ROWS])
 
-    precision = product_precision(len(queries), device)
-    return best_hits(
-        np.ascontiguousarray(queries), k, blocks, lambda rows: vectors[rows], precision, device
-    )
+    queries = np.ascontiguousarray(queries)
+    precision = product_precision(len(queries), "cpu")
+    return best_hits(queries, k, blocks, lambda rows: vectors[rows], precision)
 
 
 def has_whole_cells(index: Any) -> bool:

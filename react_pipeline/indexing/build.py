@@ -51,11 +51,7 @@ class Built:
 
 
 def build_indices(
-    config: IndexConfig,
-    embeddings: Artifact,
-    staging: Path,
-    *,
-    device: str = "auto",
+    config: IndexConfig, embeddings: Artifact, staging: Path, *, device: str
 ) -> dict[str, Any]:
     """Write `image.index` and `text.index` and return the counts.
 

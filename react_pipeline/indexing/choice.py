@@ -50,15 +50,12 @@ class Choice:
 
     def record(self, artifact: Artifact, side: Side) -> dict[str, Any]:
         """The fields that the manifest keeps, with the recall of the chosen way."""
-        recall = {
-            f"recall_at_{k}": float(artifact.counts[f"recall_at_{k}"][side]) for k in (10, 100)
-        }
-        if self.way == "exact":
-            recall = dict.fromkeys(recall, 1.0)
-        seconds = {
-            name: round(getattr(self, name), 1) for name in ("exact_seconds", "index_seconds")
-        }
-        return {**asdict(self), **seconds, **recall}
+        record = asdict(self)
+        for name in ("exact_seconds", "index_seconds"):
+            record[name] = round(record[name], 1)
+        for name in ("recall_at_10", "recall_at_100"):
+            record[name] = 1.0 if self.way == "exact" else float(artifact.counts[name][side])
+        return record
 
 
 @dataclass(frozen=True)
@@ -105,16 +102,8 @@ class Searched:
         """Estimate them before the index is built, with parameters as tuning usually finds."""
         probed = -(-key.cells // 20)
         walked = 128 if key.links else 0
-        return cls(
-            rows,
-            width,
-            key.bytes(rows, width),
-            key.cells or 1,
-            key.links,
-            probed,
-            walked,
-            key.rerank,
-        )
+        size = key.bytes(rows, width)
+        return cls(rows, width, size, key.cells or 1, key.links, probed, walked, key.rerank)
 
 
 def estimate(
@@ -158,9 +147,8 @@ def estimate(
         index_seconds = index / (cores * SEARCH_OPERATIONS_PER_SECOND)
     if built.rerank > 1:
         index_seconds += min(queries * k * built.rerank, rows) / RANDOM_READS_PER_SECOND
-    way, reason = _choose(
-        requested, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads
-    )
+    approximate = bool(built.probed or built.walked)
+    way, reason = _choose(requested, exact_seconds, index_seconds, approximate, spreads)
     return Choice(way, reason, exact, exact_seconds, index, index_seconds)
 
 

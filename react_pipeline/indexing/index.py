@@ -106,9 +106,8 @@ class Index:
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Like `find_rows`, for queries that were `checked`."""
         rerank = self.rerank(side)
-        return find_rows(
-            self.opened(side), queries, k, rerank, self.stored_vectors(side) if rerank > 1 else None
-        )
+        stored = self.stored_vectors(side) if rerank > 1 else None
+        return find_rows(self.opened(side), queries, k, rerank, stored)
 
     def rerank(self, side: Side) -> int:
         """How many times the hits wanted are ranked again by the stored vectors; 1: none."""
@@ -120,8 +119,8 @@ class Index:
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise InputError(
                 f"queries of shape {queries.shape} do not fit `faiss_index` "
-                f"{self.artifact.fingerprint}, whose vectors "
-                f"have {self.dimension} dimensions: queries and corpus must come from one encoder"
+                f"{self.artifact.fingerprint}, whose vectors have {self.dimension} dimensions: "
+                "queries and corpus must come from one encoder"
             )
         if not np.isfinite(queries).all():
             raise InputError("a query holds NaN or infinity; check the checkpoint that encoded it")

@@ -1,19 +1,14 @@
 """Keys of FAISS' index factory: what they mean, what they cost, and which one fits a corpus and a
 machine.
 
-FAISS is not needed for that. Shapes: N rows, D width.
+FAISS is not needed for that. Shapes: N rows, D width. How each searches, and its bytes a row:
 
-============================== =================================================
-==================================== key                            how it searches
-bytes a row ============================== =================================================
-==================================== `Flat`                         all rows, exactly
-4 D `SQ8`, `SQfp16`                all rows, in 8 or 16 bits a number                D, 2 D
-`HNSW<M>`, `HNSW<M>_SQfp16`    along a graph of M links a row                    (4 or 2) D + 8 M +
-16 `IVF<n>,<codes>`               the rows of the nearest of n cells                codes + 8
-`IVF<n>_HNSW<k>,<codes>`       the same; the nearest cells are found by a graph  codes + 8
-`OPQ<m>,IVF<n>,PQ<m>x<b>`      the same; a row is m codes of b bits              m b / 8 + 8
-============================== =================================================
-====================================
+- `Flat`: all rows, exactly; 4 D
+- `SQ8`, `SQfp16`: all rows, in 8 or 16 bits a number; D, 2 D
+- `HNSW<M>`, `HNSW<M>_SQfp16`: along a graph of M links a row; (4 or 2) D + 8 M + 16
+- `IVF<n>,<codes>`: the rows of the nearest of n cells; codes + 8
+- `IVF<n>_HNSW<k>,<codes>`: the same; the nearest cells are found by a graph; codes + 8
+- `OPQ<m>,IVF<n>,PQ<m>x<b>`: the same; a row is m codes of b bits; m b / 8 + 8
 
 Codes of an IVF are `Flat` (4 D), `SQfp16` (2 D), `SQ8` (D), `SQ6` (3 D / 4), `SQ4` (D / 2) or `PQ`.
 The n cells take another 4 D n bytes, with `_HNSW<k>` also (8 k + 16) n, and a rotation (OPQ) 4 D^2.
@@ -89,11 +84,8 @@ class Key:
     @property
     def trains(self) -> bool:
         """Whether cells or codes are learned from rows."""
-        return bool(self.cells or self.rotation or self.parts) or self.codes in {
-            "SQ4",
-            "SQ6",
-            "SQ8",
-        }
+        parts = self.cells or self.rotation or self.parts
+        return bool(parts) or self.codes in ("SQ4", "SQ6", "SQ8")
 
     @property
     def rows_to_train(self) -> int:
@@ -137,13 +129,11 @@ class Key:
     def bytes(self, rows: int, dimension: int) -> int:
         """Size of the index of one side, on disk and in memory."""
         width = self.rotated_width or dimension
-        code = (
-            math.ceil(self.parts * self.bits / 8)
-            if self.parts
-            else width * _SCALAR_BITS[self.codes] // 8
-        )
-        row = code + (8 if self.cells else 0) + (_graph_bytes(self.links) if self.links else 0)
-        cell = 4 * width + (_graph_bytes(self.cell_links) if self.cell_links else 0)
+        bits = self.parts * self.bits if self.parts else width * _SCALAR_BITS[self.codes]
+        row = math.ceil(bits / 8) + _graph_bytes(self.links)
+        if self.cells:
+            row += 8
+        cell = 4 * width + _graph_bytes(self.cell_links)
         rotation = 4 * dimension * width if self.rotation else 0
         return rows * row + self.cells * cell + rotation
 
@@ -151,7 +141,7 @@ class Key:
 def _graph_bytes(links: int) -> int:
     # The lowest layer has twice the links, of 4 bytes; upper layers hold a row in `links`, and a
     # row has an offset.
-    return 8 * links + 16
+    return 8 * links + 16 if links else 0
 
 
 def choose_key(
@@ -196,44 +186,29 @@ def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[
     above = f"{rows:,} rows are more than exact_below ({config.exact_below:,})"
     graph = Key.parse(GRAPH_KEY)
     lists = Key.parse(f"IVF{cells},SQfp16")
-    if (rows <= GRAPH_ROWS or rows < lists.rows_to_train) and graph.bytes(
-        rows, dimension
-    ) <= budget:
-        return (
-            graph.text,
-            f"{above}, and a graph of {_gib(graph.bytes(rows, dimension))} fits {_gib(budget)}",
-        )
-    if rows >= lists.rows_to_train and lists.bytes(rows, dimension) <= budget:
-        what = (
-            f"too many for a graph ({GRAPH_ROWS:,})"
-            if rows > GRAPH_ROWS
-            else "a graph of them does not fit"
-        )
-        return (
-            lists.text,
-            f"{above}, {what}, and {_gib(lists.bytes(rows, dimension))} fit {_gib(budget)}",
-        )
-    choices = [
-        _compressed(cells, parts, dimension) for parts in (64, 48, 32, 16) if parts <= dimension
+    graph_bytes = graph.bytes(rows, dimension)
+    lists_bytes = lists.bytes(rows, dimension)
+    room = _gib(budget)
+    if (rows <= GRAPH_ROWS or rows < lists.rows_to_train) and graph_bytes <= budget:
+        return graph.text, f"{above}, and a graph of {_gib(graph_bytes)} fits {room}"
+    if rows >= lists.rows_to_train and lists_bytes <= budget:
+        why = "a graph of them does not fit"
+        if rows > GRAPH_ROWS:
+            why = f"too many for a graph ({GRAPH_ROWS:,})"
+        return lists.text, f"{above}, {why}, and {_gib(lists_bytes)} fit {room}"
+    compressed = [
+        Key.parse(f"OPQ{parts}_{dimension // parts * parts},IVF{cells}_HNSW32,PQ{parts}x8")
+        for parts in (64, 48, 32, 16)
+        if parts <= dimension
     ]
-    if not choices or rows < choices[-1].rows_to_train:
-        return (
-            "Flat",
-            f"{above}, but {rows:,} rows are too few to train codes: exact, in more than "
-            f"{_gib(budget)}",
-        )
-    fitting = [key for key in choices if key.bytes(rows, dimension) <= budget]
-    chosen = fitting[0] if fitting else choices[-1]
+    if not compressed or rows < compressed[-1].rows_to_train:
+        few = f"{rows:,} rows are too few to train codes"
+        return "Flat", f"{above}, but {few}: exact, in more than {room}"
+    fitting = [key for key in compressed if key.bytes(rows, dimension) <= budget]
+    chosen = fitting[0] if fitting else compressed[-1]
     size = _gib(chosen.bytes(rows, dimension))
-    fits = f"{size} fit {_gib(budget)}" if fitting else f"even {size} are more than {_gib(budget)}"
-    return (
-        chosen.text,
-        f"{above}, whole vectors ({_gib(lists.bytes(rows, dimension))}) do not fit, {fits}",
-    )
-
-
-def _compressed(cells: int, parts: int, dimension: int) -> Key:
-    return Key.parse(f"OPQ{parts}_{dimension // parts * parts},IVF{cells}_HNSW32,PQ{parts}x8")
+    fits = f"{size} fit {room}" if fitting else f"even {size} are more than {room}"
+    return chosen.text, f"{above}, whole vectors ({_gib(lists_bytes)}) do not fit, {fits}"
 
 
 def cells_for(rows: int) -> int:

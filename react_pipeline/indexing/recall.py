@@ -121,9 +121,8 @@ def tune(
             options.append((best.value, min(2 * best.rerank, rerank[1])))
         if not options:
             return best
-        best = max(
-            (Tuned(*option, measure(*option)) for option in options), key=lambda tried: tried.recall
-        )
+        tried = [Tuned(*option, measure(*option)) for option in options]
+        best = max(tried, key=lambda one: one.recall)
     smaller = best.value * 3 // 4
     if smaller > value[0] and (recall := measure(smaller, best.rerank)) >= target:
         return Tuned(smaller, best.rerank, recall)

@@ -60,8 +60,7 @@ def search_all(
 
     Returns:
         Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
-        there are fewer. And
-        the way that was taken.
+        there are fewer. And the way that was taken.
 
     Raises:
         InputError: As of `Index.search`; or if a stored vector is not finite or not of unit length.
@@ -69,13 +68,8 @@ def search_all(
     queries = index.checked(queries, k)
     k = min(k, index.rows)
     choice = choose_way(index, side, len(queries), k, requested=requested)
-    logger.info(
-        "%s queries against %s rows: %s (%s)",
-        f"{len(queries):,}",
-        f"{index.rows:,}",
-        choice.way,
-        choice,
-    )
+    work = f"{len(queries):,} queries against {index.rows:,} rows"
+    logger.info("%s: %s (%s)", work, choice.way, choice)
     if choice.way == "exact":
         kept = scan_exactly(index, side, Search(queries, k, scratch))
         hits = np.ascontiguousarray(kept["similarity"]), np.ascontiguousarray(kept["row"])

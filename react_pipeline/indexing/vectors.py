@@ -4,6 +4,7 @@ Does not belong here: which files there are (`embedding`). Shapes: N rows, D wid
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,8 @@ class StoredVectors:
         self, first_row: int = 0, last_row: int | None = None, size: int = CHUNK_ROWS
     ) -> Iterator[tuple[int, Vectors]]:
         """Like `blocks`, in single precision; without `last_row` to the end."""
-        for first, block in self.blocks(
-            first_row, self.rows if last_row is None else last_row, size
-        ):
+        last_row = self.rows if last_row is None else last_row
+        for first, block in self.blocks(first_row, last_row, size):
             yield first, block.astype(np.float32)
 
     def blocks(
@@ -65,10 +65,9 @@ class StoredVectors:
         """As of `cut`, runs of at least so many rows, of whole `chunks`: each row is in the chunk
         it is always in.
         """
-        files = zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
-        return list(
-            cut((chunk for file in files for chunk in range(*file, CHUNK_ROWS)), rows, self.rows)
-        )
+        files = pairwise(self._starts.tolist())
+        chunks = (chunk for file in files for chunk in range(*file, CHUNK_ROWS))
+        return list(cut(chunks, rows, self.rows))
 
     def take(self, rows: Rows) -> Vectors:
         """The vectors (len(rows), D) of some rows, in their order."""
@@ -76,9 +75,8 @@ class StoredVectors:
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
         """Random rows without repetition, sorted, and their vectors."""
-        chosen = np.random.default_rng(seed).choice(
-            self.rows, size=min(size, self.rows), replace=False
-        )
+        random = np.random.default_rng(seed)
+        chosen = random.choice(self.rows, size=min(size, self.rows), replace=False)
         rows = np.sort(chosen).astype(np.int64)
         return rows, self.take(rows)
 
