@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing.util import Finalize
 from pathlib import Path
 
 import dagster as dg
@@ -105,8 +104,6 @@ def show_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     name = f"{platform.node()} {run.run_id}"
     _shown[run.run_id] = ExitStack()
     _shown[run.run_id].enter_context(locked(lock_of(instance, name)))
-    # If it ends by itself; a process of multiprocessing runs no other handlers at its end.
-    Finalize(None, lock_of(instance, name).unlink, (True,), exitpriority=0)
     instance.add_run_tags(run.run_id, {PROCESS_TAG: name})
 
 
@@ -139,6 +136,7 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     Without this they would look started forever, and the next run would wait for the place on the
     GPU that they hold.
     """
+    locks = list(lock_of(instance, "*").parent.glob("*.lock"))
     started = instance.get_runs(dg.RunsFilter(statuses=_STARTED))
     dead = [run for run in started if not is_alive(instance, run)]
     # A launch ends its runs before it frees its lock.
@@ -150,6 +148,12 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
         )
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         lock_of(instance, _holder_of(run) or "").unlink(missing_ok=True)
+    # No process removes its own: one that ends because the database is gone leaves its run started.
+    held = {name for run in started for name in (run.run_id, _holder_of(run)) if name}
+    for path in {*locks} - {lock_of(instance, name) for name in held}:
+        with suppress(FileNotFoundError), path.open("r+") as file:
+            if lock(file, wait=False):
+                path.unlink()
     return [run.run_id for run in dead]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -357,6 +358,35 @@ def test_a_run_that_was_killed_with_its_code_server_is_closed(
         assert looks(instance, monkeypatch, [0, 200, 400, 600, 800]) == []
         running = instance.get_run_ids(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         assert {*running} == {other.run_id, retry.run_id, elsewhere.run_id}
+
+
+def test_a_run_whose_process_could_not_report_its_end_is_closed() -> None:
+    job = build_defs().resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.local_temp() as instance:
+        run = instance.create_run_for_job(
+            job, tags={runs.CODE_SERVER_TAG: "{}"}, status=dg.DagsterRunStatus.STARTED
+        )
+        # As when the database is gone for minutes: the process ends by itself.
+        process = multiprocessing.get_context("fork").Process(
+            target=runs.show_process, args=(instance, run)
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert reap_abandoned(instance) == [run.run_id]
+
+
+def test_the_locks_of_runs_that_are_over_are_removed() -> None:
+    job = build_defs().resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.local_temp() as instance, ExitStack() as ending:
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        live = lock_of(instance, ending.enter_context(registered(instance)))
+        lock_of(instance, run.run_id).touch()
+        reap_abandoned(instance)
+        assert {*live.parent.iterdir()} == {live, lock_of(instance, run.run_id)}
+        instance.report_run_canceled(run)
+        reap_abandoned(instance)
+        assert [*live.parent.iterdir()] == [live]
 
 
 def test_a_run_that_ends_while_it_is_judged_is_not_reported(
