@@ -35,8 +35,8 @@ from react_pipeline.extensions.automation import (
     is_under_way,
     last_ticks,
 )
-from react_pipeline.project import Project
-from react_pipeline.settings import without_secrets
+from react_pipeline.project import Manifests, Project
+from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 
@@ -49,30 +49,31 @@ MAX_RUNS = 100
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends what people must know to the addresses of `alerts.to`: runs that failed for "
-    "good or were blocked by a check, ticks that fail, decisions on champions, a disk that is "
-    "nearly full. Starts no run.",
+    "good or were blocked by a check, ticks that fail, domain files that are not valid, decisions on "
+    "champions, a disk that is nearly full. Starts no run.",
 )
 def alerts(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
     """Report what is new since the last tick; the first one only remembers how things are."""
+    before = json.loads(context.cursor) if context.cursor else {}
     try:
         pipeline = project.load()
-        names = pipeline.config.section(AlertsConfig).to
-        if not names:
+        if not pipeline.config.section(AlertsConfig).to:
             return dg.SensorResult(skip_reason="alerts.to names no address")
-        before = json.loads(context.cursor) if context.cursor else None
-        look = Look(context.instance, project, pipeline)
+        look = Look(context.instance, project, Manifests.of(pipeline))
         state = look.state()
         texts = list(look.news(before, state)) if before else []
-    except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error))
+    except ReactError as error:  # a mistake in pipeline.yaml, or a bucket that does not answer
+        state = before | {"fault": str(error)}
+        texts = [] if before.get("fault") else [("nothing is kept up to date", str(error))]
+    if not (names := state.get("to")):
+        return dg.SensorResult(skip_reason=state["fault"])
     faults = problems(names)
-    title = f"{pipeline.config.project}: "
-    messages = [Message(**record) for record in (before or {}).get("unsent", [])]
+    messages = [Message(**record) for record in before.get("unsent", [])]
     if texts:
         # One message a tick: a hundred failed runs are one letter.
         topics = ", ".join(dict.fromkeys(topic for topic, _ in texts))
         body = without_secrets("\n".join(text for _, text in texts))
-        messages += [Message(name, title + topics, body) for name in names]
+        messages += [Message(name, f"{state['project']}: {topics}", body) for name in names]
     unsent = send_all(messages)
     state["unsent"] = [message.record() for message in unsent]
     lines = [*faults, *(f"{topic}: {text}" for topic, text in texts)]
@@ -97,7 +98,11 @@ class Look:
             limit=MAX_RUNS,
             order_by="update_timestamp",
         )
+        config = self.project.config
         return {
+            "project": config.project,
+            "to": config.section(AlertsConfig).to,
+            "files": [str(problem) for problem in load_domains(config.domains)[1]],
             "runs": [record.dagster_run.run_id for record in newest],
             "ticks": self._failing_ticks(),
             "decisions": decisions(self.project),
@@ -113,6 +118,9 @@ class Look:
         for name, error in now["ticks"].items():
             if name not in before["ticks"]:
                 yield f"the sensor {name} fails", error
+        for text in now["files"]:
+            if text not in before.get("files", []):
+                yield "a domain file is not valid", text
         for text in decision_texts(self.project, before["decisions"], now["decisions"]):
             yield "champion", text
         if now["disk"] and not before["disk"]:

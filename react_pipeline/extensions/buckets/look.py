@@ -32,10 +32,21 @@ from react_pipeline.store import (
 logger = logging.getLogger(__name__)
 
 
+LOOK_SECONDS = 20.0
+"""How long a look waits for the server: ticks are cut off after 60 seconds, and those that go on
+nevertheless keep the code server from answering Dagster, which then ends it.
+"""
+
+
 class BucketLook(BucketStore):
     """A store at one moment: a listing, and requests only for small objects that changed since the
     last look of this machine.
     """
+
+    def __init__(self, url: str, root: Path, cache_bytes: float) -> None:
+        """As of `BucketStore`; a server that is away is waited for `LOOK_SECONDS`."""
+        super().__init__(url, root, cache_bytes)
+        self.bucket = Bucket(url, LOOK_SECONDS)
 
     @cached_property
     def _stored(self) -> dict[str, Stored]:

@@ -19,7 +19,13 @@ from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.commands.cli import app
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide
-from react_pipeline.store import ConfigError, InputError, StoreWriteError
+from react_pipeline.store import (
+    ConfigError,
+    InputError,
+    SourceUnavailable,
+    Store,
+    StoreWriteError,
+)
 
 pytest.importorskip("apprise")
 
@@ -166,6 +172,47 @@ def test_a_disk_that_fills_up_is_reported_once(
     ticks.tick()
     assert len(receiver.texts) == 1
     assert "prune" in receiver.texts[0]
+
+
+def test_a_domain_file_that_is_not_valid_is_reported_once(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    (project.config.domains / "answers.yaml").write_text("classes: [yes, no]")
+    ticks.tick()
+    ticks.tick()
+    assert len(receiver.texts) == 1
+    assert "answers.yaml" in receiver.texts[0]
+
+
+@pytest.mark.parametrize("fault", ["pipeline.yaml", "store"])
+def test_what_stops_everything_is_reported_once(
+    project: Project,
+    instance: dg.DagsterInstance,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    def away(*_: object) -> None:
+        raise SourceUnavailable("s3://bucket: does not answer")
+
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            if fault == "store":
+                patch.setattr(Store, "keys", away)
+            else:
+                settings = project.path.read_text()
+                project.path.write_text("alerts: [")
+            ticks.tick()
+            ticks.tick()
+        if fault != "store":
+            project.path.write_text(settings)
+        ticks.tick()
+    assert len(receiver.texts) == 2, "once for each time"
+    assert all(fault in text or "s3://bucket" in text for text in receiver.texts)
 
 
 @pytest.mark.parametrize("status", [500, None])

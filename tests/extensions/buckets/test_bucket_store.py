@@ -471,6 +471,11 @@ def test_a_copy_that_is_opened_during_an_eviction_is_there(
     assert opened[0].read_text() == "more"
 
 
+def test_a_look_gives_up_before_a_tick_is_cut_off(bucket: BucketStore) -> None:
+    tick_seconds = 60  # Dagster's
+    assert 2 * bucket.look().bucket.retry_seconds < tick_seconds < bucket.bucket.retry_seconds
+
+
 def test_a_look_asks_for_what_changed(bucket: BucketStore, server: BucketServer) -> None:
     for key in ("a", "b/c"):
         bucket.build(inputs(1, key), write)
