@@ -33,6 +33,7 @@ from react_pipeline.store import (
     MANIFEST,
     MAX_JSON_BYTES,
     InputError,
+    ReactError,
     fsync_tree,
     read_json_bounded,
     sha256_of,
@@ -103,13 +104,41 @@ def restore(source: Path, folder: Path) -> Report:
     record = verified(source)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; give an empty folder")
+    variables = {DAGSTER: DAGSTER_VARIABLE, MLFLOW: MLFLOW_VARIABLE}
+    dumps = {name: source / f"{name}{DUMP}" for name in variables}
+    addresses = {
+        name: _address(variables[name], name) for name, dump in dumps.items() if dump.exists()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / record["config"]
     shutil.copy2(source / record["config"], config)
-    project = Project.load(config)
+    try:
+        project = Project.load(config)
+        places = _places(source, project)
+    except ReactError:
+        config.unlink()  # so that the same command can be given again
+        raise
     report = Report(copied=record["copied"])
-    home = locate_home(folder)
-    places = {DOMAINS: project.config.domains, DAGSTER: home}
+    for name, place in places.items():
+        if (source / name).is_dir():
+            shutil.copytree(source / name, place, dirs_exist_ok=True)
+        elif (source / name).is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, place)
+    for name, address in addresses.items():
+        restore_postgres(dumps[name], address)
+    if STORE in places:
+        looks = list(project.store.verify())
+        if damaged := [str(error) for _, error in looks if error is not None]:
+            raise InputError(f"{source / STORE}: {len(damaged)} damaged: {damaged[0]}")
+        if len(looks) != record["copied"][STORE]:
+            raise InputError(f"{source / STORE}: {len(looks)} of {record['copied'][STORE]} there")
+    return report
+
+
+def _places(source: Path, project: Project) -> dict[str, Path]:
+    """Where the parts of a backup belong, all of which are empty."""
+    places = {DOMAINS: project.config.domains, DAGSTER: locate_home(project.path.parent)}
     if (source / STORE).is_dir() and not project.config.store_url:
         places[STORE] = project.store.root
     database = _sqlite_of(project)
@@ -119,23 +148,7 @@ def restore(source: Path, folder: Path) -> Report:
     for name, place in places.items():
         if place.exists() and (place.is_file() or any(place.iterdir())):
             raise InputError(f"{place}: is there already; `{name}` of the backup belongs there")
-    for name, place in places.items():
-        if (source / name).is_dir():
-            shutil.copytree(source / name, place, dirs_exist_ok=True)
-        elif (source / name).is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, place)
-    for name, variable in ((DAGSTER, DAGSTER_VARIABLE), (MLFLOW, MLFLOW_VARIABLE)):
-        dump = source / f"{name}{DUMP}"
-        if dump.exists():
-            restore_postgres(dump, _address(variable, name))
-    if STORE in places:
-        looks = list(project.store.verify())
-        if damaged := [str(error) for _, error in looks if error is not None]:
-            raise InputError(f"{source / STORE}: {len(damaged)} damaged: {damaged[0]}")
-        if len(looks) != record["copied"][STORE]:
-            raise InputError(f"{source / STORE}: {len(looks)} of {record['copied'][STORE]} there")
-    return report
+    return places
 
 
 def verified(source: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -76,6 +77,8 @@ def materialize_remotely(
     Raises:
         InputError: If the server refuses, or does not answer.
     """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"--remote {url}: begin the address with http:// or https://")
     project = Project.load(config_path)
     methods = methods or project.config.methods
     for method in methods:
@@ -154,11 +157,16 @@ def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     try:
         answer = requests.post(f"{url.rstrip('/')}/graphql", json=body, timeout=ANSWER_SECONDS)
         if answer.status_code == requests.codes.unauthorized:
-            raise InputError(f"--remote {url}: asks for a password; write it into ~/.netrc")
+            host = urlsplit(url).hostname
+            raise InputError(
+                f"--remote {url}: asks for a password, or for another one; write into ~/.netrc: "
+                f"machine {host} login NAME password PASSWORD"
+            )
         content = answer.json()
         if problems := content.get("errors"):  # such as an unknown partition
             raise InputError(f"--remote {url}: {problems[0]['message']}")
-        answer.raise_for_status()
-        return dict(content["data"])
+        if not content.get("data"):
+            answer.raise_for_status()
+        return dict(content["data"])  # with status 500 if it holds an error of Dagster's
     except (requests.RequestException, ValueError, AttributeError, LookupError, TypeError) as error:
         raise InputError(f"--remote {url}: {error}; is this a Dagster webserver?") from error

@@ -150,6 +150,25 @@ def test_nothing_is_overwritten(project: Project, tmp_path: Path) -> None:
         restore(saved, tmp_path / "restored")
 
 
+@pytest.mark.parametrize("missing", ["empty home", "address"])
+def test_a_restore_that_is_refused_can_be_given_again(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    saved, restored, home = (tmp_path / name for name in ("saved", "restored", "other_home"))
+    back_up(project, saved)
+    if missing == "address":
+        monkeypatch.setattr(backup, "verified", lambda _: {"config": "pipeline.yaml", "copied": {}})
+        (saved / "mlflow.pgdump").touch()
+        monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI", raising=False)
+    else:
+        home.mkdir()
+        (home / "dagster.yaml").touch()
+        monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with pytest.raises(InputError, match=r"other_home|MLFLOW_BACKEND_STORE_URI"):
+        restore(saved, restored)
+    assert not restored.exists() or not any(restored.iterdir())
+
+
 def test_a_backup_that_fails_leaves_nothing(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,12 +137,18 @@ def test_a_refusal_and_a_silent_server_are_one_clear_error(
     server.launched = {"__typename": "PartitionKeysNotFoundError"}
     with pytest.raises(InputError, match="PartitionKeysNotFoundError"):
         ask(server.url)
+    server.status = 500  # Dagster's for its own errors
+    server.launched = {"__typename": "PythonError", "message": "the server closed the connection"}
+    with pytest.raises(InputError, match="the server closed the connection"):
+        ask(server.url)
     server.errors = [{"message": "no partition `shapes`"}]
     with pytest.raises(InputError, match="no partition `shapes`$"):
         ask(server.url)
     server.status = 401
     with pytest.raises(InputError, match="netrc"):
         ask(server.url)
+    with pytest.raises(InputError, match="http://"):
+        ask("host:3000")
     server.http.server_close()
     with pytest.raises(InputError, match="--remote"):
         ask("http://127.0.0.1:1")
