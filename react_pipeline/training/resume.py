@@ -25,7 +25,7 @@ KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
 
 LARGE_BYTES = 1 << 30
-"""A larger state is written while the training goes on, from a copy in the host's memory."""
+"""A larger state is written while the training continues, from a copy in the host's memory."""
 
 
 @dataclass
