@@ -285,7 +285,7 @@ GUARDS = (
     # No number from a bad training or an unequal measurement
     Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
     Guard("react_pipeline/training/trainer.py", "if not all(torch.isfinite(parameter).all() for parameter in state.trained.values()):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
-    Guard("react_pipeline/training/trainer.py", ", closing(batches):", ":", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
+    Guard("react_pipeline/training/trainer.py", ", closing(batches), states:", ", states:", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),

@@ -152,7 +152,7 @@ class Disk:
         self.save(*arguments)
 
 
-def test_a_large_state_is_written_while_the_next_steps_are_taken(
+def test_a_large_state_is_written_while_steps_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = fresh(torch.contiguous_format)
@@ -189,7 +189,7 @@ def test_a_full_disk_behind_the_steps_is_reported(
         raise AssertionError("the second call raises")
 
 
-def test_a_failed_training_waits_for_its_state_and_a_stop_does_not(
+def test_a_failure_waits_for_the_state_and_a_stop_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = fresh(torch.contiguous_format)
