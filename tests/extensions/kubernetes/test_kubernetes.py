@@ -39,6 +39,7 @@ from react_pipeline.extensions.kubernetes.resources import (
     NODES_ACCOUNT,
     table,
 )
+from react_pipeline.extensions.ui.assets.metrics import PORT_VARIABLE
 from react_pipeline.stage import STAGES
 from react_pipeline.store.errors import InputError
 
@@ -511,20 +512,30 @@ def test_only_who_needs_it_reaches_a_pod(launch: Launch) -> None:
         wanted += [(one["key"], one["values"]) for one in selector.get("matchExpressions", ())]
         return {n for n, own in labels.items() if all(own.get(key) in v for key, v in wanted)}
 
-    reached = {}
+    reached: dict[str, tuple[set[str], set[str]]] = {}
+    opened: dict[str, set[int]] = {}
     for (kind, name), manifest in manifests.items():
         if kind == "NetworkPolicy" and "ingress" in (spec := manifest["spec"]):
             (rule,) = spec["ingress"]
             sources = [selected(one["podSelector"]) for one in rule["from"] if "podSelector" in one]
             reached[name] = (selected(spec["podSelector"]), set().union(*sources))
+            for one in rule["from"]:
+                for namespace in one.get("namespaceSelector", {}).get("matchLabels", {}).values():
+                    opened.setdefault(namespace, set()).update(p["port"] for p in rule["ports"])
     nobody = manifests["NetworkPolicy", "nobody"]["spec"]
     assert nobody == {"podSelector": {}, "policyTypes": ["Ingress"]}
     assert reached == {
         "people": ({WEB}, set()),
+        "metrics": ({WEB}, set()),
         "code-server": ({CODE}, {WEB, DAEMON}),
         "mlflow": ({"mlflow"}, {CODE, "run"}),
         "training": ({"run"}, {"run"}),
     }
+    web = values()["dagsterWebserver"]
+    (port,) = (one["value"] for one in web["env"] if one["name"] == PORT_VARIABLE)
+    assert web["annotations"]["prometheus.io/port"] == port
+    # Who reads figures reaches no port at which runs are started.
+    assert opened == {"ingress-nginx": {3000, 5000}, "monitoring": {int(port)}}
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from react_pipeline.extensions.ui.assets.metrics import metrics_text
+from react_pipeline.extensions.ui.assets.metrics import metrics_text, serve_metrics
 from react_pipeline.project import Project
 
 
@@ -78,3 +79,18 @@ def test_a_tick_that_failed_is_reported(
     monkeypatch.setattr(instance, "get_ticks", lambda *_, limit: [tick])
     values = scraped(instance)
     assert values["tick_failed", "upkeep"] == 1 and values["tick_timestamp_seconds", "upkeep"] == 12
+
+
+def test_their_own_port_has_figures_for_any_host(
+    instance: dg.DagsterInstance,
+) -> None:
+    server = serve_metrics(0, instance)
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        pod = {"Host": "10.1.2.3:9464"}  # as Prometheus asks a pod; the guard would refuse it
+        asked = requests.get(f"{address}/metrics", headers=pod, timeout=30)
+        assert asked.status_code == 200 and "react_runs" in asked.text
+        assert requests.post(f"{address}/graphql", json={}, timeout=30).status_code == 405
+    finally:
+        server.shutdown()
+        server.server_close()

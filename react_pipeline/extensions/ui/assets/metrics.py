@@ -7,15 +7,19 @@ and from the file system's own counters: no scrape walks the store.
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import dagster as dg
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from react_pipeline.extensions.automation import CHECKS, last_ticks
 from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.project import Project
 from react_pipeline.store import ReactError
+
+PORT_VARIABLE = "REACT_METRICS_PORT"
+"""Names a port that has the metrics alone: who reaches it can start nothing, by whatever host."""
 
 
 class Metrics:
@@ -87,9 +91,18 @@ class Metrics:
 
 def metrics_text(instance: dg.DagsterInstance) -> bytes:
     """All metrics in the text format of Prometheus."""
+    return generate_latest(_registry(instance))
+
+
+def serve_metrics(port: int, instance: dg.DagsterInstance) -> WSGIServer:
+    """Answer with the metrics at a port of their own, in a thread."""
+    return start_http_server(port, registry=_registry(instance))[0]
+
+
+def _registry(instance: dg.DagsterInstance) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(Metrics(instance))
-    return generate_latest(registry)
+    return registry
 
 
 def _disk() -> Iterator[GaugeMetricFamily]:

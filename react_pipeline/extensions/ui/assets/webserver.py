@@ -12,6 +12,7 @@ names the address that browsers use.
 """
 
 import os
+import sys
 from collections.abc import Collection
 
 from dagster_webserver.cli import main
@@ -24,7 +25,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from react_pipeline.extensions.ui.assets.graphql_limits import MAX_BODY_BYTES, too_much
-from react_pipeline.extensions.ui.assets.metrics import metrics_text
+from react_pipeline.extensions.ui.assets.metrics import PORT_VARIABLE, metrics_text, serve_metrics
 from react_pipeline.extensions.ui.assets.pictures import picture_at, served_instance
 from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, origin_of, refusal
 from react_pipeline.extensions.ui.refusals import record_refusal
@@ -164,4 +165,8 @@ def guard(allowed: Collection[str]) -> None:
 
 if __name__ == "__main__":
     guard({origin_of(os.environ.get(DAGSTER_VARIABLE, ""))} - {""})
+    if port := os.environ.get(PORT_VARIABLE):
+        if not port.isdecimal():
+            sys.exit(f"{PORT_VARIABLE}: {port!r} is no port; give a number such as 9464")
+        serve_metrics(int(port), served_instance())
     main()
