@@ -160,7 +160,7 @@ def _launch(
     on_line: OnLine,
 ) -> None:
     """Run the places that need it, one after the other."""
-    look: Project = Manifests.of(project)
+    look: Manifests | None = Manifests.of(project)
     for place in places:
         raise_if_stopped()
         if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
@@ -173,7 +173,7 @@ def _launch(
         else:
             run(place)
             # Others may be made from it. In a bucket a look lists everything.
-            look = project if project.config.store_url else Manifests.of(project)
+            look = None if project.config.store_url else Manifests.of(project)
             if place in summary.failed:
                 on_line(f"{named(place)}: failed")
 
@@ -286,15 +286,15 @@ def _misspelt(defs: dg.Definitions, selection: str) -> str:
 
 
 def fresh_artifact(
-    project: Project, stage: str, key: str, look: Project | None = None
+    project: Project, stage: str, key: str, look: Manifests | None = None
 ) -> Artifact | None:
     """The artifact that would be built today; None if it is not there, out of date, or damaged.
 
     With a look the bytes of what it was made from are not verified.
     """
     try:
-        fingerprint = up_to_date(look or project, stage, key).fingerprint
-        return project.store.open(stage, key, fingerprint)
+        artifact = up_to_date(look or project, stage, key)
+        return project.store.open(stage, key, artifact.fingerprint) if look else artifact
     except (ReactError, OSError, ValueError):
         return None  # if it is more than out of date, the step itself says so
 

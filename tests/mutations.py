@@ -140,7 +140,7 @@ GUARDS = (
     # A run has the resources of its stages, and no other place than its launcher's
     Guard("react_pipeline/extensions/kubernetes/resources.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
     Guard("react_pipeline/extensions/kubernetes/assets.py", " if name not in run.tags}", "}", KUBERNETES + "::test_runs_of_other_assets_and_tags_of_people_stay"),
-    Guard("assets/launch.py", "look = project if project.config.store_url else Manifests.of(project)", "pass", "assets/test_launch.py::test_what_follows_another_image_is_built_in_the_same_launch"),
+    Guard("assets/launch.py", "look = None if project.config.store_url else Manifests.of(project)", "pass", "assets/test_launch.py::test_what_follows_another_image_is_built_in_the_same_launch"),
     Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "extensions/operations/test_remote_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
     Guard("react_pipeline/extensions/kubernetes/nodes.py", "                    child.terminate()\n", "                    pass\n", "extensions/kubernetes/test_nodes.py::test_the_first_ends_when_another_fails_for_good"),
     # A stop is never lost

@@ -14,6 +14,7 @@ from support.bucket import BucketServer
 from support.upkeep import METHODS, build_all
 from typer.testing import CliRunner
 
+from react_pipeline.assets.launch import fresh_artifact
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.automation.survey import State, survey
 from react_pipeline.extensions.buckets.bucket_store import BucketStore
@@ -58,6 +59,13 @@ def test_artifacts_are_those_of_a_local_store(
         built = run(project, *place)
         assert not built.reused
         assert built.fingerprint == local.store.current(*place).fingerprint
+    server.requests.clear()
+    opened = fresh_artifact(project, *places[-1])
+    assert opened and opened.fingerprint == built.fingerprint
+    manifests = [
+        path for _, path in server.requests if path.endswith(f"{built.fingerprint}/manifest.json")
+    ]
+    assert len(manifests) == 1
     # A machine that has no copy reads all it needs from the bucket.
     shutil.rmtree(project.config.store)
     ours, theirs = (one.store.current("retrieved_set", "shapes") for one in (project, local))
