@@ -8,6 +8,7 @@ own monitor samples the machine; what it could not write is lost.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import time
@@ -120,6 +121,9 @@ class LiveRun(TrainingObserver):
             with suppress(ImportError):
                 import mlflow.system_metrics.system_metrics_monitor
                 import mlflow.utils.autologging_utils  # noqa: F401
+            # MLflow imports it where it is installed, and matplotlib looks into a half-made one.
+            with suppress(ImportError):
+                importlib.import_module("IPython")
             self._thread = threading.Thread(
                 target=self._stream, args=(inputs,), name="mlflow", daemon=True
             )

@@ -181,6 +181,18 @@ def test_a_server_that_is_down_fails_no_training(
     assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
 
 
+def test_no_thread_imports_ipython_beside_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "IPython.py").write_text("import threading\nthread = threading.current_thread()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    with LiveRun(Runs("http://127.0.0.1:9", "tiny"), flush_seconds=0.05) as live:
+        live.started(INPUTS, 0)
+    assert sys.modules["IPython"].thread is threading.main_thread()
+    monkeypatch.delitem(sys.modules, "IPython")
+
+
 def system_steps(tracking: Tracking) -> list[int]:
     name = "system/cpu_utilization_percentage"
     history = MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, name)
