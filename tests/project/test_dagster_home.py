@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from react_pipeline.project.dagster_home import (
@@ -28,6 +30,14 @@ def test_a_relative_home_becomes_absolute_with_our_settings(
     settings.write_text("telemetry: {enabled: false}")
     prepare_home(Path("elsewhere"))
     assert settings.read_text() == "telemetry: {enabled: false}"  # a home's own settings stay
+
+
+def test_runs_wait_in_the_queue_while_the_code_server_restarts(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+    assert queue.max_user_code_failure_retries * queue.user_code_failure_retry_delay == 600
+    assert queue.max_concurrent_runs == 4, "of `concurrency`, which the coordinator keeps"
 
 
 def test_without_a_name_the_home_is_beside_pipeline_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
