@@ -43,6 +43,7 @@ from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates
 from .recent_results import recent as recent
+from .recent_results import tower_digest as tower_digest
 from .text_tower import encode_text as encode_text
 from .text_tower import recompute_activations as recompute_activations
 from .text_tower import text_blocks as text_blocks

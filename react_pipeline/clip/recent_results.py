@@ -44,7 +44,7 @@ def recent(
     """
     if clip.device != "cpu":
         return make()
-    key = hashlib.sha256(_digest(clip, tower) + inputs).digest()
+    key = hashlib.sha256(tower_digest(clip, tower) + inputs).digest()
     with _lock:
         result = _results.pop(key, None)
     if result is None:
@@ -56,8 +56,8 @@ def recent(
     return result.clone()
 
 
-def _digest(clip: Clip, tower: str) -> bytes:
-    """Of the weights and the architecture of a tower."""
+def tower_digest(clip: Clip, tower: Literal["text", "image"]) -> bytes:
+    """SHA-256 of the weights and the architecture of a tower."""
     config = {name: part for name, part in clip.model_cfg.items() if name != _OTHER_TOWER[tower]}
     if tower == "text":
         theirs = getattr(getattr(clip.model, "text", None), "config", None)
@@ -71,5 +71,5 @@ def _digest(clip: Clip, tower: str) -> bytes:
     for name, weight in clip.model.state_dict().items():
         if in_text_tower(name) if tower == "text" else name.startswith("visual."):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.digest()

@@ -145,12 +145,8 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:
     """The other domains whose evaluation set is published, sorted."""
-    published = project.store.keys("evaluation_set")
-    return [
-        key
-        for key in published
-        if key != slug and (project.config.domains / f"{key}.yaml").is_file()
-    ]
+    domains = {file.stem for file in project.config.domains.glob("*.yaml")} - {slug}
+    return [key for key in project.store.keys("evaluation_set") if key in domains]
 
 
 def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ corpus and the manifest of the set name it in `subject`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import required
-from react_pipeline.indexing import nearest
+from react_pipeline.indexing import kept_array, nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, cluster, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
 from react_pipeline.stage import ALL, encoder_in
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import CACHE, Artifact, InputError, canonical_json
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -137,7 +137,8 @@ def kept_out(
     if clip is not None:
         # With the model's own preprocessing, as the corpus: where an evaluation prepares its images
         # otherwise (`kitti-distance`), a copy in the corpus would not be near.
-        vectors = [encode_images(project.config, clip, table) for table in images.values()]
+        mine, *others = images.values()
+        vectors = [encode_images(project.config, clip, mine), *_encoded_once(project, clip, others)]
     return EvaluationImages(
         frozenset[str]().union(*(table["sha256"] for table in images.values()), *digests.values()),
         np.concatenate(vectors),
@@ -145,6 +146,28 @@ def kept_out(
         {name: len(of_set) for name, of_set in {**images, **digests}.items()},
         subjects,
     )
+
+
+def _encoded_once(
+    project: Project, clip: Clip, sets: Sequence[pd.DataFrame]
+) -> list[NDArray[np.float32]]:
+    """Unit vectors (M, D) of sets that many domains keep out, encoded by the first on this machine:
+    each would encode the images of all.
+    """
+    if not sets:
+        return []
+    from react_pipeline.clip import tower_digest
+
+    tower, device = tower_digest(clip, "image").hex(), clip.device.partition(":")[0]
+    encoder = [tower, device, project.config.embedding.precision, repr(clip.preprocess)]
+    folder = project.config.store / CACHE / "evaluation_vectors"
+
+    def vectors(images: pd.DataFrame) -> NDArray[np.float32]:
+        content = canonical_json([*encoder, *images["sha256"]])
+        file = folder / f"{hashlib.sha256(content.encode()).hexdigest()}.npy"
+        return kept_array(file, lambda: encode_images(project.config, clip, images))
+
+    return list(map(vectors, sets))
 
 
 def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None:
@@ -182,7 +205,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     retrieval recorded.
 
     The images in the training shards are hashed again; the vectors are those of
-    `corpus_embeddings`, compared with evaluation images that are encoded again.
+    `corpus_embeddings`, compared with evaluation images of the domain that are encoded again.
 
     Raises:
         MissingArtifact: If the set, or what it was made from, is not there.

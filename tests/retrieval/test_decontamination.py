@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from conftest import write_checkpoint
+from numpy.typing import NDArray
 from support.retrieval import NOTHING
 
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.clip.model import load
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval import decontamination
+from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 
 
 def test_the_nearest_evaluation_image_is_exact_in_any_blocks(
@@ -19,3 +27,42 @@ def test_the_nearest_evaluation_image_is_exact_in_any_blocks(
     np.testing.assert_allclose(nearest, (vectors @ images.T).max(axis=1), rtol=1e-5)
     assert EvaluationImages(frozenset(), images, 0.9).similarity(vectors[:0]).shape == (0,)
     assert np.isnan(NOTHING.similarity(vectors)).all()
+
+
+def test_images_of_other_domains_are_encoded_once(
+    retrieved_project: Project,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = retrieved_project
+    own = project.store.current("evaluation_set", "shapes")
+    number = {
+        slug: project.store.current("evaluation_set", slug).counts["images"]
+        for slug in ("shapes", "colours")
+    }
+    encoded: list[int] = []
+    encode = decontamination.encode_images
+
+    def counting(config: Any, clip: Any, images: Any) -> NDArray[np.float32]:
+        encoded.append(len(images))
+        return encode(config, clip, images)
+
+    monkeypatch.setattr(decontamination, "encode_images", counting)
+
+    def vectors(checkpoint: Path) -> NDArray[np.float32]:
+        encoded.clear()
+        return kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
+
+    first = vectors(tiny_checkpoint)
+    assert encoded == list(number.values())
+    np.testing.assert_array_equal(vectors(tiny_checkpoint), first)
+    assert encoded == [number["shapes"]]
+    (tmp_path / "other").mkdir()
+    write_checkpoint(tmp_path / "other", seed=1)
+    assert not np.allclose(vectors(tmp_path / "other"), first)
+    assert encoded == list(number.values())
+    for file in (project.config.store / ".cache" / "evaluation_vectors").glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    np.testing.assert_array_equal(vectors(tiny_checkpoint), first)
+    assert encoded == list(number.values())
