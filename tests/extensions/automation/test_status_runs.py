@@ -7,13 +7,15 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
+from dagster._utils.error import SerializableErrorInfo
 from support.commands import status
 from support.launch import dagster_home
 from support.upkeep import METHODS, build_all
 
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG
+from react_pipeline.extensions.automation.assets.last_runs import INPUTS_TAG, ending_of
 from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES
@@ -74,6 +76,21 @@ def test_a_failure_with_these_inputs_stops_nothing_else(project: Project, home: 
     ]
     assert [line for line in lines if line.startswith("shapes out of date comparison")]
     assert not [line for line in lines if line.startswith("note:")]
+
+
+def test_a_run_that_was_not_launched_says_why() -> None:
+    @dg.job
+    def empty() -> None:
+        pass
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(empty)
+        error = SerializableErrorInfo("LaunchError: no code server\n", [], "LaunchError")
+        instance.report_engine_event("not launched", run, EngineEventData.engine_error(error))
+        instance.report_engine_event("dropped from the queue", run)
+        instance.report_run_failed(run)
+        failed = instance.get_run_by_id(run.run_id)
+        assert ending_of(instance, failed, "").text.endswith("failed: LaunchError: no code server")
 
 
 def test_what_failed_by_hand_is_reported_beside_the_reason(project: Project, home: Path) -> None:

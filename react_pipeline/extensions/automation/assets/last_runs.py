@@ -148,7 +148,12 @@ def _ending_of_failure(
         (event for event in events if event.step_key == step), events[-1] if events else None
     )
     if failed is None:
-        return Ending(f"{name} failed: it ended before its work was done")
+        # Such as a launch that found no code server; of a killed process there is none.
+        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+        errors = [entry.get_dagster_event().engine_event_data.error for entry in entries]
+        texts = [" ".join(error.message.split()) for error in errors if error]
+        reason = texts[-1] if texts else "it ended before its work was done"
+        return Ending(f"{name} failed: {reason[:MAX_REASON_CHARS].rstrip('.')}")
     reason = reason_of(failed)
     error = failed.step_failure_data.error
     is_transient = failed.step_key != step or (
