@@ -11,7 +11,8 @@ import logging
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     MissingArtifact,
+    SourceUnavailable,
 )
 
 logger = logging.getLogger(__name__)
@@ -38,15 +40,34 @@ nevertheless keep the code server from answering Dagster, which then ends it.
 """
 
 
+@dataclass(frozen=True)
+class _Brief(Bucket):
+    """The bucket of one look: a server that is away is waited for once, not for each object."""
+
+    retry_seconds: float = LOOK_SECONDS
+    faults: list[SourceUnavailable] = field(default_factory=list)
+
+    @contextmanager
+    def _named(self, path: str) -> Iterator[tuple[Any, Any]]:
+        if self.faults:
+            raise self.faults[0]
+        try:
+            with super()._named(path) as named:
+                yield named
+        except SourceUnavailable as error:
+            self.faults.append(error)
+            raise
+
+
 class BucketLook(BucketStore):
     """A store at one moment: a listing, and requests only for small objects that changed since the
     last look of this machine.
     """
 
     def __init__(self, url: str, root: Path, cache_bytes: float) -> None:
-        """As of `BucketStore`; a server that is away is waited for `LOOK_SECONDS`."""
+        """As of `BucketStore`."""
         super().__init__(url, root, cache_bytes)
-        self.bucket = Bucket(url, LOOK_SECONDS)
+        self.bucket = _Brief(url)
 
     @cached_property
     def _stored(self) -> dict[str, Stored]:

@@ -471,9 +471,23 @@ def test_a_copy_that_is_opened_during_an_eviction_is_there(
     assert opened[0].read_text() == "more"
 
 
-def test_a_look_gives_up_before_a_tick_is_cut_off(bucket: BucketStore) -> None:
+def test_a_look_gives_up_before_a_tick_is_cut_off(
+    bucket: BucketStore, server: BucketServer
+) -> None:
     tick_seconds = 60  # Dagster's
-    assert 2 * bucket.look().bucket.retry_seconds < tick_seconds < bucket.bucket.retry_seconds
+    assert bucket.look().bucket.retry_seconds < tick_seconds / 2 < bucket.bucket.retry_seconds
+    looked = bucket.look()
+    object.__setattr__(looked.bucket, "retry_seconds", 0.5)
+    server.spoil = lambda _: ("503 Slow Down", "SlowDown")
+    with pytest.raises(SourceUnavailable):
+        looked.keys("thing")
+    server.requests.clear()
+    for _ in range(3):
+        with pytest.raises(SourceUnavailable):
+            looked.current("thing", "all")
+    assert server.requests == [], "it is waited for once"
+    server.spoil = lambda _: None
+    assert bucket.look().keys("thing") == []
 
 
 def test_a_look_asks_for_what_changed(bucket: BucketStore, server: BucketServer) -> None:
