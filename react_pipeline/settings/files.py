@@ -63,7 +63,7 @@ def load_pipeline(path: Path) -> PipelineConfig:
     corpus = config.corpus.located(partial(_absolute, base))
     if misplaced := corpus.misplaced(config.store):
         field, problem = misplaced
-        raise ConfigError([Problem(path, f"corpus.{field}", problem)])
+        raise ConfigError.of(path, problem, f"corpus.{field}")
     update = {
         "tracking_uri": _tracking_uri(path)
         or config.tracking_uri
@@ -85,7 +85,7 @@ def _store_url(raw: dict[str, Any], path: Path) -> str:
     if not url or url[1] not in store_openers():
         places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in store_openers())]
         problem = f"must be {', or '.join(places)}, without user, password or `?`"
-        raise ConfigError([Problem(path, "store", problem)])
+        raise ConfigError.of(path, problem, "store")
     del raw["store"]
     return store.rstrip("/")
 
@@ -107,16 +107,15 @@ def _tracking_uri(path: Path) -> str:
             f"{TRACKING_VARIABLE} holds a password; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD"
         )
-        raise ConfigError([Problem(path, "tracking_uri", problem)])
+        raise ConfigError.of(path, problem, "tracking_uri")
     return named
 
 
 def _located(section: Model, base: Path) -> Model:
     """With absolute paths."""
     paths = {name: value for name, value in section if isinstance(value, Path)}
-    return section.model_copy(
-        update={name: _absolute(base, path).resolve() for name, path in paths.items()}
-    )
+    located = {name: _absolute(base, path).resolve() for name, path in paths.items()}
+    return section.model_copy(update=located)
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
@@ -155,24 +154,15 @@ _parsed: dict[Path, tuple[tuple[int, ...], DomainConfig]] = {}
 def _load_domain(path: Path) -> DomainConfig:
     target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
     if not target.is_relative_to(os.path.realpath(path.parent)):
-        raise ConfigError(
-            [Problem(path, "", f"is a link to {target}, out of its folder; copy the file here")]
-        )
+        raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
     raw = read_yaml(path)
     raw.setdefault("slug", path.stem)
     whole = _validate(whole_domain_model(raw), raw, path)
     fields = {name: getattr(whole, name) for name in DomainConfig.model_fields}
     config = DomainConfig.model_construct(whole.model_fields_set, **fields)
     if config.slug != path.stem:
-        raise ConfigError(
-            [
-                Problem(
-                    path,
-                    "slug",
-                    f"is {config.slug!r}, so the file must be named {config.slug}.yaml",
-                )
-            ]
-        )
+        problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
+        raise ConfigError.of(path, problem, "slug")
     base = path.resolve().parent
     for field in ("evaluation", "shots"):
         if labelled := getattr(config, field):
@@ -223,7 +213,7 @@ def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
     except ValidationError as error:
         errors += error.errors()
     except Exception as error:  # a validator raised on an unexpected type
-        raise ConfigError([Problem(path, "", f"cannot be checked: {error!r}"[:500])]) from error
+        raise ConfigError.of(path, f"cannot be checked: {error!r}"[:500]) from error
     if errors:
         raise ConfigError(problems_of(model, raw, errors, path))
     return config

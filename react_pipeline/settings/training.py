@@ -215,8 +215,7 @@ class CustomizationConfig(Section):
         try:
             training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
         except ValidationError as error:
-            problems = "; ".join(
-                str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()
-            )
+            messages = [str(problem["msg"]) for problem in error.errors()]
+            problems = "; ".join(message.removeprefix("Value error, ") for message in messages)
             raise InputError(f"customization of {name}: {problems}") from error
         return TrainingConfig.model_construct({*fields}, **dict(training))

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from react_pipeline.store import ConfigError, InputError, Problem, read_bounded, write_atomically
+from react_pipeline.store import ConfigError, InputError, read_bounded, write_atomically
 
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
@@ -63,13 +63,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         return parse_yaml(_read(path), path)
     except OSError as error:
-        raise ConfigError(
-            [Problem(path, "", f"cannot be read: {error.strerror or error}")]
-        ) from error
+        raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            [Problem(path, "", f"is not text in UTF-8 ({error}); save it as UTF-8")]
-        ) from error
+        problem = f"is not text in UTF-8 ({error}); save it as UTF-8"
+        raise ConfigError.of(path, problem) from error
 
 
 def parse_yaml(text: str, path: Path) -> dict[str, Any]:
@@ -82,18 +79,14 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     except ConfigError:
         raise
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(
-            [Problem(path, "", f"is not valid YAML: {_what_is_wrong(error)}")]
-        ) from error
+        raise ConfigError.of(path, f"is not valid YAML: {_what_is_wrong(error)}") from error
     except Exception as error:
-        raise ConfigError(
-            [Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())[:500]}")]
-        ) from error
+        words = " ".join(str(error).split())[:500]
+        raise ConfigError.of(path, f"is not valid YAML: {words}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         kind = {type(None): "is empty", list: "is a list"}.get(type(loaded), "is not one")
-        raise ConfigError(
-            [Problem(path, "", f"must be a mapping, with lines such as `field: value`; it {kind}")]
-        )
+        problem = f"must be a mapping, with lines such as `field: value`; it {kind}"
+        raise ConfigError.of(path, problem)
     return loaded
 
 
@@ -149,7 +142,7 @@ def _refuse_bombs(path: Path, text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if problem := _refused(event, depth, number):
             where = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
-            raise ConfigError([Problem(path, "", where + problem)])
+            raise ConfigError.of(path, where + problem)
 
 
 def _refused(event: yaml.Event, depth: int, number: int) -> str:

@@ -310,18 +310,16 @@ def manifest_of(
     """The manifest of a staged artifact: its inputs, every file with digest and size, its counts,
     what it took.
     """
-    files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = {}
+    for path in sorted(staging.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            recorded = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            files[path.relative_to(staging).as_posix()] = recorded
     manifest = {
         "format": FORMAT,
         "fingerprint": inputs.fingerprint,
         **inputs.identity,
-        "files": {
-            path.relative_to(staging).as_posix(): {
-                "sha256": sha256_of(path),
-                "bytes": path.stat().st_size,
-            }
-            for path in files
-        },
+        "files": files,
         "counts": counts,
         "build_seconds": seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

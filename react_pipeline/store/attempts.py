@@ -128,10 +128,9 @@ class Attempt:
         run out: a process that was merely suspended may still write to its open files.
         """
         move = locked and dead.name.partition("-")[0] == host_of(self.root)
-        folders = [
-            (dead.scratch, self.scratch),
-            *([(dead.staging, self.staging)] if staging else []),
-        ]
+        folders = [(dead.scratch, self.scratch)]
+        if staging:
+            folders.append((dead.staging, self.staging))
         for theirs, mine in folders:
             try:
                 theirs.rename(mine) if move else shutil.copytree(theirs, mine)

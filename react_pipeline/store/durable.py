@@ -74,12 +74,9 @@ def seal(
     files = list(files)
     for path in {*files, *(file.parent for file in files)}:
         fsync(path)
-    content = {
-        "about": about,
-        "files": {
-            os.path.relpath(file, folder or marker.parent): sha256_of(file) for file in files
-        },
-    }
+    root = folder or marker.parent
+    digests = {os.path.relpath(file, root): sha256_of(file) for file in files}
+    content = {"about": about, "files": digests}
     write_atomically(marker, json.dumps({**content, "digest": _digest(content)}))
 
 

@@ -6,6 +6,7 @@ Only exception types belong here; they are raised where the fault is seen.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 
 class ReactError(Exception):
@@ -38,7 +39,12 @@ class ConfigError(InputError):
     def __init__(self, problems: list[Problem]) -> None:
         """Keep the `problems`; the text lists them one per line."""
         self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(map(str, problems)))
+
+    @classmethod
+    def of(cls, file: Path, message: str, field: str = "") -> Self:
+        """The error of a single problem."""
+        return cls([Problem(file, field, message)])
 
 
 class NotCurrent(InputError):  # noqa: N818 - reads as the state it reports

@@ -45,7 +45,8 @@ def refusal_in(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno in _REMEDIES:
-            return f"{link.filename or 'a file or the output'}: {link.strerror}; {_REMEDIES[link.errno]}"
+            name = link.filename or "a file or the output"
+            return f"{name}: {link.strerror}; {_REMEDIES[link.errno]}"
         if isinstance(link, MemoryError):
             return f"out of memory; {_REMEDIES[errno.ENOMEM]}"
         # The low byte is the code itself, the others are details.
