@@ -13,7 +13,6 @@ from .definitions import build_defs as build_defs
 from .launch import named as named
 from .launch import plan as plan
 from .partitions import DOMAINS as DOMAINS
-from .partitions import key_of as key_of
 from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of
 from .partitions import partitions_of as partitions_of
@@ -29,7 +28,6 @@ from .resources import ProjectResource as ProjectResource
 from .runs import COMMAND_LINE as COMMAND_LINE
 from .runs import DOMAIN_TAG as DOMAIN_TAG
 from .runs import HIDDEN as HIDDEN
-from .runs import METHOD_TAG as METHOD_TAG
 from .runs import REASON_TAG as REASON_TAG
 from .runs import USER_TAG as USER_TAG
 from .runs import planned_assets as planned_assets

@@ -18,7 +18,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
-from react_pipeline.stage import ALL, method_key
+from react_pipeline.stage import ALL, domain_and_method, method_key
 from react_pipeline.store import Artifact
 
 CHUNK_ROWS = 65_536
@@ -123,7 +123,7 @@ def training_starts_at_the_base(project: Project, artifact: Artifact) -> dg.Asse
 
     A head must start as the zero-shot head of the base.
     """
-    method = project.method(artifact.key.partition("/")[2])
+    method = project.method(domain_and_method(artifact.key)[1])
     difference = artifact.counts["step0_max_difference"]
     allowed = method.step0_tolerance
     what = "features" if method.has_model else "class vectors"
@@ -138,7 +138,7 @@ def training_starts_at_the_base(project: Project, artifact: Artifact) -> dg.Asse
 @artifact_check("domain_results")
 def accuracy_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
-    slug = artifact.key.split("/")[0]
+    slug, _ = domain_and_method(artifact.key)
     base = fresh_or_none(project, "domain_results", method_key(slug, "base"))
     top1 = artifact.counts.get("top1")
     reference = None if base is None else base.counts.get("top1")

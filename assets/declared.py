@@ -177,9 +177,7 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
 
 
 def assets_of(
-    stages: Iterable[Stage],
-    methods: Mapping[str, Method],
-    project: ProjectResource,
+    stages: Iterable[Stage], methods: Mapping[str, Method], project: ProjectResource
 ) -> list[dg.AssetsDefinition]:
     """The assets of these stages, for these methods. A stage without a function of its
     own gets one.
@@ -225,9 +223,7 @@ def _of_project(
 
 
 def checks_of(
-    stages: Iterable[Stage],
-    methods: Mapping[str, Method],
-    project: ProjectResource,
+    stages: Iterable[Stage], methods: Mapping[str, Method], project: ProjectResource
 ) -> list[dg.AssetChecksDefinition]:
     """The checks of these stages, in the order of declaration."""
     names = {stage.name for stage in stages}
@@ -244,9 +240,8 @@ def checks_of(
             partitions_def=partitions if declared.partitioned else None,
             **declared.options,
         )
-        checks.append(
-            declare(_of_project(readable_failures()(declared.body), project, CheckContext))
-        )
+        body = readable_failures()(declared.body)
+        checks.append(declare(_of_project(body, project, CheckContext)))
     return checks
 
 

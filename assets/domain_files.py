@@ -57,20 +57,19 @@ def changed_files(
     shown = instance.event_log_storage.get_latest_tags_by_partition(
         project.key(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
-    versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in domains.items()}
-    return [
-        dg.AssetMaterialization(
-            project.key(DOMAIN_FILE),
-            partition=slug,
-            tags={DATA_VERSION_TAG: versions[slug]},
-            metadata={
-                "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
-                "title": domain.title or slug,
-                "classes": len(domain.classes),
-                "class_names": ", ".join(domain.class_names[:50]),
-                "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
-            },
-        )
-        for slug, domain in domains.items()
-        if shown.get(slug, {}).get(DATA_VERSION_TAG) != versions[slug]
-    ]
+    events = []
+    for slug, domain in domains.items():
+        tags = {DATA_VERSION_TAG: digest_of(domain.model_dump(mode="json"))}
+        if tags == shown.get(slug):
+            continue
+        metadata = {
+            "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
+            "title": domain.title or slug,
+            "classes": len(domain.classes),
+            "class_names": ", ".join(domain.class_names[:50]),
+            "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
+        }
+        key = project.key(DOMAIN_FILE)
+        event = dg.AssetMaterialization(key, partition=slug, tags=tags, metadata=metadata)
+        events.append(event)
+    return events

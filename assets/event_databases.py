@@ -45,9 +45,8 @@ def held_open(instance: dg.DagsterInstance) -> Iterator[None]:
         connection.execute("PRAGMA synchronous=NORMAL")
         if path not in held:
             held[path] = sqlite3.connect(path, check_same_thread=False)
-            held[path].execute(
-                "SELECT count(*) FROM sqlite_master"
-            ).fetchall()  # opens the write-ahead log
+            # A first query opens the write-ahead log.
+            held[path].execute("SELECT count(*) FROM sqlite_master").fetchall()
         held.move_to_end(path)
         if len(held) > MAX_HELD:
             held.popitem(last=False)[1].close()

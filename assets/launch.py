@@ -39,7 +39,14 @@ from react_pipeline.lineage import parents_of, up_to_date
 from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
 from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT, STAGES, Place
+from react_pipeline.stage import (
+    ALL,
+    BASE_CHECKPOINT,
+    RETRIEVAL_CHECKPOINT,
+    STAGES,
+    Place,
+    domain_and_method,
+)
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
 from react_pipeline.tracking import Tracking
@@ -257,20 +264,17 @@ def plan(
 
     def turn(place: Place) -> tuple[int, bool, int]:
         row = STAGES[place[0]]
-        (slug, _, method) = place[1].partition("/")
+        slug, method = domain_and_method(place[1])
         if row.scope == "domain" and not (row.parents or row.gathers):
             return -1, True, slugs[slug]
         domain = slugs.get(slug, len(slugs) if row.gathers else -1)
         return domain, bool(row.gathers), order.index(method) if method else -1
 
-    places = sorted(
-        ((row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)),
-        key=turn,
-    )
+    places = [(row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)]
     if not places:
         scope = f"{len(slugs)} domains and the methods {', '.join(methods)}"
         raise InputError(f"--select {selection!r}: there is nothing of it for {scope}")
-    return places
+    return sorted(places, key=turn)
 
 
 def _misspelt(defs: dg.Definitions, selection: str) -> str:
@@ -370,15 +374,14 @@ def _run(
             if not check.passed:  # one that blocks has failed the run
                 on_line(f"{named(place)}: warning: {check.description}")
         return
-    checks = [
-        check
+    reasons = [
+        f"check {check.check_name}: {check.description}"
         for check in result.get_asset_check_evaluations()
         if check.blocking and not check.passed
     ]
-    reasons = [f"check {check.check_name}: {check.description}" for check in checks]
-    reasons = (
-        reasons or [reason_of(event) for event in result.all_events if event.is_step_failure][:1]
-    )
+    failures = (event for event in result.all_events if event.is_step_failure)
+    if not reasons and (failure := next(failures, None)):
+        reasons = [reason_of(failure)]
     summary.failed[place] = "; ".join(reasons) or "failed; see the run in the UI"
     if summary.failed[place] == INTERRUPTED:
         raise KeyboardInterrupt

@@ -136,9 +136,8 @@ def _accuracy_bars(artifact: Artifact) -> str:
     axes = figure.subplots()
     axes.barh(range(len(shown)), 100 * shown["accuracy"], color="#1f5fa8")
     # Names come from outside: a dollar sign in one does not start a formula.
-    axes.set_yticks(
-        range(len(shown)), [str(name)[:40] for name in shown["class"]], parse_math=False, fontsize=8
-    )
+    names = [str(name)[:40] for name in shown["class"]]
+    axes.set_yticks(range(len(shown)), names, parse_math=False, fontsize=8)
     axes.axvline(100 * classes["accuracy"].mean(), color="#6b7280", linestyle=":")
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="right at rank 1, %; dotted: mean of all classes", title=title)

@@ -14,7 +14,7 @@ from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
-from react_pipeline.stage import method_key
+from react_pipeline.stage import DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.tracking import Tracking
 
@@ -35,7 +35,7 @@ def promotion(context: Context, project: ProjectResource) -> dg.MaterializeResul
         return publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
 
 
-@artifact_check("promotion")
+@artifact_check(PROMOTION)
 def champion_is_in_no_doubt(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base
     is ahead of it.
@@ -57,7 +57,7 @@ def doubt_of(pipeline: Project, slug: str) -> str:
     verdict, _ = standing(pipeline, slug)
     if verdict.decision == "incomparable":
         return verdict.reason
-    base = fresh_or_none(pipeline, "domain_results", method_key(slug, "base"))
+    base = fresh_or_none(pipeline, DOMAIN_RESULTS, method_key(slug, "base"))
     reference = base.counts.get("top1") if base else None
     top1 = verdict.champion.top1
     if reference is not None and top1 is not None and reference > top1:

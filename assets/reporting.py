@@ -16,7 +16,7 @@ from react_pipeline.assets.pictures import with_addresses
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES, Stage
+from react_pipeline.stage import PROMOTION, STAGES, Stage
 from react_pipeline.stop import requested
 from react_pipeline.store import (
     NOT_WRITABLE,
@@ -133,7 +133,7 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     tracking = Tracking.of(project)
     delivery = tracking.apply(project, artifact, run_id)
     shown: dict[str, dg.MetadataValue] = {}
-    if artifact.stage == "promotion":
+    if artifact.stage == PROMOTION:
         shown["registry"] = dg.MetadataValue.text(_registry(delivery))
     if delivery.run_id is None:
         waits = "tracking unavailable, will be logged at the next run"

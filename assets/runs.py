@@ -18,7 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.stage import ALL
+from react_pipeline.stage import domain_and_method
 from react_pipeline.store import lock, locked
 
 DOMAIN_TAG, METHOD_TAG, REASON_TAG = "domain", "method", "reason"
@@ -113,10 +113,9 @@ _shown: dict[str, ExitStack] = {}
 
 def tags_of_key(key: str) -> dict[str, str]:
     """The tags with domain and method of an artifact's key, as far as it has them."""
-    domain, _, method = ("" if key == ALL else key).partition("/")
-    return {
-        name: value for name, value in {DOMAIN_TAG: domain, METHOD_TAG: method}.items() if value
-    }
+    domain, method = domain_and_method(key)
+    tags = {DOMAIN_TAG: domain, METHOD_TAG: method}
+    return {name: value for name, value in tags.items() if value}
 
 
 def tags_of(launch: str) -> dict[str, str]:

@@ -71,14 +71,9 @@ class Shown:
             records = self._instance.fetch_materializations(some, limit=limit).records
             if not records:
                 continue
-            succeeded = set(
-                self._instance.get_run_ids(
-                    dg.RunsFilter(
-                        run_ids=[record.run_id for record in records],
-                        statuses=[dg.DagsterRunStatus.SUCCESS],
-                    )
-                )
-            )
+            runs = [record.run_id for record in records]
+            success = dg.RunsFilter(run_ids=runs, statuses=[dg.DagsterRunStatus.SUCCESS])
+            succeeded = set(self._instance.get_run_ids(success))
             for record in records:
                 if record.run_id in succeeded and (made := record.asset_materialization):
                     tags[record.partition_key or ALL] = made.tags or {}

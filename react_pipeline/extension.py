@@ -301,7 +301,7 @@ def brought(
         ReactError: What an extension says to the user; `passed` errors as well.
     """
     for name, extension in extensions().items():
-        answers = []
+        answers = []  # yielded outside, where an error of the caller is not the extension's
         with tolerate(name, ReactError, *passed):
             answers.append(ask(extension))
         for answer in answers:
@@ -320,13 +320,14 @@ def until_broken(
     """A function like `call`, which an extension brought. When that raises, the extension is named,
     and the answer is `instead` from then on.
     """
-    calls = [call]
+    is_broken = False
 
     def answer(*arguments: Any) -> Brought:
-        while calls:
+        nonlocal is_broken
+        if not is_broken:
             with tolerate(name, *passed):
-                return calls[0](*arguments)
-            calls.clear()
+                return call(*arguments)
+            is_broken = True
         return instead
 
     return answer

@@ -17,7 +17,7 @@ from react_pipeline.project import (
     look_at,
     remember_look,
 )
-from react_pipeline.stage import ALL, STAGES, Place, method_key
+from react_pipeline.stage import ALL, STAGES, Place, domain_and_method, method_key
 from react_pipeline.store import (
     Artifact,
     Inputs,
@@ -56,8 +56,7 @@ def resolve(
     row = STAGES[stage]
     if parents is None:
         judged = _judged_in(project)
-        if "/" in key:
-            project.method(key.split("/")[1])
+        _require_method(project, key)
         places = parents_of(project, stage, key)
         parents = {name: _fresh(project, *place, judged) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
@@ -103,8 +102,7 @@ def _once(judged: Judged, place: Place, judge: Callable[[], Artifact]) -> Artifa
 
 def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
     row = STAGES[stage]
-    if "/" in key:
-        project.method(key.split("/")[1])  # of a method whose extension is gone nothing is fresh
+    _require_method(project, key)
     artifact = project.store.current(stage, key)
     where = _in_words(stage, key)
     if artifact.manifest["code_version"] != row.version:
@@ -134,6 +132,13 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
                 (stage, key),
             )
     return artifact
+
+
+def _require_method(project: Project, key: str) -> None:
+    """Of a method whose extension is gone nothing is fresh; an InputError."""
+    _, method = domain_and_method(key)
+    if method:
+        project.method(method)
 
 
 def _in_words(stage: str, key: str) -> str:

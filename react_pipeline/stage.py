@@ -189,6 +189,12 @@ def method_key(domain: str, method: str) -> str:
     return f"{domain}/{method}"
 
 
+def domain_and_method(key: str) -> tuple[str, str]:
+    """The two parts of a key; "" for what it has not: `all` has neither."""
+    domain, _, method = ("" if key == ALL else key).partition("/")
+    return domain, method
+
+
 def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
     """Names of parents; where there is one encoder, the base is `retrieval_checkpoint` too."""
     return [

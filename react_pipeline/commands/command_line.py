@@ -18,7 +18,7 @@ from react_pipeline.extension import brought
 from react_pipeline.installation import install_command
 from react_pipeline.project import Project
 from react_pipeline.settings import did_you_mean, load_domains
-from react_pipeline.stage import ALL, DOMAIN_FILE, STAGES
+from react_pipeline.stage import DOMAIN_FILE, STAGES, domain_and_method
 from react_pipeline.store import ConfigError, InputError, NotCurrent
 
 console = Console(markup=False, soft_wrap=True)
@@ -97,8 +97,7 @@ def remedy_of(error: Exception) -> str:
     if not isinstance(error, NotCurrent) or error.place is None:
         return ""
     stage, key = error.place
-    slug, _, method = ("" if key == ALL else key).partition("/")
-    return f": {materialize_command(f'*{stage}', slug, method)}"
+    return f": {materialize_command(f'*{stage}', *domain_and_method(key))}"
 
 
 def missing_extra(error: ModuleNotFoundError) -> str:

@@ -44,15 +44,10 @@ def list_domains(config: Config = None) -> None:
     """List the valid domains, and the problems of the other files."""
     project = load_project(config)
     domains, problems = load_domains(project.config.domains)
-    rows = [
-        [
-            slug,
-            entry.title,
-            len(entry.classes),
-            entry.evaluation.name if entry.evaluation else "none",
-        ]
-        for slug, entry in domains.items()
-    ]
+    rows = []
+    for slug, domain in domains.items():
+        labelled = domain.evaluation.name if domain.evaluation else "none"
+        rows.append([slug, domain.title, len(domain.classes), labelled])
     print_table(["domain", "title", "classes", "evaluation"], rows)
     for problem in problems:
         print_error(f"not valid: {problem}")
@@ -75,11 +70,9 @@ def validate_domains(
     problems = []
     if project:
         problems += misnamed(project.config.domains)
-        problems += [
-            *_encoder_problems(project),
-            *corpus_problems(project),
-            *store_problems(project),
-        ]
+        problems += _encoder_problems(project)
+        problems += corpus_problems(project)
+        problems += store_problems(project)
     for path in checked:
         try:
             domain = load_domain(path)

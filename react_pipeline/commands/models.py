@@ -57,11 +57,10 @@ def list_models(
     project = load_project(config) if domain is None else _project_with(domain, config)
     from react_pipeline.tracking import Tracking
 
-    slugs = (
-        [domain]
-        if domain
-        else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
-    )
+    slugs = [domain] if domain else []
+    if not slugs:
+        domains, _ = load_domains(project.config.domains)
+        slugs = sorted({*domains, *project.store.keys("promotion")})
     registry = Tracking.of(project)
     rows = []
     silent = ""
@@ -134,11 +133,9 @@ def reevaluate_model(domain: Domain, config: Config = None) -> None:
 
     artifact = reevaluate(project, domain)
     top1 = artifact.counts.get("top1")
-    measured = (
-        f"unavailable: {artifact.counts.get('unavailable')}"
-        if top1 is None
-        else f"top-1 {100 * top1:.1f}%"
-    )
+    measured = f"unavailable: {artifact.counts.get('unavailable')}"
+    if top1 is not None:
+        measured = f"top-1 {100 * top1:.1f}%"
     console.print(f"{measured}; next: {materialize_command('promotion', domain)}")
 
 

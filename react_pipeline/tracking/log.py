@@ -22,19 +22,25 @@ from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
-from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
+from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    MissingArtifact,
+    ReactError,
+    slug_of,
+)
 from react_pipeline.tracking.models import (
     MODEL_STAGES,
-    Measured,
+    MetricSource,
     datasets_of,
     find_model_id,
     log_model,
     model_of,
     refresh_model,
 )
-from react_pipeline.tracking.notes import dagster_url
-from react_pipeline.tracking.queue import PENDING, PROMOTION, Queue, reason_of
+from react_pipeline.tracking.notes import dagster_url, view_url
+from react_pipeline.tracking.queue import PENDING, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, edited_by_hand, hand_edit
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import (
@@ -53,7 +59,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
-COMPARISON = "comparison"
 LOCK = "tracking"
 """Name of the store's lock of the queue."""
 
@@ -202,7 +207,7 @@ class Tracking:
         "" if it is gone.
         """
         entry = {"stage": stage, "key": key, "fingerprint": fingerprint, "dagster_run_id": ""}
-        waiting = self._queue(project).folder / f"{_name(stage, key, fingerprint)}.json"
+        waiting = self._queue(project).folder / f"{slug_of(stage, key, fingerprint)}.json"
         if waiting.exists():
             entry = json.loads(waiting.read_text())
         return self._log_entry(client, project, entry, [])
@@ -217,7 +222,8 @@ class Tracking:
         """Where the server at `address` shows the results of all methods; `address` if MLflow does
         not answer here.
         """
-        return self._asked(project, lambda _: self.runs.table_url(address)) or address
+        page = self._asked(project, lambda _: view_url(address, self.runs.experiment_id))
+        return page or address
 
     def _asked(self, project: Project, question: Callable[[MlflowClient], Answer]) -> Answer | None:
         if (queue := self._queue(project)).rests():
@@ -289,7 +295,7 @@ class Tracking:
 
     def _log_inputs(
         self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str
-    ) -> Measured:
+    ) -> MetricSource:
         """Write which data sets and which model a run used; return what was measured on what."""
         from mlflow.entities import LoggedModelInput
 
@@ -302,15 +308,13 @@ class Tracking:
             if (model_id := find()) is None and self._log_now(client, project, *model):
                 model_id = find()
             inputs = client.get_run(run_id).inputs
-            is_logged = inputs is not None and model_id in [
-                model.model_id for model in inputs.model_inputs
-            ]
-            models = [LoggedModelInput(model_id)] if model_id and not is_logged else []
+            logged = [model.model_id for model in inputs.model_inputs] if inputs else []
+            models = [LoggedModelInput(model_id)] if model_id and model_id not in logged else []
         if datasets or models:
             client.log_inputs(run_id, datasets, models)
-        return Measured(
-            model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ())
-        )
+        if not datasets:
+            return MetricSource(model_id)
+        return MetricSource(model_id, datasets[0].dataset.name, datasets[0].dataset.digest)
 
     def _log_differences(
         self, client: MlflowClient, project: Project, comparison: Artifact
@@ -333,8 +337,4 @@ def _put(queue: Queue, artifact: Artifact, dagster_run_id: str) -> Path:
         "key": artifact.key,
         "fingerprint": artifact.fingerprint,
     }
-    return queue.put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
-
-
-def _name(stage: str, key: str, fingerprint: str) -> str:
-    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
+    return queue.put(slug_of(**identity), {**identity, "dagster_run_id": dagster_run_id})

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from react_pipeline.extension import CORE, brought, tell, tolerate
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, STAGES
+from react_pipeline.stage import (
+    ALL,
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    STAGES,
+    domain_and_method,
+)
 from react_pipeline.store import Artifact, ReactError
 from react_pipeline.tracking.queue import outages
 from react_pipeline.tracking.versions import find_model, find_version, model_name
@@ -31,7 +37,7 @@ MODEL_STAGES = (CUSTOMIZED_CHECKPOINT, BASE_CHECKPOINT)
 """Stages whose artifacts are models; an artifact with parents of both belongs to the first."""
 
 
-class Measured(NamedTuple):
+class MetricSource(NamedTuple):
     """The model and the data set of a metric, under the names that MLflow's metrics use."""
 
     model_id: str | None = None
@@ -71,7 +77,7 @@ def log_model(
 
     tags = {"fingerprint": artifact.fingerprint, "path": artifact.address}
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
-        tags["method"] = artifact.key.split("/")[1]
+        _, tags["method"] = domain_and_method(artifact.key)
     model_id = find_model_id(client, experiment_id, artifact.fingerprint)
     if model_id is None:
         model_id = str(_create(client, experiment_id, project, artifact, run_id, tags).model_id)
@@ -98,7 +104,7 @@ def _create(
     from mlflow.models.utils import get_external_mlflow_model_spec
     from mlflow.utils.file_utils import local_file_uri_to_path
 
-    domain, _, method = artifact.key.partition("/")
+    domain, method = domain_and_method(artifact.key)
     params = {"domain": domain, "method": method} if method else {"method": "base"}
     name = "-".join(params.values())
     # On the store's disk, for links; one at a time, so that what a killed process left belongs to
@@ -149,7 +155,7 @@ def refresh_model(
 def _register(
     client: MlflowClient, model: LoggedModel, artifact: Artifact, run_id: str, tags: dict[str, str]
 ) -> None:
-    domain = artifact.key.split("/")[0]
+    domain, _ = domain_and_method(artifact.key)
     name = model_name(domain)
     if find_model(client, domain) is None:
         client.create_registered_model(
@@ -174,7 +180,7 @@ def _register(
 
 def _described(artifact: Artifact) -> str:
     """Describes a version until the first verdict on it."""
-    method = artifact.key.split("/")[1]
+    _, method = domain_and_method(artifact.key)
     kind = "random" if method.endswith(CONTROL_SUFFIX) else "retrieved"
     pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))
     return f"{method}, trained in {steps:,} steps on {pairs:,} {kind} pairs"
@@ -184,23 +190,15 @@ def datasets_of(artifact: Artifact) -> list[DatasetInput]:
     """The sets of pairs and of labelled images that an artifact was made of, or is."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    fingerprints = {**artifact.parents, artifact.stage: artifact.fingerprint}
-    key = artifact.key.split("/")[0]
+    domain, _ = domain_and_method(artifact.key)
     root = artifact.address.rsplit("/", 3 + artifact.key.count("/"))[0]
-    return [
-        DatasetInput(
-            Dataset(
-                name=f"{stage}-{key}",
-                digest=fingerprint,
-                source_type="local",
-                source=json.dumps({"uri": f"{root}/{stage}/{key}/{fingerprint}"}),
-            ),
-            [
-                InputTag(
-                    "mlflow.data.context", "evaluation" if row.group == "evaluation" else "training"
-                )
-            ],
-        )
-        for stage, fingerprint in fingerprints.items()
-        if (row := STAGES.get(stage)) is not None and row.scope == "domain" and not row.gathers
-    ]
+    datasets = []
+    for stage, fingerprint in {**artifact.parents, artifact.stage: artifact.fingerprint}.items():
+        row = STAGES.get(stage)
+        if row is None or row.scope != "domain" or row.gathers:
+            continue
+        source = json.dumps({"uri": f"{root}/{stage}/{domain}/{fingerprint}"})
+        dataset = Dataset(f"{stage}-{domain}", fingerprint, "local", source)
+        context = "evaluation" if row.group == "evaluation" else "training"
+        datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return datasets

@@ -6,7 +6,7 @@ import os
 
 from react_pipeline.project import Project
 from react_pipeline.settings import has_secret
-from react_pipeline.stage import ALL, STAGES
+from react_pipeline.stage import STAGES, domain_and_method
 
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
 """Environment variables with the address at which a browser finds the user interface, such as
@@ -58,12 +58,11 @@ def links(dagster: str, dagster_run_id: str) -> dict[str, str]:
 
 def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
     """What a run is, and on the second line the way to Dagster; Markdown."""
-    domain, _, method = key.partition("/")
-    of = "" if key == ALL else f" of `{domain}`" + (f", method `{method}`" if method else "")
-    lines = [
-        f"**{stage}**{of}: "
-        f"{STAGES[stage].about if stage in STAGES else 'an artifact of the pipeline'}."
-    ]
+    domain, method = domain_and_method(key)
+    of = f" of `{domain}`" if domain else ""
+    of += f", method `{method}`" if method else ""
+    about = STAGES[stage].about if stage in STAGES else "an artifact of the pipeline"
+    lines = [f"**{stage}**{of}: {about}."]
     for address in links(dagster, dagster_run_id).values():
         lines.append(f"In Dagster: [run {dagster_run_id[:8]}]({address}).")
     if dagster_run_id and not dagster:

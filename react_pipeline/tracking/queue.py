@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.settings import without_secrets
+from react_pipeline.stage import PROMOTION
 from react_pipeline.store import write_atomically
-
-PROMOTION = "promotion"
-"""The stage whose artifacts are verdicts."""
 
 PENDING = ".pending_tracking"
 """Folder of the store with what MLflow has not taken yet."""

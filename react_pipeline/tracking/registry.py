@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, RegistryEdit, Verdict, standing
-from react_pipeline.stage import method_key
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, ReactError
 from react_pipeline.tracking.models import MODEL_TAG, refresh_model
 from react_pipeline.tracking.versions import (
@@ -47,9 +47,7 @@ PAGE_MODELS = 1_000
 def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
     """What a person did to the alias `champion` since it was last written; None: nothing."""
     model = find_model(client, slug)
-    if model is None:
-        return None
-    if not _was_moved(model):
+    if model is None or not _was_moved(model):
         return None
     there = alias_of(model, CHAMPION)
     if there == NONE:
@@ -156,7 +154,7 @@ def _move_champion(
 
 
 def _place(slug: str, contender: Contender) -> tuple[str, str, str]:
-    return "customized_checkpoint", method_key(slug, contender.method), contender.checkpoint
+    return CUSTOMIZED_CHECKPOINT, method_key(slug, contender.method), contender.checkpoint
 
 
 def _version(

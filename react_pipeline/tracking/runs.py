@@ -20,8 +20,8 @@ from react_pipeline.extension import tell
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, Store, locked
-from react_pipeline.tracking.models import Measured
-from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url, view_url
+from react_pipeline.tracking.models import MetricSource
+from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
 from react_pipeline.tracking.queue import outages
 from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
@@ -82,15 +82,9 @@ class Runs:
         it is known.
         """
         address = mlflow_url(self.address, self.uri)
-        return (
-            f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
-            if address
-            else None
-        )
-
-    def table_url(self, address: str) -> str:
-        """Where the server at `address` shows the results of all methods, after `connect`."""
-        return view_url(address, self.experiment_id)
+        if not address:
+            return None
+        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
 
     def forget(self) -> None:
         """Look the experiment up again at the next `connect`: the server may have been replaced."""
@@ -111,9 +105,8 @@ class Runs:
         if not self.uri.startswith("sqlite:///"):
             # A server decides for itself; without one MLflow would use the working folder of this
             # process.
-            return self._with_experiment(
-                MlflowClient(self.uri, self.uri), self.files if _DATABASE.match(self.uri) else None
-            )
+            files = self.files if _DATABASE.match(self.uri) else None
+            return self._with_experiment(MlflowClient(self.uri, self.uri), files)
         database = Path(self.uri.removeprefix("sqlite:///"))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
@@ -169,8 +162,7 @@ class Runs:
         """The run with these tags, a finished one first; others that are still RUNNING are
         closed.
         """
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        runs = client.search_runs([self.experiment_id], query, max_results=10)
+        runs = client.search_runs([self.experiment_id], _query(tags), max_results=10)
         finished = [run for run in runs if run.info.status == FINISHED]
         best = next(iter([*finished, *runs]), None)
         for run in runs:
@@ -190,9 +182,8 @@ class Runs:
                 max_results=PAGE_RUNS,
                 page_token=token,
             )
-            fingerprints |= {
-                run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags
-            }
+            tags = [run.data.tags for run in page]
+            fingerprints |= {of_run["fingerprint"] for of_run in tags if "fingerprint" in of_run}
             if not (token := page.token):
                 return fingerprints
 
@@ -202,10 +193,8 @@ class Runs:
         """
         domain, method = artifact.key.split("/")
         tags = {"asset": artifact.stage, "domain": domain, "method": method}
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        for run in client.search_runs(
-            [self.experiment_id], f"{query} and attributes.status = 'RUNNING'"
-        ):
+        query = f"{_query(tags)} and attributes.status = '{RUNNING}'"
+        for run in client.search_runs([self.experiment_id], query):
             other = run.data.tags.get("fingerprint", "")
             if other != artifact.fingerprint and not store.is_building(
                 artifact.stage, artifact.key, other
@@ -224,6 +213,11 @@ class Runs:
             )
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
+
+
+def _query(tags: Mapping[str, str]) -> str:
+    """What finds the runs that have all of these tags."""
+    return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
@@ -245,7 +239,7 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def log_rows(
-    client: MlflowClient, run_id: str, rows: Iterable[Row], measured: Measured | None = None
+    client: MlflowClient, run_id: str, rows: Iterable[Row], source: MetricSource | None = None
 ) -> None:
     """Write metrics; those that rank models with what they were measured of.
 
@@ -258,7 +252,7 @@ def log_rows(
     ranking = {*METRICS, *shown_differences()}
     entries = []
     for row in rows:
-        of_model = measured if measured is not None and row.name in ranking else ()
+        of_model = source if source is not None and row.name in ranking else ()
         entries.append(Metric(row.name, row.value, row.time_ms, row.step, *of_model))
     for batch in _batches(entries, MAX_METRICS):
         client.log_batch(run_id, metrics=batch)

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.stage import ALL, STAGES
+from react_pipeline.stage import STAGES, domain_and_method
 from react_pipeline.store import MANIFEST, Artifact, Inputs
 from react_pipeline.tracking.notes import NOTE_TAG, links, note
 
@@ -48,7 +48,7 @@ def params_of(source: Artifact | Inputs) -> dict[str, str]:
     `MAX_PARAM_CHARS`.
     """
     config = source.config if isinstance(source, Inputs) else source.manifest["config"]
-    domain, method = _domain_and_method(source.key)
+    domain, method = domain_and_method(source.key)
     params = {name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}
     return params | _filled({"domain": domain, "method": method})
 
@@ -57,9 +57,8 @@ def metrics_of(artifact: Artifact) -> Iterator[Row]:
     """Every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
     created = created_ms(artifact)
     # MLflow's compare page begins with the metric that was written first.
-    for name, value in sorted(
-        flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC
-    ):
+    counts = sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC)
+    for name, value in counts:
         if _is_number(value):
             yield Row(name, float(value), 0, created)
     if METRICS_FILE in artifact.manifest["files"]:
@@ -79,9 +78,8 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
     # whoever logs them.
     left_out = step % 10 ** max(0, len(str(step)) - 3) > 0
     time_ms = int(record.get("time_ms", time_ms))
-    for name, value in flatten(
-        {name: value for name, value in record.items() if name not in ("step", "time_ms")}
-    ):
+    values = {name: value for name, value in record.items() if name not in ("step", "time_ms")}
+    for name, value in flatten(values):
         if _is_number(value) and (not left_out or name == EVALUATED):
             yield Row(TRAINING_PREFIX + name, float(value), step, time_ms)
 
@@ -112,7 +110,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         path = str(source.path)
         version = str(source.manifest["code_version"])
         parents = dict(source.parents)
-    domain, method = _domain_and_method(source.key)
+    domain, method = domain_and_method(source.key)
     tags = {
         "asset": source.stage,
         "domain": domain,
@@ -126,11 +124,6 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }
     return _filled(tags)
-
-
-def _domain_and_method(key: str) -> tuple[str, str]:
-    domain, _, method = ("", "", "") if key == ALL else key.partition("/")
-    return domain, method
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:

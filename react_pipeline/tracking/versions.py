@@ -54,11 +54,9 @@ def find_model(client: MlflowClient, slug: str) -> RegisteredModel | None:
     """The registered model of a domain, if there is one."""
     # Searched before it is read: reading what is not there raises, as an unreachable server does.
     name = model_name(slug)
-    return (
-        client.get_registered_model(name)
-        if client.search_registered_models(f"name = '{name}'")
-        else None
-    )
+    if not client.search_registered_models(f"name = '{name}'"):
+        return None
+    return client.get_registered_model(name)
 
 
 def alias_of(model: RegisteredModel, alias: str) -> str:
@@ -80,20 +78,14 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     if model is None:
         return []
     entries = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
-    return [
-        Version(
-            number=str(entry.version),
-            method=entry.tags.get("method", ""),
-            checkpoint=entry.tags.get("fingerprint", ""),
-            aliases=tuple(
-                sorted(
-                    alias for alias in model.aliases if alias_of(model, alias) == str(entry.version)
-                )
-            ),
-            tags=dict(entry.tags),
-        )
-        for entry in sorted(entries, key=lambda entry: int(entry.version))
-    ]
+    versions = []
+    for entry in sorted(entries, key=lambda entry: int(entry.version)):
+        number = str(entry.version)
+        aliases = sorted(alias for alias in model.aliases if alias_of(model, alias) == number)
+        tags = dict(entry.tags)
+        method, checkpoint = tags.get("method", ""), tags.get("fingerprint", "")
+        versions.append(Version(number, method, checkpoint, tuple(aliases), tags))
+    return versions
 
 
 def set_alias(client: MlflowClient, model: RegisteredModel, alias: str, number: str) -> None:

@@ -15,7 +15,15 @@ from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, NEVER, results_of, standing
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig
-from react_pipeline.stage import ALL, method_key
+from react_pipeline.stage import (
+    ALL,
+    BASE_CHECKPOINT,
+    CONTROL_SET,
+    CUSTOMIZED_CHECKPOINT,
+    RETRIEVED_SET,
+    domain_and_method,
+    method_key,
+)
 from react_pipeline.store import Artifact, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.use.classifier import Classifier, Origin
@@ -43,8 +51,8 @@ def load_chosen(
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
     method = BASE_METHOD
-    if checkpoint.stage != "base_checkpoint":
-        method = checkpoint.key.split("/")[1]
+    if checkpoint.stage != BASE_CHECKPOINT:
+        _, method = domain_and_method(checkpoint.key)
         require_same_classes(project, checkpoint, domain)
     clip, head = load_model(project, checkpoint, domain, device)
     calibration = calibration_of(project, checkpoint, slug, method, domain)
@@ -59,8 +67,8 @@ def load_model(
 ) -> tuple[Clip, ClassHead]:
     """A checkpoint's model and its head for the classes of a domain."""
     base = None
-    if checkpoint.stage != "base_checkpoint":  # a champion may be of another base than today's
-        base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
+    if checkpoint.stage != BASE_CHECKPOINT:  # a champion may be of another base than today's
+        base = project.store.open(BASE_CHECKPOINT, ALL, checkpoint.parents[BASE_CHECKPOINT])
     return load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
 
 
@@ -71,18 +79,18 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
         champion = verdict.champion
         if champion.method != BASE_METHOD:
             key = method_key(slug, champion.method)
-            return project.store.open("customized_checkpoint", key, champion.checkpoint), ""
+            return project.store.open(CUSTOMIZED_CHECKPOINT, key, champion.checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
         note = (
             f"{slug}: {why}, so the base is used; name a customized model with --model, such as "
             "gated-image"
         )
-        return fresh(project, "base_checkpoint"), note
+        return fresh(project, BASE_CHECKPOINT), note
     if model == BASE_METHOD:
-        return fresh(project, "base_checkpoint"), ""
+        return fresh(project, BASE_CHECKPOINT), ""
     methods = project.config.all_methods
     if model in methods:
-        return fresh(project, "customized_checkpoint", method_key(slug, model)), ""
+        return fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, model)), ""
     if not model.isdecimal():
         raise InputError(
             f"{model!r} is not a model: write champion, a method ({', '.join(methods)}), or the "
@@ -98,7 +106,7 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
         )
     version = versions[model]
     return project.store.open(
-        "customized_checkpoint", method_key(slug, version.method), version.checkpoint
+        CUSTOMIZED_CHECKPOINT, method_key(slug, version.method), version.checkpoint
     ), ""
 
 
@@ -108,10 +116,10 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
     Raises:
         MissingArtifact: If these pairs are gone.
     """
-    slug = checkpoint.key.split("/")[0]
+    slug, _ = domain_and_method(checkpoint.key)
     pairs = pairs_of_checkpoint(project, checkpoint)
-    if pairs.stage == "control_set":  # as many as were retrieved by the names
-        pairs = project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
+    if pairs.stage == CONTROL_SET:  # as many as were retrieved by the names
+        pairs = project.store.open(RETRIEVED_SET, pairs.key, pairs.parents[RETRIEVED_SET])
     config = pairs.manifest["config"]
     texts = {name: config[name] for name in ("classes", "templates", "prompts") if name in config}
     return DomainConfig(slug=slug, **texts)
@@ -119,8 +127,9 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
 
 def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
     """The pairs that it was trained on."""
-    stage = "control_set" if checkpoint.key.endswith(CONTROL_SUFFIX) else "retrieved_set"
-    return project.store.open(stage, checkpoint.key.split("/")[0], checkpoint.parents[stage])
+    stage = CONTROL_SET if checkpoint.key.endswith(CONTROL_SUFFIX) else RETRIEVED_SET
+    slug, _ = domain_and_method(checkpoint.key)
+    return project.store.open(stage, slug, checkpoint.parents[stage])
 
 
 def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainConfig) -> None:

@@ -172,13 +172,10 @@ class Classifier:
         pictures = _listed(images)
         failed = dict[int, str]()
         vectors = self._encoded(pictures, failed if errors == "skip" else None)
-        predictions = iter(self._predictions(vectors, top_k, threshold))
-        return [
-            Prediction("", 0.0, 0.0, (), (), failed[place])
-            if place in failed
-            else next(predictions)
-            for place in range(len(pictures))
-        ]
+        predictions = self._predictions(vectors, top_k, threshold)
+        for place, problem in sorted(failed.items()):
+            predictions.insert(place, Prediction("", 0.0, 0.0, (), (), problem))
+        return predictions
 
     def _predictions(
         self, vectors: NDArray[np.float32], top_k: int, threshold: float
@@ -186,14 +183,11 @@ class Classifier:
         similarities = self.head.scores(torch.from_numpy(vectors)).numpy()
         ids, scores, confidence = self.rank(similarities, top_k)
         predictions = []
-        for near, cosines, certain, margin in zip(
-            ids, scores, confidence, margins(scores), strict=True
-        ):
+        rows = zip(ids, scores.tolist(), confidence.tolist(), margins(scores).tolist(), strict=True)
+        for near, cosines, certain, margin in rows:
             names = tuple(self.classes[number] for number in near)
-            label = names[0] if float(certain) >= threshold else UNKNOWN
-            predictions.append(
-                Prediction(label, float(certain), float(margin), names, tuple(cosines.tolist()))
-            )
+            label = names[0] if certain >= threshold else UNKNOWN
+            predictions.append(Prediction(label, certain, margin, names, tuple(cosines)))
         return predictions
 
     def embed(self, images: Picture | Iterable[Picture]) -> NDArray[np.float32]:
@@ -314,12 +308,9 @@ def _decoded(picture: Picture, number: int) -> Image.Image:
             if 0 in picture.size:
                 raise ValueError("no pixels")
             return picture.convert("RGB")
-        data = (
-            picture
-            if isinstance(picture, bytes)
-            else read_bounded(Path(picture).expanduser(), MAX_IMAGE_BYTES)
-        )
-        return decode_image(data, MAX_PIXELS)
+        if not isinstance(picture, bytes):
+            picture = read_bounded(Path(picture).expanduser(), MAX_IMAGE_BYTES)
+        return decode_image(picture, MAX_PIXELS)
     except Exception as error:
         # Pillow reads an opened image only now, and its decoders raise nearly anything.
         raise InputError(f"{name}: no usable image ({error})") from error
