@@ -90,9 +90,8 @@ class Candidates:
 
 def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Path) -> Vectors:
     """Unit vectors (Q, D) of the prompts, which are kept in `scratch`, and may be already."""
-    return kept_array(
-        scratch / PROMPTS, lambda: prompt_vectors(clip, prompts["prompt"].tolist()).numpy()
-    )
+    texts = prompts["prompt"].tolist()
+    return kept_array(scratch / PROMPTS, lambda: prompt_vectors(clip, texts).numpy())
 
 
 def find_candidates(
@@ -122,13 +121,9 @@ def find_candidates(
             continue
         side = MODE_SIDES[mode]
         started = time.perf_counter()
+        k = settings.k_per_prompt
         similarities, rows, choice = search_all(
-            index,
-            side,
-            vectors[mode],
-            settings.k_per_prompt,
-            scratch,
-            requested=settings.search,
+            index, side, vectors[mode], k, scratch, requested=settings.search
         )
         seconds = round(time.perf_counter() - started, 1)
         searches[mode] = {**choice.record(index.artifact, side), "measured_seconds": seconds}

@@ -75,9 +75,7 @@ def _draw_sheets(
         pair.row: ImageOps.contain(decode_image(data, max_pixels), tile)
         for pair, data in source.fetch(shown)
     }
-    rows = {
-        title: of_class["row"].tolist() for title, of_class in shown.groupby("class", sort=False)
-    }
+    rows = shown.groupby("class", sort=False)["row"].agg(list)
     for name, classes in sheets:
         sheet = [
             (str(title) or "random pairs", [images[row] for row in rows[title] if row in images])

@@ -124,11 +124,10 @@ def draw_similarity(
     figure = Figure(figsize=(4.5 * (len(settings.modes) + 1), 3.2), dpi=100, layout="constrained")
     *panels, last = figure.subplots(1, len(settings.modes) + 1, squeeze=False)[0]
     kept = of_kept_rows(candidates)
+    similarity = candidates["similarity"]
     for mode, panel in zip(settings.modes, panels, strict=True):
         of_mode = candidates["mode"] == mode
-        both = [
-            candidates.loc[of_mode & chosen, "similarity"].to_numpy() for chosen in (kept, ~kept)
-        ]
+        both = [similarity[of_mode & kept].to_numpy(), similarity[of_mode & ~kept].to_numpy()]
         labels = [f"kept ({len(both[0]):,})", f"dropped ({len(both[1]):,})"]
         panel.hist(
             both,

@@ -23,7 +23,13 @@ from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.retrieval.ranking import NO_REVIEW
 from react_pipeline.retrieval.review import Review, refusals, require_none_taken_down
 from react_pipeline.settings import draw_folder
-from react_pipeline.stage import encoder_in
+from react_pipeline.stage import (
+    CONTROL_SET,
+    CORPUS_EMBEDDINGS,
+    EVALUATION_SET,
+    RETRIEVED_SET,
+    encoder_in,
+)
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
 if TYPE_CHECKING:
@@ -51,32 +57,31 @@ def draw_control(project: Project, slug: str) -> Artifact:
     Raises:
         RetrievalError: If the corpus holds nothing but evaluation images.
     """
-    inputs = resolve(project, "control_set", slug)
+    inputs = resolve(project, CONTROL_SET, slug)
     parents = inputs.parents
     settings = project.retrieval(slug)
-    size = parents["retrieved_set"].counts["pairs"]
+    size = parents[RETRIEVED_SET].counts["pairs"]
     seed = project.seed(slug)
     further = {draw_folder(other): other for other in project.config.seeds[1:]}
 
     def write(directory: Path) -> dict[str, Any]:
         started = time.monotonic()
         clip = load_encoder(project, parents[encoder_in(parents)])
-        evaluation = kept_out(
-            project, slug, parents["evaluation_set"], settings.decontaminate, clip
-        )
+        labelled = parents[EVALUATION_SET]
+        evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
         source = open_source(project, parents["corpus"], scratch_of(directory) / "fetched")
 
         def draw(seed: int, folder: Path) -> tuple[int, dict[str, int]]:
             drawing = Draw(
                 evaluation,
-                parents["corpus_embeddings"],
+                parents[CORPUS_EMBEDDINGS],
                 source,
                 random_of(seed, slug),
                 Review(taken_down(project)),
                 settings.where,
             )
             pairs = _write_draw(project, slug, drawing, source, folder, size)
-            require_none_taken_down(project, parents["corpus_embeddings"], pairs)
+            require_none_taken_down(project, parents[CORPUS_EMBEDDINGS], pairs)
             return len(pairs), drawing.dropped
 
         pairs, dropped = draw(seed, directory)
@@ -113,9 +118,8 @@ def _write_draw(
 
 def random_of(seed: int, slug: str) -> np.random.Generator:
     """The random numbers of one domain and seed."""
-    return np.random.default_rng(
-        [seed, int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big")]
-    )
+    digest = hashlib.sha256(slug.encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:4], "big")])
 
 
 def load_encoder(project: Project, checkpoint: Artifact) -> Clip:
@@ -148,7 +152,7 @@ class Draw:
             reasons.append("evaluation_subject")
         self._refusals = refusals(review, embeddings, where)
         reasons += self._refusals
-        if source.identity != "image_sha256":
+        if source.fetches:
             reasons.append("not_collected")
         self.dropped = dict.fromkeys(reasons, 0)
         self._evaluation = evaluation
@@ -159,7 +163,7 @@ class Draw:
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
         self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows, random).take
-        if source.identity == "image_sha256" and rows <= LISTED_ROWS:
+        if rows <= LISTED_ROWS and not source.fetches:
             listed = iter(self._distinct())
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
         if self._refusals:
@@ -177,20 +181,15 @@ class Draw:
         while have < size and len(rows := self._next(size - have)):
             parts.append(self._usable(rows))
             have += len(parts[-1])
-            rounds += self._source.identity != "image_sha256"
+            rounds += self._source.fetches
             if rounds > REFILL_ROUNDS:
                 break
         if not have:
             return pd.DataFrame()
         pairs = pd.concat(parts, ignore_index=True)
-        nothing = {
-            "class": "",
-            "prompt": "",
-            "mode": "random",
-            "similarity": np.nan,
-            "score": np.nan,
-        }
-        return pairs.assign(**nothing, rank=np.arange(have), classes=[[] for _ in range(have)])
+        pairs = pairs.assign(**{"class": ""}, prompt="", mode="random")
+        pairs = pairs.assign(similarity=np.nan, score=np.nan)
+        return pairs.assign(rank=np.arange(have), classes=[[] for _ in range(have)])
 
     def _allowed(
         self, draw: Callable[[int], NDArray[np.int64]]
@@ -225,43 +224,32 @@ class Draw:
         return self._random.permutation(pool)
 
     def _usable(self, rows: NDArray[np.int64]) -> pd.DataFrame:
-        columns = [*self._source.columns, *self._evaluation.row_columns]
-        pairs = (
-            row_metadata(self._embeddings, pd.Series(rows), columns)
-            .assign(row=rows)
-            .reset_index(drop=True)
-        )
+        source = self._source
+        columns = [*source.columns, *self._evaluation.row_columns]
+        pairs = row_metadata(self._embeddings, rows, columns).assign(row=rows)
+        pairs = pairs.reset_index(drop=True)
         if self._evaluation.subjects:
-            pairs = self._without(
-                pairs, "evaluation_subject", self._evaluation.shows_same_subject(pairs)
-            )
+            shown = self._evaluation.shows_same_subject(pairs)
+            pairs = self._without(pairs, "evaluation_subject", shown)
             rows = pairs["row"].to_numpy()
         pairs["evaluation_similarity"] = self._evaluation.similarity_of_rows(self._embeddings, rows)
-        pairs = self._without(
-            pairs, "evaluation_image_near", pairs["evaluation_similarity"] >= self._evaluation.near
-        )
-        pairs = self._new(pairs, self._source.identity)
-        fetches = self._source.identity != "image_sha256"
-        if fetches:
-            fetched = {
-                int(pair.row): str(pair.image_sha256) for pair, _ in self._source.fetch(pairs)
-            }
+        is_near = pairs["evaluation_similarity"] >= self._evaluation.near
+        pairs = self._without(pairs, "evaluation_image_near", is_near)
+        pairs = self._new(pairs, source.identity)
+        if source.fetches:
+            fetched = {int(pair.row): str(pair.image_sha256) for pair, _ in source.fetch(pairs)}
             pairs = self._without(pairs, "not_collected", ~pairs["row"].isin(fetched))
             pairs["image_sha256"] = pairs["row"].map(fetched)
-        pairs = self._without(
-            pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"])
-        )
+        is_same = self._evaluation.holds(pairs["image_sha256"])
+        pairs = self._without(pairs, "evaluation_image_hash", is_same)
         if self._review.removed:
             pairs = self._without(pairs, "rejected", self._review.removes(pairs))
-        return self._new(pairs, "image_sha256") if fetches else pairs
+        return self._new(pairs, "image_sha256") if source.fetches else pairs
 
     def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:
         """Without the images that were drawn before."""
-        kept = self._without(
-            pairs,
-            "exact_duplicate",
-            pairs[identity].isin(self._seen) | pairs[identity].duplicated(),
-        )
+        is_known = pairs[identity].isin(self._seen) | pairs[identity].duplicated()
+        kept = self._without(pairs, "exact_duplicate", is_known)
         self._seen.update(kept[identity])
         return kept
 
@@ -285,9 +273,8 @@ class RandomRows:
         if 2 * (count + len(self._drawn)) > self._rows:
             # Most tries would hit a row that was drawn; what is left is at most twice what is
             # wanted.
-            left = np.setdiff1d(
-                np.arange(self._rows), np.fromiter(self._drawn, np.int64, len(self._drawn))
-            )
+            drawn = np.fromiter(self._drawn, np.int64, len(self._drawn))
+            left = np.setdiff1d(np.arange(self._rows), drawn)
             new = self._random.permutation(left)[:count].tolist()
             self._drawn.update(new)
             return np.array(new, np.int64)

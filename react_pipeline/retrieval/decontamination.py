@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ from react_pipeline.indexing import kept_array, nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, cluster, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
-from react_pipeline.stage import ALL, encoder_in
+from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
 from react_pipeline.store import CACHE, Artifact, InputError, canonical_json
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ class EvaluationImages:
         return similarities[:, 0]
 
     def similarity_of_rows(
-        self,
-        embeddings: Artifact,
-        rows: NDArray[np.int64],
+        self, embeddings: Artifact, rows: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Like `similarity`, for the images of corpus rows, whose vectors are read in parts."""
         if not len(self.vectors):
@@ -86,9 +84,9 @@ class EvaluationImages:
 
     def shows_same_subject(self, rows: pd.DataFrame) -> pd.Series:
         """Whether each row, described by `row_columns`, shows what an evaluation image shows."""
-        return (
-            rows["subject"].isin(self.subjects) if self.subjects else pd.Series(False, rows.index)
-        )
+        if not self.subjects:
+            return pd.Series(False, rows.index)
+        return rows["subject"].isin(self.subjects)
 
 
 @dataclass(frozen=True)
@@ -121,13 +119,12 @@ def kept_out(
     digests = dict[str, frozenset[str]]()
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
-            images[other] = read_images(project.store.current("evaluation_set", other))
+            images[other] = read_images(project.store.current(EVALUATION_SET, other))
         digests = test_digests(project, slug)
     subjects = frozenset[str]()
     if project.retrieval(slug).same_subject == "exclude":
-        subjects = subjects.union(
-            *(table["subject"] for table in images.values() if "subject" in table)
-        ) - {""}
+        named = (table["subject"] for table in images.values() if "subject" in table)
+        subjects = subjects.union(*named) - {""}
         if "subject" not in images[slug] or not subjects:
             raise InputError(
                 f"{slug}: `retrieval.same_subject: exclude` needs an evaluation set whose manifest "
@@ -139,13 +136,12 @@ def kept_out(
         # otherwise (`kitti-distance`), a copy in the corpus would not be near.
         mine, *others = images.values()
         vectors = [encode_images(project.config, clip, mine), *_encoded_once(project, clip, others)]
-    return EvaluationImages(
-        frozenset[str]().union(*(table["sha256"] for table in images.values()), *digests.values()),
-        np.concatenate(vectors),
-        project.retrieval(slug).near_duplicate_similarity,
-        {name: len(of_set) for name, of_set in {**images, **digests}.items()},
-        subjects,
-    )
+    by_set: dict[str, Any] = {name: table["sha256"] for name, table in images.items()}
+    by_set |= digests
+    sizes = {name: len(of_set) for name, of_set in by_set.items()}
+    sha256 = frozenset[str]().union(*by_set.values())
+    near = project.retrieval(slug).near_duplicate_similarity
+    return EvaluationImages(sha256, np.concatenate(vectors), near, sizes, subjects)
 
 
 def _encoded_once(
@@ -212,13 +208,13 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         CorruptArtifact: If the set cannot be read.
     """
     artifact = project.store.current(stage, slug)
-    own = project.store.current("evaluation_set", slug)
+    own = project.store.current(EVALUATION_SET, slug)
     config = artifact.manifest["config"]
     scope = "all" if "evaluation_sets" in config else "own"
     near = float(config["near_duplicate_similarity"])
     draws = ["", *artifact.counts.get("draws", {})]
     pairs = pd.concat([_images_of(artifact, draw) for draw in draws], ignore_index=True)
-    embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
+    embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, artifact.parents[CORPUS_EMBEDDINGS])
     clip = None
     similarity = np.full(len(pairs), np.nan, np.float32)
     if near <= 1:

@@ -4,10 +4,10 @@ found.
 Does not belong here: the rules of choosing (`ranking`), getting images (`corpus`).
 
 Only pairs that would be kept are looked at, so the cost follows what is kept and not what was
-found. Where images must be fetched, each round chooses with all that is
-known, fetches what is new among the chosen, and ends when there is nothing new. A class that still
-lacks pairs asks for twice as many, in the next round for four times as many, so that rounds are
-few; after `REFILL_ROUNDS` further rounds only pairs that were fetched are chosen.
+found. Where images must be fetched, each round chooses with all that is known, fetches what is new
+among the chosen, and ends when there is nothing new. A class that still lacks pairs asks for twice
+as many, in the next round for four times as many, so that rounds are few; after `REFILL_ROUNDS`
+further rounds only pairs that were fetched are chosen.
 """
 
 from collections import Counter
@@ -63,7 +63,6 @@ class Examination:
         self._embeddings = embeddings
         self._settings = settings
         self._review = review
-        self._fetches = source.identity != "image_sha256"
         self._seen: set[int] = set()
 
     def choose(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
@@ -76,7 +75,7 @@ class Examination:
             self.failed.update(dict.fromkeys(candidates.loc[refused, "row"].tolist(), REFUSED_URL))
         while True:
             self.rank(candidates, evaluation)
-            new = self._to_fetch(candidates) if self._fetches else []
+            new = self._to_fetch(candidates) if self._source.fetches else []
             if not new:
                 return
             self._seen.update(new)
@@ -102,10 +101,8 @@ class Examination:
         """The counts of the manifest: rounds of fetching, and why images were not available."""
         if not self.rounds:
             return {}
-        return {
-            "fetch_rounds": self.rounds,
-            "not_collected": dict(sorted(Counter(self.failed.values()).items())),
-        }
+        reasons = Counter(self.failed.values())
+        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(reasons.items()))}
 
     def _to_fetch(self, candidates: pd.DataFrame) -> list[int]:
         """Rows that were chosen and not asked for yet, and from the second round on more of the
@@ -120,10 +117,8 @@ class Examination:
 
     def _fetch(self, rows: NDArray[np.int64]) -> None:
         self.rounds += 1
-        located = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(
-            row=rows
-        )
-        for pair, _ in self._source.fetch(located):
+        located = row_metadata(self._embeddings, rows, self._source.columns)
+        for pair, _ in self._source.fetch(located.assign(row=rows)):
             self.sha256[int(pair.row)] = str(pair.image_sha256)
         for row in rows.tolist():
             if row not in self.sha256:

@@ -198,9 +198,8 @@ def _in_turns(first: pd.DataFrame, as_good: pd.DataFrame) -> pd.DataFrame:
     last of them.
     """
     every_other = pd.factorize(as_good["row"])[0] % 2 == 1
-    others = as_good[every_other & as_good["row"].isin(first["row"])].drop_duplicates(
-        "row", keep="last"
-    )
+    others = as_good[every_other & as_good["row"].isin(first["row"])]
+    others = others.drop_duplicates("row", keep="last")
     return pd.concat([first[~first["row"].isin(others["row"])], others]).sort_index()
 
 

@@ -47,7 +47,13 @@ from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.review import Review, refusals, require_none_taken_down
 from react_pipeline.retrieval.seeds import encode_apart, read_seeds
 from react_pipeline.settings import DomainConfig, RetrievalConfig
-from react_pipeline.stage import encoder_in
+from react_pipeline.stage import (
+    CORPUS_EMBEDDINGS,
+    EVALUATION_SET,
+    FAISS_INDEX,
+    RETRIEVED_SET,
+    encoder_in,
+)
 from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
 if TYPE_CHECKING:
@@ -77,7 +83,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             dropped.
         InputError: If seed images are missing, or show evaluation images.
     """
-    inputs = resolve(project, "retrieved_set", slug)
+    inputs = resolve(project, RETRIEVED_SET, slug)
     with cluster(project.config.distributor):
         tell(lambda extension: extension.before_retrieval(project, inputs))
 
@@ -117,16 +123,18 @@ class _Retrieval:
             max_pixels=self.project.config.corpus.max_pixels,
         )
         require_none_taken_down(self.project, self.embeddings, pairs)
-        counts = {
-            **_count_pairs(pairs, classes, candidates, self.settings),
-            **{name: value for note in notes for name, value in note.counts.items()},
+        counts = _count_pairs(pairs, classes, candidates, self.settings)
+        for note in notes:
+            counts |= note.counts
+        counts |= {
             "search": search.searches,
             "evaluation_images": len(self.evaluation.vectors),
             "evaluation_sets": dict(self.evaluation.sets),
             **examination.counts(),
-            **({"pins_missing": lost} if (lost := self.review.missing_pins(pairs)) else {}),
-            "seconds": round(time.monotonic() - started, 2),
         }
+        if lost := self.review.missing_pins(pairs):
+            counts["pins_missing"] = lost
+        counts["seconds"] = round(time.monotonic() - started, 2)
         title = self.domain.title or self.slug
         sheets = sheets_of(pairs)
         warnings = [note.warning for note in notes if note.warning]
@@ -161,7 +169,7 @@ class _Retrieval:
     @property
     def embeddings(self) -> Artifact:
         """The vectors that are searched."""
-        return self.parents["corpus_embeddings"]
+        return self.parents[CORPUS_EMBEDDINGS]
 
     @property
     def search_scratch(self) -> Path:
@@ -181,7 +189,7 @@ class _Retrieval:
     @cached_property
     def evaluation(self) -> EvaluationImages:
         """The images that are kept out."""
-        labelled = self.parents["evaluation_set"]
+        labelled = self.parents[EVALUATION_SET]
         scope = self.settings.decontaminate
         evaluation = kept_out(self.project, self.slug, labelled, scope, self.clip)
         require_subjects(self.embeddings, evaluation)
@@ -201,7 +209,7 @@ class _Retrieval:
     def search(self) -> Candidates:
         """The hits of all queries."""
         index = Index(
-            self.parents["faiss_index"],
+            self.parents[FAISS_INDEX],
             self.parents[encoder_in(self.parents)].fingerprint,
             embeddings=self.embeddings,
             device=self.project.config.device,
@@ -267,7 +275,7 @@ class Preview:
         Raises:
             MissingArtifact, StaleArtifact: If it has to be materialized first.
         """
-        parents = resolve(project, "retrieved_set", slug).parents
+        parents = resolve(project, RETRIEVED_SET, slug).parents
         self._retrieval = _Retrieval(project, slug, parents, Path())
         self._vectors: dict[str, Vectors] = {}
 
@@ -335,15 +343,14 @@ def most_pairs(project: Project, slug: str, rows: int) -> int:
 
 
 def _nothing_found(slug: str, classes: pd.DataFrame) -> str:
-    named = ", ".join(classes["class"].head(20)) + (
-        f" and {len(classes) - 20} more" if len(classes) > 20 else ""
-    )
-    reasons = ", ".join(
-        f"{reason} {int(classes[reason].sum())}" for reason in DROP_REASONS if classes[reason].sum()
-    )
-    relax = "Relax `where`, lower" if classes["filtered"].sum() else "Lower"
+    named = ", ".join(classes["class"].head(20))
+    if len(classes) > 20:
+        named += f" and {len(classes) - 20} more"
+    totals = classes[["candidates", *DROP_REASONS]].sum()
+    dropped = [f"{reason} {totals[reason]}" for reason in DROP_REASONS if totals[reason]]
+    relax = "Relax `where`, lower" if totals["filtered"] else "Lower"
     return (
-        f"{slug}: no pair is left for any class ({named}); {int(classes['candidates'].sum())} "
-        f"candidates were found, dropped: {reasons or 'none'}. {relax} `min_similarity`, raise "
+        f"{slug}: no pair is left for any class ({named}); {totals['candidates']} candidates were "
+        f"found, dropped: {', '.join(dropped) or 'none'}. {relax} `min_similarity`, raise "
         "`k_per_prompt`, add synonyms, or use a corpus that shows these classes"
     )

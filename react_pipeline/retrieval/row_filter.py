@@ -96,10 +96,10 @@ def _names_in(where: str) -> list[str]:
 def _numeric(embeddings: Artifact, names: list[str]) -> list[str]:
     """Those of the fields whose texts are all numbers, without leading zeros, on a sample."""
     sample = row_metadata(embeddings, sampled_rows(embeddings), names).replace("", None)
-    return [
-        name
-        for name in names
-        if pd.api.types.is_object_dtype(sample[name])
-        and not (texts := sample[name].dropna().astype(str)).empty
-        and texts.str.fullmatch(_NUMBER).all()
-    ]
+    numeric = []
+    for name in names:
+        texts = sample[name].dropna().astype(str)
+        is_text = pd.api.types.is_object_dtype(sample[name]) and not texts.empty
+        if is_text and texts.str.fullmatch(_NUMBER).all():
+            numeric.append(name)
+    return numeric

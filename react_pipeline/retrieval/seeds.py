@@ -29,34 +29,32 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
 
     Returns:
         Columns class, class_id, name (as the domain file has it), path (absolute), sha256; no row
-        where the settings
-        use no seeds.
+        where the settings use no seeds.
 
     Raises:
         InputError: Listing every file that is missing; or if seeds are to be used and a class that
             needs some has none.
     """
     settings = project.retrieval(slug)
-    domain = project.domain(slug)
+    classes = project.domain(slug).classes if settings.uses_seeds else ()
     rows = []
     problems = []
-    if settings.uses_seeds:
-        for class_id, entry in enumerate(domain.classes):
-            for seed in entry.seeds:
-                path = seed_path(project.config.domains, seed)
-                try:
-                    digest = hashlib.sha256(read_bounded(path, MAX_IMAGE_BYTES)).hexdigest()
-                except OSError as error:
-                    problems.append(f"{entry.label}: {path}: {error.strerror}")
-                    continue
-                rows.append((entry.label, class_id, seed.as_posix(), str(path), digest))
-        if problems:
-            raise InputError(
-                f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}"
-            )
-        _require_enough(
-            slug, settings, [entry.label for entry in domain.classes if not entry.seeds], len(rows)
+    for class_id, entry in enumerate(classes):
+        for seed in entry.seeds:
+            path = seed_path(project.config.domains, seed)
+            try:
+                digest = hashlib.sha256(read_bounded(path, MAX_IMAGE_BYTES)).hexdigest()
+            except OSError as error:
+                problems.append(f"{entry.label}: {path}: {error.strerror}")
+                continue
+            rows.append((entry.label, class_id, seed.as_posix(), str(path), digest))
+    if problems:
+        raise InputError(
+            f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}"
         )
+    if settings.uses_seeds:
+        without = [entry.label for entry in classes if not entry.seeds]
+        _require_enough(slug, settings, without, len(rows))
     return pd.DataFrame(rows, columns=["class", "class_id", "name", "path", "sha256"])
 
 
@@ -73,17 +71,14 @@ def encode_apart(
     Raises:
         InputError: If one is an evaluation image, by its bytes or nearly; or is not an image.
     """
-    refused = [
-        f"{path} (the same file)" for path in images.loc[evaluation.holds(images["sha256"]), "path"]
-    ]
+    same = images.loc[evaluation.holds(images["sha256"]), "path"]
+    refused = [f"{path} (the same file)" for path in same]
     vectors = encode_images(project.config, clip, images)
     if not refused:
         similarity = evaluation.similarity(vectors)
-        near = similarity >= evaluation.near
-        refused = [
-            f"{path} (cosine {cosine:.3f} with one)"
-            for path, cosine in zip(images.loc[near, "path"], similarity[near], strict=True)
-        ]
+        is_near = similarity >= evaluation.near
+        near = zip(images.loc[is_near, "path"], similarity[is_near], strict=True)
+        refused = [f"{path} (cosine {cosine:.3f} with one)" for path, cosine in near]
     if refused:
         raise InputError(
             f"{where}: {len(refused)} of these show evaluation images, which nothing may be chosen "

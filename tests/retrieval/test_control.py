@@ -170,6 +170,7 @@ class Fetched:
 
     columns = ["image_path", "caption"]
     identity = "image_path"
+    fetches = True
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         digests = ["measured" if row % 2 else f"digest {row}" for row in rows["row"]]

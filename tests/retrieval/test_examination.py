@@ -28,6 +28,7 @@ class Web:
 
     columns = ["caption"]
     identity = "url"
+    fetches = True
 
     def __init__(self, images: dict[int, bytes], digests: dict[int, str] | None = None) -> None:
         self.images, self.digests = images, digests or {}
@@ -162,6 +163,7 @@ def test_no_two_chosen_pairs_are_near_duplicates(
 
     web = Web(dict.fromkeys(range(60), IMAGE))
     web.identity = "image_sha256"
+    web.fetches = False
     table = candidates(60).drop(columns="url").assign(image_sha256=[str(row) for row in range(60)])
     _, dropped = choose(
         indexed_project, web, table, max_per_class=10, duplicate_similarity=similarity
