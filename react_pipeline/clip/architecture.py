@@ -152,11 +152,8 @@ def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[
     """
     mine = _flat(model_cfg)
     theirs = _flat(other)
-    return [
-        f"{name} {mine[name]} instead of {theirs[name]}"
-        for name in mine
-        if mine[name] != theirs[name]
-    ]
+    changed = [name for name in mine if mine[name] != theirs[name]]
+    return [f"{name} {mine[name]} instead of {theirs[name]}" for name in changed]
 
 
 def description(model_cfg: Mapping[str, Any]) -> str:

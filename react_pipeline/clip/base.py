@@ -77,11 +77,10 @@ def _digests(encoder: EncoderConfig) -> Any:
     path = Path(encoder.pretrained or "")
     if not encoder.pretrained or not path.exists():
         return None
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {
-        file.relative_to(path).as_posix() if path.is_dir() else "": sha256_of(file)
-        for file in files
-    }
+    if not path.is_dir():
+        return {"": sha256_of(path)}
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): sha256_of(file) for file in files}
 
 
 @contextmanager
@@ -106,8 +105,8 @@ def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
             except Exception as error:  # of the Hub, the network, the disk
                 raise InputError(
                     f"encoder.pretrained: {name} cannot be fetched from the Hub: "
-                    f"{unreachable or error}; connect this "
-                    "machine, or give the path of a folder with its files"
+                    f"{unreachable or error}; connect this machine, or give the path of a folder "
+                    "with its files"
                 ) from error
         yield encoder.model_copy(update={"pretrained": directory})
 

@@ -57,9 +57,8 @@ def load_classifier(
     from react_pipeline.clip.model import WEIGHTS_FILE, load, loaded_base
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
-        clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(
-            checkpoint.path, device
-        )
+        load_model = loaded_base if checkpoint.stage == "base_checkpoint" else load
+        clip = load_model(checkpoint.path, device)
         return clip, ClassHead(domain_head(clip, domain))
     assert base is not None  # noqa: S101 - a parent of every head
     trained_on = checkpoint.parents["base_checkpoint"]
@@ -128,10 +127,10 @@ def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Cl
         ) from error
     if classes != domain.class_names:
         changed = sorted({*classes} ^ {*domain.class_names}) or ["their order"]
+        more = ", ..." if len(changed) > 5 else ""
         raise InputError(
             f"{checkpoint.path / HEAD_RECORD_FILE}: `classes` are not those of domain "
-            f"{domain.slug!r} (they differ in "
-            f"{', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}); "
+            f"{domain.slug!r} (they differ in {', '.join(changed[:5])}{more}); "
             f"{_rematerialize(checkpoint)}"
         )
     return head

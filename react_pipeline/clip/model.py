@@ -96,9 +96,8 @@ class Clip:
         for chosen in lengths.argsort(stable=True).split(batch_size):
             cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.device)
             with torch.inference_mode():
-                vectors[chosen] = (
-                    functional.normalize(encode_text(self.model, cut), dim=-1).float().cpu()
-                )
+                features = functional.normalize(encode_text(self.model, cut), dim=-1)
+            vectors[chosen] = features.float().cpu()
         return vectors
 
 
@@ -222,11 +221,9 @@ def build(
     added = cfg.pop("added", ())
     text_cfg = cfg["text_cfg"]
     if directory is not None:
-        for field in ("hf_model_name", "hf_tokenizer_name"):
-            if text_cfg.get(field):
-                text_cfg[field] = str(
-                    text_folder(directory, text_cfg[field], f"text_cfg.{field}", TEXT_FILES[field])
-                )
+        for field, files in TEXT_FILES.items():
+            if name := text_cfg.get(field):
+                text_cfg[field] = str(text_folder(directory, name, f"text_cfg.{field}", files))
     if built := encoder_of_tower(cfg["vision_cfg"].get("timm_model_name")):
         built.register()
     # Weights come from the checkpoint alone, never from a place that its architecture names.
@@ -249,9 +246,7 @@ def build(
     size = getattr(model.visual, "image_size", None)
     try:
         tokenizer = _tokenizer(text_cfg)
-        preprocess_cfg = merge_preprocess_dict(
-            preprocess_cfg, {"size": size} if size is not None else {}
-        )
+        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size})  # unless it is None
         preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
     except Exception as error:
         raise InputError(

@@ -52,13 +52,10 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
+    preprocess_cfg = asdict(PreprocessCfg())
     configured = {field: getattr(encoder, field) for field in _PREPARED}
-    preprocess_cfg = merge_preprocess_dict(
-        asdict(PreprocessCfg()), tag_cfg or _common_to_tags(name)
-    )
-    preprocess_cfg = merge_preprocess_dict(
-        preprocess_cfg, {key: value for key, value in configured.items() if value}
-    )
+    for fields in (tag_cfg or _common_to_tags(name), configured):  # without what is None
+        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, fields)
     if path.is_file():
         _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
     else:
@@ -68,8 +65,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
             except Exception as error:
                 raise InputError(
                     f"encoder.pretrained: {name}/{encoder.pretrained} cannot be fetched: "
-                    f"{unreachable or error}; "
-                    "connect this machine, or give the path of a local checkpoint"
+                    f"{unreachable or error}; connect this machine, or give the path of a local "
+                    "checkpoint"
                 ) from error
     try:
         weights = read_weights(path)
@@ -101,7 +98,7 @@ def require_available(encoder: EncoderConfig) -> None:
         built.packages()
         return
     weights = str(encoder.pretrained)
-    path = Path(str(encoder.pretrained))
+    path = Path(weights)
     if weights.startswith(HUB_PREFIX):
         if not _HUB_NAME.fullmatch(weights):
             raise InputError(
@@ -161,13 +158,9 @@ def _common_to_tags(name: str) -> dict[str, Any]:
         open_clip.get_pretrained_cfg(name, tag)
         for tag in open_clip.list_pretrained_tags_by_model(name)
     ]
-    fields = (*_PREPARED, "interpolation")
     first = tags[0] if tags else {}
-    return {
-        key: first[key]
-        for key in fields
-        if key in first and all(tag.get(key) == first[key] for tag in tags)
-    }
+    fields = [field for field in (*_PREPARED, "interpolation") if field in first]
+    return {f: first[f] for f in fields if all(tag.get(f) == first[f] for tag in tags)}
 
 
 def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
@@ -175,14 +168,10 @@ def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str,
     # out of an image.
     assumed = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
     for field in ("quick_gelu", *_PREPARED):
-        if getattr(encoder, field) is None and not (
-            field in assumed and used.get(field) == assumed[field]
-        ):
+        value = used.get(field, False)
+        is_usual = field in assumed and value == assumed[field]
+        if getattr(encoder, field) is None and not is_usual:
             logger.warning(
-                "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if "
-                "that is wrong",
-                path,
-                field,
-                used.get(field, False),
-                field,
+                f"{path}: a checkpoint file does not record its {field}; {value} is assumed. Set "
+                f"encoder.{field} if that is wrong"
             )

@@ -60,13 +60,10 @@ def tower_digest(clip: Clip, tower: Literal["text", "image"]) -> bytes:
     """SHA-256 of the weights and the architecture of a tower."""
     config = {name: part for name, part in clip.model_cfg.items() if name != _OTHER_TOWER[tower]}
     if tower == "text":
-        theirs = getattr(getattr(clip.model, "text", None), "config", None)
-        config["text_cfg"] = {
-            name: value
-            for part in (config["text_cfg"], {} if theirs is None else theirs.to_dict())
-            for name, value in part.items()
-            if name not in _PLACES
-        }
+        text_cfg = dict(config["text_cfg"])
+        if (theirs := getattr(getattr(clip.model, "text", None), "config", None)) is not None:
+            text_cfg |= theirs.to_dict()
+        config["text_cfg"] = {n: value for n, value in text_cfg.items() if n not in _PLACES}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in clip.model.state_dict().items():
         if in_text_tower(name) if tower == "text" else name.startswith("visual."):

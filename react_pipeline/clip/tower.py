@@ -87,11 +87,8 @@ class ImageTower:
         """
         if device == "cpu":
             for module in self.visual.modules():
-                if (
-                    isinstance(module, nn.Conv2d)
-                    and module.groups > 1
-                    and module.weight.requires_grad
-                ):
+                is_depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+                if is_depthwise and module.weight.requires_grad:
                     module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
         if self.native:
             self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)

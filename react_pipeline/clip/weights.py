@@ -94,14 +94,15 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     unexpected = sorted(weights.keys() - own.keys())
     shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
-    if any(faults.values()):
-        differences = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-            for what, keys in faults.items()
-            if keys
-        )
+    differences = []
+    for what, keys in faults.items():
+        if keys:
+            more = ", ..." if len(keys) > 3 else ""
+            differences.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{more})")
+    if differences:
+        tower = _image_tower(model)
         raise InputError(
-            f"{path}: does not fit the architecture of {_image_tower(model)}: {differences}"
+            f"{path}: does not fit the architecture of {tower}: {'; '.join(differences)}"
         )
     model.load_state_dict(weights, strict=True)
 

@@ -2,7 +2,6 @@ from .embed import LEDGER_FILE as LEDGER_FILE
 from .embed import TakeOver as TakeOver
 from .embed import embed_corpus as embed_corpus
 from .embedded_shards import DUPLICATE as DUPLICATE
-from .embedded_shards import SHARD_LEDGER_COLUMNS as SHARD_LEDGER_COLUMNS
 from .embedded_shards import EmbeddedShard as EmbeddedShard
 from .embedded_shards import LedgerRow as LedgerRow
 from .embedded_shards import Records as Records

@@ -34,7 +34,7 @@ from react_pipeline.extension import brought, demand
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import encoder_in
+from react_pipeline.stage import CORPUS_EMBEDDINGS, encoder_in
 from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, scratch_of
 
 LEDGER_FILE = "ledger.parquet"
@@ -65,7 +65,7 @@ def embed_corpus(project: Project) -> Artifact:
     """
     if (adopted := project.config.corpus.adopt_embeddings(project)) is not None:
         return adopted
-    inputs = resolve(project, "corpus_embeddings")
+    inputs = resolve(project, CORPUS_EMBEDDINGS)
     return project.store.build(
         inputs, lambda staging: _embed(project, inputs, staging), resumable=True
     )
@@ -116,16 +116,11 @@ class _Build:
 
     def run_spread(self, bar: Any) -> dict[str, str]:
         """Like `run`, with tasks of the cluster for runs of shards."""
-        tasks = spread(
-            partial(encode_shards, self.config, self.base.path, self.records),
-            list(tasks_of(self._to_encode(bar))),
-            "embedding",
-        )
+        encode = partial(encode_shards, self.config, self.base.path, self.records)
+        answers = spread(encode, list(tasks_of(self._to_encode(bar))), "embedding")
         # Executors may differ; the manifest names every device and precision that was used.
-        return {
-            name: ", ".join(sorted({task[name] for task in tasks}))
-            for name in ("device", "precision")
-        }
+        used = {name: {answer[name] for answer in answers} for name in ("device", "precision")}
+        return {name: ", ".join(sorted(values)) for name, values in used.items()}
 
     def _to_encode(self, bar: Any) -> Iterator[EmbeddedShard]:
         """The shards that are neither finished nor can be taken over, with their headers read; the

@@ -81,9 +81,8 @@ class _Timm:
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(
-            seed
-        )  # `torch.manual_seed` also keeps a traceback for GPUs
+        # `torch.manual_seed` also keeps a traceback for GPUs.
+        torch.default_generator.manual_seed(seed)
         try:
             return self._erased(self._transform(self._cropped(image)))
         finally:
@@ -99,15 +98,13 @@ class _Timm:
         whole = image.size
         high, wide = self._crop.size
         # Pillow keeps to this size or above, and ignores what is not a JPEG or is decoded already.
-        image.draft(
-            "RGB", (-(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height))
-        )
+        least = -(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height)
+        image.draft("RGB", least)
         across = image.width / whole[0]
         down = image.height / whole[1]
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        pixels = torch.from_numpy(np.array(image.crop(tuple(map(round, box)))))[None].permute(
-            0, 3, 1, 2
-        )
+        part = np.array(image.crop(tuple(map(round, box))))
+        pixels = torch.from_numpy(part)[None].permute(0, 3, 1, 2)
         # As Pillow resizes, up to rounding, but with the processor's vector instructions.
         small = functional.interpolate(pixels, (high, wide), mode=self._mode, antialias=True)
         return Image.fromarray(small[0].permute(1, 2, 0).numpy())

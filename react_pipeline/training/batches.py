@@ -67,13 +67,14 @@ class TrainingBatches:
 
     def from_images(self, steps: range) -> Generator[Tensor, None, None]:
         """This process's images (B, 3, H, W) of each step."""
-        draws: Iterator[list[Draw]] = (
-            list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True))
-            for step in steps
-        )
         world = self._world
         workers = self._training.workers
-        self._views.require_shared_memory(
-            self.batch_size // world.size, workers, self._training.processes
-        )
-        yield from self._views.batches(draws, workers, world.device)
+        own_size = self.batch_size // world.size
+        self._views.require_shared_memory(own_size, workers, self._training.processes)
+
+        def draws() -> Iterator[list[Draw]]:
+            for step in steps:
+                positions, views = (world.part(part).tolist() for part in self.drawn(step))
+                yield list(zip(positions, views, strict=True))
+
+        yield from self._views.batches(draws(), workers, world.device)

@@ -16,7 +16,7 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, Method, TrainingConfig
-from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
+from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.log import METRICS_FILE
@@ -53,7 +53,7 @@ class Customization:
     @property
     def base(self) -> Artifact:
         """The model to customize."""
-        return self.inputs.parents["base_checkpoint"]
+        return self.inputs.parents[BASE_CHECKPOINT]
 
     @property
     def method(self) -> Method:

@@ -50,14 +50,10 @@ def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dic
     all right. Images and texts are unit vectors (N, D) in the same order; equal ids (N,) are equal
     texts.
     """
-    return {
-        f"r{rank}_{name}": value
-        for name, queries, gallery in (
-            ("image_to_text", images, texts),
-            ("text_to_image", texts, images),
-        )
-        for rank, value in zip(RANKS, _recall(queries, gallery, caption_ids), strict=True)
-    }
+    to_text = _recall(images, texts, caption_ids)
+    to_image = _recall(texts, images, caption_ids)
+    names = [f"r{rank}_{way}" for way in ("image_to_text", "text_to_image") for rank in RANKS]
+    return dict(zip(names, to_text + to_image, strict=True))
 
 
 def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float]:

@@ -82,12 +82,10 @@ def _order_of_epoch(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
     if order == "random":
         return torch.randperm(pairs, generator=chance)
     runs = torch.arange(pairs).split(RUN)
-    positions = torch.cat(
-        [runs[number] for number in torch.randperm(len(runs), generator=chance).tolist()]
-    )
-    return torch.cat(
-        [part[torch.randperm(len(part), generator=chance)] for part in positions.split(WINDOW)]
-    )
+    order_of_runs = torch.randperm(len(runs), generator=chance).tolist()
+    windows = torch.cat([runs[number] for number in order_of_runs]).split(WINDOW)
+    shuffled = [window[torch.randperm(len(window), generator=chance)] for window in windows]
+    return torch.cat(shuffled)
 
 
 def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:

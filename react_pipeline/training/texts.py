@@ -97,14 +97,14 @@ class TrainingTexts:
         if trains and training.activation_checkpointing:
             recompute_activations(clip.model)
 
+        def text_of(position: int) -> Any:
+            if position < captions:
+                return pairs.captions[position].as_py()
+            return prompts[position - captions]
+
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
             for part in parts:
-                texts = [
-                    pairs.captions[position].as_py()
-                    if position < captions
-                    else prompts[position - captions]
-                    for position in part.tolist()
-                ]
+                texts = [text_of(position) for position in part.tolist()]
                 yield clip.tokenize(texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
