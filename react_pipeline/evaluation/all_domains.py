@@ -118,9 +118,8 @@ def domains_covered(measured: pd.DataFrame, method: str) -> set[str]:
     """The domains where the base, a method and, if any domain has it, its control are measured."""
     trained = method.removesuffix(CONTROL_SUFFIX)
     where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
-    return set.intersection(
-        *(where[name] for name in ("base", trained, trained + CONTROL_SUFFIX) if name in where)
-    )
+    names = ("base", trained, trained + CONTROL_SUFFIX)
+    return set.intersection(*(where[name] for name in names if name in where))
 
 
 def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFrame:
@@ -132,12 +131,6 @@ def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFr
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
         if "base" in methods and not mine.empty:
             means = mine[numbers()].mean().drop(list(INTERVALS))
-            rows.append(
-                {
-                    "domain": MEAN,
-                    "method": method,
-                    "status": f"{len(covered)} of {domains} domains",
-                    **means,
-                }
-            )
+            status = f"{len(covered)} of {domains} domains"
+            rows.append({"domain": MEAN, "method": method, "status": status, **means})
     return pd.DataFrame(rows, columns=columns()).astype(of_floats())

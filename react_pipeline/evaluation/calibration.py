@@ -50,18 +50,16 @@ def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -
     """
     scores = logits.astype(np.float64)
     smoothing = 1 / (len(scores) + 2)
-    expected = (1 - smoothing) * scores[
-        np.arange(len(scores)), class_ids
-    ] + smoothing * scores.mean(axis=1)
+    of_class = scores[np.arange(len(scores)), class_ids]
+    expected = (1 - smoothing) * of_class + smoothing * scores.mean(axis=1)
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
         return float((logsumexp(scores * scale, axis=1) - expected * scale).mean())
 
     # Convex in 1 / T, so there is one minimum.
-    return float(
-        np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x)
-    )
+    minimum = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
+    return float(np.exp(minimum.x))
 
 
 def held_out_error(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float | None:

@@ -39,7 +39,13 @@ from react_pipeline.extension import required
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
-from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, method_key
+from react_pipeline.stage import (
+    COMPARISON,
+    CUSTOMIZED_CHECKPOINT,
+    DOMAIN_RESULTS,
+    RETRIEVED_SET,
+    method_key,
+)
 from react_pipeline.store import Artifact, InputError, MissingArtifact
 
 COSTS = ("pairs", "trainable_parameters")
@@ -107,13 +113,11 @@ def _write_comparison(
     evidence: Mapping[str, Evidence],
     directory: Path,
 ) -> None:
-    checkpoints = {
-        method: project.store.open(
-            CUSTOMIZED_CHECKPOINT, result.key, result.parents[CUSTOMIZED_CHECKPOINT]
-        )
-        for method, result in results.items()
-        if CUSTOMIZED_CHECKPOINT in result.parents
-    }
+    checkpoints = {}
+    store = project.store
+    for method, result in results.items():
+        if trained := result.parents.get(CUSTOMIZED_CHECKPOINT):
+            checkpoints[method] = store.open(CUSTOMIZED_CHECKPOINT, result.key, trained)
     retrieved = _retrieved_sets(project, slug, checkpoints)
     pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
     order = [name for name in project.config.all_methods if name in {**results, **skipped}]
@@ -225,14 +229,13 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
         for method, result in read.items()
         if result.top1 is not None
     }
-    return {
-        method: {
-            other: gains_of(*_on_the_same_images(slug, right[method], right[other]))
-            for other in ("base", method + CONTROL_SUFFIX)
-            if other in right
-        }
-        for method in right
-    }
+    gains: dict[str, dict[str, Gains]] = {method: {} for method in right}
+    for method in right:
+        for other in ("base", method + CONTROL_SUFFIX):
+            if other in right:
+                both = _on_the_same_images(slug, right[method], right[other])
+                gains[method][other] = gains_of(*both)
+    return gains
 
 
 def summary_of(project: Project, comparison: Artifact) -> tuple[str, AllGains]:
@@ -259,9 +262,9 @@ def _retrieved_sets(
     of set.
     """
     return {
-        method: project.store.open("retrieved_set", slug, checkpoint.parents["retrieved_set"])
+        method: project.store.open(RETRIEVED_SET, slug, checkpoint.parents[RETRIEVED_SET])
         for method, checkpoint in checkpoints.items()
-        if "retrieved_set" in checkpoint.parents
+        if RETRIEVED_SET in checkpoint.parents
     }
 
 

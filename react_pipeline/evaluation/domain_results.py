@@ -6,6 +6,7 @@ Does not belong here: comparing results (`comparison`). Shapes: N images, C clas
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,7 +23,14 @@ from react_pipeline.labelled import encode_images, preprocessing_for, read_image
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.stage import DOMAIN_RESULTS, FEW_SHOT_SET, method_key
+from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    DOMAIN_RESULTS,
+    EVALUATION_SET,
+    FEW_SHOT_SET,
+    method_key,
+)
 from react_pipeline.store import Artifact, CorruptArtifact, InputError
 
 EVALUATOR_VERSION = "3"
@@ -97,10 +105,9 @@ class EvalResult(BaseModel):
         Raises:
             CorruptArtifact: If `result.json` is of another form.
         """
+        text = artifact.file(f"{folder}result.json").read_text(encoding="utf-8")
         try:
-            return cls.model_validate_json(
-                artifact.file(f"{folder}result.json").read_text(encoding="utf-8")
-            )
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise CorruptArtifact(
                 f"{artifact.path / folder / 'result.json'}: not a result of this version; "
@@ -124,13 +131,10 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     inputs = resolve(project, DOMAIN_RESULTS, method_key(slug, method))
-    checkpoint = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
-    return project.store.build(
-        inputs,
-        lambda directory: write_evaluation(
-            project, project.domain(slug), method, checkpoint, inputs.parents, directory
-        ),
-    )
+    checkpoint = inputs.parents[BASE_CHECKPOINT if method == "base" else CUSTOMIZED_CHECKPOINT]
+    domain = project.domain(slug)
+    write = partial(write_evaluation, project, domain, method, checkpoint, inputs.parents)
+    return project.store.build(inputs, write)
 
 
 def write_evaluation(
@@ -157,7 +161,7 @@ def write_evaluation(
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     started = time.monotonic()
-    evaluation_set = parents["evaluation_set"]
+    evaluation_set = parents[EVALUATION_SET]
     reason = evaluation_set.counts.get("unavailable")
     blank = EvalResult(
         dataset=domain.evaluation.name if domain.evaluation else "none",
@@ -177,9 +181,9 @@ def write_evaluation(
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
-    members = members or [(checkpoint, 1.0)]
-    each = [w * _logits(project, domain, one, parents, images, device) for one, w in members]
-    logits = np.stack(each).sum(axis=0)
+    logits = np.zeros((len(images), len(domain.classes)), np.float32)
+    for member, weight in members or [(checkpoint, 1.0)]:
+        logits += weight * _logits(project, domain, member, parents, images, device)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
     calibration = calibrate(logits, scores.class_ids)
@@ -217,7 +221,7 @@ def _logits(
 
     from react_pipeline.clip import EVALUATION_PRECISION
 
-    clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
+    clip, head = load_classifier(checkpoint, parents.get(BASE_CHECKPOINT), domain, device)
     vectors = encode_images(
         project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION
     )

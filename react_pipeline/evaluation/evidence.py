@@ -40,10 +40,9 @@ class Column:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns of the table: value and bounds."""
-        return tuple(self.name + bound for bound in ("", *(() if self.is_count else _BOUNDS)))
-
-
-_BOUNDS = ("_low", "_high")
+        if self.is_count:
+            return (self.name,)
+        return self.name, f"{self.name}_low", f"{self.name}_high"
 
 
 class Evidence(ABC):
@@ -113,11 +112,10 @@ def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
 @cache
 def added_columns() -> tuple[Column, ...]:
     """What evidence of any kind adds to comparisons."""
-    return tuple(
-        column
-        for _, columns in brought(lambda extension: tuple(extension.columns()))
-        for column in columns
-    )
+    columns: list[Column] = []
+    for _, added in brought(lambda extension: tuple(extension.columns())):
+        columns += added
+    return tuple(columns)
 
 
 def added_differences() -> tuple[Column, ...]:

@@ -20,7 +20,6 @@ from react_pipeline.settings import CONTROL_SUFFIX, first_seed
 MEAN = "mean"
 """The column `domain` of rows that average over domains holds this."""
 
-INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
 DIFFERENCES = (
     "delta_top1",
@@ -32,6 +31,7 @@ DIFFERENCES = (
     "gain_low",
     "gain_high",
 )
+INTERVALS = tuple(name for name in DIFFERENCES if name.endswith(("_low", "_high")))
 
 CLASS_COLUMNS = [
     "domain",
@@ -197,9 +197,8 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
         column = others[0].name
         label = f"{others[0].heading}, points, with 95% interval"
     low, high = bounds_of(column)
-    values = first_seeds(table[table[column].notna()]).rename(
-        columns={column: "value", low: "low", high: "high"}
-    )
+    measured = first_seeds(table[table[column].notna()])
+    values = measured.rename(columns={column: "value", low: "low", high: "high"})
     colours = [colour_in_picture(method) for method in values["method"]]
     draw_intervals(values, colours, path, title, label)
 
@@ -269,10 +268,9 @@ class Cell(NamedTuple):
 def to_markdown(table: pd.DataFrame) -> str:
     """The table for people, with its status."""
     heads, rows = cells_of(table)
-    lines = [
-        [*map(str, cells), status] for cells, status in zip(rows, table["status"], strict=True)
-    ]
-    return markdown_table([*heads.values(), "status"], lines)
+    lines = zip(rows, table["status"], strict=True)
+    texts = [[*map(str, cells), status] for cells, status in lines]
+    return markdown_table([*heads.values(), "status"], texts)
 
 
 def cells_of(
@@ -281,18 +279,14 @@ def cells_of(
     """Headings by column, and the rows; of the columns that hold anything, domain and method
     always.
     """
-    heads = {
-        name: heading
-        for name, heading in headings().items()
-        if name in table
-        and name not in left_out
-        and (name in ("domain", "method") or table[name].notna().any())
-    }
+    every = headings()
+    shown = [name for name in every if name in table and name not in left_out]
+    filled = [name for name in shown if table[name].notna().any() or name in ("domain", "method")]
     rows = [
-        [Cell(name, text_of(name, row[name]), interval_of(name, row)) for name in heads]
+        [Cell(name, text_of(name, row[name]), interval_of(name, row)) for name in filled]
         for row in table.to_dict("records")
     ]
-    return heads, rows
+    return {name: every[name] for name in filled}, rows
 
 
 def interval_of(name: str, row: Mapping[Any, Any]) -> str:
@@ -332,4 +326,6 @@ def text_of(column: str, value: Any) -> str:
         return percent(value)
     if measured in _PREFIXES or column in [added.name for added in added_differences()]:
         return points(value)
-    return "" if pd.isna(value) else value if isinstance(value, str) else f"{value:,.0f}"
+    if pd.isna(value):
+        return ""
+    return value if isinstance(value, str) else f"{value:,.0f}"

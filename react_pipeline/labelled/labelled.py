@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,7 @@ from react_pipeline.labelled.kind import Unavailable, decode, is_lenient, locate
 from react_pipeline.labelled.labels import lines_of, read_manifest
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import (
-    DomainConfig,
-    PipelineConfig,
-    labelled_kinds,
-)
+from react_pipeline.settings import DomainConfig, PipelineConfig, labelled_kinds
 from react_pipeline.stage import EVALUATION_SET
 from react_pipeline.store import Artifact, InputError, Inputs, canonical_json
 
@@ -79,18 +76,15 @@ def publish_labelled_set(
 
     def unavailable(reason: str) -> Artifact:
         counts = {"unavailable": reason}
-        return _publish(project, domain, inputs_of(counts), lambda _: (_no_images(), counts))
+        none = pd.DataFrame({"path": [], "class": [], "sha256": []}, dtype=str)
+        return _publish(project, domain, inputs_of(counts), lambda _: (none, counts))
 
     evaluation = domain.evaluation
     if evaluation is None:
         return unavailable(_NOT_CONFIGURED)
     if (made_from := evaluation.made_from()) is not None:
-        return _publish(
-            project,
-            domain,
-            inputs_of(made_from),
-            lambda folder: _made(project, domain, folder, require),
-        )
+        make = partial(_made, project, domain, require)
+        return _publish(project, domain, inputs_of(made_from), make)
     try:
         images, notes = evaluation.images(domain)
     except Unavailable as error:
@@ -112,8 +106,8 @@ def publish_labelled_set(
 def _made(
     project: Project,
     domain: DomainConfig,
-    folder: Path,
     require: Callable[[pd.DataFrame], None],
+    folder: Path,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Images that the kind draws into the artifact."""
     evaluation = domain.evaluation
@@ -286,9 +280,8 @@ def _encoded(
     vectors = [torch.zeros(0, clip.dimension)]
     with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
         coming = pool.map(prepare, batches[0] if batches else ())
-        for following in tqdm(
-            [*batches[1:], ()], desc="evaluation images", disable=None, leave=False
-        ):
+        next_batches = [*batches[1:], ()]
+        for following in tqdm(next_batches, desc="evaluation images", disable=None, leave=False):
             if ready := list(coming):
                 coming = pool.map(prepare, following)
                 vectors.append(encoder.images(torch.stack(ready)))
@@ -321,22 +314,16 @@ def _publish(
     def write(directory: Path) -> dict[str, Any]:
         images, counts = build(directory)
         images["class_id"] = images["class"].map(class_ids).astype("int32")
-        images[[name for name in _COLUMNS if name in images]].to_parquet(
-            directory / IMAGES, index=False
-        )
+        columns = [name for name in _COLUMNS if name in images]
+        images[columns].to_parquet(directory / IMAGES, index=False)
         return {"images": len(images), **counts}
 
     return project.store.build(inputs, write)
 
 
-def _no_images() -> pd.DataFrame:
-    return pd.DataFrame({"path": [], "class": [], "sha256": []}, dtype=str)
-
-
 def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFrame:
-    return images.assign(
-        sha256=[hashlib.sha256(read_image(location)).hexdigest() for location in locations]
-    )
+    digests = [hashlib.sha256(read_image(location)).hexdigest() for location in locations]
+    return images.assign(sha256=digests)
 
 
 def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:

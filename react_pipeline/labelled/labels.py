@@ -108,9 +108,8 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     rows = []
     problems = []
     first = dict[str, int]()
-    for number, (name, label) in enumerate(
-        zip(table["path"], table["class"], strict=True), start=1
-    ):
+    entries = zip(table["path"], table["class"], strict=True)
+    for number, (name, label) in enumerate(entries, start=1):
         class_name = by_name.get(normal(str(label)))
         if class_name is None:
             problems.append(f"row {number}: class {label!r} is not a class of {domain.slug!r}")
@@ -126,11 +125,9 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     if not rows:
         raise InputError(f"{path}: no rows")
     images = pd.DataFrame(rows, columns=["path", "class"])
-    return (
-        images.assign(subject=table["subject"].fillna("").astype(str))
-        if "subject" in table
-        else images
-    )
+    if "subject" in table:
+        images["subject"] = table["subject"].fillna("").astype(str)
+    return images
 
 
 def read_csv(path: Path, separator: str = ",", **options: Any) -> pd.DataFrame:
@@ -188,11 +185,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         if path.suffix.lower() == ".parquet":
             names = schema_of_table(path).names
             columns = [name for name in ("path", "class", "subject") if names.count(name) == 1]
-            return (
-                read_text_table(path, columns).to_pandas()
-                if {"path", "class"} <= {*columns}
-                else pd.DataFrame(columns=names)
-            )
+            if not {"path", "class"} <= {*columns}:
+                return pd.DataFrame(columns=names)
+            return read_text_table(path, columns).to_pandas()
         if path.suffix.lower() == ".csv":
             # Text stays text: a class may be called "None" or "007".
             return read_csv(path, dtype=str, keep_default_na=False)

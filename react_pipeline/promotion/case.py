@@ -6,7 +6,7 @@ measured again. Does not belong here: judging (`judgement`), deciding (`decision
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from react_pipeline.evaluation import Evidence, evidence_of, write_evaluation
 from react_pipeline.lineage import fresh, parents_of
@@ -16,8 +16,10 @@ from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEnt
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
     ALL,
+    BASE_CHECKPOINT,
     CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
+    EVALUATION_SET,
     PROMOTION,
     STAGES,
     method_key,
@@ -230,19 +232,16 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     checkpoint = project.store.open(CUSTOMIZED_CHECKPOINT, key, verdict.champion.checkpoint)
     parents = {
         CUSTOMIZED_CHECKPOINT: checkpoint,
-        "evaluation_set": fresh(project, "evaluation_set", slug),
+        EVALUATION_SET: fresh(project, EVALUATION_SET, slug),
     }
-    if "base_checkpoint" in parents_of(project, DOMAIN_RESULTS, key):
-        base = checkpoint.parents["base_checkpoint"]
-        parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
+    if BASE_CHECKPOINT in parents_of(project, DOMAIN_RESULTS, key):
+        base = checkpoint.parents[BASE_CHECKPOINT]
+        parents[BASE_CHECKPOINT] = project.store.open(BASE_CHECKPOINT, ALL, base)
     row = STAGES[DOMAIN_RESULTS]
     inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
-    return project.store.build(
-        inputs,
-        lambda directory: write_evaluation(
-            project, project.domain(slug), method, checkpoint, parents, directory
-        ),
-    )
+    domain = project.domain(slug)
+    write = partial(write_evaluation, project, domain, method, checkpoint, parents)
+    return project.store.build(inputs, write)
 
 
 def _refuse_unreadable(error: Exception) -> None:

@@ -113,8 +113,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         tested = "" if test is None else f" ({test})"
         because = (
             f"{person or 'a person'} made {chosen.identity} champion instead of "
-            f"{before.identity}{tested}: "
-            f"{reason.strip()}"
+            f"{before.identity}{tested}: {reason.strip()}"
         )
         judgement = Judgement("promoted", because, challenger=chosen, test=test)
         return conclude(case, chosen, judgement, by="person", person=person, note=reason)

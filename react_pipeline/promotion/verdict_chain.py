@@ -158,6 +158,5 @@ def way_out(case: Case) -> str:
         return f"materialize `{DOMAIN_RESULTS}` for {case.slug!r} and base"
     return (
         "measure the champion on today's images with `react-pipeline models reevaluate "
-        f"{case.slug}`, or take it back "
-        f"with `react-pipeline models rollback {case.slug} --to-base`"
+        f"{case.slug}`, or take it back with `react-pipeline models rollback {case.slug} --to-base`"
     )
