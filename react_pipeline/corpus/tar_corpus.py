@@ -46,10 +46,8 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
     ]
     if corpus.keys == "by_folder":
         table["folder"] = _folders(locations)
-        content = [
-            [*entry, folder]
-            for entry, folder in zip(content, table["folder"].tolist(), strict=True)
-        ]
+        for entry, folder in zip(content, table["folder"].tolist(), strict=True):
+            entry.append(folder)
 
     def write(staging: Path) -> dict[str, Any]:
         counts = _checked(locations, corpus.caption_extension)

@@ -29,8 +29,7 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
-    and what fell short. A kind of corpus may bring indices instead
-    (`adopt_index`).
+    and what fell short. A kind of corpus may bring indices instead (`adopt_index`).
 
     Raises:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find
