@@ -5,6 +5,7 @@ Does not belong here: reading or checking such a file (`react_pipeline.settings`
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -62,7 +63,7 @@ def changed_files(
         tags = {DATA_VERSION_TAG: digest_of(domain.model_dump(mode="json"))}
         if tags == shown.get(slug):
             continue
-        metadata = {
+        metadata: dict[str, Any] = {
             "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
             "title": domain.title or slug,
             "classes": len(domain.classes),

@@ -89,7 +89,7 @@ class ImageTower:
             for module in self.visual.modules():
                 is_depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
                 if is_depthwise and module.weight.requires_grad:
-                    module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
+                    module.forward = partial(_in_fp32, module.forward)
         if self.native:
             self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)
 
