@@ -34,9 +34,10 @@ from react_pipeline.store import (
 logger = logging.getLogger(__name__)
 
 
-LOOK_SECONDS = 20.0
-"""How long a look waits for the server: ticks are cut off after 60 seconds, and those that go on
-nevertheless keep the code server from answering Dagster, which then ends it.
+LOOK_SECONDS = 10.0
+"""How long a look waits for the server, and the last pause between tries as long again: ticks are
+cut off after 60 seconds, and those that go on nevertheless keep the code server from answering
+Dagster, which then ends it.
 """
 
 
