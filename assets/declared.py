@@ -187,10 +187,10 @@ def assets_of(
     policies = {name: policy for some in built for name, policy in some.items()}
     assets = []
     for stage in rows.values():
-        deps = [
-            dg.AssetDep(project.key(name), partition_mapping=_mapping(name, stage, methods))
-            for name in deps_of(stage, rows)
-        ]
+        deps = []
+        for name in deps_of(stage, rows):
+            mapping = mapping_of(STAGES[name], stage, methods) if name in STAGES else None
+            deps.append(dg.AssetDep(project.key(name), partition_mapping=mapping))
         declare = dg.asset(
             key=project.key(stage.name),
             description=_texts.get(stage.name) or stage.about,
@@ -276,9 +276,3 @@ def _named(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
 def _before(name: str, rows: Mapping[str, Stage]) -> set[str]:
     parents = _named(rows[name], rows) if name in rows else []
     return {*parents, *(earlier for parent in parents for earlier in _before(parent, rows))}
-
-
-def _mapping(
-    parent: str, child: Stage, methods: Mapping[str, Method]
-) -> dg.PartitionMapping | None:
-    return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None

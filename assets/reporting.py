@@ -28,7 +28,7 @@ from react_pipeline.store import (
     digest_of,
     refusal_in,
 )
-from react_pipeline.tracking import Delivery, Tracking
+from react_pipeline.tracking import Tracking
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Transient faults: the network, a full disk. Everything else fails the same way again."""
@@ -134,22 +134,18 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     delivery = tracking.apply(project, artifact, run_id)
     shown: dict[str, dg.MetadataValue] = {}
     if artifact.stage == PROMOTION:
-        shown["registry"] = dg.MetadataValue.text(_registry(delivery))
+        waits = f"{delivery.waits} verdicts wait for MLflow until the next run"
+        changes = [waits if delivery.waits else "updated", *delivery.notes[:MAX_NOTES]]
+        shown["registry"] = dg.MetadataValue.text("; ".join(changes))
     if delivery.run_id is None:
-        waits = "tracking unavailable, will be logged at the next run"
-        return {**shown, "mlflow": dg.MetadataValue.text(waits)}
+        problem = "tracking unavailable, will be logged at the next run"
+        return {**shown, "mlflow": dg.MetadataValue.text(problem)}
     url = tracking.runs.url(delivery.run_id)
     shown["mlflow"] = dg.MetadataValue.text("open it with `react-pipeline ui`")
     if url:
         shown["mlflow"] = dg.MetadataValue.url(url)
     shown["mlflow_run_id"] = dg.MetadataValue.text(delivery.run_id)
     return shown
-
-
-def _registry(delivery: Delivery) -> str:
-    """What a verdict changed in MLflow's registry."""
-    waits = f"{delivery.waits} verdicts wait for MLflow until the next run"
-    return "; ".join([waits if delivery.waits else "updated", *delivery.notes[:MAX_NOTES]])
 
 
 def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:

@@ -8,7 +8,6 @@ from .corpus import count_pairs as count_pairs
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .cost import IMAGE_BYTES as IMAGE_BYTES
-from .cost import PAIR_BYTES as PAIR_BYTES
 from .cost import CorpusSize as CorpusSize
 from .cost import CorpusWork as CorpusWork
 from .cost import require_local as require_local

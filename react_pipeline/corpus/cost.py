@@ -16,8 +16,6 @@ from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
 
-PAIR_BYTES = 50_000
-"""Of a pair in a shard; assumed."""
 IMAGE_BYTES = 25_000
 """Of an image at 256 pixels; assumed."""
 

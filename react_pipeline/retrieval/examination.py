@@ -80,7 +80,8 @@ class Examination:
                 return
             self._seen.update(new)
             self._fetch(np.array(new, np.int64))
-            self._fill_in(candidates)
+            digests = candidates["row"].map(self.sha256)
+            candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
 
     def rank(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
         """Fill `dropped` by what is known so far; nothing is fetched."""
@@ -123,10 +124,6 @@ class Examination:
         for row in rows.tolist():
             if row not in self.sha256:
                 self.failed.setdefault(row, self._source.failed.get(row, "unknown"))
-
-    def _fill_in(self, candidates: pd.DataFrame) -> None:
-        digests = candidates["row"].map(self.sha256)
-        candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
 
 
 def _near_filter(read: ReadVectors, similarity: float) -> NearFilter:

@@ -200,7 +200,8 @@ def _sentence(fault: _Fault, model: type[BaseModel], text: str) -> str:
     shown = f" (found {written[:_MAX_SHOWN]})" if isinstance(value, (str, int, float, date)) else ""
     if kind in ("string_type", "path_type") and isinstance(value, (bool, int, float, date)):
         return _quote(value, text)
-    choices = _literals(fault.info.annotation) if fault.info else []
+    types = _types_in(fault.info.annotation) if fault.info else ()
+    choices = [kind for kind in types if isinstance(kind, str)]
     expected = fault.info.description if fault.info else None
     if kind == "literal_error" and not expected:
         expected = fault.context["expected"].replace("'", "")
@@ -225,10 +226,6 @@ def _quote(value: bool | int | float | date, text: str) -> str:
         read = str(value).lower()
     quoted = json.dumps(written, ensure_ascii=False)
     return f"{written} is read as {read}, not as text: quote it: {quoted}"
-
-
-def _literals(annotation: Any) -> list[str]:
-    return [kind for kind in _types_in(annotation) if isinstance(kind, str)]
 
 
 def _meant(fault: _Fault) -> str:

@@ -255,7 +255,7 @@ other.__module__ = "another.checks"
     assert checks_with(code, monkeypatch) == ({"other"}, {"mine"})
 
 
-def test_of_an_extension_that_raises_no_sensor_and_no_policy_stays(
+def test_of_an_extension_that_raises_no_sensor_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def mine(*_: Any) -> dg.SensorResult:

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from react_pipeline.clip import prompt_templates
-from react_pipeline.corpus import (
-    PAIR_BYTES,
-    CorpusSize,
-)
+from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.one_pass import passes_of
 from react_pipeline.extensions.plan.encoding_cost import METADATA_BYTES
 from react_pipeline.extensions.plan.index_cost import index_seconds, planned_key
@@ -32,7 +29,7 @@ from react_pipeline.indexing import (
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import DomainConfig, encoders, load_domains
+from react_pipeline.settings import CorpusConfig, DomainConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import ModelMethod, PlannedTraining
@@ -288,7 +285,7 @@ class Sums:
             pairs += draws * domain.pairs
         if stage == "retrieved_set":
             cost += Cost(alone=self._search_seconds())
-        size = pairs * min(self.corpus.pair_bytes, PAIR_BYTES)
+        size = pairs * min(self.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes)
         return self.timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
 
     def _search_seconds(self) -> float:
