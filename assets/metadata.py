@@ -20,7 +20,7 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import flatten
 
-MAX_IMAGE_BYTES = 100_000
+MAX_PICTURE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
 MAX_TEXT_CHARS = 2_000
 MAX_BARS = 30
@@ -79,7 +79,7 @@ def _pictures(artifact: Artifact) -> dict[str, Any]:
 
 
 def data_uri(file: Path | io.BytesIO) -> str:
-    """A picture as a data URI, made smaller until it is below `MAX_IMAGE_BYTES`."""
+    """A picture as a data URI, made smaller until it is below `MAX_PICTURE_BYTES`."""
     from PIL import Image
 
     with Image.open(file) as opened:
@@ -88,7 +88,7 @@ def data_uri(file: Path | io.BytesIO) -> str:
         picture.thumbnail((pixels, 2 * pixels))
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=80)
-        if 4 * buffer.tell() / 3 < MAX_IMAGE_BYTES:
+        if 4 * buffer.tell() / 3 < MAX_PICTURE_BYTES:
             break
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 

@@ -29,7 +29,7 @@ from react_pipeline.store import (
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
 Gathered = tuple[dict[str, Artifact], dict[str, str]]
-Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
+Contents = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
 """Results by method or domain, and why the others are left out."""
 
 
@@ -183,7 +183,7 @@ def gather(project: Project, stage: str, slug: str) -> Gathered:
 
 
 def gathered_is_current(
-    project: Project, stage: str, key: str, today: Callable[[], Shown]
+    project: Project, stage: str, key: str, today: Callable[[], Contents]
 ) -> Artifact:
     """The published artifact of a stage that gathers results, if it shows what `today` gathers, by
     method or domain.

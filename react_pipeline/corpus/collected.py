@@ -29,7 +29,7 @@ from react_pipeline.store import Artifact, CorruptArtifact
 
 TABLE = "table.arrow"
 """The table's file, next to the tars."""
-MAX_PIXELS = 1 << 30
+MEMORY_PIXELS = 1 << 30
 """The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 
@@ -196,7 +196,7 @@ class CollectedPairs:
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
         """One image, RGB; `lazy` as in `images.decode_image`."""
-        return decode_image(self.encoded(position), MAX_PIXELS, lazy=lazy)
+        return decode_image(self.encoded(position), MEMORY_PIXELS, lazy=lazy)
 
     def _corrupt(self, what: str) -> CorruptArtifact:
         stage = self._artifact.stage

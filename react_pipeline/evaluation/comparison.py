@@ -36,7 +36,7 @@ from react_pipeline.evaluation.tables import (
     write_tables,
 )
 from react_pipeline.extension import required
-from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
+from react_pipeline.lineage import Contents, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.stage import (
@@ -154,7 +154,7 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
     `lineage.gathered_is_current`.
     """
 
-    def today() -> Shown:
+    def today() -> Contents:
         results, skipped = gather(project, COMPARISON, slug)
         evidence = evidence_of(project, slug)
         return {**results, **{name: one.inputs for name, one in evidence.items()}}, skipped

@@ -23,8 +23,8 @@ from .outside import remember_look as remember_look
 from .outside import seed_path as seed_path
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .project import Project as Project
-from .review import Decision as Decision
-from .review import Verdict as Verdict
+from .review import ImageDecision as ImageDecision
+from .review import ImageVerdict as ImageVerdict
 from .review import current_decisions as current_decisions
 from .review import read_decisions as read_decisions
 from .review import review_file as review_file

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from react_pipeline.project.project import Project
 from react_pipeline.store import InputError, digest_of
 
-Verdict = Literal["keep", "reject", "move", "pin"]
+ImageVerdict = Literal["keep", "reject", "move", "pin"]
 
 
-class Decision(BaseModel):
+class ImageDecision(BaseModel):
     """A person's decision on one image of a retrieved set.
 
     Attributes:
@@ -39,7 +39,7 @@ class Decision(BaseModel):
     image: str = Field(pattern="^[0-9a-f]{64}$")
     url: str = ""
     label: str = Field(alias="class")
-    verdict: Verdict | None
+    verdict: ImageVerdict | None
     to: str = ""
     by: str
     time: str
@@ -55,7 +55,7 @@ def review_file(project: Project, slug: str) -> Path:
     return project.config.domains / f"{slug}.review.jsonl"
 
 
-def read_decisions(project: Project, slug: str) -> list[Decision]:
+def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
     """All decisions on a domain's images, in their order; a line that a kill cut short is ignored.
 
     Raises:
@@ -69,7 +69,7 @@ def read_decisions(project: Project, slug: str) -> list[Decision]:
     decisions = []
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
-            decision = Decision.model_validate_json(line)
+            decision = ImageDecision.model_validate_json(line)
         except ValidationError as error:
             raise InputError(
                 f"{path}:{number}: not a decision ({error.errors()[0]['msg']}); correct the line, "
@@ -79,13 +79,13 @@ def read_decisions(project: Project, slug: str) -> list[Decision]:
     return decisions
 
 
-def current_decisions(project: Project, slug: str) -> dict[str, Decision]:
+def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
     """The decision that counts for each image, by its SHA-256.
 
     Raises:
         InputError: As `read_decisions`, or if one names a class that the domain does not have.
     """
-    decisions: dict[str, Decision] = {}
+    decisions: dict[str, ImageDecision] = {}
     for decision in read_decisions(project, slug):
         decisions.pop(decision.image, None)
         if decision.verdict is not None:

@@ -19,7 +19,7 @@ from react_pipeline.clip import prompt_vectors
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.extension import brought_by_name
 from react_pipeline.indexing import Index, StoredVectors, hits_table, kept_array, search_all
-from react_pipeline.retrieval.fusion import apply_filter, best_hits
+from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import Mode, RetrievalConfig
 from react_pipeline.store import Artifact, InputError
@@ -78,7 +78,7 @@ class Candidates:
     """The result of a search.
 
     Attributes:
-        table: The best hit of each class and row, of `fusion.best_hits`.
+        table: The best hit of each class and row, of `fusion.fuse`.
         hits: Number of hits by class id and mode.
         searches: By mode, how it was searched (`indexing.Choice.record`).
     """
@@ -129,7 +129,7 @@ def find_candidates(
         searches[mode] = {**choice.record(index.artifact, side), "measured_seconds": seconds}
         tables.append(_hits(mode, similarities, rows, queries, settings))
     hits = pd.concat(tables, ignore_index=True)
-    candidates = best_hits(hits, settings)
+    candidates = fuse(hits, settings)
     if settings.filters:
         means = mean_vectors(queries.prompts["class_id"], prompt_vectors)
         if settings.filter_by == "seeds":
@@ -170,7 +170,7 @@ def _every_pair(
             "class_id": class_ids[nearest],
         }
     )
-    return Candidates(best_hits(hits, settings), _count_hits(hits, settings), {})
+    return Candidates(fuse(hits, settings), _count_hits(hits, settings), {})
 
 
 def _hits(

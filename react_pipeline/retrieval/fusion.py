@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from react_pipeline.settings import RetrievalConfig
 
 
-def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
+def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """The best hit of each class and row, the best of all first.
 
     A hit above its mode's floor goes before one below it, then the modes' order decides, then
@@ -30,7 +30,8 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     Returns:
         The same columns, with `dropped` ("" or `below_similarity`) and `score` (NaN).
     """
-    below = _is_below_floor(hits, settings)
+    floors = {mode: settings.min_similarity.get(mode, -np.inf) for mode in settings.modes}
+    below = hits["similarity"] < hits["mode"].map(floors).astype("float32")
     dropped = np.array(["", "below_similarity"], object)[below.astype("int8")]
     best = hits.assign(dropped=dropped, score=np.nan)
     best = best.iloc[np.lexsort((*_keys(hits, settings), below.to_numpy()))]
@@ -44,7 +45,7 @@ def apply_filter(
     they are; those under the floor are dropped.
 
     Args:
-        candidates: From `best_hits`.
+        candidates: From `fuse`.
         likeness: Cosine of each candidate's image with its class, (N,).
         settings: Gives the floor.
 
@@ -77,8 +78,3 @@ def _keys(hits: pd.DataFrame, settings: RetrievalConfig) -> list[NDArray[Any]]:
         hits["mode"].map(places).astype("int8"),
     ]
     return [column.to_numpy() for column in columns]
-
-
-def _is_below_floor(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.Series:
-    floors = {name: settings.min_similarity.get(name, -np.inf) for name in settings.modes}
-    return hits["similarity"] < hits["mode"].map(floors).astype("float32")

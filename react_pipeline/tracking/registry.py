@@ -21,11 +21,11 @@ from react_pipeline.tracking.models import MODEL_TAG, refresh_model
 from react_pipeline.tracking.versions import (
     NONE,
     alias_of,
-    describe,
+    annotate,
     find_model,
     find_version,
+    in_words,
     model_name,
-    named,
     set_alias,
 )
 
@@ -120,15 +120,15 @@ def _write_reasons(
     if moved and verdict.champion_before.method != BASE_METHOD:
         former = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
         if former is not None:
-            describe(client, former, "former champion", verdict, None, decided)
+            annotate(client, former, "former champion", verdict, None, decided)
     if champion is not None and (moved or verdict.decision == "promoted"):
         # For the version that is champion again, a rollback is the opposite of what it is for the
         # version that it replaces.
         rolled_back = verdict.decision == "rolled back"
         title = "champion again" if rolled_back else verdict.decision
-        describe(client, champion, title, verdict, verdict.champion, decided)
+        annotate(client, champion, title, verdict, verdict.champion, decided)
     elif challenger is not None:
-        describe(client, challenger, verdict.decision, verdict, verdict.challenger, decided)
+        annotate(client, challenger, verdict.decision, verdict, verdict.challenger, decided)
 
 
 def _number(version: ModelVersion | None) -> str:
@@ -140,15 +140,15 @@ def _move_champion(
 ) -> None:
     there = alias_of(model, CHAMPION)
     if there not in (model.tags.get(CHAMPION_TAG, NONE), number):
-        moved = f"{model.name}: a person had moved the alias `champion` to {named(there)}"
+        moved = f"{model.name}: a person had moved the alias `champion` to {in_words(there)}"
         if verdict.by != "person":
             notes.append(
-                f"{moved}, and this verdict wants {named(number)}; it stays where it is until the "
-                f"next decision takes it over, or `react-pipeline models promote {verdict.domain} "
-                "METHOD` overrules it"
+                f"{moved}, and this verdict wants {in_words(number)}; it stays where it is until "
+                f"the next decision takes it over, or `react-pipeline models promote "
+                f"{verdict.domain} METHOD` overrules it"
             )
             return
-        notes.append(f"{moved}; the command of a person moved it to {named(number)}")
+        notes.append(f"{moved}; the command of a person moved it to {in_words(number)}")
     set_alias(client, model, CHAMPION, number)
     client.set_registered_model_tag(model.name, CHAMPION_TAG, number)
 

@@ -21,7 +21,7 @@ from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.values import Row, created_ms
 
-COSTS = {
+COST_METRICS = {
     "pairs": "pairs",
     "trainable_parameters": "trainable_parameters",
     "seconds": "training_seconds",
@@ -30,7 +30,7 @@ COSTS = {
 measuring).
 """
 
-DIFFERENCES = {
+DIFFERENCE_METRICS = {
     "delta_top1": "delta_top1",
     "delta_low": "delta_top1_low",
     "delta_high": "delta_top1_high",
@@ -49,7 +49,7 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
         counts = {"seconds": artifact.counts.get("seconds")}
     elif artifact.stage == DOMAIN_RESULTS and CUSTOMIZED_CHECKPOINT not in artifact.parents:
-        counts = dict.fromkeys(COSTS, 0)
+        counts = dict.fromkeys(COST_METRICS, 0)
     elif artifact.stage == DOMAIN_RESULTS:
         place = CUSTOMIZED_CHECKPOINT, artifact.key, artifact.parents[CUSTOMIZED_CHECKPOINT]
         # Pruned: the result stays what it is.
@@ -57,7 +57,7 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
             # The manifest has its own digest; hashing gigabytes of weights for three numbers is not
             # needed.
             counts = project.store.unverified(*place).counts
-    for name, shown in COSTS.items():
+    for name, shown in COST_METRICS.items():
         if isinstance(value := counts.get(name), int | float):
             yield Row(shown, float(value), 0, created_ms(artifact))
 
@@ -79,7 +79,7 @@ def _rows(comparison: Artifact, row: Mapping[Any, Any]) -> list[Row]:
     rows = []
     added = {name: name for column in added_columns() for name in column.names}
     added |= {name: name for name in SEED_COLUMNS}
-    for column, name in (DIFFERENCES | added).items():
+    for column, name in (DIFFERENCE_METRICS | added).items():
         value = row.get(column)
         if value is not None and math.isfinite(value):
             rows.append(Row(name, float(value), 0, created_ms(comparison)))

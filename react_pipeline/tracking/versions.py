@@ -45,7 +45,7 @@ def model_name(slug: str) -> str:
     return f"react-{slug}"
 
 
-def named(version: str) -> str:
+def in_words(version: str) -> str:
     """How a note speaks of a version."""
     return "no version" if version == NONE else f"version {version}"
 
@@ -98,7 +98,7 @@ def set_alias(client: MlflowClient, model: RegisteredModel, alias: str, number: 
         client.set_registered_model_alias(model.name, alias, number)
 
 
-def describe(
+def annotate(
     client: MlflowClient,
     version: ModelVersion,
     title: str,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training.data import Draw, Views, ahead, on_device
+from react_pipeline.training.data import PairView, Views, ahead, on_device
 from react_pipeline.training.schedule import batch_at, batch_size_of, generator
 from react_pipeline.training.world import World
 
@@ -72,7 +72,7 @@ class TrainingBatches:
         own_size = self.batch_size // world.size
         self._views.require_shared_memory(own_size, workers, self._training.processes)
 
-        def draws() -> Iterator[list[Draw]]:
+        def draws() -> Iterator[list[PairView]]:
             for step in steps:
                 positions, views = (world.part(part).tolist() for part in self.drawn(step))
                 yield list(zip(positions, views, strict=True))

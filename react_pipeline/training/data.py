@@ -23,7 +23,7 @@ from react_pipeline.clip import Pixels
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training.augmentation import Augment
 
-Draw = tuple[int, int]
+PairView = tuple[int, int]
 """Position of a pair, and the view of it: 0 is the image as it is, every other number another
 augmentation.
 """
@@ -58,7 +58,7 @@ class Views(Dataset[Tensor]):
         self._augment = augment
         self._seed = seed
 
-    def __getitem__(self, draw: Draw) -> Tensor:
+    def __getitem__(self, draw: PairView) -> Tensor:
         """One view of one image."""
         position, view = draw
         image = self.pairs.decoded(position, lazy=view > 0)
@@ -67,12 +67,12 @@ class Views(Dataset[Tensor]):
         seed = np.random.SeedSequence([self._seed, position, view]).generate_state(1, np.uint64)[0]
         return self._augment(image, int(seed) >> 1)
 
-    def batch(self, draws: Sequence[Draw]) -> Tensor:
+    def batch(self, draws: Sequence[PairView]) -> Tensor:
         """One batch (B, 3, H, W), normalised, float32, decoded here and now."""
         return self._pixels.normalised(torch.stack([self[draw] for draw in draws]))
 
     def batches(
-        self, draws: Iterable[Sequence[Draw]], workers: int, device: str = "cpu"
+        self, draws: Iterable[Sequence[PairView]], workers: int, device: str = "cpu"
     ) -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of
         their use.

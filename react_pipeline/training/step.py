@@ -24,7 +24,7 @@ from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 from react_pipeline.training.texts import DrawnTexts, TrainingTexts
 
-SHARED = ("logit_scale", "logit_bias")
+LOSS_PARAMETERS = ("logit_scale", "logit_bias")
 """Trained by every method; their gradient comes from the loss itself, the same in every process."""
 
 
@@ -47,15 +47,16 @@ class TrainingStep:
         self._texts = texts
         self._state = state
         self._model: Any = images.model
-        self._training, self._world = training, world = images.training, images.world
+        self._training = images.training
+        self._world = images.world
         self._max_log_scale = max_log_scale
         self._watched = watched
         self._loss_of = loss
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
-        shared = SHARED if training.global_negatives else ()
+        shared = LOSS_PARAMETERS if self._training.global_negatives else ()
         summed = [parameter for name, parameter in state.trained.items() if name not in shared]
         averaged = [parameter for name, parameter in state.trained.items() if name in shared]
-        self._gradients = world.sum_gradients(summed, averaged)
+        self._gradients = self._world.sum_gradients(summed, averaged)
 
     def take(
         self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool

@@ -17,7 +17,7 @@ from react_pipeline.assets.checks import (
     recall_is_sufficient,
     warning_below,
 )
-from react_pipeline.assets.metadata import MAX_IMAGE_BYTES, data_uri, describe
+from react_pipeline.assets.metadata import MAX_PICTURE_BYTES, data_uri, describe
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.pages import markdown_table
@@ -115,7 +115,7 @@ def test_what_may_pass_is_tried_again(error: Exception) -> None:
 def test_pictures_are_made_small_enough(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (1_500, 1_500, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    assert len(data_uri(tmp_path / "noise.png")) < MAX_IMAGE_BYTES + 100
+    assert len(data_uri(tmp_path / "noise.png")) < MAX_PICTURE_BYTES + 100
 
 
 def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project) -> None:
@@ -177,7 +177,7 @@ def test_a_result_shows_its_classes_as_bars(tiny_project: Project) -> None:
         tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), write)
     )
     assert shown["accuracy"].value.startswith("![accuracy](data:image/jpeg;base64,")
-    assert len(shown["accuracy"].value) < MAX_IMAGE_BYTES + 100
+    assert len(shown["accuracy"].value) < MAX_PICTURE_BYTES + 100
     assert r"\<b\>x" in shown["table"].value
 
 

@@ -15,7 +15,7 @@ from react_pipeline.retrieval.class_report import (
     report_page,
     write_report,
 )
-from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, mark_drops
 from react_pipeline.settings.retrieval import RetrievalConfig
 
@@ -46,7 +46,7 @@ def hits() -> pd.DataFrame:
 
 @pytest.fixture
 def candidates(hits: pd.DataFrame, config: RetrievalConfig) -> pd.DataFrame:
-    table = best_hits(hits, config)
+    table = fuse(hits, config)
     table = table.assign(image_sha256=table["row"].astype(str), evaluation_similarity=np.nan)
     mark_drops(table, NOTHING, config)
     return table

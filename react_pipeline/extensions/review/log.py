@@ -11,9 +11,9 @@ from threading import Lock
 
 from react_pipeline.extensions.review.pairs import ReviewedPair
 from react_pipeline.project import (
-    Decision,
+    ImageDecision,
+    ImageVerdict,
     Project,
-    Verdict,
     current_decisions,
     read_decisions,
     review_file,
@@ -32,16 +32,16 @@ class ReviewLog:
         self._path = review_file(project, slug)
         self.decisions = current_decisions(project, slug)
 
-    def decide(self, pair: ReviewedPair, verdict: Verdict, to: str = "") -> None:
+    def decide(self, pair: ReviewedPair, verdict: ImageVerdict, to: str = "") -> None:
         """Record a decision.
 
         Raises:
             StoreWriteError: If the disk refuses it.
         """
         shown = {"image": pair.image, "url": pair.url, "label": pair.label}
-        self._append(Decision(**shown, verdict=verdict, to=to, by=self._person, time=_now()))
+        self._append(ImageDecision(**shown, verdict=verdict, to=to, by=self._person, time=_now()))
 
-    def take_back(self) -> Decision | None:
+    def take_back(self) -> ImageDecision | None:
         """Take the last decision back, and return it; None if there is none."""
         last = next(reversed(self.decisions.values()), None)
         if last is not None:
@@ -49,7 +49,7 @@ class ReviewLog:
             self._append(last.model_copy(update=update))
         return last
 
-    def _append(self, decision: Decision) -> None:
+    def _append(self, decision: ImageDecision) -> None:
         with self._lock:
             try:
                 append(self._file, decision.model_dump_json(by_alias=True).encode() + b"\n")
@@ -92,7 +92,7 @@ def open_log(project: Project, slug: str, person: str) -> Iterator[ReviewLog]:
         text, _, last = path.read_bytes().rpartition(b"\n")
         os.ftruncate(descriptor, len(text) + 1 if text else 0)
         with suppress(ValueError):
-            Decision.model_validate_json(last)
+            ImageDecision.model_validate_json(last)
             append(descriptor, last + b"\n")
         yield ReviewLog(project, slug, person, descriptor)
         if not os.fstat(descriptor).st_size:

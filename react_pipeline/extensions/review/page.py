@@ -16,7 +16,7 @@ from react_pipeline.extensions.review.log import ReviewLog
 from react_pipeline.extensions.review.pairs import ReviewedSet
 from react_pipeline.extensions.ui import guard
 from react_pipeline.pages import render
-from react_pipeline.project import Verdict
+from react_pipeline.project import ImageVerdict
 from react_pipeline.store import InputError, ReactError, StoreWriteError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN_PIXELS = 900
 """The longer side of an image on the page."""
 
-VERDICTS = get_args(Verdict)
+VERDICTS = get_args(ImageVerdict)
 
 
 def create_page(pairs: ReviewedSet, log: ReviewLog) -> Flask:
