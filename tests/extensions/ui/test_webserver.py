@@ -129,6 +129,8 @@ def test_metrics_are_answered_and_guarded(tmp_path: Path, monkeypatch: pytest.Mo
     assert status == 200 and answered["content-type"].startswith("text/plain")
     assert ask("GET", "/metrics", {"host": "rebound.example"})[0] == 403
     assert ask("POST", "/metrics", JSON)[1].get("content-type") is None  # Dagster's to refuse
+    monkeypatch.setattr(webserver, "served_instance", lambda: 1 / 0)  # the database is gone
+    assert ask("GET", "/metrics", LOOPBACK)[0] == 503
 
 
 def test_what_is_refused_is_counted_and_logged(

@@ -142,7 +142,10 @@ async def _own_answer(path: str) -> Response | None:
         # the command line.
         return RedirectResponse(LINEAGE_PAGE)
     if path == "/metrics":
-        text = await run_in_threadpool(lambda: metrics_text(served_instance()))
+        try:
+            text = await run_in_threadpool(lambda: metrics_text(served_instance()))
+        except Exception as error:  # noqa: BLE001 - of whatever database is gone
+            return PlainTextResponse(f"no metrics: {type(error).__name__}\n", 503)
         return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
     if (picture := await run_in_threadpool(picture_at, path)) is None:
         return None
