@@ -49,8 +49,8 @@ MAX_RUNS = 100
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends what people must know to the addresses of `alerts.to`: runs that failed for "
-    "good or were blocked by a check, ticks that fail, domain files that are not valid, decisions on "
-    "champions, a disk that is nearly full. Starts no run.",
+    "good or were blocked by a check, ticks that fail, domain files that are not valid, decisions "
+    "on champions, a disk that is nearly full. Starts no run.",
 )
 def alerts(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
     """Report what is new since the last tick; the first one only remembers how things are."""
