@@ -192,8 +192,10 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
     except (InputError, CorruptArtifact) as error:
         _refuse_unreadable(error)
         return str(error)
-    reason = artifact.counts.get("unavailable")
-    return f"unavailable: {reason}" if reason else Measured(artifact)
+    # By its counts: its files are read when it is judged.
+    if "top1" in artifact.counts:
+        return Measured(artifact)
+    return f"unavailable: {artifact.counts.get('unavailable')}"
 
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
