@@ -17,7 +17,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval import examination as examination_module
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.examination import Examination
-from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 
@@ -53,7 +53,7 @@ class Web:
 
 def candidates(count: int) -> pd.DataFrame:
     hits = hits_of(*[("t2t", "cat", row, 1 - row / 100, row) for row in range(count)])
-    table = best_hits(hits, RetrievalConfig())
+    table = fuse(hits, RetrievalConfig())
     return table.assign(
         url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan
     )
@@ -90,7 +90,7 @@ def test_each_round_asks_twice_of_what_a_class_lacks(
 ) -> None:
     hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
     hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
-    table = best_hits(hits_of(*hits), RetrievalConfig())
+    table = fuse(hits_of(*hits), RetrievalConfig())
     table = table.assign(
         url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan
     )

@@ -14,7 +14,7 @@ from support.retrieval import DOMAIN, NOTHING, hits_of
 from react_pipeline.extensions.near_duplicates.near_duplicates import NearDuplicates
 from react_pipeline.retrieval import ranking
 from react_pipeline.retrieval.decontamination import EvaluationImages
-from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
 from react_pipeline.settings.retrieval import RetrievalConfig
 
@@ -25,7 +25,7 @@ def candidates_of(
     evaluation: EvaluationImages = NOTHING,
     **known: Any,
 ) -> pd.DataFrame:
-    candidates = best_hits(hits, config)
+    candidates = fuse(hits, config)
     candidates["image_sha256"] = [f"image {row // 10}" for row in candidates["row"]]
     candidates["evaluation_similarity"] = np.where(candidates["row"] == 77, 0.95, 0.1)
     mark_drops(candidates, evaluation, config, **known)
@@ -219,7 +219,7 @@ def test_image_that_full_class_leaves_is_there_for_another_one(balance: Any, ide
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0)
     )
     config = RetrievalConfig(max_per_class=1, balance=balance)
-    candidates = best_hits(hits, config).assign(image_sha256="", evaluation_similarity=np.nan)
+    candidates = fuse(hits, config).assign(image_sha256="", evaluation_similarity=np.nan)
     candidates[identity] = ["x", "y", "y"]
     mark_drops(candidates, NOTHING, config)
     kept = candidates[candidates["dropped"] == ""]
@@ -235,7 +235,7 @@ def test_a_taken_image_is_dropped_again_by_bytes_or_url(
         *[("t2t", "cat", row, 1 - row / 10, row) for row in range(4)], ("t2t", "dog", 4, 0.1, 0)
     )
     config = RetrievalConfig(balance=balance)
-    candidates = best_hits(hits, config).assign(evaluation_similarity=np.nan)
+    candidates = fuse(hits, config).assign(evaluation_similarity=np.nan)
     candidates["image_sha256"] = ["a", "b", "", "a", ""]
     candidates["url"] = ["http://0", "http://1", "http://1", "http://3", "http://3"]
     mark_drops(candidates, NOTHING, config)
@@ -248,7 +248,7 @@ def test_images_of_unknown_bytes_are_distinguished_by_url() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2)
     )
-    candidates = best_hits(hits, RetrievalConfig())
+    candidates = fuse(hits, RetrievalConfig())
     candidates = candidates.assign(
         image_sha256="", url=["http://a", "http://a", "http://b"], evaluation_similarity=0.0
     )
@@ -262,7 +262,7 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
     hits = hits_of(
         *[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")]
     )
-    candidates = best_hits(hits, RetrievalConfig()).assign(
+    candidates = fuse(hits, RetrievalConfig()).assign(
         image_sha256="", evaluation_similarity=np.nan
     )
     compared = NearDuplicates(lambda rows: np.eye(6, dtype=np.float32)[rows], 0.9) if near else None
