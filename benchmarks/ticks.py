@@ -48,7 +48,7 @@ from react_pipeline.evaluation.tables import typed
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project import Manifests, Project
 from react_pipeline.promotion import Contender, Verdict
-from react_pipeline.promotion.case import gather
+from react_pipeline.promotion.case import case_of
 from react_pipeline.promotion.verdicts import VERDICT_FILE
 from react_pipeline.stage import ALL, STAGES, method_key
 from react_pipeline.store import Artifact
@@ -259,7 +259,7 @@ def _build(project: Project, look: Manifests, stage: str, key: str) -> None:
         content = {"skipped": {}}
         files |= _comparison(slug)
     elif stage == "promotion":
-        content = {"results": gather(look, slug).seen}
+        content = {"results": case_of(look, slug).seen}
         base = Contender(method="base")
         verdict = Verdict(
             domain=slug, decision="nothing", reason="made up", champion_before=base, champion=base
