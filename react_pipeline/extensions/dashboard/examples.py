@@ -43,11 +43,11 @@ def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
 
 
 def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list[Example]]:
-    """The most similar pairs of each of `classes` that has any. Pictures that cannot be read are
-    left out.
+    """The most similar pairs of each of `classes` that has any. Pictures that cannot be decoded
+    are left out.
 
     Raises:
-        CorruptArtifact: If the set's shards are not those of its manifest.
+        CorruptArtifact: If the set's shards cannot be read, or are not those of its manifest.
     """
     from react_pipeline.corpus import BadImage, CollectedPairs, thumbnail
 
@@ -67,7 +67,7 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
         try:
             pair = collected[position]
             picture = thumbnail(pair.image)
-        except (CorruptArtifact, BadImage):
+        except BadImage:
             unreadable += 1
             continue
         examples[pair.label].append(Example(pair.caption, similarities[pair.row], picture))

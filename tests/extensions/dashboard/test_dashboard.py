@@ -11,15 +11,23 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import write_project
+from support.drawings import SHAPES
 from support.results import publish_results
 
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.tables import text_of
-from react_pipeline.extensions.dashboard.examples import MAX_POINTS, read_curves, shown_classes
+from react_pipeline.extensions.dashboard.examples import (
+    MAX_POINTS,
+    read_curves,
+    read_examples,
+    shown_classes,
+)
 from react_pipeline.extensions.dashboard.figures import plain
 from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorruptArtifact
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 ANSWERS = {
@@ -233,3 +241,14 @@ def test_curves_are_thinned_by_averaging(project: Project, tmp_path: Path) -> No
     assert len(curve) <= MAX_POINTS
     assert curve["step"].tolist() == curve["loss"].tolist()
     assert curve["loss"].iloc[0] == 2.0
+
+
+def test_no_picture_is_left_out_because_of_the_disk(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise CorruptArtifact("shards/00000.tar (Input/output error)")
+
+    monkeypatch.setattr(CollectedPairs, "encoded", fail)
+    with pytest.raises(CorruptArtifact, match="Input/output"):
+        read_examples(retrieved_project.store.current("retrieved_set", "shapes"), SHAPES)
