@@ -72,7 +72,6 @@ def test_datacomp_becomes_a_customized_checkpoint(
     assert planned.exit_code == 0, planned.output
     plan = json.loads(planned.output)
     assert (plan["rows"], plan["problems"]) == (PAIRS, [])
-    assert "shapes: exact" in plan["steps"][3]["search"]
 
     publish_corpus(project)
     publish_base(project)
