@@ -262,9 +262,7 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
     hits = hits_of(
         *[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")]
     )
-    candidates = fuse(hits, RetrievalConfig()).assign(
-        image_sha256="", evaluation_similarity=np.nan
-    )
+    candidates = fuse(hits, RetrievalConfig()).assign(image_sha256="", evaluation_similarity=np.nan)
     compared = NearDuplicates(lambda rows: np.eye(6, dtype=np.float32)[rows], 0.9) if near else None
     mark_drops(candidates, NOTHING, RetrievalConfig(max_per_class=2), near=compared)
     kept = candidates[candidates["dropped"] == ""]
