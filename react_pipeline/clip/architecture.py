@@ -152,8 +152,8 @@ def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[
     """
     mine = _flat(model_cfg)
     theirs = _flat(other)
-    changed = [name for name in mine if mine[name] != theirs[name]]
-    return [f"{name} {mine[name]} instead of {theirs[name]}" for name in changed]
+    fields = [name for name in mine if mine[name] != theirs[name]]
+    return [f"{name} {mine[name]} instead of {theirs[name]}" for name in fields]
 
 
 def description(model_cfg: Mapping[str, Any]) -> str:

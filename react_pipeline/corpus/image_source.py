@@ -38,7 +38,7 @@ class ImageSource(ABC):
 
     @property
     def fetches(self) -> bool:
-        """Whether images come over the net, so that a digest is known of a fetched one alone."""
+        """Whether images come over the net: the digest of one is known once it is fetched."""
         return self.identity != "image_sha256"
 
     @property

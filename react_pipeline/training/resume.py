@@ -54,7 +54,7 @@ class TrainingState:
 
     @property
     def size_bytes(self) -> int:
-        """Of the parameters and AdamW's two moments."""
+        """Bytes of the parameters and of AdamW's two moments."""
         return 3 * sum(parameter.nbytes for parameter in self.trained.values())
 
     def content(self, copied: bool = False) -> dict[str, Any]:

@@ -313,7 +313,7 @@ class Trainer:
         return recall
 
     def _seconds(self, before: float) -> float:
-        """Of this try and those before."""
+        """Seconds of this try and of those before it."""
         return before + time.monotonic() - self.began
 
     def _require_trained(self, state: TrainingState) -> None:

@@ -148,7 +148,7 @@ def _ending_of_failure(
         (event for event in events if event.step_key == step), events[-1] if events else None
     )
     if failed is None:
-        # Such as a launch that found no code server; of a killed process there is none.
+        # A launch that found no code server has such an event, a killed process has none.
         entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         errors = [entry.get_dagster_event().engine_event_data.error for entry in entries]
         texts = [" ".join(error.message.split()) for error in errors if error]

@@ -19,7 +19,7 @@ from react_pipeline.project import Project
 from react_pipeline.store import ReactError
 
 PORT_VARIABLE = "REACT_METRICS_PORT"
-"""Names a port that has the metrics alone: who reaches it can start nothing, by whatever host."""
+"""Names a port that serves the metrics alone, to any host: a client of it can start nothing."""
 
 
 class Metrics:
