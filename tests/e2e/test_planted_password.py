@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-from support.services import answer, free_port, postgres, running
+from support.services import answer, command_lines, free_port, postgres, running
 
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE
@@ -69,8 +68,7 @@ def test_a_planted_password_is_nowhere_to_read(
                 f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/experiments/search?max_results=9", 180
             )
             assert status == 200 and project.config.project.encode() in page
-            children = psutil.Process(servers.pid).children(recursive=True)
-            shown["arguments"] = "\n".join(" ".join(child.cmdline()) for child in children)
+            shown["arguments"] = "\n".join(map(" ".join, command_lines(servers.pid).values()))
             shown["page"] = page.decode()
     assert "mlflow server" in shown["arguments"] and "…@127.0.0.1" in shown["doctor"]
     assert not [name for name, text in shown.items() if SECRET in text]

@@ -14,9 +14,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 
-import psutil
 import pytest
-from support.services import free_port
+from support.services import command_lines, free_port
 
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
@@ -84,8 +83,8 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
             time.sleep(0.5)
         page = f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?workflowType=machine_learning"
         assert f"{page}&viewStateShareKey=results" in log.read_text()
-        children = psutil.Process(running.pid).children()
-        (mlflow,) = [child for child in children if "mlflow" in child.cmdline()]
+        lines = command_lines(running.pid)
+        mlflow = next(process for process, line in lines.items() if "mlflow" in line)
         mlflow.kill()
         deadline = time.monotonic() + 60
         while "starting it again" not in log.read_text() and time.monotonic() < deadline:

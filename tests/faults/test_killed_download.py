@@ -18,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from support.drawings import draw, encode
+from support.services import command_lines
 from support.web import keep_img2dataset_loaded, send, served
 
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
@@ -64,8 +65,8 @@ def test_what_was_had_before_a_kill_is_not_fetched_again(
         deadline = time.monotonic() + 120
         while web.asked.total() < 15 and time.monotonic() < deadline:
             time.sleep(0.02)
-        started = psutil.Process(run.pid).children(recursive=True)
-        workers = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
+        started = command_lines(run.pid)
+        workers = [process for process, line in started.items() if "spawn_main" in " ".join(line)]
         assert len(workers) == 1
         os.kill(
             workers[0].pid if victim == "process" else run.pid, SIGNALS.get(victim, signal.SIGKILL)
@@ -73,7 +74,7 @@ def test_what_was_had_before_a_kill_is_not_fetched_again(
         _, errors = run.communicate(timeout=120)
         if victim == "process":
             assert "corpus.download" in errors
-        assert not psutil.wait_procs(started, timeout=60)[1]
+        assert not psutil.wait_procs(list(started), timeout=60)[1]
 
         lines = [
             line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()

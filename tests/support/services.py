@@ -14,9 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from react_pipeline.assets.resources import REPOSITORY
@@ -118,6 +119,15 @@ def running(
     finally:
         end([process.pid], [signal.SIGTERM, signal.SIGKILL])
         process.wait()
+
+
+def command_lines(pid: int) -> dict[psutil.Process, list[str]]:
+    """Processes below `pid` and their arguments; none of those that have ended meanwhile."""
+    lines = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            lines[process] = process.cmdline()
+    return lines
 
 
 def answer(
