@@ -180,7 +180,7 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
         assert wrong == [] and [url for url in asked if not url.startswith(address)] == []
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
     counts = Session.read(log).counts
     assert (counts["judged"], counts["won"], counts["neither"]) == (JUDGEMENTS, 48, 12)
 

@@ -90,7 +90,7 @@ def browsed(project: Project) -> Iterator[Browsed]:
             yield browsed
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(180)
 
 
 def ask(browsed: Browsed, text: str) -> str:

@@ -40,14 +40,14 @@ def server(name: str, script: str, directory: Path, log: str = "") -> Server:
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
 def test_children_end_with_a_server_even_if_it_was_killed(tmp_path: Path, killed: bool) -> None:
-    command = ["sh", "-c", "sleep 60 & echo started; wait"]
+    command = ["sh", "-c", "sleep 600 & echo started; wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None and process.stdout.readline() == b"started\n"
     if killed:
         process.kill()
         process.wait()
     stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
-    process.communicate(timeout=20)  # the pipe ends with the last process that holds it
+    process.communicate(timeout=180)  # the pipe ends with the last process that holds it
     assert process.returncode
 
 
@@ -58,7 +58,7 @@ def test_a_server_can_be_ended_where_ui_ignored_signals(tmp_path: Path) -> None:
         with (tmp_path / "log").open("wb") as output:
             command = [sys.executable, "-c", code]
             started = process_groups.start(command, output, tmp_path, os.environ)
-        assert started.wait(30) == 0
+        assert started.wait(180) == 0
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -76,7 +76,7 @@ def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
         process.kill()
         process.wait()
     stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
-    process.communicate(timeout=20)
+    process.communicate(timeout=180)
     assert not process_groups.living([process.pid])
 
 
@@ -94,7 +94,7 @@ with guarded() as guard:
     ui = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path)
     assert ui.stdout is not None and ui.stdout.readline() == b"started\n"
     ui.kill()
-    ui.communicate(timeout=60)  # the pipe ends with the last process that holds it
+    ui.communicate(timeout=180)  # the pipe ends with the last process that holds it
     assert ui.returncode == -signal.SIGKILL
 
 

@@ -58,7 +58,7 @@ def server(directory: Path, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=180)
 
 
 @pytest.mark.slow

@@ -172,7 +172,7 @@ def test_two_builders_at_once_make_one_artifact(tmp_path: Path) -> None:  # 3
     for builder in builders:
         builder.start()
     for builder in builders:
-        builder.join(60)
+        builder.join(180)
     assert sorted([reused.get(timeout=5), reused.get(timeout=5)]) == [False, True]
 
 

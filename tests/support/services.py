@@ -71,7 +71,7 @@ def create_databases(url: str) -> None:
     """Create the databases of Dagster and MLflow, as soon as the server answers."""
     import psycopg2
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             connection = psycopg2.connect(f"{url}/postgres")

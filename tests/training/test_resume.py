@@ -146,7 +146,7 @@ class Disk:
         monkeypatch.setattr(resume, "LARGE_BYTES", 0)
 
     def __call__(self, *arguments: Any) -> None:
-        assert self.free.wait(20)
+        assert self.free.wait(180)
         if self.full:
             raise OSError("no space left on device")
         self.save(*arguments)

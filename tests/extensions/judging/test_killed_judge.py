@@ -74,7 +74,7 @@ def test_acknowledged_answers_outlive_a_kill(
         process.terminate()
         assert process.stdout is not None
         assert "judged on 6 of 20 disagreements" in process.stdout.read()
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
     session = Session.read(log)
     assert [entry.answer for entry in session.entries] == ["neither"] * 5 + ["unsure"]
     assert {entry.judge for entry in session.entries} == {"a tester"}

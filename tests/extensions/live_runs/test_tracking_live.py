@@ -70,7 +70,7 @@ def loss_curve(tracking: Tracking) -> list[tuple[int, float, int]]:
 
 
 def wait_for_steps(tracking: Tracking, steps: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if runs_of(tracking, fingerprint=INPUTS.fingerprint) and len(loss_curve(tracking)) == steps:
             return
@@ -200,7 +200,7 @@ def system_steps(tracking: Tracking) -> list[int]:
 
 
 def wait_for_samples(tracking: Tracking, more_than: int = 0) -> list[int]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if (
             runs_of(tracking, fingerprint=INPUTS.fingerprint)
@@ -265,7 +265,7 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **quiet}
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
@@ -278,7 +278,7 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(180)
 
 
 @pytest.mark.slow

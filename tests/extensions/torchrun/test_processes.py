@@ -268,15 +268,15 @@ def test_no_training_process_outlives_the_run_that_started_it(
         try:
             wait_until(
                 lambda: runs_of_training(project) or launching.poll() is not None,
-                90,
+                180,
                 "nothing in MLflow",
             )
             assert launching.poll() is None, "the training ended before it could be ended"
             # The launching process, torchrun, and the process that trains.
             assert len(processes_with(str(project.path))) == 3
             launching.send_signal(end)
-            launching.wait(90)
-            wait_until(lambda: not processes_with(str(project.path)), 60, "a process was left")
+            launching.wait(180)
+            wait_until(lambda: not processes_with(str(project.path)), 180, "a process was left")
         finally:
             launching.kill()
             for left in processes_with(str(project.path)):
@@ -303,12 +303,12 @@ def test_a_process_killed_by_the_system_fails_with_a_remedy(
         try:
             wait_until(
                 lambda: runs_of_training(project) or launching.poll() is not None,
-                90,
+                180,
                 "nothing in MLflow",
             )
             assert launching.poll() is None, "the training ended before it could be ended"
             os.kill(max(processes_with(str(project.path))), signal.SIGKILL)
-            reported, _ = launching.communicate(timeout=90)
+            reported, _ = launching.communicate(timeout=180)
         finally:
             launching.kill()
     assert "exited without an error message" in reported and "lower batch_size" in reported
@@ -394,8 +394,8 @@ def test_a_cancelled_run_ends_all_its_nodes(
             )
             assert len(training_processes(project)) == 2
             launching.send_signal(signal.SIGINT)
-            launching.wait(90)
-            wait_until(lambda: not processes_with(str(project.path)), 60, "a process was left")
+            launching.wait(180)
+            wait_until(lambda: not processes_with(str(project.path)), 180, "a process was left")
         finally:
             launching.kill()
             for left in processes_with(str(project.path)):

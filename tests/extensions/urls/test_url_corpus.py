@@ -234,7 +234,7 @@ def test_a_killed_download_is_picked_up_where_it_was(
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(project.path)], start_new_session=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not any(web.asked[f"/{number}"] for number in range(8, GOOD)):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
