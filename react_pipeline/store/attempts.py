@@ -110,16 +110,18 @@ class Attempt:
         """Remove its lease and its folders.
 
         The lease goes first and folders leave their place in one rename: if the process lives after
-        all, it finds everything it wrote or nothing, and publishes nothing without its lease.
+        all, it finds everything it wrote or nothing, and publishes nothing without its lease. What
+        the disk refuses to remove stays for the next build or `prune`.
         """
-        self.lease.unlink(missing_ok=True)
-        trash = self.root.parent / ".quarantine"
-        trash.mkdir(exist_ok=True)
-        for path in self.leftovers:
-            gone = trash / f"{secrets.token_hex(4)}-{path.name}"
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                path.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+        with kept_if_refused():
+            self.lease.unlink(missing_ok=True)
+            trash = self.root.parent / ".quarantine"
+            trash.mkdir(exist_ok=True)
+            for path in self.leftovers:
+                gone = trash / f"{secrets.token_hex(4)}-{path.name}"
+                with kept_if_refused():
+                    path.rename(gone)
+                    shutil.rmtree(gone, ignore_errors=True)
 
     def adopt(self, dead: Attempt, *, staging: bool, locked: bool) -> None:
         """Go on with the scratch of a dead attempt and, if `staging`, with what it wrote.
@@ -151,12 +153,24 @@ class Attempt:
             yield
         finally:
             ended.set()
-            self.lease.unlink(missing_ok=True)
+            with kept_if_refused():  # it runs out; what was built is whole, or has its own error
+                self.lease.unlink(missing_ok=True)
 
     def _touch(self, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(self.lease)
+
+
+@contextlib.contextmanager
+def kept_if_refused() -> Iterator[None]:
+    """Warn of what the disk refuses to remove, instead of failing."""
+    try:
+        yield
+    except FileNotFoundError:  # another process was faster
+        pass
+    except OSError as error:  # such as a stale handle of NFS, or a file that is open on a host
+        logger.warning("kept: %s", error)
 
 
 def new_attempt(root: Path, slug: str) -> Attempt:

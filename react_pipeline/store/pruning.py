@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from react_pipeline.store.artifacts import CURRENT, MANIFEST, memory_of_verified, read_manifest
-from react_pipeline.store.attempts import attempts, now_of
+from react_pipeline.store.attempts import attempts, kept_if_refused, now_of
 from react_pipeline.store.errors import CorruptArtifact
 
 if TYPE_CHECKING:
@@ -107,10 +106,10 @@ def prune(
     if not dry_run:
         trash.mkdir(parents=True, exist_ok=True)
         for directory in doomed:
-            with _kept_if_refused():
+            with kept_if_refused():
                 directory.rename(trash / f"{secrets.token_hex(4)}-{directory.name}")
         for path in trash.glob("*"):
-            with _kept_if_refused():
+            with kept_if_refused():
                 _remove(path)
         gone = {directory.name for directory in doomed}
         for memory in memory_of_verified(store.root).glob("*"):
@@ -118,16 +117,6 @@ def prune(
                 memory.unlink(missing_ok=True)
         removed = [path for path in removed if not path.exists()]
     return [*map(str, removed), *reap(store, dry_run=dry_run)]
-
-
-@contextmanager
-def _kept_if_refused() -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:  # another prune was faster
-        pass
-    except OSError as error:  # such as a stale handle of NFS, or a file that is open on a host
-        logger.warning("kept: %s", error)
 
 
 def _remove(path: Path) -> None:
@@ -157,7 +146,8 @@ def reap(store: Store, *, dry_run: bool) -> list[str]:
     for attempt in attempts(store.staging):
         with store.try_lock(attempt.slug) as held:
             if attempt.is_dead(locked=held):
-                removed += map(str, attempt.leftovers)
+                folders = attempt.leftovers
                 if not dry_run:
                     attempt.discard()
+                removed += [str(path) for path in folders if dry_run or not path.exists()]
     return removed

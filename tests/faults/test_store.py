@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -9,16 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.attempts import Attempt, new_attempt, scratch_of
+from react_pipeline.store.artifacts import Inputs, slug_of
+from react_pipeline.store.attempts import LEASE, Attempt, attempts, new_attempt, scratch_of
 from react_pipeline.store.durable import write_atomically
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
 from react_pipeline.store.store import Store
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
+OTHER_INPUTS = Inputs("thing", "other", {"value": 1}, {}, "1")
 
 
 def write_two(directory: Path) -> dict[str, float]:
@@ -109,6 +112,31 @@ def test_remains_of_a_kill_go_with_the_next_build_or_pruning(
     assert not list((tmp_path / ".staging").iterdir())
 
 
+def test_a_lease_that_cannot_be_removed_changes_the_end_of_no_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 2
+    store = Store(tmp_path)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == LEASE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        built = store.build(INPUTS, write_two)
+        assert store.build(INPUTS, write_two).reused
+        with pytest.raises(KeyboardInterrupt):
+            store.build(OTHER_INPUTS, interrupted)
+        (unfinished,) = attempts(store.staging, slug_of("thing", "other", OTHER_INPUTS.fingerprint))
+        assert store.prune() == []
+        assert unfinished.staging.exists(), "its process, if it lives, finds all it wrote or none"
+    assert store.current("thing", "all") == built
+    assert store.prune() == [str(unfinished.staging)]
+    assert not list((tmp_path / ".staging").iterdir())
+
+
 def leave(store: Store, inputs: Inputs) -> Attempt:
     """What a killed build of this host leaves: its folders, and a lease that was touched a moment
     ago.
@@ -121,7 +149,7 @@ def leave(store: Store, inputs: Inputs) -> Attempt:
     return attempt
 
 
-def interrupted(*_: object) -> None:
+def interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 

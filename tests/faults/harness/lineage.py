@@ -157,6 +157,18 @@ def torn(folder: Path) -> list[str]:
     return found
 
 
+def left_in_staging(folder: Path) -> list[str]:
+    """Names of what no later run uses: folders, and leases that `prune` does not remove.
+
+    A process that ends after it published, and before it gave its lease back, leaves that alone.
+    The next build of this artifact removes it, or `prune`: a second verdict is another artifact.
+    """
+    store = Project.load(folder / "pipeline.yaml").store
+    folders = {path.name for path in store.staging.glob("[!.]*") if path.is_dir()}
+    store.prune()
+    return sorted(folders | {path.name for path in store.staging.glob("[!.]*")})
+
+
 def explained(error: BaseException) -> str:
     """The kind of an error, for counting."""
     if isinstance(error, ReactError):

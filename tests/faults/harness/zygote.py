@@ -109,12 +109,7 @@ class Zygote:
                 f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}",
             ]
         found += self.reference.differences(work, last)
-        left = [
-            path.name
-            for path in (work / "store" / ".staging").glob("*")
-            if not path.name.startswith(".")
-        ]
-        return found + [f"left in staging: {name}" for name in left]
+        return found + [f"left in staging: {name}" for name in lineage.left_in_staging(work)]
 
     def record(self, work: Path, fsync: bool) -> dict[str, Any]:
         """Run the whole lineage and keep what it does to the disk; without fsync, if asked."""
