@@ -30,6 +30,7 @@ from .runs import DOMAIN_TAG as DOMAIN_TAG
 from .runs import HIDDEN as HIDDEN
 from .runs import REASON_TAG as REASON_TAG
 from .runs import USER_TAG as USER_TAG
+from .runs import in_process as in_process
 from .runs import planned_assets as planned_assets
 from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of

@@ -16,7 +16,6 @@ import dagster as dg
 from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
-from react_pipeline.assets.runs import show_process
 from react_pipeline.extension import Extension
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
@@ -214,8 +213,6 @@ def _of_project(
     """The body for Dagster, which takes every argument but the context for an input."""
 
     def run(context: Any) -> Any:
-        if context_type is not SensorContext:
-            show_process(context.instance, context.run)
         return body(context, project)
 
     run.__annotations__ = {"context": context_type}

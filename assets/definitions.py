@@ -16,6 +16,7 @@ from react_pipeline.assets.declared import (
     instigators_of,
 )
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.runs import in_process
 from react_pipeline.extension import brought
 
 # Importing these declares their assets and checks.
@@ -27,7 +28,7 @@ from react_pipeline.store import ReactError
 def build_defs(
     methods: Sequence[str] = (),
     project: ProjectResource | None = None,
-    executor: dg.ExecutorDefinition | None = dg.in_process_executor,
+    executor: dg.ExecutorDefinition | None = in_process,
 ) -> dg.Definitions:
     """All definitions, of the stages that have keys for the methods, and data where they measure on
     data of their own.

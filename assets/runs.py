@@ -1,10 +1,10 @@
 """Runs: their tags, why one failed, and closing those whose process was killed.
 
-Belongs here: keeping runs of the command line alive. Does not belong here: running anything
-(`launch`), what automation reads of runs (an extension). A launch, or the process of a run of a
-code server, holds a lock file in the Dagster home, which the kernel frees however the process ends.
-Seen from another machine, where that lock may not count, a launch is alive while its heartbeat is
-recent.
+Belongs here: keeping runs of the command line alive, and the executor of all others. Does not
+belong here: running anything (`launch`), what automation reads of runs (an extension). A launch, or
+the process of a run of a code server, holds a lock file in the Dagster home, which the kernel frees
+however the process ends. Seen from another machine, where that lock may not count, a launch is
+alive while its heartbeat is recent.
 """
 
 import platform
@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -30,10 +31,6 @@ HIDDEN = ".dagster/react-"
 """Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 
 LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
-PROCESS_TAG = f"{HIDDEN}process"
-"""Names the process of a run of a code server: its machine, and the run, since Dagster copies tags
-to the run that tries again.
-"""
 CODE_SERVER_TAG = ".dagster/grpc_info"
 """Dagster's own tag of a run whose process is started by a code server, which alone watches it."""
 HEARTBEAT_SECONDS = 30.0
@@ -93,21 +90,36 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
             lock_of(instance, name).unlink(missing_ok=True)
 
 
+@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)
+def in_process(context: dg.InitExecutorContext) -> dg.Executor:
+    """Dagster's executor of one process, which `reap_abandoned` sees from the start of a run."""
+    create: Any = dg.in_process_executor.executor_creation_fn
+    executor = create(context)
+    execute = executor.execute
+
+    def shown(plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        show_process(plan_context.instance, plan_context.dagster_run)
+        return execute(plan_context, execution_plan)
+
+    executor.execute = shown
+    return executor
+
+
 def show_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Let `reap_abandoned` see whether this process, which carries out a run, is alive.
 
-    Dagster shows a run as started forever if its code server was killed with it, as when a machine
-    restarts. Other launchers, such as that of Kubernetes, are asked by Dagster.
+    Dagster shows a run as started forever if its process ends while the database is gone, or with
+    its code server, as when a machine restarts. Other launchers, such as that of Kubernetes, are
+    asked by Dagster.
     """
-    if CODE_SERVER_TAG not in run.tags or run.run_id in _shown:
-        return
-    name = f"{platform.node()} {run.run_id}"
-    _shown[run.run_id] = ExitStack()
-    _shown[run.run_id].enter_context(locked(lock_of(instance, name)))
-    instance.add_run_tags(run.run_id, {PROCESS_TAG: name})
+    if CODE_SERVER_TAG in run.tags:
+        path = lock_of(instance, f"{platform.node()} {run.run_id}")
+        # Renamed once it is locked: whoever finds it free may close the run.
+        _shown.enter_context(locked(path.with_suffix(".new")))
+        path.with_suffix(".new").rename(path)
 
 
-_shown: dict[str, ExitStack] = {}
+_shown = ExitStack()
 """The locks of the runs of this process, held until it ends."""
 
 
@@ -124,8 +136,10 @@ def tags_of(launch: str) -> dict[str, str]:
 
 
 def lock_of(instance: dg.DagsterInstance, launch: str) -> Path:
-    """The file that a launch holds the lock of."""
-    return Path(instance.root_directory) / "launches" / f"{launch.split()[-1]}.lock"
+    """The file that a launch, or the process of a run, holds the lock of; both are named by their
+    machine and an id.
+    """
+    return Path(instance.root_directory) / "launches" / f"{launch}.lock"
 
 
 def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
@@ -146,12 +160,12 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
             run, "The process of this run was killed; launch again to resume."
         )
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        lock_of(instance, _holder_of(run) or "").unlink(missing_ok=True)
     # No process removes its own: one that ends because the database is gone leaves its run started.
-    held = {name for run in started for name in (run.run_id, _holder_of(run)) if name}
-    for path in {*locks} - {lock_of(instance, name) for name in held}:
-        with suppress(FileNotFoundError), path.open("r+") as file:
-            if lock(file, wait=False):
+    held = {run.run_id for run in started}
+    held |= {run.tags[LAUNCH_TAG].split()[-1] for run in started if LAUNCH_TAG in run.tags}
+    for path in locks:
+        with suppress(FileNotFoundError):
+            if path.stem.split()[-1] not in held and _is_free(path):
                 path.unlink()
     return [run.run_id for run in dead]
 
@@ -160,13 +174,15 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether an unfinished run has its process; true of runs that have not shown theirs, and of
     those of code servers of other machines.
     """
-    if (name := _holder_of(run)) is None:
+    with suppress(FileNotFoundError):
+        return not _is_free(lock_of(instance, f"{platform.node()} {run.run_id}"))
+    # Dagster copies tags to the run that tries again.
+    if CODE_SERVER_TAG in run.tags or LAUNCH_TAG not in run.tags:
         return True
+    name = run.tags[LAUNCH_TAG]
     if name.split()[0] == platform.node():
-        with suppress(FileNotFoundError), lock_of(instance, name).open("r+") as file:
-            return not lock(file, wait=False)
-    if name == run.tags.get(PROCESS_TAG):
-        return True
+        with suppress(FileNotFoundError):
+            return not _is_free(lock_of(instance, name))
     # No clock of another machine is compared with ours, only looks by one process; after a pause,
     # as when the database was gone, they begin again.
     now, beat = time.monotonic(), run.tags.get(HEARTBEAT_TAG, "")
@@ -177,10 +193,9 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return now - since < EXPIRY_SECONDS
 
 
-def _holder_of(run: dg.DagsterRun) -> str | None:
-    """Who holds the lock of a run: its launch, or its own process."""
-    name = run.tags.get(PROCESS_TAG, "")
-    return name if name.endswith(run.run_id) else run.tags.get(LAUNCH_TAG)
+def _is_free(path: Path) -> bool:
+    with path.open("r+") as file:
+        return lock(file, wait=False)
 
 
 _heartbeats: dict[str, tuple[str, float, float]] = {}

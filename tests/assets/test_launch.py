@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -16,20 +17,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from conftest import write_project
+from dagster._core.executor.in_process import InProcessExecutor
 from mlflow import MlflowClient
 from PIL import Image
 from support.launch import dagster_home, metadata_of
+from support.services import connect, create_databases, postgres_server, running
 
-from react_pipeline.assets import declared, runs
+from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, _run, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
-from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.assets.runs import (
     HEARTBEAT_TAG,
     LAUNCH_TAG,
@@ -346,34 +350,88 @@ def test_a_run_that_was_killed_with_its_code_server_is_closed(
             return instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
 
         first, other = start(), start()
-        context = SimpleNamespace(instance=instance, run=first)
-        declared._of_project(lambda *_: None, ProjectResource(), Context)(context)
+        runs.show_process(instance, first)
         assert reap_abandoned(instance) == []
-        runs._shown[first.run_id].close()  # as the kernel frees the lock of a killed process
+        runs._shown.close()  # as the kernel frees the lock of a killed process
         assert reap_abandoned(instance) == [first.run_id]
-        killed = instance.get_run_by_id(first.run_id).tags[runs.PROCESS_TAG]
-        lock_of(instance, killed).touch()  # as it is where the code server closed the run
-        retry, elsewhere = start(**{runs.PROCESS_TAG: killed}), start()
-        instance.add_run_tags(elsewhere.run_id, {runs.PROCESS_TAG: f"other {elsewhere.run_id}"})
+        # Of a launch that was killed, as Dagster copies tags.
+        killed = tags_of(f"{platform.node()} killed")
+        lock_of(instance, killed[LAUNCH_TAG]).touch()
+        retry, elsewhere = start(**killed), start()
+        lock_of(instance, f"other {elsewhere.run_id}").touch()
         assert looks(instance, monkeypatch, [0, 200, 400, 600, 800]) == []
         running = instance.get_run_ids(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         assert {*running} == {other.run_id, retry.run_id, elsewhere.run_id}
 
 
+@dg.op
+def end_unreported() -> None:
+    os._exit(0)
+
+
+@dg.job(executor_def=runs.in_process)
+def unreported() -> None:
+    end_unreported()
+
+
 def test_a_run_whose_process_could_not_report_its_end_is_closed() -> None:
-    job = build_defs().resolve_implicit_global_asset_job_def()
+    assert build_defs().resolve_implicit_global_asset_job_def().executor_def is runs.in_process
+
+    def execute(instance: dg.DagsterInstance) -> None:
+        job = dg.reconstructable(unreported)
+        dg.execute_job(job, instance, tags={runs.CODE_SERVER_TAG: "{}"})
+
     with dg.DagsterInstance.local_temp() as instance:
-        run = instance.create_run_for_job(
-            job, tags={runs.CODE_SERVER_TAG: "{}"}, status=dg.DagsterRunStatus.STARTED
-        )
         # As when the database is gone for minutes: the process ends by itself.
-        process = multiprocessing.get_context("fork").Process(
-            target=runs.show_process, args=(instance, run)
-        )
+        process = multiprocessing.get_context("fork").Process(target=execute, args=(instance,))
         process.start()
         process.join()
         assert process.exitcode == 0
+        (run,) = instance.get_runs()
         assert reap_abandoned(instance) == [run.run_id]
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_its_database_before_any_step_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, url = postgres_server(tmp_path / "server")
+    monkeypatch.setenv("DAGSTER_COMPUTE_LOGS", str(tmp_path / "logs"))
+    address = url.replace("postgresql", "postgresql+psycopg2")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", f"{address}/dagster")
+    with dagster_home(tmp_path / "home") as home:
+        with (home / "dagster.yaml").open("a") as file:
+            file.write((REPOSITORY / "dagster_home" / "production" / "storage.yaml").read_text())
+        with running(command, tmp_path / "first.log", cwd="/") as server:
+            create_databases(url)
+            process = multiprocessing.get_context("fork").Process(
+                target=start_and_lose_the_database, args=(server.pid,)
+            )
+            process.start()
+            process.join()
+            assert process.exitcode == 0 and server.wait() == 0
+        with running(command, tmp_path / "second.log", cwd="/"):
+            connect(url).close()
+            with dg.DagsterInstance.get() as instance:
+                (run,) = instance.get_runs()
+                assert run.status == dg.DagsterRunStatus.STARTED
+                assert not instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+                assert reap_abandoned(instance) == [run.run_id]
+                assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def start_and_lose_the_database(pid: int) -> None:
+    execute = InProcessExecutor.execute
+
+    def lose_and_execute(*arguments: Any) -> Iterator[dg.DagsterEvent]:
+        os.kill(pid, signal.SIGQUIT)
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # its parent waits for us
+            time.sleep(0.05)
+        return execute(*arguments)
+
+    InProcessExecutor.execute = lose_and_execute
+    with dg.DagsterInstance.get() as instance, pytest.raises(Exception, match="onnection"):
+        dg.execute_job(dg.reconstructable(unreported), instance, tags={runs.CODE_SERVER_TAG: "{}"})
 
 
 def test_the_locks_of_runs_that_are_over_are_removed() -> None:
@@ -381,9 +439,10 @@ def test_the_locks_of_runs_that_are_over_are_removed() -> None:
     with dg.DagsterInstance.local_temp() as instance, ExitStack() as ending:
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         live = lock_of(instance, ending.enter_context(registered(instance)))
-        lock_of(instance, run.run_id).touch()
+        ours = lock_of(instance, f"other {run.run_id}")
+        ours.touch()
         reap_abandoned(instance)
-        assert {*live.parent.iterdir()} == {live, lock_of(instance, run.run_id)}
+        assert {*live.parent.iterdir()} == {live, ours}
         instance.report_run_canceled(run)
         reap_abandoned(instance)
         assert [*live.parent.iterdir()] == [live]

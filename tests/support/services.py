@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -67,19 +68,23 @@ def postgres_server(directory: Path) -> tuple[list[str], str]:
     return [*run, *arguments], f"postgresql://react@127.0.0.1:{port}"
 
 
-def create_databases(url: str) -> None:
-    """Create the databases of Dagster and MLflow, as soon as the server answers."""
+def connect(url: str) -> Any:
+    """A connection to a PostgreSQL, as soon as it answers."""
     import psycopg2
 
     deadline = time.monotonic() + 180
     while True:
         try:
-            connection = psycopg2.connect(f"{url}/postgres")
-            break
+            return psycopg2.connect(f"{url}/postgres")
         except psycopg2.OperationalError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def create_databases(url: str) -> None:
+    """Create the databases of Dagster and MLflow, as soon as the server answers."""
+    connection = connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
         for name in ("dagster", "mlflow"):

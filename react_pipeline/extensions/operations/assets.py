@@ -13,7 +13,12 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from react_pipeline.assets import ProjectResource, declare_instigators, planned_assets
+from react_pipeline.assets import (
+    ProjectResource,
+    declare_instigators,
+    in_process,
+    planned_assets,
+)
 from react_pipeline.extensions.operations.backup import MLFLOW_VARIABLE
 from react_pipeline.extensions.operations.databases import apart
 from react_pipeline.extensions.operations.settings import RetentionConfig
@@ -49,7 +54,7 @@ def retention(
     def remove(context: dg.OpExecutionContext) -> None:
         remove_what_is_old(context, project)
 
-    @dg.job(name=project.name("retention"), executor_def=dg.in_process_executor)
+    @dg.job(name=project.name("retention"), executor_def=in_process)
     def weekly() -> None:
         """Removes what is old, weekly."""
         remove()
