@@ -18,7 +18,9 @@ RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[alerts,
     && install -D /opt/react/dagster_home/production/dagster-webserver /opt/guarded/dagster-webserver \
     && cat /opt/react/dagster_home/dagster.yaml /opt/react/dagster_home/production/storage.yaml > /opt/dagster/dagster.yaml \
     && cp /opt/react/dagster_home/production/workspace.yaml /opt/dagster/workspace.yaml
-ENV PATH=/opt/guarded:$PATH DAGSTER_HOME=/opt/dagster DAGSTER_COMPUTE_LOGS=/data/logs REACT_PIPELINE_CONFIG=/data/pipeline.yaml
+# Without the last variable backfills fail while the code server starts.
+ENV PATH=/opt/guarded:$PATH DAGSTER_HOME=/opt/dagster DAGSTER_COMPUTE_LOGS=/data/logs REACT_PIPELINE_CONFIG=/data/pipeline.yaml \
+    DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1
 USER react
 
 FROM package AS demo

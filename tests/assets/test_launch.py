@@ -392,7 +392,7 @@ def test_a_run_whose_process_could_not_report_its_end_is_closed() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_loses_its_database_before_any_step_is_closed(
+def test_a_run_that_loses_its_database_before_steps_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command, url = postgres_server(tmp_path / "server")
