@@ -9,6 +9,7 @@ from .class_report import ClassTable as ClassTable
 from .control import draw_control as draw_control
 from .control import load_encoder as load_encoder
 from .decontamination import leaked_images as leaked_images
+from .decontamination import prune_vectors as prune_vectors
 from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .few_shot_set import publish_few_shot_set as publish_few_shot_set
 from .ranking import NearFilter as NearFilter

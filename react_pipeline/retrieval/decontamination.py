@@ -15,7 +15,9 @@ corpus and the manifest of the set name it in `subject`.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +33,19 @@ from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, cluster, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
-from react_pipeline.store import CACHE, Artifact, InputError, canonical_json
+from react_pipeline.store import (
+    CACHE,
+    RETENTION_SECONDS,
+    Artifact,
+    InputError,
+    ReactError,
+    digest_of,
+)
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
+
+VECTORS = f"{CACHE}/evaluation_vectors"
 
 
 @dataclass(frozen=True)
@@ -155,15 +166,42 @@ def _encoded_once(
     from react_pipeline.clip import tower_digest
 
     tower, device = tower_digest(clip, "image").hex(), clip.device.partition(":")[0]
-    encoder = [tower, device, project.config.embedding.precision, repr(clip.preprocess)]
-    folder = project.config.store / CACHE / "evaluation_vectors"
+    encoder = digest_of([tower, device, project.config.embedding.precision, repr(clip.preprocess)])
 
     def vectors(images: pd.DataFrame) -> NDArray[np.float32]:
-        content = canonical_json([*encoder, *images["sha256"]])
-        file = folder / f"{hashlib.sha256(content.encode()).hexdigest()}.npy"
-        return kept_array(file, lambda: encode_images(project.config, clip, images))
+        file = project.config.store / VECTORS / f"{digest_of([*images['sha256']])}-{encoder}.npy"
+        kept = kept_array(file, lambda: encode_images(project.config, clip, images))
+        file.touch()  # used now, for `prune_vectors`
+        return kept
 
     return list(map(vectors, sets))
+
+
+def prune_vectors(
+    project: Project, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
+) -> list[str]:
+    """Remove the vectors kept by this machine that no current evaluation set has, or that another
+    encoder's followed, unless they were used within `keep_seconds`; returns their paths.
+    """
+    last_used = {
+        path: path.stat().st_mtime for path in (project.config.store / VECTORS).glob("*.npy")
+    }
+    if not last_used:
+        return []
+    current = set[str]()
+    for slug in other_evaluation_sets(project, ""):
+        with suppress(ReactError):
+            images = read_images(project.store.current(EVALUATION_SET, slug))
+            current.add(digest_of([*images["sha256"]]))
+    by_use = sorted(last_used, key=last_used.__getitem__)
+    newest = {path.name.partition("-")[0]: path for path in by_use}
+    used = {newest[digest] for digest in current & newest.keys()}
+    before = time.time() - keep_seconds
+    doomed = [path for path in by_use if path not in used and last_used[path] < before]
+    for path in doomed if not dry_run else ():
+        for part in path.parent.glob(f"{path.name}*"):  # its seal too
+            part.unlink(missing_ok=True)
+    return [str(path) for path in doomed]
 
 
 def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from react_pipeline.commands.cli import main
 from react_pipeline.commands.command_line import remedy_of
 from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.project.project import Project
+from react_pipeline.retrieval.decontamination import VECTORS
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import MissingArtifact, StaleArtifact
 
@@ -305,10 +307,15 @@ def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Pr
 
 def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Project, run) -> None:
     left = indexed_project.config.store / ".staging" / "corpus--all--x.elsewhere-1-00"
+    vectors = indexed_project.config.store / VECTORS / "x-y.npy"
     left.mkdir(parents=True)
-    assert run("prune", "--dry-run")[0] == 0 and left.exists()
+    vectors.parent.mkdir(parents=True)
+    vectors.touch()
+    os.utime(vectors, (0, 0))
+    assert run("prune", "--dry-run")[0] == 0 and left.exists() and vectors.exists()
     code, out, _ = run("prune")
-    assert code == 0 and str(left) in out and not left.exists()
+    assert code == 0 and {str(left), str(vectors)} <= {*out.split()}
+    assert not left.exists() and not vectors.exists()
 
 
 def test_doctor_reports_what_is_there_and_what_is_missing(tiny_project: Project, run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from support.retrieval import NOTHING
 from react_pipeline.clip.model import load
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import decontamination
-from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
+from react_pipeline.retrieval.decontamination import (
+    VECTORS,
+    EvaluationImages,
+    kept_out,
+    prune_vectors,
+)
 
 
 def test_the_nearest_evaluation_image_is_exact_in_any_blocks(
@@ -62,7 +68,28 @@ def test_images_of_other_domains_are_encoded_once(
     write_checkpoint(tmp_path / "other", seed=1)
     assert not np.allclose(vectors(tmp_path / "other"), first)
     assert encoded == list(number.values())
-    for file in (project.config.store / ".cache" / "evaluation_vectors").glob("*.npy"):
+    for file in (project.config.store / VECTORS).glob("*.npy"):
         file.write_bytes(file.read_bytes()[:-1] + b"?")
     np.testing.assert_array_equal(vectors(tiny_checkpoint), first)
     assert encoded == list(number.values())
+
+
+def test_vectors_that_no_current_set_uses_are_pruned(
+    retrieved_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    project = retrieved_project
+    own = project.store.current("evaluation_set", "shapes")
+    folder = project.config.store / VECTORS
+    write_checkpoint(tmp_path, seed=1)
+    for seconds, checkpoint in enumerate((tiny_checkpoint, tmp_path)):
+        kept_out(project, "shapes", own, "all", load(checkpoint))
+        for file in folder.glob("*.npy"):
+            os.utime(file, (seconds, min(seconds, file.stat().st_mtime)))
+    old, new = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
+    kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
+    assert prune_vectors(project, dry_run=True) == prune_vectors(project) == [str(new)]
+    assert {*folder.iterdir()} == {old, old.with_name(f"{old.name}.done")}
+    (project.config.domains / "colours.yaml").unlink()
+    assert prune_vectors(project) == []
+    assert prune_vectors(project, keep_seconds=-1) == [str(old)]
+    assert not list(folder.iterdir())

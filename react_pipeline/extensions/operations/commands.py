@@ -44,13 +44,18 @@ def prune(
     ] = 1.0,
     config: Config = None,
 ) -> None:
-    """Remove artifacts that nothing current or running was made from, and leftovers of killed
-    builds.
+    """Remove artifacts that nothing current or running was made from, leftovers of killed builds,
+    and cached vectors of labelled images that are no longer used.
     """
-    removed = load_project(config).store.prune(dry_run=dry_run, keep_seconds=keep_hours * 3600)
+    from react_pipeline.retrieval import prune_vectors
+
+    project = load_project(config)
+    keep_seconds = keep_hours * 3600
+    removed = project.store.prune(dry_run=dry_run, keep_seconds=keep_seconds)
+    removed += prune_vectors(project, dry_run=dry_run, keep_seconds=keep_seconds)
     for path in removed:
         typer.echo(path)
-    console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
+    console.print(f"{len(removed)} paths {'would be removed' if dry_run else 'removed'}")
 
 
 def verify(config: Config = None) -> None:

@@ -15,6 +15,7 @@ from support.upkeep import build, change_pipeline, edit_domain
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.operations.assets import remove_runs
 from react_pipeline.project.project import Project
+from react_pipeline.retrieval.decontamination import VECTORS
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 partitions = dg.StaticPartitionsDefinition(["a", "b"])
@@ -75,6 +76,10 @@ def test_the_job_removes_what_is_old(
     assert old.path != new.path
     for path in [new.path.parent / "current", *new.path.parent.glob("*/manifest.json")]:
         os.utime(path, (0, 0))  # replaced in 1970
+    vectors = project.config.store / VECTORS / "x-y.npy"
+    vectors.parent.mkdir(parents=True)
+    vectors.touch()
+    os.utime(vectors, (0, 0))
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("trash"))
     client.delete_run(run.info.run_id)
@@ -84,4 +89,4 @@ def test_the_job_removes_what_is_old(
         lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert result.success
     assert any("exit code 0" in line for line in lines), lines
-    assert new.path.exists() and not old.path.exists()
+    assert new.path.exists() and not old.path.exists() and not vectors.exists()
