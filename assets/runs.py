@@ -90,7 +90,7 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
             lock_of(instance, name).unlink(missing_ok=True)
 
 
-@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)
+@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema.config_type)
 def in_process(context: dg.InitExecutorContext) -> dg.Executor:
     """Dagster's executor of one process, which `reap_abandoned` sees from the start of a run."""
     create: Any = dg.in_process_executor.executor_creation_fn

@@ -112,7 +112,7 @@ def test_remains_of_a_kill_go_with_the_next_build_or_pruning(
     assert not list((tmp_path / ".staging").iterdir())
 
 
-def test_a_lease_that_cannot_be_removed_changes_the_end_of_no_build(
+def test_a_lease_that_cannot_be_removed_fails_no_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 2
     store = Store(tmp_path)
