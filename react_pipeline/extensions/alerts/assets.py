@@ -48,9 +48,10 @@ MAX_RUNS = 100
 @declare_sensor(
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends what people must know to the addresses of `alerts.to`: runs that failed for "
-    "good or were blocked by a check, ticks that fail, domain files that are not valid, decisions "
-    "on champions, a disk that is nearly full. Starts no run.",
+    description="Sends what people must know to the addresses of `alerts.to`: steps that failed for "
+    "good or were blocked by a check, ticks that fail, a domain file or pipeline.yaml that is not "
+    "valid, a store that does not answer, decisions on champions, a disk that is nearly full. "
+    "Starts no run.",
 )
 def alerts(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
     """Report what is new since the last tick; the first one only remembers how things are."""
@@ -127,22 +128,24 @@ class Look:
             yield "the disk is nearly full", now["disk"]
 
     def _ended_for_good(self, run: dg.DagsterRun) -> str:
-        """How a run failed; "" if it is started again, by Dagster or by `upkeep`, or made no asset
-        of the project.
+        """How the steps of a run failed, a line for each that neither Dagster nor `upkeep` starts
+        again; "" if there is none, or the run made no asset of the project.
         """
         keys = planned_assets(self.instance, run.run_id)
         if is_under_way(run) or keys.isdisjoint(map(self.resource.key, STAGES)):
             return ""
         failures = self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-        step = next((entry.step_key or "" for entry in failures), "")
-        ending = ending_of(self.instance, run, step)
-        tries = int(run.tags.get(TRY_TAG, "0"))
-        again = ending.is_interrupted or (ending.is_transient and tries <= len(WAIT_HOURS))
-        if tries and again:
-            return ""
+        steps = dict.fromkeys(entry.step_key or "" for entry in failures) or [""]
         partition = run.tags.get("dagster/partition", "")
-        place = f"{step} {partition}".strip()
-        return f"{place}: {ending.text}" if place else ending.text
+        tries = int(run.tags.get(TRY_TAG, "0"))
+        lines = []
+        for step in steps:
+            ending = ending_of(self.instance, run, step)
+            again = ending.is_interrupted or (ending.is_transient and tries <= len(WAIT_HOURS))
+            if not (tries and again):
+                place = f"{step} {partition}".strip()
+                lines.append(f"{place}: {ending.text}" if place else ending.text)
+        return "\n".join(lines)
 
     def _failing_ticks(self) -> dict[str, str]:
         """The error of each sensor and schedule of the project whose last tick failed, by name."""

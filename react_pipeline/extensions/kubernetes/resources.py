@@ -91,9 +91,10 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
 
 
 def largest(rows: Iterable[Resources]) -> Resources:
-    """What is enough for each of these, one after another in one pod."""
+    """What is enough for all of these, one after another in one pod."""
+    rows = list(rows)
     columns = zip(*(asdict(row).values() for row in rows), strict=True)
-    return Resources(*map(max, columns))
+    return replace(Resources(*map(max, columns)), hours=sum(row.hours for row in rows))
 
 
 def pod(resources: Resources) -> dict[str, Any]:

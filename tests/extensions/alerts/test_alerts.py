@@ -15,8 +15,10 @@ from support.receiver import Receiver
 from typer.testing import CliRunner
 
 from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.commands.cli import app
+from react_pipeline.extensions.automation import TRY_TAG
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide
 from react_pipeline.store import (
@@ -100,6 +102,37 @@ def test_a_run_that_failed_for_good_is_reported_once(
     assert len(receiver.texts) == 1
     assert "tars/x.tar: damaged" in receiver.texts[0]
     assert "corpus" in receiver.texts[0]
+
+
+def test_each_step_of_a_run_that_failed_for_good_is_reported(
+    project: Project, instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    errors = {
+        "domain_file": InputError("one"),
+        "retrieved_set": StoreWriteError("two"),
+        "control_set": InputError("three"),
+        "few_shot_set": None,
+    }
+
+    def asset(stage: str) -> dg.AssetsDefinition:
+        @dg.asset(name=stage, retry_policy=dg.RetryPolicy(max_retries=1))
+        def made() -> None:
+            with readable_failures():
+                if error := errors[stage]:
+                    raise error
+
+        return made
+
+    assets = list(map(asset, errors))
+    ticks = Ticks(project, instance)
+    ticks.tick()
+    for tags in ({TRY_TAG: "1"}, {}):
+        dg.materialize(assets, instance=instance, tags=tags, raise_on_error=False)
+        ticks.tick()
+    asked, by_hand = receiver.texts
+    assert "domain_file: " in asked and "control_set: " in asked
+    assert "retrieved_set" not in asked, "it is asked for again"
+    assert "retrieved_set: " in by_hand and "few_shot_set" not in by_hand
 
 
 def test_a_run_of_another_project_is_not_reported(

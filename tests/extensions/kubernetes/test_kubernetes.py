@@ -336,13 +336,14 @@ def test_the_time_of_a_run_is_limited(tmp_path: Path) -> None:
     code = dg.reconstructable(empty).get_python_origin()
     origins = {"job_code_origin": code, "remote_job_origin": JOB_ORIGIN}
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        for name in ("customized_checkpoint", "retrieved_set"):
-            keys = frozenset([dg.AssetKey(name)])
+        pairs = ("retrieved_set", "control_set")
+        for names in (["customized_checkpoint"], pairs[:1], pairs):
+            keys = frozenset(map(dg.AssetKey, names))
             run = instance.create_run_for_job(job, asset_selection=keys, **origins)
             queued = instance.submit_run(run.run_id, None)  # type: ignore[arg-type]
             assert queued.status == dg.DagsterRunStatus.QUEUED
             limits.append(queued.tags["dagster/max_runtime"])
-    assert limits == ["7200", "1800"]
+    assert limits == ["7200", "1800", "9000"]
 
 
 @pytest.mark.parametrize(

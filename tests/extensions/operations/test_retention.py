@@ -32,6 +32,11 @@ def whole() -> None:
 
 
 @dg.asset
+def beside() -> None:
+    pass
+
+
+@dg.asset
 def failing() -> None:
     raise ValueError
 
@@ -45,6 +50,7 @@ def test_runs_that_made_what_is_shown_stay() -> None:
             dg.materialize([failing], **options),
         ]
         new = [
+            dg.materialize([beside, whole], **options),
             dg.materialize([parted], partition_key="a", **options),
             dg.materialize([parted], partition_key="b", **options),
             dg.materialize([whole], **options),

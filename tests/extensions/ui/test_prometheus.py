@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,12 +46,20 @@ def test_runs_seconds_and_bytes_are_reported(
 
     monkeypatch.setenv("REACT_PIPELINE_CONFIG", str(tiny_project.path))
     tiny_project.store.root.mkdir(parents=True)
-    dg.materialize([made], instance=instance)
+
+    @dg.asset(key=["birds", "base_checkpoint"])
+    def slow() -> None:
+        time.sleep(0.2)
+
+    dg.materialize([made, slow], instance=instance)
     dg.materialize([broken], instance=instance, raise_on_error=False)
     values = scraped(instance)
     assert values["runs", "SUCCESS"] == values["runs", "FAILURE"] == 1
     assert values["materialization_bytes", "birds/corpus"] == 7
-    assert values["run_seconds", "birds/corpus"] > 0
+    assert values["step_seconds", "birds/base_checkpoint"] >= 0.2
+    (run,) = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+    steps = sum(seconds for (name, _), seconds in values.items() if name == "step_seconds")
+    assert 0.2 < steps < run.end_time - run.start_time, "of the step and not of its run"
     assert values["disk_bytes", "total"] >= values["disk_bytes", "free"] > 0
     assert ("materialization_bytes", "others/table") not in values
 

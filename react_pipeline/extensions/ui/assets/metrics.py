@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from react_pipeline.extensions.automation import CHECKS, last_ticks
 from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.project import Project
+from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 
 PORT_VARIABLE = "REACT_METRICS_PORT"
@@ -71,22 +72,21 @@ class Metrics:
             for record in self._instance.get_asset_records(keys)
             if (event := record.asset_entry.last_materialization_record)
         }
-        ids = [event.run_id for event in last.values()]
-        records = self._instance.get_run_records(dg.RunsFilter(run_ids=ids)) if ids else []
-        runs = {record.dagster_run.run_id: record for record in records}
         sizes, seconds = {}, {}
         for name, event in last.items():
             made = event.asset_materialization
             if made and "bytes" in made.metadata:
                 sizes[name] = made.metadata["bytes"].value
-            run = runs.get(event.run_id)
-            if run and run.start_time and run.end_time:
-                seconds[name] = run.end_time - run.start_time
+            if made and made.asset_key.path[-1] in STAGES:  # each is a query
+                step = "__".join(made.asset_key.path)
+                for stats in self._instance.get_run_step_stats(event.run_id, [step]):
+                    if stats.start_time and stats.end_time:
+                        seconds[name] = stats.end_time - stats.start_time
         times = {name: event.timestamp for name, event in last.items()}
         label = "asset"
         yield _gauge("materialization_timestamp_seconds", "Last materialization.", label, times)
         yield _gauge("materialization_bytes", "Size of the last artifact.", label, sizes)
-        yield _gauge("run_seconds", "Duration of the run that made it.", label, seconds)
+        yield _gauge("step_seconds", "Duration of the step that made it.", label, seconds)
 
 
 def metrics_text(instance: dg.DagsterInstance) -> bytes:
