@@ -132,9 +132,10 @@ def materialize_assets(
         )
     causes: dict[str, list[str]] = {}
     for place, why in summary.failed.items():
-        causes.setdefault(" ".join(why.split()), []).append(launch.named(place))
+        causes.setdefault(why.strip(), []).append(launch.named(place))
     for why, names in causes.items():
-        print_error(f"error: {', '.join(names)} failed: {why}")
+        for line in f"{', '.join(names)} failed: {why}".splitlines():
+            print_error(f"error: {line}")
     counts = f"{summary.built} built, {summary.reused} as before"
     if causes:
         counts += f", {len(summary.failed)} failed, {len(summary.skipped)} skipped"

@@ -125,4 +125,3 @@ def _links(
         "",
         "react-pipeline serve     the corpus in a browser; `search 'a bird'`: in the terminal",
     )
-    yield "", "react-pipeline init      FOLDER starts a project of your own"

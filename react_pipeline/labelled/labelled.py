@@ -336,8 +336,8 @@ def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
             problems.append(f"{location}: {error}")
     if problems:
         raise InputError(
-            f"{len(problems)} evaluation images cannot be used; fix or remove "
-            f"them\n{lines_of(problems)}"
+            f"evaluation images that cannot be read ({len(problems)}); replace or remove them:\n"
+            f"{lines_of(problems)}"
         )
 
 

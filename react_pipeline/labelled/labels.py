@@ -42,14 +42,15 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
     problems = [f"{name}: an image outside of any class's folder" for name in strays]
     problems += [
-        f"{name}: no class of {domain.slug!r} has this name (or id)"
+        f"{name}: no class has this name (or id)"
         for name in classes
         if normal(name) not in by_name
     ]
     if problems:
         names = ", ".join(domain.class_names)
         raise InputError(
-            f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}"
+            f"{root}: rename or remove these, or correct the classes of {domain.slug!r} ({names}):\n"
+            f"{lines_of(problems)}"
         )
     images = [(path, by_name[normal(name)]) for name, paths in classes.items() for path in paths]
     if not images:

@@ -19,6 +19,7 @@ from react_pipeline.settings import (
     CorpusConfig,
     corpus_kinds,
     did_you_mean,
+    encoders,
 )
 from react_pipeline.store import InputError, write_atomically
 
@@ -45,8 +46,8 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
 
     Args:
         corpus: One of `templates`.
-        encoder: `MODEL/PRETRAINED`, or a whole model, `hf-hub:organization/name` or
-            `local-dir:folder`; not used by a kind of corpus that has its own.
+        encoder: `MODEL/PRETRAINED`; a whole model, `hf-hub:organization/name` or
+            `local-dir:folder`; or one of `encoders`. Not used by a kind of corpus that has its own.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
@@ -63,12 +64,12 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
 
 
 def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) -> Mapping[str, str]:
-    whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX))
+    whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX)) or encoder in encoders()
     model, _, pretrained = (encoder, "", "") if whole else encoder.partition("/")
     if not (whole or (model and pretrained)):
+        others = ", ".join([f"{HUB_PREFIX}ORGANIZATION/NAME", f"{FOLDER_PREFIX}FOLDER", *encoders()])
         raise InputError(
-            f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, "
-            f"{HUB_PREFIX}ORGANIZATION/NAME or {FOLDER_PREFIX}FOLDER"
+            f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, or {others}"
         )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
     # JSON's texts are YAML's too.

@@ -142,11 +142,11 @@ def _plot_losses(metrics: Path, target: Path) -> None:
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    if len(records) == 1:  # a head that is fitted in closed form has no curve
+        return
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    # A head that is fitted in closed form has one loss, and no line.
-    steps, losses = ([record[name] for record in records] for name in ("step", "loss"))
-    axes.plot(steps, losses, marker="o" if len(records) == 1 else None)
+    axes.plot(*([record[name] for record in records] for name in ("step", "loss")))
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
     figure.savefig(target, dpi=100)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from react_pipeline.clip import ClassHead, Clip, choose_device, load_classifier
-from react_pipeline.evaluation import EvalResult
+from react_pipeline.evaluation import EvalResult, is_trained
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, NEVER, results_of, standing
@@ -81,9 +81,10 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
             key = method_key(slug, champion.method)
             return project.store.open(CUSTOMIZED_CHECKPOINT, key, champion.checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
+        trained = next(filter(is_trained, project.config.methods), "gated-image")
         note = (
             f"{slug}: {why}, so the base is used; name a customized model with --model, such as "
-            "gated-image"
+            f"{trained}"
         )
         return fresh(project, BASE_CHECKPOINT), note
     if model == BASE_METHOD:

@@ -82,13 +82,14 @@ def test_a_failed_run_ends_with_its_causes_and_counts(
     heads = [("customized_checkpoint", f"{slug}/gda") for slug in ("colours", "shapes")]
     summary = launch.Summary(
         built=1,
-        failed={("corpus", "all"): "no such\nfolder", **dict.fromkeys(heads, "the disk is full")},
+        failed={("corpus", "all"): "no such folder\nor file", **dict.fromkeys(heads, "the disk is full")},
         skipped={("faiss_index", "all"): "corpus failed", ("overview", "all"): "corpus failed"},
     )
     monkeypatch.setattr(launch, "materialize", lambda *_: summary)
     code, out, reported = run("materialize")
     assert code == 1 and reported.splitlines() == [
         "error: corpus failed: no such folder",
+        "error: or file",
         "error: customized_checkpoint colours/gda, customized_checkpoint shapes/gda failed: "
         "the disk is full",
     ]

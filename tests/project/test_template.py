@@ -92,17 +92,18 @@ def test_a_new_project_loads(corpus: str, tmp_path: Path) -> None:
     [
         ("hf-hub:timm/ViT-B-16-SigLIP2", "hf-hub:timm/ViT-B-16-SigLIP2"),
         ("local-dir:../it's/x", "../it's/x"),
+        ("demo", None),
     ],
 )
 def test_a_whole_model_is_an_encoder_of_a_new_project(
-    encoder: str, pretrained: str, tmp_path: Path
+    encoder: str, pretrained: str | None, tmp_path: Path
 ) -> None:
     assert init(tmp_path / "new", "--encoder", encoder) == 0
     found = Project.load(tmp_path / "new" / "pipeline.yaml").config.encoder.pretrained
     # A folder is named in full, whether it is there or not.
     assert found == (
         pretrained
-        if encoder.startswith("hf-hub:")
+        if pretrained is None or encoder.startswith("hf-hub:")
         else str((tmp_path / "new" / pretrained).resolve())
     )
 

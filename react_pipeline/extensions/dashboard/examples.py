@@ -81,8 +81,8 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
 
 
 def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:
-    """Step and loss of each training, by method, thinned by averaging neighbours; one without
-    records has none.
+    """Step and loss of each training, by method, thinned by averaging neighbours; one of a single
+    step has no curve.
     """
     curves = {}
     for method, checkpoint in checkpoints.items():
@@ -96,6 +96,6 @@ def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:
                 f"{checkpoint.file('metrics.jsonl')}: {error}; rematerialize it"
             ) from error
         points = pd.DataFrame(records, columns=["step", "loss"]).dropna(ignore_index=True)
-        if not points.empty:
+        if len(points) > 1:
             curves[method] = points.groupby(points.index // -(-len(points) // MAX_POINTS)).mean()
     return curves

@@ -48,6 +48,7 @@ def demo(
     if materialize_assets(project, "*", DEMO_DOMAINS, methods):
         raise typer.Exit(1)
     print_start_page(project, DEMO_DOMAINS)
+    console.print(f"{'':9}  react-pipeline init      FOLDER starts a project of your own")
 
 
 def write_demo_project(folder: Path) -> list[Path]:

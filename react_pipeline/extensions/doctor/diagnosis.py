@@ -78,6 +78,7 @@ class Finding:
 def diagnose(config_path: Path | None) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
     findings = [Finding("python", "ok", platform.python_version()), *_packages(), *_device()]
+    findings += _extensions()
     try:
         project = Project.load(config_path)
     except ReactError as error:
@@ -99,7 +100,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         ]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
     looked = [
-        *_extensions(project),
+        *_findings_of_extensions(project),
         *_inputs(project),
         *_store(project),
         _tracking(project),
@@ -257,8 +258,7 @@ def _encoder(project: Project) -> Iterator[Finding]:
             yield Finding(field, "ok", f"{detail}{where}")
 
 
-def _extensions(project: Project) -> Iterator[Finding]:
-    """What the extensions have to say, then the names of installed ones; a line for each broken."""
+def _findings_of_extensions(project: Project) -> Iterator[Finding]:
 
     def ask(extension: Extension) -> list[Finding]:
         try:
@@ -268,6 +268,10 @@ def _extensions(project: Project) -> Iterator[Finding]:
 
     for _, findings in brought(ask):
         yield from findings
+
+
+def _extensions() -> Iterator[Finding]:
+    """The names of installed extensions; a line for each broken one."""
     broken = broken_extensions()
     others = {
         name: one for name, one in extensions().items() if name not in broken and name != CORE.name

@@ -237,10 +237,13 @@ def test_shown_classes_are_the_most_and_least_gained() -> None:
 def test_curves_are_thinned_by_averaging(project: Project, tmp_path: Path) -> None:
     lines = "".join(f'{{"step": {step}, "loss": {step}}}\n' for step in range(1_000))
     (tmp_path / "metrics.jsonl").write_text(lines)
-    curve = read_curves({"full": Artifact(tmp_path, {"files": {"metrics.jsonl": {}}})})["full"]
+    checkpoint = Artifact(tmp_path, {"files": {"metrics.jsonl": {}}})
+    curve = read_curves({"full": checkpoint})["full"]
     assert len(curve) <= MAX_POINTS
     assert curve["step"].tolist() == curve["loss"].tolist()
     assert curve["loss"].iloc[0] == 2.0
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 0.0}\n')  # a fit, no training
+    assert not read_curves({"gda": checkpoint})
 
 
 def test_no_picture_is_left_out_because_of_the_disk(
