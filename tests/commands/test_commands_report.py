@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from react_pipeline import evaluation
 from react_pipeline.commands import start_page
 from react_pipeline.commands.cli import app
+from react_pipeline.commands.results import print_results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.evaluation.comparison import GAINS, compare
 from react_pipeline.extensions.dashboard.overview import overview
@@ -124,6 +125,13 @@ def test_the_start_page_has_headline_champions_and_links(
     for stage, key in (("overview", "all"), ("comparison", "shapes"), ("comparison", "colours")):
         assert str(project.store.current(stage, key).path / "dashboard.html") in shown
     assert "react-pipeline ui" in shown and "http" not in shown
+
+
+def test_one_domain_has_no_mean(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    print_results(project, ["colours", "shapes"])
+    assert "\nmean " in capsys.readouterr().out
+    print_results(project, ["shapes"])
+    assert "\nmean " not in capsys.readouterr().out
 
 
 def test_the_start_page_judges_each_comparison_once(

@@ -18,7 +18,7 @@ import pytest
 from react_pipeline.extensions.doctor import diagnosis
 from react_pipeline.extensions.doctor.diagnosis import Finding, _device, _faiss, diagnose
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
-from react_pipeline.project.project import Project
+from react_pipeline.project.project import CONFIG_VARIABLE, Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
 
@@ -140,9 +140,14 @@ def test_servers_of_other_projects_are_not_claimed(tiny_project: Project) -> Non
         assert details[server].startswith("none of this project")
 
 
-def test_the_extensions_take_one_line(tiny_project: Project) -> None:
-    (line,) = [entry for entry in diagnose(tiny_project.path) if entry.what == "extensions"]
-    assert line.state == "ok" and "from other packages: none" in line.detail
+def test_the_extensions_take_one_line_with_and_without_a_project(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    for path in (tiny_project.path, None):
+        (line,) = [entry for entry in diagnose(path) if entry.what == "extensions"]
+        assert line.state == "ok" and "from other packages: none" in line.detail
 
 
 def test_weights_that_cannot_be_fetched_are_missing(

@@ -658,6 +658,10 @@ def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path
 
     assert load("shapes").origin.method == "base"
     assert "no champion was chosen yet" in load("shapes").note
+    settings = config.read_text()
+    config.write_text(f"{settings}\nmethods: [base, gda, gda-control]\n")
+    assert load("shapes").note.endswith("such as gda")
+    config.write_text(settings)
     for source, model, token, kind in (
         ("nothing", "base", "no domain", InputError),
         ("shapes", "wonder", "wonder", InputError),
