@@ -32,7 +32,7 @@ from react_pipeline.settings import (
     read_yaml,
 )
 from react_pipeline.stage import FEW_SHOT_SET
-from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
+from react_pipeline.store import ConfigError, CorpusError, InputError, Problem, write_atomically
 
 domains_app = typer.Typer(
     no_args_is_help=True, help="The domain files: a YAML file of class names for each domain."
@@ -76,7 +76,7 @@ def validate_domains(
     for path in checked:
         try:
             domain = load_domain(path)
-            problems += file_problems(path, domain)
+            problems += file_problems(path, domain) or _listing_problems(path, domain)
             problems += problems_beside(project, path.stem) if project else []
         except ConfigError as error:
             problems += error.problems
@@ -88,6 +88,22 @@ def validate_domains(
         for _, notes in brought(lambda one: tuple(one.domain_notes(project, slugs))):
             for note in notes:
                 print_error(note)
+
+
+def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
+    """What is wrong with a list of labelled files, such as a folder with no class's name."""
+    from react_pipeline.labelled import Unavailable
+
+    problems = []
+    for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
+        try:
+            if labelled and labelled.are_files:
+                labelled.images(domain)
+        except Unavailable:  # its results say so
+            pass
+        except (InputError, CorpusError) as error:
+            problems.append(Problem(path, field, str(error)))
+    return problems
 
 
 def _encoder_problems(project: Project) -> list[Problem]:

@@ -239,6 +239,18 @@ def test_domains_are_listed_and_validated(tiny_project: Project, run) -> None:
     assert code == 0 and "shapes" in out and "not valid" in reported
 
 
+def test_folders_of_labelled_images_are_validated(tiny_project: Project, run) -> None:
+    path = tiny_project.config.domains / "shapes.yaml"
+    raw = yaml.safe_load(path.read_text())
+    folder = tiny_project.path.parent / "labelled"
+    (folder / "sqare").mkdir(parents=True)
+    (folder / "sqare" / "1.png").write_bytes(b"listed, not read")
+    entry = {"name": "mine", "kind": "folder", "path": str(folder)}
+    path.write_text(yaml.safe_dump({**raw, "evaluation": entry}))
+    code, _, reported = run("domains", "validate")
+    assert code == 2 and "shapes.yaml: evaluation: " in reported and "sqare: no class" in reported
+
+
 def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -> None:
     raw = yaml.safe_load((tiny_project.config.domains / "shapes.yaml").read_text())
     path = tiny_project.config.domains / "shapes.yaml"
