@@ -119,11 +119,15 @@ def _located(section: Model, base: Path) -> Model:
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
-    try:
-        return base / Path(name).expanduser()
-    except RuntimeError:
-        # No user is called so, but a file may be.
-        return base / name
+    """A path below a folder without links, from which `..` at the front therefore lead to parents:
+    messages show a path without them.
+    """
+    path = Path(name)
+    with suppress(RuntimeError):  # no user is called so, but a file may be
+        path = path.expanduser()
+    while path.parts[:1] == ("..",):
+        base, path = base.parent, Path(*path.parts[1:])
+    return base / path
 
 
 def load_domain(path: Path) -> DomainConfig:

@@ -24,22 +24,24 @@ def write(path: Path, value: object) -> Path:
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
     raw = {
-        "corpus": {"shards": ["data/*.tar"]},
+        "corpus": {"shards": ["data/*.tar", "../../b/*.tar", "link/../c/*.tar"]},
         "encoder": {"model": "ViT-B-32", "pretrained": "weights.pt"},
         "store": "here",
     }
     config = load_pipeline(write(tmp_path / "pipeline.yaml", raw))
     assert config.store == tmp_path / "here"
-    assert config.corpus.shards == (str(tmp_path / "data/*.tar"),)
+    # `..` behind a folder, which may be a link, stays.
+    shards = (tmp_path / "data", tmp_path.parent.parent / "b", tmp_path / "link/../c")
+    assert config.corpus.shards == tuple(str(folder / "*.tar") for folder in shards)
     assert config.encoder.pretrained == str(tmp_path / "weights.pt")
     assert config.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     write(
         tmp_path / "pets.yaml",
-        {"classes": ["cat"], "evaluation": {"name": "mine", "kind": "folder", "path": "images"}},
+        {"classes": ["cat"], "evaluation": {"name": "mine", "kind": "folder", "path": "../images"}},
     )
     evaluation = load_domain(tmp_path / "pets.yaml").evaluation
     assert evaluation is not None
-    assert evaluation.path == tmp_path / "images"
+    assert str(evaluation.path) == str(tmp_path.parent / "images")
 
 
 def test_one_text_is_a_list_of_one_place(tmp_path: Path) -> None:
