@@ -38,6 +38,9 @@ OPEN_FILES = 4_096
 FEWEST_OPEN_FILES = 128
 """With 64 a tiny project is built; databases, workers and shards take more."""
 
+_PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")
+"""Order of the parts of `--help`; a command names its part by `rich_help_panel`."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -45,11 +48,8 @@ app = typer.Typer(
     help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster "
     "assets, tracked in MLflow.",
 )
-app.add_typer(domains_app, name="domains")
-app.command()(init)
-app.command()(results)
-app.add_typer(models_app, name="models")
-tell(lambda extension: extension.add_commands(app))
+app.add_typer(domains_app, name="domains", rich_help_panel="Start")
+app.command(rich_help_panel="Start")(init)
 
 
 def _print_version(given: bool) -> None:
@@ -70,7 +70,7 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel="Build")
 def materialize(
     select: Annotated[
         str,
@@ -112,6 +112,12 @@ def _summarize(group: typer.Typer) -> None:
             _summarize(inner.typer_instance)
 
 
+app.command(rich_help_panel="Build")(results)
+app.add_typer(models_app, name="models", rich_help_panel="Build")
+tell(lambda extension: extension.add_commands(app))
+app.registered_commands.sort(
+    key=lambda command: (*_PANELS, command.rich_help_panel).index(command.rich_help_panel)
+)
 _summarize(app)
 
 

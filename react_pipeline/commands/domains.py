@@ -92,15 +92,11 @@ def validate_domains(
 
 def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
     """What is wrong with a list of labelled files, such as a folder with no class's name."""
-    from react_pipeline.labelled import Unavailable
-
     problems = []
     for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
         try:
             if labelled and labelled.are_files:
                 labelled.images(domain)
-        except Unavailable:  # its results say so
-            pass
         except (InputError, CorpusError) as error:
             problems.append(Problem(path, field, str(error)))
     return problems

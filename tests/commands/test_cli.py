@@ -76,13 +76,22 @@ def test_wrong_use_takes_one_line_and_exit_code_2(
     assert line.startswith("error: ") and words in line
 
 
+def test_help_shows_commands_by_what_they_are_for(run) -> None:
+    panels = re.findall(r"─ (.+?) ─", run("--help")[1])
+    parts = ["Start", "Build", "Look at the data", "Use a model", "Operate", "Benchmarks"]
+    assert panels == ["Options", *parts]
+
+
 def test_a_failed_run_ends_with_its_causes_and_counts(
     tiny_project: Project, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads = [("customized_checkpoint", f"{slug}/gda") for slug in ("colours", "shapes")]
     summary = launch.Summary(
         built=1,
-        failed={("corpus", "all"): "no such folder\nor file", **dict.fromkeys(heads, "the disk is full")},
+        failed={
+            ("corpus", "all"): "no such folder\nor file",
+            **dict.fromkeys(heads, "the disk is full"),
+        },
         skipped={("faiss_index", "all"): "corpus failed", ("overview", "all"): "corpus failed"},
     )
     monkeypatch.setattr(launch, "materialize", lambda *_: summary)

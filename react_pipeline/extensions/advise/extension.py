@@ -17,4 +17,4 @@ class Advise(Extension):
         """`react-pipeline advise`."""
         from react_pipeline.extensions.advise.commands import advise
 
-        app.command()(advise)
+        app.command(rich_help_panel="Build")(advise)

@@ -31,7 +31,7 @@ class Alerts(Extension):
         """`react-pipeline test-alerts`."""
         from react_pipeline.extensions.alerts.commands import test_alerts
 
-        app.command()(test_alerts)
+        app.command(rich_help_panel="Operate")(test_alerts)
 
     def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
         """Whether each address is set."""

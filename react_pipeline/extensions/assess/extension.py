@@ -17,4 +17,4 @@ class Assess(Extension):
         """`react-pipeline assess`."""
         from react_pipeline.extensions.assess.commands import assess
 
-        app.command()(assess)
+        app.command(rich_help_panel="Use a model")(assess)

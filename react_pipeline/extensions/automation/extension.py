@@ -31,4 +31,4 @@ class Automation(Extension):
         """`react-pipeline status`."""
         from react_pipeline.extensions.automation.status import status
 
-        app.command()(status)
+        app.command(rich_help_panel="Build")(status)

@@ -17,5 +17,5 @@ class CorpusPage(Extension):
         """`react-pipeline search` and `serve`."""
         from react_pipeline.extensions.corpus_page.commands import search, serve
 
-        app.command()(search)
-        app.command()(serve)
+        app.command(rich_help_panel="Look at the data")(search)
+        app.command(rich_help_panel="Look at the data")(serve)

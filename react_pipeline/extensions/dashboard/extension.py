@@ -62,4 +62,4 @@ class Dashboards(Extension):
         """`react-pipeline report`."""
         from react_pipeline.extensions.dashboard.commands import report
 
-        app.command()(report)
+        app.command(rich_help_panel="Build")(report)

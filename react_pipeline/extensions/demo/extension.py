@@ -42,7 +42,7 @@ class Demo(Extension):
         """`react-pipeline demo`."""
         from .commands import demo
 
-        app.command()(demo)
+        app.command(rich_help_panel="Start")(demo)
 
     def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
         """Whether its packages are installed, where a project uses them."""

@@ -44,7 +44,7 @@ class Dense(Extension):
         """`react-pipeline dense ...`."""
         from .commands import dense_app
 
-        app.add_typer(dense_app, name="dense")
+        app.add_typer(dense_app, name="dense", rich_help_panel="Benchmarks")
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """The sets whose images are kept out."""

@@ -17,4 +17,4 @@ class Doctor(Extension):
         """`react-pipeline doctor`."""
         from react_pipeline.extensions.doctor.commands import doctor
 
-        app.command()(doctor)
+        app.command(rich_help_panel="Start")(doctor)

@@ -52,7 +52,7 @@ class Elevater(Extension):
         """`react-pipeline elevater ...`."""
         from .commands import elevater_app
 
-        app.add_typer(elevater_app, name="elevater")
+        app.add_typer(elevater_app, name="elevater", rich_help_panel="Benchmarks")
 
     def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
         """The data sets whose test images are kept out."""

@@ -17,4 +17,4 @@ class Hub(Extension):
         """`react-pipeline export`."""
         from react_pipeline.extensions.hub.commands import export
 
-        app.command()(export)
+        app.command(rich_help_panel="Use a model")(export)

@@ -34,4 +34,4 @@ class Judging(Extension):
         """`react-pipeline judge`."""
         from react_pipeline.extensions.judging.commands import judge
 
-        app.command()(judge)
+        app.command(rich_help_panel="Use a model")(judge)

@@ -17,5 +17,5 @@ class Labels(Extension):
         """`react-pipeline labels ...` and `react-pipeline seeds`."""
         from react_pipeline.extensions.labels.commands import labels_app, seeds
 
-        app.add_typer(labels_app, name="labels")
-        app.command()(seeds)
+        app.add_typer(labels_app, name="labels", rich_help_panel="Use a model")
+        app.command(rich_help_panel="Use a model")(seeds)

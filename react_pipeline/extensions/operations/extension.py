@@ -39,4 +39,4 @@ class Operations(Extension):
         from react_pipeline.extensions.operations.commands import backup, prune, restore, verify
 
         for command in (prune, verify, backup, restore):
-            app.command()(command)
+            app.command(rich_help_panel="Operate")(command)

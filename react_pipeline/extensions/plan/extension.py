@@ -17,4 +17,4 @@ class Plans(Extension):
         """`react-pipeline plan`."""
         from react_pipeline.extensions.plan.commands import plan
 
-        app.command()(plan)
+        app.command(rich_help_panel="Start")(plan)

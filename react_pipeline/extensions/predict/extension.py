@@ -17,5 +17,5 @@ class Predict(Extension):
         """`react-pipeline predict` and `embed`."""
         from react_pipeline.extensions.predict.commands import embed, predict
 
-        app.command()(predict)
-        app.command()(embed)
+        app.command(rich_help_panel="Use a model")(predict)
+        app.command(rich_help_panel="Use a model")(embed)

@@ -17,6 +17,6 @@ class Review(Extension):
         """`react-pipeline review`, `improve` and `takedown`."""
         from react_pipeline.extensions.review.commands import improve, review, takedown
 
-        app.command()(review)
-        app.command()(improve)
-        app.command()(takedown)
+        app.command(rich_help_panel="Look at the data")(review)
+        app.command(rich_help_panel="Look at the data")(improve)
+        app.command(rich_help_panel="Look at the data")(takedown)

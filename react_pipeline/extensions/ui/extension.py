@@ -24,4 +24,4 @@ class UserInterfaces(Extension):
         """`react-pipeline ui`."""
         from react_pipeline.extensions.ui.commands import ui
 
-        app.command()(ui)
+        app.command(rich_help_panel="Build")(ui)

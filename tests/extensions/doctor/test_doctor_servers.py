@@ -140,7 +140,7 @@ def test_servers_of_other_projects_are_not_claimed(tiny_project: Project) -> Non
         assert details[server].startswith("none of this project")
 
 
-def test_the_extensions_take_one_line_with_and_without_a_project(
+def test_extensions_take_one_line_without_a_project_too(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
