@@ -1,19 +1,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from support.services import free_port, mlflow_server
 from support.tracking import runs_of
 
 from react_pipeline.extensions.live_runs.live import LiveRun
@@ -239,46 +236,9 @@ def test_training_that_never_started_leaves_no_run(tracking: Tracking) -> None:
 
 @pytest.fixture
 def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        tracking.uri,
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--default-artifact-root",
-        str(tmp_path / "mlartifacts"),
-    ]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **quiet}
-    )
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, (
-                    "MLflow's server did not start"
-                )
-                time.sleep(0.2)
+    port = free_port()
+    with mlflow_server(tracking.uri, tmp_path, port):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(180)
 
 
 @pytest.mark.slow
