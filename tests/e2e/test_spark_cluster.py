@@ -24,7 +24,7 @@ from react_pipeline.store.errors import MissingArtifact
 
 pytestmark = pytest.mark.slow
 
-SHARDS, PAIRS = 14, 12
+SHARDS, PAIRS = 40, 12
 COMMAND = """
 import sys
 from react_pipeline.embedding.embed import embed_corpus
@@ -73,14 +73,14 @@ def test_a_killed_driver_is_picked_up_and_end_is_local_one(
     process = subprocess.Popen([sys.executable, "-c", COMMAND, str(project.path)])
     staging = project.config.store / ".staging"
     deadline = time.monotonic() + 150
-    while process.poll() is None and len(list(staging.glob("*/scratch/[0-9]*.json"))) < 3:
+    while process.poll() is None and len(list(staging.glob("*.scratch/[0-9]*.json"))) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
-    done = {path.stem: path.stat().st_mtime_ns for path in staging.glob("*/scratch/[0-9]*.json")}
+    done = {path.stem: path.stat().st_mtime_ns for path in staging.glob("*.scratch/[0-9]*.json")}
     assert 3 <= len(done) < SHARDS
     vectors = {
         n: next(staging.glob(f"*/img_emb/img_emb_{int(n):02d}.npy")).stat().st_mtime_ns
