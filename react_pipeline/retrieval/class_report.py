@@ -153,6 +153,7 @@ def draw_similarity(
         xlim=(0, len(sizes)),
         ylim=(0, None),
     )
+    last.locator_params(axis="x", integer=True)  # classes are counted
     return figure
 
 

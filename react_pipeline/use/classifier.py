@@ -245,7 +245,7 @@ class Classifier:
                 "this model in this way."
             )
         return (
-            f"Confidence is calibrated: temperature {self.temperature:.3g}, fitted on "
+            f"Confidence is calibrated: temperature {self.temperature:.4g}, fitted on "
             f"{self.calibrated_on}."
         )
 
