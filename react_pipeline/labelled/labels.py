@@ -42,9 +42,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
     problems = [f"{name}: an image outside of any class's folder" for name in strays]
     problems += [
-        f"{name}: no class has this name (or id)"
-        for name in classes
-        if normal(name) not in by_name
+        f"{name}: no class has this name (or id)" for name in classes if normal(name) not in by_name
     ]
     if problems:
         names = ", ".join(domain.class_names)

@@ -67,7 +67,9 @@ def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) ->
     whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX)) or encoder in encoders()
     model, _, pretrained = (encoder, "", "") if whole else encoder.partition("/")
     if not (whole or (model and pretrained)):
-        others = ", ".join([f"{HUB_PREFIX}ORGANIZATION/NAME", f"{FOLDER_PREFIX}FOLDER", *encoders()])
+        others = ", ".join(
+            [f"{HUB_PREFIX}ORGANIZATION/NAME", f"{FOLDER_PREFIX}FOLDER", *encoders()]
+        )
         raise InputError(
             f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, or {others}"
         )
