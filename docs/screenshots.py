@@ -88,6 +88,7 @@ def show_lineage(page: Page, dagster: str) -> None:
     page.wait_for_url("**expanded=*customization*")
     page.reload()  # fits the opened groups into the window
     page.locator(":text-is('faiss_index'):visible").first.wait_for()
+    page.wait_for_load_state("networkidle")  # the states of assets are loaded in parts
 
 
 def show_picture(page: Page, dagster: str, asset: str, partition: str) -> None:
