@@ -54,7 +54,7 @@ with open("pipeline.yaml", "r+") as file:
 project = Project.load()
 corpus = run(project, "corpus", "all")
 print("counts", corpus.counts)
-for finding in _extensions(project):
+for finding in _extensions():
     print(finding.what, finding.state, finding.detail)
 """
 BROKEN = {
