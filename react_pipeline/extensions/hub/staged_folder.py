@@ -26,7 +26,7 @@ def refuse_occupied(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(
-            f"{target}: already exists and is not empty; choose another folder, or overwrite it"
+            f"{target}: already exists and is not empty; choose another folder, or add --overwrite"
         )
     if others := _others(target):
         raise InputError(
