@@ -144,7 +144,7 @@ def accuracy_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetC
     reference = None if base is None else base.counts.get("top1")
     if top1 is None or reference is None:
         return unmeasured("there is no accuracy of both this method and the base")
-    return warning_below(top1 - reference, "top-1 less the base's", tolerance=1e-9)
+    return warning_below(top1 - reference, "top-1 over the base", tolerance=1e-9)
 
 
 @artifact_check("comparison")
@@ -161,7 +161,7 @@ def gain_is_not_shared_by_the_control(project: Project, artifact: Artifact) -> d
     if not leads:
         return unmeasured("no method was evaluated together with its control")
     method = min(leads, key=leads.__getitem__)
-    return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
+    return warning_below(leads[method], f"top-1 of {method} over its control", tolerance=-1e-9)
 
 
 def count_bad_vectors(path: Path) -> int:

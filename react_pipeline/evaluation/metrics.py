@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of labelled images.
+    """Predictions of a model for labelled images.
 
     Attributes:
         ranked: The first min(5, C) class ids of each image, best first: (N, K).
         class_ids: True class ids (N,): positions in `class_names`.
-        class_names: Of the domain's classes (C,).
+        class_names: Names of the domain's classes (C,).
         logits: 100 times the cosines (N, C).
     """
 
@@ -47,10 +47,10 @@ class Metric:
     """A metric of classification: comparisons, the overview and MLflow show it.
 
     Attributes:
-        name: Of its field in results, its column and its metric in MLflow.
-        heading: As people read it; its values are shown in percent.
-        value: A fraction.
-        version: Raised by hand when the same scores get another value.
+        name: Names the field of results, the column of tables and the metric in MLflow.
+        heading: Heads the column that people read, in percent.
+        value: Computes the value, a fraction.
+        version: To be raised when the same scores get another value: results are measured again.
     """
 
     name: str
