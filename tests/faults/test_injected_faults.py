@@ -55,7 +55,7 @@ SAMPLE = [
 @contextmanager
 def harness(tasks: int) -> Iterator[Harness]:
     memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
-    folder = Path(tempfile.mkdtemp(dir=memory if memory.exists() else None))
+    folder = Path(tempfile.mkdtemp("-faults", dir=memory if memory.exists() else None))
     try:
         with Harness(folder, tasks) as found:
             yield found
