@@ -252,8 +252,7 @@ def _examples(retrieved: Artifact, classes: pd.DataFrame, method: str) -> dict[s
 
 
 def _origin(trained: Artifact | None) -> str:
-    return (
-        "the base"
-        if trained is None
-        else f"{trained.fingerprint}, {trained.counts.get('steps', '?')} steps"
-    )
+    if trained is None:
+        return "the base"
+    steps = trained.counts.get("steps", "?")
+    return trained.fingerprint + (f", {steps} steps" if steps != 1 else "")
