@@ -306,6 +306,8 @@ GUARDS = (
     # Blocking checks
     Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "if stage not in self.loaded:", "if False:", "extensions/automation/test_automation.py"),
     # A tick gets somewhere, and asks once
+    Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "(60 if is_passing else 3600)", "3600", UPKEEP + "::test_an_input_that_changed_for_a_moment_costs_minutes"),
+    Guard("react_pipeline/labelled/labelled.py", "            raise ChangedSource(str(error)) from error", "            raise", "labelled/test_labelled.py::test_images_are_encoded_once_and_still_refused_when_changed"),
     Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "islice(tick.asked.items(), MAX_REQUESTS)", "tick.asked", UPKEEP + "::test_a_tick_leaves_the_rest_to_the_next"),
     Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "is_late = bool(self.judged) and", "is_late =", UPKEEP + "::test_a_late_tick_asks_for_something"),
     Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "if abs(time.time() - ended) >= wait:", "if time.time() - ended >= wait:", UPKEEP + "::test_a_failure_with_a_clock_years_ahead_is_retried"),

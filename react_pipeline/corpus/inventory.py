@@ -20,7 +20,7 @@ from react_pipeline.settings import StorageConfig, is_url
 from react_pipeline.store import (
     CACHE,
     Artifact,
-    CorpusError,
+    ChangedSource,
     Store,
     remembered_sha256,
     sha256_of,
@@ -134,7 +134,7 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
     """As `shard_paths`, after checking that every shard is still the one that was published.
 
     Raises:
-        CorpusError: Naming the shard that is missing or has changed.
+        ChangedSource: Naming the shard that is missing or has changed.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
     locations = shard_paths(artifact)
@@ -152,7 +152,7 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
             same = present and remembered_sha256(store.root, location) == sha256
         if not same:
             state = "has changed since `corpus` was materialized" if present else "is gone"
-            raise CorpusError(f"{location}: {state}; put it back, or materialize `corpus` again")
+            raise ChangedSource(f"{location}: {state}; put it back, or materialize `corpus` again")
     return locations
 
 

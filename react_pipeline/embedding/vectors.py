@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from react_pipeline.corpus import place_of
 from react_pipeline.embedding.mapped_vectors import file_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
-from react_pipeline.store import Artifact, CorpusError, remembered_sha256
+from react_pipeline.store import Artifact, ChangedSource, remembered_sha256
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -44,7 +44,7 @@ def vector_files(artifact: Artifact, side: Side) -> list[Path]:
     """The `.npy` files of one side in the order of rows.
 
     Raises:
-        CorpusError: If one of ready embeddings is gone or has changed since it was adopted.
+        ChangedSource: If one of ready embeddings is gone or has changed since it was adopted.
     """
     parts = vector_parts(artifact, side)
     return [parts.path(number) for number in range(len(parts.names))]
@@ -206,7 +206,7 @@ def _read_layout(artifact: Artifact) -> _Layout:
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
     path = folder / file_of(name)
     if not path.is_file() or remembered_sha256(root, path) != digests[file_of(name)]:
-        raise CorpusError(
+        raise ChangedSource(
             f"{path}: is gone or has changed since `corpus` was materialized; put it back, or "
             "materialize that again"
         )

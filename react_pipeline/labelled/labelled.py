@@ -27,7 +27,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, PipelineConfig, labelled_kinds
 from react_pipeline.stage import EVALUATION_SET
-from react_pipeline.store import Artifact, InputError, Inputs, canonical_json
+from react_pipeline.store import Artifact, ChangedSource, InputError, Inputs, canonical_json
 
 if TYPE_CHECKING:
     import torch
@@ -175,16 +175,19 @@ class PublishedImages:
         """One image, RGB; `lazy` as in `corpus.decode_image`.
 
         Raises:
-            InputError: If its file is gone or differs from what was published.
+            ChangedSource: If its file is gone or differs from what was published.
         """
         return decode(self.paths[position], self.read(position), self.max_pixels, lazy=lazy)
 
     def read(self, position: int) -> bytes:
         """One image's file; errors as of `decoded`."""
         path = self.paths[position]
-        data = read_image(path)
+        try:
+            data = read_image(path)
+        except InputError as error:
+            raise ChangedSource(str(error)) from error
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
-            raise InputError(
+            raise ChangedSource(
                 f"{path}: changed since its set was published; rematerialize `{EVALUATION_SET}`, "
                 "or `few_shot_set` for one of `shots`"
             )
@@ -232,7 +235,7 @@ def encode_images(
         Unit vectors, float32 (N, D), in the order of `images`.
 
     Raises:
-        InputError: If a file is gone or differs from what was published.
+        ChangedSource: If a file is gone or differs from what was published.
     """
     from react_pipeline.clip import recent
 

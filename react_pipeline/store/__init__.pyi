@@ -38,6 +38,7 @@ from .durable import sealed as sealed
 from .durable import sha256_of as sha256_of
 from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically
+from .errors import ChangedSource as ChangedSource
 from .errors import ConfigError as ConfigError
 from .errors import CorpusError as CorpusError
 from .errors import CorruptArtifact as CorruptArtifact

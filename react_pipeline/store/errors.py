@@ -87,6 +87,12 @@ class SourceUnavailable(ReactError):  # noqa: N818
     """A server or object store does not answer, or not for long enough: a later try may succeed."""
 
 
+class ChangedSource(CorpusError):  # noqa: N818
+    """A file outside the store is gone, or is not the one that was published. Put back, it is right
+    again.
+    """
+
+
 class RetrievalError(InputError):
     """The retrieved set is empty or starves some class."""
 

@@ -21,7 +21,7 @@ from react_pipeline.labelled.labelled import encode_images, publish_evaluation_s
 from react_pipeline.project.project import Project
 from react_pipeline.settings import evaluation
 from react_pipeline.settings.config import DomainConfig, EmbeddingConfig
-from react_pipeline.store.errors import InputError
+from react_pipeline.store.errors import ChangedSource, InputError
 
 
 def with_evaluation(project: Project, slug: str = "shapes", **fields: object) -> Project:
@@ -212,7 +212,7 @@ def test_an_image_changed_after_publishing_is_refused(
     project = with_evaluation(tiny_project, kind="folder", path=str(folder))
     images = read_images(publish_evaluation_set(project, "shapes"))
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
-    with pytest.raises(InputError, match=r"evaluation_set"):
+    with pytest.raises(ChangedSource, match=r"evaluation_set"):
         encode_images(project.config, load(tiny_checkpoint), images)
 
 
@@ -236,7 +236,10 @@ def test_images_are_encoded_once_and_still_refused_when_changed(
     encode_images(project.config, load(tiny_checkpoint), images, precision="bf16")
     assert sum(calls) == 3 * len(images) - 1
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
-    with pytest.raises(InputError, match=r"evaluation_set"):
+    with pytest.raises(ChangedSource, match=r"evaluation_set"):
+        encode_images(project.config, load(tiny_checkpoint), images)
+    (folder / "circle" / "0.png").unlink()
+    with pytest.raises(ChangedSource, match=r"0\.png"):
         encode_images(project.config, load(tiny_checkpoint), images)
 
 

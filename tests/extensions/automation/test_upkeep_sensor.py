@@ -39,7 +39,13 @@ from react_pipeline.promotion.decision import decide
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.errors import InputError, StoreWriteError
+from react_pipeline.store.errors import (
+    ChangedSource,
+    InputError,
+    MissingArtifact,
+    StaleArtifact,
+    StoreWriteError,
+)
 
 Make = Callable[..., Project]
 NO_WAIT = (0,) * len(WAIT_HOURS)
@@ -80,6 +86,20 @@ def test_a_passing_fault_is_retried_when_its_time_has_come(
     assert "UTC, try 2 of 6" in upkeep.log
     monkeypatch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
     assert ("corpus", None) in upkeep.tick()
+
+
+@pytest.mark.parametrize("error", [StaleArtifact, MissingArtifact, ChangedSource])
+def test_an_input_that_changed_for_a_moment_costs_minutes(
+    upkeep: Upkeep, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put back, it is what it was, so no other inputs would ever ask for it again."""
+    begin(upkeep, error("images/0.png: changed since its set was published"))
+    assert upkeep.tick() == set() and "try 2 of 6" in upkeep.log
+    later = time.time() + 65
+    monkeypatch.setattr(
+        upkeep_sensor, "time", SimpleNamespace(time=lambda: later, monotonic=time.monotonic)
+    )
+    assert upkeep.tick() == {("corpus", None)}
 
 
 def test_tries_are_bounded_and_the_last_line_says_what_to_do(

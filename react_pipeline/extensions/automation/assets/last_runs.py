@@ -14,6 +14,7 @@ from react_pipeline.assets import HIDDEN, INTERRUPTED, ProjectResource, name_of,
 from react_pipeline.extensions.automation.survey import Task
 from react_pipeline.project import SETTINGS_FILE, Project, locate_home
 from react_pipeline.stage import ALL, Place
+from react_pipeline.store import ChangedSource, MissingArtifact, StaleArtifact
 
 INPUTS_TAG = f"{HIDDEN}inputs."
 """Followed by the step of a stage, the tag with the digest of all inputs of its artifact."""
@@ -25,6 +26,9 @@ OUT_OF_RETRIES = "RetryRequestedFromPolicy"
 """Dagster's name of the error of a step whose retries are exhausted; only transient faults are
 retried.
 """
+
+PASSING = {one.__name__ for one in (MissingArtifact, StaleArtifact, ChangedSource)}
+"""Errors of what a step is made from, which was right when it was asked for and may be so again."""
 
 MAX_REASON_CHARS = 200
 _STORAGE = re.compile(r"^(run_)?storage:", re.MULTILINE)
@@ -105,13 +109,14 @@ class LastRuns:
 
 
 class Ending(NamedTuple):
-    """How a run ended, as the end of a sentence; whether it was interrupted, and whether a retry
-    may help.
+    """How a run ended, as the end of a sentence; whether it was interrupted, whether a retry may
+    help, and whether one may do so within minutes.
     """
 
     text: str
     is_interrupted: bool = False
     is_transient: bool = True
+    is_passing: bool = False
 
 
 def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> Ending:
@@ -156,13 +161,15 @@ def _ending_of_failure(
         return Ending(f"{name} failed: {reason[:MAX_REASON_CHARS].rstrip('.')}")
     reason = reason_of(failed)
     error = failed.step_failure_data.error
+    is_passing = bool(error and error.cause and error.cause.cls_name in PASSING)
     is_transient = failed.step_key != step or (
-        error is not None and error.cls_name == OUT_OF_RETRIES
+        error is not None and (is_passing or error.cls_name == OUT_OF_RETRIES)
     )
     return Ending(
         f"{name} failed: {reason[:MAX_REASON_CHARS].rstrip('.')}",
         reason == INTERRUPTED,
         is_transient,
+        is_passing,
     )
 
 

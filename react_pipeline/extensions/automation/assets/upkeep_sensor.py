@@ -56,7 +56,9 @@ JUDGE_SECONDS = 20.0
 """How long a tick reads runs; Dagster ends it after 60 s."""
 
 WAIT_HOURS = (1, 2, 4, 8, 16)
-"""Wait before each further try after a transient fault: together longer than an outage of a day."""
+"""Wait before each further try after a transient fault: together longer than an outage of a day. So
+many minutes where what the artifact is made from was not right for a moment.
+"""
 
 
 @declare_instigators
@@ -209,7 +211,7 @@ class Tick:
         ):
             return 1, ""  # another version was built since
         tries = int(run.tags.get(TRY_TAG, "1"))
-        why, is_interrupted, is_transient = ending_of(self.instance, run, step)
+        why, is_interrupted, is_transient, is_passing = ending_of(self.instance, run, step)
         if run.status == dg.DagsterRunStatus.CANCELED:
             return 0, f"{why}; materialize it to run it again"
         if run.tags.get(CODE_TAG, self.code) != self.code:
@@ -224,7 +226,7 @@ class Tick:
         if tries > len(WAIT_HOURS):
             return 0, f"{why}; tried {tries} times. Fix the cause, then materialize it by hand"
         ended = record.end_time or record.update_timestamp.timestamp()
-        wait = 3600 * WAIT_HOURS[tries - 1]
+        wait = (60 if is_passing else 3600) * WAIT_HOURS[tries - 1]
         # Both ways: the clock of the host that ran it may be years ahead.
         if abs(time.time() - ended) >= wait:
             return tries + 1, why
