@@ -81,11 +81,9 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
             key = method_key(slug, champion.method)
             return project.store.open(CUSTOMIZED_CHECKPOINT, key, champion.checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
-        trained = next(filter(is_trained, project.config.methods), "gated-image")
-        note = (
-            f"{slug}: {why}, so the base is used; name a customized model with --model, such as "
-            f"{trained}"
-        )
+        trained = [*filter(is_trained, project.config.methods)]
+        such_as = f", such as {trained[0]}" if trained else ""
+        note = f"{slug}: {why}, so the base is used; name a customized model with --model{such_as}"
         return fresh(project, BASE_CHECKPOINT), note
     if model == BASE_METHOD:
         return fresh(project, BASE_CHECKPOINT), ""

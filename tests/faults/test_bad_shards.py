@@ -55,11 +55,12 @@ def test_tars_joined_by_cat_are_refused(drawings: Path, tmp_path: Path) -> None:
 
 
 def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    """By us, or by Python before 3.11.4."""
     member = tarfile.TarInfo("a.txt")
     member.size = -1
     header = member.tobuf(tarfile.GNU_FORMAT)
     (tmp_path / "a.tar").write_bytes(header + bytes(1024))
-    with pytest.raises(CorpusError, match="negative size"):
+    with pytest.raises(CorpusError, match="negative size|invalid offset"):
         index_shard(tmp_path / "a.tar")
 
 
