@@ -474,5 +474,7 @@ def install(built: Path, folder: Path) -> None:
     (wheel,) = built.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
     subprocess.run(
-        [*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True
+        [*pip, "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
+        check=True,
+        capture_output=True,
     )
