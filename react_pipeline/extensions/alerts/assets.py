@@ -48,9 +48,9 @@ MAX_RUNS = 100
 @declare_sensor(
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends what people must know to the addresses of `alerts.to`: steps that failed for "
-    "good or were blocked by a check, ticks that fail, a domain file or pipeline.yaml that is not "
-    "valid, a store that does not answer, decisions on champions, a disk that is nearly full. "
+    description="Sends what people must know to the addresses of `alerts.to`: steps that failed "
+    "for good or were blocked by a check, ticks that fail, a domain file or pipeline.yaml that is "
+    "not valid, a store that does not answer, decisions on champions, a disk that is nearly full. "
     "Starts no run.",
 )
 def alerts(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
