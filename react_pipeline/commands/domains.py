@@ -32,7 +32,7 @@ from react_pipeline.settings import (
     read_yaml,
 )
 from react_pipeline.stage import FEW_SHOT_SET
-from react_pipeline.store import ConfigError, CorpusError, InputError, Problem, write_atomically
+from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 domains_app = typer.Typer(
     no_args_is_help=True, help="The domain files: a YAML file of class names for each domain."
@@ -97,7 +97,7 @@ def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
         try:
             if labelled and labelled.are_files:
                 labelled.images(domain)
-        except (InputError, CorpusError) as error:
+        except InputError as error:
             problems.append(Problem(path, field, str(error)))
     return problems
 

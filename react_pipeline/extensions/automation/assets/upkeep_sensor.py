@@ -57,7 +57,7 @@ JUDGE_SECONDS = 20.0
 
 WAIT_HOURS = (1, 2, 4, 8, 16)
 """Wait before each further try after a transient fault: together longer than an outage of a day. So
-many minutes where what the artifact is made from was not right for a moment.
+many minutes where an input had changed for a moment.
 """
 
 
