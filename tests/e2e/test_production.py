@@ -485,6 +485,7 @@ def test_what_the_page_says_for_one_server_works_together(
         "REACT_PIPELINE_CONFIG": str(tiny_project.path),
     }
     environment |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{template}"
     environment["REACT_DAGSTER_URL"] = f"http://your.host:{ports['8300']}"
     subprocess.run(
         [sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True
@@ -501,9 +502,6 @@ def test_what_the_page_says_for_one_server_works_together(
     with ExitStack() as started:
         for words in programs:
             words = [instead.get(word, on_free_ports(word)) for word in words]
-            words = [
-                f"sqlite:///{template}" if word.startswith("postgresql") else word for word in words
-            ]
             log = tmp_path / f"{len(words)}-{words[0]}.log"
             command = [str(bin_folder / words[0]), *words[1:]]
             started.enter_context(running(command, log, env=environment, cwd=REPOSITORY))
