@@ -1,7 +1,7 @@
 """Partitions: one a domain, and one a domain and method, with the mappings between them.
 
 Belongs here: the partition definitions, what a partition key means, and which keys are refused.
-Does not belong here: which domains exist (`automation` registers the files of `domains/`), which
+Does not belong here: which domains exist (`domain_files` registers the files of `domains/`), which
 methods (`methods` of pipeline.yaml).
 """
 

@@ -106,7 +106,7 @@ def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
         ("dense_results", "domain_file"),
     ],
 )
-def test_all_methods_of_a_domain_are_made_from_what_belongs_to_it(stage: str, parent: str) -> None:
+def test_all_methods_follow_from_their_domain(stage: str, parent: str) -> None:
     key = str(partition_of("shapes/full"))
     assert upstream(key, stage, parent) == {"shapes"}
 

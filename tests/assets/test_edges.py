@@ -103,7 +103,7 @@ def test_the_parents_in_dagster_are_those_of_the_manifests(
     assert without_file == parents_in_manifests(project, shown)
 
 
-def test_the_file_of_a_domain_is_a_parent_of_what_its_text_decides(
+def test_the_domain_file_is_a_parent_where_it_decides(
     make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in ("elevater", "dense", "photos"):
