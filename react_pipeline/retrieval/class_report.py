@@ -48,7 +48,7 @@ class ClassTable(NamedTuple):
 
 
 class ClassNotes(NamedTuple):
-    """What an extension says of the classes: counts of the manifest, and a sentence or ""."""
+    """Counts for the manifest, and a warning about the classes; "" for none."""
 
     counts: Mapping[str, Any]
     warning: str
@@ -95,7 +95,7 @@ def write_report(
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
-    warnings: Sequence[str] = (),
+    warning: str = "",
 ) -> None:
     """Write `classes.parquet`, `similarity.png` and `report.md`.
 
@@ -103,13 +103,13 @@ def write_report(
         classes: From `class_report`.
         counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
         sheets: From `chosen_pairs.sheets_of`.
-        warnings: Of `ClassNotes`.
+        warning: Of `ClassNotes`.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(
         directory / "similarity.png", metadata={"Software": None}
     )
-    page = report_page(title, classes, settings, counts, sheets, warnings)
+    page = report_page(title, classes, settings, counts, sheets, warning)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
@@ -163,7 +163,7 @@ def report_page(
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
-    warnings: Sequence[str] = (),
+    warning: str = "",
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
     reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
@@ -176,7 +176,7 @@ def report_page(
         title=title,
         counts=counts,
         classes=len(classes),
-        warnings=warnings,
+        warning=warning,
         candidates=int(classes["candidates"].sum()),
         minimum=settings.min_per_class,
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
