@@ -1,2 +1,2 @@
-from .labelled_accuracy import labelled_accuracy as labelled_accuracy
 from .live import LiveRun as LiveRun
+from .training_probe import labelled_accuracy as labelled_accuracy
