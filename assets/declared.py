@@ -16,7 +16,6 @@ import dagster as dg
 from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
 from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
-from react_pipeline.extension import Extension
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
 from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage
@@ -88,30 +87,6 @@ def _origin(body: Any) -> tuple[str, str, int]:
     """Where a function is written: its module, its name there, and its line."""
     written = unwrap(body)
     return written.__module__, written.__qualname__, written.__code__.co_firstlineno
-
-
-def declare_all_of(extension: Extension) -> None:
-    """Let an extension declare what it brings; of one that raises, no check, sensor, schedule or
-    policy of its package stays.
-
-    Those of other packages, whose modules it may be the first to import, do.
-    """
-    tables: tuple[dict[Any, Any], ...] = (_checks, _instigators, _policies)
-    before = [set(table) for table in tables]
-    try:
-        extension.declare_assets()
-    except Exception:
-        package = _package(type(extension))
-        for table, names in zip(tables, before, strict=True):
-            for name in table.keys() - names:
-                if _package(table[name]) == package:
-                    del table[name]
-        raise
-
-
-def _package(declared: Any) -> str:
-    body = declared.body if isinstance(declared, Check) else declared
-    return str(body.__module__).partition(".")[0]
 
 
 def declare_sensor(**options: Any) -> Callable[[SensorBody], SensorBody]:

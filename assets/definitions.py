@@ -13,12 +13,11 @@ from react_pipeline.assets import checks, domain_files, promotion, stages  # noq
 from react_pipeline.assets.declared import (
     assets_of,
     checks_of,
-    declare_all_of,
     instigators_of,
 )
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import in_process
-from react_pipeline.extension import brought
+from react_pipeline.extension import answers
 from react_pipeline.settings import METHODS, Method
 from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store import ReactError
@@ -40,14 +39,7 @@ def build_defs(
             these definitions again and again.
     """
     project = project or ProjectResource()
-    whole = {name for name, _ in brought(declare_all_of)}
-    # Without its blocking checks a stage is not shown.
-    unchecked = {
-        row.name
-        for name, rows in brought(lambda extension: tuple(extension.stages()))
-        if name not in whole
-        for row in rows
-    }
+    answers(lambda extension: extension.declare_assets())
     configured: Collection[str]
     table: Mapping[str, Method]
     try:
@@ -65,8 +57,7 @@ def build_defs(
     rows = [
         row
         for row in STAGES.values()
-        if row.name not in {*left_out, *unchecked}
-        and row.keys(["any"], partitioned, two_encoders, table)
+        if row.name not in left_out and row.keys(["any"], partitioned, two_encoders, table)
     ]
     instigators = instigators_of(project, rows)
     return dg.Definitions(

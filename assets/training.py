@@ -1,16 +1,15 @@
 """A training in the process of its asset, with its progress in the log of the run.
 
 Does not belong here: the training itself (`react_pipeline.training`), its losses in MLflow while it
-runs (an extension).
+runs (`extensions.live_runs`).
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 from react_pipeline.assets.resources import Context
-from react_pipeline.extension import CORE, Extension, brought, until_broken
+from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, InputError, Inputs
 from react_pipeline.training import TrainingObserver
@@ -19,25 +18,16 @@ PROGRESS_SECONDS = 10.0
 
 
 class Progress(TrainingObserver):
-    """Writes the progress of a training to the run's log and passes everything on to another
-    observer.
-    """
+    """Writes the progress of a training to the run's log, and passes everything on to MLflow."""
 
-    def __init__(
-        self, observer: TrainingObserver, report: Callable[[str], None], name: str = CORE.name
-    ) -> None:
+    def __init__(self, observer: TrainingObserver, report: Callable[[str], None]) -> None:
         """Follow a training.
 
         Args:
+            observer: Sees each step, too.
             report: Called with one line, every `PROGRESS_SECONDS` at the most.
-            name: The extension that brings the observer; dropped when it raises.
         """
-
-        def pass_on(hook: str, *arguments: Any) -> None:
-            getattr(observer, hook)(*arguments)
-
-        self._tell = until_broken(name, pass_on, None)
-        self._url = until_broken(name, lambda: getattr(observer, "url", None), None)
+        self._observer = observer
         self._report = report
         self._reported = 0.0
         self._url_reported = False
@@ -48,11 +38,11 @@ class Progress(TrainingObserver):
         self._steps = int(inputs.config.get("steps", 0))
         start = f"resuming at step {first_step}" if first_step else "from the start"
         self._report(f"training {inputs.key}: {start}")
-        self._tell("started", inputs, first_step)
+        self._observer.started(inputs, first_step)
 
     def stepped(self, record: Mapping[str, float]) -> None:
         """Report progress from time to time."""
-        self._tell("stepped", record)
+        self._observer.stepped(record)
         # A closed form has no steps.
         if not self._steps or time.monotonic() - self._reported < PROGRESS_SECONDS:
             return
@@ -63,14 +53,13 @@ class Progress(TrainingObserver):
         self._report(
             f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}"
         )
-        url = self._url()
-        if url and not self._url_reported:
+        if self._observer.url and not self._url_reported:
             self._url_reported = True
-            self._report(f"MLflow: {url}")
+            self._report(f"MLflow: {self._observer.url}")
 
     def failed(self, error: BaseException) -> None:
         """Pass the error on; the caller of the training logs it."""
-        self._tell("failed", error)
+        self._observer.failed(error)
 
 
 def processes_of(project: Project, slug: str, method: str) -> int:
@@ -99,19 +88,6 @@ def customize_here(context: Context, project: Project, slug: str, method: str) -
 def observed(
     project: Project, run_id: str, report: Callable[[str], None]
 ) -> Iterator[TrainingObserver]:
-    """An observer of a training that writes to the run's log, and the first that an extension
-    brings.
-    """
-
-    def enter(extension: Extension) -> tuple[TrainingObserver, Callable[..., Any]] | None:
-        context = extension.training_observer(project, run_id)
-        return None if context is None else (context.__enter__(), context.__exit__)
-
-    observers = brought(enter)
-    name, entered = next((one for one in observers if one[1]), (CORE.name, None))
-    observer, leave = entered or (TrainingObserver(), lambda *_: None)
-    left = until_broken(name, leave, None)
-    with ExitStack() as stack:
-        # Neither an error there nor its answer changes how the training ends.
-        stack.push(lambda *error: left(*error) and False)
-        yield Progress(observer, report, name)
+    """Observe a training: its steps are written to the run's log, and to MLflow while it runs."""
+    with LiveRun.of(project, run_id) as live:
+        yield Progress(live, report)

@@ -1,18 +1,18 @@
-"""Extensions: what a package may add to the pipeline, and how such packages are found.
+"""Extensions: what a package may add to the pipeline, and how such packages are loaded.
 
 An extension is a class named by an entry point of the group `react_pipeline.extensions`. The core
-brings its own stages, methods and kinds of corpus in the same way (`pipeline.Core`), and so do the
-extensions that ship with the package (`react_pipeline/extensions/`).
+brings its own stages, methods and kinds in the same way (`pipeline.Core`), and so do the extensions
+that ship with the package (`react_pipeline/extensions/`). An optional part of this package that no
+other package can replace is no extension: the core imports it where it is used.
 
 Does not belong here: what any of these things is. Every method imports what it returns when it is
-asked, so that finding extensions loads nothing heavy.
+asked, so that loading extensions loads nothing heavy.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -23,37 +23,22 @@ from react_pipeline.store import Artifact, InputError, ReactError, Store
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.clip import BuiltEncoder, Clip
-    from react_pipeline.corpus import Server
-    from react_pipeline.embedding import Features, TakeOver
-    from react_pipeline.evaluation import Column, Compared, Evidence, Metric
+    from react_pipeline.evaluation import Metric
     from react_pipeline.project import Project
-    from react_pipeline.retrieval import ClassNotes, ClassTable, NearFilter, ReadVectors, SearchMode
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
-    from react_pipeline.store import Inputs
-    from react_pipeline.training import Customization, Probe, TrainingObserver
 
 OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there.
 """
 
-RunTasks = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
-"""Runs a function on items as tasks of a cluster, with a text of what they do (`project.spread`).
-"""
-
-OpenCluster = Callable[[Any], AbstractContextManager[RunTasks]]
-"""Begins a session of a cluster, by a `DistributorConfig`, and ends it on leaving."""
-
 SaveModel = Callable[[Path, Any], None]
 """Saves a `LoggedModel` of MLflow in a folder."""
-
-logger = logging.getLogger(__name__)
 
 GROUP = "react_pipeline.extensions"
 CORE = EntryPoint("core", "react_pipeline.pipeline:Core", GROUP)
 
-Brought = TypeVar("Brought")
+Answer = TypeVar("Answer")
 Row = TypeVar("Row")
 
 
@@ -77,140 +62,47 @@ class LazyTable(Mapping[str, Row]):
 class Extension:
     """What one package adds. Override what it brings; the rest stays empty."""
 
-    # Rows of tables, and a section of `pipeline.yaml`.
-
     def stages(self) -> Iterable[Stage]:
-        """Rows of the table of stages, in the order of the data."""
+        """Return rows of the table of stages, in the order of the data."""
         return ()
 
     def methods(self) -> Iterable[Method]:
-        """Ways to customize a model; each gets a control on random pairs."""
+        """Return ways to customize a model; each gets a control on random pairs."""
         return ()
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
-        """Kinds of corpus."""
+        """Return kinds of corpus."""
         return ()
 
     def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
-        """Kinds of labelled images."""
+        """Return kinds of labelled images."""
         return ()
 
-    def encoders(self) -> Iterable[BuiltEncoder]:
-        """Encoders that are built rather than loaded, for `encoder: {model: NAME}`."""
+    def metrics(self) -> Iterable[Metric]:
+        """Return metrics of classification; results are measured again when one comes or goes."""
         return ()
 
     def sections(self) -> Mapping[str, type[Section]]:
-        """Sections of `pipeline.yaml`, by name; their paths are relative to that file."""
+        """Return sections of `pipeline.yaml` by name; their paths are relative to that file."""
         return {}
 
-    def modes(self) -> Mapping[str, SearchMode]:
-        """Modes of retrieval that search neither images nor captions by vectors."""
+    def test_digests(
+        self, project: Project, slug: str
+    ) -> Mapping[str, Callable[[], frozenset[str]]]:
+        """Return sets of images that must not be trained on, by `<extension>/<set>`.
+
+        The names are part of the identity of pairs. Each function returns the SHA-256 of the files
+        of its images; none for a set that is not there.
+        """
         return {}
 
-    def metrics(self) -> Iterable[Metric]:
-        """Metrics of classification; results are measured again when one comes or goes."""
-        return ()
-
-    def columns(self) -> Iterable[Column]:
-        """Columns that its evidence adds to comparisons."""
-        return ()
-
-    # In Dagster and on the command line.
+    def add_commands(self, app: typer.Typer) -> None:
+        """Add commands to the command line."""
 
     def declare_assets(self) -> None:
         """Declare texts and checks of assets, and sensors (`assets.declared`), or import what
         does.
         """
-
-    def add_commands(self, app: typer.Typer) -> None:
-        """Add commands to the command line."""
-
-    def materialize_remotely(self, url: str, *request: Any) -> bool | None:
-        """Let the server at a URL build assets, and wait; returns whether all succeeded. None: this
-        extension does not.
-
-        `request` is a selection, domains, methods, the path of `pipeline.yaml`, and what is called
-        with each line to show.
-        """
-        return None
-
-    def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
-        """Lines of `doctor`: what, state (`ok`, `note` or `missing`), detail, remedy."""
-        return ()
-
-    def installs(self) -> Mapping[str, str]:
-        """The command line that installs a package which only this needs, by its module."""
-        return {}
-
-    def domain_notes(self, project: Project, slugs: Iterable[str]) -> Iterable[str]:
-        """Notes on valid domain files, for `domains validate`."""
-        return ()
-
-    # Where artifacts and shards are stored, and where tasks run.
-
-    def stores(self) -> Mapping[str, OpenStore]:
-        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
-        return {}
-
-    def servers(self) -> Mapping[str, Server]:
-        """Servers of shards, by the scheme of their URLs."""
-        return {}
-
-    def clusters(self) -> Mapping[str, OpenCluster]:
-        """What begins a session of a cluster, by `distributor.kind`."""
-        return {}
-
-    # Embedding and retrieval.
-
-    def earlier_shards(self, store: Store, inputs: Inputs) -> Iterable[TakeOver]:
-        """Ways to take over shards that were embedded before, for a build of these inputs."""
-        return ()
-
-    def faster_towers(self) -> Iterable[Callable[..., Features]]:
-        """Functions like `embedding.convert`, which give a tower as it runs faster on a CPU."""
-        return ()
-
-    def near_filter(self, read: ReadVectors, similarity: float) -> NearFilter | None:
-        """The filter of pairs that look alike."""
-        return None
-
-    def before_retrieval(self, project: Project, inputs: Inputs) -> None:
-        """Called before pairs are retrieved: what is left in the scratch of a build is not done
-        again.
-        """
-
-    def describe_classes(self, table: ClassTable) -> Mapping[str, ClassNotes]:
-        """Counts of and a warning about the classes of a retrieved set, under a name."""
-        return {}
-
-    def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
-        """Names of the test sets of `test_digests`, as part of the identity of pairs."""
-        return {}
-
-    def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
-        """SHA-256 of images that must not be trained on, by `<extension>/<set>`."""
-        return {}
-
-    # Training and what is measured.
-
-    def training_observer(
-        self, project: Project, run_id: str
-    ) -> AbstractContextManager[TrainingObserver] | None:
-        """What sees each step of a training that a run of Dagster makes ("" for none); entered
-        before it and left after it, with its error.
-        """
-
-    def training_probe(self, customization: Customization, clip: Clip) -> Probe | None:
-        """What measures a model while it trains, every `customization.evaluate_every` steps."""
-        return None
-
-    def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
-        """Evidence on a domain's models beside labelled images, by the stage of its artifact."""
-        return {}
-
-    def comparison_pages(self, compared: Compared) -> Mapping[str, str]:
-        """Pages of the comparison of a domain, by file name."""
-        return {}
 
     # MLflow.
 
@@ -243,159 +135,80 @@ class Extension:
         result.
         """
 
+    def stores(self) -> Mapping[str, OpenStore]:
+        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
+        return {}
+
 
 @cache
 def extensions() -> Mapping[str, Extension]:
-    """Every extension whose tables can be read, by name: the core first, then by name."""
-    points: dict[str, EntryPoint] = {}
-    # Of every distribution: `entry_points()` would ask an older one of the same name on the path.
-    declared = (point for one in distributions() for point in one.entry_points.select(group=GROUP))
-    for point in declared:
-        if point.name == CORE.name or points.setdefault(point.name, point).value != point.value:
-            leave_out(f"{point.name} ({point.value})", ValueError("its name is taken"))
-    loaded = {CORE.name: CORE.load()()}
-    for name in sorted(points.keys() - loaded.keys()):
-        try:
-            loaded[name] = _opened(points[name])
-        except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
-            leave_out(name, error)
-    return loaded
+    """Return every installed extension by name: the core first, then by name.
 
-
-def _opened(point: EntryPoint) -> Extension:
-    """An extension that has answered for all its tables, so that it is added whole or not
-    at all.
+    Raises:
+        InputError: Naming an extension of another package that cannot be loaded.
     """
-    extension = point.load()()
-    if not isinstance(extension, Extension):
-        raise TypeError(f"{point.value} is no react_pipeline.extension.Extension")
-    for table in (
-        "stages",
-        "methods",
-        "corpus_kinds",
-        "encoders",
-        "labelled_kinds",
-        "columns",
-        "metrics",
-    ):
-        tuple(getattr(extension, table)())
-    for model in extension.sections().values():
-        model()
+    points = {CORE.name: CORE}
+    # Of every distribution: `entry_points()` would ask an older one of the same name on the path.
+    declared = [point for one in distributions() for point in one.entry_points.select(group=GROUP)]
+    for point in sorted(declared, key=lambda point: point.name):
+        if (other := points.setdefault(point.name, point)).value != point.value:
+            raise InputError(
+                f"two extensions are called {point.name} ({other.value}, {point.value}); "
+                "uninstall one"
+            )
+    return {name: _load(point) for name, point in points.items()}
+
+
+def _load(point: EntryPoint) -> Extension:
+    with blame(f"extension {point.name}", point.value):
+        extension = point.load()()
+        if not isinstance(extension, Extension):
+            raise TypeError(f"{point.value} is no react_pipeline.extension.Extension")
     return extension
 
 
-_broken: dict[str, str] = {}
-
-
-def broken_extensions() -> Mapping[str, str]:
-    """Extensions of which something was left out so far, and why."""
-    return _broken
-
-
-def brought(
-    ask: Callable[[Extension], Brought], *passed: type[Exception]
-) -> Iterator[tuple[str, Brought]]:
-    """What each extension answers, by name; one that raises is named, and left out of the answers.
+def answers(ask: Callable[[Extension], Answer]) -> dict[str, Answer]:
+    """Ask every extension, and return what each answers, by its name.
 
     Raises:
-        ReactError: What an extension says to the user; `passed` errors as well.
+        InputError: Naming an extension of another package that raises.
     """
+    collected = {}
     for name, extension in extensions().items():
-        answers = []  # yielded outside, where an error of the caller is not the extension's
-        with tolerate(name, ReactError, *passed):
-            answers.append(ask(extension))
-        for answer in answers:
-            yield name, answer
+        with blame(f"extension {name}", type(extension).__module__):
+            collected[name] = ask(extension)
+    return collected
 
 
-def tell(ask: Callable[[Extension], None], *passed: type[Exception]) -> None:
-    """Ask each extension for nothing but what it does, as `brought`."""
-    for _ in brought(ask, *passed):
-        pass
-
-
-def until_broken(
-    name: str, call: Callable[..., Brought], instead: Brought, *passed: type[Exception]
-) -> Callable[..., Brought]:
-    """A function like `call`, which an extension brought. When that raises, the extension is named,
-    and the answer is `instead` from then on.
-    """
-    is_broken = False
-
-    def answer(*arguments: Any) -> Brought:
-        nonlocal is_broken
-        if not is_broken:
-            with tolerate(name, *passed):
-                return call(*arguments)
-            is_broken = True
-        return instead
-
-    return answer
-
-
-def required(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Brought]:
-    """What all extensions answer, joined, where an answer that is missing would falsify results.
+def joined(ask: Callable[[Extension], Mapping[str, Answer]]) -> dict[str, Answer]:
+    """Ask every extension, and return all rows of their answers.
 
     Raises:
-        InputError: Naming the extension that raises, or answers for what another did.
+        InputError: Naming an extension that raises, or brings a row that another one has.
     """
-    joined: dict[str, Brought] = {}
-    for name, extension in extensions().items():
-        with demand(name):
-            new = dict(ask(extension))
-        if taken := joined.keys() & new.keys():
-            raise InputError(f"extension {name}: {min(taken)!r} is of another extension")
-        joined.update(new)
-    return joined
-
-
-def brought_by_name(ask: Callable[[Extension], Mapping[str, Brought]]) -> dict[str, Brought]:
-    """What all extensions answer, joined; one that brings a name that is taken is left out."""
-    joined: dict[str, Brought] = {}
-
-    def add(extension: Extension) -> None:
-        new = ask(extension)
-        if taken := joined.keys() & new.keys():
-            raise ValueError(f"`{min(taken)}` is there already")
-        joined.update(new)
-
-    tell(add)
-    return joined
+    rows: dict[str, Answer] = {}
+    for name, added in answers(lambda extension: dict(ask(extension))).items():
+        if taken := rows.keys() & added.keys():
+            raise InputError(f"extension {name}: another one has {min(taken)!r} already")
+        rows |= added
+    return rows
 
 
 @contextmanager
-def demand(name: str) -> Iterator[None]:
-    """Where an extension that is left out would falsify results.
+def blame(what: str, module: str) -> Iterator[None]:
+    """Name what another package brought in the error that it raises; ours are raised as they are.
+
+    Args:
+        module: Name of the module that is called, or of an entry point's value.
 
     Raises:
-        InputError: Naming the extension, if something unexpected is raised.
+        InputError: If code of another package raises what is no error of this package.
     """
     try:
         yield
-    except ReactError:
-        raise
     except Exception as error:
+        if isinstance(error, ReactError) or module.startswith("react_pipeline."):
+            raise
         raise InputError(
-            f"extension {name}: {type(error).__name__}: {error}; correct it, or uninstall it"
+            f"{what}: {type(error).__name__}: {error}; correct it, or uninstall it"
         ) from error
-
-
-@contextmanager
-def tolerate(name: str, *passed: type[Exception]) -> Iterator[None]:
-    """Where an extension that raises is named, and all else continues; `passed` errors, and those
-    of the core, are raised.
-    """
-    try:
-        yield
-    except passed:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever somebody's package raises
-        leave_out(name, error)
-
-
-def leave_out(name: str, error: Exception) -> None:
-    """Name an extension of which something is left out; an error of the core is raised."""
-    if name == CORE.name:
-        raise error
-    _broken[name] = f"{type(error).__name__}: {error}"
-    logger.warning("the extension %s is left out: %s", name, _broken[name])

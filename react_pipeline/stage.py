@@ -7,17 +7,16 @@ an artifact is fresh (`lineage`).
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from react_pipeline.extension import LazyTable, brought, leave_out
+from react_pipeline.extension import LazyTable, answers
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, Method, PipelineConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, InputError
 
 ALL = "all"
 """The key of the artifacts that belong to no domain."""
@@ -43,8 +42,6 @@ DOMAIN_FILE = "domain_file"
 
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""
-
-logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -173,17 +170,7 @@ class Stage:
 
 def left_out_stages(config: PipelineConfig) -> set[str]:
     """The stages that work on data of their own which are not there."""
-    return {name for name, row in STAGES.items() if row.has_data and not _has_data(row, config)}
-
-
-def _has_data(row: Stage, config: PipelineConfig) -> bool:
-    try:
-        return row.has_data is None or row.has_data(config)
-    except Exception:  # noqa: BLE001 - of an extension, which stops nothing else
-        logger.warning(
-            "%s is left out: whether it has data cannot be said", row.name, exc_info=True
-        )
-        return False
+    return {name for name, row in STAGES.items() if row.has_data and not row.has_data(config)}
 
 
 def method_key(domain: str, method: str) -> str:
@@ -225,21 +212,20 @@ def model_parents(method: Method) -> tuple[str, ...]:
 @cache
 def _rows() -> dict[str, Stage]:
     rows: dict[str, Stage] = {}
-    offers = dict(brought(lambda extension: tuple(extension.stages())))
-    problems: dict[str, Exception] = {}
+    offers = answers(lambda extension: tuple(extension.stages()))
     while offers:
-        for name, offer in offers.items():
+        waiting = len(offers)
+        problems: dict[str, InputError] = {}
+        for name, offer in list(offers.items()):
             try:
                 rows = _joined(rows, offer)
-            except Exception as error:  # noqa: BLE001 - whatever somebody's package brings
-                problems[name] = error  # perhaps another extension brings what it is made from
+            except InputError as error:  # perhaps a later extension brings its parents
+                problems[name] = error
             else:
                 del offers[name]
-                break
-        else:  # nothing brings what those that are left are made from
-            break
-    for name in offers:
-        leave_out(name, problems[name])
+        if len(problems) == waiting:
+            name, problem = next(iter(problems.items()))
+            raise InputError(f"extension {name}: {problem}")
     return rows
 
 
@@ -248,7 +234,7 @@ def _joined(rows: Mapping[str, Stage], offer: Iterable[Stage]) -> dict[str, Stag
     joined = dict(rows)
     for row in offer:
         if row.name in joined:
-            raise ValueError(f"there is a stage {row.name} already")
+            raise InputError(f"there is a stage {row.name} already")
         _require_sound(row, joined)
         joined[row.name] = row
     return joined
@@ -259,14 +245,14 @@ def _require_sound(row: Stage, names: Collection[str]) -> None:
     before it.
     """
     if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
-        raise ValueError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
+        raise InputError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
     parents = {*row.parents, *row.gathers}
     if row.parents_of_method is not None:
         for method in filter(row.is_for, METHODS):
             parents.update(row.parents_of_method(METHODS[method]))
     if unknown := parents - set(names):
         missing = ", ".join(sorted(unknown))
-        raise ValueError(f"{row.name}: no stage before it is called {missing}")
+        raise InputError(f"{row.name}: no stage before it is called {missing}")
 
 
 STAGES = LazyTable(lambda: _rows())

@@ -29,7 +29,7 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.terminal import log_to_terminal, print_error
-from react_pipeline.extension import tell
+from react_pipeline.extension import answers
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
 
@@ -114,7 +114,7 @@ def _summarize(group: typer.Typer) -> None:
 
 app.command(rich_help_panel="Build")(results)
 app.add_typer(models_app, name="models", rich_help_panel="Build")
-tell(lambda extension: extension.add_commands(app))
+answers(lambda extension: extension.add_commands(app))
 app.registered_commands.sort(
     key=lambda command: (*_PANELS, command.rich_help_panel).index(command.rich_help_panel)
 )

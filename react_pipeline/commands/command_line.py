@@ -14,8 +14,7 @@ import typer
 from rich.console import Console
 
 from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line
-from react_pipeline.extension import brought
-from react_pipeline.installation import install_command
+from react_pipeline.installation import EXTRAS, install_command
 from react_pipeline.project import Project
 from react_pipeline.settings import did_you_mean, load_domains
 from react_pipeline.stage import DOMAIN_FILE, STAGES, domain_and_method
@@ -109,8 +108,7 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     module = (error.name or "").partition(".")[0]
     if module in ("", "react_pipeline"):
         raise error
-    answers = [installs for _, installs in brought(lambda extension: dict(extension.installs()))]
-    remedy = next((one[module] for one in answers if module in one), install_command("pipeline"))
+    remedy = install_command(EXTRAS.get(module, "pipeline"))
     return f"this command needs `{module}`, which is not installed: {remedy}"
 
 
@@ -155,10 +153,6 @@ def ask_server(
     def show(line: str) -> None:
         print_line(f"  {line}")
 
-    answers = brought(
-        lambda one: one.materialize_remotely(url, select, domains, methods, project.path, show)
-    )
-    for _, succeeded in answers:
-        if succeeded is not None:
-            return 0 if succeeded else 1
-    raise InputError(f"--remote {url}: no extension launches on a server; install one")
+    from react_pipeline.extensions.operations import materialize_remotely
+
+    return 0 if materialize_remotely(url, select, domains, methods, project.path, show) else 1

@@ -14,7 +14,6 @@ from react_pipeline.commands.command_line import (
     missing_extra,
 )
 from react_pipeline.commands.terminal import print_error, print_table
-from react_pipeline.extension import brought
 from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
@@ -86,13 +85,14 @@ def validate_domains(
         raise ConfigError(list(dict.fromkeys(problems)))
     console.print(f"{len(checked)} valid")
     if project:
+        from react_pipeline.extensions.names import unnamed_notes  # loads pandas
+
         slugs = [path.stem for path in checked]
         for slug in slugs:
             for problem in subject_problems(project, slug):
                 print_error(f"note: {problem}")
-        for _, notes in brought(lambda one: tuple(one.domain_notes(project, slugs))):
-            for note in notes:
-                print_error(note)
+        for note in unnamed_notes(project, slugs):
+            print_error(note)
 
 
 def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:

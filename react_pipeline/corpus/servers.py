@@ -1,15 +1,13 @@
-"""Shards on servers. An extension knows how a server is reached (`Extension.servers`)."""
+"""Shards on servers: what is asked of one. `extensions.web` reaches them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
-from react_pipeline.extension import brought_by_name
-from react_pipeline.settings import StorageConfig
+from react_pipeline.settings import REMOTE_SCHEMES, StorageConfig
 from react_pipeline.store import CorpusError
 
 PARALLEL_REQUESTS = 16
@@ -63,24 +61,19 @@ class Server(Protocol):
         """Size and tag of a shard."""
 
 
-@cache
-def _servers() -> Mapping[str, Server]:
-    return brought_by_name(lambda extension: extension.servers())
-
-
 def server_of(url: str) -> Server:
-    """How the server of a URL is reached.
+    """Return the client of a URL's server.
 
     Raises:
-        CorpusError: If no extension knows it.
+        CorpusError: If its scheme is not supported.
     """
     scheme = url.partition("://")[0]
-    try:
-        return _servers()[scheme]
-    except KeyError:
-        raise CorpusError(
-            f"{url}: no extension reads {scheme}://; install the extension `web`, or copy the files"
-        ) from None
+    if scheme not in REMOTE_SCHEMES:
+        schemes = ", ".join(f"{one}://" for one in REMOTE_SCHEMES)
+        raise CorpusError(f"{url}: only {schemes} can be read; copy the files")
+    from react_pipeline.extensions.web import RemoteServer
+
+    return RemoteServer()
 
 
 def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Iterator[T]:

@@ -8,7 +8,7 @@ encoding (`shard_encoder`, `spread`).
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,6 @@ from react_pipeline.embedding.embedded_shards import (
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
-from react_pipeline.extension import brought, demand
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
@@ -55,7 +54,7 @@ def embed_corpus(project: Project) -> Artifact:
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
     sample's own fields), `ledger.parquet`, `groups.jsonl` (a line a shard). N counts shards; a
     killed build resumes with the first unfinished one, and a shard that was embedded before is
-    linked (`Extension.earlier_shards`). A kind of corpus may bring vectors instead
+    linked (`extensions.reuse`). A kind of corpus may bring vectors instead
     (`adopt_embeddings`).
 
     Raises:
@@ -73,20 +72,20 @@ def embed_corpus(project: Project) -> Artifact:
 
 def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
+    from react_pipeline.extensions.reuse import EarlierEmbeddings  # which reads this room
 
     corpus = inputs.parents["corpus"]
     base = inputs.parents[encoder_in(inputs.parents)]
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
-    offers = brought(lambda extension: tuple(extension.earlier_shards(project.store, inputs)))
-    earlier = [(name, take_over) for name, offer in offers for take_over in offer]
+    take_over = EarlierEmbeddings(project.store, inputs).take_over
     scratch = scratch_of(staging)
     scratch.mkdir(exist_ok=True)
     records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
-    build = _Build(project.config, records, digests, earlier, base, seen)
+    build = _Build(project.config, records, digests, take_over, base, seen)
     pairs = count_pairs(corpus)
     bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
     with bar, closing(seen), cluster(project.config.distributor):
@@ -101,7 +100,7 @@ class _Build:
     config: PipelineConfig
     records: Records
     digests: list[str]
-    earlier: Sequence[tuple[str, TakeOver]]
+    take_over: TakeOver
     base: Artifact
     seen: SeenKeys
 
@@ -138,10 +137,7 @@ class _Build:
             for name in records.files(number):
                 # What a kill left may be a link to a published file: removed, never written over.
                 (records.staging / name).unlink(missing_ok=True)
-            counts: dict[str, Any] | None = None
-            for name, take_over in self.earlier:
-                with demand(name):
-                    counts = counts or take_over(shard, records, self.seen)
+            counts = self.take_over(shard, records, self.seen)
             if counts is None:
                 shard.read_headers(records.locations, self.seen.enter)
                 yield shard

@@ -21,7 +21,6 @@ from react_pipeline.clip import (
     text_blocks,
     text_lengths,
 )
-from react_pipeline.extension import brought, tolerate
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers
@@ -174,7 +173,7 @@ def convert(
     *,
     texts: bool = False,
 ) -> Features:
-    """The tower as an extension runs it faster; as it is where none gives the same features.
+    """Return the tower with fused layers; as it is where these give other features.
 
     Args:
         tower: Works on a CPU.
@@ -185,8 +184,6 @@ def convert(
         texts: Whether batches are token ids (N, L) of any L; else they are images, run
             `IMAGES_AT_ONCE` at a time.
     """
-    for name, offers in brought(lambda extension: tuple(extension.faster_towers())):
-        for offer in offers:
-            with tolerate(name):
-                tower = offer(tower, model, probes, precision, texts=texts)
-    return tower
+    from react_pipeline.extensions.fused import fuse
+
+    return fuse(tower, model, probes, precision, texts=texts)

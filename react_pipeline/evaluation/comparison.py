@@ -35,7 +35,6 @@ from react_pipeline.evaluation.tables import (
     values_of,
     write_tables,
 )
-from react_pipeline.extension import required
 from react_pipeline.lineage import Contents, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
@@ -146,7 +145,9 @@ def _write_comparison(
         retrieved=next(iter(retrieved.values()), None),
         evidence=evidence,
     )
-    write_pages(required(lambda extension: extension.comparison_pages(compared)), directory)
+    from react_pipeline.extensions.dashboard import domain_page  # loads plotly
+
+    write_pages({"dashboard.html": domain_page(compared)}, directory)
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.evaluation.calibration import calibrate, confidence
 from react_pipeline.evaluation.metrics import METRICS, Metric, Scores
-from react_pipeline.extension import demand
+from react_pipeline.extension import blame
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -257,7 +257,7 @@ def score(scores: Scores) -> dict[str, Any]:
 
 
 def _value(metric: Metric, scores: Scores) -> float:
-    with demand(f"of metric {metric.name}"):
+    with blame(f"metric {metric.name}", metric.value.__module__):
         value = float(metric.value(scores))
     if not math.isfinite(value):
         raise InputError(f"metric {metric.name} is {value}; a metric is a fraction")

@@ -1,6 +1,6 @@
-"""Evidence: what extensions know of a domain's models beside results on labelled images.
+"""Evidence: what is known of a domain's models apart from results on labelled images.
 
-Belongs here: what an extension offers, and the columns that it adds to comparisons. Does not belong
+Belongs here: what evidence offers, and the columns that it adds to comparisons. Does not belong
 here: any evidence, the rule for models without labelled images (`promotion`).
 """
 
@@ -9,10 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from react_pipeline.extension import brought, required
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs
 
@@ -50,7 +48,7 @@ class Evidence(ABC):
 
     Attributes:
         inputs: Of the artifact that keeps it. Its stage is its name among parents.
-        columns: What it adds to comparisons; its extension names them too.
+        columns: What it adds to comparisons.
         title: Heading of its section on a page.
         explanation: How it was obtained, and what its intervals mean.
         decides: Whether it may `judge` where there are no labelled images; else it may only object.
@@ -111,17 +109,25 @@ class Evidence(ABC):
 
 
 def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
-    """What extensions know of a domain's models today, by the stage of its artifact."""
-    return required(lambda extension: extension.evidence(project, slug))
+    """Return the evidence on a domain's models as it is today, by the stage of its artifact."""
+    from react_pipeline.extensions import guards, judging
+
+    evidence: dict[str, Evidence] = {}
+    # Most projects have no guard sets, and automation asks every minute.
+    if project.config.section(guards.GuardsConfig).sets and (
+        drops := guards.drops_of(project, slug)
+    ):
+        evidence[guards.GUARD_DROPS] = drops
+    if judgements := judging.judgements_of(project, slug):
+        evidence[judging.JUDGEMENTS] = judgements
+    return evidence
 
 
-@cache
 def added_columns() -> tuple[Column, ...]:
-    """What evidence of any kind adds to comparisons."""
-    columns: list[Column] = []
-    for _, added in brought(lambda extension: tuple(extension.columns())):
-        columns += added
-    return tuple(columns)
+    """Return what evidence of any kind adds to comparisons."""
+    from react_pipeline.extensions import guards, judging
+
+    return (*guards.COLUMNS, *judging.COLUMNS)
 
 
 def added_differences() -> tuple[Column, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extension import Extension, LazyTable, tell
+from react_pipeline.extension import Extension, LazyTable, answers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,7 @@ def _metrics() -> dict[str, Metric]:
             _require_new(name, metrics)
         metrics.update(new)
 
-    tell(add)
+    answers(add)
     return metrics
 
 

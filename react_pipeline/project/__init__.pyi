@@ -30,6 +30,7 @@ from .review import read_decisions as read_decisions
 from .review import review_file as review_file
 from .review import takedown_file as takedown_file
 from .review import taken_down as taken_down
+from .spread import RunTasks as RunTasks
 from .spread import cluster as cluster
 from .spread import on_cluster as on_cluster
 from .spread import require_shared as require_shared

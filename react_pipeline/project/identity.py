@@ -7,7 +7,7 @@ of their own. Does not belong here: content outside the store, which a step dige
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.extension import required
+from react_pipeline.extension import joined
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.project.review import review_identity, takedown_identity
@@ -139,8 +139,8 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
         key: project.store.pointer("evaluation_set", key)
         for key in other_evaluation_sets(project, slug)
     }
-    tests = required(lambda extension: extension.kept_out(project, slug))
-    return {"evaluation_sets": others, **tests, **subjects}
+    tests = sorted(joined(lambda extension: extension.test_digests(project, slug)))
+    return {"evaluation_sets": others, "test_sets": tests, **subjects}
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Spreading work: one function over many items, in this process or on a cluster of an extension.
+"""Spreading work: one function over many items, in this process or on a cluster.
 
 Does not belong here: what a task does, any cluster.
 """
@@ -9,14 +9,16 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from react_pipeline.extension import RunTasks, brought_by_name
 from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+RunTasks = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
+"""Runs a function on items as tasks of a cluster, with a text of what they do."""
 
 _tasks: ContextVar[Callable[[], RunTasks] | None] = ContextVar("tasks", default=None)
 """Gives what runs tasks on the cluster that this thread works on; None: it works alone."""
@@ -62,10 +64,9 @@ def spread(function: Callable[[Item], Result], items: Sequence[Item], what: str)
 
 
 def _opened(settings: DistributorConfig) -> AbstractContextManager[RunTasks]:
-    clusters = brought_by_name(lambda extension: extension.clusters())
-    if settings.kind not in clusters:
-        raise InputError(f"distributor.kind: no extension brings {settings.kind!r}; install one")
-    return clusters[settings.kind](settings)
+    from react_pipeline.extensions.spark import tasks_in_session
+
+    return tasks_in_session(settings)
 
 
 def require_shared(folder: Path) -> None:

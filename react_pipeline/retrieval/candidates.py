@@ -17,12 +17,11 @@ import pandas as pd
 
 from react_pipeline.clip import prompt_vectors
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.extension import brought_by_name
 from react_pipeline.indexing import Index, StoredVectors, hits_table, kept_array, search_all
 from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import Mode, RetrievalConfig
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -116,8 +115,11 @@ def find_candidates(
     vectors = queries.of_modes(settings)
     for mode in settings.modes:
         if mode not in MODE_SIDES:
-            search = _search_of(mode)
-            tables.append(search(embeddings, queries.prompts, prompt_vectors, settings, scratch))
+            from react_pipeline.extensions.names import lexical_hits
+
+            tables.append(
+                lexical_hits(embeddings, queries.prompts, prompt_vectors, settings, scratch)
+            )
             continue
         side = MODE_SIDES[mode]
         started = time.perf_counter()
@@ -137,13 +139,6 @@ def find_candidates(
         similarity = likeness(embeddings, candidates, means)
         candidates = apply_filter(candidates, similarity, settings)
     return Candidates(candidates, _count_hits(hits, settings), searches)
-
-
-def _search_of(mode: str) -> SearchMode:
-    modes = brought_by_name(lambda extension: extension.modes())
-    if mode not in modes:
-        raise InputError(f"retrieval.modes: no extension brings {mode}; leave it out")
-    return modes[mode]
 
 
 def _every_pair(

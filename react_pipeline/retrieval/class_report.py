@@ -48,7 +48,7 @@ class ClassTable(NamedTuple):
 
 
 class ClassNotes(NamedTuple):
-    """What an extension says of the classes: counts of the manifest, and a sentence or ""."""
+    """Counts for the manifest, and a warning about the classes; "" for none."""
 
     counts: Mapping[str, Any]
     warning: str
@@ -103,7 +103,7 @@ def write_report(
         classes: From `class_report`.
         counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
         sheets: From `chosen_pairs.sheets_of`.
-        warnings: Of `ClassNotes`.
+        warnings: Sentences for people.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(

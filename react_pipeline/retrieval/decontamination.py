@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import field_names, row_metadata
-from react_pipeline.extension import required
+from react_pipeline.extension import joined
 from react_pipeline.indexing import kept_array, nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, cluster, other_evaluation_sets
@@ -131,7 +131,8 @@ def kept_out(
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
             images[other] = read_images(project.store.current(EVALUATION_SET, other))
-        digests = test_digests(project, slug)
+        sets = joined(lambda extension: extension.test_digests(project, slug))
+        digests = {name: of_set for name, read in sets.items() if (of_set := read())}
     subjects = frozenset[str]()
     if project.retrieval(slug).same_subject == "exclude":
         named = (table["subject"] for table in images.values() if "subject" in table)
@@ -210,11 +211,6 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
             "`retrieval.same_subject: exclude` needs a corpus whose pairs have `subject` in their "
             "JSON; none has it"
         )
-
-
-def test_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
-    """SHA-256 of the images that extensions measure on, by extension and set."""
-    return required(lambda extension: extension.test_digests(project, slug))
 
 
 def _images_of(artifact: Artifact, draw: str) -> pd.DataFrame:

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import ImageSource
 from react_pipeline.embedding import row_metadata, vectors_of
-from react_pipeline.extension import brought
 from react_pipeline.retrieval.decontamination import EvaluationImages
-from react_pipeline.retrieval.ranking import NO_REVIEW, NearFilter, ReadVectors, mark_drops
+from react_pipeline.retrieval.ranking import NO_REVIEW, NearFilter, mark_drops
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact
 from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 REFILL_ROUNDS = 3
@@ -55,7 +54,9 @@ class Examination:
         self.failed: dict[int, str] = {}
         self.near: NearFilter | None = None
         if settings.duplicate_similarity <= 1:
-            self.near = _near_filter(
+            from react_pipeline.extensions.near_duplicates import NearDuplicates
+
+            self.near = NearDuplicates(
                 partial(vectors_of, embeddings, "image"), settings.duplicate_similarity
             )
         self.rounds = 0
@@ -124,10 +125,3 @@ class Examination:
         for row in rows.tolist():
             if row not in self.sha256:
                 self.failed.setdefault(row, self._source.failed.get(row, "unknown"))
-
-
-def _near_filter(read: ReadVectors, similarity: float) -> NearFilter:
-    for _, near in brought(lambda extension: extension.near_filter(read, similarity)):
-        if near is not None:
-            return near
-    raise InputError("retrieval.duplicate_similarity: no extension compares images; leave it out")

@@ -26,7 +26,6 @@ import pandas as pd
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import Vectors
-from react_pipeline.extension import required, tell
 from react_pipeline.indexing import Index, kept_array
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
@@ -91,9 +90,11 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             dropped.
         InputError: If seed images are missing, or show evaluation images.
     """
+    from react_pipeline.extensions.one_pass import read_together
+
     inputs = resolve(project, RETRIEVED_SET, slug)
     with cluster(project.config.distributor):
-        tell(lambda extension: extension.before_retrieval(project, inputs))
+        read_together(project, inputs)  # for other domains that are due, too
 
         def write(directory: Path) -> dict[str, Any]:
             scratch = scratch_of(directory)
@@ -113,6 +114,8 @@ class _Retrieval:
 
     def write(self, directory: Path) -> dict[str, Any]:
         """Search, choose and collect pairs, and report; returns the counts."""
+        from react_pipeline.extensions.names import describe_classes
+
         started = time.monotonic()
         candidates = self._candidates()
         examination = self._examination()
@@ -122,7 +125,7 @@ class _Retrieval:
         if not classes["kept"].any():
             raise RetrievalError(_nothing_found(self.slug, classes))
         table = ClassTable(self.domain, self.embeddings, classes, directory, self.search_scratch)
-        notes = required(lambda extension: extension.describe_classes(table)).values()
+        notes = describe_classes(table)
         pairs = write_pairs(
             directory,
             self._chosen(candidates),
@@ -132,9 +135,8 @@ class _Retrieval:
         )
         require_none_taken_down(self.project, self.embeddings, pairs)
         counts = _count_pairs(pairs, classes, candidates, self.settings)
-        for note in notes:
-            counts |= note.counts
         counts |= {
+            **notes.counts,
             "search": search.searches,
             "evaluation_images": len(self.evaluation.vectors),
             "evaluation_sets": dict(self.evaluation.sets),
@@ -145,7 +147,7 @@ class _Retrieval:
         counts["seconds"] = round(time.monotonic() - started, 2)
         title = self.domain.title or self.slug
         sheets = sheets_of(pairs)
-        warnings = [note.warning for note in notes if note.warning]
+        warnings = [notes.warning] if notes.warning else []
         if self.settings.same_subject == "exclude" and not self.evaluation.subjects:
             warnings.append(NO_SUBJECT)
             logger.warning("%s: %s", self.slug, NO_SUBJECT)

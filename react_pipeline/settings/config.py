@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from react_pipeline.extension import Extension, OpenStore, brought_by_name
+from react_pipeline.extension import Extension, OpenStore, joined
 from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig, kind_of_labelled
@@ -477,7 +477,7 @@ def sections_of_extensions() -> dict[str, type[Section]]:
             raise ValueError(f"`{min(taken)}` is a field of pipeline.yaml already")
         return models
 
-    return brought_by_name(sections)
+    return joined(sections)
 
 
 def whole_pipeline_model(raw: Mapping[str, Any]) -> type[PipelineConfig]:
@@ -499,12 +499,12 @@ def _model_with(kind: type[CorpusConfig]) -> type[PipelineConfig]:
 @cache
 def store_openers() -> Mapping[str, OpenStore]:
     """What opens a store on a server, by the scheme of its URL."""
-    return brought_by_name(lambda extension: extension.stores())
+    return joined(lambda extension: extension.stores())
 
 
 @cache
 def encoders() -> Mapping[str, "BuiltEncoder"]:
     """Every encoder that is built rather than loaded, by name."""
-    return brought_by_name(
-        lambda extension: {encoder.name: encoder for encoder in extension.encoders()}
-    )
+    from react_pipeline.extensions.demo import JoinedNetworks
+
+    return {JoinedNetworks.name: JoinedNetworks()}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import field_validator
 
-from react_pipeline.extension import Extension, brought_by_name
+from react_pipeline.extension import Extension, joined
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.training import Section
 
@@ -57,7 +57,7 @@ def kinds_of_extensions(
     ask: Callable[[Extension], Iterable[type[OneKind]]],
 ) -> Mapping[str, type[OneKind]]:
     """The kinds that all extensions answer, by name."""
-    return brought_by_name(
+    return joined(
         lambda extension: {
             str(model.model_fields["kind"].default): model for model in ask(extension)
         }

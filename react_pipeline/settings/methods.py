@@ -14,7 +14,7 @@ from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extension import Extension, LazyTable, tell
+from react_pipeline.extension import Extension, LazyTable, answers
 
 if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
@@ -112,7 +112,7 @@ def _methods() -> dict[str, Method]:
             _add(method, new)
         methods.update(new)
 
-    tell(added)
+    answers(added)
     return methods
 
 

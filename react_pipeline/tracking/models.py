@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from react_pipeline.extension import CORE, brought, tell, tolerate
+from react_pipeline.extension import answers
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
@@ -23,8 +23,7 @@ from react_pipeline.stage import (
     STAGES,
     domain_and_method,
 )
-from react_pipeline.store import Artifact, ReactError
-from react_pipeline.tracking.queue import outages
+from react_pipeline.store import Artifact
 from react_pipeline.tracking.versions import find_model, find_version, model_name
 
 if TYPE_CHECKING:
@@ -114,8 +113,8 @@ def _create(
     shutil.rmtree(directory, ignore_errors=True)
     try:
         directory.mkdir()
-        packages = brought(lambda one: one.package_model(project, artifact, directory), *outages())
-        extension, save = next((one for one in packages if one[1]), (CORE.name, None))
+        packages = answers(lambda one: one.package_model(project, artifact, directory))
+        save = next(filter(None, packages.values()), None)
         tags = tags if save else {**tags, "mlflow.model.isExternal": "true"}
         kind = "react_classifier" if save else "open_clip"
         model = client.create_logged_model(
@@ -126,12 +125,9 @@ def _create(
         place = (
             Path(local_file_uri_to_path(model.artifact_location)) if local else directory / "saved"
         )
-        is_saved = False
         if save:
-            with tolerate(extension, ReactError, *outages()):
-                save(place, model)
-                is_saved = True
-        if not is_saved:
+            save(place, model)
+        else:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
             get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
@@ -150,7 +146,7 @@ def refresh_model(
 ) -> None:
     """Bring a logged model up to date, after a result; nothing where there is none."""
     if checkpoint is not None and model_id is not None:
-        tell(lambda one: one.refresh_model(client, project, checkpoint, model_id), *outages())
+        answers(lambda one: one.refresh_model(client, project, checkpoint, model_id))
 
 
 def _register(

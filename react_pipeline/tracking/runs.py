@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import METRICS
-from react_pipeline.extension import tell
+from react_pipeline.extension import answers
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import MetricSource
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
-from react_pipeline.tracking.queue import outages
 from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
 
@@ -118,7 +117,7 @@ class Runs:
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
         if self.experiment_id == DEFAULT_EXPERIMENT:
-            tell(lambda extension: extension.prepare_tracking(self.uri), *outages())
+            answers(lambda extension: extension.prepare_tracking(self.uri))
             experiment = client.get_experiment_by_name(self.experiment)
             if experiment is None:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
@@ -126,7 +125,7 @@ class Runs:
                 experiment = client.get_experiment(
                     client.create_experiment(self.experiment, location, tags)
                 )
-            tell(lambda one: one.prepare_experiment(client, experiment, artifacts), *outages())
+            answers(lambda one: one.prepare_experiment(client, experiment, artifacts))
             self.experiment_id = experiment.experiment_id
         return client
 

@@ -13,6 +13,11 @@ class TrainingObserver:
     An observer never raises.
     """
 
+    @property
+    def url(self) -> str | None:
+        """Where a browser shows the training; None before that is known."""
+        return None
+
     def started(self, inputs: Inputs, first_step: int) -> None:
         """A training begins, or resumes at `first_step` after it was killed."""
 

@@ -14,11 +14,12 @@ from react_pipeline.assets import artifact_check, declared
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import mapping_of, partition_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.extension import Extension, broken_extensions
+from react_pipeline.extension import Extension
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact
+from react_pipeline.store.errors import InputError
 
 MAX_BODY_LINES = 25
 TRAINED = tuple(METHODS)[1:]
@@ -193,8 +194,8 @@ def test_checks_block_except_those_that_compare() -> None:
     assert len(checks) == 20
 
 
-def checks_with(code: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
-    """The checks that an extension `Mine` adds, and the extensions that are left out."""
+def checks_with(code: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The checks that an extension `Mine` adds."""
     names: dict[str, Any] = {"__name__": "mine", "Extension": Extension}
     exec(code, names)  # noqa: S102 - our own page
     project = ProjectResource(config_path="nowhere.yaml")
@@ -203,7 +204,7 @@ def checks_with(code: str, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], s
     with installed("mine", names["Mine"]()):
         build_defs(project=project)  # each reload of the code location asks again
         after = set(build_defs(project=project).resolve_asset_graph().asset_check_keys)
-        return {key.name for key in after - before}, set(broken_extensions())
+        return {key.name for key in after - before}
 
 
 def test_the_check_of_the_page_is_declared_and_counts(
@@ -211,7 +212,7 @@ def test_the_check_of_the_page_is_declared_and_counts(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "extensions.md").read_text()
     code = page.split("## A check")[1].split("```python\n")[1].split("```")[0]
-    assert checks_with(code, monkeypatch) == ({"enough_pairs"}, set())
+    assert checks_with(code, monkeypatch) == {"enough_pairs"}
     body: Any = declared._checks["retrieved_set", "enough_pairs"].body
     path = tmp_path / "classes.parquet"
     for kept, passed in (([9, 5], True), ([9, 4], False)):
@@ -219,7 +220,7 @@ def test_the_check_of_the_page_is_declared_and_counts(
         assert body.__wrapped__(None, Mock(file=lambda _: path)).passed is passed
 
 
-def test_a_check_with_the_name_of_another_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_with_the_name_of_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """class Mine(Extension):
     def declare_assets(self):
         from react_pipeline.assets import artifact_check
@@ -227,47 +228,8 @@ def test_a_check_with_the_name_of_another_is_left_out(monkeypatch: pytest.Monkey
         @artifact_check("retrieved_set")
         def classes_have_pairs(project, artifact): ...
 """
-    assert checks_with(code, monkeypatch) == (set(), {"mine"})
-
-
-def test_of_an_extension_that_raises_no_check_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = """class Mine(Extension):
-    def declare_assets(self):
-        from react_pipeline.assets import artifact_check
-
-        @artifact_check("retrieved_set")
-        def enough_pairs(project, artifact): ...
-
-        artifact_check("retrieved_set")(other)  # as where it imports another's module
-        raise RuntimeError
-
-def other(project, artifact): ...
-other.__module__ = "another.checks"
-"""
-    assert checks_with(code, monkeypatch) == ({"other"}, {"mine"})
-
-
-def test_of_an_extension_that_raises_no_sensor_stays(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def mine(*_: Any) -> dg.SensorResult:
-        return dg.SensorResult()
-
-    class Mine(Extension):
-        def declare_assets(self) -> None:
-            declared.declare_sensor()(mine)
-            declared.declare_instigators(lambda *_: ())
-            declared.declare_policies(lambda *_: {})
-            raise RuntimeError
-
-    tables = ("_instigators", "_policies")
-    for table in tables:
-        monkeypatch.setattr(declared, table, dict(getattr(declared, table)))
-    before = [set(getattr(declared, table)) for table in tables]
-    with installed("mine", Mine()):
-        build_defs(project=ProjectResource(config_path="nowhere.yaml"))
-        assert set(broken_extensions()) == {"mine"}
-    assert [set(getattr(declared, table)) for table in tables] == before
+    with pytest.raises(InputError, match="classes_have_pairs"):
+        checks_with(code, monkeypatch)
 
 
 def test_two_checks_of_one_name_are_refused_in_one_module_too(

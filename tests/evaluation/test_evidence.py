@@ -1,8 +1,8 @@
-"""Evidence of an extension in comparison and promotion; it comes and goes with the extension."""
+"""Evidence apart from labels in comparison and promotion; it may come and go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,15 @@ import pytest
 from support.judging import SLUG, unavailable, without_labels
 from support.promotion import stand_in
 
-from react_pipeline import extension
 from react_pipeline.evaluation import Column, Evidence, Finding, comparison
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
-from react_pipeline.evaluation.evidence import added_columns
-from react_pipeline.extension import Extension
+from react_pipeline.extensions import guards, judging
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Contender, Judgement, Verdict
 from react_pipeline.promotion.decision import decide, promotion_is_current
-from react_pipeline.store import Artifact, InputError, Inputs, StaleArtifact
+from react_pipeline.store import Artifact, Inputs, StaleArtifact
 
 GATED = "gated-image"
 COLUMNS = (Column("voted", "voted over base"), Column("votes", "votes", is_count=True))
@@ -63,31 +61,24 @@ class Ballots(Evidence):
         return Judgement("promoted", f"voted over {champion_name}", challenger=rival)
 
 
-class Votes(Extension):
-    def columns(self) -> tuple[Column, ...]:
-        return COLUMNS
-
-    def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
-        return {"votes": Ballots()}
-
-
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    core = extension.extensions()[extension.CORE.name]
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def replace(judgements: Evidence | None = None, drops: Evidence | None = None) -> None:
+        monkeypatch.setattr(judging, "judgements_of", lambda *_: judgements)
+        monkeypatch.setattr(judging, "JUDGEMENTS", "votes")
+        monkeypatch.setattr(judging, "COLUMNS", COLUMNS if judgements else ())
+        monkeypatch.setattr(guards, "drops_of", lambda *_: drops)
+        monkeypatch.setattr(guards, "GUARD_DROPS", "vetoes")
 
-    def replace(**others: Extension) -> None:
-        monkeypatch.setattr(extension, "extensions", lambda: {extension.CORE.name: core, **others})
-        added_columns.cache_clear()
-
-    yield replace
-    added_columns.cache_clear()
+    return replace
 
 
 @pytest.fixture
 def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
     # The stand-ins of results have no pairs to show.
     monkeypatch.setattr(comparison, "_retrieved_sets", lambda *_: {})
-    project = without_labels(make_project(), [GATED])
+    guarded = {"sets": [{"name": "drawings", "kind": "folder", "path": "drawings"}]}
+    project = without_labels(make_project(guards=guarded), [GATED])
     unavailable(project, "base", GATED)
     return project
 
@@ -95,7 +86,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
 def test_evidence_is_shown_and_decides_without_labels(
     project: Project, install: Callable[..., None]
 ) -> None:
-    install(votes=Votes(), dashboard=extension.extensions()["dashboard"])
+    install(Ballots())
     artifact = compare(project, SLUG)
     assert "votes" in artifact.parents
     row = pd.read_parquet(artifact.file("table.parquet")).set_index("method").loc[GATED]
@@ -111,10 +102,10 @@ def test_evidence_is_shown_and_decides_without_labels(
     assert promotion_is_current(project, SLUG).fingerprint == decided.fingerprint
 
 
-def test_what_an_extension_knew_is_stale_when_it_is_gone(
+def test_evidence_that_is_gone_makes_what_it_decided_stale(
     project: Project, install: Callable[..., None]
 ) -> None:
-    install(votes=Votes())
+    install(Ballots())
     before = compare(project, SLUG)
     decide(project, SLUG)
     install()
@@ -123,12 +114,12 @@ def test_what_an_extension_knew_is_stale_when_it_is_gone(
             is_current(project, SLUG)
     after = compare(project, SLUG)
     assert "voted" not in pd.read_parquet(after.file("table.parquet"))
-    install(votes=Votes())
+    install(Ballots())
     assert compare(project, SLUG).fingerprint == before.fingerprint
 
 
 def test_a_stale_checkpoint_does_not_escape_an_objection(
-    project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    project: Project, install: Callable[..., None]
 ) -> None:
     class Veto(Ballots):
         decides = False
@@ -137,29 +128,18 @@ def test_a_stale_checkpoint_does_not_escape_an_objection(
         def objection(self, project: Project, contender: Contender) -> str:
             return "one said no"
 
-    monkeypatch.setattr(Votes, "evidence", lambda *_: {"votes": Ballots(), "vetoes": Veto()})
-    install(votes=Votes())
+    install(Ballots(), Veto())
     stand_in(project, "base_checkpoint", "all", content="another")
     with pytest.raises(StaleArtifact):
         fresh(project, "customized_checkpoint", f"{SLUG}/{GATED}")
     assert "one said no" in Verdict.read(decide(project, SLUG)).reason
 
 
-def test_tables_without_the_columns_of_an_extension_are_read(
+def test_tables_without_the_columns_of_evidence_are_read(
     project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install()
     compare(project, SLUG)
-    monkeypatch.setattr(Votes, "evidence", lambda *_: {})
-    install(votes=Votes())
+    monkeypatch.setattr(judging, "COLUMNS", COLUMNS)
     table = comparison_table(project, [SLUG])
     assert table["voted"].isna().all() and set(table["method"]) == {"base", GATED}
-
-
-def test_evidence_that_raises_stops_the_comparison(
-    project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Votes, "evidence", lambda *_: 1 / 0)
-    install(votes=Votes())
-    with pytest.raises(InputError, match="votes"):
-        compare(project, SLUG)

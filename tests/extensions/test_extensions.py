@@ -1,48 +1,27 @@
-"""Extensions come and go: the core works without any, and a broken one stops nothing else."""
+"""Extensions of other packages, in a process of their own."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.drawings import draw, encode
 from support.rooms import LIBRARY
 
-from react_pipeline.project.project import Project
-
-LINEAGE = """
-import sys
-# An editable installation would find the modules that are not in the copy.
-sys.meta_path[:] = [one for one in sys.meta_path if "Editable" not in str(one)]
-from react_pipeline.extension import broken_extensions
-from react_pipeline.lineage import run
-from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
-
-project = Project.load(sys.argv[1])
-for name, row in STAGES.items():
-    for key in row.keys(["shapes"], ["base", "gated-image"]):
-        artifact = run(project, name, key)
-        print(name, key, artifact.counts.get("top1"), artifact.counts.get("decision"))
-    if name == "promotion":
-        break
-for name, reason in broken_extensions().items():
-    print(name, "is left out:", reason)
-"""
 LOOK = """
 import sys
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.doctor.diagnosis import _extensions
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
-from react_pipeline.settings import corpus_kinds, encoders
+from react_pipeline.settings import corpus_kinds
 from react_pipeline.stage import STAGES
 
-print("kinds", *corpus_kinds(), "encoders", *encoders(), "stages", *STAGES)
+print("kinds", *corpus_kinds(), "stages", *STAGES)
 try:
     main(["init", ".", "--corpus", "named-photos"])
 except SystemExit as ended:
@@ -57,89 +36,58 @@ print("counts", corpus.counts)
 for finding in _extensions():
     print(finding.what, finding.state, finding.detail)
 """
-BROKEN = {
-    "absent": "no_such_module:Extension",
-    "strange": "json:JSONDecoder",
-    "taken": "broken_extensions:Taken",
-    "raising": "broken_extensions:Raising",
-}
-BROKEN_MODULE = """
-from react_pipeline.extension import Extension
-from react_pipeline.corpus import Webdataset
-
-class Taken(Extension):
-    def corpus_kinds(self):
-        return (Webdataset,)
-
-class Raising(Extension):
-    def encoders(self):
-        return 1 / 0
-    def stages(self):
-        return 1 / 0
-"""
 
 
-def python(code: str, *arguments: object, path: Path, folder: Path) -> tuple[str, str]:
-    """Output and errors of a program that finds the library in `path` first."""
+def python(
+    program: str, *, path: Path, folder: Path, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that searches `path` first for the library."""
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
     environment.pop("REACT_PIPELINE_CONFIG", None)
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+    assert done.returncode == code, done.stderr
+    return done
 
 
-@pytest.mark.slow
-@pytest.mark.operations
-def test_the_core_builds_up_to_a_verdict_without_any_extension(
-    indexed_project: Project, tmp_path: Path
-) -> None:
-    copy = tmp_path / "without"
-    leave = shutil.ignore_patterns("extensions", "assets", "__pycache__")
-    shutil.copytree(LIBRARY, copy / "react_pipeline", ignore=leave)
-    out, errors = python(LINEAGE, indexed_project.path, path=copy, folder=tmp_path)
-    assert "domain_results shapes/gated-image 0." in out
-    assert "promotion shapes 0." in out
-    for name in (
-        "buckets",
-        "demo",
-        "dense",
-        "elevater",
-        "judging",
-        "methods",
-        "ready",
-        "urls",
-        "web",
-    ):
-        assert f"the extension {name} is left out" in errors
-        assert f"{name} is left out: ModuleNotFoundError" in out
+@pytest.fixture
+def site(tmp_path: Path) -> Callable[..., Path]:
+    """Install a distribution with these extensions in a folder; returns a search path."""
+
+    def install(**points: str) -> Path:
+        place = tmp_path / "site"
+        metadata = place / "others-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        page = (LIBRARY.parent / "docs" / "extensions.md").read_text()
+        (place / "named_photos.py").write_text(page.split("```python\n")[1].split("```")[0])
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+        lines = [f"{name} = {value}" for name, value in points.items()]
+        group = "[react_pipeline.extensions]\n" + "\n".join(lines)
+        (metadata / "entry_points.txt").write_text(group + "\n")
+        return Path(os.pathsep.join([str(LIBRARY.parent), str(place)]))
+
+    return install
 
 
-def test_a_broken_extension_is_named_and_left_out(tmp_path: Path) -> None:
-    place = tmp_path / "site"
-    metadata = place / "others-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    page = (LIBRARY.parent / "docs" / "extensions.md").read_text()
-    (place / "named_photos.py").write_text(page.split("```python\n")[1].split("```")[0])
+def test_an_extension_of_another_package_is_used(site: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name, colour in (("a red circle", "red"), ("a blue circle", "blue")):
         (tmp_path / "photos" / f"{name}.png").write_bytes(encode(draw("circle", colour, 0)))
-    (place / "broken_extensions.py").write_text(BROKEN_MODULE)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-    points = {"photos": "named_photos:Photos", **BROKEN}
-    lines = [f"{name} = {value}" for name, value in points.items()]
-    group = "[react_pipeline.extensions]\n" + "\n".join(lines)
-    (metadata / "entry_points.txt").write_text(group + "\n")
-    path = Path(os.pathsep.join([str(LIBRARY.parent), str(place)]))
-    out, errors = python(LOOK, path=path, folder=tmp_path)
-    first = out.splitlines()[0]
+    out = python(LOOK, path=site(photos="named_photos:Photos"), folder=tmp_path).stdout
     kinds = "webdataset demo images named-photos embeddings urls"
-    assert f"kinds {kinds} encoders demo stages corpus" in first
-    assert "dense_results" in first and "benchmark_results" in first
+    assert f"kinds {kinds} stages corpus" in out
     assert "exit 0" in out and "'pairs': 2" in out
     (listed,) = (line for line in out.splitlines() if line.startswith("extensions ok "))
     names = listed.partition(": ")[2].split(", ")
     assert "photos" in names and "demo" not in names
-    for name in BROKEN:
-        assert f"the extension {name} is left out" in errors
-        assert f"extension note {name} is left out" in out
+
+
+@pytest.mark.parametrize("command", ["doctor", "--help"])
+def test_a_broken_extension_is_named_and_ends_the_command(
+    command: str, site: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = site(absent="no_such_module:Extension")
+    code = f"import sys; sys.argv[1:] = [{command!r}]\nimport react_pipeline.__main__"
+    done = python(code, path=path, folder=tmp_path, code=2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: extension absent: ModuleNotFoundError")

@@ -1,63 +1,111 @@
-"""What an extension answers, and what is done with one that raises."""
+"""What an extension answers, and what becomes of one that raises."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import runpy
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, EntryPoints
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.retrieval import configure
 
 from react_pipeline import extension, stage
-from react_pipeline.extension import Extension, brought, required
-from react_pipeline.lineage import fresh
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.evaluation import metrics
+from react_pipeline.extension import Extension
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
+from react_pipeline.settings import config, corpus, evaluation, methods
 from react_pipeline.stage import STAGES, Stage
-from react_pipeline.store.errors import InputError
-
-BELOW = {"test": frozenset({"a"})}
+from react_pipeline.store.errors import CorpusError, InputError
 
 
-class Raising(Extension):
-    def test_digests(self, project: Any, slug: str) -> Any:
-        raise KeyError("absent")
+def keep_out(project: Project) -> Any:
+    publish_evaluation_set(project, "shapes")
+    configure(project, decontaminate="all")
+    return resolve(project, "retrieved_set", "shapes")
 
 
-class Keeping(Extension):
-    def test_digests(self, project: Any, slug: str) -> Any:
-        return BELOW
-
-
-def ask(one: Extension) -> Any:
-    return one.test_digests(None, "shapes")  # type: ignore[arg-type]
+DRIVES: Mapping[str, Callable[[Project], Any]] = {
+    "stages": lambda _: stage._rows.__wrapped__(),
+    "methods": lambda _: methods._methods.__wrapped__(),
+    "corpus_kinds": lambda _: corpus.corpus_kinds.__wrapped__(),
+    "labelled_kinds": lambda _: evaluation.labelled_kinds.__wrapped__(),
+    "metrics": lambda _: metrics._metrics.__wrapped__(),
+    "sections": lambda _: config.sections_of_extensions.__wrapped__(),
+    "test_digests": keep_out,
+    "add_commands": lambda _: runpy.run_module("react_pipeline.commands.cli"),
+    "declare_assets": lambda _: build_defs(),
+}
+"""Where each hook is asked."""
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def install(**extensions: Extension) -> None:
-        monkeypatch.setattr(extension, "extensions", lambda: {"core": Extension(), **extensions})
-        monkeypatch.setattr(extension, "_broken", {})
+    real = extension.extensions()
+    tables = (stage.STAGES, methods.METHODS, metrics.METRICS, corpus.corpus_kinds())
+    assert all(map(len, tables))  # as they are without
+
+    def install(**others: Extension) -> None:
+        monkeypatch.setattr(extension, "extensions", lambda: {**real, **others})
 
     return install
 
 
-def test_one_that_raises_is_named_and_the_others_are_heard(installed: Callable[..., None]) -> None:
-    installed(raising=Raising(), keeping=Keeping())
-    assert dict(brought(ask)) == {"core": {}, "keeping": BELOW}
-    assert "KeyError" in extension.broken_extensions()["raising"]
+OF_TRACKING_AND_STORE = {
+    *("prepare_tracking", "prepare_experiment", "package_model", "refresh_model", "stores")
+}
 
 
-def test_what_protects_test_images_is_never_left_out(installed: Callable[..., None]) -> None:
-    installed(keeping=Keeping(), raising=Raising())
-    with pytest.raises(InputError, match="extension raising"):
-        required(ask)
+def test_each_hook_is_asked_here() -> None:
+    hooks = {name for name in vars(Extension) if not name.startswith("_")}
+    assert set(DRIVES) == hooks - OF_TRACKING_AND_STORE
 
 
-def test_no_answer_replaces_another(installed: Callable[..., None]) -> None:
+def fail(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("hook", sorted(DRIVES))
+def test_an_extension_that_raises_is_named_and_ends_what_asked(
+    hook: str, indexed_project: Project, installed: Callable[..., None]
+) -> None:
+    names = {hook: fail, "__module__": "a_package"}
+    installed(raising=type("Raising", (Extension,), names)())
+    with pytest.raises(InputError, match=r"extension raising: ZeroDivisionError"):
+        DRIVES[hook](indexed_project)
+
+
+def test_a_part_of_this_package_that_raises_is_not_wrapped(installed: Callable[..., None]) -> None:
+    names = {"stages": fail, "__module__": "react_pipeline.extensions.mine"}
+    installed(raising=type("Raising", (Extension,), names)())
+    with pytest.raises(ZeroDivisionError):
+        stage._rows.__wrapped__()
+
+
+def test_an_error_for_the_user_is_raised_as_it_is(installed: Callable[..., None]) -> None:
+    def say(*_: Any) -> Any:
+        raise CorpusError("embed it again")
+
+    installed(talking=type("Talking", (Extension,), {"stages": say, "__module__": "mine"})())
+    with pytest.raises(CorpusError, match="embed it again"):
+        stage._rows.__wrapped__()
+
+
+class Keeping(Extension):
+    def test_digests(self, project: Any, slug: str) -> Any:
+        return {"test": frozenset}
+
+
+def test_no_answer_replaces_another(
+    indexed_project: Project, installed: Callable[..., None]
+) -> None:
     installed(keeping=Keeping(), other=Keeping())
     with pytest.raises(InputError, match="extension other"):
-        required(ask)
+        keep_out(indexed_project)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +114,16 @@ def test_no_answer_replaces_another(installed: Callable[..., None]) -> None:
         ({"name": "my-count"}, "cannot name a stage"),
         ({"name": "domain_file"}, "cannot name a stage"),
         ({"parents_of_method": lambda _method: ("absent",)}, "no stage before it is called absent"),
+        ({"name": "corpus"}, "already"),
     ],
 )
-def test_a_row_that_would_break_the_others_is_refused(fields: dict[str, Any], token: str) -> None:
-    made = {"name": "toy", "about": "a toy", "scope": "domain", "step": lambda _: None}
-    with pytest.raises(ValueError, match=token):
-        stage._require_sound(Stage(**{**made, **fields}), STAGES)
+def test_a_row_that_would_break_the_others_is_refused(
+    fields: dict[str, Any], token: str, installed: Callable[..., None]
+) -> None:
+    row = {"name": "toy", "about": "a toy", "scope": "domain", "step": lambda _: None, **fields}
+    installed(toys=type("Toys", (Extension,), {"stages": lambda _: (Stage(**row),)})())
+    with pytest.raises(InputError, match=token):
+        stage._rows.__wrapped__()
 
 
 def test_nothing_is_fresh_of_a_method_that_is_gone(tiny_project: Project) -> None:
@@ -79,15 +131,38 @@ def test_nothing_is_fresh_of_a_method_that_is_gone(tiny_project: Project) -> Non
         fresh(tiny_project, "customized_checkpoint", "shapes/gone")
 
 
+def distribution(**points: str) -> Any:
+    entries = [EntryPoint(name, value, extension.GROUP) for name, value in points.items()]
+    return SimpleNamespace(entry_points=EntryPoints(entries))
+
+
+DENSE = "react_pipeline.extensions.dense.extension:Dense"
+
+
 def test_an_older_distribution_of_same_name_hides_no_extension(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    value = "react_pipeline.extensions.dense.extension:Dense"
-    point = EntryPoint("dense", value, extension.GROUP)
-    older = SimpleNamespace(entry_points=EntryPoints())
-    newer = SimpleNamespace(entry_points=EntryPoints([point]))
-    monkeypatch.setattr(extension, "distributions", lambda: [older, newer])
+    installed = [distribution(), distribution(dense=DENSE), distribution(dense=DENSE)]
+    monkeypatch.setattr(extension, "distributions", lambda: installed)
     assert set(extension.extensions.__wrapped__()) == {"core", "dense"}
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        {"absent": "no_such_module:Extension"},
+        {"strange": "json:JSONDecoder"},
+        {"dense": "json:JSONDecoder"},
+        {"core": "json:JSONDecoder"},
+    ],
+)
+def test_what_cannot_be_loaded_is_named(
+    points: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = [distribution(dense=DENSE), distribution(**points)]
+    monkeypatch.setattr(extension, "distributions", lambda: installed)
+    with pytest.raises(InputError, match=min(points)):
+        extension.extensions.__wrapped__()
 
 
 class Staging(Extension):
@@ -100,13 +175,16 @@ class Staging(Extension):
 
 def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., None]) -> None:
     installed(
-        alpha=Staging("last", "middle"),
-        beta=Staging("middle", "first"),
-        gamma=Staging("first"),
-        odd=Staging("lost", "absent"),
-        round_a=Staging("left", "right"),
-        round_b=Staging("right", "left"),
+        alpha=Staging("last", "middle"), beta=Staging("middle", "first"), gamma=Staging("first")
     )
-    assert list(stage._rows.__wrapped__()) == ["first", "middle", "last"]
-    assert set(extension.broken_extensions()) == {"odd", "round_a", "round_b"}
-    assert "absent" in extension.broken_extensions()["odd"]
+    rows = list(stage._rows.__wrapped__())
+    assert [rows.index(name) for name in ("first", "middle", "last")] == sorted(
+        rows.index(name) for name in ("first", "middle", "last")
+    )
+    assert set(STAGES) < set(rows)
+
+
+def test_stages_that_are_made_from_each_other_are_refused(installed: Callable[..., None]) -> None:
+    installed(left=Staging("left", "right"), right=Staging("right", "left"))
+    with pytest.raises(InputError, match="extension left"):
+        stage._rows.__wrapped__()

@@ -16,11 +16,9 @@ from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import candidates
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
 from react_pipeline.retrieval.ranking import DROP_REASONS
 from react_pipeline.retrieval.retrieve import Preview, retrieve_pairs
-from react_pipeline.store.errors import InputError
 
 
 @pytest.fixture
@@ -206,9 +204,3 @@ def test_the_report_is_among_the_files(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     assert {"classes.parquet", "similarity.png", "report.md"} <= set(artifact.manifest["files"])
     assert f"{artifact.counts['pairs']} pairs" in artifact.file("report.md").read_text()
-
-
-def test_a_mode_whose_extension_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "brought_by_name", lambda _: {})
-    with pytest.raises(InputError, match="leave it out"):
-        candidates._search_of("lexical")

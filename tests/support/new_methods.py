@@ -31,7 +31,6 @@ def installed(name: str, brought: Extension) -> Iterator[None]:
     there = {**extension.extensions(), name: brought}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extension, "extensions", lambda: there)
-        patch.setattr(extension, "_broken", {})
         methods._methods.cache_clear()
         yield
     methods._methods.cache_clear()

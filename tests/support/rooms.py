@@ -19,6 +19,7 @@ ASSETS = LIBRARY / "assets"
 """In a clone a link to the folder `assets`; in the distributions a package like any other."""
 EXTENSIONS = LIBRARY / "extensions"
 PACKAGE = "react_pipeline"
+ALL_EXTENSIONS = f"{PACKAGE}.{EXTENSIONS.name}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Import:
         room: The room of the module.
         for_types: Whether only type checkers see it.
         is_defined_there: Whether the module, or the one that a door names, defines it.
+        is_at_top: Whether it is imported with its file.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Import:
     room: str
     for_types: bool
     is_defined_there: bool
+    is_at_top: bool
 
     def __str__(self) -> str:
         """As a message names it."""
@@ -120,13 +123,15 @@ def _imports_of(path: Path) -> Iterator[Import]:
             # A module of an extension, from another one of it.
             parts = [*path.parent.relative_to(LIBRARY.parent).parts, node.module]
             node.module = ".".join(filter(None, parts))
-        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+        facts = id(node) in for_types, node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module in (PACKAGE, ALL_EXTENSIONS):
             # A room as a whole: `from react_pipeline import clip`.
             for alias in node.names:
-                if (LIBRARY / alias.name).is_dir():
-                    module = f"{PACKAGE}.{alias.name}"
-                    yield Import(path, module, alias.name, alias.name, id(node) in for_types, True)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+                module = f"{node.module}.{alias.name}"
+                if (LIBRARY.parent / module.replace(".", "/")).is_dir():
+                    room = room_of_module(module)
+                    yield Import(path, module, alias.name, room, facts[0], True, facts[1])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
             module = str(node.module)
             room = room_of_module(module)
             for alias in node.names:
@@ -136,15 +141,19 @@ def _imports_of(path: Path) -> Iterator[Import]:
                     else module
                 )
                 defined = alias.name in definitions_of(origin) or origin == f"{module}.{alias.name}"
-                yield Import(path, module, alias.name, room, id(node) in for_types, defined)
+                yield Import(path, module, alias.name, room, facts[0], defined, facts[1])
 
 
 def arrows() -> dict[str, set[str]]:
-    """The rooms that each room of the core imports."""
+    """The rooms of the core that each of them imports."""
     found: dict[str, set[str]] = {}
     for path in [*modules_of_library(), *ASSETS.glob("*.py")]:
         if not path.is_relative_to(EXTENSIONS):
-            used = {one.room for one in imports_of(path) if not one.for_types}
+            used = {
+                one.room
+                for one in imports_of(path)
+                if not one.for_types and not one.module.startswith(f"{ALL_EXTENSIONS}.")
+            }
             found.setdefault(room_of(path), set()).update(used - {room_of(path)})
     return found
 

@@ -1,1 +1,5 @@
 """Alerts: messages to people about failures, decisions and a full disk."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

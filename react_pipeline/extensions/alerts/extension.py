@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
@@ -10,7 +10,6 @@ from react_pipeline.extension import Extension
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.project import Project
     from react_pipeline.settings import Section
 
 
@@ -32,14 +31,3 @@ class Alerts(Extension):
         from react_pipeline.extensions.alerts.commands import test_alerts
 
         app.command(rich_help_panel="Operate")(test_alerts)
-
-    def findings(self, project: Project) -> Iterable[tuple[str, str, str, str]]:
-        """Whether each address is set."""
-        from react_pipeline.extensions.alerts.messages import problems
-        from react_pipeline.extensions.alerts.settings import AlertsConfig
-
-        names = project.config.section(AlertsConfig).to
-        for problem in problems(names):
-            yield "alerts", "missing", problem, "set it where the Dagster daemon runs"
-        if names and not problems(names):
-            yield "alerts", "ok", ", ".join(names), ""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from react_pipeline.extension import Extension, OpenStore
-from react_pipeline.installation import install_command
 from react_pipeline.store import Store
 
 
@@ -16,10 +15,6 @@ class Buckets(Extension):
     def stores(self) -> Mapping[str, OpenStore]:
         """S3, Google Cloud Storage and Azure."""
         return dict.fromkeys(("s3", "gs", "az"), _open_store)
-
-    def installs(self) -> Mapping[str, str]:
-        """The client of object storage."""
-        return {"obstore": install_command("s3")}
 
 
 def _open_store(url: str, folder: Path, cache_bytes: float) -> Store:

@@ -4,7 +4,7 @@ the command `report`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
@@ -13,7 +13,6 @@ from react_pipeline.stage import Stage
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.evaluation import Compared
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -32,12 +31,6 @@ def _overview_is_current(project: Project) -> Artifact:
 
 class Dashboards(Extension):
     """Pages with figures."""
-
-    def comparison_pages(self, compared: Compared) -> Mapping[str, str]:
-        """The page of a domain."""
-        from react_pipeline.extensions.dashboard.pages import domain_page
-
-        return {"dashboard.html": domain_page(compared)}
 
     def stages(self) -> Iterable[Stage]:
         """`overview`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
 
@@ -30,12 +31,6 @@ class Dense(Extension):
 
         return STAGES
 
-    def installs(self) -> Mapping[str, str]:
-        """Its extra."""
-        from react_pipeline.installation import install_command
-
-        return dict.fromkeys(("pycocotools",), install_command("dense"))
-
     def declare_assets(self) -> None:
         """Texts and checks of the two assets."""
         from . import assets  # noqa: F401
@@ -46,16 +41,17 @@ class Dense(Extension):
 
         app.add_typer(dense_app, name="dense", rich_help_panel="Benchmarks")
 
-    def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
-        """The sets whose images are kept out."""
+    def test_digests(
+        self, project: Project, slug: str
+    ) -> Mapping[str, Callable[[], frozenset[str]]]:
+        """Return the images of the domain's sets."""
+        from .sets import dense_digests
         from .settings import DenseConfig
 
         dense = project.config.section(DenseConfig)
-        names = [entry.name for entry in dense.sets(slug)] if dense.root else []
-        return {"dense": names} if names else {}
-
-    def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
-        """Images of the sets that are there."""
-        from .sets import dense_digests
-
-        return {f"dense/{name}": digests for name, digests in dense_digests(project, slug).items()}
+        if dense.root is None:
+            return {}
+        return {
+            f"dense/{entry.name}": partial(dense_digests, dense.root, entry)
+            for entry in dense.sets(slug)
+        }

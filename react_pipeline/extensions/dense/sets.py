@@ -27,10 +27,9 @@ from react_pipeline.extensions.elevater import (
     read_lines,
 )
 from react_pipeline.labelled import Unavailable, lines_of, normal
-from react_pipeline.project import Project
 from react_pipeline.store import InputError, canonical_json
 
-from .settings import IGNORED, DenseConfig, DenseSet
+from .settings import IGNORED, DenseSet
 
 BACKGROUND = "background"
 TRAIN_IDS = "_labelTrainIds"
@@ -152,21 +151,15 @@ def read_dense_set(root: Path, entry: DenseSet) -> DenseImages:
         raise Unavailable(f"{entry.name}: {error.reason}{where}") from error
 
 
-def dense_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
-    """SHA-256 of the image files of a domain's dense sets, by set; only sets that are there."""
-    digests: dict[str, frozenset[str]] = {}
-    root = project.config.section(DenseConfig).root
-    for entry in project.config.section(DenseConfig).sets(slug) if root else ():
-        try:
-            images = read_dense_set(root or Path(), entry)
-        except Unavailable:
-            continue
-        hashes = (
-            hashlib.sha256(images.source.read(position)).hexdigest()
-            for position in range(len(images))
-        )
-        digests[entry.name] = frozenset(hashes)
-    return digests
+def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
+    """Return the SHA-256 of the image files of a dense set; none if it is not there."""
+    try:
+        images = read_dense_set(root, entry)
+    except Unavailable:
+        return frozenset()
+    return frozenset(
+        hashlib.sha256(images.source.read(position)).hexdigest() for position in range(len(images))
+    )
 
 
 def files_below(root: Path, folder: str) -> dict[str, str]:

@@ -21,8 +21,10 @@ from urllib.error import HTTPError
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
-from react_pipeline.extension import CORE, Extension, broken_extensions, brought, extensions
+from react_pipeline.extension import CORE, extensions
+from react_pipeline.extensions.alerts import AlertsConfig, problems
 from react_pipeline.extensions.automation import AutomationConfig
+from react_pipeline.extensions.demo import missing_packages
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
 from react_pipeline.lineage import fresh_or_none
@@ -101,7 +103,8 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         ]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
     looked = [
-        *_findings_of_extensions(project),
+        *_demo(project),
+        *_alerts(project),
         *_inputs(project),
         *_store(project),
         _tracking(project),
@@ -262,30 +265,31 @@ def _encoder(project: Project) -> Iterator[Finding]:
             yield Finding(field, "ok", f"{detail}{where}")
 
 
-def _findings_of_extensions(project: Project) -> Iterator[Finding]:
+def _demo(project: Project) -> Iterator[Finding]:
+    config = project.config
+    if "demo" in (config.corpus.kind, config.encoder.model, config.retrieves_with.model):
+        if missing := missing_packages():
+            detail = f"not installed: {', '.join(missing)}"
+            yield Finding("demo", "missing", detail, install_command("demo"))
+        else:
+            yield Finding("demo", "ok", "all packages there")
 
-    def ask(extension: Extension) -> list[Finding]:
-        try:
-            return [Finding(*finding) for finding in extension.findings(project)]
-        except ReactError as error:
-            return [Finding("extension", "missing", str(error), "see its documentation")]
 
-    for _, findings in brought(ask):
-        yield from findings
+def _alerts(project: Project) -> Iterator[Finding]:
+    names = project.config.section(AlertsConfig).to
+    faults = list(problems(names))
+    for fault in faults:
+        yield Finding("alerts", "missing", fault, "set it where the Dagster daemon runs")
+    if names and not faults:
+        yield Finding("alerts", "ok", ", ".join(names))
 
 
 def _extensions() -> Iterator[Finding]:
-    """The names of installed extensions; a line for each broken one."""
-    broken = broken_extensions()
-    others = {
-        name: one for name, one in extensions().items() if name not in broken and name != CORE.name
-    }
-    own = [name for name, one in others.items() if type(one).__module__.startswith(_OWN)]
-    names = ", ".join(sorted(others.keys() - set(own))) or "none"
+    """List the installed extensions."""
+    others = {name: one for name, one in extensions().items() if name != CORE.name}
+    own = {name for name, one in others.items() if type(one).__module__.startswith(_OWN)}
+    names = ", ".join(sorted(others.keys() - own)) or "none"
     yield Finding("extensions", "ok", f"{len(own)} of this package; from other packages: {names}")
-    for name, reason in broken.items():
-        remedy = "correct it, or uninstall its package; all else works without it"
-        yield Finding("extension", "note", f"{name} is left out: {reason}", remedy)
 
 
 def _store(project: Project) -> Iterator[Finding]:

@@ -4,8 +4,9 @@ commands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
 
@@ -38,12 +39,6 @@ class Elevater(Extension):
 
         return (TestImages,)
 
-    def installs(self) -> Mapping[str, str]:
-        """Its extra."""
-        from react_pipeline.installation import install_command
-
-        return dict.fromkeys(("clip_benchmark", "h5py"), install_command("elevater"))
-
     def declare_assets(self) -> None:
         """Texts and checks of the three assets."""
         from . import assets  # noqa: F401
@@ -54,15 +49,17 @@ class Elevater(Extension):
 
         app.add_typer(elevater_app, name="elevater", rich_help_panel="Benchmarks")
 
-    def kept_out(self, project: Project, slug: str) -> Mapping[str, Any]:
-        """The data sets whose test images are kept out."""
+    def test_digests(
+        self, project: Project, slug: str
+    ) -> Mapping[str, Callable[[], frozenset[str]]]:
+        """Return the test images of its data sets."""
+        from .readers import test_digests
         from .settings import ElevaterConfig
 
         elevater = project.config.section(ElevaterConfig)
-        return {"elevater": list(elevater.dataset_names) if elevater.root else []}
-
-    def test_digests(self, project: Project, slug: str) -> Mapping[str, frozenset[str]]:
-        """Test images of the data sets that are there."""
-        from .readers import test_digests
-
-        return {f"elevater/{name}": digests for name, digests in test_digests(project).items()}
+        if elevater.root is None:
+            return {}
+        return {
+            f"elevater/{name}": partial(test_digests, elevater.root, name)
+            for name in elevater.dataset_names
+        }

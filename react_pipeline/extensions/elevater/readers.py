@@ -6,14 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from react_pipeline.labelled import Unavailable
-from react_pipeline.project import Project
 
 from .datasets import dataset
 from .folders import read_folder
 from .images import LabelledImages
 from .index_files import read_elevater
 from .originals import read_original
-from .settings import ElevaterConfig
 from .webdatasets import read_webdataset
 
 logger = logging.getLogger(__name__)
@@ -54,18 +52,12 @@ def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> Lab
     raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")
 
 
-def test_digests(project: Project) -> dict[str, frozenset[str]]:
-    """SHA-256 of the files of the test images, by data set; only data sets that are there."""
-    elevater = project.config.section(ElevaterConfig)
-    if elevater.root is None or not elevater.root.is_dir():
-        return {}
-    digests = {}
-    for name in elevater.dataset_names:
-        try:
-            images = read_dataset(elevater.root, name, "test", warn=False)
-        except Unavailable:
-            continue
-        with ThreadPoolExecutor(4) as pool:
-            files = pool.map(images.read, range(len(images)))
-            digests[name] = frozenset(hashlib.sha256(data).hexdigest() for data in files)
-    return digests
+def test_digests(root: Path, name: str) -> frozenset[str]:
+    """Return the SHA-256 of the files of a data set's test images; none if it is not there."""
+    try:
+        images = read_dataset(root, name, "test", warn=False)
+    except Unavailable:
+        return frozenset()
+    with ThreadPoolExecutor(4) as pool:
+        files = pool.map(images.read, range(len(images)))
+        return frozenset(hashlib.sha256(data).hexdigest() for data in files)

@@ -1,1 +1,5 @@
 """Guard sets: what customizing for a domain costs outside of it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from react_pipeline.extension import Extension
 
 if TYPE_CHECKING:
-    from react_pipeline.evaluation import Column, Evidence
-    from react_pipeline.project import Project
     from react_pipeline.settings import Section
     from react_pipeline.stage import Stage
 
@@ -32,21 +30,3 @@ class Guards(Extension):
     def declare_assets(self) -> None:
         """The text of the asset."""
         import react_pipeline.extensions.guards.assets  # noqa: F401
-
-    def columns(self) -> Iterable[Column]:
-        """`guard_delta`."""
-        from react_pipeline.extensions.guards.columns import COLUMNS
-
-        return COLUMNS
-
-    def evidence(self, project: Project, slug: str) -> Mapping[str, Evidence]:
-        """What the models of a domain lost on the guard sets."""
-        from react_pipeline.extensions.guards.settings import GuardsConfig
-
-        # Most projects have none, and automation asks every minute.
-        if not project.config.section(GuardsConfig).sets:
-            return {}
-        from react_pipeline.extensions.guards.drops import GUARD_DROPS, drops_of
-
-        drops = drops_of(project, slug)
-        return {} if drops is None else {GUARD_DROPS: drops}

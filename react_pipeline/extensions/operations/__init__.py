@@ -1,1 +1,5 @@
 """Operations: backups, and a schedule that removes what is old."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

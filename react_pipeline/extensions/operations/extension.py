@@ -5,7 +5,7 @@ commands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
 
@@ -27,12 +27,6 @@ class Operations(Extension):
     def declare_assets(self) -> None:
         """The job `retention` with its schedule."""
         import react_pipeline.extensions.operations.assets  # noqa: F401
-
-    def materialize_remotely(self, url: str, *request: Any) -> bool:
-        """By a backfill of the server."""
-        from react_pipeline.extensions.operations.remote import materialize_remotely
-
-        return materialize_remotely(url, *request)
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline backup`, `restore`, `prune` and `verify`."""

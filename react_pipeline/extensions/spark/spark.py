@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from react_pipeline.extension import RunTasks
 from react_pipeline.installation import install_command
+from react_pipeline.project import RunTasks
 from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import ConfigError, InputError, ReactError, error_type
 

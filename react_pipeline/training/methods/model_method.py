@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.extension import brought, demand, until_broken
 from react_pipeline.settings import Method
-from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.training.cost import CheckpointCost, PlannedTraining
     from react_pipeline.training.customization import Customization
-    from react_pipeline.training.image_encoder import ImageEncoder
-    from react_pipeline.training.trainer import Probe
 
 
 class ModelMethod(Method):
@@ -95,6 +90,7 @@ class ModelMethod(Method):
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train on the images of the pairs; process 0 writes the model and its log."""
         from react_pipeline.clip import WEIGHTS_FILE, load, loaded_base, save
+        from react_pipeline.extensions.live_runs import labelled_accuracy
         from react_pipeline.training.log import METRICS_FILE
         from react_pipeline.training.trainer import Trainer
 
@@ -112,7 +108,7 @@ class ModelMethod(Method):
             c.world,
             c.scratch,
             weights,
-            partial(find_probe, c, clip),
+            partial(labelled_accuracy, c.project, c.domain.slug, clip),
         )
         counts = trainer.run(c.observer, c.inputs)
         if c.staging is not None:
@@ -128,20 +124,3 @@ class ModelMethod(Method):
         names = planned.names if planned.training.class_prompt_fraction else 0
         seconds = planned.model_seconds(self, planned.pairs + names)
         return CheckpointCost(towers=seconds, disk=planned.weights_bytes)
-
-
-def find_probe(customization: Customization, clip: Clip) -> Probe | None:
-    """The first that an extension brings; of one process alone it is dropped once it raises.
-
-    Several processes must do the same: a probe exchanges vectors, and one without it would take
-    them for gradients.
-    """
-    for name, probe in brought(lambda extension: extension.training_probe(customization, clip)):
-        if probe is not None:
-
-            def measure(encoder: ImageEncoder, name: str = name, probe: Probe = probe) -> Any:
-                with demand(name) if customization.world.size > 1 else nullcontext():
-                    return {str(key): float(value) for key, value in probe(encoder).items()}
-
-            return until_broken(name, measure, {}, ReactError)
-    return None

@@ -21,10 +21,10 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.extensions.dense import results as dense_results
 from react_pipeline.extensions.dense.assets import dense_contradictions, wrong_detections
 from react_pipeline.extensions.dense.comparison import compare_dense
+from react_pipeline.extensions.dense.extension import Dense
 from react_pipeline.extensions.dense.measures import box_figures
 from react_pipeline.extensions.dense.regions import Detector
 from react_pipeline.extensions.dense.results import publish_dense, read_dense_sets
-from react_pipeline.extensions.dense.sets import dense_digests
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
@@ -143,11 +143,14 @@ def test_a_student_is_measured_beside_the_map_it_learned_from(project: Project) 
 
 
 def test_images_of_the_sets_are_kept_out_of_training(project: Project) -> None:
-    digests = dense_digests(project, "shapes")
-    assert {name: len(found) for name, found in digests.items()} == {"boxes": 4, "masks": 4}
-    assert digests["boxes"] == digests["masks"] and not dense_digests(
-        changed(project, root=None), "shapes"
-    )
+    sets = Dense().test_digests(project, "shapes")
+    digests = {name: read() for name, read in sets.items()}
+    assert {name: len(of_set) for name, of_set in digests.items()} == {
+        "dense/boxes": 4,
+        "dense/masks": 4,
+    }
+    assert digests["dense/boxes"] == digests["dense/masks"]
+    assert not Dense().test_digests(changed(project, root=None), "shapes")
 
 
 def test_a_fingerprint_sees_settings_and_data_and_no_paths(

@@ -18,9 +18,10 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.evaluation.domain_results import evaluate
-from react_pipeline.extensions.elevater import labelled_kind, readers
+from react_pipeline.extensions.elevater import labelled_kind
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
+from react_pipeline.extensions.elevater.extension import Elevater
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.kind import locate, read_image
 from react_pipeline.labelled.labelled import (
@@ -219,4 +220,6 @@ def test_a_set_of_several_classes_an_image_is_no_evaluation_set(tmp_path: Path) 
 
 def test_without_data_there_are_no_test_images(make_project: Callable[..., Project]) -> None:
     for root in (None, "nosuch"):
-        assert readers.test_digests(make_project(elevater={"root": root})) == {}
+        project = make_project(elevater={"root": root})
+        sets = Elevater().test_digests(project, "shapes")
+        assert bool(sets) == bool(root) and not any(read() for read in sets.values())

@@ -80,7 +80,7 @@ def test_an_unavailable_set_is_reported_and_training_goes_on(
         Path(), {"fingerprint": "", "counts": {"unavailable": "no such folder"}}, reused=True
     )
     monkeypatch.setattr(
-        "react_pipeline.extensions.live_runs.labelled_accuracy.fresh", lambda *_: unavailable
+        "react_pipeline.extensions.live_runs.training_probe.fresh", lambda *_: unavailable
     )
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["steps"] == 4

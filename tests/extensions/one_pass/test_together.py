@@ -13,9 +13,9 @@ import pytest
 from support.drawings import draw, encode
 from support.retrieval import configure
 
+from react_pipeline.extensions import one_pass
 from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.one_pass import shared_reads, together
-from react_pipeline.extensions.one_pass.extension import OnePass
 from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -64,7 +64,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
     """The retrieved sets as each domain makes its own, which leave the store again."""
     with monkeypatch.context() as patched:
-        patched.setattr(OnePass, "before_retrieval", lambda *_: None)
+        patched.setattr(one_pass, "read_together", lambda *_: None)
         artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
     shutil.rmtree(project.store.root / "retrieved_set")
     return artifacts
@@ -107,7 +107,7 @@ def test_metadata_of_candidates_is_read_once(
     for module in (candidate_rows, shared_reads):
         monkeypatch.setattr(module, "row_metadata", counted)
     with monkeypatch.context() as patched:
-        patched.setattr(OnePass, "before_retrieval", lambda *_: None)
+        patched.setattr(one_pass, "read_together", lambda *_: None)
         alone = [retrieve_pairs(project, slug) for slug in SLUGS]
     shutil.rmtree(project.store.root / "retrieved_set")
     assert len(calls) == 4

@@ -19,7 +19,6 @@ from support.vectors import read_vectors
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import LEDGER_FILE, embed_corpus
-from react_pipeline.embedding.embedded_shards import EmbeddedShard
 from react_pipeline.embedding.vectors import read_metadata, vector_files
 from react_pipeline.extensions.reuse import earlier_embeddings as module
 from react_pipeline.project.project import Project
@@ -170,20 +169,6 @@ def test_a_shard_is_encoded_anew_where_others_are_duplicates(
     # Another shard in front that shares no key changes nothing.
     later = embedded(make_project, [shards["e"], shards["c"], shards["a"]])
     assert (later.counts["rows"], later.counts["reused_rows"]) == (10, 6)
-
-
-def test_records_of_joined_shards_are_passed_over(
-    make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = EmbeddedShard.record
-
-    def joined(shard: EmbeddedShard, **counts: object) -> dict[str, object]:
-        return {**record(shard, **counts), "shards": [shard.digest, "another"]}
-
-    with monkeypatch.context() as older:
-        older.setattr(EmbeddedShard, "record", joined)
-        embedded(make_project, [shards["a"]])
-    assert embedded(make_project, [shards["a"], shards["e"]]).counts["reused_rows"] == 0
 
 
 @pytest.mark.parametrize("file", ["text_emb/text_emb_1.npy", "metadata/metadata_1.parquet"])

@@ -1,0 +1,2 @@
+from .messages import problems as problems
+from .settings import AlertsConfig as AlertsConfig

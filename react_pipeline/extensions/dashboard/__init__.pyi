@@ -1,0 +1,1 @@
+from .pages import domain_page as domain_page

@@ -1,0 +1,1 @@
+from .near_duplicates import NearDuplicates as NearDuplicates

@@ -1,0 +1,1 @@
+from .remote import materialize_remotely as materialize_remotely

@@ -1,0 +1,1 @@
+from .earlier_embeddings import EarlierEmbeddings as EarlierEmbeddings
