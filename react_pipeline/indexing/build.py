@@ -87,7 +87,7 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    device: str = "auto",
+    device: str = "cpu",
 ) -> Built:
     """Write the index of one side.
 
@@ -104,12 +104,12 @@ def build_side(
     built = Built(key)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not on_cluster() or inverted_lists(index) is None:
-        train(index, parsed, stored, sample, device)
+        train(index, parsed, stored, sample, device, config.train_on)
         add_rows(index, stored, device)
     else:
         trained = scratch_of(path.parent) / f"{side}-{key}.trained"
         if not trained.exists():
-            train(index, parsed, stored, sample, device)
+            train(index, parsed, stored, sample, device, config.train_on)
             write_index(index, trained)
         index = filled(trained, stored)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
