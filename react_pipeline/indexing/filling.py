@@ -20,7 +20,6 @@ from uuid import uuid4
 
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.cells import nearest_cells, train_centroids
-from react_pipeline.indexing.faiss_gpu import require_faiss_gpu, train_with_faiss_gpu
 from react_pipeline.indexing.files import inverted_lists, read_index, rotated, write_index
 from react_pipeline.indexing.keys import Key, memory_budget
 from react_pipeline.indexing.vectors import StoredVectors
@@ -55,17 +54,13 @@ def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
     return rows
 
 
-def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str, how: str) -> None:
-    """Train an index on random rows; the centroids of its cells on a GPU, or as `index.train_on`
-    says.
-    """
+def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -> None:
+    """Train an index on random rows; its centroids on a device of `train_centroids`."""
     import faiss
 
     if index.is_trained:
         return
     lists = inverted_lists(index)
-    if lists is not None and how == "faiss-gpu":
-        require_faiss_gpu()
     sample = stored.sample(rows, TRAINING_SEED)[1]
     if key.rotation:
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
@@ -81,10 +76,8 @@ def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str, h
             # Codes ordered for a search by Hamming distance, which nothing here does, take most of
             # the training.
             lists.do_polysemous_training = False
-        # FAISS trains no centroids where there are as many as cells.
-        if how == "faiss-gpu":
-            lists.quantizer.add(train_with_faiss_gpu(rotated(index, sample), lists.nlist))
-        elif device != "cpu":
+        if device != "cpu":
+            # FAISS trains no centroids where there are as many as cells.
             lists.quantizer.add(train_centroids(rotated(index, sample), lists.nlist, device))
     index.train(sample)
 
@@ -102,7 +95,7 @@ def add_rows(index: Any, stored: StoredVectors, device: str) -> None:
     centroids = torch.from_numpy(lists.quantizer.reconstruct_n(0, lists.nlist)).to(device)
     for _, vectors in stored.chunks():
         vectors = rotated(index, vectors)
-        nearest = nearest_cells(vectors, centroids)
+        nearest = nearest_cells(torch.from_numpy(vectors), centroids).numpy()
         lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(nearest))
         index.ntotal = lists.ntotal
 

@@ -20,7 +20,7 @@ def test_page_has_the_cards_that_the_wheels_hold_code_for() -> None:
     assert gpu_packages.table() in (ROOT / "docs" / "gpu.md").read_text()
 
 
-def test_a_card_is_served_by_code_of_its_generation_or_by_older_ptx() -> None:
+def test_a_card_runs_code_of_its_generation_or_older_ptx() -> None:
     facts = {"code": [70, 80], "ptx": [90]}
     served = {card: gpu_packages.serves(facts, card) for card in (60, 70, 75, 86, 90, 120)}
     assert served == {60: "no", 70: "yes", 75: "yes", 86: "yes", 90: "PTX", 120: "PTX"}

@@ -13,7 +13,7 @@ import torch
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import cells, faiss_gpu
+from react_pipeline.indexing import cells
 from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
@@ -91,7 +91,7 @@ def test_torch_trains_cells_as_good_as_those_of_faiss() -> None:
     fit = [np.mean((rows @ centroids.T).max(axis=1)) for centroids in (ours, kmeans.centroids)]
     assert fit[0] == pytest.approx(fit[1], abs=0.02)
     assert np.array_equal(
-        cells.nearest_cells(rows, torch.from_numpy(ours)), (rows @ ours.T).argmax(axis=1)
+        cells.nearest_cells(*map(torch.from_numpy, (rows, ours))), (rows @ ours.T).argmax(axis=1)
     )
 
 
@@ -127,7 +127,7 @@ class Kmeans:
 @pytest.fixture
 def gpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "faiss-gpu"
-    monkeypatch.setattr(faiss_gpu, "FAISS_GPU", folder)
+    monkeypatch.setattr(cells, "FAISS_GPU", folder)
     (folder / "faiss").mkdir(parents=True)
     return folder / "faiss" / "__init__.py"
 
@@ -146,8 +146,8 @@ def test_a_gpu_build_of_faiss_trains_in_a_process_of_its_own(
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("os.abort()", "exit status -6"),
-        ("sys.exit('Faiss assertion: no kernel image is available')", "no kernel image"),
+        ("os.abort()", "terminated abruptly"),
+        ("raise RuntimeError('no kernel image is available')", "no kernel image"),
         ("get_num_gpus = lambda: 0", "has no GPU"),
     ],
 )
@@ -162,6 +162,6 @@ def test_a_gpu_build_that_does_not_fit_the_card_is_one_error(
 def test_without_the_gpu_build_train_on_is_refused(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faiss_gpu, "FAISS_GPU", tmp_path / "none")
-    with pytest.raises(InputError, match="has no GPU"):
+    monkeypatch.setattr(cells, "FAISS_GPU", tmp_path / "none")
+    with pytest.raises(InputError, match=r"index\.train_on"):
         built(project, tmp_path / "a.index", "IVF16,Flat", "cpu", train_on="faiss-gpu")
