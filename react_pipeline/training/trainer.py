@@ -21,6 +21,7 @@ from react_pipeline.clip import (
     ImageTower,
     Pixels,
     choose_precision,
+    device_counts,
     map_weights,
     text_parameters,
     trains_images,
@@ -337,7 +338,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "step0_max_difference": self.step0_max_difference,
             "prefix_kept": self.tokens is not None,
-            "device": self.world.device,
+            **device_counts(self.world.device),
             "precision": self.training.precision,
             "processes": self.world.size,
         }
