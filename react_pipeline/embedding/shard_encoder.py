@@ -69,7 +69,7 @@ class ShardEncoder:
             ReactError: If a decoding process dies for want of memory.
         """
         size = self._embedding.batch_size
-        workers = self._embedding.workers
+        workers = self._embedding.worker_count
         if pairs is not None:
             workers = min(workers, pairs // size)
         stream = read_shards(

@@ -193,7 +193,7 @@ class Trainer:
             self.scratch,
             world,
             dtype,
-            training.workers,
+            training.worker_count,
             fusible,
         )
 
@@ -236,6 +236,8 @@ class Trainer:
                     if self.world.is_writer:
                         states.save(state, step + 1, self._seconds(seconds_before))
             losses = log.losses()
+            if self.tokens is None:
+                log.warn_of_waiting(self.training.worker_count)
         self._require_trained(state)
         # Judged before it is interpolated: going back to the base would hide a collapse.
         recall = self._require_no_collapse(self.training.steps, base["all"], len(self.held_out))
