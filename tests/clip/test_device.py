@@ -51,7 +51,7 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused(
     assert choose_device("auto") == "cpu" and not caplog.messages
     with pytest.raises(InputError, match="device: cuda"):
         choose_device("cuda")
-    assert device_counts("cpu") == {"device": "cpu"}
+    assert device_counts("cpu") == {"device": "cpu", "gpu": ""}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,7 @@ def test_a_hidden_gpu_is_passed_over_in_silence(
     [
         (("sm_80", "sm_90"), (9, 0)),
         (("sm_80", "sm_86"), (8, 9)),  # code of the same generation
+        (("sm_80", "compute_90"), (12, 0)),  # PTX, which the driver compiles
     ],
 )
 def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
