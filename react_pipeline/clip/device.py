@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from react_pipeline.store import InputError
 
 logger = logging.getLogger(__name__)
 
-DRIVER = Path("/proc/driver/nvidia/version")
+DRIVER = Path("/sys/module/nvidia/version")
 CUDA_13_DRIVER = "580"
 """The oldest driver for CUDA 13; docs/gpu.md has the rest."""
 
@@ -49,14 +48,14 @@ def gpu_problem() -> str:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if _has_code() if torch.cuda.is_available() else hidden or not there:
         return ""
-    text = DRIVER.read_text() if DRIVER.exists() else "unknown"
-    driver = re.findall(r"\d+\.[\d.]+|$", text)[0] or text
-    built = str(torch.version.cuda)
+    driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"
     # A torch for CUDA 13 that cannot use it is too new for the driver, or for the card.
-    index = "cu126" if driver < CUDA_13_DRIVER or built.startswith("13.") else "cu130"
+    index = (
+        "cu126" if driver < CUDA_13_DRIVER or str(torch.version.cuda).startswith("13.") else "cu130"
+    )
     return (
         f"torch {torch.__version__} cannot use this machine's NVIDIA GPU: the driver is "
-        f"{driver}, and torch was built for CUDA {built} "
+        f"{driver}, and torch was built for CUDA {torch.version.cuda} "
         f"({' '.join(torch.cuda.get_arch_list())}); install one for it: pip install "
         "--force-reinstall torch torchvision --index-url "
         f"https://download.pytorch.org/whl/{index}; a container needs --gpus all"

@@ -83,8 +83,8 @@ def arithmetic(precision: str = "fp32") -> Iterator[None]:
     ]
     before = [getattr(*flag) for flag in flags]
     try:
-        for holder, name in flags:
-            setattr(holder, name, precision == "tf32" and name == "allow_tf32")
+        for flag in flags:
+            setattr(*flag, precision == "tf32" and flag[1] == "allow_tf32")
         yield
     finally:
         for flag, value in zip(flags, before, strict=True):

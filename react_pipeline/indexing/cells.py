@@ -64,8 +64,7 @@ def nearest_cells(rows: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _train_apart(rows: Vectors, cells: int) -> Vectors:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             # A few rows show whether the build fits the card.
             pool.submit(_train_with_faiss, FAISS_GPU, rows[:_PROBE_ROWS], 1).result()

@@ -7,7 +7,7 @@ from pydantic import Field
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 
 
-def count_workers(workers: int | Literal["auto"], processes: int = 1) -> int:
+def count_workers(workers: Workers, processes: int = 1) -> int:
     """Return the decoding processes of each of `processes`; `auto` leaves one core to compute."""
     if workers != "auto":
         return workers

@@ -123,10 +123,11 @@ def _train(
     staging: Path | None = None,
 ) -> dict[str, Any]:
     when = f"on {world.device}, outside the steps of the training"
-    remedy = "end what else uses its memory, or use a device with more"
     customization = Customization(project, inputs, world, scratch, observer, staging)
-    precision = customization.training.precision
-    with explained_out_of_memory(when, remedy), arithmetic(precision):
+    with (
+        explained_out_of_memory(when, "end what else uses its memory, or use a device with more"),
+        arithmetic(customization.training.precision),
+    ):
         return customization.method.train(customization)
 
 

@@ -125,7 +125,7 @@ class TrainingLog:
     def warn_of_waiting(self, workers: int) -> None:
         """Warn if data that so many workers decoded was waited for during much of the steps."""
         if self.stepping_seconds > SHORT_SECONDS and self.data_wait_fraction > MUCH_WAITING:
-            enough = math.ceil(max(workers, 1) / (1.001 - self.data_wait_fraction))
+            enough = math.ceil((workers or 1) / (1.001 - self.data_wait_fraction))
             logger.warning(
                 f"{self.data_wait_fraction:.0%} of the steps were spent waiting for images: set "
                 f"customization.workers to {enough}; it is {workers}"

@@ -14,7 +14,6 @@ from react_pipeline.clip import choose_device, device, device_counts
 from react_pipeline.store import InputError
 from react_pipeline.tracking.values import tags_of
 
-NVRM = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Sat Mar  2 00:00:00 UTC 2024\n"
 Machine = Callable[..., None]
 
 
@@ -33,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         capability: tuple[int, int] | None = None,
     ) -> None:
         if driver:
-            device.DRIVER.write_text(NVRM.format(driver))
+            device.DRIVER.write_text(f"{driver}\n")
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(archs))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)

@@ -180,7 +180,7 @@ def test_tf32_is_for_gpus() -> None:
     assert choose_precision("tf32", "cuda") == "tf32"
 
 
-def test_search_encoding_and_steps_compute_as_the_precision_says(
+def test_search_encoding_and_steps_set_what_the_precision_says(
     outside: list[bool],
     tiny_checkpoint: Path,
     make_project: Make,
