@@ -42,7 +42,11 @@ def build_index(project: Project) -> Artifact:
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path) -> dict[str, Any]:
-        return build_indices(config, embeddings, staging, device=project.config.device)
+        from react_pipeline.clip import choose_device
+
+        return build_indices(
+            config, embeddings, staging, device=choose_device(project.config.device)
+        )
 
     with cluster(project.config.distributor):
         return project.store.build(inputs, write, resumable=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import Pixels
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training.augmentation import Augment
 
@@ -104,23 +105,28 @@ class Views(Dataset[Tensor]):
             if workers:
                 loaded._shutdown_workers()
 
-    def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
-        """Refuse workers of `processes` on this machine whose batches do not fit the memory through
-        which they pass.
+    def fitting_workers(self, batch_size: int, training: TrainingConfig) -> int:
+        """Return the workers of a process; with `auto` so few that batches of all processes on this
+        machine fit the memory through which they pass.
 
         Raises:
             InputError: With what is needed and what is free.
         """
+        workers = training.worker_count
         if not workers or not SHARED_MEMORY.is_dir():
-            return
-        needed = self[0, 0].numel() * batch_size * workers * PREFETCHED * processes
+            return workers
+        each = self[0, 0].numel() * batch_size * PREFETCHED * training.processes
         free = shutil.disk_usage(SHARED_MEMORY).free
+        if training.workers == "auto":
+            workers = min(workers, max(free // each, 1))
+        needed = each * workers
         if needed > free:
             raise InputError(
                 f"customization.workers: batches of {workers} workers need {needed >> 20:,} MiB of "
                 f"shared memory, and {SHARED_MEMORY} has {free >> 20:,} free; enlarge it (docker "
                 "run --shm-size), or lower workers"
             )
+        return workers
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:

@@ -1,6 +1,5 @@
 """The machine that the sums of `plan` are for: this one, or figures of another."""
 
-import os
 import re
 import shutil
 from dataclasses import dataclass, fields, replace
@@ -32,10 +31,11 @@ class Machine:
     def here(cls, store: Path) -> Self:
         """This machine."""
         import torch
+        from joblib import cpu_count
 
         folder = next(path for path in (store, *store.parents) if path.exists())
         free = shutil.disk_usage(folder).free
-        return cls(os.cpu_count() or 1, machine_memory_bytes(), free, torch.cuda.device_count())
+        return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
 
     def changed(self, text: str) -> Self:
         """With some figures replaced, such as `cores=64,memory=256G,gpus=1`.
