@@ -1,7 +1,8 @@
 # The demo as a container; what it builds stays in the volume:
 #   docker build -t react-pipeline-demo . && docker run --rm -v react:/data react-pipeline-demo
 # All parts of Dagster for a server (dagster_home/production/compose.yaml): add --target production.
-# For a GPU give the torch wheels for it: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+# For a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 or cu126 by card and driver (docs/gpu.md),
+# and `docker run --gpus all --shm-size 16g`.
 FROM python:3.11-slim AS package
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.6,<3" "torchvision>=0.21,<1"

@@ -16,6 +16,9 @@ from .classifier import domain_head as domain_head
 from .classifier import load_classifier as load_classifier
 from .classifier import prompt_vectors as prompt_vectors
 from .classifier import zero_shot_head as zero_shot_head
+from .device import choose_device as choose_device
+from .device import device_counts as device_counts
+from .device import gpu_problem as gpu_problem
 from .gated import GatedBlock as GatedBlock
 from .gated import add_gated_blocks as add_gated_blocks
 from .gated import gate_values as gate_values
@@ -27,7 +30,6 @@ from .hub import unreachable as unreachable
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import build as build
-from .model import choose_device as choose_device
 from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base

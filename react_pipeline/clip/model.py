@@ -101,20 +101,6 @@ class Clip:
         return vectors
 
 
-def choose_device(device: str) -> str:
-    """Turn `auto`, `cpu` or `cuda` into the device to use; `auto` takes a GPU where there is one.
-
-    Raises:
-        InputError: If `cuda` is configured and there is no GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device: cuda is configured and no CUDA device is available; use `device: auto` or "
-            "`cpu`"
-        )
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -> Clip:
     """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated
     blocks.

@@ -11,7 +11,7 @@ import logging
 import torch
 from torch.utils.benchmark import Timer
 
-logger = logging.getLogger(__name__)
+from react_pipeline.clip.device import log_once
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,9 +44,10 @@ def choose_precision(precision: str, device: str, field: str = "precision") -> s
     """
     if precision != "auto":
         if precision != "fp32" and (ratio := speedup(precision, device)) < 1:
-            _warn_once(
+            log_once(
+                logging.WARNING,
                 f"{field}: {precision} runs {1 / ratio:.1f} times slower than fp32 on this device; "
-                f"`auto` takes {choose_precision('auto', device)}"
+                f"`auto` takes {choose_precision('auto', device)}",
             )
         return precision
     if device != "cpu":
@@ -74,8 +75,3 @@ def _product_seconds(precision: str, device: str) -> float:
     # In one thread: on a busy processor several would wait for each other in every product.
     timer = Timer("left @ right", globals=operands, num_threads=1)
     return min(timer.blocked_autorange(min_run_time=PROBE_SECONDS).times)
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)

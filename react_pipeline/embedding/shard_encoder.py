@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import choose_device, load
+from react_pipeline.clip import choose_device, device_counts, load
 from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.embedded_shards import EmbeddedShard
 from react_pipeline.embedding.encoder import Encoder
@@ -31,7 +31,7 @@ class ShardEncoder:
     """Encodes shards of one corpus with one checkpoint.
 
     Attributes:
-        arithmetic: `device` the model is on and `precision` it computes in, for the manifest.
+        arithmetic: `device` and `gpu` that the model is on and its `precision`, for the manifest.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ShardEncoder:
         self._count = len(locations)
         clip = load(checkpoint, choose_device(config.device))
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
-        self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
+        self.arithmetic = {**device_counts(clip.device), "precision": self._encoder.precision}
         self._dataset = PairDataset(
             locations, config.corpus, self._encoder.to_tensor, clip.tokenizer
         )
@@ -69,7 +69,7 @@ class ShardEncoder:
             ReactError: If a decoding process dies for want of memory.
         """
         size = self._embedding.batch_size
-        workers = self._embedding.workers
+        workers = self._embedding.worker_count
         if pairs is not None:
             workers = min(workers, pairs // size)
         stream = read_shards(

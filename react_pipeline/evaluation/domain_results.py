@@ -177,7 +177,7 @@ def write_evaluation(
     if reason:
         _write_result(directory, blank)
         return {"unavailable": reason}
-    from react_pipeline.clip import EVALUATION_PRECISION, choose_device  # loads torch
+    from react_pipeline.clip import EVALUATION_PRECISION, choose_device, device_counts  # torch
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
@@ -194,7 +194,7 @@ def write_evaluation(
         **result.model_dump(include={*METRICS, "n", "n_classes"}),
         **calibration,
         "seconds": round(time.monotonic() - started, 2),
-        "device": device,
+        **device_counts(device),
         "precision": EVALUATION_PRECISION,
     }
 

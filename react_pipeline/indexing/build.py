@@ -87,7 +87,7 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    device: str = "auto",
+    device: str = "cpu",
 ) -> Built:
     """Write the index of one side.
 
@@ -102,14 +102,15 @@ def build_side(
     sample = training_rows(parsed, config, stored.dimension)
     neighbours = Neighbours(stored, queries)
     built = Built(key)
+    trains_on = device if config.train_on == "auto" else config.train_on
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not on_cluster() or inverted_lists(index) is None:
-        train(index, parsed, stored, sample, device)
+        train(index, parsed, stored, sample, trains_on)
         add_rows(index, stored, device)
     else:
         trained = scratch_of(path.parent) / f"{side}-{key}.trained"
         if not trained.exists():
-            train(index, parsed, stored, sample, device)
+            train(index, parsed, stored, sample, trains_on)
             write_index(index, trained)
         index = filled(trained, stored)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)

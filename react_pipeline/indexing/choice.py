@@ -7,7 +7,6 @@ benchmarks/results.md use the same.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.batch import product_precision
 from react_pipeline.indexing.keys import Key
+from react_pipeline.settings import usable_cores
 from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
@@ -127,7 +127,7 @@ def estimate(
         spreads: Whether a cluster runs the search.
         cores: None: those of this machine; likewise the precision.
     """
-    cores = cores or os.cpu_count() or 1
+    cores = cores or usable_cores()
     rows = built.rows
     width = built.width
     precision = precision or product_precision(queries, device)

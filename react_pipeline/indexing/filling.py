@@ -1,9 +1,9 @@
 """Training an index and filling it with rows: here, with a GPU, or on a cluster. Shapes: N rows, D
 width.
 
-A GPU computes the k-means of the centroids and finds the cell of each row. It holds nothing but the
-centroids, 4 D bytes a cell, and a chunk of rows. Codes are made and kept in main memory, so an
-index may be larger than the card, and codes are the same as without a GPU. Not run on a GPU yet.
+With a GPU torch trains the centroids and finds the cell of each row (`indexing.cells`). The card
+holds nothing but the centroids, 4 D bytes a cell, and a part of a chunk. Codes are made and kept in
+main memory, so an index may be larger than the card. Not run on a GPU yet.
 
 On a cluster each task adds some of the rows to an empty copy, and the parts are merged here. Rows
 are assigned to cells chunk by chunk as on one machine, and the parts are merged in the order of the
@@ -12,22 +12,20 @@ rows, so the result is the same file. Only indices of cells have parts that can 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from react_pipeline.embedding import Side, Vectors
+from react_pipeline.embedding import Side
+from react_pipeline.indexing.cells import nearest_cells, train_centroids
 from react_pipeline.indexing.files import inverted_lists, read_index, rotated, write_index
 from react_pipeline.indexing.keys import Key, memory_budget
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Artifact, InputError, rename_synced, seal, sealed
-
-logger = logging.getLogger(__name__)
 
 TRAINING_SEED = 1
 ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
@@ -57,10 +55,18 @@ def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
 
 
 def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -> None:
-    """Train an index on random rows, the centroids of its cells on a GPU where there is one."""
+    """Train an index on random rows; its centroids on a device of `train_centroids`."""
     import faiss
 
+    if index.is_trained:
+        return
     lists = inverted_lists(index)
+    sample = stored.sample(rows, TRAINING_SEED)[1]
+    if key.rotation:
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation.niter = ROTATION_ROUNDS
+        rotation.max_train_points = ROTATION_ROWS
+        rotation.train(sample)
     if lists is not None:
         if key.codes == "SQfp16":
             # Then a code is the stored half-precision vector itself; of residuals it would be a
@@ -70,60 +76,28 @@ def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -
             # Codes ordered for a search by Hamming distance, which nothing here does, take most of
             # the training.
             lists.do_polysemous_training = False
-        # As FAISS does it without a GPU: a graph over the cells is trained with distances.
-        graph = hasattr(faiss.downcast_index(lists.quantizer), "hnsw")
-        metric = faiss.METRIC_L2 if graph else lists.quantizer.metric_type
-        assigner = _exact_on_gpu(lists.d, metric, device)
-        if assigner is not None:
-            lists.clustering_index = assigner
-    if key.rotation:
-        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
-        rotation.niter = ROTATION_ROUNDS
-        rotation.max_train_points = ROTATION_ROWS
-    if not index.is_trained:
-        index.train(stored.sample(rows, TRAINING_SEED)[1])
-    if lists is not None:
-        # FAISS keeps a bare pointer to it.
-        lists.clustering_index = None
+        if device != "cpu":
+            # FAISS trains no centroids where there are as many as cells.
+            lists.quantizer.add(train_centroids(rotated(index, sample), lists.nlist, device))
+    index.train(sample)
 
 
 def add_rows(index: Any, stored: StoredVectors, device: str) -> None:
-    """Add all rows to a trained index in main memory; on a GPU their cells are found there."""
-    import faiss
-
+    """Add all rows to a trained index in main memory; a GPU finds their cells."""
     lists = inverted_lists(index)
-    cells = None
-    if lists is not None and device != "cpu":
-        centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
-        cells = _exact_on_gpu(lists.d, lists.quantizer.metric_type, device, centroids)
-    for _, vectors in stored.chunks():
-        if lists is None or cells is None:
+    if lists is None or device == "cpu":
+        for _, vectors in stored.chunks():
             index.add(vectors)
-            continue
+        return
+    import faiss
+    import torch
+
+    centroids = torch.from_numpy(lists.quantizer.reconstruct_n(0, lists.nlist)).to(device)
+    for _, vectors in stored.chunks():
         vectors = rotated(index, vectors)
-        _, nearest = cells.search(vectors, 1)
+        nearest = nearest_cells(torch.from_numpy(vectors), centroids).numpy()
         lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(nearest))
         index.ntotal = lists.ntotal
-
-
-def _exact_on_gpu(
-    width: int, metric: int, device: str, centroids: Vectors | None = None
-) -> Any | None:
-    """An exact index on the GPU, of these centroids if any; None where FAISS has no GPU, or it has
-    no room for them.
-    """
-    import faiss
-
-    if device == "cpu" or faiss.get_num_gpus() == 0:
-        return None
-    flat = faiss.IndexFlat(width, metric)
-    if centroids is not None:
-        flat.add(centroids)
-    try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, flat)
-    except RuntimeError as error:
-        logger.warning("the index is built without the GPU: %s", str(error).splitlines()[0])
-        return None
 
 
 def filled(trained: Path, stored: StoredVectors) -> Any:

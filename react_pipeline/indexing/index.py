@@ -42,7 +42,10 @@ def build_index(project: Project) -> Artifact:
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path) -> dict[str, Any]:
-        return build_indices(config, embeddings, staging, device=project.config.device)
+        from react_pipeline.clip import choose_device
+
+        device = choose_device(project.config.device)
+        return build_indices(config, embeddings, staging, device=device)
 
     with cluster(project.config.distributor):
         return project.store.build(inputs, write, resumable=True)

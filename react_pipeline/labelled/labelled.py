@@ -281,7 +281,7 @@ def _encoded(
     positions = range(len(published))
     batches = [positions[start : start + size] for start in positions[::size]]
     vectors = [torch.zeros(0, clip.dimension)]
-    with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
+    with ThreadPoolExecutor(max(config.embedding.worker_count, 1)) as pool:
         coming = pool.map(prepare, batches[0] if batches else ())
         next_batches = [*batches[1:], ()]
         for following in tqdm(next_batches, desc="evaluation images", disable=None, leave=False):

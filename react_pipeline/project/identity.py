@@ -62,7 +62,7 @@ def starving(project: Project, slug: str) -> dict[str, Any]:
 
 def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     """The kind of index."""
-    index = project.config.index.model_dump(mode="json", exclude=RECALLS)
+    index = project.config.index.model_dump(mode="json", exclude={*RECALLS, "train_on"})
     # Ready indices are identified by their bytes (the content of the inputs), not by where they
     # are.
     return {**index, "ready": project.config.corpus.has_index}

@@ -51,6 +51,7 @@ from react_pipeline.settings.training import (
     VariantConfig,
     partial,
 )
+from react_pipeline.settings.workers import Workers, count_workers
 
 if TYPE_CHECKING:
     from react_pipeline.clip import BuiltEncoder
@@ -122,7 +123,12 @@ class EmbeddingConfig(Section):
 
     precision: Precision = "auto"
     batch_size: int = Field(default=256, gt=0)
-    workers: int = Field(default=2, ge=0)
+    workers: Workers = "auto"
+
+    @property
+    def worker_count(self) -> int:
+        """The decoding processes."""
+        return count_workers(self.workers)
 
 
 if TYPE_CHECKING:

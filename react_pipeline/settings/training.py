@@ -21,6 +21,7 @@ from pydantic import (
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.settings.names import Name
 from react_pipeline.settings.near_names import did_you_mean
+from react_pipeline.settings.workers import Workers, count_workers
 from react_pipeline.store import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -81,7 +82,7 @@ class TrainingConfig(Section):
     keep_prefix: bool = True
     activation_checkpointing: bool = False
     compile: bool = False
-    workers: int = Field(default=2, ge=0)
+    workers: Workers = "auto"
     processes: int = Field(default=1, gt=0)
     checkpoint_every: int = Field(default=100, gt=0)
     evaluate_every: int = Field(default=0, ge=0)
@@ -95,6 +96,11 @@ class TrainingConfig(Section):
                 "`views: 1` would be the plain image alone; say `augmentation: none`, or more views"
             )
         return _require_one_length(self)
+
+    @property
+    def worker_count(self) -> int:
+        """The decoding processes of each process."""
+        return count_workers(self.workers, self.processes)
 
     def in_steps(self, pairs: int, batch_size: int) -> Self:
         """The same with `epochs`, and a share as warm-up, made steps; an epoch is all whole batches

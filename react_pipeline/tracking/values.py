@@ -103,11 +103,12 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         dagster: Where a browser finds Dagster, if that is known.
     """
     if isinstance(source, Inputs):
-        path = ""
+        path = gpu = ""
         version = source.code_version
         parents = {name: parent.fingerprint for name, parent in source.parents.items()}
     else:
         path = str(source.path)
+        gpu = str(source.counts.get("gpu", ""))
         version = str(source.manifest["code_version"])
         parents = dict(source.parents)
     domain, method = domain_and_method(source.key)
@@ -119,6 +120,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         "parents": json.dumps(parents, sort_keys=True),
         "code_version": version,
         "path": path,
+        "gpu": gpu,
         "dagster.run_id": dagster_run_id,
         **links(dagster, dagster_run_id),
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),

@@ -104,23 +104,29 @@ class Views(Dataset[Tensor]):
             if workers:
                 loaded._shutdown_workers()
 
-    def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
-        """Refuse workers of `processes` on this machine whose batches do not fit the memory through
-        which they pass.
+    def fitting_workers(
+        self, batch_size: int, workers: int, processes: int, *, fewer: bool = False
+    ) -> int:
+        """Return how many workers of `processes` on this machine have batches that fit the memory
+        through which they pass: all, or `fewer`.
 
         Raises:
             InputError: With what is needed and what is free.
         """
         if not workers or not SHARED_MEMORY.is_dir():
-            return
-        needed = self[0, 0].numel() * batch_size * workers * PREFETCHED * processes
+            return workers
+        each = self[0, 0].numel() * batch_size * PREFETCHED * processes
         free = shutil.disk_usage(SHARED_MEMORY).free
+        if fewer:
+            workers = min(workers, max(free // each, 1))
+        needed = each * workers
         if needed > free:
             raise InputError(
                 f"customization.workers: batches of {workers} workers need {needed >> 20:,} MiB of "
                 f"shared memory, and {SHARED_MEMORY} has {free >> 20:,} free; enlarge it (docker "
                 "run --shm-size), or lower workers"
             )
+        return workers
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:

@@ -73,7 +73,7 @@ class ImageEncoder:
         parts = positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE)
         device = self.world.device
         # To start workers takes longer than to decode a few images.
-        workers = self.training.workers if len(parts) > 1 else 0
+        workers = self.training.worker_count if len(parts) > 1 else 0
         draws = [[(position, 0) for position in part.tolist()] for part in parts]
         if tokens is None:
             encoded = [self(images) for images in views.batches(draws, workers, device)]

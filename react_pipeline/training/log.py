@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import math
 import os
 import resource
 import time
@@ -14,10 +16,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from react_pipeline.settings import usable_cores
 from react_pipeline.store import write_atomically
 from react_pipeline.training.observer import TrainingObserver
 
+logger = logging.getLogger(__name__)
+
 METRICS_FILE = "metrics.jsonl"
+MUCH_WAITING = 0.3
+SHORT_SECONDS = 60
+"""Shorter trainings mostly wait for the start of the workers."""
 
 
 class TrainingLog:
@@ -114,6 +122,16 @@ class TrainingLog:
             "data_wait_fraction": round(self.data_wait_fraction, 4),
             "peak_memory_bytes": peak_memory_bytes(self._device),
         }
+
+    def warn_of_waiting(self, workers: int) -> None:
+        """Warn if data that so many workers decoded was waited for during much of the steps."""
+        waiting = min(self.data_wait_fraction, 0.99)
+        if waiting > MUCH_WAITING and self.stepping_seconds > SHORT_SECONDS:
+            logger.warning(
+                f"{waiting:.0%} of the steps were spent waiting for images: set "
+                f"customization.workers to {math.ceil(max(workers, 1) / (1 - waiting))}; it is "
+                f"{workers}, and {usable_cores()} cores are usable"
+            )
 
     def losses(self) -> list[float]:
         """The loss of every step, of earlier tries too; empty in processes that do not write."""

@@ -21,6 +21,7 @@ from react_pipeline.clip import (
     ImageTower,
     Pixels,
     choose_precision,
+    device_counts,
     map_weights,
     text_parameters,
     trains_images,
@@ -192,7 +193,7 @@ class Trainer:
             self.scratch,
             world,
             dtype,
-            training.workers,
+            training.worker_count,
             fusible,
         )
 
@@ -235,6 +236,8 @@ class Trainer:
                     if self.world.is_writer:
                         states.save(state, step + 1, self._seconds(seconds_before))
             losses = log.losses()
+            if self.tokens is None:
+                log.warn_of_waiting(self.training.worker_count)
         self._require_trained(state)
         # Judged before it is interpolated: going back to the base would hide a collapse.
         recall = self._require_no_collapse(self.training.steps, base["all"], len(self.held_out))
@@ -337,7 +340,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "step0_max_difference": self.step0_max_difference,
             "prefix_kept": self.tokens is not None,
-            "device": self.world.device,
+            **device_counts(self.world.device),
             "precision": self.training.precision,
             "processes": self.world.size,
         }

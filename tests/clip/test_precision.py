@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.vectors import read_vectors
 
-from react_pipeline.clip import precision
+from react_pipeline.clip import device, precision
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.precision import choose_precision, speedup
 from react_pipeline.corpus.corpus import publish_corpus
@@ -25,7 +25,7 @@ Make = Callable[..., Project]
 
 @pytest.fixture(autouse=True)
 def _fresh_warnings() -> None:
-    precision._warn_once.cache_clear()
+    device.log_once.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,9 @@ def test_workers_beyond_shared_memory_are_refused_with_sizes(
     views = Views(DrawnPairs([("circle", "red")]), pixels)
     needed = 3 * 32 * 32 * 512 * 4 * PREFETCHED * 8
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
-    views.require_shared_memory(512, 0, 8)
+    assert views.fitting_workers(512, 0, 8) == 0
     with pytest.raises(InputError, match=r"customization\.workers.*96 MiB"):
-        views.require_shared_memory(512, 4, 8)
+        views.fitting_workers(512, 4, 8)
+    assert views.fitting_workers(512, 4, 8, fewer=True) == 3
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed))
-    views.require_shared_memory(512, 4, 8)
+    assert views.fitting_workers(512, 4, 8) == 4

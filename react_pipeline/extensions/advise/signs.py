@@ -239,7 +239,7 @@ def encode_unlabelled(project: Project, slug: str, source: str) -> NDArray[np.fl
     precision = project.config.embedding.precision
     classifier = Classifier.load(slug, "base", config=project.path, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(workers=project.config.embedding.workers)
+        options = Options(workers=project.config.embedding.worker_count)
         embed_pictures(classifier, source, Path(folder) / "out", options)
         vectors = pq.read_table(Path(folder) / "out" / "vectors.parquet")["vector"]
         return np.asarray(vectors.combine_chunks().flatten()).reshape(len(vectors), -1).copy()

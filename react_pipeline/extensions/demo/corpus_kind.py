@@ -42,7 +42,7 @@ class DrawnCorpus(ShardedCorpus):
         from .corpus import build_corpus
 
         def write(staging: Path) -> dict[str, Any]:
-            counts = build_corpus(staging, project.config.embedding.workers)
+            counts = build_corpus(staging, project.config.embedding.worker_count)
             return {**counts, **take_stock_of(staging, sorted(staging.rglob("*.tar")))}
 
         inputs = resolve(project, "corpus", content={"demo": installed_versions()})

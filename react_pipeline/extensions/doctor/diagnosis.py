@@ -43,7 +43,7 @@ from react_pipeline.project import (
     ui_addresses,
 )
 from react_pipeline.retrieval import passes, sampled_rows
-from react_pipeline.settings import load_domains, without_secrets
+from react_pipeline.settings import load_domains, usable_cores, without_secrets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
 from react_pipeline.store import ConfigError, InputError, ReactError
 from react_pipeline.tracking import (
@@ -54,7 +54,15 @@ from react_pipeline.tracking import (
     mlflow_url,
 )
 
-PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "dagster", "dagster-webserver", "mlflow")
+PACKAGES = (
+    "torch",
+    "open_clip_torch",
+    "clip-retrieval",
+    "faiss-cpu",
+    "dagster",
+    "dagster-webserver",
+    "mlflow",
+)
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
@@ -125,21 +133,6 @@ def _packages() -> Iterator[Finding]:
                 INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
             )
             yield Finding(name, "missing", "not installed", remedy)
-    # Its distributions have many names: faiss-cpu, faiss-gpu-cu12.
-    names = {distribution.name for distribution in metadata.distributions()}
-    yield _faiss(sorted(name for name in names if name.startswith("faiss")))
-
-
-def _faiss(owners: list[str]) -> Finding:
-    """Which distribution the module `faiss` is from: two of them overwrite each other's files."""
-    if len(owners) == 1:
-        return Finding("faiss", "ok", f"{owners[0]} {metadata.version(owners[0])}")
-    if not owners:
-        return Finding("faiss", "missing", "not installed", "pip install faiss-cpu")
-    remedy = f"pip uninstall {' '.join(owners)}, then install the one that is wanted"
-    return Finding(
-        "faiss", "missing", f"{' and '.join(owners)} overwrite each other's files", remedy
-    )
 
 
 def _device() -> Iterator[Finding]:
@@ -147,7 +140,7 @@ def _device() -> Iterator[Finding]:
     try:
         import torch
 
-        from react_pipeline.clip import choose_device, choose_precision, speedup
+        from react_pipeline.clip import choose_device, choose_precision, gpu_problem, speedup
     except (ImportError, OSError) as error:  # OSError: its libraries do not fit this system's
         yield Finding("device", "missing", f"torch cannot be imported: {error}")
         return
@@ -158,19 +151,11 @@ def _device() -> Iterator[Finding]:
             "ok",
             f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}",
         )
-    elif Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
-        remedy = (
-            "install a CUDA build of torch that fits the driver: "
-            "https://pytorch.org/get-started/locally"
-        )
-        yield Finding(
-            "device",
-            "note",
-            f"there is an NVIDIA driver that torch {torch.__version__} cannot use",
-            remedy,
-        )
+    elif problem := gpu_problem():
+        detail, _, remedy = problem.partition("; ")
+        yield Finding("device", "note", detail, remedy)
     else:
-        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA driver here")
+        yield Finding("device", "ok", f"CPU, {usable_cores()} cores; no NVIDIA GPU here")
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
     yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
 

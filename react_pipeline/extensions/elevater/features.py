@@ -219,7 +219,7 @@ class _Writer:
             len(images),
             folder / f"{images.split}.npy",
             batch_size=config.embedding.batch_size,
-            workers=config.embedding.workers,
+            workers=config.embedding.worker_count,
             title=f"{images.dataset} {images.split}",
         )
         np.save(folder / f"{images.split}_labels.npy", images.labels)

@@ -253,7 +253,7 @@ def measure_recall(
             len(paths),
             file,
             batch_size=embedding.batch_size,
-            workers=embedding.workers,
+            workers=embedding.worker_count,
         )
         features = np.load(file, allow_pickle=False)
     vectors = features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -192,7 +192,7 @@ class _Measuring:
                 images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels
             )
             labels = torch.from_numpy(features.labels)
-            workers = config.embedding.workers
+            workers = config.embedding.worker_count
             self._examples[about.digest] = ImageExamples(read, labels, workers=workers)
         return self._examples[about.digest]
 

@@ -184,7 +184,7 @@ def _classify(
             "class": pa.array(head.scores(torch.from_numpy(vectors)).argmax(dim=1).numpy())
         },
         batch_size=config.embedding.batch_size,
-        workers=config.embedding.workers,
+        workers=config.embedding.worker_count,
         max_pixels=config.corpus.max_pixels,
     )
     for table, _ in read_parts(folder):

@@ -25,6 +25,7 @@ from react_pipeline.clip import (
     LOGIT_SCALE,
     ClassHead,
     Clip,
+    device_counts,
     domain_head,
     prompt_templates,
 )
@@ -130,7 +131,7 @@ def train_head(
         "held_out_after": accuracy(fraction),
         "interpolation": fraction,
         "interpolation_scores": record["scores"],
-        "device": clip.device,
+        **device_counts(clip.device),
         "seconds": round(time.monotonic() - began, 3),
         **counts,
     }

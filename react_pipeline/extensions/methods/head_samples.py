@@ -62,7 +62,9 @@ class PairVectors:
         encoder = Encoder(clip, embedding.precision, long_run=len(pairs) >= LONG_RUN)
         parts = torch.arange(len(pairs)).split(embedding.batch_size)
         draws = [[(position, 0) for position in part.tolist()] for part in parts]
-        batches = Views(pairs, encoder.to_tensor).batches(draws, embedding.workers, clip.device)
+        batches = Views(pairs, encoder.to_tensor).batches(
+            draws, embedding.worker_count, clip.device
+        )
         images = torch.cat(
             [*map(encoder.images, tqdm(batches, "pairs", len(draws), disable=None, leave=False))]
         )

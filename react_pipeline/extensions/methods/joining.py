@@ -20,6 +20,7 @@ from react_pipeline.clip import (
     LOGIT_SCALE,
     ClassHead,
     Clip,
+    device_counts,
     load_classifier,
     loaded_base,
     prompt_templates,
@@ -91,7 +92,7 @@ def join_methods(c: Customization, names: Sequence[str], folder: Path) -> dict[s
         "parameters": sum(weight.numel() for model in models for weight in model.parameters()),
         "step0_max_difference": 0.0,
         "steps": 1,
-        "device": c.world.device,
+        **device_counts(c.world.device),
         "seconds": round(seconds, 3),
     }
 

@@ -1,6 +1,5 @@
 """The machine that the sums of `plan` are for: this one, or figures of another."""
 
-import os
 import re
 import shutil
 from dataclasses import dataclass, fields, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from react_pipeline.indexing import machine_memory_bytes
+from react_pipeline.settings import usable_cores
 from react_pipeline.store import InputError
 
 _FIGURE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)")
@@ -35,7 +35,7 @@ class Machine:
 
         folder = next(path for path in (store, *store.parents) if path.exists())
         free = shutil.disk_usage(folder).free
-        return cls(os.cpu_count() or 1, machine_memory_bytes(), free, torch.cuda.device_count())
+        return cls(usable_cores(), machine_memory_bytes(), free, torch.cuda.device_count())
 
     def changed(self, text: str) -> Self:
         """With some figures replaced, such as `cores=64,memory=256G,gpus=1`.

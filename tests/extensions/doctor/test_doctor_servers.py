@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.extensions.doctor import diagnosis
-from react_pipeline.extensions.doctor.diagnosis import Finding, _device, _faiss, diagnose
+from react_pipeline.extensions.doctor.diagnosis import Finding, _device, diagnose
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
@@ -218,16 +218,3 @@ def test_a_driver_that_torch_cannot_use_is_a_note(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     found = next(_device())
     assert found.state == "note" and "NVIDIA" in found.detail and "pytorch.org" in found.remedy
-
-
-@pytest.mark.parametrize(
-    ("owners", "state", "words"),
-    [
-        (["numpy"], "ok", "numpy "),
-        ([], "missing", "not installed"),
-        (["faiss-cpu", "faiss-gpu-cu12"], "missing", "overwrite each other"),
-    ],
-)
-def test_one_package_owns_faiss(owners: list[str], state: str, words: str) -> None:
-    found = _faiss(owners)
-    assert found.state == state and words in found.detail

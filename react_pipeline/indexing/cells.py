@@ -1,0 +1,93 @@
+"""The cells of an index: training their centroids, and finding the cell of each row.
+
+Both are products and a maximum, so torch computes them on a GPU. On a CPU FAISS does it all.
+
+`index.train_on: faiss-gpu` trains with a GPU build of FAISS. That build has the same files as
+faiss-cpu, so it is installed in a folder of its own, which only a second process imports: without
+code for the card it aborts its process, and no `except` catches that. Shapes: N rows, C cells, D
+width.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from react_pipeline.embedding import Vectors
+from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAISS_GPU = Path(sys.prefix, "faiss-gpu")
+ROUNDS = 10
+"""Of k-means, as in FAISS."""
+_PROBE_ROWS = 64
+_PRODUCTS = 1 << 26
+"""Products at a time: 256 MB."""
+
+
+def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
+    """Return unit centroids (C, D) of rows (N, D), by spherical k-means.
+
+    Args:
+        device: Of torch, or `faiss-gpu`.
+
+    Raises:
+        InputError: If the GPU build of FAISS is not installed, or does not work on this GPU.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    if device == "faiss-gpu":
+        return _train_apart(rows, cells)
+    sample = torch.from_numpy(rows)
+    generator = torch.Generator().manual_seed(0)
+    centroids = sample[torch.randperm(len(sample), generator=generator)[:cells]]
+    for _ in range(ROUNDS):
+        nearest = nearest_cells(sample, centroids.to(device))
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, sample)
+        # Random rows, most of which are of large cells, start empty ones again.
+        empty = ~sums.any(dim=1)
+        again = torch.randint(len(sample), (int(empty.sum()),), generator=generator)
+        sums[empty] = sample[again]
+        centroids = normalize(sums)
+    return centroids.numpy()
+
+
+def nearest_cells(rows: Tensor, centroids: Tensor) -> Tensor:
+    """Return the cell (N,) of each row (N, D), on the CPU; computed where the unit centroids (C, D)
+    are.
+    """
+    import torch
+
+    parts = rows.split(max(_PRODUCTS // len(centroids), 1))
+    return torch.cat([(part.to(centroids.device) @ centroids.T).argmax(1).cpu() for part in parts])
+
+
+def _train_apart(rows: Vectors, cells: int) -> Vectors:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            # A few rows show whether the build fits the card.
+            pool.submit(_train_with_faiss, FAISS_GPU, rows[:_PROBE_ROWS], 1).result()
+            return pool.submit(_train_with_faiss, FAISS_GPU, rows, cells).result()
+        except Exception as error:  # whatever that build raises, or the end of its process
+            raise InputError(
+                f"index.train_on: FAISS in {FAISS_GPU} does not train on this machine's GPU "
+                f"({error}); install a build for the card there, or remove the field"
+            ) from error
+
+
+def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Any:
+    sys.path.insert(0, str(folder))
+    import faiss
+
+    if not faiss.get_num_gpus():
+        raise RuntimeError(f"{faiss.__file__} has no GPU")
+    kmeans = faiss.Kmeans(rows.shape[1], cells, niter=ROUNDS, spherical=True, gpu=True)
+    kmeans.train(rows)
+    return kmeans.centroids
