@@ -51,12 +51,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory'")
 LOSSES, COSINE = 1e-5, 0.999_999
 STEPS: dict[str, Any] = {
     **{"last_k_layers": 2, "steps": 2, "batch_size": 8, "warmup_steps": 1},
-    **{"checkpoint_every": 2, "augmentation": "none"},
+    **{"checkpoint_every": 2, "augmentation": "none", "held_out_fraction": 0.2},
 }
 IMAGES: dict[str, Any] = {
     **{"augmentation": "mild", "accumulation": 2, "activation_checkpointing": True},
     **{"class_prompt_fraction": 0.5, "loss": "unicl", "evaluate_every": 2},
-    **{"interpolation": "held-out", "held_out_fraction": 0.2},
+    "interpolation": "held-out",
 }
 """The other way through a training: no kept tokens, parts of a batch, texts of two kinds."""
 
@@ -364,6 +364,16 @@ def test_hits_of_many_queries_are_exact(lineages: dict[str, Lineage], k: int, qu
         assert operations["topk"]
     expected, expected_rows = exact_hits(stored, vectors, k, device="cpu")
     assert (rows == expected_rows).all() and (similarities == expected).all()
+
+
+def test_cells_are_trained_and_filled_on_the_gpu(
+    make_project: Callable[..., Project], _indexed_store: Path
+) -> None:
+    project = make_project(device="cuda", index={"key": "IVF2,Flat"})
+    shutil.copytree(_indexed_store, project.config.store)
+    with pretended_gpu() as operations:
+        index = run(project, "faiss_index", "all")
+    assert operations["argmax"], index.counts
 
 
 def test_rows_as_alike_as_rounding_are_compared_twice() -> None:
