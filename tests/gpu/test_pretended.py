@@ -63,7 +63,7 @@ IMAGES: dict[str, Any] = {
 JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
 ALONE = [name for name, method in METHODS.items() if method.of is None]
 ALL = [*ALONE, "joined", "joined-control"]
-TRAINED = ["gated-image", "gated-both", "locked-text", "locked-image", "full", "lora-both"]
+TRAINED = ["gated-image", "gated-both", "locked-image", "full"]
 RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 DENSE: dict[str, Any] = {
     **{"root": "dense", "own": OWN, "short_side": 64, "window": 32, "attention": "kk+gauss"},
