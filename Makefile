@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-long-day test-oldest test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -69,6 +69,9 @@ test-oldest: ## a fast part of the tests with the oldest versions, in .venv-olde
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+gpu-report: install ## tests and speed on the first GPU as a page, in 10 minutes; without one: REPORT=--pretend
+	$(BIN)/python -m benchmarks.gpu $(REPORT)
 
 docs: install ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

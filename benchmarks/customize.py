@@ -14,7 +14,6 @@ The steps themselves are in `benchmarks.published`, counting and timing in `benc
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import resource
@@ -38,7 +37,7 @@ from react_pipeline.clip import ImageTower, map_weights, text_parameters
 MEMORY_STEPS = 3
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- customize:begin -->", "<!-- customize:end -->"
-FP32 = frozenset(steps.PARTS[: steps.PARTS.index(steps.FUSED) + 1])
+FP32 = frozenset({steps.TEXTS, steps.NO_CHECKPOINTING, steps.CLASS_TOKEN})
 
 Rows = dict[str, dict[str, Any]]
 
@@ -58,7 +57,7 @@ VARIANTS = {
     "published fp32": Variant(),
     "ours fp32": Variant(FP32, 1.5),
     "ours fp32 compiled": Variant(FP32, 1.5, compiled=True),
-    "ours bf16": Variant(FP32 | {steps.BF16, steps.HELD}, 2.6),
+    "ours bf16": Variant(FP32 | {steps.BF16}, 2.6),
     "ours bf16, tokens kept": Variant(frozenset(steps.PARTS), 3.5),
 }
 PUBLISHED, OURS_FP32, OURS_BF16 = "published fp32", "ours fp32", "ours bf16"
@@ -95,9 +94,7 @@ def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
 
 
 def take_few_steps(given: argparse.Namespace) -> int:
-    """What the fresh process does: peak memory in bytes, of the GPU's allocator or of the
-    process.
-    """
+    """What the fresh process does: its peak memory in bytes."""
     model = steps.random_model(given.device)
     take = step_of(
         given.memory_of,
@@ -115,8 +112,6 @@ def take_few_steps(given: argparse.Namespace) -> int:
             map_weights(model, names, path)
         for step in range(MEMORY_STEPS):
             take(step)
-    if given.device == "cuda":
-        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -200,26 +195,7 @@ def variants(
         row |= {"wanted": VARIANTS[name].wanted, "GFLOP": (image + text) / 1e9}
         row |= {"share of floor": floor_seconds / row["seconds (best)"]}
         row |= {"peak MiB": memory[name] / 2**20, "memory ratio": memory[name] / memory[PUBLISHED]}
-        if given.peak_tflops:
-            row["FLOPs utilisation"] = (
-                (image + text) / row["seconds (best)"] / (given.peak_tflops * 1e12)
-            )
     return rows, rates
-
-
-def ablation(model: Any, given: argparse.Namespace) -> Rows:
-    """One part after the other switched on, in turns with the published step; fewer repeats."""
-    batches = steps.Batches.random(model, 1, given.batch, given.device)
-    takes = {PUBLISHED: step_of(PUBLISHED, model, batches, given.device)}
-    for count, part in enumerate(steps.PARTS, 1):
-        parts = frozenset(steps.PARTS[:count])
-        takes[f"+ {part}"] = steps.our_step(
-            model, batches, parts, steps.PartialTower(model, parts), given.device
-        )
-    rows: Rows = speed_rows(timed(takes, max(1, given.repeats // 2), given.device), given.batch)
-    for before, now in itertools.pairwise(rows.values()):
-        now["to the row before"] = now["ratio of best"] / before["ratio of best"]
-    return rows
 
 
 def arguments() -> argparse.Namespace:
@@ -235,20 +211,13 @@ def arguments() -> argparse.Namespace:
         "--curve-steps", type=int, default=None, help="steps of the loss curves (default: 12)"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda was not run yet"
-    )
-    parser.add_argument(
-        "--peak-tflops", type=float, default=None, help="of the device, to report the share in use"
-    )
+    parser.add_argument("--device", choices=("cpu",), default="cpu", help="cards: benchmarks.gpu")
     parser.add_argument(
         "--compile",
         action="store_true",
         help="torch.compile too; needs a C++ compiler and a minute",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="batch 8, one repeat, short curves, no ablation"
-    )
+    parser.add_argument("--quick", action="store_true", help="batch 8, one repeat, short curves")
     parser.add_argument(
         "--json", type=Path, default=None, help="write everything that was measured to this file"
     )
@@ -307,7 +276,7 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
 
 
 def section(setting: str, rows: Rows) -> str:
-    """What the page shows of a run: speed and memory of the variants. Parts, curves and floor are
+    """What the page shows of a run: speed and memory of the variants. Curves and floor are
     printed.
     """
     note = (
@@ -318,7 +287,7 @@ def section(setting: str, rows: Rows) -> str:
 
 
 def main() -> None:
-    """Measure memory, speed, the parts and the curves, in this order, and print them."""
+    """Measure memory, speed and the curves, in this order, and print them."""
     given = arguments()
     torch.set_num_threads(given.threads)
     if given.memory_of:
@@ -341,9 +310,6 @@ def main() -> None:
     show("Variants; wanted of memory is a ratio of at most 1", rows)
     speeds = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     print(f"a block's matrix products: {speeds}")
-    parts = {} if given.quick else ablation(model, given)
-    if parts:
-        show("One part after the other", parts)
     losses = curves(model, given)
     reference = losses[PUBLISHED]
     print(
@@ -356,7 +322,6 @@ def main() -> None:
         measured = {
             "variants": rows,
             "matmul_operations_per_second": rates,
-            "ablation": parts,
             "losses": losses,
         }
         given.json.write_text(

@@ -13,14 +13,12 @@ counts, and for ours, which reads ahead, those from one group of shards to the
 next. Loading and its warm-up are left out, and so are the processes that its logger starts, which
 would weigh on a run as short as this. The bare pass encodes tensors that are ready in memory.
 
-What is encoded is made by `benchmarks.embed_inputs`, the three ways are in `benchmarks.embed_runs`,
-the parts of the gain in `benchmarks.embed_parts`.
+What is encoded is made by `benchmarks.embed_inputs`, the three ways are in `benchmarks.embed_runs`.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import resource
 import statistics
@@ -38,11 +36,8 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from benchmarks import embed_inputs
 from benchmarks.customize import ROOT, Rows, show, to_markdown
-from benchmarks.embed_parts import Batch, part_takes
-from benchmarks.embed_runs import Ours, Theirs, Vectors, bare
+from benchmarks.embed_runs import Batch, Ours, Theirs, Vectors, bare
 from benchmarks.methods import write_section
-from benchmarks.operations import timed
-from react_pipeline.clip import Clip
 from react_pipeline.embedding import FOLDERS
 
 BEGIN, END = "<!-- embed:begin -->", "<!-- embed:end -->"
@@ -91,20 +86,6 @@ def speed_rows(
             row[f"smallest cosine, {side}"] = "–" if cosine is None else f"{cosine:.7f}"
         row["wanted cosine"] = "–" if wanted_cosine is None else str(wanted_cosine)
         rows[name] = row
-    return rows
-
-
-def part_rows(clip: Clip, batch: Batch, repeats: int) -> Rows:
-    """One part after the other switched on, in turns, on one batch in memory; best of `repeats`."""
-    seconds = timed(part_takes(clip, batch), repeats, clip.device)
-    best = {name: min(taken) for name, taken in seconds.items()}
-    first = next(iter(best.values()))
-    rows: Rows = {
-        name: {"pairs/s": len(batch.images) / took, "over the bare pass": first / took}
-        for name, took in best.items()
-    }
-    for before, now in itertools.pairwise(rows.values()):
-        now["to the row before"] = now["pairs/s"] / before["pairs/s"]
     return rows
 
 
@@ -165,7 +146,7 @@ def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) 
 
 
 def section(setting: str, speed: Rows) -> str:
-    """What the page shows of a run; parts and memory are printed."""
+    """What the page shows of a run; memory is printed."""
     return (
         f"{setting}\n\nFrom shards to files; ratios of medians, `wanted` is the "
         f"goal:\n\n{to_markdown(speed)}"
@@ -194,9 +175,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="batch 8, one round, no parts, no memory"
-    )
+    parser.add_argument("--quick", action="store_true", help="batch 8, one round, no memory")
     parser.add_argument(
         "--page", type=Path, default=None, help="has the two markers; gets the tables"
     )
@@ -209,7 +188,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure speed, the parts and memory, and print them."""
+    """Measure speed and memory, and print them."""
     given = arguments()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
@@ -251,11 +230,9 @@ def main() -> None:
         vectors = {THEIRS: theirs.vectors(), **{name: one.vectors() for name, one in ours.items()}}
         speed = speed_rows(seconds, given.shards * given.batch, vectors)
         setting = describe(batches, vectors[THEIRS], given)
-        parts = {} if given.quick else part_rows(clip, batches[0], 2)
     print(setting)
     for title, rows in (
         ("From shards to files", speed),
-        ("Encoding alone", parts),
         ("Memory", memory),
     ):
         if rows:

@@ -119,14 +119,18 @@ def write_small_checkpoint(directory: Path) -> None:
 
 
 def write_project(
-    directory: Path, shards: Path, encoder: dict[str, object], embedding: dict[str, object]
+    directory: Path,
+    shards: Path,
+    encoder: dict[str, object],
+    embedding: dict[str, object],
+    device: str = "cpu",
 ) -> Path:
     """A `pipeline.yaml` in `directory`, with its store beside it."""
     (directory / "domains").mkdir(parents=True, exist_ok=True)
     pipeline = {
         "project": "embedding",
         "store": "store",
-        "device": "cpu",
+        "device": device,
         "corpus": {"kind": "webdataset", "shards": [f"{shards}/*.tar"]},
         "encoder": encoder,
         "embedding": embedding,

@@ -2,7 +2,8 @@
 forward pass.
 
 Each is called to embed everything once and gives the seconds it took; nothing is compared or
-reported here. Shapes: N pairs, D embedding dimension.
+reported here. Shapes: N pairs, D embedding
+dimension, B images, L token ids of a text.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import argparse
 import contextlib
 import io
 import shutil
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import Tensor
 
 from benchmarks import embed_inputs
-from benchmarks.embed_parts import Batch
 from react_pipeline.clip import Clip, load, publish_base
-from react_pipeline.corpus import publish_corpus
+from react_pipeline.corpus import decode_image, publish_corpus
 from react_pipeline.embedding import FOLDERS, embed_corpus, read_metadata
 from react_pipeline.embedding.vectors import vectors_of
 from react_pipeline.project import Project
@@ -33,6 +36,30 @@ from react_pipeline.store import Artifact
 
 Vectors = dict[str, npt.NDArray[np.float64]]
 """Unit rows (N, D) by side, in the order of keys."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, 3, H, W), normalised, and token ids (B, L), in memory."""
+
+    images: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def read(cls, shards: Path, clip: Clip) -> list[Batch]:
+        """A batch of each shard."""
+        batches = []
+        for path in sorted(shards.glob("*.tar")):
+            images, texts = [], []
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    data = tar.extractfile(member).read()  # type: ignore[union-attr] # all are files
+                    if member.name.endswith(".jpg"):
+                        images.append(clip.preprocess(decode_image(data, 10**7)))
+                    else:
+                        texts.append(data.decode())
+            batches.append(cls(torch.stack(images), clip.tokenizer(texts)))
+        return batches
 
 
 class Theirs:

@@ -1,176 +1,530 @@
-"""The first hour on a GPU: one command, one table, with the card's name. It was not run on a GPU
-yet.
+"""The GPU report: what the tests and the speed of this project are on a card, as a page.
 
-Run `.venv/bin/python -m benchmarks.gpu` from the repository's root, with `--json FILE` to keep the
-figures; the tests that need a card are run by `make test-gpu`. `--device cpu --quick` shows that it
-works, on a machine without one. Measured are:
+`make gpu-report` measures the first card in under ten minutes, without internet, and writes
+`benchmarks/reports/CARD.json` and `CARD.md`, to be sent as a pull request. On a machine without a
+card, `REPORT='--pretend'` and `REPORT='--device cpu'` show with tiny sizes that it works.
 
-- attaching gated blocks changes no feature (a difference of 0);
-- the step of `gated-image` on ViT-B/32 against the published design, in fp32 and bf16: images a
-  second, share of the operations that the card does in matrix products of the same shape (its
-  utilisation), peak memory;
-- losses in bf16, and of the published step, against ours in fp32, on the same batches;
-- a training as it runs, from JPEGs to steps: images a second, share of the time that it waits for
-  data;
-- embedding: images a second of the image tower in bf16;
-- the normalisation of pixels there against the model's own preprocessing on a CPU.
+Every case runs in a process of its own with a limit of time, so that an abort in CUDA or FAISS
+costs one row. Cases are functions of the arguments that give rows by name; `CASES` has them in
+order.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import open_clip
 import torch
+import torch.nn.functional as functional
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
 
-from benchmarks import customize
+from benchmarks import embed_inputs
 from benchmarks import published as steps
-from benchmarks.engine import DOMAIN, INPUTS, publish
-from benchmarks.operations import timed
-from react_pipeline.clip import ImageTower, Pixels
-from react_pipeline.clip.model import from_parts
-from react_pipeline.corpus import CollectedPairs
+from benchmarks.customize import ROOT, Rows, figure
+from benchmarks.operations import operations
+from benchmarks.roofline import PEAKS
+from react_pipeline.clip import ImageTower, Pixels, encode_text
 from react_pipeline.pages import markdown_table
-from react_pipeline.settings import TrainingConfig
-from react_pipeline.store import Store
-from react_pipeline.training import GatedImage, TrainingObserver
-from react_pipeline.training.data import Views
-from react_pipeline.training.trainer import Trainer
+from react_pipeline.training import GatedImage
+from react_pipeline.training.data import on_device
+from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.resume import TrainingState
+from react_pipeline.training.step import TrainingStep
+from react_pipeline.training.texts import DrawnTexts
 from react_pipeline.training.world import World
 
-Rows = list[tuple[str, Any]]
-CONFIG = PreprocessCfg(size=224)
+TESTS = Path("tests")
+REPORTS = ROOT / "benchmarks" / "reports"
+TOTAL_SECONDS = 570
+PARTS = frozenset(steps.PARTS) - {steps.TEXTS, steps.PREFIX}
+"""Of a step from pixels and token ids: nothing is kept from an earlier one."""
+
+LENGTH = 77
+"""Token ids of a text: the longest that there is."""
+
+Take = Callable[[], Any]
+Case = Callable[[argparse.Namespace], Rows]
 
 
-def steps_taken(given: argparse.Namespace) -> Rows:
-    """Speed, utilisation and memory of single steps, and losses in two precisions."""
-    names = [name for name, variant in customize.VARIANTS.items() if not variant.compiled]
-    memory = {name: customize.peak_memory_bytes(given, name) for name in names}
-    model = steps.random_model(given.device)
-    rows, rates = customize.variants(model, memory, given)
-    found: Rows = [
-        (f"matrix products, {name}, TFLOP/s", rate / 1e12) for name, rate in rates.items()
-    ]
-    for name, row in rows.items():
-        found.append((f"{name}: images/s", row["images/s (best)"]))
-        found.append((f"{name}: times the published step", row["ratio of best"]))
-        found.append((f"{name}: utilisation of matrix products", row["share of floor"]))
-        found.append((f"{name}: peak MiB", row["peak MiB"]))
-    curves = customize.curves(model, given)
-    reference = curves[customize.OURS_FP32]
-    for name in (customize.PUBLISHED, customize.OURS_BF16):
-        apart = max(abs(one - other) for one, other in zip(reference, curves[name], strict=True))
-        found.append((f"largest difference of {len(reference)} losses, ours fp32 to {name}", apart))
-    return found
+# The work that is timed; `benchmarks.roofline` counts it on paper.
 
 
-def training(given: argparse.Namespace, precision: str) -> Rows:
-    """A whole training from JPEGs, and what it found at its first step."""
-    workers = 2 if given.quick else max(1, (os.cpu_count() or 2) - 1)
-    size, count = (4, 3) if given.quick else (256, 60)
-    config = TrainingConfig(
-        steps=count, batch_size=size, workers=workers, precision=precision, warmup_steps=2
-    )  # type: ignore[arg-type]
-    config = config.model_copy(update={"held_out_fraction": 0.002, "checkpoint_every": count})
-    model_cfg: Any = steps.open_clip.get_model_config(steps.ARCHITECTURE)
-    model = steps.open_clip.create_model(steps.ARCHITECTURE, pretrained=None)
-    clip = from_parts(model, model_cfg, {"mean": CONFIG.mean, "std": CONFIG.std}, None)
-    clip.model.to(given.device)
-    clip.device = given.device
-    with tempfile.TemporaryDirectory() as directory:
-        pairs = CollectedPairs(
-            publish(Store(Path(directory) / "store"), 500 if given.quick else 20_000)
+class EncodedTexts:
+    """Texts of a frozen tower that are encoded at every step; in place of `TrainingTexts`."""
+
+    def __init__(self, model: Any, ids: Tensor) -> None:
+        """Encode token ids (N, L) of the device."""
+        self._model, self._ids = model, ids
+
+    @torch.no_grad()
+    def vectors(self, texts: Tensor) -> Tensor:
+        """Unit vectors (B, D)."""
+        return functional.normalize(encode_text(self._model, self._ids[texts]).float(), dim=-1)
+
+
+def training_step(
+    device: str, batch: int, *, compiled: bool = False, world: World | None = None
+) -> Take:
+    """A step of `gated-image` in bf16 from uint8 pixels of the host; texts are encoded too."""
+    world = world or World(device=device)
+    model = steps.random_model(device)
+    tower = ImageTower(model, compiled=compiled)
+    tower.use_bf16(device)
+    scaler = torch.amp.GradScaler(world.device_type, enabled=False)
+    optimizer = steps.adamw(model, fused=True)
+    state = TrainingState(steps.trained(model), optimizer, scaler)
+    model.eval()
+    total = batch * world.size
+    texts: Any = EncodedTexts(model, torch.randint(1, 49_000, (total, LENGTH)).to(device))
+    training = steps.TRAINING.model_copy(update={"precision": "bf16"})
+    encoder = ImageEncoder(model, tower, training, world)
+    step = TrainingStep(encoder, texts, state, GatedImage().loss)
+    pixels = Pixels(image_transform_v2(PreprocessCfg(size=224), is_train=False))
+    images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
+    feed = on_device(itertools.repeat(images.pin_memory() if device != "cpu" else images), device)
+    number = torch.arange(total)
+    drawn = DrawnTexts(number, number, torch.full_like(number, -1))
+
+    def take() -> Any:
+        return step.take(5, pixels.normalised(next(feed)), drawn, from_tokens=False)
+
+    return take
+
+
+def milliseconds(take: Take, repeats: int, device: str) -> float:
+    """The median of single steps, by CUDA events on a card."""
+    taken = []
+    for _ in range(3 + repeats):
+        if device == "cpu":
+            began = time.perf_counter()
+            take()
+            taken.append(1e3 * (time.perf_counter() - began))
+            continue
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        take()
+        end.record()
+        end.synchronize()
+        taken.append(start.elapsed_time(end))
+    return statistics.median(taken[3:])
+
+
+def peak_bytes(device: str) -> int:
+    """Of the card's allocator, or of this process."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return torch.cuda.max_memory_allocated()
+
+
+def speed(given: argparse.Namespace, take: Take, batch: int, flop: float) -> dict[str, Any]:
+    """A row: speed, utilisation and memory of a step."""
+    took = milliseconds(take, given.repeats, given.device)
+    peak = next((peak for name, peak in PEAKS.items() if name in card(given)), None)
+    return {
+        "ms": took,
+        "pairs/s": 1e3 * batch / took,
+        "GFLOP a pair": flop / batch / 1e9,
+        "MFU": 1e3 * flop / took / peak if peak else None,
+        "peak GiB": peak_bytes(given.device) / 2**30,
+    }
+
+
+def step_case(given: argparse.Namespace, size: int, compiled: bool) -> Rows:
+    """Steps of one batch size; of all processes under torchrun."""
+    from react_pipeline.extensions.torchrun.world import Processes
+
+    world = Processes.join(given.device)
+    batch = given.batches[size]
+    take = training_step(world.device, batch, compiled=compiled, world=world)
+    flop = sum(operations(steps.random_model("cpu"), batch, PARTS))
+    row = speed(given, take, batch * world.size, flop * world.size)
+    name = f"batch {batch}, {'compiled' if compiled else 'eager'}"
+    return {f"{name}, {world.size} cards" if world.size > 1 else name: row}
+
+
+def torchrun_case(given: argparse.Namespace) -> Rows:
+    """The eager step of the smaller batch on all cards; MFU is of one card."""
+    count = 2 if given.device == "cpu" else torch.cuda.device_count()
+    if count < 2:
+        return {"all cards": {"note": "not run: one card"}}
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.gpu"]
+    return run_process([*command, *arguments_of(given, "step, smaller batch")], 120)
+
+
+# Embedding from tars: ours and the loops of others.
+
+
+def corpus(given: argparse.Namespace) -> tuple[str, Path]:
+    """The pattern of the tars and the checkpoint, which the first case makes."""
+    checkpoint = given.scratch / "weights.pt"
+    if not checkpoint.exists():
+        embed_inputs.write_shards(given.scratch / "shards", 4, given.pairs // 4, images=64)
+        embed_inputs.write_checkpoint(checkpoint)
+    return f"{given.scratch}/shards/{{00000..00003}}.tar", checkpoint
+
+
+def embedded(given: argparse.Namespace, seconds: float, images: Any) -> dict[str, Any]:
+    """A row; unit vectors (N, D) in the order of keys are compared with ours."""
+    ours = given.scratch / "ours.npy"
+    if not ours.exists():
+        np.save(ours, images)
+    cosine = (np.load(ours) * images).sum(axis=1).min()
+    return {"pairs/s": given.pairs / seconds, "smallest cosine to ours": f"{cosine:.5f}"}
+
+
+def ours_case(given: argparse.Namespace) -> Rows:
+    """`embed_corpus`, without its start."""
+    from benchmarks.embed_runs import Ours
+
+    _, checkpoint = corpus(given)
+    encoder = {"model": embed_inputs.ARCHITECTURE, "pretrained": str(checkpoint)}
+    encoder |= {"quick_gelu": False, "mean": list(open_clip.OPENAI_DATASET_MEAN)}
+    encoder |= {"std": list(open_clip.OPENAI_DATASET_STD)}
+    embedding = {"batch_size": given.batches[0], "precision": "bf16", "workers": given.workers}
+    project = embed_inputs.write_project(
+        given.scratch, given.scratch / "shards", encoder, embedding, given.device
+    )
+    run = Ours(project)
+    seconds = run()
+    return {"embed_corpus, bf16": embedded(given, seconds, run.vectors()["image"])}
+
+
+def clip_retrieval_case(given: argparse.Namespace) -> Rows:
+    """`clip-retrieval inference`, without its start; it takes fp32, on a card fp16."""
+    from benchmarks.embed_runs import Theirs
+
+    pattern, checkpoint = corpus(given)
+    settings = argparse.Namespace(**{**vars(given), "batch": given.batches[0]})
+    run = Theirs(pattern, checkpoint, given.scratch / "theirs", settings)
+    seconds = run()
+    return {"clip-retrieval": embedded(given, seconds, run.vectors()["image"])}
+
+
+def open_clip_case(given: argparse.Namespace) -> Rows:
+    """Webdataset's loader and open_clip's own preprocessing, tokenizer and towers, in bf16."""
+    import webdataset
+
+    from benchmarks.embed_runs import unit_rows
+
+    pattern, checkpoint = corpus(given)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        embed_inputs.ARCHITECTURE, pretrained=str(checkpoint), device=given.device
+    )
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(embed_inputs.ARCHITECTURE)
+    pairs = webdataset.WebDataset(pattern, shardshuffle=False).decode("pil")
+    pairs = pairs.to_tuple("__key__", "jpg", "txt").map_tuple(
+        str, preprocess, lambda text: tokenizer(text)[0]
+    )
+    loader = torch.utils.data.DataLoader(
+        pairs, given.batches[0], num_workers=given.workers, pin_memory=given.device != "cpu"
+    )
+    keys, vectors = [], []
+    began = time.perf_counter()
+    with torch.inference_mode(), torch.autocast(given.device, torch.bfloat16):
+        for names, images, texts in loader:
+            encoded = model.encode_image(images.to(given.device, non_blocking=True))
+            model.encode_text(texts.to(given.device, non_blocking=True)).float().cpu()
+            vectors.append(encoded.float().cpu().numpy())
+            keys += names
+    seconds = time.perf_counter() - began
+    images = unit_rows(np.concatenate(vectors), keys)
+    return {"open_clip's loop, bf16": embedded(given, seconds, images)}
+
+
+# Results beside the processor's.
+
+
+def search_case(given: argparse.Namespace) -> Rows:
+    """Exact hits of many prompts."""
+    from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+    from react_pipeline.indexing import StoredVectors
+    from react_pipeline.indexing.batch import exact_hits
+    from react_pipeline.project import Project
+
+    rows, width, prompts = given.search
+    path = embed_inputs.write_project(
+        given.scratch / "search",
+        Path("none"),
+        {"model": embed_inputs.ARCHITECTURE, "pretrained": "openai"},
+        {},
+    )
+    project = Project.load(path)
+    publish_parents(project, 0)
+    cloud = Cloud(rows, width)
+    stored = StoredVectors(publish_embeddings(project, cloud.pairs(), width), "image")
+    queries = cloud.prompts(prompts // 8, 8)
+    seconds, hits = {}, {}
+    for device in dict.fromkeys([given.device, "cpu"]):
+        began = time.perf_counter()
+        hits[device] = exact_hits(stored, queries, 10, device=device)[1]
+        seconds[device] = time.perf_counter() - began
+    same = float((hits[given.device] == hits["cpu"]).mean())
+    about = {"seconds": seconds[given.device], "seconds of the processor": seconds["cpu"]}
+    return {f"{prompts} prompts, {rows:,} vectors": {**about, "equal hits": f"{same:.4%}"}}
+
+
+def lineage_case(given: argparse.Namespace) -> Rows:
+    """A small project of drawings from corpus to results, on both devices."""
+    from conftest import write_checkpoint, write_drawings, write_project
+
+    from react_pipeline.lineage import run
+
+    methods = ["base", "gated-image", "gated-both", "gda"]
+    write_checkpoint(given.scratch / "tiny")
+    write_drawings(given.scratch / "drawings")
+    rows: Rows = {method: {} for method in methods}
+    for device in dict.fromkeys([given.device, "cpu"]):
+        folder = given.scratch / f"lineage-{device}"
+        folder.mkdir()
+        inputs = (given.scratch / "tiny", given.scratch / "drawings")
+        project = write_project(folder, *inputs, device=device, methods=methods)
+        corpus_stages = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
+        places = [(stage, "all") for stage in corpus_stages]
+        places += [(stage, "shapes") for stage in ("evaluation_set", "retrieved_set")]
+        places += [("customized_checkpoint", f"shapes/{method}") for method in methods[1:]]
+        for stage, key in places:
+            run(project, stage, key)
+        for method in methods:
+            counts = run(project, "domain_results", f"shapes/{method}").counts
+            rows[method][f"top-1, {counts['device']}"] = counts["top1"]
+    return rows
+
+
+# Tests.
+
+
+class Outcomes:
+    """Counts what pytest reports."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.row: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "first failure": ""}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Count a test once; an error of its fixtures is a failure."""
+        if report.when == "call" or report.outcome != "passed":
+            self.row[report.outcome] += 1
+        if report.failed and not self.row["first failure"]:
+            last = str(report.longrepr).strip().splitlines()[-1]
+            self.row["first failure"] = f"{report.nodeid.partition('::')[2]}: {last}"[:300]
+
+
+def tests_case(given: argparse.Namespace, chosen: str) -> Rows:
+    """The tests of a card; without one, those of `tests/gpu` on the processor."""
+    import pytest
+
+    on_card = given.device == "cuda" and not given.pretend
+    paths = [TESTS] if on_card else [TESTS / "gpu" / "test_devices.py"]
+    mark = "gpu" if given.device == "cuda" else "not gpu"
+    outcomes = Outcomes()
+    # A process that a test starts sees no pretended GPU.
+    names = f"{chosen} and not killed" if given.pretend else chosen
+    options = ["-q", "-p", "no:cacheprovider", "-m", mark, "-k", names]
+    code = pytest.main([*options, *map(str, paths)], plugins=[outcomes])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest ended with {code!r}")
+    return {chosen: outcomes.row}
+
+
+CASES: dict[str, dict[str, tuple[Case, int]]] = {
+    "Tests": {
+        "not index": (partial(tests_case, chosen="not index"), 240),
+        "cells": (partial(tests_case, chosen="index and not OPQ8"), 60),
+        "codes": (partial(tests_case, chosen="index and OPQ8"), 60),
+    },
+    "Training step": {
+        "step, smaller batch": (partial(step_case, size=0, compiled=False), 90),
+        "step, smaller batch, compiled": (partial(step_case, size=0, compiled=True), 150),
+        "step, larger batch": (partial(step_case, size=1, compiled=False), 90),
+        "step, larger batch, compiled": (partial(step_case, size=1, compiled=True), 150),
+        "torchrun": (torchrun_case, 130),
+    },
+    "Embedding from tars": {
+        "embed_corpus": (ours_case, 120),
+        "clip-retrieval": (clip_retrieval_case, 120),
+        "open_clip": (open_clip_case, 120),
+    },
+    "Hits": {"exact search": (search_case, 90)},
+    "A small lineage": {"lineage": (lineage_case, 120)},
+}
+
+
+# The report.
+
+
+def arguments_of(given: argparse.Namespace, case: str) -> list[str]:
+    """The command line of one case."""
+    pretend = ["--pretend"] if given.pretend else ["--device", given.device]
+    quick = ["--quick"] if given.quick else []
+    return [*pretend, *quick, "--scratch", str(given.scratch), "--case", case]
+
+
+def run_process(command: Iterable[str], limit_seconds: float) -> Rows:
+    """The rows that a Python process prints on its last line.
+
+    Raises:
+        RuntimeError: If it ends otherwise; with its last line.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / TESTS), os.getenv("PYTHONPATH"))))
+    try:
+        done = subprocess.run(  # noqa: S603 - ourselves
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+            timeout=limit_seconds,
         )
-        trainer = Trainer(
-            clip, pairs, DOMAIN, GatedImage(), config, World(device=given.device), Path(directory)
-        )
-        counts = trainer.run(TrainingObserver(), INPUTS)
-        lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
-    tail = [json.loads(line) for line in lines[len(lines) // 2 :]]
-    title = f"training from JPEGs, {precision}, {workers} decoding processes"
-    return [
-        (f"{title}: change of features by attaching", counts["step0_max_difference"]),
-        (
-            f"{title}: images/s, second half",
-            sum(one["images_per_second"] for one in tail) / len(tail),
-        ),
-        (
-            f"{title}: share of the time that waits for data",
-            sum(one["data_wait_fraction"] for one in tail) / len(tail),
-        ),
-        (f"{title}: peak MiB", counts["peak_memory_bytes"] / 2**20),
-    ]
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"not done after {limit_seconds:.0f} s") from error
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ROWS ")]
+    if done.returncode or not lines:
+        named = re.findall(r"^\S*(?:Error|Exception)\b.*", done.stderr, re.MULTILINE)
+        last = (named or done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise RuntimeError(f"exit status {done.returncode}: {last}"[:300])
+    rows: Rows = json.loads(lines[-1].removeprefix("ROWS "))
+    return rows
 
 
-def embedding(given: argparse.Namespace) -> Rows:
-    """Images a second through the tower alone."""
-    model = steps.random_model(given.device)
-    model.requires_grad_(False)
-    tower = ImageTower(model)
-    images = torch.randn(4 if given.quick else 256, 3, 224, 224, device=given.device)
-
-    def take(_step: int) -> float:
-        with torch.no_grad(), torch.autocast(given.device, torch.bfloat16):
-            tower.visual(images)
-        return 0.0
-
-    return [
-        (
-            "embedding, bf16: images/s",
-            len(images) / min(timed({"": take}, given.repeats, given.device)[""]),
-        )
-    ]
-
-
-def pixels(given: argparse.Namespace) -> Rows:
-    """How far the normalisation on the device is from the model's own preprocessing."""
-    preprocess = image_transform_v2(CONFIG, is_train=False)
-    made = Pixels(preprocess)
-    with tempfile.TemporaryDirectory() as directory:
-        pairs = CollectedPairs(publish(Store(Path(directory)), 64))
-        views = Views(pairs, made)
-        (batch,) = views.batches([[(position, 0) for position in range(8)]], 0, given.device)
-        expected = torch.stack([preprocess(pairs.decoded(position)) for position in range(8)])
-    return [("pixels, largest difference to a CPU's", float((batch.cpu() - expected).abs().max()))]
+def run_sections(given: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
+    """The rows of each section; a case that fails is a row with its error."""
+    deadline = time.monotonic() + TOTAL_SECONDS * given.patience
+    for title, cases in CASES.items():
+        rows: Rows = {}
+        for name, (_, limit) in cases.items():
+            left = deadline - time.monotonic()
+            began = time.monotonic()
+            try:
+                if left < 1:
+                    raise RuntimeError("not run: no time was left")
+                command = ["-m", "benchmarks.gpu", *arguments_of(given, name)]
+                rows |= run_process(command, min(limit * given.patience, left))
+            except Exception as error:
+                rows[name] = {"error": str(error)}
+            print(f"{title}, {name}: {time.monotonic() - began:.0f} s", flush=True)
+        yield title, rows
 
 
-def main() -> None:
-    """Measure and print."""
+def card(given: argparse.Namespace) -> str:
+    """The name of the device."""
+    if given.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"a processor, {platform.machine()}"
+
+
+def output_of(*command: str) -> str:
+    """What a program prints; nothing where there is no such program."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)  # noqa: S603 - fixed words
+        return ran.stdout.strip()
+    return ""
+
+
+def machine(given: argparse.Namespace) -> dict[str, Any]:
+    """Where the report was made."""
+    query = "--query-gpu=driver_version,memory.total"
+    driver = output_of("nvidia-smi", query, "--format=csv,noheader").splitlines()
+    changed = ", with changes" if output_of("git", "status", "--porcelain") else ""
+    return {
+        "card": card(given),
+        "cards": torch.cuda.device_count() if given.device == "cuda" else 0,
+        "driver, memory": driver[0] if driver else "–",
+        "CUDA of torch": torch.version.cuda or "–",
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)),
+        "commit": output_of("git", "rev-parse", "--short", "HEAD") + changed,
+        "date": date.today().isoformat(),
+    }
+
+
+def table(rows: Rows) -> str:
+    """Rows as a Markdown table; a column for each key of any row."""
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
+    cells = [[row.get(column) for column in columns] for row in rows.values()]
+    shown = [[figure(cell) if isinstance(cell, float) else cell for cell in row] for row in cells]
+    named = zip(rows, shown, strict=True)
+    return markdown_table(["", *columns], [[name, *row] for name, row in named])
+
+
+def page(about: dict[str, Any], sections: dict[str, Rows]) -> str:
+    """The report in Markdown."""
+    machine_rows = markdown_table(["machine", ""], list(about.items()))
+    parts = [f"# GPU report: {about['card']}", machine_rows]
+    for title, rows in sections.items():
+        parts += [f"## {title}", table(rows)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny batches, to see that it works")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    parser.add_argument("--pretend", action="store_true", help="on the pretended GPU of the tests")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--output", type=Path, default=REPORTS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.device == "cpu" and not given.quick:
-        parser.error("there is no GPU: give --device cpu --quick to see that it works")
-    given.batch, given.repeats, given.curve_steps = (4, 1, 2) if given.quick else (256, 10, 30)
-    given.threads, given.peak_tflops = torch.get_num_threads(), None
-    card = (
-        torch.cuda.get_device_name()
-        if given.device == "cuda"
-        else f"a CPU, {given.threads} threads"
+    if given.device == "cuda" and not given.pretend and not torch.cuda.is_available():
+        parser.error("no CUDA device is available; try --pretend or --device cpu")
+    given.quick = given.quick or given.pretend or given.device == "cpu"
+    given.batches = (2, 4) if given.quick else (256, 1024)
+    given.repeats, given.pairs = (1, 16) if given.quick else (20, 8_192)
+    given.workers = 1 if given.quick else max(1, len(os.sched_getaffinity(0)) - 1)
+    given.patience = 10 if given.quick else 1
+    given.search = (2_000, 64, 80) if given.quick else (500_000, 512, 2_000)
+    return given
+
+
+def main() -> None:
+    """Run one case, or all of them and write the report."""
+    given = arguments()
+    with contextlib.ExitStack() as stack:
+        if given.pretend:
+            sys.path.append(str(ROOT / TESTS))
+            from support.pretended_gpu import pretended_gpu
+
+            stack.enter_context(pretended_gpu())
+        if given.case:
+            cases = dict(itertools.chain(*(section.items() for section in CASES.values())))
+            rows = cases[given.case][0](given)
+            if int(os.getenv("RANK", "0")) == 0:
+                print(f"ROWS {json.dumps(rows, default=float)}", flush=True)
+            return
+        about = machine(given)
+        given.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        sections = dict(run_sections(given))
+    given.output.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "-", about["card"]).strip("-").lower()
+    (given.output / f"{name}.json").write_text(
+        json.dumps({"machine": about, "sections": sections}, indent=1) + "\n"
     )
-    rows: Rows = [
-        ("card", card),
-        ("torch", torch.__version__),
-        *pixels(given),
-        *steps_taken(given),
-        *embedding(given),
-    ]
-    for precision in ("bf16",) if given.quick else ("bf16", "fp16", "fp32"):
-        rows += training(given, precision)
-    print(markdown_table(["what", "figure"], rows))
-    if given.json:
-        given.json.write_text(json.dumps(dict(rows), indent=1) + "\n")
+    (given.output / f"{name}.md").write_text(page(about, sections))
+    print(page(about, sections))
 
 
 if __name__ == "__main__":

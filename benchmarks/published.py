@@ -1,8 +1,6 @@
-"""The published design of a step of REACT's `gated-image`, written out plainly, and the parts that
-lead to our step.
+"""The published design of a step of REACT's `gated-image`, written out plainly, and our step.
 
-What both steps train is here too: the model, the pairs, the recipe. Each part of our step can be
-switched on by itself, which only an ablation needs; with all parts on it is the step that trains.
+What both steps train is here too: the model, the pairs, the recipe.
 How steps are measured is in `benchmarks.operations` and `benchmarks.customize`.
 
 Shapes: N batches, B pairs of a batch, T tokens of an image, L token ids of a text, W width, D
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from react_pipeline.clip import GatedBlock, ImageTower, add_gated_blocks
-from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import GatedImage
 from react_pipeline.training.image_encoder import ImageEncoder
@@ -35,31 +32,13 @@ from react_pipeline.training.world import World
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
 TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)
 
-OUR_LOOP = "our loop around the published parts: guards, gradient norm"
 TEXTS = "text vectors kept"
 NO_CHECKPOINTING = "no forced checkpointing"
-LAYOUT = "attention laid out on (B, T, W)"
-LEAN_GELU = "QuickGELU that keeps its input alone"
 CLASS_TOKEN = "class token alone in the last block"  # noqa: S105 - a token of a transformer
-FUSED = "fused optimizer"
-BF16 = "bf16 (autocast)"
-HELD = "frozen weights held in bf16"
+BF16 = "bf16 (autocast), frozen weights held in it"
 PREFIX = "frozen first blocks kept as tokens"
-PARTS = (
-    OUR_LOOP,
-    TEXTS,
-    NO_CHECKPOINTING,
-    LAYOUT,
-    LEAN_GELU,
-    CLASS_TOKEN,
-    FUSED,
-    BF16,
-    HELD,
-    PREFIX,
-)
-"""What our step does and the published one does not, in the order in which the ablation switches
-them on.
-"""
+PARTS = (TEXTS, NO_CHECKPOINTING, CLASS_TOKEN, BF16, PREFIX)
+"""What our step does and the published one does not, as far as it changes the operations."""
 
 Take = Callable[[int], float]
 """Takes step number n on batch n and returns its loss."""
@@ -180,53 +159,7 @@ def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
     )
 
 
-# Ours: the classes that train or, for the ablation, the same with some parts left as published.
-
-
-class PartialTower(ImageTower):
-    """Our tower with some of its parts on; with all of them it computes what `ImageTower` does."""
-
-    def __init__(self, model: nn.Module, parts: frozenset[str]) -> None:
-        """Switch on what is in `parts`."""
-        super().__init__(model)
-        self._parts = parts
-
-    @torch.no_grad()
-    def tokens(self, images: Tensor) -> Tensor:
-        """As `ImageTower.tokens`."""
-        tokens = self.entering(0, images)
-        for block in self.blocks[: self.start]:
-            tokens = self._host(block, tokens)
-        return tokens
-
-    def block(self, number: int, tokens: Tensor) -> Tensor:
-        """As `ImageTower.block`."""
-        block: Any = self.blocks[number]
-        alone = CLASS_TOKEN in self._parts and number == len(self.blocks) - 1
-        if NO_CHECKPOINTING not in self._parts and tokens.requires_grad:
-            tokens = checkpoint(self._gated, block.gated_attn_block, tokens, use_reentrant=False)
-        else:
-            tokens = self._gated(block.gated_attn_block, tokens)
-        return self._host(block, tokens, alone=alone)
-
-    def _gated(self, block: Any, x: Tensor) -> Tensor:
-        if LAYOUT not in self._parts:
-            return published_block(x, block)
-        x = x + block.alpha_attn.tanh() * self_attention(block.ln_1(x), block.attn)
-        return x + block.alpha_dense.tanh() * self._mlp(block, x)
-
-    def _host(self, block: Any, x: Tensor, *, alone: bool = False) -> Tensor:
-        if LAYOUT not in self._parts:
-            return block.forward(x)
-        first = x.new_zeros(len(x), dtype=torch.long) if alone else None
-        attended = self_attention(block.ln_1(x), block.attn, self.casts, only=first)
-        x = (x[:, :1] if alone else x) + attended
-        return x + self._mlp(block, x)
-
-    def _mlp(self, block: Any, x: Tensor) -> Tensor:
-        if LEAN_GELU in self._parts:
-            return feed_forward(block.ln_2(x), block.mlp, self.casts)
-        return block.mlp(block.ln_2(x))
+# Ours: the classes that train.
 
 
 class Texts:
@@ -255,9 +188,9 @@ def our_step(
 ) -> Take:
     """The step that trains, `TrainingStep`, with these parts on."""
     training = TRAINING.model_copy(update={"precision": "bf16" if BF16 in parts else "fp32"})
-    if HELD in parts:
+    if BF16 in parts:
         tower.use_bf16(device)
-    optimizer = adamw(model, fused=True if FUSED in parts else None)
+    optimizer = adamw(model, fused=True)
     state = TrainingState(trained(model), optimizer, torch.amp.GradScaler(device, enabled=False))
     model.eval()
     texts: Any = Texts(model, batches, kept=TEXTS in parts)
@@ -270,9 +203,6 @@ def our_step(
             inputs = [tower.tokens(images).to(torch.bfloat16) for images in batches.images]
 
     def take(step: int) -> float:
-        # In eval mode nn.MultiheadAttention has a faster path without gradients: the published
-        # design trains.
-        model.train(LAYOUT not in parts)
         number = step % len(inputs)
         positions = torch.arange(number * size, (number + 1) * size)
         drawn = DrawnTexts(positions, positions, torch.full_like(positions, -1))

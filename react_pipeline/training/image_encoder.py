@@ -57,9 +57,7 @@ class ImageEncoder:
         if self.tower is not None:
             return self.tower.tokens(images)
         with torch.autocast(self.world.device_type, enabled=False):
-            features: Tensor = self.model.encode_image(
-                images.to(self.world.device, non_blocking=True), normalize=True
-            )
+            features: Tensor = self.model.encode_image(images, normalize=True)
         return features.float()
 
     @torch.no_grad()

@@ -154,7 +154,7 @@ class TrainingTexts:
         encoded = encode_text(
             self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again
         )
-        return functional.normalize(encoded.float(), dim=-1)[place.to(self._device)]
+        return functional.normalize(encoded.float(), dim=-1)[place]
 
 
 def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:

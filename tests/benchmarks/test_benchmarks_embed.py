@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import embed as benchmark
-from benchmarks import embed_inputs, embed_parts
-from benchmarks.embed_parts import PARTS, Batch
+from benchmarks import embed_inputs
+from benchmarks.embed_runs import Batch
 from benchmarks.methods import write_section
 from react_pipeline.clip.model import Clip, load
 
@@ -32,26 +31,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("shards")
     embed_inputs.write_shards(directory, 2, 12, pixels=40, images=5)
     return directory
-
-
-@pytest.mark.parametrize("count", range(len(PARTS) + 1))
-def test_every_part_gives_the_models_own_features(clip: Clip, shards: Path, count: int) -> None:
-    batch, on = Batch.read(shards, clip)[0], frozenset(PARTS[:count])
-    with torch.inference_mode():
-        images, texts = clip.model.encode_image(batch.images), clip.model.encode_text(batch.tokens)
-        torch.testing.assert_close(
-            embed_parts._images(clip.model.visual, batch.images, on), images, atol=1e-5, rtol=0
-        )
-        torch.testing.assert_close(
-            embed_parts._texts(clip.model, batch.tokens, on), texts, atol=1e-5, rtol=0
-        )
-
-
-def test_all_ways_to_encode_a_batch_run(clip: Clip, shards: Path) -> None:
-    takes = embed_parts.part_takes(clip, Batch.read(shards, clip)[0])
-    assert len(takes) == len(PARTS) + 3
-    values = [take(0) for take in takes.values()]
-    assert values == pytest.approx([values[0]] * len(values), abs=1e-2)
 
 
 def test_shards_hold_the_pairs_that_were_asked_for(clip: Clip, shards: Path) -> None:

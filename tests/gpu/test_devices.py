@@ -125,8 +125,6 @@ def test_embeddings_are_those_of_the_cpu(
 def test_an_index_with_ready_cells_is_read_and_finds_as_much(
     device: str, make_project: Callable[..., Project], tmp_path: Path, key: str
 ) -> None:
-    if device == "cuda" and not faiss.get_num_gpus():
-        pytest.skip("needs faiss-gpu (make install GPU=1)")
     project = make_project()
     publish_parents(project, 0)
     publish_embeddings(project, Cloud(3_000, 32).pairs(), 32)

@@ -1,0 +1,423 @@
+"""The paths of a GPU on a machine without one: everything runs on a pretended GPU, and gives what
+the processor gives.
+
+In fp32 losses differ by 1e-5 of their value at most, vectors have a cosine above 0.999999, and
+hits, predictions and accuracies are equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import write_project
+from support.dense import OWN, write_sets
+from support.drawings import SHAPES, draw, encode
+from support.elevater import write_elevater
+from support.pretended_gpu import pretended_gpu
+from support.vectors import read_vectors
+from torchvision.models import get_model
+
+from react_pipeline.clip.precision import choose_precision
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import FOLDERS
+from react_pipeline.extensions.predict.predict import Options, predict_pictures
+from react_pipeline.indexing.batch import exact_hits
+from react_pipeline.indexing.best import best_hits
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.lineage import run
+from react_pipeline.project.project import Project
+from react_pipeline.settings.methods import METHODS
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.training.customization import customize
+from react_pipeline.training.losses import contrastive_loss
+from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.texts import TrainingTexts
+from react_pipeline.use.classifier import Classifier
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory'")
+
+LOSSES, COSINE = 1e-5, 0.999_999
+STEPS: dict[str, Any] = {
+    **{"last_k_layers": 2, "steps": 2, "batch_size": 8, "warmup_steps": 1},
+    **{"checkpoint_every": 2, "augmentation": "none", "held_out_fraction": 0.2},
+}
+IMAGES: dict[str, Any] = {
+    **{"augmentation": "mild", "accumulation": 2, "activation_checkpointing": True},
+    **{"class_prompt_fraction": 0.5, "loss": "unicl", "evaluate_every": 2},
+    "interpolation": "held-out",
+}
+"""The other way through a training: no kept tokens, parts of a batch, texts of two kinds."""
+
+JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
+ALONE = [name for name, method in METHODS.items() if method.of is None]
+ALL = [*ALONE, "joined", "joined-control"]
+TRAINED = ["gated-image", "gated-both", "locked-image", "full"]
+RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
+DENSE: dict[str, Any] = {
+    **{"root": "dense", "own": OWN, "short_side": 64, "window": 32, "attention": "kk+gauss"},
+    **{"key_smoothing": 0.5, "boxes": ["truth", "rpn"], "rpn_checkpoint": "rpn.pt"},
+    **{"rpn_model": RPN, "student_images": "{domain}/images"},
+    **{"student_steps": 1, "student_batch": 2},
+}
+ELEVATER: dict[str, Any] = {
+    **{"root": "elevater", "datasets": ["rendered-sst2"], "shots": [5], "seeds": 1},
+    "adaptations": ["linear-probe", "fine-tune"],
+}
+
+
+@dataclass
+class Lineage:
+    """What one device made of the project."""
+
+    project: Project
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    operations: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of the pretended GPU, by step."""
+
+    def __getitem__(self, step: str) -> Artifact:
+        return self.artifacts[step]
+
+
+def steps() -> list[tuple[str, str]]:
+    """Stage and key, in order."""
+    corpus = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
+    domain = ("evaluation_set", "retrieved_set", "control_set", "few_shot_set")
+    trainings = [("customized_checkpoint", f"shapes/{method}") for method in ALL[1:]]
+    results = [("domain_results", f"shapes/{method}") for method in ALL]
+    tasks = ("dense_results", "benchmark_features", "benchmark_results")
+    return [
+        *((stage, "all") for stage in corpus),
+        *((stage, "shapes") for stage in domain),
+        *trainings,
+        *results,
+        *((stage, "shapes/gated-image") for stage in tasks),
+        ("comparison", "shapes"),
+        ("promotion", "shapes"),
+    ]
+
+
+COMPUTING = ("corpus_embeddings", "retrieved_set", "control_set", "few_shot_set")
+COMPUTING += ("customized_checkpoint", "domain_results", "dense_results", "benchmark_features")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What users bring beside corpus and checkpoint: shots, sets with boxes and masks, ELEVATER."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name in SHAPES:
+        for number in range(2):
+            path = folder / "shots" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(draw(name, "green", 9_000 + number)))
+    write_sets(folder / "dense" / "shapes", 2)
+    write_elevater(
+        folder / "elevater", {"train": 6, "val": 1, "test": 2}, only=ELEVATER["datasets"]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = get_model(RPN, weights=None, weights_backbone=None, num_classes=5)
+    torch.save(network.state_dict(), folder / "rpn.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lineages(
+    inputs: Path, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
+) -> dict[str, Lineage]:
+    """The same project from corpus to promotion on both devices."""
+
+    def build(device: str) -> Lineage:
+        folder = tmp_path_factory.mktemp(device)
+        shutil.copytree(inputs, folder, dirs_exist_ok=True)
+        sections = {"customization": {"defaults": STEPS}, "elevater": ELEVATER, "dense": DENSE}
+        made = write_project(
+            folder,
+            tiny_checkpoint,
+            drawings,
+            **{"device": device, "methods": ALONE, "variants": JOINED, **sections},
+        )
+        domain = folder / "domains" / "shapes.yaml"
+        shots = {"name": "shots", "kind": "folder", "path": "../shots"}
+        domain.write_text(yaml.safe_dump({**yaml.safe_load(domain.read_text()), "shots": shots}))
+        lineage = Lineage(Project.load(made.path))
+        device_or_none = pretended_gpu() if device == "cuda" else contextlib.nullcontext(Counter())
+        with device_or_none as operations:
+            for stage, key in steps():
+                operations.clear()
+                step = stage if key in ("all", "shapes") else f"{stage} {key.split('/')[1]}"
+                lineage.artifacts[step] = run(lineage.project, stage, key)
+                lineage.operations[step] = operations.copy()
+        return lineage
+
+    with pytest.MonkeyPatch.context() as patch:
+        # One point of ELEVATER's search in place of hundreds.
+        search = "react_pipeline.extensions.elevater.sweep"
+        patch.setattr(f"{search}.LEARNING_RATES", (1e-3,))
+        patch.setattr(f"{search}.FIRST_POINTS", (0,))
+        patch.setattr(f"{search}.STEPS", ())
+        patch.setattr(f"{search}.SWEEP_EPOCHS", 2)
+        patch.setattr(f"{search}.FINAL_EPOCHS", 2)
+        return {device: build(device) for device in ("cuda", "cpu")}
+
+
+@pytest.fixture
+def changed(lineages: dict[str, Lineage], tmp_path: Path) -> Callable[..., Project]:
+    """Copies the project of a device up to what it trains on, with some sections replaced."""
+    later = shutil.ignore_patterns("customized_checkpoint", "*_results", "benchmark_*", "rpn.pt")
+
+    def change(device: str, **sections: Any) -> Project:
+        path = lineages[device].project.path
+        folder = tmp_path / f"{device}-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(path.parent, folder, ignore=later)
+        given = yaml.safe_load(path.read_text())
+        (folder / path.name).write_text(yaml.safe_dump({**given, **sections}))
+        return Project.load(folder / path.name)
+
+    return change
+
+
+@pytest.fixture
+def trained(changed: Callable[..., Project]) -> Callable[..., Artifact]:
+    def train(device: str, method: str, **fields: Any) -> Artifact:
+        defaults = {**STEPS, "precision": "fp32", **fields}
+        project = changed(device, customization={"defaults": defaults})
+        with pretended_gpu() if device == "cuda" else contextlib.nullcontext():
+            return customize(project, "shapes", method)
+
+    return train
+
+
+def losses(artifact: Artifact) -> list[float]:
+    lines = artifact.file("metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def assert_same_vectors(one: Artifact, other: Artifact, cosine: float) -> None:
+    for side in FOLDERS:
+        pair = [torch.from_numpy(read_vectors(artifact, side)) for artifact in (one, other)]
+        assert torch.cosine_similarity(*pair).min() > cosine, side
+
+
+def test_mixing_devices_raises() -> None:
+    with pretended_gpu():
+        there, here = torch.ones(3, device="cuda"), torch.ones(3)
+        assert there.device.type == "cuda" and here.device.type == "cpu"
+        for mix in (
+            lambda: there + here,
+            lambda: there @ here,
+            lambda: torch.cat([there, here]),
+            lambda: here[torch.zeros(1, dtype=torch.long, device="cuda")],
+            lambda: torch.nn.Linear(3, 3)(there),
+        ):
+            with pytest.raises(RuntimeError, match="same device"):
+                mix()
+        with pytest.raises(TypeError, match="cpu"):
+            there.numpy()
+        with pytest.raises(RuntimeError, match="cuda:0"), torch.autocast("cuda:0"):
+            pass
+        # As on CUDA: numbers and indices may be on the CPU, and `copy_` is between devices.
+        assert (there * torch.tensor(2.0))[torch.tensor([0])].tolist() == [2.0]
+        assert here.copy_(there * 3).tolist() == [3.0] * 3
+        (there.requires_grad_() * 2).cpu().sum().backward()
+        assert there.grad is not None and there.grad.device.type == "cuda"
+
+
+def test_each_step_computes_on_the_gpu(lineages: dict[str, Lineage]) -> None:
+    there = lineages["cuda"]
+    for step, operations in there.operations.items():
+        assert bool(operations) == step.startswith((*COMPUTING, "benchmark_results")), step
+        assert there[step].counts.get("device", "cuda") == "cuda"
+    # Only the search among the vectors of the corpus takes the largest of many.
+    assert there.operations["retrieved_set"]["topk"]
+
+
+def test_vectors_and_hits_are_those_of_the_processor(lineages: dict[str, Lineage]) -> None:
+    there, here = lineages["cuda"], lineages["cpu"]
+    assert_same_vectors(there["corpus_embeddings"], here["corpus_embeddings"], COSINE)
+    for stage in ("retrieved_set", "control_set"):
+        pairs = [pd.read_parquet(one[stage].file("pairs.parquet")) for one in (there, here)]
+        pd.testing.assert_frame_equal(*pairs, check_exact=False, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_method_trains_and_measures_as_here(lineages: dict[str, Lineage], method: str) -> None:
+    pair = [lineages[device] for device in ("cuda", "cpu")]
+    if method != "base" and not method.startswith("joined"):
+        there, here = (losses(one[f"customized_checkpoint {method}"]) for one in pair)
+        assert there and there == pytest.approx(here, rel=LOSSES)
+    accuracies = [one[f"domain_results {method}"].counts["top1"] for one in pair]
+    assert accuracies[0] == accuracies[1]
+
+
+def test_tasks_and_promotion_end_as_here(lineages: dict[str, Lineage]) -> None:
+    there, here = lineages["cuda"], lineages["cpu"]
+    for task in ("detection", "segmentation"):
+        figures = [one["dense_results gated-image"].counts[task] for one in (there, here)]
+        flat = [pd.json_normalize(figure).iloc[0].to_dict() for figure in figures]
+        assert flat[0] and flat[0] == pytest.approx(flat[1], abs=1e-3)
+    rows = [
+        pd.read_parquet(one["benchmark_results gated-image"].file("results.parquet"))
+        for one in (there, here)
+    ]
+    assert len(rows[0]) == 5 and rows[0]["value"].notna().all()
+    assert rows[0]["value"].tolist() == pytest.approx(rows[1]["value"].tolist())
+    assert there["comparison"].counts["top1"] == here["comparison"].counts["top1"]
+    verdicts = [
+        json.loads(one["promotion"].file("verdict.json").read_text()) for one in (there, here)
+    ]
+    assert verdicts[0]["decision"] == verdicts[1]["decision"]
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_parts_of_a_batch_of_images_train_as_here(
+    trained: Callable[..., Artifact], method: str
+) -> None:
+    there, here = (trained(device, method, **IMAGES) for device in ("cuda", "cpu"))
+    assert losses(there) == pytest.approx(losses(here), rel=LOSSES)
+    assert "evaluation_top1" in there.file("metrics.jsonl").read_text()
+    assert there.counts["interpolation"] == here.counts["interpolation"]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.1)])
+def test_half_precision_trains_and_embeds(
+    lineages: dict[str, Lineage],
+    trained: Callable[..., Artifact],
+    changed: Callable[..., Project],
+    precision: str,
+    tolerance: float,
+) -> None:
+    # The loss scaler of fp16 skips the first steps of so small a model.
+    steps = 12 if precision == "fp16" else 2
+    there = trained("cuda", "gated-image", steps=steps, precision=precision)
+    assert (there.counts["precision"], there.counts["step0_max_difference"]) == (precision, 0)
+    here = trained("cpu", "gated-image", steps=steps)
+    assert losses(there) == pytest.approx(losses(here), rel=tolerance)
+    project = changed("cuda", embedding={"precision": precision, "workers": 0})
+    with pretended_gpu():
+        embedded = embed_corpus(project)
+    assert embedded.counts["precision"] == precision
+    assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], 0.999)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((6, 1), "fp32"), ((7, 5), "fp16"), ((9, 0), "bf16")]
+)
+def test_precision_is_chosen_by_capability(capability: tuple[int, int], precision: str) -> None:
+    with pretended_gpu(capability):
+        assert choose_precision("auto", "cuda") == precision
+
+
+def test_an_interrupted_training_resumes_on_the_gpu(
+    trained: Callable[..., Artifact], changed: Callable[..., Project]
+) -> None:
+    class Interrupt(TrainingObserver):
+        def stepped(self, record: Mapping[str, float]) -> None:
+            if record["step"] == 2:
+                raise KeyboardInterrupt
+
+    fields = {**STEPS, "steps": 4, "precision": "bf16"}
+    project = changed("cuda", customization={"defaults": fields})
+    with pretended_gpu():
+        with pytest.raises(KeyboardInterrupt):
+            customize(project, "shapes", "gated-image", Interrupt())
+        resumed = customize(project, "shapes", "gated-image")
+    assert resumed.counts["first_step"] == 2
+    assert losses(resumed) == losses(trained("cuda", "gated-image", **fields))
+
+
+def test_predictions_are_those_of_the_processor(
+    lineages: dict[str, Lineage], inputs: Path, tmp_path: Path
+) -> None:
+    def predict(device: str, method: str) -> pd.DataFrame:
+        path = lineages[device].project.path
+        model = Classifier.load("shapes", method, config=path, device=device, precision="fp32")
+        output = tmp_path / device / method
+        predict_pictures(model, str(inputs / "shots"), output, Options(workers=0))
+        return pd.read_parquet(output / "predictions.parquet")
+
+    for method in ("gated-both", "gda"):
+        with pretended_gpu() as operations:
+            there = predict("cuda", method)
+            assert operations
+        pd.testing.assert_frame_equal(there, predict("cpu", method), check_exact=False, atol=1e-4)
+
+
+@pytest.mark.parametrize(("k", "queries"), [(10, 70), (10, 5), (1, 70)])
+def test_hits_of_many_queries_are_exact(lineages: dict[str, Lineage], k: int, queries: int) -> None:
+    stored = StoredVectors(lineages["cpu"]["corpus_embeddings"], "text")
+    vectors = np.random.default_rng(0).standard_normal((queries, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with pretended_gpu() as operations:
+        similarities, rows = exact_hits(stored, vectors, k, device="cuda")
+        assert operations["topk"]
+    expected, expected_rows = exact_hits(stored, vectors, k, device="cpu")
+    assert (rows == expected_rows).all() and (similarities == expected).all()
+
+
+def test_cells_are_trained_and_filled_on_the_gpu(
+    make_project: Callable[..., Project], _indexed_store: Path
+) -> None:
+    project = make_project(device="cuda", index={"key": "IVF2,Flat"})
+    shutil.copytree(_indexed_store, project.config.store)
+    with pretended_gpu() as operations:
+        index = run(project, "faiss_index", "all")
+    assert operations["argmax"], index.counts
+
+
+def test_rows_as_alike_as_rounding_are_compared_twice() -> None:
+    chance = np.random.default_rng(0)
+    rows = np.ones((400, 32)) + 1e-3 * chance.standard_normal((400, 32))
+    vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def hits(device: str) -> Any:
+        def blocks() -> list[tuple[int, torch.Tensor]]:
+            return [(0, torch.from_numpy(vectors).to(device))]
+
+        return best_hits(vectors[:70], 2, blocks, lambda some: vectors[some], "fp16", device)
+
+    with pretended_gpu() as operations:
+        similarities, rows_there = hits("cuda")
+        assert operations["nonzero"], "the second pass alone asks for it"
+    assert (rows_there == hits("cpu")[1]).all() and (similarities == hits("cpu")[0]).all()
+
+
+@pytest.mark.parametrize(
+    "kind", ["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"]
+)
+def test_each_loss_stays_on_the_gpu(kind: str) -> None:
+    chance = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, 6, 8, generator=chance)
+    ids = torch.tensor([0, 1, 1, 2, 3, 4])
+    scalars = torch.tensor(10.0), torch.tensor(-1.0)
+
+    def loss(device: str) -> torch.Tensor:
+        scale, bias = (scalar.to(device) for scalar in scalars)
+        batch = (tensor.to(device) for tensor in (images, texts))
+        ids_there = ids.to(device)
+        return contrastive_loss(*batch, scale, ids_there, ids_there // 2, kind, bias)
+
+    with pretended_gpu():
+        there = loss("cuda")
+        assert there.device.type == "cuda"
+        assert there.item() == pytest.approx(loss("cpu").item(), rel=LOSSES)
+
+
+def test_texts_left_on_the_processor_are_noticed(
+    trained: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = TrainingTexts.vectors
+    monkeypatch.setattr(TrainingTexts, "vectors", lambda self, texts: vectors(self, texts).cpu())
+    with pytest.raises(RuntimeError, match="same device"):
+        trained("cuda", "gated-image")
