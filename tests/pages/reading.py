@@ -100,13 +100,19 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 class Reader:
-    """Runs blocks, in a folder, with the environment of somebody who installed the package."""
+    """Runs blocks, in a folder, with the environment of somebody who installed the package.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    Files of the pages get the text of `added`, by their names.
+    """
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], added: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         self.state = folder.parent / "state"
         self.state.write_text(f"cd {shlex.quote(str(folder))}\n")
         self.environment = {**environment, "STATE": str(self.state)}
+        self.added = added
         self.printed = ""
         self.server: subprocess.Popen[str] | None = None
         self.interpreter: subprocess.Popen[str] | None = None
@@ -136,7 +142,7 @@ class Reader:
             assert not parts[0].strip(), f"text before {name}"
             file = self.here / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content)
+            file.write_text(content + self.added.get(name, ""))
         if block.language == "console":
             self.run_console(block.text)
         elif block.language == "bash":

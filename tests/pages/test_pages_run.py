@@ -21,11 +21,9 @@ from react_pipeline.extensions.demo.packages import TABLES
 REPOSITORY = Path(__file__).parents[2]
 KEPT = ("PATH", "LANG", "TMPDIR", "OMP_NUM_THREADS", "SSL_CERT_FILE", "PIP_INDEX_URL")
 SHORT = """
-cat >> pipeline.yaml <<'END'
 customization: {defaults: {steps: 12, batch_size: 8, learning_rate: 0.01, last_k_layers: 2}}
-END
 """
-"""Lines that a test adds to a file, so that a training takes seconds."""
+"""What a project's file gets in addition, so that a training takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ PAGES = {
     "docs/retrieval.md": Setting(after="docs/your-domain.md"),
     "docs/judge.md": Setting(
         after="docs/your-domain.md",
-        prepare=f"{SHORT}\nreact-pipeline materialize --domain birds --method gated-image "
+        prepare="react-pipeline materialize --domain birds --method gated-image "
         "--method gated-image-control --method locked-text",
     ),
     "docs/predict.md": Setting(
@@ -152,10 +150,12 @@ def reader_of(
             folder = home / "empty"
             folder.mkdir()
             clone(home / "react_pipeline", Path(environment["HF_HOME"]).parents[1])
+            added = {}
             if page in ("README.md", "docs/your-domain.md"):
+                added = {"pipeline.yaml": SHORT}
                 draw_birds(folder)
                 shutil.copytree(Path(environment["HF_HOME"]).parent / "models", folder / "models")
-            reader = Reader(folder, {**environment, "HOME": str(home)})
+            reader = Reader(folder, {**environment, "HOME": str(home)}, added)
         reader.shell(setting.prepare)
         reader.read(REPOSITORY / page)
         readers[page] = reader
@@ -275,7 +275,7 @@ def test_a_block_that_is_broken_fails(
     language: str, text: str, broken: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    reader = Reader(tmp_path / "empty", {"PATH": os.environ["PATH"]})
+    reader = Reader(tmp_path / "empty", {"PATH": os.environ["PATH"]}, {})
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     reader.read(page)
