@@ -71,7 +71,12 @@ class Case:
         seen = {method: entry.artifact.fingerprint for method, entry in self.results.items()}
         if champion is not None and champion.artifact.fingerprint not in seen.values():
             seen["champion"] = champion.artifact.fingerprint
-        return seen | {one.inputs.stage: one.inputs.fingerprint for one in self.weighed}
+        models = {} if self.evidence is None else self.evidence.models(self.project)
+        return {
+            **seen,
+            **models,
+            **{one.inputs.stage: one.inputs.fingerprint for one in self.weighed},
+        }
 
     @property
     def weighed(self) -> tuple[Evidence, ...]:
