@@ -14,6 +14,7 @@ from pathlib import Path
 import conftest
 import pytest
 from reading import Reader, blocks
+from support.bucket import BucketServer
 from support.drawings import draw, encode, write_shard
 
 from react_pipeline.extensions.demo.packages import TABLES
@@ -54,7 +55,10 @@ PAGES = {
         "--method gated-image-control --method locked-text",
     ),
     "docs/predict.md": Setting(
-        after="docs/judge.md", prepare="react-pipeline export birds gated-image --to exported"
+        after="docs/judge.md",
+        prepare="react-pipeline export birds gated-image --to exported\n"
+        "curl --silent --fail -X PUT $AWS_ENDPOINT_URL/bucket\n"
+        "curl --silent --fail -T shards/000.tar $AWS_ENDPOINT_URL/bucket/000.tar",
     ),
     "docs/getting-started.md": Setting(),
     "docs/export.md": Setting(after="docs/getting-started.md", prepare="cd ../zoo"),
@@ -65,7 +69,10 @@ FAST = ("docs/automation.md", "docs/extensions.md", "docs/faq.md")
 
 @pytest.fixture(scope="module")
 def environment(
-    built: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    built: Path,
+    tiny_checkpoint: Path,
+    _server: BucketServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, str]:
     """What a shell has where the wheel is installed: `REPOSITORY` is in no path.
 
@@ -89,6 +96,7 @@ def environment(
     write_small_model(stand_ins, tiny_checkpoint)
     return {
         **{name: os.environ[name] for name in KEPT if name in os.environ},
+        **_server.environment,
         "PATH": f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(stand_ins),
         "HF_HOME": str(stand_ins / "hub"),
@@ -149,12 +157,13 @@ def reader_of(
             home = factory.mktemp(Path(page).stem)
             folder = home / "empty"
             folder.mkdir()
-            clone(home / "react_pipeline", Path(environment["HF_HOME"]).parents[1])
+            stand_ins = Path(environment["PYTHONPATH"])
+            clone(home / "react_pipeline", stand_ins.parent)
             added = {}
             if page in ("README.md", "docs/your-domain.md"):
                 added = {"pipeline.yaml": SHORT}
                 draw_birds(folder)
-                shutil.copytree(Path(environment["HF_HOME"]).parent / "models", folder / "models")
+                shutil.copytree(stand_ins / "models", folder / "models")
             reader = Reader(folder, {**environment, "HOME": str(home)}, added)
         reader.shell(setting.prepare)
         reader.read(REPOSITORY / page)
