@@ -138,13 +138,16 @@ def training_starts_at_the_base(project: Project, artifact: Artifact) -> dg.Asse
 @artifact_check("domain_results")
 def accuracy_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
-    slug, _ = domain_and_method(artifact.key)
+    slug, name = domain_and_method(artifact.key)
     base = fresh_or_none(project, "domain_results", method_key(slug, "base"))
     top1 = artifact.counts.get("top1")
     reference = None if base is None else base.counts.get("top1")
     if top1 is None or reference is None:
         return unmeasured("there is no accuracy of both this method and the base")
-    return warning_below(top1 - reference, "top-1 over the base", tolerance=1e-9)
+    remedy = f"look at the pairs: react-pipeline review {slug}"
+    if project.method(name).has_model:
+        remedy += ", or keep more of the base: `interpolation: 0.5`"
+    return warning_below(top1 - reference, "top-1 over the base", tolerance=1e-9, remedy=remedy)
 
 
 @artifact_check("comparison")
@@ -206,11 +209,15 @@ def unmeasured(reason: str) -> dg.AssetCheckResult:
     )
 
 
-def warning_below(difference: float, what: str, *, tolerance: float) -> dg.AssetCheckResult:
-    """Passed if `difference` is above minus the tolerance; otherwise a warning."""
+def warning_below(
+    difference: float, what: str, *, tolerance: float, remedy: str = ""
+) -> dg.AssetCheckResult:
+    """Pass if `difference` is above minus the tolerance; else warn, with what to do."""
+    passed = difference > -tolerance
+    description = f"{what}: {100 * difference:+.1f} points"
     return dg.AssetCheckResult(
-        passed=difference > -tolerance,
+        passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"difference": difference},
-        description=f"{what}: {100 * difference:+.1f} points",
+        description=f"{description}; {remedy}" if remedy and not passed else description,
     )

@@ -86,11 +86,14 @@ class _Terminal(io.TextIOWrapper):
 
 
 def log_to_terminal() -> None:
-    """Show warnings, and that a build waits for another one: it would look as if it hung."""
+    """Show warnings, that a build waits for another one, and how far a loop over a corpus is: a
+    command would look as if it hung.
+    """
     handler = _Lines()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("react_pipeline.store.store").setLevel(logging.INFO)
+    for name in ("react_pipeline.store.store", "react_pipeline.corpus.progress_lines"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 class _Lines(logging.Handler):

@@ -34,6 +34,7 @@ from .pairs import MAX_METADATA_BYTES as MAX_METADATA_BYTES
 from .pairs import fields_of as fields_of
 from .pairs import parse_fields as parse_fields
 from .pairs import read_pair as read_pair
+from .progress_lines import progress as progress
 from .servers import Identity as Identity
 from .servers import RemoteShard as RemoteShard
 from .servers import Server as Server

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
+from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.corpus.servers import RemoteShard, each, identify
 from react_pipeline.corpus.shards import ShardLocation
 from react_pipeline.settings import StorageConfig, is_url
@@ -47,7 +47,7 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
     remote = [location for location in locations if isinstance(location, RemoteShard)]
     identities = each(identify, remote)
     for number, location in enumerate(
-        tqdm(locations, desc="checking shards", unit="shard", disable=None)
+        progress(locations, "checking shards", "shard", len(locations))
     ):
         row: dict[str, Any] = {"shard": number, "path": str(location)}
         if isinstance(location, RemoteShard):

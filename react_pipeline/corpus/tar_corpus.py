@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from react_pipeline.corpus.inventory import remember_locations, take_stock, write_stock
 from react_pipeline.corpus.kinds.webdataset import Webdataset
+from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.corpus.servers import RemoteShard, each, server_of
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
 from react_pipeline.lineage import resolve
@@ -85,18 +85,12 @@ def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str
     """
     local = [location for location in locations if isinstance(location, Path)]
     remote = [location for location in locations if isinstance(location, RemoteShard)]
-    for _ in tqdm(
-        each(_check_whole, remote),
-        total=len(remote),
-        desc="checking ends",
-        unit="shard",
-        disable=None,
-    ):
+    for _ in progress(each(_check_whole, remote), "checking ends", "shard", len(remote)):
         pass
     pairs = 0
     extensions = set[str]()
-    probed = [*local, *remote[:_PROBED_SHARDS]]
-    for location in tqdm(probed, desc="indexing shards", unit="shard", disable=None):
+    probed: list[ShardLocation] = [*local, *remote[:_PROBED_SHARDS]]
+    for location in progress(probed, "indexing shards", "shard", len(probed)):
         if pairs and isinstance(location, RemoteShard):
             break
         index = index_shard(location)

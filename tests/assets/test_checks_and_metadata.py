@@ -85,6 +85,9 @@ def test_loss_of_accuracy_only_warns() -> None:
     result = warning_below(-0.02, "top-1 less the base's", tolerance=1e-9)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "-2.0 points" in str(result.description)
+    remedied = warning_below(-0.02, "top-1", tolerance=1e-9, remedy="look at the pairs")
+    assert str(remedied.description).endswith("-2.0 points; look at the pairs")
+    assert warning_below(0.0, "", tolerance=1e-9, remedy="look").description == ": +0.0 points"
     assert warning_below(0.0, "", tolerance=1e-9).passed
     assert not warning_below(0.0, "", tolerance=-1e-9).passed
 

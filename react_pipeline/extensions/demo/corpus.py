@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
+
+from react_pipeline.corpus import progress
 
 from .drawing import BlankError, render, render_file
 from .evaluation import labelled_emoji
@@ -75,8 +76,8 @@ def _rendered(workers: int, counts: Counter[str]) -> Generator[tuple[Drawing, by
     pool = ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn"), *ignoring)
     try:
         rendered = pool.map(_render, drawings, chunksize=64)
-        progress = tqdm(rendered, "drawing the corpus", len(drawings), unit="image", disable=None)
-        yield from _usable(zip(drawings, progress, strict=True), counts)
+        shown = progress(rendered, "drawing the corpus", "image", len(drawings))
+        yield from _usable(zip(drawings, shown, strict=True), counts)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error too, without what has not begun
 

@@ -80,7 +80,9 @@ def judge(
             raise_if_stopped()  # before it started
             report("stopping ...")
     report(describe(Session.read(prepared.log)))
-    if (judged := judgements_of(project, domain)) is not None:
-        Tracking.of(project).log_artifact(project, judged.publish(project))
-        command = materialize_command("key:comparison or key:promotion", domain)
-        report(f"next: {command}")
+    judged = judgements_of(project, domain)
+    if judged is None:
+        report("next: the same command, and judge a picture; nothing is judged yet")
+        return
+    report(f"next: {materialize_command('key:comparison or key:promotion', domain)}")
+    Tracking.of(project).log_artifact(project, judged.publish(project))

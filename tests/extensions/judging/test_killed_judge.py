@@ -73,7 +73,9 @@ def test_acknowledged_answers_outlive_a_kill(
         assert second.returncode == 2 and "another" in second.stderr
         process.terminate()
         assert process.stdout is not None
-        assert "judged on 6 of 20 disagreements" in process.stdout.read()
+        printed = process.stdout.read()
+        assert "judged on 6 of 20 disagreements" in printed
+        assert "next: react-pipeline materialize --select" in printed
         assert process.wait(180) == 0
     session = Session.read(log)
     assert [entry.answer for entry in session.entries] == ["neither"] * 5 + ["unsure"]
