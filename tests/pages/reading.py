@@ -115,6 +115,7 @@ class Reader:
         self.added = added
         self.printed = ""
         self.server: subprocess.Popen[str] | None = None
+        self.served = self.pending = ""
         self.interpreter: subprocess.Popen[str] | None = None
 
     def read(self, path: Path) -> None:
@@ -167,12 +168,11 @@ class Reader:
                 self.stop_server()
             if SERVES.match(command):
                 self.serve(command)
-            else:
-                self.printed = self.shell(command)
+                self.pending = expected
+                continue
+            self.printed = self.shell(command)
             end = time.monotonic() + SECONDS
-            while self.server and not SERVES.match(command) and time.monotonic() < end:
-                if printed(expected, self.printed):
-                    break
+            while self.server and not agree(expected, self.printed) and time.monotonic() < end:
                 self.printed = self.shell(command)
             require(expected, self.printed)
 
@@ -233,17 +233,18 @@ class Reader:
                 break
         else:
             raise AssertionError(f"{command}\n{''.join(lines)}")
-        self.printed = "".join(lines)
+        self.served = "".join(lines)
         assert answer(found[0], 180)[0] in (200, 404), found[0]
         if " judge " in command:
             judge(found[0], self.here / "judgements")
 
     def stop_server(self) -> None:
-        """Press Ctrl-C, and add what the server prints then."""
+        """Press Ctrl-C, and compare all that the server printed."""
         if self.server:
             os.killpg(self.server.pid, signal.SIGINT)
-            self.printed += self.server.communicate(timeout=180)[0]
+            self.printed = self.served + self.server.communicate(timeout=180)[0]
             self.server = None
+            require(self.pending, self.printed)
 
 
 def judge(url: str, folder: Path) -> None:
@@ -262,14 +263,16 @@ def judge(url: str, folder: Path) -> None:
 
 
 def masked(text: str) -> str:
+    """Return a text without values, blank lines and repeated blanks."""
     lines = (" ".join(VALUES.sub("#", line).split()) for line in text.splitlines())
     return "\n".join(filter(None, lines))
 
 
-def printed(expected: str, output: str) -> bool:
+def agree(expected: str, output: str) -> bool:
+    """Return whether the output has the lines that a page says, one after the other."""
     pattern = re.escape(masked(expected)).replace(r"\.\.\.", ".*")
     return re.search(pattern, masked(output), re.DOTALL) is not None
 
 
 def require(expected: str, output: str) -> None:
-    assert printed(expected, output), f"the page says\n{expected}\nprinted was\n{output[-4000:]}"
+    assert agree(expected, output), f"the page says\n{expected}\nprinted was\n{output[-4000:]}"
