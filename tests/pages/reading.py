@@ -86,8 +86,7 @@ class Block:
 def blocks(path: Path) -> Iterator[Block]:
     """Yield the blocks of a page or a notebook that a reader would run or write to a file."""
     if path.suffix == ".ipynb":
-        cells = [cell for cell in json.loads(path.read_text())["cells"]]
-        for number, cell in enumerate(cells, 1):
+        for number, cell in enumerate(json.loads(path.read_text())["cells"], 1):
             if cell["cell_type"] == "code":
                 yield Block("python", "".join(cell["source"]), number)
         return
