@@ -274,9 +274,9 @@ def masked(text: str) -> str:
 
 
 def agree(expected: str, output: str) -> bool:
-    """Return whether the output has the lines that a page says, one after the other."""
+    """Return whether the output has the lines that a page shows, one after the other."""
     pattern = re.escape(masked(expected)).replace(r"\.\.\.", ".*")
-    return re.search(pattern, masked(output), re.DOTALL) is not None
+    return not pattern or bool(re.search(f"(?ms)^{pattern}$", masked(output)))
 
 
 def require(expected: str, output: str) -> None:
