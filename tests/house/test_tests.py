@@ -17,6 +17,7 @@ NO_ROOMS = {
     "faults",
     "golden",
     "gpu",
+    "pages",
     "house",  # Modules beside the rooms, and the guards of the whole.
     "support",
 }
