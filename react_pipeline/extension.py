@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from react_pipeline.store import Artifact, InputError, ReactError, Store
+from react_pipeline.store import InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
@@ -44,9 +44,6 @@ RunTasks = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
 
 OpenCluster = Callable[[Any], AbstractContextManager[RunTasks]]
 """Begins a session of a cluster, by a `DistributorConfig`, and ends it on leaving."""
-
-SaveModel = Callable[[Path, Any], None]
-"""Saves a `LoggedModel` of MLflow in a folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -211,37 +208,6 @@ class Extension:
     def comparison_pages(self, compared: Compared) -> Mapping[str, str]:
         """Pages of the comparison of a domain, by file name."""
         return {}
-
-    # MLflow.
-
-    def prepare_tracking(self, uri: str) -> None:
-        """Prepare this process, and the tables of a local database, for a tracking URI, before
-        anything is read or written there.
-        """
-
-    def prepare_experiment(self, client: Any, experiment: Any, files: Path | None) -> None:
-        """Check and prepare the experiment of a project in MLflow before runs are written to it.
-
-        `files` is the folder of the runs' files; None where a server decides.
-        """
-
-    def package_model(
-        self, project: Project, checkpoint: Artifact, directory: Path
-    ) -> SaveModel | None:
-        """What saves a checkpoint as a logged model of MLflow that can be loaded, from files that
-        it writes into an empty folder; None: this extension does not.
-        """
-
-    def refresh_model(
-        self,
-        client: Any,
-        project: Project,
-        checkpoint: tuple[str, str, str],
-        model_id: str,
-    ) -> None:
-        """Bring the logged model of a checkpoint (stage, key, fingerprint) up to date, after a
-        result.
-        """
 
 
 @cache

@@ -40,8 +40,6 @@ from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings import config, corpus, evaluation, methods
 from react_pipeline.store.errors import CorpusError, InputError
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.models import find_model_id
-from react_pipeline.tracking.registry import refresh_model
 from react_pipeline.training.customization import customize
 from react_pipeline.training.methods.model_method import find_probe
 from react_pipeline.training.observer import TrainingObserver
@@ -75,15 +73,6 @@ def follow(project: Project) -> Any:
 def train_with_probe(project: Project) -> Any:
     probe = find_probe(ALONE, Mock())
     return probe and probe(Mock())
-
-
-def log(project: Project) -> Any:
-    tracking = Tracking.of(project)
-    return tracking.log_artifact(project, project.store.current("base_checkpoint", "all"))
-
-
-def refresh(project: Project) -> Any:
-    refresh_model(Mock(), project, ("base_checkpoint", "all", "0"), "m-0")
 
 
 def launch(project: Project) -> Any:
@@ -132,10 +121,6 @@ DRIVES: Mapping[str, Callable[[Project], Any]] = {
     "evidence": lambda project: evidence.evidence_of(project, "shapes"),
     "comparison_pages": compare_results,
     "training_observer": follow,
-    "prepare_tracking": lambda project: Tracking.of(project).runs.connect() and None,
-    "prepare_experiment": lambda project: Tracking.of(project).runs.connect() and None,
-    "package_model": lambda project: isinstance(log(project), str),
-    "refresh_model": refresh,
     "training_probe": train_with_probe,
     "kept_out": keep_out,
     "test_digests": lambda project: decontamination.test_digests(project, "shapes"),
@@ -289,26 +274,3 @@ def test_no_observer_changes_how_a_training_ends(
         observed(tiny_project, "", lambda _: None),
     ):
         raise KeyError("of the training")
-
-
-def test_a_model_that_cannot_be_saved_is_logged_without_files(
-    project: Project, install: Callable[..., None]
-) -> None:
-    install(raising=answering(package_model=lambda *_: fail))
-    assert log(project) is not None
-    runs = Tracking.of(project).runs
-    base = project.store.current("base_checkpoint", "all")
-    assert find_model_id(runs.connect(), runs.experiment_id, base.fingerprint)
-    assert "ZeroDivisionError" in extension.broken_extensions()["raising"]
-
-
-def test_a_server_that_is_down_is_no_fault_of_an_extension(
-    project: Project, install: Callable[..., None]
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise ConnectionError("no route")
-
-    install(asking=answering(prepare_experiment=refuse))
-    assert log(project) is None
-    assert Tracking.of(project).count_pending(project) == 1
-    assert "asking" not in extension.broken_extensions()
