@@ -345,12 +345,17 @@ def _run(
     Raises:
         KeyboardInterrupt: If the run was interrupted.
     """
+    started = set[str | None]()
 
     def pass_on(entry: dg.EventLogEntry) -> None:
-        # What steps report, and of Dagster's own events that a step is tried again.
+        # Lines of steps, and of Dagster's own events those of steps that are tried again. Dagster
+        # also writes a line for each check that it skips after a failure.
         event = entry.dagster_event
         if event is None:
-            on_line(" ".join(entry.user_message.split()))
+            if entry.step_key in started:
+                on_line(" ".join(entry.user_message.split()))
+        elif event.is_step_start:
+            started.add(event.step_key)
         elif event.is_step_up_for_retry:
             again = event.step_retry_data.seconds_to_wait or 0
             on_line(f"{named(place)}: {reason_of(event)}; trying again in {again:.0f} s")
@@ -372,7 +377,9 @@ def _run(
         summary.reused += reused
         summary.built += not reused
         for check in result.get_asset_check_evaluations():
-            if not check.passed:  # one that blocks has failed the run
+            # One that blocks has failed the run. A check of all partitions is about others, which
+            # this launch may build next.
+            if not check.passed and (check.partition or place[1] == ALL):
                 on_line(f"{named(place)}: warning: {check.description}")
         return
     reasons = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project, absence, matches, seed_path
-from react_pipeline.settings import DomainConfig, is_url
+from react_pipeline.settings import DomainConfig, DrawnSetConfig, is_url
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT
 from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
 
@@ -119,3 +119,29 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
                 remedy = f"correct the path, or remove `{name}`: then nothing is {less}"
                 problems.append(Problem(path, f"{name}.{field}", f"{missing}; {remedy}"))
     return problems
+
+
+def subject_problems(project: Project, slug: str) -> list[Problem]:
+    """Report a `same_subject: exclude` that excludes nothing: no labelled image of the domain names
+    a subject. Listed files are looked at, sets of other kinds are not.
+
+    Raises:
+        InputError: If there is no such domain, or its file is wrong.
+    """
+    settings = project.retrieval(slug)
+    if settings.same_subject == "keep" or settings.decontaminate == "all":
+        return []
+    domain = project.domain(slug)
+    evaluation = domain.evaluation
+    cause = "there is no `evaluation`"
+    if evaluation is not None:
+        if isinstance(evaluation, DrawnSetConfig) or not evaluation.are_files:
+            return []
+        try:
+            if "subject" in evaluation.images(domain)[0]:
+                return []
+        except InputError:  # another check reports a set that is wrong
+            return []
+        cause = "no image of `evaluation` names a subject"
+    message = f"`same_subject: exclude` excludes nothing, because {cause}; `keep` says the same"
+    return [Problem(project.config.domains / f"{slug}.yaml", "retrieval", message)]

@@ -21,11 +21,13 @@ from react_pipeline.preflight import (
     file_problems,
     servers_of_weights,
     store_problems,
+    subject_problems,
 )
 from react_pipeline.project import Project
 from react_pipeline.settings import (
     CONTROL_SUFFIX,
     DomainConfig,
+    DrawnSetConfig,
     load_domain,
     load_domains,
     misnamed,
@@ -85,6 +87,9 @@ def validate_domains(
     console.print(f"{len(checked)} valid")
     if project:
         slugs = [path.stem for path in checked]
+        for slug in slugs:
+            for problem in subject_problems(project, slug):
+                print_error(f"note: {problem}")
         for _, notes in brought(lambda one: tuple(one.domain_notes(project, slugs))):
             for note in notes:
                 print_error(note)
@@ -95,7 +100,8 @@ def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
     problems = []
     for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
         try:
-            if labelled and labelled.are_files:
+            is_drawn = isinstance(labelled, DrawnSetConfig)
+            if labelled and labelled.are_files and not is_drawn:
                 labelled.images(domain)
         except InputError as error:
             problems.append(Problem(path, field, str(error)))

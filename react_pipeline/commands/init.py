@@ -10,7 +10,7 @@ import typer
 
 from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error
-from react_pipeline.project import HOME_VARIABLE, templates, write_project
+from react_pipeline.project import HOME_VARIABLE, first_domain, templates, write_project
 from react_pipeline.settings import DEFAULT_KIND, FOLDER_PREFIX, HUB_PREFIX, EncoderConfig
 
 DEFAULT_ENCODER = "ViT-B-32/openai"
@@ -58,10 +58,12 @@ def init(
             f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}"
         )
     kind = templates()[corpus]
-    console.print(f"next:\n  cd {shlex.quote(str(folder))}\n  {kind.next_step}")
-    if kind.project_files():
+    domain = first_domain(folder)
+    first = kind.next_step.format(domain=domain)
+    console.print(f"next:\n  cd {shlex.quote(str(folder))}\n  {first}")
+    if kind.project_files(domain):
         console.print(
-            "  react-pipeline materialize --domain zoo\n"
+            f"  react-pipeline materialize --domain {domain}\n"
             "or run the domains that are there:\n"
             "  react-pipeline demo"
         )

@@ -159,7 +159,7 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
 def _rows(
     project: Project, slug: str, versions: list[Version], *, is_silent: bool
 ) -> list[list[str]]:
-    from react_pipeline.evaluation import percent
+    from react_pipeline.evaluation import evidence_of, percent
     from react_pipeline.promotion import champion_decision, results_of, standing
 
     verdict, artifact = standing(project, slug)
@@ -191,6 +191,8 @@ def _rows(
         top1 = percent(contender.top1)
         rows.append([slug, contender.method, number, top1, *gain, aliases, decided, why])
     candidates = {} if artifact is None else _candidates(artifact)
+    evidence = evidence_of(project, slug) if by_checkpoint and project.has_domain(slug) else {}
+    deciding = [one for one in evidence.values() if one.decides]
     for version in by_checkpoint.values():
         weighed = candidates.get(version.checkpoint, {})
         results = results_of(project, slug, version.method, version.checkpoint)
@@ -198,7 +200,8 @@ def _rows(
         gain = ["", ""]
         if "gain" in weighed:
             gain = _gain(weighed)
-        why = "measured" if results else "never measured"
+        judged = [line for one in deciding for line in one.sentences(version.checkpoint)]
+        why = "measured" if results else "; ".join(judged) or "never measured"
         if version.method.endswith(CONTROL_SUFFIX):
             why = "a control, never a candidate"
         elif weighed.get("status") == "passed":

@@ -88,6 +88,12 @@ class Evidence(ABC):
         """Why a candidate may not become champion, whatever its result; "" if it may."""
         return ""
 
+    def models(self, project: Project) -> Mapping[str, str]:
+        """Return the fingerprints of today's models that `judge` tests, by name. A decision is
+        repeated when they change.
+        """
+        return {}
+
     def judge(
         self,
         project: Project,

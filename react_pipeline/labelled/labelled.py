@@ -25,7 +25,7 @@ from react_pipeline.labelled.kind import Unavailable, decode, is_lenient, locate
 from react_pipeline.labelled.labels import lines_of, read_manifest
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, PipelineConfig, labelled_kinds
+from react_pipeline.settings import DomainConfig, DrawnSetConfig, PipelineConfig, labelled_kinds
 from react_pipeline.stage import EVALUATION_SET
 from react_pipeline.store import Artifact, ChangedSource, InputError, Inputs, canonical_json
 
@@ -82,9 +82,9 @@ def publish_labelled_set(
     evaluation = domain.evaluation
     if evaluation is None:
         return unavailable(_NOT_CONFIGURED)
-    if (made_from := evaluation.made_from()) is not None:
-        make = partial(_made, project, domain, require)
-        return _publish(project, domain, inputs_of(made_from), make)
+    if isinstance(evaluation, DrawnSetConfig):
+        make = partial(_made, project, domain, evaluation, require)
+        return _publish(project, domain, inputs_of(evaluation.made_from()), make)
     try:
         images, notes = evaluation.images(domain)
     except Unavailable as error:
@@ -106,12 +106,11 @@ def publish_labelled_set(
 def _made(
     project: Project,
     domain: DomainConfig,
+    evaluation: DrawnSetConfig,
     require: Callable[[pd.DataFrame], None],
     folder: Path,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Images that the kind draws into the artifact."""
-    evaluation = domain.evaluation
-    assert evaluation is not None  # noqa: S101 - asked for a set that is configured
     evaluation.make(folder)
     images = read_manifest(folder / "manifest.csv", domain)
     locations = [str(folder / name) for name in images["path"]]

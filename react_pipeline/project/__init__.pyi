@@ -34,6 +34,7 @@ from .spread import cluster as cluster
 from .spread import on_cluster as on_cluster
 from .spread import require_shared as require_shared
 from .spread import spread as spread
+from .template import first_domain as first_domain
 from .template import templates as templates
 from .template import write_files as write_files
 from .template import write_project as write_project

@@ -58,9 +58,20 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
     if corpus not in kinds:
         meant = did_you_mean(corpus, kinds, f"choose from {', '.join(kinds)}")
         raise InputError(f"--corpus {corpus!r}: there is no such kind; {meant}")
-    files = kinds[corpus].project_files() or _files(folder, kinds[corpus], corpus, encoder)
+    kind = kinds[corpus]
+    files = kind.project_files(project_name(folder)) or _files(folder, kind, corpus, encoder)
     home = DAGSTER_SETTINGS.read_text(encoding="utf-8")
     return write_files(folder, {".gitignore": _GITIGNORE, DAGSTER_FILE: home, **files})
+
+
+def project_name(folder: Path) -> str:
+    """Return the name of a new project in a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
+
+
+def first_domain(folder: Path) -> str:
+    """Return the slug of the domain that a new project without an example begins with."""
+    return re.sub("[^a-z0-9]+", "-", project_name(folder).lower()).strip("-")
 
 
 def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) -> Mapping[str, str]:
@@ -73,9 +84,12 @@ def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) ->
         raise InputError(
             f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, or {others}"
         )
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
     # JSON's texts are YAML's too.
-    texts = {"name": name, "model": model, **({"pretrained": pretrained} if pretrained else {})}
+    texts = {
+        "name": project_name(folder),
+        "model": model,
+        **({"pretrained": pretrained} if pretrained else {}),
+    }
     values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
     # A method that is derived from a default one is another.
     methods = [name for name, method in METHODS.items() if vars(type(method)).get("is_default")]

@@ -75,7 +75,12 @@ class Case:
         seen = {method: entry.artifact.fingerprint for method, entry in self.measured.items()}
         if champion is not None and champion.artifact.fingerprint not in seen.values():
             seen["champion"] = champion.artifact.fingerprint
-        return seen | {one.inputs.stage: one.inputs.fingerprint for one in self.weighed}
+        models = {} if self.evidence is None else self.evidence.models(self.project)
+        return {
+            **seen,
+            **models,
+            **{one.inputs.stage: one.inputs.fingerprint for one in self.weighed},
+        }
 
     def result_of(self, contender: Contender) -> Measured | None:
         """Return the fresh result of a model if it is of this checkpoint, else the newest that is

@@ -82,8 +82,9 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         person: Name of who decides.
 
     Raises:
-        InputError: If the method cannot be champion, its result is missing, stale or unavailable,
-            or it was not measured on the images of the champion.
+        InputError: If the method cannot be champion, its result is missing, stale or unavailable
+            and no other evidence decides on it, or it was not measured on the images of the
+            champion.
     """
     if method not in (trained := trained_methods(project.config.all_methods)):
         raise InputError(f"{method!r} cannot become champion; choose from {', '.join(trained)}")
@@ -93,14 +94,11 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
     def by_person(case: Case) -> Decision:
         result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
         entry = Measured.of(result)
-        if entry is None:
-            raise InputError(
-                f"{slug}/{method}: only a measured model becomes champion, and its result is "
-                f"unavailable: {result.counts.get('unavailable')}"
-            )
-        chosen = entry.contender
+        chosen = _judged(case, method, result) if entry is None else entry.contender
         before = case.verdict.champion
-        test = None if chosen.is_same(before) else _test_over_champion(case, entry)
+        test = None
+        if entry is not None and not chosen.is_same(before):
+            test = _test_over_champion(case, entry)
         tested = "" if test is None else f" ({test})"
         because = (
             f"{person or 'a person'} made {chosen.identity} champion instead of "
@@ -110,6 +108,21 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         return Decision(chosen, judgement, "person", person)
 
     return conclude(project, slug, by_person)
+
+
+def _judged(case: Case, method: str, result: Artifact) -> Contender:
+    """Return a model without accuracy that the deciding evidence knows."""
+    checkpoint = result.parents[CUSTOMIZED_CHECKPOINT]
+    evidence = case.evidence
+    if evidence is None or not evidence.sentences(checkpoint):
+        raise InputError(
+            f"{case.slug}/{method}: only a measured or judged model becomes champion; it was not "
+            f"judged, and its result is unavailable: {result.counts.get('unavailable')}"
+        )
+    kept = evidence.inputs
+    return Contender(
+        method=method, checkpoint=checkpoint, result=kept.fingerprint, stage=kept.stage
+    )
 
 
 def _test_over_champion(case: Case, entry: Measured) -> PairedTest:

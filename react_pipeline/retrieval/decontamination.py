@@ -9,7 +9,8 @@ measured on another's. With `decontaminate: all` the sets of all domains count, 
 embedding, and the test images of ELEVATER's data sets and of detection and segmentation by hash:
 their files are read for it. Whatever is published later makes the pairs stale (`lineage`). With
 `same_subject: exclude`, pairs that show the very thing of an evaluation image are kept out too: the
-corpus and the manifest of the set name it in `subject`.
+corpus and the manifest of the set name it in `subject`. Where no set names a subject, none is
+excluded.
 """
 
 from __future__ import annotations
@@ -123,8 +124,7 @@ def kept_out(
         clip: The encoder that retrieves; None: images are only kept out by hash.
 
     Raises:
-        InputError: If a listed image is gone or has changed, or subjects are to be excluded and no
-            set names them.
+        InputError: If a listed image is gone or has changed.
     """
     images = {slug: read_images(own, project.domain(slug))}
     digests = dict[str, frozenset[str]]()
@@ -136,11 +136,6 @@ def kept_out(
     if project.retrieval(slug).same_subject == "exclude":
         named = (table["subject"] for table in images.values() if "subject" in table)
         subjects = subjects.union(*named) - {""}
-        if "subject" not in images[slug] or not subjects:
-            raise InputError(
-                f"{slug}: `retrieval.same_subject: exclude` needs an evaluation set whose manifest "
-                "has a column `subject`; add the column, or write `same_subject: keep`"
-            )
     vectors = [np.empty((0, 0), np.float32)]
     if clip is not None:
         # With the model's own preprocessing, as the corpus: where an evaluation prepares its images

@@ -11,6 +11,7 @@ similarity floor, all classes of a pair, and a report.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping
@@ -58,6 +59,13 @@ from react_pipeline.store import Artifact, RetrievalError, scratch_of
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
+
+logger = logging.getLogger(__name__)
+
+NO_SUBJECT = (
+    "same_subject: exclude keeps no pair out, because no evaluation image names a subject (a "
+    "manifest may, in its column subject)"
+)
 
 
 def retrieve_pairs(project: Project, slug: str) -> Artifact:
@@ -138,6 +146,9 @@ class _Retrieval:
         title = self.domain.title or self.slug
         sheets = sheets_of(pairs)
         warnings = [note.warning for note in notes if note.warning]
+        if self.settings.same_subject == "exclude" and not self.evaluation.subjects:
+            warnings.append(NO_SUBJECT)
+            logger.warning("%s: %s", self.slug, NO_SUBJECT)
         write_report(directory, title, classes, candidates, self.settings, counts, sheets, warnings)
         return counts
 

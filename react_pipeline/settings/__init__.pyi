@@ -20,6 +20,7 @@ from .corpus import Names as Names
 from .corpus import StorageConfig as StorageConfig
 from .corpus import corpus_kinds as corpus_kinds
 from .distributor import DistributorConfig as DistributorConfig
+from .evaluation import DrawnSetConfig as DrawnSetConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import kind_of_labelled as kind_of_labelled
 from .evaluation import labelled_kinds as labelled_kinds

@@ -114,7 +114,8 @@ class CorpusConfig(Kind):
             fetched.
         is_copy: Whether its pairs are copies of what `source_of` names.
         variants: Further names of `init --corpus` that `template` knows.
-        next_step: What `init` says to do first: where the pictures go.
+        next_step: What `init` says to do first: where the pictures go. `{domain}` is the domain
+            that the new project begins with.
         assumed_pair_bytes: Of a pair in a shard, where nothing says it; web images at 256 pixels
             take half of it.
     """
@@ -244,8 +245,8 @@ class CorpusConfig(Kind):
         return "".join([f"kind: {name}\n", *lines])
 
     @classmethod
-    def project_files(cls) -> Mapping[str, str]:
-        """All files of a new project, by name, if the kind brings its own; else none."""
+    def project_files(cls, name: str) -> Mapping[str, str]:
+        """Return all files of a new project `name` by path, if the kind has its own; else none."""
         return {}
 
     @classmethod

@@ -67,14 +67,6 @@ class EvaluationSetConfig(Kind):
         """The folder that the images' names are relative to; None: they are in the artifact."""
         return None
 
-    def made_from(self) -> Mapping[str, Any] | None:
-        """Identity of images that `make` draws; None: they are there already."""
-        return None
-
-    def make(self, folder: Path) -> None:
-        """Write images, and `manifest.csv` with their classes, into a folder."""
-        raise NotImplementedError
-
     def images(self, domain: "DomainConfig") -> tuple["pd.DataFrame", dict[str, Any]]:
         """Columns path (relative to `root`) and class, and notes for the manifest.
 
@@ -97,6 +89,18 @@ class EvaluationSetConfig(Kind):
     def kinds(cls) -> Mapping[str, type[Kind]]:
         """Kinds of labelled images."""
         return labelled_kinds()
+
+
+class DrawnSetConfig(EvaluationSetConfig):
+    """A kind whose images do not exist before its set is published: nothing lists them earlier."""
+
+    def made_from(self) -> Mapping[str, Any]:
+        """Return the identity of the images."""
+        raise NotImplementedError
+
+    def make(self, folder: Path) -> None:
+        """Write images, and `manifest.csv` with their classes, into a folder."""
+        raise NotImplementedError
 
 
 class UnknownSet(UnknownKind, EvaluationSetConfig, extra="ignore"):

@@ -24,7 +24,7 @@ from react_pipeline.stage import (
     domain_and_method,
     method_key,
 )
-from react_pipeline.store import Artifact, InputError, ReactError
+from react_pipeline.store import Artifact, ConfigError, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.use.classifier import Classifier, Origin
 
@@ -46,8 +46,8 @@ def load_chosen(
         MissingArtifact: If it was not trained yet.
         StaleArtifact: If a method's model was made from other inputs than today's.
     """
-    project = Project.load(config)
     slug = str(slug)
+    project = _project_of(slug, config)
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
     method = BASE_METHOD
@@ -70,6 +70,20 @@ def load_model(
     if checkpoint.stage != BASE_CHECKPOINT:  # a champion may be of another base than today's
         base = project.store.open(BASE_CHECKPOINT, ALL, checkpoint.parents[BASE_CHECKPOINT])
     return load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
+
+
+def _project_of(slug: str, config: Path | str | None) -> Project:
+    try:
+        return Project.load(config)
+    except ConfigError as error:
+        path = error.problems[0].file
+        if path.exists():
+            raise
+        message = (
+            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain, because there "
+            f"is no {path}; correct the path, or give `config`, the pipeline.yaml of the domain"
+        )
+    raise InputError(message)
 
 
 def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:

@@ -683,3 +683,52 @@ def test_a_check_that_warns_is_a_line_of_the_output() -> None:
         defs = dg.Definitions([made], asset_checks=[warns])
         _run(defs, instance, "x", ("corpus", ALL), summary=Summary(), on_line=lines.append)
     assert "corpus: warning: odd names" in lines
+
+
+def lines_of_run(
+    *definitions: dg.AssetsDefinition | dg.AssetChecksDefinition, key: str = "one"
+) -> list[str]:
+    """Lines of a run of the asset `made` for the domain `one`."""
+    checks = [one for one in definitions if isinstance(one, dg.AssetChecksDefinition)]
+    assets = [one for one in definitions if not isinstance(one, dg.AssetChecksDefinition)]
+    lines: list[str] = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        defs = dg.Definitions(assets, asset_checks=checks)
+        _run(defs, instance, "x", ("made", key), summary=Summary(), on_line=lines.append)
+    return lines
+
+
+def test_a_check_of_all_partitions_warns_of_none_that_is_built_next() -> None:
+    partitions = dg.StaticPartitionsDefinition(["one", "two"])
+
+    @dg.asset(partitions_def=partitions)
+    def made() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"reused": False})
+
+    @dg.asset_check(asset="made", partitions_def=partitions)
+    def own() -> dg.AssetCheckResult:
+        severity = dg.AssetCheckSeverity.WARN
+        return dg.AssetCheckResult(passed=False, severity=severity, description="odd names")
+
+    @dg.asset_check(asset="made")
+    def whole() -> dg.AssetCheckResult:
+        severity = dg.AssetCheckSeverity.WARN
+        return dg.AssetCheckResult(passed=False, severity=severity, description="1 out of date")
+
+    assert [line for line in lines_of_run(made, own, whole) if "warning" in line] == [
+        "made one: warning: odd names"
+    ]
+
+
+def test_steps_that_are_not_run_after_a_failure_have_no_line() -> None:
+    partitions = dg.StaticPartitionsDefinition(["one"])
+
+    @dg.asset(partitions_def=partitions)
+    def made() -> None:
+        raise dg.Failure("broken")
+
+    @dg.asset_check(asset="made")
+    def whole() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    assert lines_of_run(made, whole) == []

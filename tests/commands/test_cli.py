@@ -260,6 +260,15 @@ def test_folders_of_labelled_images_are_validated(tiny_project: Project, run) ->
     assert code == 2 and "shapes.yaml: evaluation: " in reported and "sqare: no class" in reported
 
 
+def test_images_that_are_drawn_are_listed_by_nothing(tiny_project: Project, run) -> None:
+    path = tiny_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["evaluation"] = {"name": "demo/activities", "kind": "demo"}
+    path.write_text(yaml.safe_dump(domain))
+    code, out, _ = run("domains", "validate")
+    assert code == 0 and "2 valid" in out
+
+
 def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -> None:
     raw = yaml.safe_load((tiny_project.config.domains / "shapes.yaml").read_text())
     path = tiny_project.config.domains / "shapes.yaml"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from support.judging import judge, unavailable, without_labels
 from support.promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
@@ -109,6 +110,20 @@ def test_a_control_differs_from_a_model_that_was_never_judged(project: Project, 
         client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
     _, out, _ = run("list", "shapes")
     assert "a control, never a candidate" in out and "never measured" in out
+
+
+def test_a_version_that_was_judged_shows_the_judgement(project: Project, run) -> None:
+    client = client_of(project)
+    without_labels(project, [GATED, "full"])
+    unavailable(project, "base", GATED, "full")
+    decide(project, "shapes")
+    judge(project, "full", "base", ["won"] * 3 + ["lost"] * 2)
+    client.create_registered_model("react-shapes")
+    full = project.store.current("customized_checkpoint", "shapes/full").fingerprint
+    tags = {"method": "full", "fingerprint": full}
+    client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
+    _, out, _ = run("list", "shapes")
+    assert "judged on 5 of" in out and "never measured" not in out
 
 
 def test_a_version_that_was_measured_shows_its_figures(project: Project, run) -> None:

@@ -19,6 +19,7 @@ MISTAKES = {
     "embed shapes nosuch": "nosuch: no such folder",
     "advise nosuch": "no domain 'nosuch'",
     "advise shapes --pictures nosuch": "nosuch: no such folder",
+    "advise shapes": "faiss_index",
     "review nosuch": "no domain 'nosuch'",
     "judge nosuch pictures": "no domain 'nosuch'",
     "judge shapes nosuch": "nosuch: no such folder",

@@ -22,6 +22,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.corpus import CorpusConfig, LocalNames
 from react_pipeline.store.errors import InputError
 
+REPOSITORY = Path(__file__).parents[2]
 KINDS = {
     "webdataset": "webdataset",
     "images": "images",
@@ -152,6 +153,24 @@ def test_init_says_what_to_do_next(
     assert "react-pipeline materialize" in steps
     assert ("react-pipeline demo" in steps) == (corpus == "demo")
     assert corpus != "images" or "data/" in lines[1]
+
+
+def test_a_project_with_the_demos_corpus_is_named_after_its_folder_and_excludes_no_subject(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "My Pets"
+    assert init(folder, "--corpus", "demo") == 0
+    steps = capsys.readouterr().out
+    assert "domains/my-pets.yaml" in steps and "--domain my-pets" in steps
+    project = Project.load(folder / "pipeline.yaml")
+    demo = Project.load(REPOSITORY / "pipeline.yaml")
+    assert project.config.project == "My-Pets" and demo.config.retrieval.same_subject == "exclude"
+    assert project.config.retrieval.same_subject == "keep"
+    assert project.config.customization == demo.config.customization
+    # The demo's domains, with evaluation images that name subjects, are measured as in the demo.
+    for slug in ("activities", "objects", "symbols"):
+        assert project.retrieval(slug) == demo.retrieval(slug)
+    assert "This file is the demo's" not in (folder / "pipeline.yaml").read_text()
 
 
 def test_two_projects_have_their_own_home_store_and_ports(

@@ -14,9 +14,11 @@ import yaml
 from support.drawings import evaluation_image, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
+from react_pipeline.commands.cli import main
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh_or_none
@@ -115,15 +117,52 @@ def test_the_check_sees_a_subject_that_was_let_in(
     assert leaked_images(project, "retrieved_set", "shapes").subject == 16
 
 
-@pytest.mark.parametrize(
-    ("corpus", "images", "named"), [(False, True, "JSON"), (True, False, "manifest")]
-)
-def test_excluding_subjects_that_nothing_names_is_an_error(
-    make_project: Callable[..., Project], tmp_path: Path, corpus: bool, images: bool, named: str
+def test_excluding_subjects_that_no_pair_names_is_an_error(
+    make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
-    project = built(make_project, tmp_path, corpus=corpus, images=images)
-    with pytest.raises(InputError, match=named):
+    project = built(make_project, tmp_path, corpus=False)
+    with pytest.raises(InputError, match="JSON"):
         retrieve_pairs(project, "shapes")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_nothing_is_excluded_where_no_evaluation_image_names_a_subject(
+    make_project: Callable[..., Project],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    labelled: bool,
+) -> None:
+    project = built(make_project, tmp_path, images=False)
+    path = project.config.domains / "shapes.yaml"
+    if not labelled:
+        domain = yaml.safe_load(path.read_text())
+        del domain["evaluation"]
+        path.write_text(yaml.safe_dump(domain))
+        publish_evaluation_set(project, "shapes")
+    retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
+    assert retrieved.counts["pairs"] == control.counts["pairs"] == 48
+    assert leaked_images(project, "retrieved_set", "shapes").subject == 0
+    assert "subject" in retrieved.file("report.md").read_text()
+    assert [record.levelname for record in caplog.records if "subject" in record.getMessage()] == [
+        "WARNING"
+    ]
+    validate = ["domains", "validate", "--config", str(project.path)]
+    with pytest.raises(SystemExit, match="0"):
+        main(validate)
+    assert "same_subject" in capsys.readouterr().err
+    notes = [one for one in diagnose(project.path) if "same_subject" in one.detail]
+    assert [(one.what, one.state) for one in notes] == [("domains", "note")]
+
+
+def test_a_manifest_with_subjects_is_no_reason_for_a_note(
+    make_project: Callable[..., Project], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_project()
+    configure(project, write_manifest(tmp_path / "drawn", subjects=True))
+    with pytest.raises(SystemExit, match="0"):
+        main(["domains", "validate", "--config", str(project.path)])
+    assert "same_subject" not in capsys.readouterr().err
 
 
 def test_each_seed_and_each_domain_has_a_control_of_its_own(indexed_project: Project) -> None:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from react_pipeline.commands import Config, Domain, console, load_project, print_table
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Manifests
+from react_pipeline.stage import ALL
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.advise.advice import Option
@@ -45,6 +48,9 @@ def advise(
         from react_pipeline.extensions.predict import require_source
 
         require_source(pictures)
+    look = Manifests.of(project)  # before anything large is loaded
+    for stage, key in (("faiss_index", ALL), ("evaluation_set", domain)):
+        fresh(look, stage, key)
     from react_pipeline.extensions.advise.advice import next_command, options_of, recommended
     from react_pipeline.extensions.advise.forecast import Measurements
     from react_pipeline.extensions.advise.signs import encode_unlabelled, signs_of

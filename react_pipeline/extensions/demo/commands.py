@@ -19,7 +19,7 @@ from react_pipeline.project import CONFIG_VARIABLE, write_files
 from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError
 
-from .corpus_kind import DrawnCorpus
+from .corpus_kind import demo_files
 
 DEMO_DOMAINS = ("activities", "objects", "symbols")
 
@@ -62,4 +62,4 @@ def write_demo_project(folder: Path) -> list[Path]:
     """
     if (folder / "pipeline.yaml").exists():
         return []
-    return write_files(folder, DrawnCorpus.project_files())
+    return write_files(folder, demo_files())

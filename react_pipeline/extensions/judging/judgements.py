@@ -125,6 +125,13 @@ class Judgements(Evidence):
             return Finding(best.method, headline, _details(best))
         return None
 
+    def models(self, project: Project) -> Mapping[str, str]:
+        """Return today's model of the base, of each candidate and of its control."""
+        from react_pipeline.extensions.judging.rule import present_models
+
+        present = present_models(project, self.inputs.key)
+        return {f"today's {method}": side.checkpoint for method, side in present.items()}
+
     def judge(
         self,
         project: Project,

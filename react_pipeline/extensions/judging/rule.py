@@ -41,7 +41,7 @@ def judge_without_labels(
     """
     settings = project.config.promotion
     slug = judgements.inputs.key
-    present = _present_models(project, slug)
+    present = present_models(project, slug)
     if champion.method == BASE_METHOD:
         holder = present.get(BASE_METHOD)
     else:
@@ -55,8 +55,17 @@ def judge_without_labels(
         for one in judgements.sessions
     )
     if not tries:
-        way = f"no present candidate was judged against it (react-pipeline judge {slug} SOURCE)"
-        return Judgement("nothing", f"{champion_name} stays: {way}")
+        judged = {
+            one.header.candidate.method
+            for one in judgements.sessions
+            if one.header.against == holder and one.header.candidate not in models
+        }
+        reason = "no present candidate was judged against it"
+        if judged:
+            names = ", ".join(sorted(judged))
+            reason += f" (the judged model of {names} is out of date: build it, and judge it again)"
+        way = f"react-pipeline judge {slug} SOURCE"
+        return Judgement("nothing", f"{champion_name} stays: {reason}: {way}")
     confidence = 1 - (1 - settings.confidence) / tries
     tested: list[Tested] = []
     for side in rivals:
@@ -79,7 +88,7 @@ def judge_without_labels(
     return replace(choose(tested, champion_name, settings), candidates=tries)
 
 
-def _present_models(project: Project, slug: str) -> dict[str, Side]:
+def present_models(project: Project, slug: str) -> dict[str, Side]:
     """Today's model of the base, of each candidate and of its control, where there is one."""
     candidates = project.config.candidates
     controls = [name + CONTROL_SUFFIX for name in candidates]

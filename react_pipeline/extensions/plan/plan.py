@@ -8,11 +8,12 @@ printing (`commands`).
 from dataclasses import dataclass, replace
 from typing import Any
 
-from react_pipeline.corpus import CorpusSize
+from react_pipeline.corpus import CorpusSize, count_pairs
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.sums import Step, Sums
-from react_pipeline.lineage import fresh
+from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Manifests, Project
+from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
 
 LONG_HOURS = 24
@@ -32,14 +33,17 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     """The sums of a configuration.
 
     Args:
-        rows: Of the corpus; None: as published, or as its files say.
+        rows: Of the corpus; None: as published, or as its files say. Measurements of another number
+            of rows are left out.
 
     Raises:
         InputError: If the number of rows is not known.
     """
     look = Manifests.of(project)
     sums = Sums(look, machine, CorpusSize.of(look, rows))
-    steps = [_measured(look, step, sums.keys[step.stage]) for step in sums.steps()]
+    steps = sums.steps()
+    if rows is None or rows == _published_rows(look):
+        steps = [_measured(look, step, sums.keys[step.stage]) for step in steps]
     problems = [*sums.problems]
     total_bytes = sum(step.disk for step in steps if step.measured_disk is None)
     if total_bytes > machine.disk:
@@ -60,6 +64,12 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
             less = step.less_time or "more machines (`distributor.kind: spark`)"
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {less}")
     return Plan(machine, sums.corpus.pairs, steps, problems)
+
+
+def _published_rows(project: Project) -> int | None:
+    """Return the number of rows of the published corpus, None without one."""
+    corpus = fresh_or_none(project, "corpus", ALL)
+    return None if corpus is None else count_pairs(corpus)
 
 
 def _measured(project: Project, step: Step, keys: list[str]) -> Step:

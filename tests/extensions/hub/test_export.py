@@ -355,6 +355,16 @@ def test_damaged_export_and_one_in_place_of_model_are_refused(
         Classifier.load(folder)
 
 
+def test_a_name_that_is_neither_export_nor_domain_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
+    with pytest.raises(InputError, match="export") as raised:
+        Classifier.load("missing")
+    assert raised.value.__context__ is None and "missing" in str(raised.value)
+
+
 def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
     project: Project, tmp_path: Path
 ) -> None:

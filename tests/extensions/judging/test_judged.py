@@ -26,7 +26,7 @@ GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 def make(make_project: Callable[..., Project]) -> Callable[..., Project]:
     def build(**promotion: object) -> Project:
         project = without_labels(make_project(promotion=promotion), [GATED, CONTROL, LOCKED])
-        unavailable(project, "base", GATED)
+        unavailable(project, "base", GATED, LOCKED)
         return project
 
     return build
@@ -146,6 +146,39 @@ def test_measured_labels_win_over_judgements(make: Callable[..., Project]) -> No
     found = verdict(project)
     assert found.test is None or not found.test.judged
     assert "judged" not in found.reason
+
+
+def test_a_judged_model_that_is_fresh_again_is_decided_on_again(
+    make: Callable[..., Project],
+) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 40)
+    settings = project.path.read_text()
+    stale = change_pipeline(project, customization={"defaults": {"steps": 9}})
+    held = verdict(stale)
+    assert (held.decision, held.champion.method) == ("nothing", "base") and GATED in held.reason
+    assert promotion_is_current(stale, SLUG)
+    with pytest.raises(StaleArtifact, match="rematerialize"):
+        promote(stale, SLUG, GATED, "because")
+    project.path.write_text(settings)
+    again = Project.load(project.path)
+    with pytest.raises(StaleArtifact, match=GATED):
+        promotion_is_current(again, SLUG)
+    assert verdict(again).champion.method == GATED
+    assert promotion_is_current(again, SLUG)
+
+
+def test_a_person_promotes_a_judged_model(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 3)
+    assert verdict(project).champion.method == "base"
+    with pytest.raises(InputError, match="judge"):
+        promote(project, SLUG, LOCKED, "because")
+    promoted = promote(project, SLUG, GATED, "because")
+    assert Verdict.read(promoted).champion.method == GATED
+    assert decide(project, SLUG).fingerprint == promoted.fingerprint
+    project.store.prune()
+    assert _against(project, SLUG, "champion").method == GATED
 
 
 def test_a_person_is_told_why_nothing_was_measured(make: Callable[..., Project]) -> None:

@@ -232,6 +232,18 @@ def test_after_a_run_measured_hours_and_bytes_stand_beside_plan(
     assert steps["retrieved_set"].measured_hours is None
 
 
+def test_figures_of_another_number_of_rows_are_estimates_that_may_not_fit(
+    indexed_project: Project,
+) -> None:
+    assert steps_of(indexed_project, 96)["corpus_embeddings"].measured_hours is not None
+    small = replace(MACHINE, cores=1, disk=10**9)
+    plan = plan_of(indexed_project, small, 400_000_000)
+    assert all(step.measured_hours is step.measured_disk is None for step in plan.steps)
+    problems = {problem.partition(":")[0] for problem in plan.problems}
+    assert problems >= {"disk", "corpus_embeddings"}
+    assert not plan_of(indexed_project, small).problems
+
+
 def test_figures_of_another_encoder_are_not_shown(indexed_project: Project) -> None:
     before = steps_of(indexed_project)
     other = change_pipeline(indexed_project, encoder={"model": "RN50", "pretrained": "openai"})
