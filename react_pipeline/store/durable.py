@@ -66,11 +66,11 @@ def create_atomically(path: Path, text: str) -> bool:
         temporary.write_text(text, encoding="utf-8")
         fsync(temporary)
         os.link(temporary, path)
+        fsync(path.parent)
     except FileExistsError:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    fsync(path.parent)
     return True
 
 
