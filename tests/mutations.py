@@ -129,7 +129,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
-    Guard("react_pipeline/promotion/decision.py", "        if settings.all_seeds\n    }", "        if False\n    }", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
+    Guard("react_pipeline/promotion/decision.py", "if settings.all_seeds else ()", "if False else ()", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
     Guard("react_pipeline/stage.py", "(method, *(table[method].of or ()))", "(method,)", GUARD_SETS + "::test_an_ensemble_forgets_as_its_models_do"),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     # A backup is whole, and comes back into an empty place alone

@@ -148,19 +148,15 @@ def _next(case: Case, decision: Decision) -> Verdict:
     history = before.history
     if case.last is not None and (before.by == "person" or before.decision == "promoted"):
         history = (*history, before.as_history_entry(case.last))
+    judged = {name: value for name, value in vars(judgement).items() if name != "rows"}
     return Verdict(
+        **judged,
         domain=case.slug,
-        decision=judgement.decision,
         by=decision.by,
         person=decision.person,
-        reason=judgement.reason,
-        challenger=judgement.challenger,
         champion_before=before.champion,
         champion=champion,
-        test=judgement.test,
-        control_test=judgement.control_test,
         min_gain=case.project.config.promotion.min_gain,
-        candidates=judgement.candidates,
         evaluation_set=evaluation_set,
         tested=tuple(sorted(tested)),
         reigns=earlier,

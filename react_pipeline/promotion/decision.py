@@ -13,7 +13,7 @@ from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, case_of
 from react_pipeline.promotion.chain import Decision, conclude
-from react_pipeline.promotion.judgement import Judgement, Measured, judge, paired_test
+from react_pipeline.promotion.judgement import Candidate, Judgement, Measured, judge, paired_test
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
@@ -193,30 +193,32 @@ def _judgement(case: Case) -> Judgement:
         held_back = [f"; {one.identity} is held back: {why}" for one, why in objections.items()]
         return replace(judgement, reason=judgement.reason + "".join(held_back))
     excluded = {champion.checkpoint, *case.verdict.rejected}
-    rivals = {
-        method: case.measured[method]
-        for method in case.project.config.candidates
-        if method in case.measured and case.measured[method].contender.checkpoint not in excluded
-    }
-    controls = {m: control for m in rivals if (control := _control(case, m)) is not None}
-    by_checkpoint = {contender.checkpoint: why for contender, why in objections.items()}
-    seeds = {
-        method: {
-            name: (case.results[name], _control(case, name))
-            for name in case.project.config.further_seeds(method)
-        }
-        for method in rivals
-        if settings.all_seeds
-    }
-    return judge(rivals, case.champion, name, controls, settings, by_checkpoint, seeds)
+    candidates = []
+    for method in case.project.config.candidates:
+        result = case.measured.get(method)
+        if result is None or result.contender.checkpoint in excluded:
+            continue
+        seeds = case.project.config.further_seeds(method) if settings.all_seeds else ()
+        why = {one.checkpoint: reason for one, reason in objections.items()}
+        candidates.append(
+            Candidate(
+                result,
+                _control(case, method),
+                why.get(result.contender.checkpoint, ""),
+                {name: (case.results[name], _control(case, name)) for name in seeds},
+            )
+        )
+    return judge(candidates, case.champion, name, settings)
 
 
 def _control(case: Case, method: str) -> Measured | str | None:
-    """Return the result of a control, or why there is none; None if it was never measured and the
-    project does not ask for it.
+    """Return the result of a control, or why there is none; None if the rule does not ask for it,
+    or it was never measured and the project does not ask for it.
     """
     name = method + CONTROL_SUFFIX
-    result = case.results.get(name, NEVER)
+    if name not in case.results:
+        return None
+    result = case.results[name]
     return None if result == NEVER and name not in case.project.config.methods else result
 
 

@@ -44,7 +44,7 @@ def write_verdict(
     it promoted.
     """
     if not rows and verdict.challenger is not None:
-        promoted = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
+        promoted = Tested(verdict.challenger, "", verdict.test or "")
         rows = [promoted.row(verdict.decision, f"decided by {verdict.person or 'a person'}")]
     blank = dict.fromkeys(_TEXTS, "")
     table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)

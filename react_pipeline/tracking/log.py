@@ -280,7 +280,7 @@ class Tracking:
         added.
         """
         log_params(client, run_id, params_of(artifact))
-        source = log_inputs(client, self.runs.experiment_id, artifact, run_id)
+        source = log_inputs(client, self.runs.experiment_id, project, artifact, run_id)
         rows = [*metrics_of(artifact), *cost_rows(project, artifact)]
         if is_resumed:
             rows = missing_rows(client, run_id, rows)

@@ -186,7 +186,7 @@ def _register(
 
 
 def log_inputs(
-    client: MlflowClient, experiment_id: str, artifact: Artifact, run_id: str
+    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
 ) -> MetricSource:
     """Write which data sets and which model a run used; returns what its metrics were measured
     on.
@@ -197,7 +197,7 @@ def log_inputs(
     models = [] if model is None else find_models(client, experiment_id, model[2])[:1]
     source = source_of(client, run_id)
     inputs = [LoggedModelInput(one.model_id) for one in models if one.model_id != source.model_id]
-    client.log_inputs(run_id, datasets_of(artifact), inputs)
+    client.log_inputs(run_id, datasets_of(project, artifact), inputs)
     return source_of(client, run_id)
 
 
@@ -211,18 +211,17 @@ def source_of(client: MlflowClient, run_id: str) -> MetricSource:
     return MetricSource(model, dataset.name, dataset.digest)
 
 
-def datasets_of(artifact: Artifact) -> list[DatasetInput]:
+def datasets_of(project: Project, artifact: Artifact) -> list[DatasetInput]:
     """Return the sets of pairs and of labelled images that an artifact was made of, or is."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     domain, _ = domain_and_method(artifact.key)
-    root = artifact.address.rsplit("/", 3 + artifact.key.count("/"))[0]
     datasets = []
     for stage, fingerprint in {**artifact.parents, artifact.stage: artifact.fingerprint}.items():
         row = STAGES.get(stage)
         if row is None or row.scope != "domain" or row.gathers:
             continue
-        source = json.dumps({"uri": f"{root}/{stage}/{domain}/{fingerprint}"})
+        source = json.dumps({"uri": f"{project.store.address(stage, domain)}/{fingerprint}"})
         dataset = Dataset(f"{stage}-{domain}", fingerprint, "local", source)
         context = "evaluation" if row.group == "evaluation" else "training"
         datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
