@@ -1,5 +1,5 @@
-"""Declaring: how a function with a docstring becomes an asset or a check, with all else taken from
-`pipeline.STAGES`.
+"""Declaring: how a function with a docstring becomes an asset or a check, with all else from
+`stage.STAGES`.
 
 Belongs here: the decorators, and what follows from the table: dependencies, partitions, kinds,
 pools, code versions. Does not belong here: any asset or check itself.
@@ -19,7 +19,7 @@ from react_pipeline.assets.resources import CheckContext, Context, ProjectResour
 from react_pipeline.extension import Extension
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
-from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage, as_configured
+from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage
 from react_pipeline.store import Artifact
 
 ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
@@ -186,10 +186,10 @@ def assets_of(
     policies = {name: policy for some in built for name, policy in some.items()}
     assets = []
     for stage in rows.values():
-        deps = []
-        for name in deps_of(stage, rows):
-            mapping = mapping_of(STAGES[name], stage, methods) if name in STAGES else None
-            deps.append(dg.AssetDep(project.key(name), partition_mapping=mapping))
+        deps = [
+            dg.AssetDep(project.key(name), partition_mapping=mapping_of(name, stage, methods))
+            for name in deps_of(stage, rows, methods)
+        ]
         declare = dg.asset(
             key=project.key(stage.name),
             description=_texts.get(stage.name) or stage.about,
@@ -251,25 +251,19 @@ def blocking_checks(stage: str, project: ProjectResource) -> list[dg.AssetCheckK
     ]
 
 
-def deps_of(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
-    """The transitive reduction of the parents among the rows that are assets, so that the lineage
-    page stays readable.
+def deps_of(stage: Stage, rows: Mapping[str, Stage], methods: Mapping[str, Method]) -> list[str]:
+    """Return the names of the assets that the artifacts of a stage are made from, for these
+    methods.
 
-    The library's own lineage stays complete.
+    Every direct parent is one, as in the manifests. Dagster cannot show what an ensemble is made
+    from: its members are other partitions of the same asset.
     """
-    named = _named(stage, rows)
-    return [name for name in named if not any(name in _before(other, rows) for other in named)]
-
-
-def _named(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
-    parents = as_configured(stage.parents, two_encoders=RETRIEVAL_CHECKPOINT in rows)
-    named = [name for name in (*parents, *stage.gathers) if name in rows]
-    # Everything that belongs to a domain follows from its file, if only through something that
-    # follows from it.
-    by_file = stage.scope == "domain" and all(rows[name].scope == "all" for name in named)
-    return [DOMAIN_FILE, *named] if by_file else named
-
-
-def _before(name: str, rows: Mapping[str, Stage]) -> set[str]:
-    parents = _named(rows[name], rows) if name in rows else []
-    return {*parents, *(earlier for parent in parents for earlier in _before(parent, rows))}
+    two_encoders = RETRIEVAL_CHECKPOINT in rows
+    file = [DOMAIN_FILE] if stage.reads_domain else []
+    names = dict.fromkeys(
+        name
+        for key in stage.keys(["any"], methods, two_encoders, methods)
+        for name, _ in stage.parents_of(key, two_encoders, methods).values()
+    )
+    made_from = [name for name in (*names, *stage.gathers) if name in rows and name != stage.name]
+    return [*file, *made_from]

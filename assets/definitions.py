@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import dagster as dg
 
+# Importing these declares their assets, checks and sensor.
 from react_pipeline.assets import checks, domain_files, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import (
     assets_of,
@@ -18,8 +19,6 @@ from react_pipeline.assets.declared import (
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import in_process
 from react_pipeline.extension import brought
-
-# Importing these declares their assets and checks.
 from react_pipeline.settings import METHODS, Method
 from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store import ReactError

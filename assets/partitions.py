@@ -1,7 +1,7 @@
 """Partitions: one a domain, and one a domain and method, with the mappings between them.
 
 Belongs here: the partition definitions, what a partition key means, and which keys are refused.
-Does not belong here: which domains exist (`automation` registers the files of `domains/`), which
+Does not belong here: which domains exist (`domain_files` registers the files of `domains/`), which
 methods (`methods` of pipeline.yaml).
 """
 
@@ -11,7 +11,7 @@ import dagster as dg
 
 from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
 from react_pipeline.settings import SLUG, Method
-from react_pipeline.stage import ALL, Stage
+from react_pipeline.stage import ALL, DOMAIN_FILE, STAGES, Stage
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"
@@ -42,12 +42,12 @@ def partitions_of(
 
 
 def mapping_of(
-    parent: Stage, child: Stage, methods: Mapping[str, Method]
+    parent: str, child: Stage, methods: Mapping[str, Method]
 ) -> dg.PartitionMapping | None:
-    """How the partitions of a parent belong to those of a child; None: as Dagster does by
-    itself.
+    """Return how the partitions of a parent, a stage or the domain's file, belong to those of a
+    child; with None Dagster chooses the mapping.
     """
-    scopes = parent.scope, child.scope
+    scopes = "domain" if parent == DOMAIN_FILE else STAGES[parent].scope, child.scope
     if "all" in scopes or scopes[0] == scopes[1]:
         return None
     if "domain" in scopes:
@@ -57,7 +57,7 @@ def mapping_of(
         {
             name: name
             for name in methods
-            if parent.is_for(name, methods) and child.is_for(name, methods)
+            if STAGES[parent].is_for(name, methods) and child.is_for(name, methods)
         }
     )
     return dg.MultiPartitionMapping(

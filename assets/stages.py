@@ -22,10 +22,10 @@ from react_pipeline.stage import DOMAIN_FILE
 def corpus() -> None:
     """The image-text pairs that everything is retrieved from.
 
-    REACT needs no labels of its own: all that it teaches the model about your classes it finds in a
-    large collection of images with captions, here as webdataset shards (tar files). This asset is
-    the inventory of the shards: each one's size and SHA-256, so that a changed shard is noticed by
-    all that follows.
+    REACT needs no labels: all that it teaches the model about your classes comes from a large
+    collection of images with captions, such as webdataset shards (tar files). This asset is the
+    inventory of its files. Of local shards it has size and SHA-256, so that all later steps notice
+    a changed one.
     """
 
 
@@ -123,7 +123,7 @@ def control_set() -> None:
 @stage_asset
 def customized_checkpoint(context: Context, project: ProjectResource) -> dg.MaterializeResult:
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved pairs;
-    its own weights stay.
+    its own weights stay, except for the logit scale.
 
     Each new block starts with a closed gate, so that training begins exactly at the base model (a
     check asserts it). `gated-image` is the headline; `locked-text`, `locked-image` and `full` train
@@ -131,7 +131,7 @@ def customized_checkpoint(context: Context, project: ProjectResource) -> dg.Mate
     classifier to what the frozen base sees; `<method>-control` trains the same way on the control
     set. While it runs, its losses are in MLflow; with `processes` above 1 it runs under torchrun.
 
-    There is a partition for every domain and each of the `methods` of pipeline.yaml.
+    There is a partition for every domain and each of the trained `methods` of pipeline.yaml.
     """
     return publish(context, project, partial(customize_here, context))
 

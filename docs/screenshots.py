@@ -188,7 +188,7 @@ def main() -> None:
             page.screenshot(path=IMAGES / f"{name}.png")
             print(IMAGES / f"{name}.png", flush=True)
 
-        page.set_viewport_size({"width": 1900, "height": 900})
+        page.set_viewport_size({"width": 1900, "height": 1500})
         show_lineage(page, dagster)
         take("lineage")
         page.set_viewport_size({"width": 1600, "height": 900})

@@ -2,7 +2,7 @@
 into the page.
 
 Belongs here: the table of stages (`stage.STAGES`) and of rooms with their floors
-(`tests/support_rooms.py`). Does not belong here: any sentence about them.
+(`tests/support/rooms.py`). Does not belong here: any sentence about them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ WIDTH, HEIGHT, CAPTION_HEIGHT, FRAME_MS = 1100, 620, 40, 4_000
 SHOWN = 24
 FRAMES = {
     "lineage": (
-        (570, 285, 1870, 660),
+        (560, 560, 1880, 1345),
         "1. Each step from the class names to the comparison is a Dagster asset",
     ),
     "dagster-picture": ((582, 154, 1600, 900), "2. The class names find pairs in the corpus"),
@@ -33,7 +33,7 @@ FRAMES = {
         (215, 270, 1575, 870),
         "3. Each method, and its control on random pairs, is a run in MLflow",
     ),
-    "dashboard": (None, "4. A page compares them: a gain that the control shares is none"),
+    "dashboard": (None, "4. A page compares each method with the base and with its control"),
     "gallery": (None, "5. What the base predicts (above), and what gda predicts (below)"),
 }
 """Of each picture the part that is shown (left, top, right, bottom; None: all), and its caption."""

@@ -35,7 +35,7 @@ def react(domain: settings.DomainConfig, steps: int = 100) -> dict[str, float]:
     hits["class"] = prompts["class"].repeat(rows.shape[1]).to_numpy()
     hits = hits.sort_values("similarity", ascending=False).drop_duplicates("row")
     retrieved = pairs.loc[hits.groupby("class").head(15)["row"]]
-    # 5. Draw a control: as many random pairs. A gain that they share is no gain of retrieval.
+    # 5. Draw a control: as many random pairs. A gain that they share does not come from retrieval.
     random = pairs.sample(len(retrieved), random_state=0)
     # 6. Customize: train on the retrieved pairs, and in the same way on the random ones.
     models = {"base": base, "customized": customize(base, retrieved, steps)}

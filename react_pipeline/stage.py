@@ -63,6 +63,7 @@ class Stage:
         parents_of_method: Those of them that one method needs, if methods differ.
         gathers: Stages of which it shows all results there are, so that no table can name its
             parents.
+        reads_domain: Whether its result depends on what the domain's file says.
         is_current: Raises if a gathered artifact is outdated; unset: if it shows other results.
         compares: Whether methods are compared with the base; the base alone has nothing to show.
         identity: The part of the configuration that decides it.
@@ -85,6 +86,7 @@ class Stage:
     parents: tuple[str, ...] = ()
     parents_of_method: Callable[[Method], Iterable[str]] | None = None
     gathers: tuple[str, ...] = ()
+    reads_domain: bool = False
     is_current: Callable[..., Artifact] | None = None
     compares: bool = False
     thresholds: Callable[[Project, str], dict[str, Any]] = identity.nothing

@@ -18,6 +18,7 @@ from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
     CUSTOMIZED_CHECKPOINT,
+    DOMAIN_RESULTS,
     STAGES,
     domain_and_method,
 )
@@ -223,6 +224,14 @@ def datasets_of(project: Project, artifact: Artifact) -> list[DatasetInput]:
             continue
         source = json.dumps({"uri": f"{project.store.address(stage, domain)}/{fingerprint}"})
         dataset = Dataset(f"{stage}-{domain}", fingerprint, "local", source)
-        context = "evaluation" if row.group == "evaluation" else "training"
-        datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        context = [InputTag("mlflow.data.context", use) for use in _uses(stage)]
+        datasets.append(DatasetInput(dataset, context))
     return datasets
+
+
+def _uses(stage: str) -> list[str]:
+    """Return what a set is for, as MLflow calls it: models are trained on it, or measured with
+    it.
+    """
+    readers = {"training": CUSTOMIZED_CHECKPOINT, "evaluation": DOMAIN_RESULTS}
+    return [use for use, reader in readers.items() if stage in STAGES[reader].parents]

@@ -11,14 +11,13 @@ import pytest
 from support.new_methods import installed
 
 from react_pipeline.assets import artifact_check, declared
-from react_pipeline.assets.declared import deps_of
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
+from react_pipeline.assets.partitions import mapping_of, partition_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extension import Extension, broken_extensions
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
-from react_pipeline.stage import STAGES, Stage
+from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact
 
 MAX_BODY_LINES = 25
@@ -28,11 +27,10 @@ ASSETS = Path(__file__).parents[2] / "react_pipeline" / "assets"
 graph = build_defs(project=ProjectResource(config_path="nowhere.yaml")).resolve_asset_graph()
 
 
-def upstream(partition: str, stage: str) -> set[str]:
-    parent, child = STAGES["customized_checkpoint"], STAGES[stage]
-    mapping = mapping_of(parent, child, METHODS)
+def upstream(partition: str, stage: str, parent: str = "customized_checkpoint") -> set[str]:
+    mapping = mapping_of(parent, STAGES[stage], METHODS)
     parent_def, child_def = (
-        partitions_of(row, METHODS, ProjectResource()) for row in (parent, child)
+        graph.get(dg.AssetKey(name)).partitions_def for name in (parent, stage)
     )
     assert mapping is not None and child_def is not None
     with dg.DagsterInstance.ephemeral() as instance:
@@ -46,30 +44,6 @@ def upstream(partition: str, stage: str) -> set[str]:
 
 def test_every_stage_of_the_lineage_is_an_asset() -> None:
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(STAGES)
-
-
-def before(names: set[str]) -> set[str]:
-    parents = {
-        parent.to_user_string()
-        for name in names
-        for parent in graph.get(dg.AssetKey(name)).parent_keys
-    }
-    return names | before(parents) if parents else names
-
-
-@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
-def test_lineage_shows_each_parent_once_and_no_implied_one(stage: Stage) -> None:
-    shown = {key.to_user_string() for key in graph.get(dg.AssetKey(stage.name)).parent_keys}
-    assert shown == set(deps_of(stage, STAGES))
-    assert {*stage.parents, *stage.gathers} <= before(shown)
-    assert not [name for name in shown if name in before(shown - {name})]
-
-
-@pytest.mark.parametrize(
-    "stage", [stage.name for stage in STAGES.values() if stage.scope == "domain"]
-)
-def test_whatever_belongs_to_a_domain_follows_from_its_file(stage: str) -> None:
-    assert "domain_file" in before({stage})
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -116,11 +90,25 @@ def test_work_on_the_device_shares_one_pool() -> None:
 
 
 def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
-    for stage in ("domain_results", "dense_results"):
+    for stage in ("domain_results", "dense_results", "benchmark_results"):
         assert upstream(str(partition_of("shapes/base")), stage) == set()
         for method in filter(STAGES[stage].is_for, TRAINED):
             key = str(partition_of(f"shapes/{method}"))
             assert upstream(key, stage) == {key}
+
+
+@pytest.mark.parametrize(
+    ("stage", "parent"),
+    [
+        ("customized_checkpoint", "domain_file"),
+        ("customized_checkpoint", "few_shot_set"),
+        ("domain_results", "evaluation_set"),
+        ("dense_results", "domain_file"),
+    ],
+)
+def test_all_methods_follow_from_their_domain(stage: str, parent: str) -> None:
+    key = str(partition_of("shapes/full"))
+    assert upstream(key, stage, parent) == {"shapes"}
 
 
 def test_partitions_are_the_methods_that_the_pipeline_asks_for(make_project) -> None:
@@ -156,9 +144,13 @@ def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> N
             project=ProjectResource(config_path=str(project.path))
         ).resolve_asset_graph()
         node = loaded.get(dg.AssetKey("customized_checkpoint"))
-        assert node.parent_keys <= loaded.materializable_asset_keys
+        assert node.parent_keys <= loaded.get_all_asset_keys()
         trained[method] = {key.path[-1] for key in node.parent_keys}
-    assert trained == {"gated-image": {"retrieved_set"}, "gated-image-control": {"control_set"}}
+    shared = {"domain_file", "base_checkpoint"}
+    assert trained == {
+        "gated-image": {*shared, "retrieved_set"},
+        "gated-image-control": {*shared, "control_set"},
+    }
     assert STAGES["control_set"].keys(["shapes"], ["base", "gated-image"]) == []
     assert STAGES["retrieved_set"].keys(["shapes"], ["base"]) == ["shapes"]
 

@@ -40,6 +40,7 @@ ROW = Stage(
     "domain",
     step=publish_toy,
     parents=("corpus",),
+    reads_domain=True,
     priority=1,
 )
 

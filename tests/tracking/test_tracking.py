@@ -328,6 +328,41 @@ def test_sets_are_data_sets_whose_digest_is_the_fingerprint(
         assert json.loads(entry.dataset.source)["uri"] == str(retrieved.path)
 
 
+CONTEXTS = {
+    "evaluation_set-shapes": "evaluation",
+    "few_shot_set-shapes": "training",
+    "retrieved_set-shapes": "training",
+    "control_set-shapes": "training",
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "sets"),
+    [
+        ("evaluation_set", "shapes", ["evaluation_set"]),
+        ("few_shot_set", "shapes", ["evaluation_set", "few_shot_set"]),
+        ("retrieved_set", "shapes", ["evaluation_set", "retrieved_set"]),
+        ("control_set", "shapes", ["evaluation_set", "retrieved_set", "control_set"]),
+        ("customized_checkpoint", "shapes/few-shot-gda", ["few_shot_set", "retrieved_set"]),
+        ("domain_results", "shapes/few-shot-gda", ["evaluation_set"]),
+    ],
+)
+def test_the_sets_of_a_run_say_whether_models_train_on_them(
+    tracking: Tracking, tiny_project: Project, stage: str, key: str, sets: list[str]
+) -> None:
+    others = [name for name in sets if name != stage]
+    parents = {name: artifact_of(tiny_project, name, "shapes") for name in others}
+    artifact = artifact_of(tiny_project, stage, key, parents=parents)
+    tracking.log_artifact(tiny_project, artifact)
+    (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
+    contexts = {
+        entry.dataset.name: {tag.key: tag.value for tag in entry.tags}["mlflow.data.context"]
+        for entry in run.inputs.dataset_inputs
+    }
+    names = [f"{name}-shapes" for name in sets]
+    assert contexts == {name: CONTEXTS[name] for name in names}
+
+
 def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(
     tracking: Tracking, tiny_project: Project
 ) -> None:

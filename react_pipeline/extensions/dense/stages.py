@@ -51,6 +51,7 @@ STAGES = (
         step=_results,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
         parents_of_method=model_parents,
+        reads_domain=True,
         identity=_identity_of_results,
         outside=outside.unlisted,
         has_data=_has_data,

@@ -44,8 +44,8 @@ def prune(
     ] = 1.0,
     config: Config = None,
 ) -> None:
-    """Remove artifacts that nothing current or running was made from, leftovers of killed builds,
-    and cached vectors of labelled images that are no longer used.
+    """Remove artifacts that no current artifact and no running build uses, leftovers of killed
+    builds, and cached vectors of labelled images that are no longer used.
     """
     from react_pipeline.retrieval import prune_vectors
 

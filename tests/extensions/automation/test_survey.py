@@ -78,7 +78,7 @@ def test_a_comparison_waits_for_all_but_failed_methods(project: Project) -> None
     training = ("customized_checkpoint", "shapes/gated-image")
     assert asked(project) == [training]
     assert survey(project, ["shapes"]).states["comparison", "shapes"] is State.WAITING
-    assert asked(project, failed=[training]) == [("comparison", "shapes")]
+    assert asked(project, failed=[training]) == [("comparison", "shapes"), ("promotion", "shapes")]
 
 
 def test_overview_waits_while_little_of_it_is_new(project: Project) -> None:
@@ -350,7 +350,7 @@ def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -
     build(measured, "dense_results", "shapes/base")
     training = ("customized_checkpoint", "shapes/gated-image")
     assert survey(measured, ["shapes"]).states["dense_comparison", "shapes"] is State.WAITING
-    assert asked(measured, failed=[training]) == [("comparison", "shapes")]
+    assert asked(measured, failed=[training]) == [("comparison", "shapes"), ("promotion", "shapes")]
     only_base = set(places(change_pipeline(measured, methods=["base"]), ["shapes"]))
     assert ("dense_results", "shapes/base") in only_base and (
         "dense_comparison",
