@@ -29,7 +29,7 @@ class Shown:
         """Ask MLflow; without an answer every artifact counts as logged."""
         self._instance = instance
         self._project = project
-        self.logged = Tracking.of(project).logged(project)
+        self.logged = Tracking.of(project).logged()
         self._made: dict[str, Mapping[str, Mapping[str, str]]] = {}
 
     def has(self, artifact: Artifact) -> bool:

@@ -40,8 +40,22 @@ from react_pipeline.tracking.models import (
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
 from react_pipeline.tracking.registry import Version, list_versions, show_verdict
 from react_pipeline.tracking.results import cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, Runs, log_params, log_rows, missing_rows
-from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
+from react_pipeline.tracking.runs import (
+    FINISHED,
+    Runs,
+    log_params,
+    log_rows,
+    log_tags,
+    missing_rows,
+)
+from react_pipeline.tracking.values import (
+    DAGSTER_RUN_TAG,
+    created_ms,
+    files_of,
+    metrics_of,
+    params_of,
+    tags_of,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,21 +112,22 @@ class Tracking:
         """
 
         def log(client: MlflowClient) -> str:
-            missed = self._missed(project)
-            if missed or self._lacks_parents(client, project, artifact):
-                self._sync(client, project, {**missed, _name(artifact): dagster_run_id})
-            return self._log(client, project, artifact, dagster_run_id)
+            with project.store.locked(LOCK):
+                missed = self._missed(project)
+                if missed or self._lacks_parents(client, project, artifact):
+                    self._sync(client, project, {**missed, _name(artifact): dagster_run_id})
+                return self._log(client, project, artifact, dagster_run_id)
 
-        if (run_id := self._ask(project, log, patient=patient)) is None:
+        if (run_id := self._ask(log, patient=patient)) is None:
             missed = {_name(artifact): dagster_run_id} | self._missed(project)
             project.store.write_note(MISSED, json.dumps(missed))
         return run_id
 
-    def logged(self, project: Project) -> set[str] | None:
+    def logged(self) -> set[str] | None:
         """Return the fingerprints of the artifacts that are logged; None, with a warning, when
         MLflow does not answer.
         """
-        return self._ask(project, self.runs.finished, wait=False)
+        return self._ask(self.runs.finished)
 
     def sync(self, project: Project, logged: set[str] | None = None) -> set[str] | None:
         """Log every artifact of the store that has no finished run; returns the fingerprints of
@@ -121,11 +136,12 @@ class Tracking:
         Args:
             logged: The answer of `logged` a while ago, which need not be asked for again.
         """
-        return self._ask(
-            project,
-            lambda client: self._sync(client, project, self._missed(project), logged),
-            patient=True,
-        )
+
+        def log(client: MlflowClient) -> set[str]:
+            with project.store.locked(LOCK):
+                return self._sync(client, project, self._missed(project), logged)
+
+        return self._ask(log, patient=True)
 
     def count_missed(self, project: Project) -> int:
         """Return how many artifacts MLflow did not take when they were published."""
@@ -142,28 +158,23 @@ class Tracking:
         except Exception as error:  # whatever MLflow, its database or the network raise
             raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
-    def results_page(self, project: Project, address: str) -> str:
+    def results_page(self, address: str) -> str:
         """Return where the server at `address` shows the results of all methods; `address` if
         MLflow does not answer here.
         """
-        page = self._ask(project, lambda _: view_url(address, self.runs.experiment_id), wait=False)
+        page = self._ask(lambda _: view_url(address, self.runs.experiment_id))
         return page or address
 
     def _ask(
         self,
-        project: Project,
         question: Callable[[MlflowClient], Answer],
         *,
         patient: bool = False,
-        wait: bool = True,
     ) -> Answer | None:
         if not patient and time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:
-            if not wait:
-                return question(self.runs.connect())
-            with project.store.locked(LOCK):
-                return question(self.runs.connect())
+            return question(self.runs.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
             self.runs.forget()
             _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
@@ -255,6 +266,8 @@ class Tracking:
         run, is_resumed = self.runs.open(client, tags, artifact.key, started)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
+            if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by another one
+                log_tags(client, run_id, tags)
             return run_id
         self._write(client, project, artifact, run_id, is_resumed=is_resumed)
         # A manifest has whole seconds, and a run that was streamed has the time at which its

@@ -32,6 +32,7 @@ store.
 A page carries its script and pictures with it, so it may be larger."""
 
 HEADLINE_METRIC = "top1"
+DAGSTER_RUN_TAG = "dagster.run_id"
 
 
 class Row(NamedTuple):
@@ -127,7 +128,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         "parents": json.dumps(parents, sort_keys=True),
         "code_version": version,
         "path": path,
-        "dagster.run_id": dagster_run_id,
+        DAGSTER_RUN_TAG: dagster_run_id,
         **links(dagster, dagster_run_id),
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }

@@ -58,7 +58,7 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
         sick = Tracking(Runs(uri, "tiny"))
         answers.append(sick.sync(tiny_project))
         answers.extend(sick.log_artifact(tiny_project, artifact) for artifact in artifacts)
-        answers.append(sick.results_page(tiny_project, "address"))
+        answers.append(sick.results_page("address"))
         with pytest.raises(ReactError, match="MLflow does not answer"):
             sick.versions("shapes")
 
