@@ -120,7 +120,8 @@ class Tracking:
 
         if (run_id := self._ask(log, patient=patient)) is None:
             missed = {_name(artifact): dagster_run_id} | self._missed(project)
-            project.store.write_note(MISSED, json.dumps(missed))
+            with suppress(ReactError, OSError):
+                project.store.write_note(MISSED, json.dumps(missed))
         return run_id
 
     def logged(self) -> set[str] | None:
@@ -186,7 +187,9 @@ class Tracking:
             return None
 
     def _missed(self, project: Project) -> dict[str, str]:
-        return dict(json.loads(project.store.read_note(MISSED) or "{}"))
+        with suppress(ReactError, OSError, ValueError):
+            return dict(json.loads(project.store.read_note(MISSED) or "{}"))
+        return {}
 
     def _lacks_parents(self, client: MlflowClient, project: Project, artifact: Artifact) -> bool:
         """Whether MLflow lacks the model or the results of an artifact, which the store still

@@ -76,7 +76,7 @@ class Runs:
 
     def url(self, run_id: str) -> str | None:
         """Return where a browser shows a run; None when the tracking URI is a database and no
-        server over it is known.
+        server over it is configured.
         """
         address = mlflow_url(self.address, self.uri)
         if not address:
@@ -242,16 +242,17 @@ def create_once(
     """Return the entry that is there, or create it; processes that create one at once, on whatever
     hosts, end with one.
 
-    Whoever sees another one beside its own deletes its own: of all those that are created, the
-    first to be looked at alone stays, and each later one sees it.
+    A process that sees another entry next to its own deletes its own. So at most one stays: a
+    process that sees its own alone was there before all others, and they see it. An entry may be
+    deleted while another process uses it, which then fails and is repeated by the next log.
     """
     while True:
         if there := find():
             return there[0]
-        mine = create()
-        if all(name(entry) == name(mine) for entry in find()):
-            return mine
-        delete(name(mine))
+        created = create()
+        if all(name(entry) == name(created) for entry in find()):
+            return created
+        delete(name(created))
         time.sleep(random.random())  # noqa: S311 - two that deleted theirs do not meet again
 
 

@@ -70,7 +70,6 @@ def client_of(project: Project) -> MlflowClient:
 
 
 def test_champion_and_challenger_are_listed_with_figures(project: Project, run) -> None:
-    Tracking.of(project).sync(project)
     code, out, _ = run("list", "shapes")
     assert code == 0
     for word in (

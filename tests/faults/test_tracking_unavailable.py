@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -52,6 +53,21 @@ def test_a_server_that_is_down_costs_no_result(  # 29
     assert tracking.count_missed(tiny_project) == 0
     (run,) = runs_of(tracking, fingerprint=first.fingerprint)
     assert run.data.tags["dagster.run_id"] == "dagster-1"
+
+
+def test_a_note_that_cannot_be_written_costs_no_result(  # 29
+    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = artifact_of(tiny_project, "retrieved_set", "shapes")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        for name in ("read_note", "write_note"):
+            patch.setattr(type(tiny_project.store), name, full)
+        assert Tracking(Runs(DOWN, "tiny")).log_artifact(tiny_project, first, "dagster-1") is None
+    assert tracking.sync(tiny_project) == {first.fingerprint}
 
 
 def test_server_that_failed_is_not_asked_again_at_once(  # 29
