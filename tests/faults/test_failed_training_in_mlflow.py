@@ -159,7 +159,7 @@ def test_training_that_diverges_is_failed_in_mlflow(
     assert diverging.store.keys("customized_checkpoint") == []
 
 
-def test_a_killed_training_is_closed_and_a_running_one_ends_finished(  # 30
+def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
     tracking: Tracking, tiny_project: Project
 ) -> None:
     killed, running = (

@@ -161,7 +161,7 @@ def test_a_damaged_artifact_is_not_logged(tracking: Tracking, tiny_project: Proj
     assert tracking.sync(tiny_project) == set()
 
 
-def test_what_was_published_and_never_logged_is_logged_by_the_next_sync(  # 30
+def test_what_was_never_logged_is_logged_by_the_next_sync(  # 30
     tracking: Tracking, tiny_project: Project
 ) -> None:
     # As a process that was killed in between leaves it; nothing names it but the store.

@@ -205,7 +205,7 @@ def test_a_version_whose_log_still_waits_is_registered_first(
     assert registry.count_missed(project) == 0
 
 
-def test_an_alias_moved_by_hand_is_where_the_store_says_after_the_next_log(
+def test_an_alias_moved_by_hand_is_set_by_the_next_log(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     artifact = decide(project, "shapes")
