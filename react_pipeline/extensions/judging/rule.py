@@ -67,7 +67,8 @@ def judge_without_labels(
         way = f"react-pipeline judge {slug} SOURCE"
         return Judgement("nothing", f"{champion_name} stays: {reason}: {way}")
     confidence = 1 - (1 - settings.confidence) / tries
-    tested: list[tuple[float, Tested]] = []
+    tested: list[Tested] = []
+    gains: dict[Contender, float] = {}
     for side in rivals:
         session = judgements.latest(side, holder)
         if session is None:
@@ -83,10 +84,10 @@ def judge_without_labels(
         control_session = judgements.latest(side, control) if control else None
         control_test = _test_of(control_session, confidence) if control_session else None
         figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
-        tested.append((-test.gain, Tested(contender, figures, test, control_test)))
-    tested.sort(key=lambda one: one[0])
-    ordered = [one for _, one in tested]
-    return replace(choose(ordered, champion_name, settings), candidates=tries)
+        gains[contender] = test.gain
+        tested.append(Tested(contender, figures, test, control_test))
+    tested.sort(key=lambda one: -gains[one.contender])
+    return replace(choose(tested, champion_name, settings), candidates=tries)
 
 
 def present_models(project: Project, slug: str) -> dict[str, Side]:
