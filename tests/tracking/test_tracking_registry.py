@@ -243,12 +243,14 @@ def test_aliases_show_what_was_decided_while_they_were_written(
 
     def decided_meanwhile(*arguments: str) -> None:
         if not later:  # as another host does
-            later.append(promote(project, "shapes", LOCKED, "it is smaller"))
+            later.append(promote(project, "shapes", GATED, "it is better"))
         write(*arguments)
 
     monkeypatch.setattr(MlflowClient, "set_registered_model_tag", decided_meanwhile)
-    registry.log_artifact(project, decide(project, "shapes"))
-    assert aliases(client)["champion"] == LOCKED
+    first = decide(project, "shapes")
+    assert first.counts["champion"] == LOCKED
+    registry.log_artifact(project, first)
+    assert aliases(client)["champion"] == GATED
 
 
 def test_a_domain_with_the_base_as_champion_has_no_model(
