@@ -115,7 +115,7 @@ class Tracking:
             with project.store.locked(LOCK):
                 missed = self._missed(project)
                 if missed or self._lacks_parents(client, project, artifact):
-                    self._sync(client, project, {**missed, _name(artifact): dagster_run_id})
+                    self._sync(client, project, {_name(artifact): dagster_run_id} | missed)
                 return self._log(client, project, artifact, dagster_run_id)
 
         if (run_id := self._ask(log, patient=patient)) is None:
