@@ -88,7 +88,9 @@ def parents_in_manifests(project: Project, stages: Collection[str]) -> dict[str,
         {"methods": ["base", "gated-image"], **MEASURED},
         {"methods": ["base", "gda", "gda-control"], **MEASURED},
     ],
-    ids=lambda sections: "-".join([*sections["methods"], *(sections.keys() - {"methods"})]),
+    ids=lambda sections: "-".join(
+        [*sections["methods"], *(name for name in sections if name != "methods")]
+    ),
 )
 def test_the_parents_in_dagster_are_those_of_the_manifests(
     make_project: Callable[..., Project], tmp_path: Path, sections: dict[str, Any]

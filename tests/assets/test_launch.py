@@ -698,7 +698,7 @@ def lines_of_run(
     return lines
 
 
-def test_a_check_of_all_partitions_warns_of_none_that_is_built_next() -> None:
+def test_a_check_warns_of_nothing_that_is_built_next() -> None:
     partitions = dg.StaticPartitionsDefinition(["one", "two"])
 
     @dg.asset(partitions_def=partitions)

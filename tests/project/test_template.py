@@ -155,7 +155,7 @@ def test_init_says_what_to_do_next(
     assert corpus != "images" or "data/" in lines[1]
 
 
-def test_a_project_with_the_demos_corpus_is_named_after_its_folder_and_excludes_no_subject(
+def test_a_project_of_demo_kind_is_named_after_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "My Pets"

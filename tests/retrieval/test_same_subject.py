@@ -126,7 +126,7 @@ def test_excluding_subjects_that_no_pair_names_is_an_error(
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_nothing_is_excluded_where_no_evaluation_image_names_a_subject(
+def test_without_subjects_nothing_is_excluded(
     make_project: Callable[..., Project],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

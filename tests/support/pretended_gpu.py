@@ -176,6 +176,10 @@ class _Placement(TorchFunctionMode):
             tensor.host = data.host if isinstance(data, GpuTensor) else data
             tensor.place = data.device
             return None
+        if func is torch._C._nn._parse_to:  # type: ignore[attr-defined]
+            # `Module.to`: PyTorch itself takes the device of a wrapper for the CPU.
+            device, *rest = func(*args, **kwargs)
+            return args[0].device if args and _is_on_gpu(args[0]) else device, *rest
         device = _device_named_by(kwargs.get("device"))
         if device is None or func is torch.device:
             return func(*args, **kwargs)
@@ -258,7 +262,6 @@ def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
 def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]]:
     """Pretend a GPU of this compute capability; gives the operations that it computed, by name."""
     autocast, run_backward = torch.autocast.__init__, torch.autograd._engine_run_backward
-    parse_to = torch._C._nn._parse_to  # type: ignore[attr-defined]
 
     def begin_autocast(self: Any, device_type: str, *args: Any, **options: Any) -> None:
         if ":" in device_type:
@@ -280,15 +283,10 @@ def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]
         with _Placement():
             return run_backward(*args, **kwargs)
 
-    def parse_to_of_module(*args: Any, **kwargs: Any) -> Any:
-        device, *rest = parse_to(*args, **kwargs)
-        return args[0].device if args and _is_on_gpu(args[0]) else device, *rest
-
     changes: list[tuple[Any, str, Any]] = [
         *((torch.cuda, name, value) for name, value in _cuda(capability).items()),
         (torch.autocast, "__init__", begin_autocast),
         (torch.autograd, "_engine_run_backward", backward),
-        (torch._C._nn, "_parse_to", parse_to_of_module),
         (torch.inference_mode, "__enter__", enter_inference),
         (torch.inference_mode, "__exit__", leave_inference),
         (torch.Tensor, "record_stream", lambda *_: None),

@@ -232,7 +232,7 @@ def test_after_a_run_measured_hours_and_bytes_stand_beside_plan(
     assert steps["retrieved_set"].measured_hours is None
 
 
-def test_figures_of_another_number_of_rows_are_estimates_that_may_not_fit(
+def test_other_rows_than_the_measured_are_estimated(
     indexed_project: Project,
 ) -> None:
     assert steps_of(indexed_project, 96)["corpus_embeddings"].measured_hours is not None
