@@ -135,6 +135,14 @@ def remove_scratch(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that it holds, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def fsync(path: Path) -> None:
     """Make the operating system put a file, or the names in a directory, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -145,13 +153,14 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """`fsync` of everything below a directory, and of itself; files get the mode that the umask
-    gives new ones.
+    """`fsync` of a file, or of a directory and everything below it; files get the mode that the
+    umask gives new ones.
 
     Programs that write to a temporary file and rename it leave mode 600 behind. A file with another
     name got its mode when it was published under that one, maybe by another user.
     """
-    mode = S_IMODE(root.stat().st_mode) & 0o666
+    folder = root if root.is_dir() else root.parent
+    mode = S_IMODE(folder.stat().st_mode) & 0o666
     for path in [*root.rglob("*"), root]:
         stat = path.lstat()
         if S_ISREG(stat.st_mode) and stat.st_nlink == 1 and S_IMODE(stat.st_mode) != mode:

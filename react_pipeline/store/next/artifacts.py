@@ -1,0 +1,224 @@
+"""Artifacts: files that are absent, or complete and verified.
+
+Belongs here: what an artifact and the inputs of a step are, and the manifest. Does not belong here:
+how artifacts are published (`store`), what any artifact contains, which depends on which
+(`lineage`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from react_pipeline.store.errors import CorruptArtifact
+
+if TYPE_CHECKING:
+    from react_pipeline.store.next.store import Store
+
+FORMAT = 3
+"""Version of the layout and of the manifest. A store of another format is refused."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, so that equal values have equal text. NaN is refused."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest_of(value: Any) -> str:
+    """16 hexadecimal digits over a value of plain types; equal values give equal digests."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact; `manifest` is what was recorded when it was published.
+
+    Its files are verified when they are asked for. `reused` is true when a build opened what was
+    already published.
+    """
+
+    store: Store = field(compare=False, repr=False)
+    manifest: Mapping[str, Any]
+    reused: bool = field(default=True, compare=False)
+    _verified: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def stage(self) -> str:
+        """Name of the asset, such as `faiss_index`."""
+        return str(self.manifest["stage"])
+
+    @property
+    def key(self) -> str:
+        """`all`, a domain's slug, or `<domain>/<method>`."""
+        return str(self.manifest["key"])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, a digest of every input of this artifact."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The counts and measurements of the build."""
+        return dict(self.manifest["counts"])
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Fingerprint of each parent, by name."""
+        return dict(self.manifest["parents"])
+
+    @property
+    def place(self) -> str:
+        """Path of its manifest and its attempts in the store."""
+        return f"{self.stage}/{self.key}/{self.fingerprint}"
+
+    @property
+    def prefix(self) -> str:
+        """Path of its files in the store."""
+        return f"{self.place}/{self.manifest['attempt']}"
+
+    @property
+    def root(self) -> Path:
+        """Folder of this machine for what is kept beside artifacts."""
+        return self.store.root
+
+    @property
+    def address(self) -> str:
+        """Where it is published: a path or a URL."""
+        return self.store.backend.address(self.place)
+
+    @cached_property
+    def path(self) -> Path:
+        """Folder of its files on this machine, all of them verified.
+
+        Raises:
+            CorruptArtifact: If anything differs from the manifest.
+            MissingArtifact: If it was removed.
+        """
+        return self.folder_with(self.manifest["files"])
+
+    def file(self, name: str) -> Path:
+        """Path of a verified file; errors as of `path`."""
+        return self.folder_with([name]) / name
+
+    def folder_with(self, names: Collection[str]) -> Path:
+        """The folder of its files on this machine, in which at least these are verified; errors as
+        of `path`.
+        """
+        for name in names:
+            if name not in self.manifest["files"]:
+                raise CorruptArtifact(
+                    f"{self.address}: no file {name!r} in its manifest; rematerialize "
+                    f"`{self.stage}`"
+                )
+        folder = self.store.verified(self, [name for name in names if name not in self._verified])
+        self._verified.update(names)
+        return folder
+
+    def open_parent(self, stage: str) -> Artifact:
+        """The artifact of a stage that this one was made from, of the same key.
+
+        Raises:
+            MissingArtifact: If it was removed.
+            CorruptArtifact: If its manifest is damaged.
+        """
+        return self.store.open(stage, self.key, self.parents[stage])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides what a step builds.
+
+    Attributes:
+        key: `all`, a domain's slug, or `<domain>/<method>`.
+        config: The part of the configuration that changes the result, as plain JSON values.
+        content: Identity of outside data (digests of the user's shards, say), as plain JSON values.
+        parents: Artifacts the step reads, by name.
+        code_version: Changed by hand when the step's code changes its result.
+    """
+
+    stage: str
+    key: str
+    config: Mapping[str, Any]
+    parents: Mapping[str, Artifact]
+    code_version: str
+    content: Any = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All of it as plain values, parents by their fingerprints."""
+        return {
+            **vars(self),
+            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all inputs; equal inputs give equal fingerprints."""
+        return digest_of(self.identity)
+
+    @property
+    def place(self) -> str:
+        """Path of the manifest and of the attempts in a store."""
+        return f"{self.stage}/{self.key}/{self.fingerprint}"
+
+
+def link_file(artifact: Artifact, name: str, place: Path) -> bool:
+    """Give a file of an artifact a second name, for a reader that never writes to it.
+
+    Returns:
+        Whether it has it; false where the place is on another disk, or the file system knows no
+        links.
+    """
+    try:
+        os.link(artifact.file(name), place)
+    except OSError:
+        return False
+    # A link changes the time of change, by which it is remembered that the file was verified.
+    artifact.store.remember(artifact, [name])
+    return True
+
+
+def manifest_content(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest."""
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with its own digest, since its counts are reported as results."""
+    # As it is read back: JSON turns tuples into lists and keys into text.
+    stored: dict[str, Any] = json.loads(json.dumps(manifest))
+    return {**stored, "digest": _digest(stored)}
+
+
+def parse_manifest(content: bytes, path: str) -> dict[str, Any] | None:
+    """The manifest in the bytes of `<stage>/<key>/<fingerprint>/manifest.json`; None if they are
+    not the manifest of this artifact.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        place = "/".join(manifest[name] for name in ("stage", "key", "fingerprint"))
+        rest = {name: value for name, value in manifest.items() if name != "digest"}
+        is_whole = manifest["digest"] == _digest(rest) and manifest["format"] == FORMAT
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return manifest if is_whole and place == path.rpartition("/")[0] else None
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(
+        json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
+
+
+def slug_of(stage: str, key: str, fingerprint: str) -> str:
+    """Name of an artifact where no folder below a folder is possible."""
+    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"

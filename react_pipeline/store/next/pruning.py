@@ -1,0 +1,141 @@
+"""Removing what nothing uses: artifacts no longer current, and what unfinished attempts left.
+
+Belongs here: what is in use. Does not belong here: how an attempt is removed (`store`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
+from react_pipeline.store.next.artifacts import Artifact, manifest_content
+from react_pipeline.store.next.folder import MANIFEST, USED, remove_old
+
+if TYPE_CHECKING:
+    from react_pipeline.store.next.store import Store
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPT = re.compile(r".*?/_[0-9a-f]{16}(?=/)")
+
+
+def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
+    """Remove artifacts that nothing uses, attempts that were never published, and scratch.
+
+    In use are current artifacts, those that were current or made within `keep_seconds`, and the
+    ancestors of all of these. Where a pointer or a manifest is damaged, everything of that key is
+    kept and reported. A process whose files are removed before it has published them publishes
+    nothing.
+
+    Returns:
+        The addresses of what was removed (would be, with `dry_run`).
+    """
+    from react_pipeline.store.next.store import RETENTION_SECONDS
+
+    look = store.look()
+    times: dict[str, float] = defaultdict(float)
+    published: dict[str, Artifact] = {}
+    attempts: dict[str, float] = defaultdict(float)
+    damaged = set()
+    for entry in look.backend.heads():
+        place, _, name = entry.path.rpartition("/")
+        if match := _ATTEMPT.match(entry.path):
+            attempts[match[0]] = max(attempts[match[0]], entry.time)
+        elif name in (MANIFEST, USED):
+            times[place] = max(times[place], entry.time)
+        if name == MANIFEST and not match:
+            try:
+                published[place] = look._at(place)
+            except CorruptArtifact as error:
+                logger.warning("kept: %s", error)
+                damaged.add(place)
+            except MissingArtifact:
+                pass
+    # A clock ahead dooms nothing: no more time has passed than the newest object shows.
+    now = min(time.time(), max([*times.values(), *attempts.values()], default=0))
+    oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
+    removed = []
+    for artifact in _children_first(_unused(look, published, times, oldest)):
+        try:
+            if not dry_run and not _remove(store, artifact, oldest):
+                break  # it is current again, and so may be its ancestors
+        except OSError as error:  # such as a stale handle of NFS
+            logger.warning("kept: %s", error)
+        else:
+            removed.append(artifact.address)
+    left = attempts.keys() - {artifact.prefix for artifact in published.values()}
+    for prefix in sorted(left):
+        place = prefix.rpartition("/")[0]
+        with store.locked(place.replace("/", "--"), wait=False) as is_ours:
+            is_due = attempts[prefix] <= (oldest if is_ours else expired) and place not in damaged
+            if is_due and (dry_run or store.discard(prefix)):
+                removed.append(store.backend.address(prefix))
+    for scratch in sorted((store.root / ".scratch").glob("*")):
+        with store.locked(scratch.name, wait=False) as is_ours:
+            if not dry_run and remove_old(scratch, oldest if is_ours else expired):
+                removed.append(str(scratch))
+    if not dry_run:
+        known = {prefix.replace("/", "--") for prefix in attempts}
+        for memory in (store.root / ".verified").glob("*"):
+            if memory.name not in known:
+                remove_old(memory, expired)
+        store.backend.sweep(RETENTION_SECONDS)
+    return removed
+
+
+def _unused(
+    look: Store, published: Mapping[str, Artifact], times: Mapping[str, float], oldest: float
+) -> list[Artifact]:
+    """What was neither current nor made since a time, and is no ancestor of such."""
+    used: set[str] = set()
+    for place, artifact in published.items():
+        current = look.pointer(artifact.stage, artifact.key)
+        is_damaged = f"{artifact.stage}/{artifact.key}/{current}" not in published  # dooms nothing
+        if is_damaged:
+            logger.warning(
+                "%s: no artifact is current; everything next to it is kept. Materialize it again",
+                look.address(artifact.stage, artifact.key),
+            )
+        if is_damaged or current == artifact.fingerprint or times[place] > oldest:
+            used.add(artifact.fingerprint)
+    parents = {one.fingerprint: set(one.parents.values()) for one in published.values()}
+    pending = list(used)
+    while pending:
+        new = parents.get(pending.pop(), set()) - used
+        used |= new
+        pending += new
+    return [one for one in published.values() if one.fingerprint not in used]
+
+
+def _children_first(artifacts: Collection[Artifact]) -> Iterator[Artifact]:
+    left = {artifact.fingerprint: artifact for artifact in artifacts}
+    while left:
+        parents = {parent for artifact in left.values() for parent in artifact.parents.values()}
+        for fingerprint in sorted(left.keys() - parents):
+            yield left.pop(fingerprint)
+
+
+def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
+    """Remove an artifact, unless it is used again by now; its manifest goes first."""
+
+    def is_used() -> bool:
+        current = store.pointer(artifact.stage, artifact.key)
+        heads = store.backend.heads(artifact.place)
+        return current == artifact.fingerprint or any(
+            head.time > oldest for head in heads if head.path == f"{artifact.place}/{USED}"
+        )
+
+    path, content = f"{artifact.place}/{MANIFEST}", manifest_content(artifact.manifest)
+    if is_used() or not store.backend.remove(path, content):
+        return False
+    if is_used():
+        store.backend.create(path, content)
+        return False
+    store.backend.delete(f"{artifact.prefix}/.alive", f"{artifact.place}/{USED}")
+    store.backend.discard(artifact.prefix)
+    return True
