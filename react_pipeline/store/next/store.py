@@ -145,11 +145,11 @@ class Store:
                 self.backend.create(f"{inputs.place}/{MANIFEST}", manifest_content(manifest))
             winner = self._whole(inputs.place)
             if winner is None:
-                raise StoreWriteError(
-                    f"{self.backend.address(prefix)}: removed before it was published; run again"
-                )
+                raise _removed(self.backend.address(prefix))
         except Exception as error:
             winner = self._whole(inputs.place)
+            if winner is None and not scratch.folder.exists():
+                raise _removed(str(scratch.folder)) from error
             if winner is None:
                 raise
             logger.warning("%s: another attempt was faster (%s)", prefix, error)
@@ -552,6 +552,10 @@ class Store:
 
 def _slug(inputs: Inputs) -> str:
     return slug_of(inputs.stage, inputs.key, inputs.fingerprint)
+
+
+def _removed(address: str) -> StoreWriteError:
+    return StoreWriteError(f"{address}: removed before it was published; run again")
 
 
 def _stamp(path: Path) -> str:
