@@ -135,6 +135,14 @@ def remove_scratch(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that it holds, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def fsync(path: Path) -> None:
     """Make the operating system put a file, or the names in a directory, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
