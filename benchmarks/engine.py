@@ -82,7 +82,7 @@ def publish(store: Store, pairs: int, images: Sequence[bytes] = ()) -> Artifact:
     """The set, or the one that is there; of these JPEGs, or of those of `encoded_images`."""
     images = images or list(encoded_images())
 
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         folder = directory / SHARDS
         folder.mkdir()
         offsets, sizes = [], []

@@ -53,7 +53,7 @@ def count_captions(project: Project, slug: str) -> Artifact:
     """The step: one function that publishes one artifact."""
     inputs = resolve(project, "caption_count", slug)
 
-    def write(folder: Path) -> dict[str, int]:
+    def write(folder: Path, _: object) -> dict[str, int]:
         import pandas as pd  # not at the top: every command loads this module
 
         pairs = pd.read_parquet(inputs.parents["retrieved_set"].file("pairs.parquet"))

@@ -67,7 +67,7 @@ def embed_corpus(project: Project) -> Artifact:
         return adopted
     inputs = resolve(project, CORPUS_EMBEDDINGS)
     return project.store.build(
-        inputs, lambda staging: _embed(project, inputs, staging), resumable=True
+        inputs, lambda staging, _: _embed(project, inputs, staging), resumable=True
     )
 
 

@@ -18,7 +18,7 @@ from react_pipeline.promotion.report import write_verdict
 from react_pipeline.promotion.verdicts import BASE_METHOD, By, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
-from react_pipeline.store import Artifact, ReactError
+from react_pipeline.store import Artifact, ReactError, Scratch
 
 
 def conclude(
@@ -65,7 +65,7 @@ def conclude(
         **(verdict.test.model_dump() if verdict.test else {}),
     }
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         write_verdict(directory, verdict, rows)
         return counts
 

@@ -54,7 +54,7 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
     encoder_in,
 )
-from react_pipeline.store import Artifact, RetrievalError, scratch_of
+from react_pipeline.store import Artifact, RetrievalError, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -87,9 +87,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     with cluster(project.config.distributor):
         tell(lambda extension: extension.before_retrieval(project, inputs))
 
-        def write(directory: Path) -> dict[str, Any]:
-            scratch = scratch_of(directory)
-            return _Retrieval(project, slug, inputs.parents, scratch).write(directory)
+        def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
+            return _Retrieval(project, slug, inputs.parents, scratch.folder).write(directory)
 
         return project.store.build(inputs, write)
 

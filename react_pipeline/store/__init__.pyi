@@ -60,5 +60,7 @@ from .pruning import reap as reap
 from .pruning import unused as unused
 from .refusals import NOT_WRITABLE as NOT_WRITABLE
 from .refusals import refusal_in as refusal_in
+from .scratch import Scratch as Scratch
 from .store import POLL_SECONDS as POLL_SECONDS
 from .store import Store as Store
+from .store import Write as Write

@@ -56,6 +56,7 @@ from react_pipeline.store.errors import (
 )
 from react_pipeline.store.file_system import LOCKS, has_locks
 from react_pipeline.store.pruning import RETENTION_SECONDS, prune
+from react_pipeline.store.scratch import Scratch
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,11 @@ KEPT_QUARANTINED = 5
 _parsed: dict[Path, tuple[tuple[int, ...], Artifact]] = {}
 """Artifacts by their folders, with `stamp_of` of their manifests; some may be removed by now."""
 MAX_PARSED = 200_000
+
+Write = Callable[[Path, Scratch], Mapping[str, Any]]
+"""Fills a folder of its own and returns the counts of the manifest. What it keeps in the scratch is
+there again after a kill.
+"""
 
 
 class Store:
@@ -106,9 +112,7 @@ class Store:
         """The folder in which attempts write."""
         return self.root / ".staging"
 
-    def build(
-        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False
-    ) -> Artifact:
+    def build(self, inputs: Inputs, write: Write, *, resumable: bool = False) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
         `write` fills the staging directory it is given and returns the counts for the manifest.
@@ -145,15 +149,14 @@ class Store:
                     dead.discard()
                 return self._build(inputs, write, attempt)
 
-    def _build(
-        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], attempt: Attempt
-    ) -> Artifact:
+    def _build(self, inputs: Inputs, write: Write, attempt: Attempt) -> Artifact:
         staging = attempt.staging
         final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
         staging.mkdir(exist_ok=True)
+        attempt.scratch.mkdir(exist_ok=True)
         try:
             began = time.monotonic()
-            counts = dict(write(staging))
+            counts = dict(write(staging, Scratch(attempt.scratch)))
             manifest = manifest_of(inputs, staging, counts, round(time.monotonic() - began, 2))
             (staging / MANIFEST).write_text(manifest_text(manifest))
             fsync_tree(staging)

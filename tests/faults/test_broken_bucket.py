@@ -37,7 +37,7 @@ from react_pipeline.extensions.buckets.bucket_store import BucketStore
 
 url, folder, value = sys.argv[1:]
 
-def write(directory):
+def write(directory, _):
     for number in range({FILES}):
         (directory / str(number)).write_text(value * 1000)
     return {{}}
@@ -66,13 +66,13 @@ def store(server: BucketServer, tmp_path: Path) -> Iterator[BucketStore]:
     server.spoil = lambda _: None
 
 
-def write(directory: Path) -> dict[str, int]:
+def write(directory: Path, _: object) -> dict[str, int]:
     for number in range(FILES):
         (directory / str(number)).write_text("data")
     return {}
 
 
-def refuse(_: Path) -> dict[str, int]:
+def refuse(*_: object) -> dict[str, int]:
     raise AssertionError("built twice")
 
 

@@ -49,7 +49,7 @@ def steps_of(tracking: Tracking, name: str = "training/loss") -> list[int]:
 
 
 def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "metrics.jsonl").write_text(
             "".join(json.dumps(line) + "\n" for line in records)
         )
@@ -172,7 +172,7 @@ def test_a_killed_training_is_closed_and_a_running_one_is_not(  # 30
         (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)
         return str(run.info.status)
 
-    def while_building(directory: Path) -> dict[str, Any]:
+    def while_building(directory: Path, _: object) -> dict[str, Any]:
         tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
         assert (status(killed), status(running)) == ("KILLED", "RUNNING")
         (directory / "file").write_text("")

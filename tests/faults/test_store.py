@@ -15,16 +15,17 @@ from typing import NoReturn
 import pytest
 
 from react_pipeline.store.artifacts import Inputs, slug_of
-from react_pipeline.store.attempts import LEASE, Attempt, attempts, new_attempt, scratch_of
+from react_pipeline.store.attempts import LEASE, Attempt, attempts, new_attempt
 from react_pipeline.store.durable import write_atomically
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
+from react_pipeline.store.scratch import Scratch
 from react_pipeline.store.store import Store
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
 OTHER_INPUTS = Inputs("thing", "other", {"value": 1}, {}, "1")
 
 
-def write_two(directory: Path) -> dict[str, float]:
+def write_two(directory: Path, _: object) -> dict[str, float]:
     (directory / "a.bin").write_bytes(b"a" * 1000)
     (directory / "b.bin").write_bytes(b"b" * 1000)
     return {"top1": 0.5}
@@ -49,7 +50,7 @@ kill_in_write = False
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def patch(owner, name): setattr(owner, name, die)
 {KILLED_AT[when]}
-def write(directory):
+def write(directory, _):
     (directory / "a.bin").write_bytes(b"a" * 1000)
     if kill_in_write: die()
     (directory / "b.bin").write_bytes(b"b" * 1000)
@@ -76,13 +77,12 @@ def test_scratch_outlives_a_failed_publication_unpublished(
     store = Store(tmp_path)
     found: list[str] = []
 
-    def write(staging: Path) -> dict[str, int]:
-        state = scratch_of(staging) / "state"
-        state.parent.mkdir(exist_ok=True)
+    def write(staging: Path, scratch: Scratch) -> dict[str, int]:
+        state = scratch.folder / "state"
         found.append(state.read_text() if state.exists() else "")
         state.write_text(f"{len(found)} tries")
         assert store.prune(keep_seconds=0) == []  # as long as it is being built
-        return write_two(staging)
+        return write_two(staging, scratch)
 
     for function in ("manifest_of", "fsync_tree"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -168,7 +168,7 @@ def test_an_interrupted_small_write_keeps_the_old_text(
 def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) -> None:  # 2
     store = Store(tmp_path)
 
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         (directory / "a.bin").write_bytes(b"a" * 12345)
         (directory / "b.bin").symlink_to("/dev/full")
         with (directory / "b.bin").open("wb") as full:
@@ -184,9 +184,9 @@ def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) 
 
 
 def _build_slowly(root: str, value: multiprocessing.Queue[bool]) -> None:
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         time.sleep(0.5)
-        return write_two(directory)
+        return write_two(directory, _)
 
     value.put(Store(Path(root)).build(INPUTS, write).reused)
 
@@ -209,13 +209,13 @@ def test_without_locks_loser_of_rename_verifies_and_uses_winner(
 ) -> None:  # 3
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
 
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         other = tmp_path / "other"
         winner = Store(other).build(INPUTS, write_two)
         target = tmp_path / "store" / "thing" / "all" / INPUTS.fingerprint
         target.parent.mkdir(parents=True)
         winner.path.rename(target)
-        return write_two(directory)
+        return write_two(directory, _)
 
     store = Store(tmp_path / "store")
     artifact = store.build(INPUTS, write)

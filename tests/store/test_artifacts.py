@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.store import artifacts
+from react_pipeline.store import Scratch, artifacts
 from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.attempts import scratch_of
 from react_pipeline.store.durable import sha256_of
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.store.store import Store
@@ -19,7 +18,7 @@ def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Ar
     return Inputs(stage, key, {"value": value}, parents, "1")
 
 
-def write_one(directory: Path) -> dict[str, int]:
+def write_one(directory: Path, _: object) -> dict[str, int]:
     (directory / "sub").mkdir(exist_ok=True)
     (directory / "sub" / "data.txt").write_text("some data")
     return {"rows": 1}
@@ -45,7 +44,7 @@ def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
 def test_building_again_reuses_and_does_not_write(store: Store) -> None:
     store.build(inputs(), write_one)
 
-    def refuse(_: Path) -> dict[str, int]:
+    def refuse(*_: object) -> dict[str, int]:
         raise AssertionError("built twice")
 
     assert store.build(inputs(), refuse).reused
@@ -60,9 +59,9 @@ def test_a_build_resumes_from_what_was_left_for_it(store: Store) -> None:
     assert store.is_begun(inputs()) and not store.is_begun(inputs(2))
     states = []
 
-    def write(directory: Path) -> dict[str, int]:
-        states.append((scratch_of(directory) / "state").read_text())
-        return write_one(directory)
+    def write(directory: Path, scratch: Scratch) -> dict[str, int]:
+        states.append((scratch.folder / "state").read_text())
+        return write_one(directory, scratch)
 
     artifact = store.build(inputs(), write)
     assert states == ["here"] and store.is_begun(inputs())

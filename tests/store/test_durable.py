@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return asked
 
 
-def write(staging: Path) -> dict[str, int]:
+def write(staging: Path, _: object) -> dict[str, int]:
     (staging / "below").mkdir()
     (staging / "below" / "data").write_text("data")
     return {}

@@ -32,7 +32,7 @@ def test_a_file_system_without_locks_builds_under_leases(
     monkeypatch.setattr(fcntl, "flock", refuse)
     store = Store(tmp_path)
 
-    def write(staging: Path) -> dict[str, int]:
+    def write(staging: Path, _: object) -> dict[str, int]:
         assert Store(tmp_path).is_building("thing", "all", INPUTS.fingerprint)
         return {}
 

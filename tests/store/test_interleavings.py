@@ -80,10 +80,11 @@ class World:
         token = f"{self.random.getrandbits(40):x}"
         try:
             parent = store.build(
-                Inputs("parent", "all", {"value": value}, {}, "1"), lambda path: write(path, token)
+                Inputs("parent", "all", {"value": value}, {}, "1"),
+                lambda path, _: write(path, token),
             )
             child = Inputs("child", "all", {}, {"parent": parent}, "1")
-            built = store.build(child, lambda path: write(path, token), resumable=resumable)
+            built = store.build(child, lambda path, _: write(path, token), resumable=resumable)
             self.seen["reused" if built.reused else "built"] += 1
         except StoreWriteError:
             self.seen["taken for dead"] += 1

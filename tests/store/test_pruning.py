@@ -23,7 +23,7 @@ def publish(store: Store, value: int, stage: str = "thing", **parents: Artifact)
     return store.build(Inputs(stage, "all", {"value": value}, parents, "1"), write)
 
 
-def write(staging: Path) -> dict[str, int]:
+def write(staging: Path, _: object) -> dict[str, int]:
     (staging / "data").write_text("data")
     return {}
 
@@ -31,10 +31,10 @@ def write(staging: Path) -> dict[str, int]:
 def test_what_a_live_build_reads_stays_although_superseded(store: Store) -> None:  # 45
     old = publish(store, 1)
 
-    def write_while_pruned(staging: Path) -> dict[str, int]:
+    def write_while_pruned(staging: Path, _: object) -> dict[str, int]:
         publish(store, 2)
         assert store.prune(keep_seconds=0) == []
-        return write(staging)
+        return write(staging, _)
 
     child = store.build(Inputs("child", "all", {}, {"thing": old}, "1"), write_while_pruned)
     assert store.open("thing", "all", old.fingerprint) == old

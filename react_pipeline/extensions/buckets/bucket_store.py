@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ from react_pipeline.store import (
     Inputs,
     MissingArtifact,
     Store,
+    Write,
     has_locks,
     host_of,
     require_manifest,
@@ -86,9 +87,7 @@ class BucketStore(Store):
         self.copies = Copies(self.root / "copies", cache_bytes)
         self._workshop = _Workshop(self.root / "building")
 
-    def build(
-        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False
-    ) -> Artifact:
+    def build(self, inputs: Inputs, write: Write, *, resumable: bool = False) -> Artifact:
         """As of `Store`. What was built and could not be uploaded is uploaded by the next build."""
         self._require_format()
         parents = (parent.fingerprint for parent in inputs.parents.values())

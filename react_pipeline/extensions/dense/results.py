@@ -37,7 +37,15 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, remove_scratch, seal, sealed, sha256_of
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    Scratch,
+    remove_scratch,
+    seal,
+    sealed,
+    sha256_of,
+)
 
 from .measures import (
     box_figures,
@@ -80,7 +88,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
     inputs = resolve(project, DENSE_RESULTS, key, content=content)
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)
         started = time.monotonic()
         rows = [row for images in present for row in measuring.measure(images)]

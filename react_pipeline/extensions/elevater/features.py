@@ -35,6 +35,7 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     MissingArtifact,
+    Scratch,
     link_or_copy,
     remove_scratch,
     seal,
@@ -137,7 +138,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         writer = _Writer(project, checkpoint_of(inputs.parents), directory)
         splits = {
             place: writer.publish(images, digest) for place, (images, digest) in present.items()

@@ -26,7 +26,15 @@ from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    Scratch,
+    StaleArtifact,
+    remove_scratch,
+    seal,
+    sealed,
+)
 
 from .datasets import DATASETS, Dataset, dataset
 from .experiments import Experiment, experiments
@@ -75,7 +83,7 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, BENCHMARK_RESULTS, method_key(slug, method))
     features = inputs.parents["benchmark_features"]
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         checkpoint = checkpoint_of(inputs.parents)
         measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
         rows = []

@@ -76,7 +76,7 @@ def publish_url_corpus(project: Project, corpus: UrlTables) -> Artifact:
     content = [remembered_sha256(project.store.root, path) for path in tables]
     inputs = resolve(project, "corpus", content=content)
     return project.store.build(
-        inputs, lambda staging: _build(project, corpus, tables, staging), resumable=True
+        inputs, lambda staging, _: _build(project, corpus, tables, staging), resumable=True
     )
 
 

@@ -45,14 +45,14 @@ def inputs(value: int = 1, key: str = "all", **parents: Artifact) -> Inputs:
     return Inputs("thing", key, {"value": value}, parents, "1")
 
 
-def write(directory: Path, text: str = "data") -> dict[str, int]:
+def write(directory: Path, _: object = None, text: str = "data") -> dict[str, int]:
     (directory / "sub").mkdir(exist_ok=True)
     (directory / "sub" / "data").write_text(text)
     (directory / "more").write_text("more")
     return {"rows": 1}
 
 
-def refuse(_: Path) -> dict[str, int]:
+def refuse(*_: object) -> dict[str, int]:
     raise AssertionError("built twice")
 
 
@@ -124,7 +124,7 @@ def test_of_two_hosts_one_builds_and_the_other_waits(
 
     monkeypatch.setattr(Lease, "take", recorded)
 
-    def slowly(directory: Path) -> dict[str, int]:
+    def slowly(directory: Path, _: object) -> dict[str, int]:
         building.set()
         assert refused.wait(180)
         return write(directory)
@@ -146,9 +146,9 @@ def test_builders_that_do_not_see_each_other_publish_one(
     monkeypatch.setattr(Lease, "take", lambda self, **_: True)
     there = other_host(bucket)
 
-    def overtaken(directory: Path) -> dict[str, int]:
-        there.build(inputs(), lambda path: write(path, "theirs"))
-        return write(directory, "mine")
+    def overtaken(directory: Path, _: object) -> dict[str, int]:
+        there.build(inputs(), lambda path, _: write(path, text="theirs"))
+        return write(directory, text="mine")
 
     loser = bucket.build(inputs(), overtaken)
     assert loser == there.current("thing", "all") == bucket.current("thing", "all")

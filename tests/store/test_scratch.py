@@ -1,0 +1,55 @@
+"""What a build keeps is whole as soon as it has its name, and is written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.store import Scratch
+
+
+def folder_of(text: str) -> object:
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "a").write_text(text)
+        (path / "b").write_text(text)
+
+    return write
+
+
+def contents(root: Path) -> dict[str, str]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_text() for path in files}
+
+
+def test_what_is_kept_is_not_written_again(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    for text in ("first", "second"):
+        assert scratch.keep("parts/file", lambda path, text=text: path.write_text(text)).is_file()
+        assert scratch.keep("folder", folder_of(text)).is_dir()
+    assert contents(tmp_path) == {"parts/file": "first", "folder/a": "first", "folder/b": "first"}
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        folder_of("half")(path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Scratch(tmp_path).keep("folder", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_of_two_that_keep_the_same_one_is_kept(tmp_path: Path, kind: str) -> None:
+    scratch = Scratch(tmp_path)
+    write = folder_of if kind == "folder" else lambda text: lambda path: path.write_text(text)
+
+    def overtaken(path: Path) -> None:
+        scratch.keep("kept", write("theirs"))
+        write("ours")(path)
+
+    scratch.keep("kept", overtaken)
+    assert len(set(contents(tmp_path).values())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
