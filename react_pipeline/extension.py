@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from react_pipeline.store import Inputs
     from react_pipeline.training import Customization, Probe, TrainingObserver
 
-OpenStore = Callable[[str, Path, float], Store]
-"""Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there.
-"""
-
 RunTasks = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
 """Runs a function on items as tasks of a cluster, with a text of what they do (`project.spread`).
 """
@@ -146,11 +142,7 @@ class Extension:
         """Notes on valid domain files, for `domains validate`."""
         return ()
 
-    # Where artifacts and shards are stored, and where tasks run.
-
-    def stores(self) -> Mapping[str, OpenStore]:
-        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
-        return {}
+    # Where shards are stored, and where tasks run.
 
     def servers(self) -> Mapping[str, Server]:
         """Servers of shards, by the scheme of their URLs."""

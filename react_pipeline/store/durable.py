@@ -248,3 +248,8 @@ def remembered_sha256(root: Path, path: Path) -> str:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
     seal(cached, about={**seen, "sha256": digest})
     return digest
+
+
+def scratch_of(staging: Path) -> Path:
+    """Until the call sites keep."""
+    return staging.parent.parent / "loose"

@@ -1,17 +1,25 @@
 """Partial work of a build, which the next build of the same inputs finds after a kill.
 
-Does not belong here: which folder it is, and how long it stays (`attempts`).
+Does not belong here: which scratch a build goes on from (`store`).
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store.durable import fsync, fsync_tree, remove
+from react_pipeline.store.durable import append, fsync, fsync_tree, link_or_copy, remove, sha256_of
+
+KEPT = ".kept"
+"""Log of a scratch: a line with the name and the digests of each thing that it keeps."""
+
+Digests = dict[str, dict[str, Any]]
+"""SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +27,13 @@ class Scratch:
     """What survives a kill: files and folders that are complete as soon as they have their names.
 
     Several files that belong together are one kept folder. Names that begin with a dot are
-    temporary.
+    temporary. A file is hashed once by a process, also if it gets further names by links.
     """
 
     folder: Path
+    _hashed: dict[tuple[int, ...], dict[str, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def keep(self, name: str, write: Callable[[Path], Any]) -> Path:
         """Return the file or folder of this name, which `write` writes to a temporary path unless
@@ -35,11 +46,68 @@ class Scratch:
             try:
                 write(part)
                 fsync_tree(part)
+                line = _line(name, self.digests(part))
                 part.rename(path)
             except OSError:
-                if not path.is_dir():  # another process kept the same folder
+                if not path.is_dir():  # another process of this build kept the same folder
                     raise
+            else:
+                fsync(path.parent)
+                self._log(line)
             finally:
                 remove(part)
-            fsync(path.parent)
         return path
+
+    def digests(self, path: Path) -> Digests:
+        """SHA-256 and bytes of a file, or of each file below a folder."""
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        return {
+            file.relative_to(path).as_posix(): self._described(file)
+            for file in files
+            if not file.is_dir()
+        }
+
+    def _described(self, file: Path) -> dict[str, Any]:
+        stat = file.stat()
+        stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if stamp not in self._hashed:
+            self._hashed[stamp] = {"sha256": sha256_of(file), "bytes": stat.st_size}
+        return self._hashed[stamp]
+
+    def take_over(self, earlier: Scratch) -> None:
+        """Link what an earlier scratch keeps, except what is no longer as it was written."""
+        lines = []
+        for name, digests in earlier._kept().items():
+            with suppress(OSError):  # it was removed
+                files = {file: earlier.folder / name / file for file in digests}
+                if all(self._described(files[file]) == digests[file] for file in files):
+                    for file, path in files.items():
+                        link_or_copy(path, self.folder / name / file)
+                    lines.append(_line(name, digests))
+        # At last and at once, or a kill here would leave a scratch that is newer and has less.
+        self._log(b"".join(lines))
+
+    @property
+    def kept_at(self) -> int:
+        """Time at which something was kept last, in nanoseconds; 0 if nothing was."""
+        try:
+            return (self.folder / KEPT).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _kept(self) -> dict[str, Digests]:
+        kept: dict[str, Digests] = {}
+        with suppress(OSError, ValueError):  # the last line may be torn
+            for line in (self.folder / KEPT).read_bytes().splitlines():
+                name, digests = json.loads(line)
+                kept[name] = digests
+        return kept
+
+    def _log(self, lines: bytes) -> None:
+        if lines:
+            with (self.folder / KEPT).open("ab") as log:
+                append(log.fileno(), lines)
+
+
+def _line(name: str, digests: Digests) -> bytes:
+    return json.dumps([name, digests]).encode() + b"\n"

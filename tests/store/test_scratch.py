@@ -19,7 +19,7 @@ def folder_of(text: str) -> object:
 
 
 def contents(root: Path) -> dict[str, str]:
-    files = (path for path in root.rglob("*") if path.is_file())
+    files = (path for path in root.rglob("[!.]*") if path.is_file())
     return {path.relative_to(root).as_posix(): path.read_text() for path in files}
 
 
@@ -52,4 +52,26 @@ def test_of_two_that_keep_the_same_one_is_kept(tmp_path: Path, kind: str) -> Non
 
     scratch.keep("kept", overtaken)
     assert len(set(contents(tmp_path).values())) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["kept"]
+
+
+def test_a_scratch_goes_on_from_what_is_as_it_was_kept(tmp_path: Path) -> None:
+    earlier, later = Scratch(tmp_path / "earlier"), Scratch(tmp_path / "later")
+    for name in ("flipped", "gone", "parts/good"):
+        earlier.keep(name, lambda path: path.write_text("kept"))
+    earlier.keep("folder", folder_of("kept"))
+    earlier.keep("folder with a cut file", folder_of("kept"))
+    (earlier.folder / "never kept").write_text("by a process that was killed")
+    with (earlier.folder / ".kept").open("a") as log:
+        log.write('["a torn line"')
+    (earlier.folder / "flipped").write_text("kepT")
+    (earlier.folder / "gone").unlink()
+    (earlier.folder / "folder with a cut file" / "b").write_text("ke")
+    later.folder.mkdir()
+    later.take_over(earlier)
+    whole = {"parts/good": "kept", "folder/a": "kept", "folder/b": "kept"}
+    assert contents(later.folder) == whole
+    again = Scratch(tmp_path / "again")
+    again.folder.mkdir()
+    again.take_over(later)
+    assert contents(again.folder) == whole

@@ -36,11 +36,11 @@ from react_pipeline.store.errors import (
     StoreWriteError,
 )
 from react_pipeline.store.next import store as store_module
-from react_pipeline.store.next.artifacts import Artifact, Inputs
-from react_pipeline.store.next.bucket import Bucket
-from react_pipeline.store.next.folder import MANIFEST, Folder
-from react_pipeline.store.next.scratch import Scratch
-from react_pipeline.store.next.store import Store
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.bucket import Bucket
+from react_pipeline.store.folder import MANIFEST, Folder
+from react_pipeline.store.scratch import Scratch
+from react_pipeline.store.store import Store
 
 UNITS = 5
 TRIES = 8

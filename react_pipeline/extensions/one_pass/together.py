@@ -97,7 +97,7 @@ class _Pass:
     def __init__(self, project: Project, first: Inputs) -> None:
         self.project = project
         self.first = first
-        self.folder = project.store.staging / ".pass"
+        self.folder = project.store.root / ".scratch" / ".pass"
         self.embeddings = first.parents["corpus_embeddings"]
         self.encoder = first.parents[encoder_in(first.parents)]
         self.read = {

@@ -24,4 +24,4 @@ class Web(Extension):
 
     def installs(self) -> Mapping[str, str]:
         """For tars in object storage."""
-        return {"s3fs": install_command("s3")}
+        return dict.fromkeys(("s3fs", "obstore"), install_command("s3"))

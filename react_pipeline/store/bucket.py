@@ -32,10 +32,10 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.next.folder import HEADS, MANIFEST, TEMPORARY, Entry, remove_old
+from react_pipeline.store.folder import HEADS, MANIFEST, TEMPORARY, Entry, remove_old
 
 if TYPE_CHECKING:
-    from react_pipeline.store.next.bucket_look import BucketLook
+    from react_pipeline.store.bucket_look import BucketLook
 
 RETRY_SECONDS = 180.0
 """A request that is answered 5xx, or not at all, is tried again for so long. obstore renews no
@@ -99,7 +99,7 @@ class Bucket:
         """The same at one moment: a listing, and what changed since the last look of this
         machine.
         """
-        from react_pipeline.store.next.bucket_look import BucketLook  # a bucket too
+        from react_pipeline.store.bucket_look import BucketLook  # a bucket too
 
         return BucketLook(self.url, self.home, self.cache_bytes)
 
@@ -326,7 +326,7 @@ class Bucket:
                 raise InputError(
                     f"{self.url}: there is no such bucket; create it, or correct `store`"
                 ) from error
-            raise
+            raise FileNotFoundError(self.address(path)) from error
 
 
 _process: int | None = None

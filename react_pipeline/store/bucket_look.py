@@ -17,9 +17,9 @@ from functools import cached_property
 from itertools import islice, takewhile
 from typing import Any
 
+from react_pipeline.store.bucket import Bucket, _entry, _is_head, each
 from react_pipeline.store.errors import SourceUnavailable
-from react_pipeline.store.next.bucket import Bucket, _entry, _is_head, each
-from react_pipeline.store.next.folder import CURRENT, MANIFEST, Entry
+from react_pipeline.store.folder import CURRENT, MANIFEST, Entry
 
 LOOK_SECONDS = 10.0
 """How long a look waits for the server, and the last pause between tries as long again: ticks are
@@ -82,7 +82,7 @@ class BucketLook(Bucket):
         fingerprints = defaultdict(list)
         for entry in self._listing.values():
             place, _, name = entry.path.rpartition("/")
-            if _is_head(entry) and "/_" not in entry.path:
+            if name in (MANIFEST, CURRENT) and _is_head(entry) and "/_" not in entry.path:
                 small[entry.path] = entry.version
                 if name == MANIFEST:
                     key, _, fingerprint = place.rpartition("/")
