@@ -14,7 +14,6 @@ from .artifacts import verify_files as verify_files
 from .attempts import HEARTBEAT_SECONDS as HEARTBEAT_SECONDS
 from .attempts import LEASE_SECONDS as LEASE_SECONDS
 from .attempts import host_of as host_of
-from .attempts import scratch_of as scratch_of
 from .bounded import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .bounded import MAX_JSON_BYTES as MAX_JSON_BYTES
 from .bounded import open_regular as open_regular
@@ -31,10 +30,7 @@ from .durable import locked as locked
 from .durable import outside_stamp as outside_stamp
 from .durable import release as release
 from .durable import remembered_sha256 as remembered_sha256
-from .durable import remove_scratch as remove_scratch
 from .durable import rename_synced as rename_synced
-from .durable import seal as seal
-from .durable import sealed as sealed
 from .durable import sha256_of as sha256_of
 from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically

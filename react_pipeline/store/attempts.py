@@ -72,8 +72,10 @@ class Attempt:
 
     @property
     def scratch(self) -> Path:
-        """The folder that it resumes from."""
-        return scratch_of(self.staging)
+        """The folder that it resumes from. It is not part of the artifact and stays until that is
+        published, so that a kill while files are hashed and synced costs no more than another.
+        """
+        return self.staging.with_name(self.staging.name + SCRATCH)
 
     @property
     def lease(self) -> Path:
@@ -123,21 +125,20 @@ class Attempt:
                     path.rename(gone)
                     shutil.rmtree(gone, ignore_errors=True)
 
-    def adopt(self, dead: Attempt, *, staging: bool, locked: bool) -> None:
-        """Go on with the scratch of a dead attempt and, if `staging`, with what it wrote.
+    def adopt(self, dead: Attempt, *, locked: bool) -> None:
+        """Go on with the scratch of a dead attempt.
 
-        They are moved where the lock proves that it is dead, and copied where only its lease has
-        run out: a process that was merely suspended may still write to its open files.
+        It is moved where the lock proves that it is dead, and copied where only its lease has run
+        out: a process that was merely suspended may still write to its open files.
         """
         move = locked and dead.name.partition("-")[0] == host_of(self.root)
-        folders = [(dead.scratch, self.scratch)]
-        if staging:
-            folders.append((dead.staging, self.staging))
-        for theirs, mine in folders:
-            try:
-                theirs.rename(mine) if move else shutil.copytree(theirs, mine)
-            except OSError:  # none, another build was faster, or its process lives after all
-                shutil.rmtree(mine, ignore_errors=True)
+        try:
+            if move:
+                dead.scratch.rename(self.scratch)
+            else:
+                shutil.copytree(dead.scratch, self.scratch)
+        except OSError:  # none, another build was faster, or its process lives after all
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextlib.contextmanager
     def held(self, relies_on: Iterable[str]) -> Iterator[None]:
@@ -188,15 +189,6 @@ def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
     }
     started = [Attempt(root, *name.split(".", 1)) for name in names if "." in name]
     return sorted(started, key=_last_written, reverse=True)
-
-
-def scratch_of(staging: Path) -> Path:
-    """The folder in which the build of `staging` keeps what it resumes from after a kill.
-
-    It is not part of the artifact and stays until that is published, so that a kill while files are
-    hashed and synced costs no more than one at any other time.
-    """
-    return staging.with_name(staging.name + SCRATCH)
 
 
 def _last_written(attempt: Attempt) -> float:

@@ -5,13 +5,17 @@ Does not belong here: which folder it is, and how long it stays (`attempts`).
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store.durable import fsync, fsync_tree, remove
+from react_pipeline.store.durable import fsync, fsync_tree, link_or_copy, remove
+
+FILES, RECORD = "files", "record.json"
+"""What `Scratch.build` keeps."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,17 @@ class Scratch:
                 remove(part)
             fsync(path.parent)
         return path
+
+    def build(self, name: str, target: Path, write: Callable[[Path], Any]) -> Any:
+        """Do a part of a build once: `write` fills a kept folder and returns a record (JSON); the
+        files are linked into `target`, and the record is returned.
+        """
+
+        def keep(folder: Path) -> None:
+            (folder / FILES).mkdir(parents=True)
+            record = json.dumps(write(folder / FILES))
+            (folder / RECORD).write_text(record, encoding="utf-8")
+
+        kept = self.keep(name, keep)
+        link_or_copy(kept / FILES, target)
+        return json.loads((kept / RECORD).read_text(encoding="utf-8"))

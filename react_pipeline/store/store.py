@@ -112,14 +112,13 @@ class Store:
         """The folder in which attempts write."""
         return self.root / ".staging"
 
-    def build(self, inputs: Inputs, write: Write, *, resumable: bool = False) -> Artifact:
+    def build(self, inputs: Inputs, write: Write) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
-        `write` fills the staging directory it is given and returns the counts for the manifest.
-        With `resumable`, what a killed build left in staging is handed to it again; `write` then
-        removes its own scratch files. Two builds of the same inputs wait for each other, those of
-        two hosts by the lease of the first; the second verifies and returns the first one's
-        artifact. Should they not see each other, one wins the rename and the other uses it.
+        `write` gets an empty folder, and the scratch of earlier attempts. Two builds of the same
+        inputs wait for each other, those of two hosts by the lease of the first; the second
+        verifies and returns the first one's artifact. Should they not see each other, one wins the
+        rename and the other uses it.
 
         Raises:
             StoreWriteError: If the disk refuses a write, or another host took this build for dead.
@@ -145,14 +144,14 @@ class Store:
             ):
                 for dead in left:
                     if not attempt.leftovers:
-                        attempt.adopt(dead, staging=resumable, locked=proof)
+                        attempt.adopt(dead, locked=proof)
                     dead.discard()
                 return self._build(inputs, write, attempt)
 
     def _build(self, inputs: Inputs, write: Write, attempt: Attempt) -> Artifact:
         staging = attempt.staging
         final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
-        staging.mkdir(exist_ok=True)
+        staging.mkdir()
         attempt.scratch.mkdir(exist_ok=True)
         try:
             began = time.monotonic()

@@ -87,7 +87,7 @@ class BucketStore(Store):
         self.copies = Copies(self.root / "copies", cache_bytes)
         self._workshop = _Workshop(self.root / "building")
 
-    def build(self, inputs: Inputs, write: Write, *, resumable: bool = False) -> Artifact:
+    def build(self, inputs: Inputs, write: Write) -> Artifact:
         """As of `Store`. What was built and could not be uploaded is uploaded by the next build."""
         self._require_format()
         parents = (parent.fingerprint for parent in inputs.parents.values())
@@ -95,7 +95,7 @@ class BucketStore(Store):
         with self._leased(slug, {inputs.fingerprint, *parents}) as lease:
             artifact = self._published(inputs)
             if artifact is None:
-                built = self._workshop.build(inputs, write, resumable=resumable)
+                built = self._workshop.build(inputs, write)
                 artifact = Upload(self, built).publish(lease)
             self._set_current(artifact)
             return artifact
